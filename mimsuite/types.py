@@ -1,0 +1,69 @@
+"""The contracts that the parts share: what an encoder gives and what a batch holds. Imports no torch at run time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FeatureMap(NamedTuple):
+    """Features of an encoder after its final norm.
+
+    Attributes:
+        grid: patch features, `(B, D, h, w)` float.
+        cls: class-token features, `(B, D)` float, or None for encoders without one.
+    """
+
+    grid: Tensor
+    cls: Tensor | None
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What every encoder offers; heads, objectives and probes use nothing else.
+
+    Attributes:
+        num_features: D, the width of the feature map.
+        stride: `(sh, sw)`, pixels per cell of the feature map.
+        mask_stride: `(mh, mw)`, pixels of the finest mask cell that the encoder can hide.
+    """
+
+    num_features: int
+    stride: tuple[int, int]
+    mask_stride: tuple[int, int]
+
+    def forward_features(self, pixels: Tensor, mask: Tensor | None = None) -> FeatureMap:
+        """Encodes `pixels (B, C, H, W)`, normalised floats.
+
+        `mask (B, gh, gw)` is bool, True = hidden from the encoder, on any regular grid over the image whose
+        cells are whole multiples of `mask_stride`; the encoder repeats it to its own grid.
+        """
+        ...
+
+
+class BadSample(NamedTuple):
+    """A sample that could not be used: where it lies and why."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """What a loader yields.
+
+    Attributes:
+        images: `(B, C, H, W)` uint8, or int32 holding uint16 values; not normalised.
+        ids: `(B,)` int64, the sample ids (a hash of the key).
+        mask: `(B, gh, gw)` bool, True = hidden, one cell per mask unit; None where no masks are drawn.
+        labels: `(B,)` int64 classes, or `(B, K)` float; None where the data has no labels or none are asked for.
+        bad: samples that were replaced while this batch was read.
+    """
+
+    images: Tensor
+    ids: Tensor
+    mask: Tensor | None
+    labels: Tensor | None
+    bad: list[BadSample]
