@@ -1,0 +1,20 @@
+"""mimsuite: from images without labels to a pretrained, probed vision encoder.
+
+The tasks of the command line are functions here: `mimsuite.pretrain(data=..., out=..., steps=1000)`. Keyword names
+are the command-line keys; a key with a dot is passed through a dict: `mimsuite.pretrain(**{"mask.ratio": 0.5})`.
+"""
+
+
+from mimsuite.version import __version__
+
+__all__ = [
+    "__version__",
+    "demo",
+    "inspect",
+    "list_models",
+    "load",
+    "pack",
+    "pretrain",
+    "probe",
+    "reconstruct",
+]

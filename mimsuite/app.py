@@ -1,0 +1,95 @@
+"""Runs one task as a Hydra application: help, hints for misspelt keys, errors as one line, exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mimsuite.confdir import conf_dir
+from mimsuite.errors import InputError, RunError
+from mimsuite.hints import explain
+from mimsuite.version import __version__
+
+STARTED = float(os.environ.get("MIMSUITE_STARTED", time.time()))
+
+Task = Callable[[DictConfig], dict[str, Any]]
+
+
+def main(task: str, run: Task) -> None:
+    """Parses the command line, composes `conf/TASK.yaml` and calls `run`; ends the process with the exit code.
+
+    `run` returns the run's summary. Its `exit_code` there, if present, ends the process (130 or 143 for a run that
+    a signal stopped).
+    """
+    arguments = sys.argv[1:]
+    if "--help" in arguments or "-h" in arguments:
+        from mimsuite.helptext import help_text
+
+        print(help_text(task, conf_dir()))
+        sys.exit(0)
+    if "--version" in arguments:
+        print(__version__)
+        sys.exit(0)
+    sys.exit(guarded(lambda: through_hydra(task, run), task, arguments))
+
+
+def through_hydra(task: str, run: Task) -> int:
+    """Lets Hydra parse `sys.argv`, compose the config and call `run`, once or for each job of a sweep."""
+    import hydra
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `guarded` instead of Hydra's own printing
+    codes = []
+
+    def job(cfg: DictConfig) -> None:
+        codes.append(guarded(lambda: int(run(for_this_job(cfg)).get("exit_code", 0)), task, ()))
+
+    job.__module__ = f"mimsuite.tasks.{task}"
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
+    return max(codes, default=0)
+
+
+def for_this_job(cfg: DictConfig) -> DictConfig:
+    """In a sweep each job writes its own folder: `out/0`, `out/1`, ..."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN and "out" in cfg:
+        if str(cfg.get("devices", 1)) not in ("auto", "1"):
+            raise InputError(
+                f"-m with devices={cfg.devices}: sweeps run on one device; use devices=1 or start the runs one by one"
+            )
+        cfg.out = f"{cfg.out}/{hydra_cfg.job.num}"
+    return cfg
+
+
+def guarded(call: Callable[[], int], task: str, arguments: Sequence[str]) -> int:
+    """Calls and turns what may go wrong into an exit code and one line on stderr."""
+    from hydra.errors import HydraException
+
+    try:
+        return call()
+    except InputError as error:
+        return complain(task, str(error), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        return complain(task, explain(error, task, arguments), 2)
+    except RunError as error:
+        return complain(task, str(error), 1)
+    except KeyboardInterrupt:
+        return complain(task, "interrupted", 130)
+    except Exception:
+        traceback.print_exc()
+        return complain(task, "this is a defect of mimsuite, not of your input; please report the lines above", 1)
+
+
+def complain(task: str, message: str, code: int) -> int:
+    """Prints an error as one line and gives the exit code back."""
+    print(f"mimsuite {task}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code

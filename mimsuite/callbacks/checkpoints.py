@@ -1,0 +1,65 @@
+"""When checkpoints are committed, and what a signal does: commit one more and stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+log = logging.getLogger("mimsuite")
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+class Checkpoints(Callback):
+    """Commits a checkpoint every `every` optimizer steps, at the last one, and when a signal asks to stop.
+
+    SIGINT, SIGTERM and SIGUSR1 end the run after the step in hand; a second SIGINT ends it at once.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        every: optimizer steps between checkpoints.
+
+    Attributes:
+        exit_code: 0, or the process's exit code after a signal: 130 (SIGINT) or 143.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+        self.exit_code = 0
+        self._saved = -1
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens for signals; a resumed run's checkpoint counts as saved."""
+        self._saved = trainer.global_step
+        for number in EXIT_CODES:
+            self._before[number] = signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.exit_code and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.exit_code = EXIT_CODES[signal.Signals(number)]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves on the optimizer steps that are due; after a signal, on this one."""
+        step = trainer.global_step
+        if step == self._saved or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if self.exit_code:
+            trainer.should_stop = True
+        if self.exit_code or step % self.every == 0 or step == trainer.max_steps:
+            trainer.save_checkpoint(self.folder / f"step_{step:09d}.ckpt")
+            self._saved = step
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,140 @@
+"""What one sees while a run trains: a progress bar or plain lines, and the figures for the loggers."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mimsuite.app import STARTED
+
+log = logging.getLogger("mimsuite")
+
+LINE_EVERY = 10.0
+
+
+class Monitor(Callback):
+    """Measures throughput and waiting for data; shows progress; gives the loggers their figures.
+
+    Logged every `log_every` optimizer steps, under the number of steps done: `train/loss` (mean since the last
+    figure), `optim/lr` (of the step just taken), `optim/grad_norm` (before clipping), `perf/img_per_s`,
+    `perf/data_wait` (share of the time spent waiting for the loader).
+
+    Args:
+        log_every: optimizer steps between figures.
+        batch: images per optimizer step.
+        imports: seconds that importing torch, lightning and wandb took, for the line about the first step.
+    """
+
+    def __init__(self, *, log_every: int, batch: int, imports: float) -> None:
+        self.log_every, self.batch, self.imports = log_every, batch, imports
+        self._progress: Progress | None = None
+        self._losses: list[torch.Tensor] = []
+        self._waited = 0.0
+        self._since = self._ready = self._last_line = time.perf_counter()
+        self._step_before = 0
+        self._shown: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the progress bar where there is a terminal."""
+        self._step_before = trainer.global_step
+        self._since = self._ready = time.perf_counter()
+        if trainer.is_global_zero and sys.stdout.isatty():
+            columns = (
+                TextColumn("{task.completed}/{task.total} steps"),
+                BarColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+            )
+            self._progress = Progress(*columns, console=Console(), refresh_per_second=4)
+            self._progress.add_task("train", total=trainer.max_steps, completed=trainer.global_step, figures="")
+            self._progress.start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Counts the time since the last batch was done as waiting for data."""
+        self._waited += time.perf_counter() - self._ready
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Collects the loss; every `log_every` optimizer steps, gives the figures out."""
+        self._losses.append(outputs["loss"].detach())
+        step = trainer.global_step
+        if step > self._step_before and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            if self._step_before == 0 and step == 1 and trainer.is_global_zero:
+                self._report_first_step()
+            if step % self.log_every == 0 or step == trainer.max_steps:
+                self._figures(trainer, pl_module, step)
+            self._show(trainer, step)
+        self._ready = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation is neither training time nor waiting."""
+        if not trainer.sanity_checking:
+            now = time.perf_counter()
+            self._since += now - self._ready
+            self._ready = now
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Closes the bar, so that the message is legible."""
+        self._close()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the bar."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _report_first_step(self) -> None:
+        log.info(
+            "first step %.1f s after the command, of which %.1f s imported torch, lightning and wandb",
+            time.time() - STARTED,
+            self.imports,
+        )
+
+    def _figures(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        figures = {
+            "train/loss": float(torch.stack(self._losses).float().mean()),
+            "optim/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "perf/img_per_s": (step - self._step_before) * self.batch / seconds,
+            "perf/data_wait": self._waited / seconds,
+        }
+        grad_norm = getattr(module, "grad_norm", None)
+        if grad_norm is not None:
+            figures["optim/grad_norm"] = float(grad_norm)
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step)
+        self._shown = figures
+        self._losses, self._waited, self._since, self._step_before = [], 0.0, now, step
+
+    def _show(self, trainer: Trainer, step: int) -> None:
+        if not self._shown or not trainer.is_global_zero:
+            return
+        text = (
+            f"loss {self._shown['train/loss']:.4f}  {self._shown['perf/img_per_s']:.0f} img/s  "
+            f"data wait {self._shown['perf/data_wait']:.0%}"
+        )
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=step, figures=text)
+        elif time.perf_counter() - self._last_line >= LINE_EVERY or step == trainer.max_steps:
+            left = (trainer.max_steps - step) * self.batch / max(self._shown["perf/img_per_s"], 1e-9)
+            log.info("step %d/%d  %s  ETA %s", step, trainer.max_steps, text, clock(left))
+            self._last_line = time.perf_counter()
+
+
+def clock(seconds: float) -> str:
+    """A duration as `h:mm:ss`."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -1,0 +1,34 @@
+"""From stored integers to normalised floats and back, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """`(x / maximum - mean) / std` per channel.
+
+    Args:
+        mean: per channel, as a fraction of the data type's maximum.
+        std: per channel, likewise.
+        maximum: 255 for uint8 data, 65535 for uint16.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], maximum: int = 255) -> None:
+        super().__init__()
+        self.maximum = maximum
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Integer images `(B, C, H, W)` to float32 of about zero mean and unit deviation."""
+        return (images.float() / self.maximum - self.mean) / self.std
+
+    def undo(self, pixels: Tensor) -> Tensor:
+        """Normalised `(B, C, H, W)` back to fractions of the maximum, not clipped."""
+        return pixels * self.std + self.mean

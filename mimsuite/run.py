@@ -1,0 +1,207 @@
+"""The run folder: what a run writes, who may write it, and how it is repeated.
+
+Layout: `config.yaml overrides.txt environment.json` (all that is needed to repeat the run), `metrics.csv metrics.jsonl
+summary.json`, `train.log`, `bad_samples.jsonl`, `checkpoints/`, `weights/`, `pictures/`, `wandb/`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mimsuite.errors import InputError
+from mimsuite.version import __version__
+
+log = logging.getLogger("mimsuite")
+
+NAMES = (
+    "config.yaml",
+    "overrides.txt",
+    "environment.json",
+    "metrics.csv",
+    "metrics.jsonl",
+    "summary.json",
+    "train.log",
+    "bad_samples.jsonl",
+    "checkpoints",
+    "weights",
+    "pictures",
+    "wandb",
+    ".lock",
+)
+
+LIBRARIES = (
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "webdataset",
+    "wandb",
+    "numpy",
+    "Pillow",
+    "safetensors",
+    "simplejpeg",
+)
+
+
+def check_out(out: str | Path, *, resume: bool = False, overwrite: bool = False) -> bool:
+    """Says whether `out` may be written, and whether it holds something already; changes nothing.
+
+    Raises:
+        InputError: `out` holds something and neither `resume` nor `overwrite` is set; it is a file; it holds names
+            that no run writes; there is nothing to resume.
+    """
+    path = Path(out)
+    if resume and overwrite:
+        raise InputError("resume=true and overwrite=true contradict each other; give one")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"out={out} is a dangling link; remove it or use another out=")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"out={out} is a file; out= names a folder; use another out=")
+    try:
+        held = sorted(p.name for p in path.iterdir() if p.name != ".lock") if path.exists() else []
+    except OSError as error:
+        raise InputError(f"out={out} cannot be read: {error.strerror}; use another out=") from error
+    if held and not (resume or overwrite):
+        raise InputError(
+            f"out={out} is not empty ({', '.join(held[:3])}{', ...' if len(held) > 3 else ''}); "
+            "use another out=, resume=true to go on, or overwrite=true to replace the run"
+        )
+    if strange := [name for name in held if name not in NAMES]:
+        verb = "overwrite=true replaces" if overwrite else "resume=true goes on with"
+        raise InputError(f"out={out} holds {strange[0]!r}, which no run writes; {verb} runs only; use another out=")
+    if resume and held and not (path / "config.yaml").is_file():
+        raise InputError(f"out={out} holds no config.yaml, so no run to resume; use overwrite=true or another out=")
+    return bool(held)
+
+
+class RunFolder:
+    """One run's folder, held by a lock while the run lives.
+
+    Attributes:
+        path: the folder.
+        resumed: whether the folder already held a run that this one goes on with.
+    """
+
+    def __init__(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Claims the folder; with `overwrite`, removes what an earlier run wrote there.
+
+        Raises:
+            InputError: as `check_out`; another process runs in the folder; it cannot be written.
+        """
+        self.path = Path(out)
+        held = check_out(out, resume=resume, overwrite=overwrite)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = self._take_lock()
+        except OSError as error:
+            raise InputError(f"out={out} cannot be written: {error.strerror}; use another out=") from error
+        self.resumed = resume and held
+        if overwrite:
+            self._clear()
+
+    def _take_lock(self) -> IO[str]:
+        handle = (self.path / ".lock").open("a")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            raise InputError(f"out={self.path} is in use by another run; use another out= or wait for it") from None
+        return handle
+
+    def _clear(self) -> None:
+        for name in NAMES:
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif name != ".lock":
+                path.unlink(missing_ok=True)
+
+    def describe(self, cfg: DictConfig, overrides: Sequence[str], devices: dict[str, Any]) -> None:
+        """Writes `config.yaml` (resolved), `overrides.txt` and `environment.json`.
+
+        Args:
+            cfg: the composed config of the run.
+            overrides: the command line's `key=value` arguments.
+            devices: what the run trains on, for `environment.json`.
+        """
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+        write_json(self.path / "environment.json", environment() | devices)
+
+    def log_to_file(self) -> None:
+        """Appends every log line to `train.log`, with the time."""
+        handler = logging.FileHandler(self.path / "train.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+
+    def summary(self, task: str, status: str, steps: int, metrics: dict[str, float], **more: Any) -> dict[str, Any]:
+        """Writes and returns `summary.json`: task, status (`done`, `interrupted`), steps, last metric values."""
+        summary = {"task": task, "status": status, "steps": steps, "metrics": metrics, "mimsuite": __version__, **more}
+        write_json(self.path / "summary.json", summary)
+        return summary
+
+    def close(self) -> None:
+        """Gives the lock back and stops writing `train.log`."""
+        for handler in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
+            if Path(handler.baseFilename).parent == self.path.resolve():
+                handler.close()
+                log.removeHandler(handler)
+        self._lock.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine facts that a repetition needs; no variables of the environment, so no secrets."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return {
+        "mimsuite": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "libraries": versions,
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a small file in one step, so that a reader never sees half of it."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replaces a JSON file in one step."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def speak(stream: IO[str] | None = None) -> None:
+    """Sends the package's log lines to the terminal as plain text; calling it again changes nothing."""
+    if not any(getattr(handler, "mimsuite_console", False) for handler in log.handlers):
+        handler = logging.StreamHandler(stream or sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.mimsuite_console = True  # type: ignore[attr-defined]
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False

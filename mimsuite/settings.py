@@ -1,0 +1,227 @@
+"""Turns a composed config and a data index into the numbers of a run, each `auto` with its reason; needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from mimsuite.data.index import DataIndex
+from mimsuite.errors import InputError
+from mimsuite.geometry import auto_mask_unit, check_geometry
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+DEFAULT_EPOCHS = 100
+DEFAULT_STEPS = (1_000, 100_000)
+FALLBACK_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a run in pixels.
+
+    Attributes:
+        image_size: `(H, W)`.
+        channels: image channels.
+        mask_unit: side of the squares that masks are drawn in.
+        notes: `key=value (reason)` for every value that was chosen here.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    mask_unit: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length and pace of a run, in optimizer steps.
+
+    Attributes:
+        batch: images per optimizer step.
+        steps: optimizer steps.
+        epochs: the same as passes over the training images.
+        lr: peak learning rate after scaling.
+        warmup: steps of the learning rate's warm-up.
+        val_every: steps between validations.
+        save_every: steps between checkpoints.
+        notes: `key=value (reason)` for every value that was chosen here.
+    """
+
+    batch: int
+    steps: int
+    epochs: float
+    lr: float
+    warmup: int
+    val_every: int
+    save_every: int
+    notes: tuple[str, ...]
+
+
+def geometry(cfg: DictConfig, index: DataIndex, *, native: tuple[int, int] | None, cell: tuple[int, int]) -> Geometry:
+    """Decides image size, channels and mask unit, and checks that they fit together.
+
+    Args:
+        cfg: the task's config; read are `image_size`, `channels`, `mask.unit`, `mask.ratio`.
+        index: the data.
+        native: the model's own `(H, W)`, or None for models that take any.
+        cell: `(h, w)` pixels of the finest cell that the encoder can hide; ViT: the patch.
+
+    Raises:
+        InputError: sizes that do not fit, with sizes that would.
+    """
+    notes = []
+    native = native or (FALLBACK_SIZE, FALLBACK_SIZE)
+    if cfg.image_size == "auto":
+        image_size = auto_image_size(native, index.image_size, cell)
+        reason = "the model's" if image_size == native else f"the data's median is {pair(index.image_size)}"
+        notes.append(f"image_size={pair(image_size)} ({reason})")
+    else:
+        image_size = sides(cfg.image_size)
+    channels = whole(cfg, "channels", auto=index.channels)
+    if channels != index.channels:
+        raise InputError(
+            f"channels={channels} but the images have {index.channels}; use channels={index.channels} or other data"
+        )
+    unit = auto_mask_unit(image_size, cell) if cfg.mask.unit == "auto" else whole(cfg.mask, "unit", name="mask.unit")
+    if cfg.mask.unit == "auto":
+        notes.append(f"mask.unit={unit} (32 at 224 px, smaller in proportion, a multiple of the patch)")
+    check_geometry(image_size, cell, unit)
+    return Geometry(image_size, channels, unit, tuple(notes))
+
+
+def auto_image_size(native: tuple[int, int], data: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int]:
+    """The model's `(H, W)`, or the data's shorter side rounded down to whole cells where that is smaller."""
+    short = min(data)
+    if short >= min(native):
+        return native
+    step = math.lcm(*cell)
+    side = max(step, short // step * step)
+    return side, side
+
+
+def budget(cfg: DictConfig, samples: int) -> Budget:
+    """Decides the length of a run and its learning rate.
+
+    Args:
+        cfg: read are `batch steps epochs lr val_every save_every optim schedule`.
+        samples: training images.
+
+    Raises:
+        InputError: a value of the wrong kind; both `steps` and `epochs`; less data than one batch.
+    """
+    notes = []
+    batch = whole(cfg, "batch")
+    if samples < batch:
+        raise InputError(
+            f"batch={batch} is larger than the {samples} training images; use batch={2 ** int(math.log2(samples))}"
+        )
+    per_epoch = samples // batch
+    if cfg.steps is not None and cfg.epochs is not None:
+        raise InputError(f"steps={cfg.steps} and epochs={cfg.epochs} are both set; give one of them")
+    if cfg.steps is not None:
+        steps = whole(cfg, "steps")
+    elif cfg.epochs is not None:
+        steps = max(1, round(positive(cfg, "epochs") * per_epoch))
+        notes.append(f"steps={steps} ({cfg.epochs} epochs of {per_epoch} batches)")
+    else:
+        low, high = DEFAULT_STEPS
+        steps = min(max(DEFAULT_EPOCHS * per_epoch, low), high)
+        notes.append(
+            f"steps={steps} ({DEFAULT_EPOCHS} epochs of {per_epoch} batches, at least {low:,}, at most {high:,} steps; "
+            "set steps= or epochs=)"
+        )
+    lr = positive(cfg, "lr", auto=float(cfg.optim.base_lr) * batch / cfg.optim.base_batch)
+    if cfg.lr == "auto":
+        notes.append(f"lr={lr:.3g} ({cfg.optim.base_lr:g} x batch {batch} / {cfg.optim.base_batch})")
+    warmup = whole(cfg.schedule, "warmup", auto=steps // 20, least=0, name="schedule.warmup")
+    if cfg.schedule.warmup == "auto":
+        notes.append(f"schedule.warmup={warmup} (a twentieth of the run)")
+    val_every = whole(cfg, "val_every", auto=max(1, steps // 10))
+    if cfg.val_every == "auto":
+        notes.append(f"val_every={val_every} (a tenth of the run)")
+    save_every = whole(cfg, "save_every", auto=val_every)
+    return Budget(batch, steps, steps / per_epoch, lr, warmup, val_every, save_every, tuple(notes))
+
+
+def micro_batch(cfg: DictConfig, batch: int, devices: int, limit: int) -> int:
+    """Images per forward pass on one device; accumulation is `batch / (devices x micro_batch)`.
+
+    Args:
+        cfg: read is `micro_batch`.
+        batch: images per optimizer step.
+        devices: processes.
+        limit: the most images that `auto` takes.
+
+    Raises:
+        InputError: the batch is not a whole multiple.
+    """
+    if batch % devices:
+        raise InputError(f"batch={batch} is not a multiple of the {devices} devices; use batch={-(-batch // devices) * devices}")
+    share = batch // devices
+    if cfg.micro_batch == "auto":
+        return max(n for n in range(1, min(share, max(limit, 1)) + 1) if share % n == 0)
+    micro = whole(cfg, "micro_batch")
+    if share % micro:
+        fits = max(n for n in range(1, min(share, micro) + 1) if share % n == 0)
+        raise InputError(
+            f"micro_batch={micro} does not divide batch {batch} / {devices} devices = {share}; use micro_batch={fits}"
+        )
+    return micro
+
+
+def check_choice(cfg: DictConfig, key: str, allowed: Sequence[str]) -> str:
+    """A string key's value, if it is one of `allowed`."""
+    value = str(cfg[key])
+    if value not in allowed:
+        raise InputError(f"{key}={value} is unknown; {key} takes {', '.join(allowed)}")
+    return value
+
+
+def check_flag(cfg: DictConfig, key: str) -> bool:
+    """A true-or-false key's value."""
+    if not isinstance(cfg[key], bool):
+        raise InputError(f"{key}={cfg[key]} is not true or false; use {key}=true or {key}=false")
+    return bool(cfg[key])
+
+
+def whole(node: DictConfig, key: str, *, auto: int | None = None, least: int = 1, name: str | None = None) -> int:
+    """A whole number of at least `least`; `auto` stands for the given value where one is given."""
+    value: Any = node[key]
+    if value == "auto" and auto is not None:
+        return auto
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name or key}={value} is not a whole number of at least {least}{or_auto(auto)}")
+    return value
+
+
+def positive(node: DictConfig, key: str, *, auto: float | None = None, name: str | None = None) -> float:
+    """A finite number above 0; `auto` stands for the given value where one is given."""
+    value: Any = node[key]
+    if value == "auto" and auto is not None:
+        return auto
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InputError(f"{name or key}={value} is not a number above 0{or_auto(auto)}")
+    return float(value)
+
+
+def or_auto(auto: object) -> str:
+    """The end of an error text: whether `auto` would do."""
+    return "; give one" if auto is None else "; give one, or auto"
+
+
+def sides(value: Any) -> tuple[int, int]:
+    """`image_size=96` or `[96,160]` as `(H, W)`."""
+    pair_given = isinstance(value, (list, tuple, ListConfig))
+    numbers = list(value) if pair_given else [value, value]
+    if len(numbers) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
+        raise InputError(f"image_size={value} is no size; use a side in pixels (96) or [height,width] ([96,160])")
+    return numbers[0], numbers[1]
+
+
+def pair(size: tuple[int, int]) -> str:
+    """A size as a user writes it: `96` or `[96,160]`."""
+    return str(size[0]) if size[0] == size[1] else f"[{size[0]},{size[1]}]"

@@ -1,0 +1,1 @@
+"""One short file per task; each is a Hydra application over `conf/TASK.yaml`."""
