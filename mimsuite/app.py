@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,14 +20,14 @@ from mimsuite.version import __version__
 
 STARTED = float(os.environ.get("MIMSUITE_STARTED", time.time()))
 
-Task = Callable[[DictConfig], dict[str, Any]]
+Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
 
 
 def main(task: str, run: Task) -> None:
     """Parses the command line, composes `conf/TASK.yaml` and calls `run`; ends the process with the exit code.
 
-    `run` returns the run's summary. Its `exit_code` there, if present, ends the process (130 or 143 for a run that
-    a signal stopped).
+    `run` takes the config and the `key=value` arguments, and returns a summary. Its `exit_code` there, if present,
+    ends the process (130 or 143 for a run that a signal stopped).
     """
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
@@ -37,18 +38,24 @@ def main(task: str, run: Task) -> None:
     if "--version" in arguments:
         print(__version__)
         sys.exit(0)
-    sys.exit(guarded(lambda: through_hydra(task, run), task, arguments))
+    code = guarded(lambda: through_hydra(task, run), task, arguments)
+    sys.stdout.flush()
+    if any(thread.name == "wandb" for thread in threading.enumerate()):
+        os._exit(code)  # wandb hangs on an unreachable server; its exit handlers would hold the process for longer
+    sys.exit(code)
 
 
 def through_hydra(task: str, run: Task) -> int:
     """Lets Hydra parse `sys.argv`, compose the config and call `run`, once or for each job of a sweep."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `guarded` instead of Hydra's own printing
     codes = []
 
     def job(cfg: DictConfig) -> None:
-        codes.append(guarded(lambda: int(run(for_this_job(cfg)).get("exit_code", 0)), task, ()))
+        overrides = list(HydraConfig.get().overrides.task)
+        codes.append(guarded(lambda: int(run(for_this_job(cfg), overrides).get("exit_code", 0)), task, overrides))
 
     job.__module__ = f"mimsuite.tasks.{task}"
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()

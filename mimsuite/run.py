@@ -128,6 +128,11 @@ class RunFolder:
             elif name != ".lock":
                 path.unlink(missing_ok=True)
 
+    @property
+    def pictures(self) -> Path:
+        """Where reconstructions and curves go."""
+        return self.path / "pictures"
+
     def describe(self, cfg: DictConfig, overrides: Sequence[str], devices: dict[str, Any]) -> None:
         """Writes `config.yaml` (resolved), `overrides.txt` and `environment.json`.
 

@@ -1,12 +1,207 @@
-"""`mimsuite pretrain`: masked image modeling."""
-from __future__ import annotations
-from typing import Any
-from omegaconf import DictConfig
-from mimsuite import app
+"""`mimsuite pretrain`: masked image modeling, from a config to a run folder."""
 
-def run(cfg: DictConfig) -> dict[str, Any]:
-    print(cfg.out, cfg.data)
-    return {}
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from mimsuite import app, build
+from mimsuite.data.open import open_data
+from mimsuite.errors import InputError, RunError
+from mimsuite.init_weights import Weights, find_weights
+from mimsuite.instantiate import trusted_targets
+from mimsuite.resume import continue_config
+from mimsuite.run import RunFolder, check_out, speak
+from mimsuite.settings import (
+    PRECISIONS,
+    Budget,
+    Geometry,
+    budget,
+    check_choice,
+    check_flag,
+    geometry,
+    micro_batch,
+    sides,
+    whole,
+)
+from mimsuite.version import __version__
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+    from torch import nn
+
+    from mimsuite.data.datamodule import ImageData
+    from mimsuite.data.index import DataIndex
+    from mimsuite.objectives.mim import MIMObjective
+
+log = logging.getLogger("mimsuite")
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Pretrains an encoder; returns the content of `summary.json`, and the exit code of a run that a signal stopped.
+
+    Everything that can be wrong with the input is looked at before torch is imported and before `out` is touched.
+    """
+    speak()
+    resume, overwrite = check_flag(cfg, "resume"), check_flag(cfg, "overwrite")
+    if check_out(cfg.out, resume=resume, overwrite=overwrite) and resume:
+        cfg = continue_config(cfg, overrides)
+    trusted = trusted_targets(cfg, overrides)
+    check_choice(cfg, "precision", PRECISIONS)
+    whole(cfg, "seed", least=0)
+    workers = whole(cfg, "workers", auto=build.auto_workers(), least=0)
+    if cfg.devices not in ("auto", 1):
+        raise InputError(f"devices={cfg.devices}: this version trains on one device; use devices=1")
+    index = open_data(cfg.data)
+    weights = find_weights(cfg.init) if cfg.init is not None else None
+    draft = build.model_config(cfg, weights, overrides, trusted)
+    geo = geometry(cfg, index, native=native_size(draft), cell=draft.mask_stride)
+    config = build.model_config(cfg, weights, overrides, trusted, geo.image_size, geo.channels)
+    pace = budget(cfg, index.num_samples(index.select("train")))
+    with RunFolder(cfg.out, resume=resume, overwrite=overwrite) as folder:
+        folder.log_to_file()
+        return train(Plan(cfg, overrides, trusted, index, weights, config, geo, pace, workers), folder)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pretraining run, decided and checked, before torch is imported."""
+
+    cfg: DictConfig
+    overrides: Sequence[str]
+    trusted: Sequence[str]
+    index: DataIndex
+    weights: Weights | None
+    config: Any
+    geo: Geometry
+    pace: Budget
+    workers: int
+
+
+def train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
+    """Builds the objects of a run, trains, and writes the results."""
+    imports = import_heavy()
+    import torch
+
+    from mimsuite.checkpoint import newest
+    from mimsuite.objectives.mim import MIMObjective
+
+    cfg, pace = plan.cfg, plan.pace
+    device = build.device(str(cfg.trainer.accelerator))
+    precision, why = build.precision(str(cfg.precision), device)
+    micro = micro_batch(cfg, pace.batch, 1, build.micro_limit(device, plan.geo.image_size))
+    write_back(cfg, plan, precision, micro)
+    folder.describe(cfg, plan.overrides, {"device": device.name})
+    checkpoint = newest(folder.path / "checkpoints") if folder.resumed else None
+    torch.manual_seed(cfg.seed)
+    model = build.masked_model(plan.config, plan.weights, cfg.head, plan.trusted)
+    normalize = build.normalizer(plan.index, plan.weights)
+    objective = build.mim_objective(cfg, model, normalize, plan.config, pace, plan.trusted)
+    data = build.image_data(cfg, plan.index, plan.geo, pace, micro, plan.workers, plan.trusted)
+    notes = [f"precision={precision} ({why})", f"micro_batch={micro} (on {device.name})", f"workers={plan.workers}"]
+    banner(plan, model, notes)
+    trainer, parts = build.trainer(
+        cfg, folder, plan.index, pace, micro, precision, device, checkpoint, imports, plan.trusted
+    )
+    try:
+        fit(trainer, objective, data, checkpoint)
+    finally:
+        if parts.wandb is not None:
+            parts.wandb.close()
+    return finish(folder, trainer, objective, plan, parts)
+
+
+def import_heavy() -> float:
+    """Imports what training needs in any case; returns the seconds that it took."""
+    began = time.perf_counter()
+    import lightning.pytorch
+    import torch._dynamo  # the first optimizer step would import it
+    import torchmetrics
+    import wandb
+
+    assert lightning.pytorch and torch and torchmetrics and wandb
+    return time.perf_counter() - began
+
+
+def native_size(config: Any) -> tuple[int, int] | None:
+    """The `(H, W)` that a model is made for, or None for one that takes any."""
+    size = getattr(config, "image_size", None)
+    return None if size is None else sides(size)
+
+
+def write_back(cfg: DictConfig, plan: Plan, precision: str, micro: int) -> None:
+    """Puts every resolved `auto` into the config, so that `config.yaml` repeats the run on any machine."""
+    geo, pace = plan.geo, plan.pace
+    cfg.data = None if cfg.data is None else str(Path(cfg.data).absolute())
+    cfg.init = str(Path(cfg.init).absolute()) if cfg.init is not None and Path(cfg.init).exists() else cfg.init
+    cfg.image_size, cfg.channels, cfg.mask.unit = list(geo.image_size), geo.channels, geo.mask_unit
+    cfg.steps, cfg.epochs, cfg.lr, cfg.schedule.warmup = pace.steps, None, pace.lr, pace.warmup
+    cfg.val_every, cfg.save_every, cfg.precision, cfg.micro_batch = pace.val_every, pace.save_every, precision, micro
+
+
+def banner(plan: Plan, model: nn.Module, notes: Sequence[str]) -> None:
+    """Says what is about to happen: data, model, geometry, and every `auto` with its reason."""
+    index, geo, pace = plan.index, plan.geo, plan.pace
+    counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
+    parameters = sum(p.numel() for p in model.parameters())
+    cell, unit = plan.config.mask_stride, geo.mask_unit
+    units = (geo.image_size[0] // unit) * (geo.image_size[1] // unit)
+    hidden = math.ceil(units * plan.cfg.mask.ratio)
+    height, width = geo.image_size
+    log.info("mimsuite %s pretrain -> %s", __version__, plan.cfg.out)
+    log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
+    log.info("model     %s, %s parameters", plan.config.model_type, f"{parameters:,}")
+    log.info(
+        "geometry  image %dx%d, cell %dx%d, grid %dx%d, mask unit %d: %d of %d units hidden",
+        *(height, width, *cell, height // cell[0], width // cell[1], unit, hidden, units),
+    )
+    log.info("length    %d steps of %d images (%.1f epochs), seed %d", pace.steps, pace.batch, pace.epochs, plan.cfg.seed)
+    for note in (*geo.notes, *pace.notes, *notes):
+        log.info("          %s", note)
+
+
+def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: Path | None) -> None:
+    """Trains; what a user can mend comes out as one line.
+
+    Raises:
+        RunError: the device is out of memory.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        try:
+            trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
+        except torch.OutOfMemoryError as error:
+            micro = data.micro_batch
+            raise RunError(
+                f"the device is out of memory at micro_batch={micro}; use micro_batch={max(1, micro // 2)}"
+            ) from error
+
+
+def finish(folder: RunFolder, trainer: Trainer, objective: MIMObjective, plan: Plan, parts: build.Parts) -> dict[str, Any]:
+    """Writes weights, curves and `summary.json`."""
+    from mimsuite.pictures import curves, read_metrics
+
+    code, steps = parts.checkpoints.exit_code, trainer.global_step
+    folder.pictures.mkdir(exist_ok=True)
+    curves({folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")}, folder.pictures / "curves.png")
+    if code:
+        log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
+        return folder.summary("pretrain", "interrupted", steps, parts.files.last) | {"exit_code": code}
+    build.save_weights(folder.path / "weights", objective.model, objective.normalize, plan.geo.image_size)
+    log.info("done: %d steps, val/loss %.4f; weights in %s", steps, parts.files.last["val/loss"], folder.path / "weights")
+    return folder.summary("pretrain", "done", steps, parts.files.last)
+
 
 if __name__ == "__main__":
     app.main("pretrain", run)

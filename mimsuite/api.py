@@ -1,0 +1,103 @@
+"""The tasks as Python functions: the same configs, the same checks, the same results as on the command line."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def pretrain(*, out: str, data: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """Masked image modeling; returns the content of `summary.json`. Keys: `mimsuite pretrain --help`.
+
+    Raises:
+        InputError: bad configuration or input.
+        RunError: the run had to stop.
+    """
+    return call("pretrain", {"out": out, "data": data, **overrides})
+
+
+def probe(*, init: str, out: str, data: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """kNN and linear probe of a frozen encoder; returns the content of `summary.json`."""
+    return call("probe", {"init": init, "out": out, "data": data, **overrides})
+
+
+def reconstruct(*, init: str, out: str, images: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """Writes a picture of original, masked input, prediction, paste and error; returns masked loss and PSNR."""
+    return call("reconstruct", {"init": init, "out": out, "images": images, **overrides})
+
+
+def pack(*, src: str, out: str, **overrides: Any) -> dict[str, Any]:
+    """Packs an image folder into shards and an index; returns counts."""
+    return call("pack", {"src": src, "out": out, **overrides})
+
+
+def inspect(*, out: str, data: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """Counts, classes, sizes and statistics of a data set, with a contact sheet in `out`."""
+    return call("inspect", {"out": out, "data": data, **overrides})
+
+
+def demo(*, out: str, **overrides: Any) -> dict[str, Any]:
+    """The whole way on the embedded data set; returns the figures that it prints."""
+    return call("demo", {"out": out, **overrides})
+
+
+def list_models() -> list[dict[str, Any]]:
+    """One row per model config: name, parameters, forward FLOPs, stride, grid."""
+    return list(call("models", {})["models"])
+
+
+def load(init: str) -> nn.Module:
+    """The model in a run folder, a Hugging Face style folder, or `hf:ORG/NAME`, in evaluation mode.
+
+    Raises:
+        InputError: `init` holds no weights, or damaged ones.
+    """
+    from mimsuite.build import find_weights, load_model
+
+    return load_model(find_weights(init)).eval()
+
+
+def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Composes `conf/TASK.yaml` with the given values and runs the task in this process.
+
+    Raises:
+        InputError: a key or value that the config does not take.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from mimsuite.confdir import conf_dir
+    from mimsuite.errors import InputError
+    from mimsuite.hints import explain
+
+    overrides = [f"{key}={hydra_value(value)}" for key, value in values.items() if value is not None]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            cfg = compose(config_name=task, overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(explain(error, task, overrides)) from error
+    module = importlib.import_module(f"mimsuite.tasks.{task}")
+    result: dict[str, Any] = module.run(cfg, overrides)
+    return result
+
+
+def hydra_value(value: Any) -> str:
+    """A Python value in Hydra's override grammar."""
+    from mimsuite.cli import quote
+
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(hydra_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{k}:{hydra_value(v)}' for k, v in value.items())}}}"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    return str(value) if str(value).replace("_", "").isalnum() else quote(str(value))

@@ -1,0 +1,110 @@
+"""The one place where `_target_` is obeyed: only targets on a written list are called, judged before any call."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mimsuite.errors import InputError
+
+ALLOWED = frozenset(
+    {
+        "torch.optim.adamw.AdamW",
+        "torch.optim.sgd.SGD",
+        "lightning.pytorch.trainer.trainer.Trainer",
+    }
+)
+ROOTS = ("mimsuite", "torch", "lightning", "torchmetrics")
+
+
+def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any) -> Any:
+    """Builds what a config node describes, after every `_target_` in it has been judged.
+
+    Args:
+        node: a config with `_target_`.
+        trusted: further targets that may be called, by their own module and name.
+        extra: keyword arguments that the caller fills in.
+
+    Raises:
+        InputError: a target that is not allowed, does not exist, or does not take its arguments.
+    """
+    for target in targets(OmegaConf.to_container(node, resolve=True)):
+        judge(target, trusted)
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate as call
+
+    try:
+        return call(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, (InputError, ValueError, TypeError)):
+            raise InputError(f"{node._target_}: {cause}") from error
+        raise
+
+
+def targets(value: Any) -> Iterator[str]:
+    """Every `_target_` in a nested container."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield str(value["_target_"])
+        for inner in value.values():
+            yield from targets(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from targets(inner)
+
+
+def judge(target: str, trusted: Collection[str]) -> None:
+    """Refuses a target unless the object it resolves to is ours or on the list; calls nothing.
+
+    Raises:
+        InputError: the target is not allowed or does not exist.
+    """
+    refusal = (
+        f"_target_={target} is not allowed; allowed are objects defined in mimsuite and {', '.join(sorted(ALLOWED))}; "
+        f"to trust it, add trusted_targets=[{target}] to the command line"
+    )
+    if target in trusted:
+        return
+    if target.partition(".")[0] not in ROOTS:
+        raise InputError(refusal)
+    found = resolve(target)
+    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    if not home.startswith("mimsuite.") and home not in ALLOWED:
+        raise InputError(refusal)
+
+
+def resolve(target: str) -> Any:
+    """The object that a dotted name means.
+
+    Raises:
+        InputError: there is no such object.
+    """
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[cut:]:
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    raise InputError(f"_target_={target} does not exist; check its spelling")
+
+
+def trusted_targets(cfg: DictConfig, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The targets that the user vouches for on the command line.
+
+    Raises:
+        InputError: `trusted_targets` was set by a config file.
+    """
+    given = any(override.lstrip("+").startswith("trusted_targets=") for override in overrides)
+    if cfg.trusted_targets and not given:
+        raise InputError(
+            f"trusted_targets={list(cfg.trusted_targets)} stands in a config file; it is taken from the command line only"
+        )
+    return tuple(cfg.trusted_targets)

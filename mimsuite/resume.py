@@ -1,0 +1,51 @@
+"""What `resume=true` may change, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from mimsuite.errors import InputError
+
+FREE = ("workers", "devices", "logger", "out", "resume", "callbacks.monitor", "save_every")
+
+
+def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The stored config of the run in `cfg.out`, with those changes from the command line that resuming allows.
+
+    `workers`, `devices`, `save_every`, logging and a larger `steps` may change; anything else that would change the
+    result is refused.
+
+    Args:
+        cfg: the config composed from this command line.
+        overrides: its `key=value` arguments.
+
+    Raises:
+        InputError: a changed key that may not change, with both values; fewer steps than before.
+    """
+    stored = OmegaConf.load(Path(cfg.out) / "config.yaml")
+    assert isinstance(stored, DictConfig)
+    OmegaConf.set_struct(stored, False)
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        old, new = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
+        if key == "steps" and isinstance(new, int) and isinstance(old, int):
+            if new < old:
+                raise InputError(f"resume=true with steps={new}, but the run was started for {old}; use steps={old} or more")
+            stored.steps = new
+        elif key.startswith(FREE):
+            OmegaConf.update(stored, key, new, force_add=True)
+        elif old != new and not same_path(key, old, new):
+            raise InputError(
+                f"resume=true cannot change {key}: the run has {old}, the command line says {new}; leave {key} out, "
+                "or start a new run in another out="
+            )
+    stored.out, stored.resume, stored.overwrite = cfg.out, True, False
+    return stored
+
+
+def same_path(key: str, old: object, new: object) -> bool:
+    """Whether two values of a path key name the same place."""
+    return key in ("data", "init") and None not in (old, new) and Path(str(old)).resolve() == Path(str(new)).resolve()
