@@ -1,0 +1,61 @@
+"""The integer hashes that everything random is keyed by: sample ids, orders, seeds. Tests freeze them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MASK = (1 << 64) - 1
+_STEP = 0x9E3779B97F4A7C15
+
+
+def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hashes each element (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+
+
+
+    Args:
+        values: uint64, any shape.
+
+    Returns:
+        uint64 of the same shape; a bijection of the 64-bit integers.
+    """
+    z = values + np.uint64(_STEP)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def mix(*parts: int) -> int:
+    """Hashes a sequence of integers (taken modulo 2**64) to one in `[0, 2**64)`; their order matters."""
+    state = 0
+    for part in parts:
+        z = ((state ^ (part & _MASK)) + _STEP) & _MASK
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        state = z ^ (z >> 31)
+    return state
+
+
+def hash_key(key: str) -> int:
+    """The 64-bit hash of a sample's key (BLAKE2b); as int64 it is the sample id."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def permutation(n: int, seed: int) -> NDArray[np.int64]:
+    """A permutation of `range(n)`, the same on every machine and with every version of numpy.
+
+    It is the stable argsort of hashes whose low bits are cut off. The index takes their place, so that one
+    sort of distinct integers does it: faster than an argsort, and the same for every sorting algorithm.
+
+    """
+    bits = np.uint64(max(1, n.bit_length()))
+    index = np.arange(n, dtype=np.uint64)
+    keys = splitmix64(index ^ np.uint64(mix(seed)))
+    keys = ((keys >> bits) << bits) | index
+    keys.sort()
+    low = np.uint64((1 << int(bits)) - 1)
+    return (keys & low).astype(np.int64)

@@ -1,0 +1,68 @@
+"""What the label of a sample is: `KEY.cls` (integer text) or `KEY.json` (`{"label": ...}`)."""
+
+from __future__ import annotations
+
+import json
+
+from mimsuite.errors import InputError
+
+#: One class, several classes (multi-label), or a number (regression).
+Label = int | tuple[int, ...] | float
+
+
+def has_label(payload: bytes, ending: str) -> bool:
+    """True where the member holds a label: `.cls` always, `.json` where it is an object with "label"."""
+    if ending == "cls":
+        return True
+    try:
+        content = json.loads(payload)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "label" in content
+
+
+def parse_label(payload: bytes, ending: str, key: str, num_classes: int | None) -> Label:
+    """Reads a label.
+
+    Args:
+        payload: the member's bytes.
+        ending: "cls" or "json".
+        key: the sample's key, for errors.
+        num_classes: classes must lie in `[0, num_classes)`; None allows any class from 0 on.
+
+    Raises:
+        InputError: not a label, or a class out of range.
+    """
+    if ending == "cls":
+        text = payload.strip()
+        if not text.lstrip(b"-").isdigit():
+            raise InputError(
+                f"label of {key} is {_show(payload)}, not an integer; mend {key}.cls or use labels=none"
+            )
+        return _class(int(text), key, num_classes)
+    try:
+        value = json.loads(payload)["label"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f'{key}.json is {_show(payload)}, not {{"label": ...}}; mend it or use labels=none'
+        ) from None
+    if isinstance(value, float):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _class(value, key, num_classes)
+    if isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        return tuple(_class(v, key, num_classes) for v in value)
+    raise InputError(
+        f"label of {key} is {value!r}; an integer, a list of integers or a decimal number is allowed"
+    )
+
+
+def _class(value: int, key: str, num_classes: int | None) -> int:
+    if value < 0 or (num_classes is not None and value >= num_classes):
+        allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1} (the data set's classes)"
+        raise InputError(f"label of {key} is {value}; allowed is {allowed}; mend the label or classes.txt")
+    return value
+
+
+def _show(payload: bytes) -> str:
+    return repr(payload[:40].decode("utf-8", "replace"))

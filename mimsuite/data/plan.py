@@ -1,0 +1,136 @@
+"""In which order samples are used: a pure function of the shard sizes, the seed, the epoch and the lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimsuite.data.hashing import mix, permutation
+from mimsuite.errors import InputError
+
+_SHARDS, _WINDOW = 1, 2
+
+
+class Plan:
+    """The batches of all epochs.
+
+    In each epoch the shards are permuted and dealt to `lanes` lanes in turn. A lane takes them in windows of
+    `window` shards and permutes the samples of a window. Batch b takes `batch / lanes` consecutive samples from
+    each lane, lane by lane; rank r of `world` serves the r-th part of it. So nothing but the arguments decides
+    a batch, and any position is found without walking to it.
+
+    An epoch has the same number of steps each time: what the lanes can give however the shards fall. With one
+    lane that is every full batch; other samples are left over in the next epoch.
+
+
+
+    Attributes:
+        steps_per_epoch: global batches of an epoch.
+    """
+
+    steps_per_epoch: int
+
+    def __init__(
+        self,
+        shard_sizes: Sequence[int] | NDArray[np.int64],
+        batch: int,
+        seed: int,
+        lanes: int = 1,
+        window: int = 16,
+    ) -> None:
+        """Makes the plan of a split.
+
+        Args:
+            shard_sizes: samples per shard, in the order of the split.
+            batch: global batch, in samples.
+            seed: decides the order.
+            lanes: streams that a batch is drawn from; divides the batch.
+            window: shards whose samples are mixed.
+
+        Raises:
+            InputError: an argument is out of range, or there are fewer samples than one batch needs.
+        """
+        self._sizes = np.asarray(shard_sizes, dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
+        self._batch, self._seed, self._lanes, self._window = batch, seed, lanes, window
+        shards, total = len(self._sizes), int(self._sizes.sum())
+        if batch < 1 or window < 1 or lanes < 1:
+            raise InputError(
+                f"batch={batch}, loader.window={window}, loader.lanes={lanes}: all must be 1 or more"
+            )
+        if batch % lanes:
+            raise InputError(f"loader.lanes={lanes} does not divide batch={batch}; use loader.lanes=1")
+        if lanes > shards:
+            raise InputError(
+                f"loader.lanes={lanes} is more than the {shards} shards of the split; use loader.lanes=1"
+            )
+        lane = int(np.sort(self._sizes)[: shards // lanes].sum()) if lanes > 1 else total
+        self.steps_per_epoch = lane // (batch // lanes)
+        if self.steps_per_epoch == 0:
+            largest = lane * lanes
+            raise InputError(
+                f"batch={batch} is more than the {largest} training samples; use batch={largest} or less"
+            )
+
+    def batches(
+        self, start_step: int, stop_step: int, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yields `(epoch, numbers of samples in the split)` for each step in `[start_step, stop_step)`.
+
+        The numbers are this rank's `batch / world` samples, `(batch / world,)` int64.
+
+        Raises:
+            InputError: `world` does not divide the batch.
+        """
+        if self._batch % world:
+            use = -(-self._batch // world) * world
+            raise InputError(f"batch={self._batch} is not a multiple of the {world} devices; use batch={use}")
+        part, share = self._batch // self._lanes, self._batch // world
+        first, last = rank * share, (rank + 1) * share
+        served = range(first // part, (last - 1) // part + 1)
+        epoch, lanes = -1, []
+        for step in range(start_step, stop_step):
+            now, at = divmod(step, self.steps_per_epoch)
+            if now != epoch:
+                epoch, lanes = now, [self._lane(now, lane) for lane in served]
+            drawn = np.concatenate([lane.take(at * part, part) for lane in lanes])
+            offset = first - served.start * part
+            yield epoch, drawn[offset : offset + share]
+
+    def _lane(self, epoch: int, lane: int) -> _Lane:
+        order = permutation(len(self._sizes), mix(self._seed, epoch, _SHARDS))[lane :: self._lanes]
+        seed = mix(self._seed, epoch, _WINDOW, lane)
+        return _Lane(self._starts[order], self._sizes[order], self._window, seed)
+
+
+class _Lane:
+    """The samples of one lane in one epoch; holds the permutation of the last window that was used."""
+
+    def __init__(self, starts: NDArray[np.int64], sizes: NDArray[np.int64], window: int, seed: int) -> None:
+        self._starts, self._sizes, self._window, self._seed = starts, sizes, window, seed
+        ends = np.cumsum(sizes)
+        self._bounds = np.concatenate([[0], ends[window - 1 :: window], ends[-1:]])
+        self._cached = (-1, np.empty(0, dtype=np.int64))
+
+    def take(self, start: int, count: int) -> NDArray[np.int64]:
+        """Samples `start` to `start + count` of the lane."""
+        parts, stop = [], start + count
+        while start < stop:
+            number = int(np.searchsorted(self._bounds, start, side="right")) - 1
+            low, high = int(self._bounds[number]), int(self._bounds[number + 1])
+            parts.append(self._samples(number)[start - low : stop - low])
+            start = high
+        return np.concatenate(parts)
+
+    def _samples(self, number: int) -> NDArray[np.int64]:
+        if self._cached[0] != number:
+            shards = slice(number * self._window, (number + 1) * self._window)
+            starts, sizes = self._starts[shards], self._sizes[shards]
+            ends = np.cumsum(sizes)
+            order = permutation(int(ends[-1]), mix(self._seed, number))
+            numbers = np.arange(int(ends[-1])) + np.repeat(starts - (ends - sizes), sizes)
+            self._cached = (number, numbers[order])
+
+        return self._cached[1]

@@ -1,0 +1,253 @@
+"""Where the members of a tar shard lie: a scan of its headers. Nothing is ever extracted."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimsuite.data.hashing import hash_key
+from mimsuite.errors import InputError
+
+BLOCK = 512
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
+LABEL_ENDINGS = ("cls", "json")
+
+#: One row per sample, in the shard's order. `*_offset` is where a payload begins, `*_size` its bytes,
+#: `*_header` the bytes of header blocks in front of it (0: no label). `key` is `hash_key(KEY)`.
+
+RECORD = np.dtype(
+    [
+        ("key", "<u8"),
+        ("image_offset", "<u8"),
+        ("image_size", "<u4"),
+        ("image_header", "<u4"),
+        ("label_offset", "<u8"),
+        ("label_size", "<u4"),
+        ("label_header", "<u4"),
+    ]
+)
+
+_EXTENSIONS = (b"x", b"g", b"L", b"K")  # headers that belong to the next member
+_NO_PAYLOAD = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders: their size field means nothing
+_FILES = (b"0", b"\0", b"7")
+
+Read = Callable[[int, int], bytes]
+
+
+class Member(NamedTuple):
+    """One regular file of an archive; offsets and sizes in bytes, `header` counts all its header blocks."""
+
+    name: str
+    offset: int
+    size: int
+    header: int
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Splits a member's name at the first dot of its last path component, as webdataset does.
+
+    Returns:
+        The key and the lower-case ending; both empty for names that webdataset passes over.
+    """
+    match = re.match(r"^((?:.*/|)[^.]+)[.]([^/]*)$", name, re.DOTALL)
+    if match is None or re.match(r"__[^/]*__($|/)", name):
+        return "", ""
+    return match.group(1), match.group(2).lower()
+
+
+def scan_shard(path: str) -> NDArray[np.void]:
+    """Reads the headers of a local shard.
+
+    Returns:
+        One `RECORD` per sample that has an image, in the order of the file.
+
+    Raises:
+        InputError: the file cannot be read, is no plain tar file, is cut or damaged, or holds no image.
+
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(
+            f"shard {path} cannot be read ({error.strerror}); check the path and its rights"
+        ) from error
+    try:
+        total = os.fstat(fd).st_size
+        rows = list(_samples(walk(lambda offset, size: os.pread(fd, size, offset), total, path), path))
+    except OSError as error:
+        raise InputError(
+            f"shard {path} cannot be read ({error.strerror}); check the path and its rights"
+        ) from error
+    finally:
+        os.close(fd)
+    if not rows:
+        raise InputError(
+            f"shard {path} holds no image: no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}; "
+            "leave it out, or write it again with `mimsuite pack`"
+        )
+    return np.array(rows, dtype=RECORD)
+
+
+def walk(read: Read, total: int, name: str) -> Iterator[Member]:
+    """Yields the regular files of an archive.
+
+    Args:
+        read: `read(offset, size)` gives bytes of the archive, fewer at its end.
+        total: its size in bytes.
+        name: what errors call it.
+
+    Raises:
+        InputError: no plain tar file, cut, or damaged; with the offset.
+    """
+    if total == 0:
+        raise InputError(f"shard {name} is empty (0 bytes); copy it again or remove it")
+    offset = start = 0
+    long_name: str | None = None
+    long_size: int | None = None
+    while True:
+        block = read(offset, BLOCK)
+        if len(block) < BLOCK:
+            what = (
+                f"inside the header at offset {offset}"
+                if block
+                else f"at offset {offset}, without end blocks"
+            )
+            raise InputError(f"shard {name} is cut {what}: the file ends at {total} bytes; copy it again")
+        if block.count(0) == BLOCK:
+            return
+        if not _checksum_holds(block):
+            raise InputError(_not_a_header(block, offset, name))
+        kind = block[156:157]
+        size = _number(block[124:136])
+        if kind in _NO_PAYLOAD:
+            size = 0
+        elif kind not in _EXTENSIONS and long_size is not None:
+            size = long_size
+        if size < 0:
+            raise InputError(
+                f"shard {name} is damaged: bad member size in the header at offset {offset}; copy it again"
+            )
+        payload = offset + BLOCK
+        if payload + size > total:
+            raise InputError(
+                f"shard {name} is cut inside the payload of {_text(block[:100])} at offset {payload}: "
+                f"{size} bytes should follow, {max(0, total - payload)} are there; copy it again"
+            )
+        offset = payload + -(-size // BLOCK) * BLOCK
+        if kind == b"L":
+            long_name = _text(read(payload, size))
+        elif kind == b"x":
+            fields = _pax(read(payload, size), name, payload)
+            long_name = fields.get("path", long_name)
+            long_size = int(fields["size"]) if fields.get("size", "").isdecimal() else long_size
+        elif kind not in _EXTENSIONS:
+            if kind in _FILES:
+                yield Member(long_name or _name(block), payload, size, payload - start)
+            long_name = long_size = None
+            start = offset
+
+
+def _samples(members: Iterator[Member], path: str) -> Iterator[tuple[int, ...]]:
+    current: str | None = None
+    image: Member | None = None
+    label: Member | None = None
+
+    def row() -> Iterator[tuple[int, ...]]:
+        if current is not None and image is not None:
+            if image.size >= 1 << 32:
+                raise InputError(
+                    f"shard {path}: {image.name} has {image.size} bytes; at most 4 GiB are allowed"
+                )
+            tail = (label.offset, label.size, label.header) if label is not None else (0, 0, 0)
+            yield (hash_key(current), image.offset, image.size, image.header, *tail)
+
+    for member in members:
+        key, ending = split_name(member.name)
+        if not key:
+            continue
+        if key != current:
+            yield from row()
+            current, image, label = key, None, None
+        if ending in IMAGE_ENDINGS and image is None:
+            image = member
+        elif ending == "cls" or (ending == "json" and label is None):
+            label = member
+    yield from row()
+
+
+def _checksum_holds(block: bytes) -> bool:
+    stored = block[148:156].strip(b" \0")
+    if not _is_octal(stored):
+        return False
+    return int(stored, 8) == sum(block) - sum(block[148:156]) + 8 * 32
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:  # GNU base-256, for sizes from 8 GiB on
+        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
+    digits = field.strip(b" \0") or b"0"
+    return int(digits, 8) if _is_octal(digits) else -1
+
+
+def _is_octal(digits: bytes) -> bool:
+    return digits.isdigit() and b"8" not in digits and b"9" not in digits
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def _name(block: bytes) -> str:
+    name = _text(block[:100])
+    prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _pax(payload: bytes, name: str, offset: int) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    while payload.strip(b"\0"):
+        match = re.match(rb"(\d{1,10}) ([^=]+)=", payload)
+        if match is None or not match.end() < int(match.group(1)) <= len(payload):
+            raise InputError(
+                f"shard {name} is damaged: bad extended header at offset {offset}; copy it again"
+            )
+        length = int(match.group(1))
+        value = payload[match.end() : length - 1]
+        fields[match.group(2).decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        payload = payload[length:]
+    return fields
+
+
+def _not_a_header(block: bytes, offset: int, name: str) -> str:
+    if offset > 0:
+        return f"shard {name} is damaged: no tar header at offset {offset}; copy it again"
+    if block.startswith(b"\x1f\x8b"):
+        return f"shard {name} is gzip-compressed, not a plain tar file (offset 0); unpack it with gunzip"
+    for magic, kind in (
+        (b"BZh", "bzip2"),
+        (b"\xfd7zXZ", "xz"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"PK\3\4", "zip"),
+    ):
+        if block.startswith(magic):
+            return f"shard {name} is a {kind} file, not a plain tar file (offset 0); unpack it first"
+    start = block.lstrip()[:14].lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return f"shard {name} is a web page, not a tar file (offset 0: {block[:24]!r}); download it again"
+    return f"shard {name} is not a tar file (offset 0: {block[:24]!r}); download it again or remove it"
+
+
+def header_name(header: bytes, name: str) -> str:
+    """The member's name that these header blocks hold; empty where they are no whole header."""
+    blocks = header + bytes(2 * BLOCK)
+    total = 1 << 62  # the payload lies outside
+    try:
+        member = next(walk(lambda offset, size: blocks[offset : offset + size], total, name), None)
+    except InputError:
+        return ""
+    return member.name if member is not None and member.offset == len(header) else ""
