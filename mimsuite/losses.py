@@ -43,7 +43,8 @@ def masked_l1_patches(prediction: Tensor, target: Tensor, channels: int) -> Tens
         target: the same cells of the normalised image.
         channels: C.
     """
-    hidden_pixels = target.numel() // channels
+    # A float32 tensor, as in `masked_l1`, where the count comes out of a sum: the two values agree to the last bits.
+    hidden_pixels = torch.full((), target.numel() // channels, device=target.device)
     return (widen(prediction) - widen(target)).abs().sum() / (hidden_pixels + 1e-5) / channels
 
 
@@ -74,7 +75,9 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
     if kind not in PROBLEM_TYPES:
         raise InputError(f"problem_type={kind!r} is not one of {', '.join(PROBLEM_TYPES)}")
     if num_labels == 0:
-        raise InputError("labels were given, but the model has num_labels=0; set num_labels to the number of classes")
+        raise InputError(
+            "labels were given, but the model has num_labels=0; set num_labels to the number of classes"
+        )
     logits = widen(logits)
     if kind == "single_label_classification":
         classes = labels.reshape(-1)
@@ -83,7 +86,11 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
         return F.cross_entropy(logits, classes.long(), ignore_index=IGNORED_LABEL)
     _check_count(logits.numel(), labels, logits)
     targets = labels.to(logits.dtype).reshape(logits.shape)
-    return F.mse_loss(logits, targets) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, targets)
+    return (
+        F.mse_loss(logits, targets)
+        if kind == "regression"
+        else F.binary_cross_entropy_with_logits(logits, targets)
+    )
 
 
 def _check_count(expected: int, labels: Tensor, logits: Tensor) -> None:
@@ -100,4 +107,6 @@ def _check_classes(classes: Tensor, num_labels: int) -> None:
         return
     wrong = classes[((classes < 0) | (classes >= num_labels)) & (classes != IGNORED_LABEL)]
     if wrong.numel():
-        raise InputError(f"label {int(wrong[0])} is out of range; the model has classes 0 to {num_labels - 1}")
+        raise InputError(
+            f"label {int(wrong[0])} is out of range; the model has classes 0 to {num_labels - 1}"
+        )

@@ -1,0 +1,47 @@
+"""SimMIM's decoder: a 1x1 convolution to the pixels of a cell, then PixelShuffle (Xie et al. 2022, section 3.3)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mimsuite.patches import fold_patches
+
+
+class _Fold(nn.Module):
+    """`fold_patches` as a module."""
+
+    def __init__(self, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return fold_patches(patches, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"
+
+
+class SimMIMHead(nn.Sequential):
+    """Predicts the pixels of every cell of a feature map; its parameters are `0.weight` and `0.bias`.
+
+    Args:
+        num_features: D, the width of the feature map.
+        stride: pixels per cell, one number or `(sh, sw)`.
+        num_channels: C of the images.
+    """
+
+    def __init__(self, num_features: int, stride: int | tuple[int, int], num_channels: int) -> None:
+        down, across = (stride, stride) if isinstance(stride, int) else stride
+        super().__init__(nn.Conv2d(num_features, num_channels * down * across, 1), _Fold((down, across)))
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Returns the picture `(B, C, h * sh, w * sw)` from features `grid (B, D, h, w)`."""
+        picture: Tensor = self[1](self[0](grid))
+        return picture
+
+    def hidden_only(self, cells: Tensor) -> Tensor:
+        """Returns patch vectors `(K, C * sh * sw)`, order channel, row, column, from features `cells (K, D)`."""
+        convolution = self[0]
+        assert isinstance(convolution, nn.Conv2d)
+        return F.linear(cells, convolution.weight.flatten(1), convolution.bias)

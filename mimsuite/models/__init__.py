@@ -1,0 +1,24 @@
+"""Models, configurations and image processors; everything is imported when first used, so that configs stay cheap."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "config": ("ViTConfig",),
+    "tasks": ("ViTForImageClassification", "ViTForMaskedImageModeling", "ViTModel"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 - made from the table above
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mimsuite.models' has no attribute {name!r}")
+    return getattr(import_module(f"mimsuite.models.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

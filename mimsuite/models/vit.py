@@ -1,0 +1,499 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021), with the parameter names of Hugging Face's files."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mimsuite.errors import InputError
+from mimsuite.models.config import Side, ViTConfig, pair
+from mimsuite.models.layers import activation, attend, drop_path, drop_path_rates, init_truncated_normal
+from mimsuite.models.outputs import BaseModelOutputWithPooling
+from mimsuite.patches import as_grid_mask, expand_mask
+from mimsuite.types import FeatureMap
+
+# Shapes: B images, N = gh * gw patches, T = N + 1 tokens (the class token first; N without one), D features.
+
+
+class _Dense(nn.Module):
+    """A linear layer under the name `dense`, as the files have it."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dense(x)
+        return out
+
+
+class _QueryKeyValue(nn.Module):
+    """Three projections, kept apart in files and computed as one product, which is up to twice as fast."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width, bias)
+        self.key = nn.Linear(width, width, bias)
+        self.value = nn.Linear(width, width, bias)
+
+    def forward(self, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns query, key and value, each `(B, heads, T, D / heads)`."""
+        parts = (self.query, self.key, self.value)
+        weight = torch.cat([p.weight for p in parts])
+        bias = None if self.query.bias is None else torch.cat([p.bias for p in parts])
+        batch, count, width = tokens.shape
+        fused = F.linear(tokens, weight, bias).view(batch, count, 3, heads, width // heads)
+        query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+
+class ViTAttention(nn.Module):
+    """Multi-head self-attention and its output projection."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.heads = config.num_attention_heads
+        self.attention = _QueryKeyValue(config.hidden_size, config.qkv_bias)
+        self.output = _Dense(config.hidden_size, config.hidden_size, config.use_attention_output_bias)
+
+    def forward(
+        self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns `(B, T, D)`, and the probabilities `(B, heads, T, T)` or None; arguments as for `attend`."""
+        query, key, value = self.attention(tokens, self.heads)
+        context, weights = attend(
+            query,
+            key,
+            value,
+            scale=query.shape[-1] ** -0.5,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            bias=bias,
+            head_mask=head_mask,
+            implementation=self.config.attn_implementation,
+            need_weights=need_weights,
+        )
+        return self.output(context.transpose(1, 2).reshape(tokens.shape)), weights
+
+
+class ViTLayer(nn.Module):
+    """A pre-norm block: attention, then MLP, each added to its input."""
+
+    def __init__(self, config: ViTConfig, drop_path_rate: float) -> None:
+        super().__init__()
+        width, hidden, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        self.drop_path_rate = drop_path_rate
+        self.layernorm_before = nn.LayerNorm(width, eps)
+        self.attention = ViTAttention(config)
+        self.layernorm_after = nn.LayerNorm(width, eps)
+        self.intermediate = _Dense(width, hidden, config.use_mlp_bias)
+        self.activation = activation(config.hidden_act)
+        self.output = _Dense(hidden, width, config.use_mlp_bias)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        scaled = config.layer_scale_init_value is not None
+        self.gamma_1 = nn.Parameter(torch.empty(width)) if scaled else None
+        self.gamma_2 = nn.Parameter(torch.empty(width)) if scaled else None
+
+    def forward(
+        self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the tokens `(B, T, D)` and the attention probabilities or None."""
+        attended, weights = self.attention(self.layernorm_before(tokens), bias, head_mask, need_weights)
+        tokens = tokens + self._branch(attended, self.gamma_1)
+        expanded = self.activation(self.intermediate(self.layernorm_after(tokens)))
+        return tokens + self._branch(self.output(expanded), self.gamma_2), weights
+
+    def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
+        x = self.dropout(x)
+        return drop_path(x if gamma is None else x * gamma, self.drop_path_rate, self.training)
+
+
+class ViTEmbeddings(nn.Module):
+    """Patches, mask token, class token and positions."""
+
+    def __init__(self, config: ViTConfig, use_mask_token: bool) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.hidden_size, pair(config.patch_size)
+        tokens = math.prod(_grid_of(config.image_size, config)) + config.use_class_token
+        absolute = config.use_absolute_position_embeddings
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_class_token else None
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if use_mask_token else None
+        self.position_embeddings = nn.Parameter(torch.empty(1, tokens, width)) if absolute else None
+        projection = nn.Conv2d(config.num_channels, width, patch, patch, bias=config.use_patch_bias)
+        self.patch_embeddings = nn.ModuleDict({"projection": projection})
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixels: Tensor, mask: Tensor | None, interpolate: bool) -> Tensor:
+        """Returns `(B, T, D)` from `pixels (B, C, H, W)` and `mask (B, gh, gw)` bool, True = hidden."""
+        self._check_pixels(pixels, interpolate)
+        projected = self.patch_embeddings["projection"](pixels)
+        tokens = projected.flatten(2).transpose(1, 2)
+        if mask is not None:
+            if self.mask_token is None:
+                raise InputError(
+                    "the model has no mask token, so it takes no mask; build it with use_mask_token=True"
+                )
+            tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.position_embeddings is not None:
+            tokens = tokens + self.positions((projected.shape[-2], projected.shape[-1]))
+        dropped: Tensor = self.dropout(tokens)
+        return dropped
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Returns the position table for a grid, `(1, T, D)`: unchanged for the config's grid, else bicubic."""
+        table = self.position_embeddings
+        assert table is not None
+        stored = _grid_of(self.config.image_size, self.config)
+        if grid == stored:
+            return table
+        return resize_positions(table, stored, grid, class_token=self.config.use_class_token)
+
+    def _check_pixels(self, pixels: Tensor, interpolate: bool) -> None:
+        channels, (height, width) = self.config.num_channels, pair(self.config.image_size)
+        if pixels.ndim != 4:
+            raise InputError(
+                f"pixel_values have shape {tuple(pixels.shape)}; expected (batch, channels, height, width)"
+            )
+        if pixels.shape[1] != channels:
+            raise InputError(
+                f"pixel_values have {pixels.shape[1]} channels; the model expects num_channels={channels}"
+            )
+        if tuple(pixels.shape[2:]) == (height, width):
+            return
+        if not interpolate:
+            raise InputError(
+                f"Input image size ({pixels.shape[2]}*{pixels.shape[3]}) doesn't match model ({height}*{width}). "
+                f"Resize the images or pass interpolate_pos_encoding=True."
+            )
+        if min(_grid_of([pixels.shape[2], pixels.shape[3]], self.config)) < 1:
+            raise InputError(
+                f"Input image size ({pixels.shape[2]}*{pixels.shape[3]}) is smaller than a patch ({self.config.patch_size})"
+            )
+
+
+class RelativePositionBias(nn.Module):
+    """One learned bias per head and relative position, shared by all blocks (BEiT, Bao et al. 2022; SimMIM's ViT)."""
+
+    relative_position_index: Tensor
+
+    def __init__(self, grid: tuple[int, int], heads: int, class_token: bool) -> None:
+        super().__init__()
+        index, rows = _relative_index(grid, class_token)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, heads))
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Returns the bias of every pair of tokens, `(heads, T, T)`."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+
+class _Blocks(nn.Module):
+    """The blocks under the name `layer`, and what they share."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
+        self.layer = nn.ModuleList(ViTLayer(config, rate) for rate in rates)
+        grid, heads = _grid_of(config.image_size, config), config.num_attention_heads
+        shared = config.use_shared_relative_position_bias
+        self.rel_pos_bias = RelativePositionBias(grid, heads, config.use_class_token) if shared else None
+
+
+class VisionTransformer(nn.Module):
+    """The network; fulfils `mimsuite.types.Encoder`.
+
+    Args:
+        config: sizes and switches.
+        add_pooling_layer: adds a linear layer and an activation on the class token (`pooler_output`).
+        use_mask_token: adds the token that takes the place of hidden patches.
+
+    Attributes:
+        num_features: D.
+        stride: `(ph, pw)` pixels.
+        mask_stride: `(ph, pw)` pixels.
+        interpolate_positions: whether images of another size than the config's are taken, positions interpolated;
+            `interpolate_pos_encoding` of a call wins. False unless set.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
+    """
+
+    def __init__(
+        self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False
+    ) -> None:
+        super().__init__()
+        if add_pooling_layer and not config.use_class_token:
+            raise InputError(
+                "use_class_token=False leaves the pooler without input; pass add_pooling_layer=False"
+            )
+        self.config = config
+        self.num_features = config.hidden_size
+        self.stride = self.mask_stride = pair(config.patch_size)
+        self.interpolate_positions = False
+        self.gradient_checkpointing = False
+        self.embeddings = ViTEmbeddings(config, use_mask_token)
+        self.encoder = _Blocks(config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.pooler = _Dense(config.hidden_size, config.pooler_output_size) if add_pooling_layer else None
+        self.pooler_activation = activation(config.pooler_act)
+        self.register_load_state_dict_pre_hook(_rename_aliases)  # type: ignore[no-untyped-call]
+        init_weights(self)
+
+    def forward_features(self, pixels: Tensor, mask: Tensor | None = None) -> FeatureMap:
+        """Encodes images; the features come after the final LayerNorm.
+
+        Args:
+            pixels: `(B, C, H, W)` normalised floats.
+            mask: `(B, rows, columns)` bool, True = hidden, on any regular grid whose cells are whole patches. Hidden
+                pixels influence nothing, not even as NaN.
+
+        Raises:
+            InputError: another image size than the config's (see `interpolate_positions`), other channels, a mask
+                that fits no patches, or a mask and no mask token.
+        """
+        grid = self._grid(pixels)
+        hidden = None if mask is None else expand_mask(mask, grid)
+        tokens, _, _ = self._encode(pixels, hidden, self.interpolate_positions, None, False)
+        return self.feature_map(self.layernorm(tokens), grid)
+
+    def feature_map(self, tokens: Tensor, grid: tuple[int, int]) -> FeatureMap:
+        """Splits tokens `(B, T, D)` into the patches on their grid and the class token."""
+        first = int(self.config.use_class_token)
+        patches = tokens[:, first:].transpose(1, 2).reshape(len(tokens), -1, *grid)
+        return FeatureMap(patches, tokens[:, 0] if first else None)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Runs the network; None for a switch means the config's value.
+
+        Args:
+            pixel_values: `(B, C, H, W)` normalised floats, cast to the parameters' dtype.
+            bool_masked_pos: `(B, N)` or `(B, rows, columns)`, True = hidden.
+            head_mask: `(heads,)` or `(L, heads)`: 1 keeps a head, 0 removes it, fractions scale it.
+            output_attentions: also return the attention probabilities.
+            output_hidden_states: also return the tokens after the embeddings and after every block.
+            interpolate_pos_encoding: take images of any size and interpolate the positions.
+            return_dict: False: a tuple instead of `BaseModelOutputWithPooling`.
+
+        Raises:
+            InputError: no pixels, or values that do not fit the model (a ValueError).
+        """
+        if pixel_values is None:
+            raise InputError("You have to specify pixel_values")
+        config = self.config
+        mask = None
+        if bool_masked_pos is not None:
+            mask = as_grid_mask(bool_masked_pos, pixel_values.shape[0], self._grid(pixel_values))
+        interpolate = (
+            self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
+        )
+        need_weights = config.output_attentions if output_attentions is None else output_attentions
+        tokens, states, weights = self._encode(pixel_values, mask, interpolate, head_mask, need_weights)
+        last = self.layernorm(tokens)
+        pooled = None if self.pooler is None else self.pooler_activation(self.pooler(last[:, 0]))
+        with_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        out = BaseModelOutputWithPooling(last, pooled, states if with_states else None, weights)
+        as_object = config.return_dict if return_dict is None else return_dict
+        return out if as_object else out.to_tuple()
+
+    def _encode(
+        self,
+        pixels: Tensor,
+        mask: Tensor | None,
+        interpolate: bool,
+        head_mask: Tensor | None,
+        need_weights: bool,
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...] | None]:
+        """Embeddings and blocks: the tokens before the final LayerNorm, those of every depth, the probabilities."""
+        tokens = self.embeddings(pixels.to(self.layernorm.weight.dtype), mask, interpolate)
+        bias = self._position_bias(tokens)
+        states, weights = [tokens], []
+        for layer, factors in zip(self.encoder.layer, self._head_factors(head_mask), strict=True):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens, probabilities = checkpoint(
+                    layer, tokens, bias, factors, need_weights, use_reentrant=False
+                )
+            else:
+                tokens, probabilities = layer(tokens, bias, factors, need_weights)
+            states.append(tokens)
+            weights.append(probabilities)
+        return tokens, tuple(states), tuple(weights) if need_weights else None
+
+    def set_image_size(self, image_size: Side, mode: str = "hf") -> None:
+        """Makes another image size the model's own: resizes the position table once and notes it in the config.
+
+        Args:
+            image_size: pixels, side or `[H, W]`.
+            mode: see `resize_positions`.
+
+        Raises:
+            InputError: an image smaller than a patch, or a model with relative positions, which have no other size.
+        """
+        old, new = _grid_of(self.config.image_size, self.config), _grid_of(image_size, self.config)
+        if min(new) < 1:
+            raise InputError(f"image_size={image_size} is smaller than patch_size={self.config.patch_size}")
+        if self.encoder.rel_pos_bias is not None and new != old:
+            raise InputError(
+                f"image_size={image_size}: relative position biases cannot be resized; keep {self.config.image_size}"
+            )
+        table = self.embeddings.position_embeddings
+        if table is not None and new != old:
+            resized = resize_positions(
+                table.detach(), old, new, mode, class_token=self.config.use_class_token
+            )
+            self.embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
+        self.config.image_size = image_size
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keeps only the blocks' inputs for the backward pass; values and gradients stay the same."""
+        self.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undoes `gradient_checkpointing_enable`."""
+        self.gradient_checkpointing = False
+
+    def _grid(self, pixels: Tensor) -> tuple[int, int]:
+        return _grid_of([pixels.shape[-2], pixels.shape[-1]], self.config)
+
+    def _position_bias(self, tokens: Tensor) -> Tensor | None:
+        shared = self.encoder.rel_pos_bias
+        if shared is None:
+            return None
+        if len(shared.relative_position_index) != tokens.shape[1]:
+            raise InputError(
+                f"{tokens.shape[1]} tokens, but relative position biases for {len(shared.relative_position_index)}; "
+                f"they cannot be interpolated: use images of {self.config.image_size} pixels"
+            )
+        bias: Tensor = shared()
+        return bias
+
+    def _head_factors(self, head_mask: Tensor | None) -> list[Tensor | None]:
+        """One `(heads,)` tensor or None per block."""
+        depth, heads = self.config.num_hidden_layers, self.config.num_attention_heads
+        if head_mask is None:
+            return [None] * depth
+        if tuple(head_mask.shape) not in ((heads,), (depth, heads)):
+            raise InputError(
+                f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},) or ({depth}, {heads})"
+            )
+        return list(head_mask.expand(depth, heads))
+
+
+@torch.no_grad()
+def init_weights(model: VisionTransformer) -> None:
+    """Draws all parameters anew from torch's global generator.
+
+    "hf": truncated normals, mask token 0. "simmim": the mask token is drawn too, and the last layer of both branches
+    of block i (from 1) is divided by sqrt(2 i) (SimMIM's published code).
+    """
+    config, std = model.config, model.config.initializer_range
+    init_truncated_normal(model, std)
+    for token in (model.embeddings.cls_token, model.embeddings.position_embeddings):
+        if token is not None:
+            nn.init.trunc_normal_(token, std=std)
+    if model.encoder.rel_pos_bias is not None:
+        nn.init.zeros_(model.encoder.rel_pos_bias.relative_position_bias_table)
+    simmim = config.init_scheme == "simmim"
+    if model.embeddings.mask_token is not None:
+        if simmim:
+            nn.init.trunc_normal_(model.embeddings.mask_token, std=0.02, a=-0.02, b=0.02)
+        else:
+            nn.init.zeros_(model.embeddings.mask_token)
+    for number, layer in enumerate(model.encoder.layer, start=1):
+        assert isinstance(layer, ViTLayer)
+        if simmim:
+            layer.attention.output.dense.weight /= math.sqrt(2 * number)
+            layer.output.dense.weight /= math.sqrt(2 * number)
+        for gamma in (layer.gamma_1, layer.gamma_2):
+            if gamma is not None and config.layer_scale_init_value is not None:
+                nn.init.constant_(gamma, config.layer_scale_init_value)
+
+
+def resize_positions(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "hf", *, class_token: bool = True
+) -> Tensor:
+    """Resizes a position table; the class token's position is kept.
+
+    Args:
+        table: `(1, T, D)`.
+        old: grid of the table.
+        new: grid wanted.
+        mode: "hf": bicubic; "timm": bicubic with antialiasing; "jax": linear between the corners.
+        class_token: whether the table begins with one.
+
+    Raises:
+        InputError: an unknown mode.
+    """
+    first = int(class_token)
+    cells = table[:, first:].transpose(1, 2).reshape(1, -1, *old)
+    cells = cells.to(torch.promote_types(cells.dtype, torch.float32))
+    if mode in ("hf", "timm"):
+        resized = F.interpolate(
+            cells, size=new, mode="bicubic", align_corners=False, antialias=mode == "timm"
+        )
+    elif mode == "jax":
+        resized = F.interpolate(cells, size=new, mode="bilinear", align_corners=True)
+    else:
+        raise InputError(f"mode={mode!r} is not one of hf, timm, jax")
+    return torch.cat([table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+_ALIASES = (
+    (re.compile(r"(^|\.)layers\.(\d+)\."), r"\1encoder.layer.\2."),
+    (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
+    (re.compile(r"\.attention\.k_proj\."), ".attention.attention.key."),
+    (re.compile(r"\.attention\.v_proj\."), ".attention.attention.value."),
+    (re.compile(r"\.attention\.o_proj\."), ".attention.output.dense."),
+    (re.compile(r"\.mlp\.fc1\."), ".intermediate.dense."),
+    (re.compile(r"\.mlp\.fc2\."), ".output.dense."),
+)
+
+
+def classic_key(key: str) -> str:
+    """Returns the name in files of a parameter named as Hugging Face 5 names it in memory; others unchanged."""
+    if not _ALIASES[0][0].search(key):
+        return key
+    for pattern, name in _ALIASES:
+        key = pattern.sub(name, key)
+    return key
+
+
+def _rename_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for key in [k for k in state if k.startswith(prefix)]:
+        state[prefix + classic_key(key.removeprefix(prefix))] = state.pop(key)
+
+
+def _grid_of(image_size: Side, config: ViTConfig) -> tuple[int, int]:
+    (height, width), (down, across) = pair(image_size), pair(config.patch_size)
+    return height // down, width // across
+
+
+def _relative_index(grid: tuple[int, int], class_token: bool) -> tuple[Tensor, int]:
+    """Row of the bias table for every pair of tokens, `(T, T)` int64, and the number of rows.
+
+    The last three rows serve class token to patch, patch to class token, and class token to itself.
+    """
+    rows, columns = grid
+    r, c = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)
+    down, across = r[:, None] - r[None, :] + rows - 1, c[:, None] - c[None, :] + columns - 1
+    index, count = down * (2 * columns - 1) + across, (2 * rows - 1) * (2 * columns - 1)
+    if not class_token:
+        return index, count
+    index = F.pad(index, (1, 0, 1, 0))
+    index[0, :], index[:, 0], index[0, 0] = count, count + 1, count + 2
+    return index, count + 3

@@ -1,0 +1,144 @@
+"""Tensors in files: safetensors and torch archives, single or in shards, read without running anything they hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mimsuite.errors import InputError
+from mimsuite.models.source import MissingFileError, read_json
+
+SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
+OTHER_FORMATS = ("flax_model.msgpack", "tf_model.h5")
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a Hugging Face folder, on the CPU: safetensors if there, else `pytorch_model.bin`.
+
+    Raises:
+        MissingFileError: no weights, or a shard is missing.
+        InputError: damaged or unsafe files, or only formats that are not read.
+    """
+    for name in (SAFETENSORS, TORCH):
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _read_shards(index)
+    others = [name for name in OTHER_FORMATS if (folder / name).is_file()]
+    raise MissingFileError(
+        f"{folder} has no weights that can be read"
+        + (f" (only {', '.join(others)})" if others else "")
+        + f"; expected {SAFETENSORS} or {TORCH}, single or with an .index.json"
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of one file, by its suffix.
+
+    Raises:
+        MissingFileError: no such file.
+        InputError: a damaged file, or a torch archive that holds more than tensors.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; download or copy the folder again")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise InputError(f"{path} is damaged ({error}); download or write it again") from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{path} holds more than tensors and is not read, for it could run code: {reason}"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise InputError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); download or write it again"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise InputError(f"{path} is not a flat map of names to tensors; expected a state dict")
+    return state
+
+
+def write_folder(folder: Path, state: dict[str, Tensor], max_shard_bytes: int) -> None:
+    """Writes `model.safetensors`, or shards with an index if the tensors are larger than `max_shard_bytes`.
+
+    Each file is written beside its place and moved there whole; weights of other shards are removed at the end.
+    """
+    shards = _split(state, max_shard_bytes)
+    count = len(shards)
+    names = (
+        [SAFETENSORS]
+        if count == 1
+        else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    )
+    for name, shard in zip(names, shards, strict=True):
+        _write_shard(folder / name, shard)
+    if count > 1:
+        weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        total = sum(t.nbytes for t in state.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_text(folder / f"{SAFETENSORS}.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+    keep = {*names, *([f"{SAFETENSORS}.index.json"] if count > 1 else [])}
+    for old in [*folder.glob("model-*-of-*.safetensors"), *folder.glob(f"{SAFETENSORS}*")]:
+        if old.name not in keep:
+            old.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(
+            {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"}
+        )
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(n, str) for n in weight_map.values()):
+        raise InputError(f"{index} has no weight_map; download or write it again")
+    state: dict[str, Tensor] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise InputError(f"{index} names the shard {name!r}; expected a file name in the same folder")
+        state |= read_tensors(index.parent / name)
+    absent = sorted(weight_map.keys() - state.keys())
+    if absent:
+        raise InputError(
+            f"{index} names {absent[0]!r}, which its shard does not hold; download or write it again"
+        )
+    return state
+
+
+def _split(state: dict[str, Tensor], max_bytes: int) -> list[dict[str, Tensor]]:
+    """In order, each shard as full as `max_bytes` allows, at least one tensor each."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, tensor in state.items():
+        if shards[-1] and size + tensor.nbytes > max_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][key] = tensor
+        size += tensor.nbytes
+    return shards

@@ -1,0 +1,159 @@
+"""Hugging Face folders: `from_pretrained` and `save_pretrained` of every model class."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from mimsuite.errors import InputError
+from mimsuite.models.config import ModelConfig
+from mimsuite.models.source import find_folder
+from mimsuite.weights.files import read_folder, write_folder, write_text
+
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+class Pretrained(nn.Module):
+    """A model with a configuration that is read from and written to Hugging Face folders.
+
+    Attributes:
+        config_class: the family's configuration.
+        base_prefix: the family's prefix of the encoder's parameters in models with a head: "vit", "cvt", "bit".
+        is_base: whether this is the bare encoder, whose parameters have no prefix.
+        init_options: arguments of the constructor, beside `config`, that `from_pretrained` hands on.
+    """
+
+    config_class: ClassVar[type[ModelConfig]]
+    base_prefix: ClassVar[str]
+    is_base: ClassVar[bool] = False
+    init_options: ClassVar[tuple[str, ...]] = ()
+
+    @staticmethod
+    def file_key(key: str) -> str:
+        """Returns the name in files of a parameter that other software named otherwise."""
+        return key
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        config: ModelConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        ignore_mismatched_sizes: bool = False,
+        **overrides: Any,
+    ) -> Self:
+        """Reads a folder or `hf:ORG/NAME` and returns the model in eval mode.
+
+        Parameters that the files do not have stay freshly initialised; they and the ones that the model does not have
+        are listed in one warning.
+
+        Args:
+            source: folder with `config.json` and weights, or the name of a hub repository.
+            config: used instead of the folder's.
+            dtype: of the parameters; None: torch's default; "auto": that of the files.
+            torch_dtype: old name of `dtype`.
+            ignore_mismatched_sizes: leave parameters of other shapes freshly initialised instead of failing.
+            overrides: fields of the configuration, or `init_options` of the class.
+
+        Raises:
+            FileNotFoundError: no folder, `config.json` or weights (also an InputError).
+            InputError: damaged files, unknown fields, or shapes that differ.
+        """
+        options = {name: overrides.pop(name) for name in cls.init_options if name in overrides}
+        folder = find_folder(source)
+        if config is None:
+            config = cls.config_class.from_pretrained(folder, **overrides)
+        elif overrides:
+            config = type(config).from_dict({"model_type": config.model_type} | _fields(config), **overrides)
+        state = read_folder(folder)
+        model = cls(config, **options)
+        model.to(_dtype_of(dtype if dtype is not None else torch_dtype, state))
+        load_state(model, state, str(source), ignore_mismatched_sizes)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        """Writes `config.json` and `model.safetensors` (or shards), each whole or not at all; makes the folder."""
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; give a folder to save into")
+        config = copy.copy(self.config)
+        assert isinstance(config, ModelConfig)
+        config.architectures = [type(self).__name__]
+        config.dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+        text = config.to_json_string()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_folder(folder, self.state_dict(), max_shard_bytes)
+        write_text(folder / "config.json", text)
+
+
+def load_state(
+    model: Pretrained, state: dict[str, Tensor], source: str, ignore_mismatched_sizes: bool = False
+) -> None:
+    """Copies `state` into `model` by the family's prefix rules, and warns once of what is fresh or left over.
+
+    Weights of a model with a head go into the bare encoder (prefix removed, head left out) and the other way round
+    (prefix added).
+
+    Raises:
+        InputError: shapes that differ, unless they are to be ignored.
+    """
+    own = model.state_dict()
+    found = place_keys(model, {model.file_key(k): t for k, t in state.items()})
+    differing = [k for k, t in found.items() if k in own and own[k].shape != t.shape]
+    if differing and not ignore_mismatched_sizes:
+        key = differing[0]
+        raise InputError(
+            f"{source}: {key} has shape {tuple(found[key].shape)}, the model {tuple(own[key].shape)} "
+            f"({len(differing)} such); change the config or pass ignore_mismatched_sizes=True"
+        )
+    usable = {k: t for k, t in found.items() if k in own and k not in differing}
+    model.load_state_dict(usable, strict=False)
+    fresh = sorted(own.keys() - usable.keys())
+    unexpected = sorted(found.keys() - own.keys())
+    notes = [
+        f"{label}: {', '.join(keys)}"
+        for label, keys in (("freshly initialised", fresh), ("in the files but not in the model", unexpected))
+        if keys
+    ]
+    if notes:
+        warnings.warn(f"{source} -> {type(model).__name__}: {'; '.join(notes)}", stacklevel=3)
+
+
+def place_keys(model: Pretrained, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns `state` under the names of `model`: the encoder's prefix removed or added."""
+    prefix = model.base_prefix + "."
+    prefixed = any(k.startswith(prefix) for k in state)
+    if model.is_base:
+        return (
+            {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
+            if prefixed
+            else state
+        )
+    if prefixed:
+        return state
+    own = model.state_dict().keys()
+    return {(prefix + k if k not in own and prefix + k in own else k): t for k, t in state.items()}
+
+
+def _fields(config: ModelConfig) -> dict[str, Any]:
+    return dict(vars(config))
+
+
+def _dtype_of(dtype: torch.dtype | str | None, state: dict[str, Tensor]) -> torch.dtype:
+    if dtype is None:
+        return torch.get_default_dtype()
+    if dtype == "auto":
+        return next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(
+            f"dtype={dtype!r} is not a floating type; use float32, bfloat16, float16, float64 or auto"
+        )
+    return found
