@@ -1,0 +1,88 @@
+"""How samples become a batch: pictures stacked, masks drawn, labels brought to one form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mimsuite.data.hashing import mix
+from mimsuite.data.labels import Label
+from mimsuite.data.reader import Failure, Sample, too_many
+from mimsuite.errors import InputError
+from mimsuite.masking import MaskSampler
+from mimsuite.types import Batch
+
+_MASK = 2
+_WHOLE_BATCH = 8  # smaller batches may be bad as a whole by bad luck
+
+
+class Collate:
+    """Makes a `Batch` of samples; a mask is drawn from its sample's own seed."""
+
+    def __init__(
+        self,
+        mask: MaskSampler | None = None,
+        grid: tuple[int, int] | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        """Takes the parts of a batch that samples do not have.
+
+        Args:
+            mask: draws the masks; None for none.
+            grid: mask units per axis, (gh, gw).
+            num_classes: width of multi-label targets.
+        """
+        self._mask, self._grid, self._num_classes = mask, grid, num_classes
+
+    def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
+        """Stacks samples; an error among them, or a batch of nothing but broken images, takes the batch's place."""
+        good: list[Sample] = []
+        for sample in samples:
+            if not isinstance(sample, Sample):
+                return sample
+            good.append(sample)
+        bad = [b for sample in good for b in sample.bad]
+        if len(good) >= _WHOLE_BATCH and all(sample.bad for sample in good):
+            return too_many(bad)
+        try:
+            labels = _labels([s.label for s in good if s.label is not None], self._num_classes)
+        except InputError as error:
+            return error
+        return Batch(
+            images=torch.stack([s.image for s in good]),
+            ids=torch.tensor([s.id for s in good], dtype=torch.int64),
+            mask=self._masks(good),
+            labels=labels,
+            bad=bad,
+        )
+
+    def _masks(self, samples: list[Sample]) -> Tensor | None:
+        if self._mask is None or self._grid is None:
+            return None
+        generator = torch.Generator()
+        return torch.stack(
+            [self._mask(self._grid, generator.manual_seed(mix(s.seed, _MASK))) for s in samples]
+        )
+
+
+def _labels(labels: list[Label], num_classes: int | None) -> Tensor | None:
+    """`(B,)` int64 for classes, `(B, K)` float32 for multi-label, `(B, 1)` float32 for regression."""
+    if not labels:
+        return None
+    kinds = {type(label) for label in labels}
+    if kinds == {int}:
+        return torch.tensor(labels, dtype=torch.int64)
+    if kinds <= {int, float}:
+        return torch.tensor(labels, dtype=torch.float32)[:, None]
+    if kinds != {tuple}:
+        raise InputError("labels are lists in some samples and single numbers in others; use one form")
+    if num_classes is None:
+        raise InputError(
+            "labels are lists, and the number of classes is not known; name the classes in classes.txt"
+        )
+    targets = torch.zeros(len(labels), num_classes)
+    for target, label in zip(targets, labels, strict=True):
+        target[list(label)] = 1.0  # type: ignore[arg-type]
+    return targets

@@ -1,0 +1,235 @@
+"""How batches reach a training run and an evaluation: loaders over the plan, and over a split once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from mimsuite.data.augment import CenterCrop, Transform
+from mimsuite.data.collate import Collate
+from mimsuite.data.index import DataIndex, Samples, Selection
+from mimsuite.data.plan import Plan
+from mimsuite.data.reader import ImageReader
+from mimsuite.errors import InputError, RunError
+from mimsuite.masking import MaskSampler
+from mimsuite.types import Batch
+
+_SALT_VAL = 0x56414C
+_PREFETCH = 4  # batches per worker
+
+Item = tuple[int, int]  # (epoch, number of the sample)
+
+
+class BatchLoader(DataLoader[Any]):
+    """A `DataLoader` that raises here, with its own one-line message, the error that a worker met."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Yields batches.
+
+        Raises:
+            InputError: images that cannot be decoded, too many of them, or wrong labels.
+            RunError: a shard that cannot be read.
+        """
+        for batch in super().__iter__():
+            if isinstance(batch, (InputError, RunError)):
+                raise batch
+            yield batch
+
+
+class StepBatches(Sampler[list[Item]]):
+    """The micro-batches of one rank, from the optimizer step on that `start` tells when iteration begins."""
+
+    def __init__(
+        self, plan: Plan, steps: int, micro: int, rank: int, world: int, batch: int, start: Callable[[], int]
+    ) -> None:
+        self._plan, self._steps, self._micro, self._start = plan, steps, micro, start
+        self._rank, self._world, self._share = rank, world, batch // world
+
+    def __len__(self) -> int:
+        """Micro-batches of the whole run, also of the part that lies before `start`."""
+        return self._steps * (self._share // self._micro)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """Yields lists of (epoch, number)."""
+        for epoch, numbers in self._plan.batches(self._start(), self._steps, self._rank, self._world):
+            items = [(epoch, number) for number in numbers.tolist()]
+            for first in range(0, self._share, self._micro):
+                yield items[first : first + self._micro]
+
+
+class FixedBatches(Sampler[list[Item]]):
+    """Samples 0 to `count` in order, the last partial batch included; of each batch, one rank's share."""
+
+    def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1) -> None:
+        self._count, self._batch, self._rank, self._world = count, batch, rank, world
+
+    def __len__(self) -> int:
+        """Batches of this rank; one more than those of another rank at most."""
+        full, rest = divmod(self._count, self._batch * self._world)
+        return full + (rest > self._rank)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """Yields lists of (epoch, number); the epoch is 0."""
+        step = self._batch * self._world
+        for first in range(0, self._count, step):
+            numbers = range(first + self._rank, min(first + step, self._count), self._world)
+            if numbers:
+                yield [(0, number) for number in numbers]
+
+
+class ImageData(lightning.LightningDataModule):
+    """Batches of a run: training batches by the plan, validation batches with fixed crops and masks.
+
+    A trainer must not put its own sampler in (`use_distributed_sampler=False`): the plan knows the ranks.
+    """
+
+    def __init__(
+        self,
+        index: DataIndex,
+        *,
+        image_size: tuple[int, int],
+        mask_unit: int | None,
+        train_transform: Transform,
+        mask: MaskSampler | None,
+        batch: int,
+        micro_batch: int,
+        steps: int,
+        seed: int,
+        workers: int,
+        lanes: int = 1,
+        window: int = 16,
+        val_limit: int = 5000,
+        labels: bool = False,
+    ) -> None:
+        """Makes the plan of the run; reads no image.
+
+        Args:
+            index: the data set.
+            image_size: (height, width) of validation pictures, in pixels.
+            mask_unit: side of a mask unit in pixels; None where no masks are drawn.
+            train_transform: makes the training pictures.
+            mask: draws the masks; None for none.
+            batch: samples per optimizer step, over all devices and micro-batches.
+            micro_batch: samples per forward pass on one device.
+            steps: optimizer steps of the whole run.
+            seed: decides order, crops and masks of training.
+            workers: processes that read; 0 reads in the main process.
+            lanes, window: see `Plan`.
+            val_limit: at most so many validation images are used, chosen once by their keys.
+            labels: whether labels are read.
+
+        Raises:
+            InputError: the data has no such samples, or fewer than one batch needs.
+        """
+        super().__init__()
+        self._index, self._batch, self._micro, self._steps = index, batch, micro_batch, steps
+        self._workers, self._labels, self._seed = workers, labels, seed
+        self._train_transform, self._val_transform = train_transform, CenterCrop(image_size)
+        grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
+        self._collate = Collate(mask, grid, len(index.classes) if index.classes else None)
+        self._train = index.records(index.select("train"))
+        self.plan = Plan(self._train.sizes, batch, seed, lanes, window)
+        curve = index.records(index.select("curve"))
+        self._val = curve.take(curve.smallest(val_limit, _SALT_VAL)[:val_limit])
+
+    def train_dataloader(self) -> BatchLoader:
+        """This rank's micro-batches of the run.
+
+        Its length is that of the whole run; iteration begins at the trainer's `global_step`.
+
+        Raises:
+            InputError: the micro-batches of all devices do not add up to the batch.
+        """
+        rank, world = self._place()
+        if self._batch % (world * self._micro):
+            raise InputError(
+                f"batch={self._batch} is not a multiple of devices x micro_batch = {world} x {self._micro}; "
+                f"use batch={-(-self._batch // (world * self._micro)) * world * self._micro}"
+            )
+        reader = ImageReader(
+            self._index, self._train, self._train_transform, seed=self._seed, labels=self._labels
+        )
+        batches = StepBatches(self.plan, self._steps, self._micro, rank, world, self._batch, self._done)
+        return _loader(reader, batches, self._collate, self._workers, keep=False)
+
+    def val_dataloader(self) -> BatchLoader:
+        """The validation images in fixed order: centre crops, masks that depend on the key alone."""
+        reader = ImageReader(self._index, self._val, self._val_transform, seed=None, labels=self._labels)
+        batches = FixedBatches(len(self._val), self._micro, *self._place())
+        return _loader(reader, batches, self._collate, self._workers, keep=True)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _done(self) -> int:
+        return self.trainer.global_step if self.trainer is not None else 0
+
+
+def eval_loader(
+    index: DataIndex,
+    part: str | Selection | Samples,
+    *,
+    image_size: tuple[int, int],
+    batch: int,
+    workers: int,
+    labels: bool,
+    mask: MaskSampler | None = None,
+    mask_unit: int | None = None,
+) -> BatchLoader:
+    """Every sample once, in the order of the split: centre crops, and masks that depend on the key alone.
+
+    Args:
+        index: the data set.
+        part: a split, a part of one, or chosen samples.
+        image_size: (height, width) of the pictures, in pixels.
+        batch: samples per batch; the last may have fewer.
+        workers: processes that read; 0 reads in the main process.
+        labels: whether labels are read.
+        mask: draws masks of units of `mask_unit` pixels; None for none.
+        mask_unit: side of a mask unit in pixels.
+    """
+    samples = part if isinstance(part, Samples) else index.records(part)
+    grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
+    reader = ImageReader(index, samples, CenterCrop(image_size), seed=None, labels=labels)
+    collate = Collate(mask, grid, len(index.classes) if index.classes else None)
+    return _loader(reader, FixedBatches(len(samples), batch), collate, workers, keep=False)
+
+
+def _loader(
+    reader: ImageReader, batches: Sampler[list[Item]], collate: Collate, workers: int, keep: bool
+) -> BatchLoader:
+    """A loader with its own generator: torch would otherwise draw a seed for the workers from the global one."""
+    return BatchLoader(
+        reader,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH if workers else None,
+        persistent_workers=keep and workers > 0,
+        multiprocessing_context=_context() if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Fork on Linux: workers start at once, share the parent's memory, and do nothing that a fork makes unsafe.
+
+    They compute on one thread, and read files whose positions nobody shares. Elsewhere fork itself is unsafe.
+    """
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+
+def _start_worker(worker: int) -> None:
+    """One thread per worker; and signals are for the main process, which ends its workers itself."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,133 @@
+"""What one sample is: its picture, id, label and seed, read from a shard. A map-style dataset over a split."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mimsuite.data.augment import Transform
+from mimsuite.data.decode import DecodeError, conform, open_image
+from mimsuite.data.hashing import hash_key, mix
+from mimsuite.data.index import DataIndex, Samples, Shard
+from mimsuite.data.labels import Label, parse_label
+from mimsuite.data.sources import ShardFiles
+from mimsuite.data.tar import header_name, split_name
+from mimsuite.errors import InputError, RunError
+from mimsuite.types import BadSample
+
+_AUGMENT = 1
+_IN_A_ROW = 64  # undecodable images, before the data is given up
+
+
+class Sample(NamedTuple):
+    """A sample as the collate function gets it.
+
+    Attributes:
+        image: `(C, H, W)` uint8, or int32 holding uint16 values.
+        id: the hash of the key, as int64.
+        seed: what everything random about it is drawn from; in evaluation it depends on the key alone.
+        label: None where none are asked for.
+        bad: the samples that this one stands in for.
+    """
+
+    image: Tensor
+    id: int
+    seed: int
+    label: Label | None
+    bad: tuple[BadSample, ...]
+
+
+#: Errors travel as values: a worker's exception would reach the main process wrapped in its traceback.
+Failure = InputError | RunError
+
+
+class ImageReader(Dataset[Sample | Failure]):
+    """Samples addressed by (epoch, number). It holds no state but open files, and those may be lost at any time."""
+
+    def __init__(
+        self, index: DataIndex, samples: Samples, transform: Transform, *, seed: int | None, labels: bool
+    ) -> None:
+        """Takes the samples of one split.
+
+        Args:
+            index: gives channels, dtype and the number of classes.
+            samples: the samples, numbered from 0.
+            transform: makes the pictures.
+            seed: of the run; None draws everything from the key alone, the same in each epoch and run.
+            labels: whether labels are read; every sample must then have one.
+        """
+        self._samples, self._transform, self._seed, self._labels = samples, transform, seed, labels
+        self._channels, self._dtype = index.channels, index.dtype
+        self._classes = len(index.classes) if index.classes else None
+        self._files = ShardFiles()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample | Failure:
+        """Reads the sample `item = (epoch, number)`, or the next one that can be decoded in its place.
+
+        Returns:
+            The sample; an `InputError` where 64 in a row are broken or a label is wrong; a `RunError` where a shard
+            cannot be read, or is no longer the one that was indexed.
+        """
+        epoch, number = item
+        bad: list[BadSample] = []
+        try:
+            for step in range(min(_IN_A_ROW, len(self))):
+                sample = self._read(epoch, (number + step) % len(self), bad)
+                if sample is not None:
+                    return sample
+        except (InputError, RunError) as error:
+            return error
+        return too_many(bad)
+
+    def _read(self, epoch: int, number: int, bad: list[BadSample]) -> Sample | None:
+        shard, row = self._samples[number]
+        name, data = self._member(
+            shard, int(row["image_offset"]), int(row["image_header"]), int(row["image_size"])
+        )
+        key = split_name(name)[0]
+        identity = int(row["key"])
+        if hash_key(key) != identity:
+            raise RunError(
+                f"shard {shard.path} is not the one that was indexed: the member at offset {row['image_offset']} "
+                "is another; it was replaced during the run, or index.json is old (pack the data again)"
+            )
+        seed = mix(identity) if self._seed is None else mix(self._seed, epoch, identity)
+        generator = torch.Generator().manual_seed(mix(seed, _AUGMENT))
+        try:
+            image = open_image(data)
+            box = self._transform.box(image.height, image.width, generator)
+            pixels = conform(image.pixels(box, self._transform.size), self._channels, self._dtype)
+        except DecodeError as error:
+            bad.append(BadSample(shard.path, key, str(error)))
+            return None
+        label = self._label(shard, row, key) if self._labels else None
+        signed = identity - (1 << 64) if identity >= 1 << 63 else identity
+        return Sample(self._transform(pixels, generator), signed, seed, label, tuple(bad))
+
+    def _label(self, shard: Shard, row: np.void, key: str) -> Label:
+        header = int(row["label_header"])
+        if header == 0:
+            raise InputError(
+                f"{key} in {shard.path} has no label; add {key}.cls, or use data whose samples all have one"
+            )
+        name, data = self._member(shard, int(row["label_offset"]), header, int(row["label_size"]))
+        return parse_label(data, split_name(name)[1], key, self._classes)
+
+    def _member(self, shard: Shard, offset: int, header: int, size: int) -> tuple[str, bytes]:
+        data = self._files.read(shard.path, offset - header, header + size)
+        return header_name(data[:header], shard.path), data[header:]
+
+
+def too_many(bad: list[BadSample]) -> InputError:
+    """The error that says that these samples are too many; it names the first three."""
+    first = "; ".join(f"{b.key} in {b.shard}: {b.reason}" for b in bad[:3])
+    return InputError(
+        f"{len(bad)} images in a row cannot be decoded: {first}; check the files, or pack them again"
+    )
