@@ -1,0 +1,1 @@
+"""How good frozen features are: kNN and a linear probe on whole images, beside a raw-pixel baseline."""

@@ -1,0 +1,80 @@
+"""kNN against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from mimsuite.errors import InputError
+from mimsuite.evaluation.features import Features
+from mimsuite.evaluation.knn import knn_accuracy, knn_predict
+
+
+def blobs(n, seed, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 7
+    centres = torch.randn(7, 12, generator=torch.Generator().manual_seed(9), dtype=dtype)
+    return centres[labels] + 1.6 * torch.randn(n, 12, generator=g, dtype=dtype), labels
+
+
+def test_predictions_equal_those_of_scikit_learn():
+    x, y = blobs(400, 0)
+    test_x, test_y = blobs(230, 1)
+    ks = (1, 5, 10, 20, 200)
+    got = knn_predict(x, y, test_x, ks=ks, chunk=64)
+    for row, k in zip(got, ks, strict=True):
+        oracle = KNeighborsClassifier(
+            k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07), algorithm="brute"
+        )
+        expected = oracle.fit(x.numpy(), y.numpy()).predict(test_x.numpy())
+        assert row.tolist() == expected.tolist()
+    assert 0.3 < (got[3] == test_y).float().mean() < 0.95
+
+
+def test_chunks_do_not_matter():
+    x, y = blobs(100, 0)
+    test_x, _ = blobs(50, 1)
+    assert torch.equal(knn_predict(x, y, test_x, chunk=7), knn_predict(x, y, test_x, chunk=50))
+
+
+def test_near_neighbours_weigh_more():
+    angle = torch.tensor([0.1, 0.6, 0.6])
+    x = torch.stack([angle.cos(), angle.sin()], 1)
+    query = torch.tensor([[1.0, 0.0]])
+    labels = torch.tensor([1, 0, 0])
+    assert knn_predict(x, labels, query, ks=(3,)).item() == 1
+    assert knn_predict(x, labels, query, ks=(3,), temperature=100).item() == 0
+
+
+def test_length_of_a_vector_does_not_matter():
+    x, y = blobs(100, 0)
+    test_x, _ = blobs(50, 1)
+    scaled = x * torch.linspace(1, 50, 100)[:, None]
+    assert torch.equal(knn_predict(x, y, test_x), knn_predict(scaled, y, test_x))
+
+
+def test_accuracy_is_the_fraction_of_right_predictions_per_k():
+    x, y = blobs(100, 0, torch.float32)
+    test_x, test_y = blobs(50, 1, torch.float32)
+    test_y = torch.where(torch.arange(50) < 10, 8, test_y)  # a class that training never saw is always wrong
+    got = knn_accuracy(Features(x, y, y, "mean"), Features(test_x, test_y, test_y, "mean"), ks=(1, 5))
+    predicted = knn_predict(x, y, test_x, ks=(1, 5))
+    assert got == {
+        1: float((predicted[0] == test_y).double().mean()),
+        5: float((predicted[1] == test_y).double().mean()),
+    }
+    assert 0 < got[5] <= 0.8
+
+
+@pytest.mark.parametrize("k", [0, 101])
+def test_impossible_k_is_refused(k):
+    x, y = blobs(100, 0)
+    with pytest.raises(InputError, match=rf"k={k} neighbours of 100 training images; use 1 to 100"):
+        knn_predict(x, y, x, ks=(1, k))
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(100), torch.zeros(100, 3, dtype=torch.long)])
+def test_labels_that_are_not_one_class_per_image_are_refused(labels):
+    x, y = blobs(100, 0, torch.float32)
+    with pytest.raises(InputError, match="need one class per image"):
+        knn_accuracy(Features(x, labels, y, "mean"), Features(x, y, y, "mean"))

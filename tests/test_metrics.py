@@ -1,0 +1,95 @@
+"""Figures of masked image modeling against plain numpy."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional import mean_absolute_error
+
+from mimsuite.losses import masked_l1
+from mimsuite.metrics import HiddenPSNR, hidden_psnr, visible_mean_loss, visible_median_loss
+
+MASK = torch.tensor([[[1, 0], [0, 1]], [[0, 1], [0, 0]]]).bool()
+
+
+@pytest.fixture
+def pair():
+    g = torch.Generator().manual_seed(0)
+    return torch.rand(2, 3, 8, 12, generator=g), torch.rand(2, 3, 8, 12, generator=g)
+
+
+def hidden_values(x, i):
+    """All hidden values of image i, channel by channel: (C, pixels)."""
+    big = np.kron(MASK[i].numpy(), np.ones((4, 6))).astype(bool)
+    return x[i].numpy()[:, big], x[i].numpy()[:, ~big]
+
+
+def test_psnr_is_that_of_the_hidden_pixels_of_each_image(pair):
+    prediction, pixels = pair
+    expected = [
+        10 * np.log10(1 / np.mean((hidden_values(prediction, i)[0] - hidden_values(pixels, i)[0]) ** 2))
+        for i in (0, 1)
+    ]
+    torch.testing.assert_close(
+        hidden_psnr(prediction, pixels, MASK), torch.tensor(expected, dtype=torch.float32)
+    )
+
+
+def test_psnr_ignores_visible_pixels(pair):
+    prediction, pixels = pair
+    big = MASK.repeat_interleave(4, 1).repeat_interleave(6, 2)[:, None]
+    other = torch.where(big, prediction, 1 - prediction)
+    assert torch.equal(hidden_psnr(other, pixels, MASK), hidden_psnr(prediction, pixels, MASK))
+
+
+def test_psnr_clips_the_prediction_as_a_picture_would():
+    white = torch.ones(1, 3, 8, 12)
+    assert hidden_psnr(white * 1.7, white, MASK[:1]).item() == 100
+
+
+def test_psnr_of_an_image_with_nothing_hidden_is_nan_and_left_out_of_the_mean(pair):
+    prediction, pixels = pair
+    mask = MASK.clone()
+    mask[1] = False
+    each = hidden_psnr(prediction, pixels, mask)
+    assert each.isnan().tolist() == [False, True]
+    metric = HiddenPSNR()
+    metric.update(prediction, pixels, mask)
+    torch.testing.assert_close(metric.compute().float(), each[0])
+
+
+def test_mean_psnr_counts_images_not_batches(pair):
+    prediction, pixels = pair
+    metric = HiddenPSNR()
+    metric.update(prediction, pixels, MASK)
+    metric.update(prediction[:1], pixels[:1], MASK[:1])
+    each = hidden_psnr(prediction, pixels, MASK)
+    torch.testing.assert_close(metric.compute().float(), (2 * each[0] + each[1]) / 3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "colour"),
+    [(visible_mean_loss, np.mean), (visible_median_loss, np.median)],
+    ids=["mean", "median"],
+)
+def test_flat_colour_baseline_is_the_masked_l1_of_the_visible_colour(pair, loss, colour):
+    pixels = (pair[1] - 0.5).repeat_interleave(1, 0)
+    flat = torch.empty_like(pixels)
+    for i in (0, 1):
+        visible = torch.from_numpy(np.sort(hidden_values(pixels, i)[1], axis=1))
+        # An even number of values has two medians; ours is the lower one.
+        c = (
+            visible.numpy()[:, (visible.shape[1] - 1) // 2]
+            if colour is np.median
+            else colour(visible.numpy(), axis=1)
+        )
+        flat[i] = torch.from_numpy(c)[:, None, None]
+    torch.testing.assert_close(loss(pixels, MASK), masked_l1(flat, pixels, MASK))
+    errors = [np.abs(hidden_values(flat, i)[0] - hidden_values(pixels, i)[0]).ravel() for i in (0, 1)]
+    assert loss(pixels, MASK).item() == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [visible_mean_loss, visible_median_loss])
+def test_baseline_of_an_image_without_visible_pixels_is_its_distance_from_the_data_mean(loss):
+    pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    value = loss(pixels, torch.ones(1, 2, 2, dtype=torch.bool))
+    torch.testing.assert_close(value, mean_absolute_error(torch.zeros_like(pixels), pixels))
