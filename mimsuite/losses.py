@@ -27,8 +27,8 @@ def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         mask: `(B, gh, gw)` bool or 0/1, True = hidden, on a grid that divides the image.
 
     Returns:
-        A scalar; 0 for an empty mask. The sum runs over the whole batch, so an image with more hidden pixels counts
-        for more.
+        A scalar; 0 for an empty mask. The sum runs over the whole batch, so an image with more hidden pixels
+        counts for more.
     """
     pixels = expand_mask(mask, (target.shape[-2], target.shape[-1])).bool().unsqueeze(1)
     error = (widen(prediction) - widen(target)).abs().masked_fill(~pixels, 0)
@@ -43,13 +43,16 @@ def masked_l1_patches(prediction: Tensor, target: Tensor, channels: int) -> Tens
         target: the same cells of the normalised image.
         channels: C.
     """
-    # A float32 tensor, as in `masked_l1`, where the count comes out of a sum: the two values agree to the last bits.
+    # A float32 tensor, as the sum in `masked_l1` becomes: so the two values agree to the last bits.
     hidden_pixels = torch.full((), target.numel() // channels, device=target.device)
     return (widen(prediction) - widen(target)).abs().sum() / (hidden_pixels + 1e-5) / channels
 
 
 def infer_problem_type(labels: Tensor, num_labels: int) -> str:
-    """What kind of labels these are: one output is regression, integers are classes, the rest is multi-label."""
+    """What kind of labels these are.
+
+    One output is regression, integers are classes, the rest is multi-label.
+    """
     if num_labels == 1:
         return PROBLEM_TYPES[0]
     whole = not labels.is_floating_point() and labels.dtype != torch.bool
@@ -96,13 +99,16 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
 def _check_count(expected: int, labels: Tensor, logits: Tensor) -> None:
     if labels.numel() != expected:
         raise InputError(
-            f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}; expected "
-            f"{expected} values"
+            f"labels of shape {tuple(labels.shape)} do not fit logits of shape "
+            f"{tuple(logits.shape)}; expected {expected} values"
         )
 
 
 def _check_classes(classes: Tensor, num_labels: int) -> None:
-    """Says which class is out of range; torch's own check is an IndexError on CPU and a lost device on a GPU."""
+    """Says which class is out of range.
+
+    Torch's own check is an IndexError on CPU and a lost device on a GPU.
+    """
     if torch.compiler.is_compiling():
         return
     wrong = classes[((classes < 0) | (classes >= num_labels)) & (classes != IGNORED_LABEL)]

@@ -1,4 +1,4 @@
-"""Masks between grids, and pixels between images and patch vectors in PixelShuffle order (channel, row, column)."""
+"""Masks between grids, and pixels between images and patches in PixelShuffle order (channel, row, column)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def expand_mask(mask: Tensor, to: tuple[int, int]) -> Tensor:
     height, width = to
     if not rows or not columns or height % rows or width % columns:
         raise InputError(
-            f"mask grid {rows}x{columns} does not divide the grid {height}x{width}; use a mask whose cells are "
-            f"whole multiples of the finer cells"
+            f"mask grid {rows}x{columns} does not divide the grid {height}x{width}; "
+            f"use a mask whose cells are whole multiples of the finer cells"
         )
     if (rows, columns) == (height, width):
         return mask
@@ -36,7 +36,7 @@ def expand_mask(mask: Tensor, to: tuple[int, int]) -> Tensor:
 
 
 def reduce_mask(mask: Tensor, to: tuple[int, int]) -> Tensor:
-    """Returns `(B, h, w)` bool on the coarser grid `to`: True where any cell of `mask (B, gh, gw)` bool is True.
+    """Returns `(B, h, w)` bool on the coarser grid `to`: True where any cell of `mask` is True.
 
     Raises:
         InputError: `mask` is not 3-D, or its grid is not a whole multiple of `to`.
@@ -47,8 +47,8 @@ def reduce_mask(mask: Tensor, to: tuple[int, int]) -> Tensor:
     height, width = to
     if not height or not width or rows % height or columns % width:
         raise InputError(
-            f"mask grid {rows}x{columns} is not a whole multiple of the grid {height}x{width}; reduce to a grid "
-            f"that divides it"
+            f"mask grid {rows}x{columns} is not a whole multiple of the grid {height}x{width}; "
+            f"reduce to a grid that divides it"
         )
     return mask.reshape(batch, height, rows // height, width, columns // width).any(4).any(2)
 
@@ -105,8 +105,8 @@ def as_grid_mask(mask: Tensor, batch: int, grid: tuple[int, int]) -> Tensor:
     """Brings a mask in any accepted form to `(B, gh, gw)` bool, True = hidden.
 
     Args:
-        mask: `(B, gh * gw)`, or `(B, rows, columns)` on a grid that divides `grid`; bool, or numbers 0 and 1. One mask
-            for a batch of several images counts for each.
+        mask: `(B, gh * gw)`, or `(B, rows, columns)` on a grid that divides `grid`; bool, or numbers 0 and 1.
+            One mask for a batch of several images counts for each.
         batch: B.
         grid: `(gh, gw)`.
 
@@ -118,6 +118,7 @@ def as_grid_mask(mask: Tensor, batch: int, grid: tuple[int, int]) -> Tensor:
         mask = mask.reshape(-1, rows, columns)
     if mask.ndim != 3 or mask.shape[0] not in (1, batch):
         raise InputError(
-            f"mask has shape {tuple(mask.shape)}; expected ({batch}, {rows * columns}) or ({batch}, {rows}, {columns})"
+            f"mask has shape {tuple(mask.shape)}; "
+            f"expected ({batch}, {rows * columns}) or ({batch}, {rows}, {columns})"
         )
     return expand_mask(mask.bool(), grid).expand(batch, rows, columns)

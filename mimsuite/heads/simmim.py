@@ -1,4 +1,7 @@
-"""SimMIM's decoder: a 1x1 convolution to the pixels of a cell, then PixelShuffle (Xie et al. 2022, section 3.3)."""
+"""SimMIM's decoder: a 1x1 convolution to the pixels of a cell, then PixelShuffle (Xie et al.
+
+2022, section 3.3).
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class SimMIMHead(nn.Sequential):
         return picture
 
     def hidden_only(self, cells: Tensor) -> Tensor:
-        """Returns patch vectors `(K, C * sh * sw)`, order channel, row, column, from features `cells (K, D)`."""
+        """Returns patch vectors `(K, C * sh * sw)`, order channel, row, column, from features `(K, D)`."""
         convolution = self[0]
         assert isinstance(convolution, nn.Conv2d)
         return F.linear(cells, convolution.weight.flatten(1), convolution.bias)

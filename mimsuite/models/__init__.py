@@ -1,4 +1,7 @@
-"""Models, configurations and image processors; everything is imported when first used, so that configs stay cheap."""
+"""Models, configurations and image processors.
+
+Everything is imported when first used, so that configs stay cheap.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,15 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "auto": (
+        "AutoConfig",
+        "AutoImageProcessor",
+        "AutoModel",
+        "AutoModelForImageClassification",
+        "AutoModelForMaskedImageModeling",
+    ),
     "config": ("ViTConfig",),
+    "processing": ("ViTFeatureExtractor", "ViTImageProcessor", "ViTImageProcessorFast"),
     "tasks": ("ViTForImageClassification", "ViTForMaskedImageModeling", "ViTModel"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

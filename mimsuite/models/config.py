@@ -1,4 +1,4 @@
-"""Model configurations: Hugging Face's field names, checked when made, read from and written to `config.json`.
+"""Model configurations: Hugging Face's field names, checked when made; read from and written as JSON.
 
 Imports no torch, so that a bad configuration is reported at once.
 """
@@ -39,7 +39,8 @@ class ModelConfig:
     """What every family's configuration holds.
 
     Attributes:
-        num_labels: outputs of a classifier; None: as many as `id2label`, else 2. 0: the classifier is the identity.
+        num_labels: outputs of a classifier; None: as many as `id2label`, else 2. 0: the classifier is the
+            identity.
         id2label: class names by number; default `LABEL_0`, `LABEL_1`, ...
         label2id: the reverse.
         problem_type: None (inferred from the labels at each call) or one of `PROBLEM_TYPES`.
@@ -85,8 +86,8 @@ class ModelConfig:
     def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
         """Makes a configuration from the content of a `config.json`.
 
-        Fields that we do not know are kept as attributes and written back. `overrides` win; a new `num_labels` makes
-        new label names.
+        Fields that we do not know are kept as attributes and written back. `overrides` win; a new
+        `num_labels` makes new label names.
 
         Raises:
             InputError: an override that is no field, or a `model_type` of another family.
@@ -102,7 +103,8 @@ class ModelConfig:
         found = data.get("model_type", cls.model_type)
         if found != cls.model_type:
             raise InputError(
-                f"model_type={found!r} is not {cls.model_type!r}, the one {cls.__name__} reads; use AutoConfig"
+                f"model_type={found!r} is not {cls.model_type!r}, the one "
+                f"{cls.__name__} reads; use AutoConfig"
             )
         if "torch_dtype" in values:
             values.setdefault("dtype", values.pop("torch_dtype"))
@@ -122,11 +124,14 @@ class ModelConfig:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **overrides: Any) -> Self:
-        """Reads `config.json` of a folder or of `hf:ORG/NAME`; `overrides` are fields that win over the file."""
+        """Reads `config.json` of a folder or of `hf:ORG/NAME`.
+
+        `overrides` are fields that win over the file.
+        """
         return cls.from_dict(read_json(find_folder(source) / "config.json"), **overrides)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what `config.json` holds: common and ours-only fields only where they differ from the default.
+        """Returns what `config.json` holds: common and ours-only fields only where not the default.
 
         Raises:
             InputError: an activation that is a function, which has no written form.
@@ -176,7 +181,8 @@ class ModelConfig:
                 self.num_labels = len(self.id2label)
             elif self.num_labels != len(self.id2label):
                 raise InputError(
-                    f"num_labels={self.num_labels} but id2label names {len(self.id2label)} classes; give one of them"
+                    f"num_labels={self.num_labels} but id2label names {len(self.id2label)} classes; "
+                    f"give one of them"
                 )
         if self.num_labels is None:
             self.num_labels = 2
@@ -253,18 +259,21 @@ class ViTConfig(ModelConfig):
         hidden_dropout_prob: after the embeddings, the attention's output and the MLP.
         attention_probs_dropout_prob: on the attention probabilities.
         initializer_range: standard deviation of fresh weights.
-        layer_norm_eps: of all LayerNorms; Hugging Face's default is 1e-12, the papers' code and our sizes have 1e-6.
+        layer_norm_eps: of all LayerNorms; Hugging Face's default is 1e-12, the papers' code and our sizes
+            have 1e-6.
         image_size: pixels, side or `[H, W]`; a remainder over whole patches is cut off.
         patch_size: pixels, side or `[ph, pw]`.
         num_channels: C of the images.
         qkv_bias: biases of query, key and value.
-        encoder_stride: pixels that the SimMIM head writes per patch, side or pair; masks need it equal to `patch_size`.
+        encoder_stride: pixels that the SimMIM head writes per patch, side or pair; masks need it equal to
+            `patch_size`.
         pooler_output_size: width of `ViTModel`'s pooler; None: `hidden_size`.
         pooler_act: its activation.
         drop_path_rate: ours; stochastic depth, rising linearly over the blocks from 0 to this.
         layer_scale_init_value: ours; start of the two scales per block (BEiT, SimMIM), None for no scales.
         use_absolute_position_embeddings: ours; False for SimMIM's ViT.
-        use_shared_relative_position_bias: ours; one table of relative positions for all blocks (BEiT, SimMIM).
+        use_shared_relative_position_bias: ours; one table of relative positions for all blocks (BEiT,
+            SimMIM).
         use_attention_output_bias: ours; bias of the projection after attention.
         use_mlp_bias: ours; biases of the MLP.
         use_patch_bias: ours; bias of the patch embedding.
@@ -313,6 +322,11 @@ class ViTConfig(ModelConfig):
     use_class_token: bool = True
     init_scheme: str = "hf"
 
+    @property
+    def mask_stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels of the finest cell that the encoder can hide: the patch."""
+        return pair(self.patch_size)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pooler_output_size is None:
@@ -341,7 +355,8 @@ class ViTConfig(ModelConfig):
         self._check_choice("init_scheme", INIT_SCHEMES)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
-                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
+                f"hidden_size={self.hidden_size} is not a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
             )
         if any(p > s for p, s in zip(pair(self.patch_size), pair(self.image_size), strict=True)):
             raise InputError(f"patch_size={self.patch_size} is larger than image_size={self.image_size}")

@@ -66,8 +66,8 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
 def use_plain_attention(implementation: str, device: str, dtype: torch.dtype, gradient: bool) -> bool:
     """Whether to compute attention as matmul, softmax, matmul instead of by torch's fused function.
 
-    "auto" is a table, not a measurement at start, so that a run repeats: on a CPU in bfloat16 with gradients the plain
-    form is 2 to 7 times faster, elsewhere the fused one is as fast or faster.
+    "auto" is a table, not a measurement at start, so that a run repeats: on a CPU in bfloat16 with gradients
+    the plain form is 2 to 7 times faster, elsewhere the fused one is as fast or faster.
     """
     if implementation == "auto":
         return device == "cpu" and dtype == torch.bfloat16 and gradient
@@ -119,7 +119,7 @@ def attend(
 
 
 def init_truncated_normal(module: nn.Module, std: float) -> None:
-    """Draws Linear and Conv2d weights of a module tree: normal of `std`, cut at -2 and 2 (absolute); biases 0.
+    """Draws Linear and Conv2d weights of a module tree: normals of `std`, cut at -2 and 2; biases 0.
 
     LayerNorms become 1 and 0. Uses torch's global generator.
     """

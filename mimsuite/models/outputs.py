@@ -12,8 +12,8 @@ from torch import Tensor
 class ModelOutput:
     """Access by attribute, by name and by number.
 
-    As in Hugging Face, fields that are None are left out of numbers, tuples, keys and iteration, and iteration yields
-    the names (`**outputs` works).
+    As in Hugging Face, fields that are None are left out of numbers, tuples, keys and iteration, and
+    iteration yields the names (`**outputs` works).
     """
 
     def keys(self) -> list[str]:

@@ -21,7 +21,7 @@ class MissingFileError(InputError, FileNotFoundError):
 
 
 def find_folder(source: str | Path) -> Path:
-    """Returns the local folder of `source`: a folder, `hf:ORG/NAME[@REVISION]`, or `ORG/NAME` if no such folder exists.
+    """Returns the local folder of `source`: a folder, `hf:ORG/NAME[@REVISION]`, or `ORG/NAME` for short.
 
     Hub repositories are downloaded to huggingface_hub's own cache (safetensors, else `pytorch_model.bin`).
 
@@ -65,10 +65,11 @@ def _download(name: str) -> Path:
         raise InputError(f"'hf:{name}' is not a hub name; use hf:ORG/NAME or hf:ORG/NAME@REVISION")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise InputError(
-            f"{name!r} is no folder here, and reading it from the hub needs huggingface_hub: pip install 'mimsuite[hub]'"
+            f"{name!r} is no folder here, and reading it from the hub needs huggingface_hub: "
+            f"pip install mimsuite[hub]"
         ) from None
     repository, _, revision = name.partition("@")
     try:

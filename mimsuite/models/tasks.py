@@ -1,4 +1,7 @@
-"""The public model classes: an encoder, alone or with a head, with files. A family is declared in a few lines."""
+"""The public model classes: an encoder, alone or with a head, with files.
+
+A family is declared in a few lines.
+"""
 
 from __future__ import annotations
 
@@ -72,9 +75,10 @@ class ForMaskedImageModeling(Pretrained):
 
         Args:
             pixel_values: `(B, C, H, W)` normalised floats; also the target.
-            mask: `(B, gh, gw)` bool, True = hidden, on a grid whose cells are whole multiples of the encoder's
-                `mask_stride`.
-            hidden_per_image: hidden cells of `mask` in each image, if all have the same number and the caller knows
+            mask: `(B, gh, gw)` bool, True = hidden, on a grid whose cells are whole multiples of the
+                encoder's `mask_stride`.
+            hidden_per_image: hidden cells of `mask` in each image, if all have the same number and the caller
+                knows
                 it: then nothing is counted on the device and all shapes are known to `torch.compile`.
 
         Returns:
@@ -108,9 +112,10 @@ class ForMaskedImageModeling(Pretrained):
         """Whether the picture that the head writes covers the image exactly."""
         if self.head_stride != self.encoder.stride:
             raise InputError(
-                f"When `bool_masked_pos` is provided, `patch_size` must be equal to `encoder_stride` to ensure that the "
-                f"reconstructed image has the same dimensions as the input. Got `patch_size` = {self.encoder.stride} and "
-                f"`encoder_stride` = {self.head_stride}."
+                "When `bool_masked_pos` is provided, `patch_size` must be equal to `encoder_stride` to "
+                "ensure that the reconstructed image has the same dimensions as the input. Got "
+                "`patch_size` = "
+                f"{self.encoder.stride} and `encoder_stride` = {self.head_stride}."
             )
         (height, width), (down, across) = pixel_values.shape[-2:], self.head_stride
         if height % down or width % across:
@@ -120,7 +125,7 @@ class ForMaskedImageModeling(Pretrained):
 
 
 class ForImageClassification(Pretrained):
-    """An encoder and a linear layer on its class token, or on the mean of its cells; families add their `forward`.
+    """An encoder and a linear layer on its class token or mean cell; families add their `forward`.
 
     Args:
         config: the family's configuration; `num_labels` outputs.
@@ -159,7 +164,7 @@ def hidden_cells(mask: Tensor, per_image: int | None) -> tuple[Tensor, Tensor, T
     return image.flatten(), (order // width).flatten(), (order % width).flatten()
 
 
-# --- ViT ---------------------------------------------------------------------------------------------------------
+# --- ViT --------------------------------------------------------------------------------------------------
 
 
 class ViTModel(VisionTransformer, Pretrained):
@@ -198,7 +203,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head)
         init_truncated_normal(self.decoder, config.initializer_range)
 
-    def forward(
+    def forward(  # noqa: PLR0917 - Hugging Face's order
         self,
         pixel_values: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
@@ -233,7 +238,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
 
 
 class ViTForImageClassification(ForImageClassification):
-    """ViT with a linear layer on the class token (on the mean of the patches with `use_class_token=False`)."""
+    """ViT with a linear layer on the class token (`use_class_token=False`: on the mean patch)."""
 
     config_class = ViTConfig
     base_prefix = "vit"
@@ -244,7 +249,7 @@ class ViTForImageClassification(ForImageClassification):
         super().__init__(config, VisionTransformer(config, add_pooling_layer=False))
         init_truncated_normal(self.classifier, config.initializer_range)
 
-    def forward(
+    def forward(  # noqa: PLR0917 - Hugging Face's order
         self,
         pixel_values: Tensor | None = None,
         head_mask: Tensor | None = None,

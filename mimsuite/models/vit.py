@@ -66,7 +66,10 @@ class ViTAttention(nn.Module):
     def forward(
         self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns `(B, T, D)`, and the probabilities `(B, heads, T, T)` or None; arguments as for `attend`."""
+        """Returns `(B, T, D)`, and the probabilities `(B, heads, T, T)` or None.
+
+        Arguments as for `attend`.
+        """
         query, key, value = self.attention(tokens, self.heads)
         context, weights = attend(
             query,
@@ -149,7 +152,10 @@ class ViTEmbeddings(nn.Module):
         return dropped
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Returns the position table for a grid, `(1, T, D)`: unchanged for the config's grid, else bicubic."""
+        """Returns the position table for a grid, `(1, T, D)`.
+
+        Unchanged for the config's grid, else bicubic.
+        """
         table = self.position_embeddings
         assert table is not None
         stored = _grid_of(self.config.image_size, self.config)
@@ -167,21 +173,25 @@ class ViTEmbeddings(nn.Module):
             raise InputError(
                 f"pixel_values have {pixels.shape[1]} channels; the model expects num_channels={channels}"
             )
-        if tuple(pixels.shape[2:]) == (height, width):
+        given = (pixels.shape[2], pixels.shape[3])
+        if given == (height, width):
             return
         if not interpolate:
             raise InputError(
-                f"Input image size ({pixels.shape[2]}*{pixels.shape[3]}) doesn't match model ({height}*{width}). "
+                f"Input image size ({given[0]}*{given[1]}) doesn't match model ({height}*{width}). "
                 f"Resize the images or pass interpolate_pos_encoding=True."
             )
-        if min(_grid_of([pixels.shape[2], pixels.shape[3]], self.config)) < 1:
+        if min(_grid_of(list(given), self.config)) < 1:
             raise InputError(
-                f"Input image size ({pixels.shape[2]}*{pixels.shape[3]}) is smaller than a patch ({self.config.patch_size})"
+                f"Input image size ({given[0]}*{given[1]}) is smaller than a patch ({self.config.patch_size})"
             )
 
 
 class RelativePositionBias(nn.Module):
-    """One learned bias per head and relative position, shared by all blocks (BEiT, Bao et al. 2022; SimMIM's ViT)."""
+    """One learned bias per head and relative position, shared by all blocks (BEiT, Bao et al. 2022.
+
+    SimMIM's ViT).
+    """
 
     relative_position_index: Tensor
 
@@ -220,9 +230,10 @@ class VisionTransformer(nn.Module):
         num_features: D.
         stride: `(ph, pw)` pixels.
         mask_stride: `(ph, pw)` pixels.
-        interpolate_positions: whether images of another size than the config's are taken, positions interpolated;
-            `interpolate_pos_encoding` of a call wins. False unless set.
-        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
+        interpolate_positions: whether images of another size than the config's are taken, positions
+            interpolated; `interpolate_pos_encoding` of a call wins. False unless set.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner
+            values.
     """
 
     def __init__(
@@ -251,12 +262,12 @@ class VisionTransformer(nn.Module):
 
         Args:
             pixels: `(B, C, H, W)` normalised floats.
-            mask: `(B, rows, columns)` bool, True = hidden, on any regular grid whose cells are whole patches. Hidden
-                pixels influence nothing, not even as NaN.
+            mask: `(B, rows, columns)` bool, True = hidden, on any regular grid whose cells are whole patches.
+                Hidden pixels influence nothing, not even as NaN.
 
         Raises:
-            InputError: another image size than the config's (see `interpolate_positions`), other channels, a mask
-                that fits no patches, or a mask and no mask token.
+            InputError: another image size than the config's (see `interpolate_positions`), other channels, a
+                mask that fits no patches, or a mask and no mask token.
         """
         grid = self._grid(pixels)
         hidden = None if mask is None else expand_mask(mask, grid)
@@ -269,7 +280,7 @@ class VisionTransformer(nn.Module):
         patches = tokens[:, first:].transpose(1, 2).reshape(len(tokens), -1, *grid)
         return FeatureMap(patches, tokens[:, 0] if first else None)
 
-    def forward(
+    def forward(  # noqa: PLR0917 - Hugging Face's order
         self,
         pixel_values: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
@@ -319,7 +330,10 @@ class VisionTransformer(nn.Module):
         head_mask: Tensor | None,
         need_weights: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...] | None]:
-        """Embeddings and blocks: the tokens before the final LayerNorm, those of every depth, the probabilities."""
+        """Embeddings and blocks.
+
+        The tokens before the final LayerNorm, those of every depth, the probabilities.
+        """
         tokens = self.embeddings(pixels.to(self.layernorm.weight.dtype), mask, interpolate)
         bias = self._position_bias(tokens)
         states, weights = [tokens], []
@@ -335,21 +349,23 @@ class VisionTransformer(nn.Module):
         return tokens, tuple(states), tuple(weights) if need_weights else None
 
     def set_image_size(self, image_size: Side, mode: str = "hf") -> None:
-        """Makes another image size the model's own: resizes the position table once and notes it in the config.
+        """Makes another image size the model's own: resizes the positions once, notes it in the config.
 
         Args:
             image_size: pixels, side or `[H, W]`.
             mode: see `resize_positions`.
 
         Raises:
-            InputError: an image smaller than a patch, or a model with relative positions, which have no other size.
+            InputError: an image smaller than a patch, or a model with relative positions, which have no other
+                size.
         """
         old, new = _grid_of(self.config.image_size, self.config), _grid_of(image_size, self.config)
         if min(new) < 1:
             raise InputError(f"image_size={image_size} is smaller than patch_size={self.config.patch_size}")
         if self.encoder.rel_pos_bias is not None and new != old:
             raise InputError(
-                f"image_size={image_size}: relative position biases cannot be resized; keep {self.config.image_size}"
+                f"image_size={image_size}: relative position biases cannot be resized; "
+                f"keep {self.config.image_size}"
             )
         table = self.embeddings.position_embeddings
         if table is not None and new != old:
@@ -376,8 +392,9 @@ class VisionTransformer(nn.Module):
             return None
         if len(shared.relative_position_index) != tokens.shape[1]:
             raise InputError(
-                f"{tokens.shape[1]} tokens, but relative position biases for {len(shared.relative_position_index)}; "
-                f"they cannot be interpolated: use images of {self.config.image_size} pixels"
+                f"{tokens.shape[1]} tokens, but relative position biases for "
+                f"{len(shared.relative_position_index)}; they cannot be interpolated: use images of "
+                f"{self.config.image_size} pixels"
             )
         bias: Tensor = shared()
         return bias
@@ -398,8 +415,8 @@ class VisionTransformer(nn.Module):
 def init_weights(model: VisionTransformer) -> None:
     """Draws all parameters anew from torch's global generator.
 
-    "hf": truncated normals, mask token 0. "simmim": the mask token is drawn too, and the last layer of both branches
-    of block i (from 1) is divided by sqrt(2 i) (SimMIM's published code).
+    "hf": truncated normals, mask token 0. "simmim": the mask token is drawn too, and the last layer of both
+    branches of block i (from 1) is divided by sqrt(2 i) (SimMIM's published code).
     """
     config, std = model.config, model.config.initializer_range
     init_truncated_normal(model, std)
@@ -465,7 +482,10 @@ _ALIASES = (
 
 
 def classic_key(key: str) -> str:
-    """Returns the name in files of a parameter named as Hugging Face 5 names it in memory; others unchanged."""
+    """Returns the name in files of a parameter named as Hugging Face 5 names it in memory.
+
+    Others unchanged.
+    """
     if not _ALIASES[0][0].search(key):
         return key
     for pattern, name in _ALIASES:

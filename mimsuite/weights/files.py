@@ -1,4 +1,7 @@
-"""Tensors in files: safetensors and torch archives, single or in shards, read without running anything they hold."""
+"""Tensors in files.
+
+Safetensors and torch archives, single or in shards, read without running anything they hold.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ OTHER_FORMATS = ("flax_model.msgpack", "tf_model.h5")
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a Hugging Face folder, on the CPU: safetensors if there, else `pytorch_model.bin`.
+    """Returns the tensors of a Hugging Face folder, on the CPU: safetensors, else `pytorch_model.bin`.
 
     Raises:
         MissingFileError: no weights, or a shard is missing.
@@ -74,7 +77,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_folder(folder: Path, state: dict[str, Tensor], max_shard_bytes: int) -> None:
     """Writes `model.safetensors`, or shards with an index if the tensors are larger than `max_shard_bytes`.
 
-    Each file is written beside its place and moved there whole; weights of other shards are removed at the end.
+    Each file is written beside its place and moved there whole; weights of other shards are removed at the
+    end.
     """
     shards = _split(state, max_shard_bytes)
     count = len(shards)

@@ -23,7 +23,8 @@ class Pretrained(nn.Module):
 
     Attributes:
         config_class: the family's configuration.
-        base_prefix: the family's prefix of the encoder's parameters in models with a head: "vit", "cvt", "bit".
+        base_prefix: the family's prefix of the encoder's parameters in models with a head: "vit", "cvt",
+            "bit".
         is_base: whether this is the bare encoder, whose parameters have no prefix.
         init_options: arguments of the constructor, beside `config`, that `from_pretrained` hands on.
     """
@@ -51,8 +52,8 @@ class Pretrained(nn.Module):
     ) -> Self:
         """Reads a folder or `hf:ORG/NAME` and returns the model in eval mode.
 
-        Parameters that the files do not have stay freshly initialised; they and the ones that the model does not have
-        are listed in one warning.
+        Parameters that the files do not have stay freshly initialised; they and the ones that the model does
+        not have are listed in one warning.
 
         Args:
             source: folder with `config.json` and weights, or the name of a hub repository.
@@ -79,7 +80,10 @@ class Pretrained(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        """Writes `config.json` and `model.safetensors` (or shards), each whole or not at all; makes the folder."""
+        """Writes `config.json` and `model.safetensors` (or shards), each whole or not at all.
+
+        Makes the folder.
+        """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; give a folder to save into")
@@ -98,8 +102,8 @@ def load_state(
 ) -> None:
     """Copies `state` into `model` by the family's prefix rules, and warns once of what is fresh or left over.
 
-    Weights of a model with a head go into the bare encoder (prefix removed, head left out) and the other way round
-    (prefix added).
+    Weights of a model with a head go into the bare encoder (prefix removed, head left out) and the other way
+    round (prefix added).
 
     Raises:
         InputError: shapes that differ, unless they are to be ignored.

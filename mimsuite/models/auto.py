@@ -1,0 +1,118 @@
+"""Classes by `model_type`: which configuration, model and processor a folder holds."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mimsuite.errors import InputError
+from mimsuite.models.config import ModelConfig
+from mimsuite.models.source import find_folder, read_json
+
+# One row per family; names of `mimsuite.models`.
+FAMILIES: dict[str, dict[str, str]] = {
+    "vit": {
+        "config": "ViTConfig",
+        "model": "ViTModel",
+        "masked image modeling": "ViTForMaskedImageModeling",
+        "image classification": "ViTForImageClassification",
+        "image processor": "ViTImageProcessor",
+    },
+}
+# Names that files give, without "Fast" or "Pil", and those of old files.
+PROCESSORS = {"ViTImageProcessor": "ViTImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
+
+
+class AutoConfig:
+    """The configuration of a folder."""
+
+    @staticmethod
+    def from_pretrained(source: str | Path, **overrides: Any) -> ModelConfig:
+        """Reads `config.json` of a folder or of `hf:ORG/NAME`; `overrides` are fields that win.
+
+        Raises:
+            FileNotFoundError: no folder or no `config.json` (also an InputError).
+            InputError: an unknown `model_type`.
+        """
+        data = read_json(find_folder(source) / "config.json")
+        config_class = _class_of(data.get("model_type"), "config")
+        config: ModelConfig = config_class.from_dict(data, **overrides)
+        return config
+
+    @staticmethod
+    def for_model(model_type: str, **values: Any) -> ModelConfig:
+        """Makes the configuration of a family."""
+        config: ModelConfig = _class_of(model_type, "config")(**values)
+        return config
+
+
+class _AutoModel:
+    task: str
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
+        """Reads the model of a folder or of `hf:ORG/NAME`; options as for `Pretrained.from_pretrained`."""
+        folder = find_folder(source)
+        model_type = read_json(folder / "config.json").get("model_type")
+        return _class_of(model_type, cls.task).from_pretrained(folder, **options)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, **options: Any) -> Any:
+        """Makes a freshly initialised model; options as for the class's constructor."""
+        return _class_of(config.model_type, cls.task)(config, **options)
+
+
+class AutoModel(_AutoModel):
+    """The bare encoder of a folder."""
+
+    task = "model"
+
+
+class AutoModelForMaskedImageModeling(_AutoModel):
+    """Encoder and pixel head, of any family."""
+
+    task = "masked image modeling"
+
+
+class AutoModelForImageClassification(_AutoModel):
+    """Encoder and classifier, of any family."""
+
+    task = "image classification"
+
+
+class AutoImageProcessor:
+    """The image processor of a folder."""
+
+    @staticmethod
+    def from_pretrained(source: str | Path, use_fast: bool | None = None, **overrides: Any) -> Any:
+        """Reads `preprocessor_config.json`.
+
+        Args:
+            source: a folder or `hf:ORG/NAME`.
+            use_fast: the torch or the Pillow form; None: torch if the file says so.
+            overrides: fields that win over the file.
+
+        Raises:
+            FileNotFoundError: no folder or no file (also an InputError).
+            InputError: an unknown processor.
+        """
+        folder = find_folder(source)
+        data = read_json(folder / "preprocessor_config.json")
+        named = data.get("image_processor_type", data.get("feature_extractor_type"))
+        if named is None:
+            named = FAMILIES[AutoConfig.from_pretrained(folder).model_type]["image processor"]
+        plain = str(named).removesuffix("Fast").removesuffix("Pil")
+        if plain not in PROCESSORS:
+            raise InputError(
+                f"{folder}: image processor {named!r} is not one of {', '.join(sorted(PROCESSORS))}"
+            )
+        fast = str(named).endswith("Fast") if use_fast is None else use_fast
+        name = PROCESSORS[plain] + ("Fast" if fast else "")
+        return getattr(import_module("mimsuite.models"), name).from_dict(data, **overrides)
+
+
+def _class_of(model_type: Any, what: str) -> Any:
+    if model_type not in FAMILIES:
+        raise InputError(f"model_type={model_type!r} is not one of {', '.join(sorted(FAMILIES))}")
+    return getattr(import_module("mimsuite.models"), FAMILIES[model_type][what])
