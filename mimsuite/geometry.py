@@ -10,7 +10,7 @@ from mimsuite.errors import InputError
 def auto_mask_unit(image_size: tuple[int, int], cell: int | tuple[int, int]) -> int:
     """Chooses the side of a mask unit: 32 pixels from 192 on, in proportion below (SimMIM, Xie et al. 2022).
 
-    Of the multiples of the cell that tile both sides it is the nearest in ratio to that size, the smaller of two.
+    Of the multiples of the cell that tile both sides it is the nearest in ratio, the smaller of two.
 
     Args:
         image_size: (height, width) in pixels.

@@ -1,4 +1,4 @@
-"""Which parts of an image are hidden: samplers with an exact count. True, or 1, means hidden from the encoder."""
+"""Which parts of an image are hidden: samplers with an exact count. True, or 1, means hidden."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MaskSampler(Protocol):
 
 
 class RandomMask:
-    """Hides `ceil(T * ratio)` of T units, each choice equally likely (SimMIM, Xie et al. 2022, section 3.2)."""
+    """Hides `ceil(T * ratio)` of T units, all choices equally likely (Xie et al. 2022, section 3.2)."""
 
     def __init__(self, ratio: float) -> None:
         """Takes the share of units to hide, in (0, 1].
@@ -57,8 +57,8 @@ class MaskGenerator:
         """Takes the image side, or (height, width), and the sides of mask units and model patches, in pixels.
 
         Raises:
-            InputError: the image is no whole number of units, a unit no whole number of patches, or the ratio is
-                not in (0, 1].
+            InputError: the image is no whole number of units, a unit no whole number of patches, or the ratio
+                is not in (0, 1].
         """
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         m, p = mask_patch_size, model_patch_size

@@ -1,4 +1,4 @@
-"""Which part of an image becomes a training or test picture, and how it is resized. Randomness is an argument."""
+"""Which part of an image becomes a picture, and how it is resized. Randomness is an argument."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Transform(Protocol):
 
 
 class RandomResizedCrop:
-    """A random part of the image, resized, and mirrored with probability `flip` (Szegedy et al. 2015, section 6)."""
+    """A random part of the image, resized and perhaps mirrored (Szegedy et al. 2015, section 6)."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class RandomResizedCrop:
         self._log_ratio = (math.log(ratio[0] * aspect), math.log(ratio[1] * aspect))
 
     def box(self, height: int, width: int, generator: Generator) -> Box:
-        """Draws a box of random area, proportions and place; the largest central one where ten draws do not fit."""
+        """Draws a box of random area, proportions and place; if ten do not fit, the largest central one."""
         draws = torch.rand(2 * _TRIES + 2, generator=generator, dtype=torch.float64).tolist()
         low, high = self._log_ratio
         for i in range(_TRIES):
@@ -97,7 +97,7 @@ class CenterCrop:
     """The largest central part of the image that has the result's proportions, resized. Draws nothing."""
 
     def __init__(self, size: Sequence[int], interpolation: str = "bicubic") -> None:
-        """Takes the result's (height, width) in pixels; `interpolation` is "bicubic" or "bilinear", antialiased."""
+        """Takes the result's (height, width) in pixels; `interpolation` as in `RandomResizedCrop`."""
         self.size, self.interpolation = _size(size), _mode(interpolation)
 
     def box(self, height: int, width: int, generator: Generator) -> Box:
@@ -116,7 +116,7 @@ def _central(height: int, width: int, proportion: float) -> Box:
 
 
 def _align(box: Box, size: tuple[int, int]) -> Box:
-    """Moves the edges (by at most 7 pixels of 8 `size`) to where a JPEG decoded at a smaller scale can be cut."""
+    """Moves the edges, by less than a pixel of the result, to where a JPEG of a smaller scale can be cut."""
     factor = reduction(box.height, box.width, size)
     return Box(*(value // factor * factor for value in box))
 

@@ -37,7 +37,7 @@ class Collate:
         self._mask, self._grid, self._num_classes = mask, grid, num_classes
 
     def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
-        """Stacks samples; an error among them, or a batch of nothing but broken images, takes the batch's place."""
+        """Stacks samples; an error among them, or too many broken images, takes the batch's place."""
         good: list[Sample] = []
         for sample in samples:
             if not isinstance(sample, Sample):

@@ -47,18 +47,25 @@ class StepBatches(Sampler[list[Item]]):
     """The micro-batches of one rank, from the optimizer step on that `start` tells when iteration begins."""
 
     def __init__(
-        self, plan: Plan, steps: int, micro: int, rank: int, world: int, batch: int, start: Callable[[], int]
+        self,
+        plan: Plan,
+        *,
+        steps: int,
+        micro: int,
+        batch: int,
+        place: tuple[int, int],
+        start: Callable[[], int],
     ) -> None:
         self._plan, self._steps, self._micro, self._start = plan, steps, micro, start
-        self._rank, self._world, self._share = rank, world, batch // world
+        self._place, self._share = place, batch // place[1]
 
     def __len__(self) -> int:
-        """Micro-batches of the whole run, also of the part that lies before `start`."""
+        """Micro-batches of the whole run, those before `start` included."""
         return self._steps * (self._share // self._micro)
 
     def __iter__(self) -> Iterator[list[Item]]:
         """Yields lists of (epoch, number)."""
-        for epoch, numbers in self._plan.batches(self._start(), self._steps, self._rank, self._world):
+        for epoch, numbers in self._plan.batches(self._start(), self._steps, *self._place):
             items = [(epoch, number) for number in numbers.tolist()]
             for first in range(0, self._share, self._micro):
                 yield items[first : first + self._micro]
@@ -156,7 +163,14 @@ class ImageData(lightning.LightningDataModule):
         reader = ImageReader(
             self._index, self._train, self._train_transform, seed=self._seed, labels=self._labels
         )
-        batches = StepBatches(self.plan, self._steps, self._micro, rank, world, self._batch, self._done)
+        batches = StepBatches(
+            self.plan,
+            steps=self._steps,
+            micro=self._micro,
+            batch=self._batch,
+            place=(rank, world),
+            start=self._done,
+        )
         return _loader(reader, batches, self._collate, self._workers, keep=False)
 
     def val_dataloader(self) -> BatchLoader:
@@ -205,7 +219,7 @@ def eval_loader(
 def _loader(
     reader: ImageReader, batches: Sampler[list[Item]], collate: Collate, workers: int, keep: bool
 ) -> BatchLoader:
-    """A loader with its own generator: torch would otherwise draw a seed for the workers from the global one."""
+    """A loader with a generator of its own: torch would draw a seed for the workers from the global one."""
     return BatchLoader(
         reader,
         batch_sampler=batches,
@@ -221,9 +235,10 @@ def _loader(
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Fork on Linux: workers start at once, share the parent's memory, and do nothing that a fork makes unsafe.
+    """Fork on Linux: workers start at once and share the parent's memory.
 
-    They compute on one thread, and read files whose positions nobody shares. Elsewhere fork itself is unsafe.
+    They do nothing that a fork makes unsafe: they compute on one thread, touch no device, and read files
+    whose positions nobody shares. On macOS fork itself is unsafe.
     """
     return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 

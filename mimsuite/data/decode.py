@@ -1,4 +1,4 @@
-"""What pixels an encoded image holds: JPEG, .npy and what else Pillow reads, told apart by the first bytes."""
+"""What pixels an encoded image holds: JPEG, .npy, and what else Pillow reads, told by the first bytes."""
 
 from __future__ import annotations
 

@@ -198,8 +198,8 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
     """Opens a data set, and checks the size of every shard.
 
     Args:
-        data: a packed folder (with `index.json`), any folder of tar shards, a pattern `dir/{000..012}.tar`, or
-            a .tar file.
+        data: a packed folder (with `index.json`), any folder of tar shards, a pattern `dir/{000..012}.tar`,
+            or a .tar file.
         cache: where the index of shards without one is kept; default: `mimsuite` in the user's cache
             directory. A scan of the headers makes it on first use, and again when a size or time has changed.
 
@@ -208,7 +208,7 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
     Raises:
         InputError: missing, unreadable, empty, cut or damaged; shard and offset are named.
     """
-    folder = Path(data).expanduser()
+    folder = Path(os.path.abspath(Path(data).expanduser()))
     if (folder / "index.json").is_file():
         return _check_sizes(read_index(folder))
     if is_image_folder(data):
@@ -383,9 +383,7 @@ def _fingerprint(paths: list[Path]) -> str:
             raise InputError(
                 f"shard {path} cannot be read ({error.strerror}); check the path and its rights"
             ) from error
-        digest.update(
-            f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-        )
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
 
@@ -401,8 +399,7 @@ def _scan_into(entry: Path, root: Path, paths: list[Path]) -> None:
     with temporary as name:
         made = Path(name) / "entry"
         made.mkdir()
-        absolute = [path.resolve() for path in paths]
-        index = build_index(root.resolve(), absolute, made, {})
+        index = build_index(root, paths, made, {})
         write_index(made, index)
         try:
             made.rename(entry)

@@ -17,9 +17,9 @@ class Plan:
     """The batches of all epochs.
 
     In each epoch the shards are permuted and dealt to `lanes` lanes in turn. A lane takes them in windows of
-    `window` shards and permutes the samples of a window. Batch b takes `batch / lanes` consecutive samples from
-    each lane, lane by lane; rank r of `world` serves the r-th part of it. So nothing but the arguments decides
-    a batch, and any position is found without walking to it.
+    `window` shards and permutes the samples of a window. Batch b takes `batch / lanes` consecutive samples
+    from each lane, lane by lane; rank r of `world` serves the r-th part of it. So nothing but the arguments
+    decides a batch, and any position is found without walking to it.
 
     An epoch has the same number of steps each time: what the lanes can give however the shards fall. With one
     lane that is every full batch; other samples are left over in the next epoch.

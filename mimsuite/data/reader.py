@@ -1,4 +1,4 @@
-"""What one sample is: its picture, id, label and seed, read from a shard. A map-style dataset over a split."""
+"""What one sample is: picture, id, label and seed, read from a shard. A map-style dataset over a split."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Failure = InputError | RunError
 
 
 class ImageReader(Dataset[Sample | Failure]):
-    """Samples addressed by (epoch, number). It holds no state but open files, and those may be lost at any time."""
+    """Samples addressed by (epoch, number). It holds no state but open files."""
 
     def __init__(
         self, index: DataIndex, samples: Samples, transform: Transform, *, seed: int | None, labels: bool
@@ -72,8 +72,8 @@ class ImageReader(Dataset[Sample | Failure]):
         """Reads the sample `item = (epoch, number)`, or the next one that can be decoded in its place.
 
         Returns:
-            The sample; an `InputError` where 64 in a row are broken or a label is wrong; a `RunError` where a shard
-            cannot be read, or is no longer the one that was indexed.
+            The sample; an `InputError` where 64 in a row are broken or a label is wrong; a `RunError` where a
+            shard cannot be read, or is no longer the one that was indexed.
         """
         epoch, number = item
         bad: list[BadSample] = []
@@ -95,8 +95,8 @@ class ImageReader(Dataset[Sample | Failure]):
         identity = int(row["key"])
         if hash_key(key) != identity:
             raise RunError(
-                f"shard {shard.path} is not the one that was indexed: the member at offset {row['image_offset']} "
-                "is another; it was replaced during the run, or index.json is old (pack the data again)"
+                f"shard {shard.path} is not the one that was indexed: another member lies at offset "
+                f"{row['image_offset']}; it was replaced, or its index is old: pack the data again"
             )
         seed = mix(identity) if self._seed is None else mix(self._seed, epoch, identity)
         generator = torch.Generator().manual_seed(mix(seed, _AUGMENT))

@@ -37,15 +37,16 @@ def find_shards(data: str) -> tuple[Path, list[Path]]:
     """The tar shards that `data` (a folder, a brace pattern or one .tar) stands for.
 
     Returns:
-        The folder that they lie in (of several, the first), and their paths in order of name. A folder
-        without shards of its own may keep them in sub-folders (`train/000.tar`).
+        The folder that they lie in (of several, the first), and their absolute paths in order of name. A folder
+        without shards of its own may keep them in sub-folders (`train/000.tar`). Links are not followed: their
+        names say more than those of the files (a download cache names files by hashes).
 
     Raises:
         InputError: nothing there, not readable, or no shard in it.
     """
-    path = Path(data).expanduser()
+    path = Path(os.path.abspath(Path(data).expanduser()))
     if not path.exists() and "{" in data:
-        paths = [Path(name).expanduser() for name in expand_braces(data)]
+        paths = [Path(name) for name in expand_braces(str(path))]
         missing = [p for p in paths if not p.is_file()]
         if missing:
             raise InputError(

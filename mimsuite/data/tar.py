@@ -111,27 +111,12 @@ def walk(read: Read, total: int, name: str) -> Iterator[Member]:
     long_size: int | None = None
     while True:
         block = read(offset, BLOCK)
-        if len(block) < BLOCK:
-            what = (
-                f"inside the header at offset {offset}"
-                if block
-                else f"at offset {offset}, without end blocks"
-            )
-            raise InputError(f"shard {name} is cut {what}: the file ends at {total} bytes; copy it again")
-        if block.count(0) == BLOCK:
+        if len(block) == BLOCK == block.count(0):
             return
-        if not _checksum_holds(block):
-            raise InputError(_not_a_header(block, offset, name))
         kind = block[156:157]
-        size = _number(block[124:136])
-        if kind in _NO_PAYLOAD:
-            size = 0
-        elif kind not in _EXTENSIONS and long_size is not None:
+        size = _payload_size(block, offset, name)
+        if kind not in _EXTENSIONS and long_size is not None:
             size = long_size
-        if size < 0:
-            raise InputError(
-                f"shard {name} is damaged: bad member size in the header at offset {offset}; copy it again"
-            )
         payload = offset + BLOCK
         if payload + size > total:
             raise InputError(
@@ -178,6 +163,21 @@ def _samples(members: Iterator[Member], path: str) -> Iterator[tuple[int, ...]]:
         elif ending == "cls" or (ending == "json" and label is None):
             label = member
     yield from row()
+
+
+def _payload_size(block: bytes, offset: int, name: str) -> int:
+    """Checks the header block that was read at `offset`, and returns how many bytes belong to it."""
+    if len(block) < BLOCK:
+        where = "inside the header at" if block else "before its end blocks, at"
+        raise InputError(f"shard {name} is cut {where} offset {offset}; copy it again")
+    if not _checksum_holds(block):
+        raise InputError(_not_a_header(block, offset, name))
+    if block[156:157] in _NO_PAYLOAD:
+        return 0
+    size = _number(block[124:136])
+    if size < 0:
+        raise InputError(f"shard {name} is damaged: bad size in the header at offset {offset}; copy it again")
+    return size
 
 
 def _checksum_holds(block: bytes) -> bool:
