@@ -40,18 +40,18 @@ class Features(NamedTuple):
 
 
 def extract_features(
-    encoder: Encoder,
+    encoder: nn.Module,
     loader: Iterable[Batch],
     normalise: Callable[[Tensor], Tensor],
-    *,
     device: torch.device | str = "cpu",
     pool: Literal["mean", "cls"] = "mean",
+    *,
     progress: Callable[[int], None] | None = None,
 ) -> Features:
     """Encodes whole images: no mask, no gradients, evaluation mode; every submodule gets its mode back.
 
     Args:
-        encoder: an encoder that is an `nn.Module`, already on `device`.
+        encoder: a module that keeps the contract `types.Encoder`, already on `device`.
         loader: batches without augmentation; `Batch.mask` is ignored.
         normalise: images `(B, C, H, W)` as loaded -> normalised floats, on `device`.
         device: where the encoder lies.
@@ -62,8 +62,8 @@ def extract_features(
         InputError: no class token to pool, or an empty loader.
         RunError: features that are not finite.
     """
-    if not isinstance(encoder, nn.Module):
-        raise TypeError(f"encoder must be a torch.nn.Module, got {type(encoder).__name__}")
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"{type(encoder).__name__} has no forward_features; give an encoder, such as model.encoder")
 
     def encode(images: Tensor) -> Tensor:
         return pooled(encoder.forward_features(normalise(images.to(device, non_blocking=True))), pool)

@@ -119,7 +119,7 @@ def test_statistics_are_those_of_the_training_features():
     scale, shift = torch.logspace(-2, 2, 20), torch.linspace(-3, 3, 20)
     base = fit_linear(train.x, train.labels, 6, 1e-2).logits(test.x)
     moved = fit_linear(train.x.double() * scale + shift, train.labels, 6, 1e-2)
-    torch.testing.assert_close(moved.logits(test.x.double() * scale + shift), base, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(moved.logits(test.x.double() * scale + shift), base, atol=5e-3, rtol=1e-3)
     assert (moved.logits(test.x) - base).abs().max() > 0.1
 
 

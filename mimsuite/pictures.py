@@ -1,0 +1,392 @@
+"""Pictures to look at: reconstruction sheets, contact sheets, curves. Arrays in, PIL images out."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from mimsuite.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = ("original", "masked", "prediction", "paste", "error")
+Series = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+"""Metric name -> (steps, values)."""
+
+T = TypeVar("T", bound=np.generic)
+
+_INK, _FAINT, _FRAME, _PAPER = (20, 20, 20), (90, 90, 90), (205, 205, 205), (255, 255, 255)
+_SLATE = (44, 50, 60)
+_GAP, _MARGIN = 6, 16
+# Black, violet, orange, pale yellow: brightness grows evenly, so that it also reads in grey.
+_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
+# Okabe and Ito 2008, "Color Universal Design", black first; told apart with every common colour blindness.
+_OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
+
+
+def to_display(
+    pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Undoes the normalisation for the eye.
+
+    Of one or two channels the first is shown as grey; of more, the first three as red, green and blue.
+
+    Args:
+        pixels: `(N, C, H, W)`, normalised by `mean` and `std`.
+        mean: C values, as fractions of the full range.
+        std: C values, likewise.
+
+    Returns:
+        `(N, H, W, 3)` uint8, clipped.
+
+    Raises:
+        InputError: not four dimensions, or another number of statistics than channels.
+    """
+    if pixels.ndim != 4 or not pixels.shape[1] == len(mean) == len(std):
+        raise InputError(
+            f"pixels of shape {pixels.shape} with {len(mean)} means and {len(std)} deviations; "
+            "expected (images, channels, rows, columns) and one of each per channel"
+        )
+    shown = [0, 1, 2] if pixels.shape[1] >= 3 else [0, 0, 0]
+    scale, shift = (np.asarray(v, dtype=np.float64)[shown] for v in (std, mean))
+    fractions: NDArray[np.float64] = np.moveaxis(pixels[:, shown], 1, -1).astype(np.float64) * scale + shift
+    levels: NDArray[np.uint8] = np.rint(np.nan_to_num(fractions).clip(0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+def reconstruction_sheet(
+    original: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    *,
+    title: str = "",
+    footer: str = "",
+    captions: Sequence[str] = (),
+) -> Image.Image:
+    """One row per image: original, masked, prediction, paste (true pixels where visible), error.
+
+    Hidden cells are grey with a light hatch. The error is the mean over channels of |prediction - original|
+    in hidden cells, as a fraction of the full range, from black (0) to pale yellow (the largest of the sheet;
+    a bar above the column says which); visible cells are slate. Small images are enlarged by a whole factor
+    to about 192 pixels, pixel by pixel.
+
+    Args:
+        original: `(N, H, W, 3)`, see `to_display`.
+        prediction: likewise.
+        mask: `(N, gh, gw)` bool, True = hidden, on a grid that divides the image.
+        title: a line above, such as the name of the run and the step.
+        footer: a line below that says what is shown, such as the kind of target, the mask ratio and unit.
+        captions: a line per image, such as its figures; empty for none.
+
+    Raises:
+        InputError: shapes that do not fit.
+    """
+    _check_sheet(original, prediction, mask, captions)
+    hidden = _to_pixels(mask, original.shape[1:3])
+    factor = _enlargement(original.shape[1:3])
+    error = np.abs(prediction.astype(np.float64) - original).mean(-1) / 255
+    top = float(error[hidden].max(initial=0))
+    columns = (
+        _enlarge(original, factor),
+        _hatched(_enlarge(original, factor), _enlarge(hidden, factor)),
+        _enlarge(prediction, factor),
+        _enlarge(np.where(hidden[..., None], prediction, original), factor),
+        _enlarge(_heat(error, top, hidden), factor),
+    )
+    sheet = _grid(columns, title, footer, captions)
+    _heat_bar(sheet, f"{top:.2f}", _MARGIN + (30 if title else 0))
+    return sheet
+
+
+def contact_sheet(
+    images: Sequence[Image.Image | NDArray[np.uint8]],
+    captions: Sequence[str] = (),
+    *,
+    columns: int = 8,
+    side: int = 128,
+    title: str = "",
+) -> Image.Image:
+    """Small pictures in rows, each fitted into a square of `side` pixels (never distorted), captions below.
+
+    Args:
+        images: PIL images, or `(H, W)` and `(H, W, 3)` uint8 arrays, of any sizes.
+        captions: one per image, cut to the width of its square; empty for none.
+        columns: pictures per row.
+        side: pixels.
+        title: a line above.
+
+    Raises:
+        InputError: no images, or another number of captions.
+    """
+    if not images or (captions and len(captions) != len(images)):
+        raise InputError(
+            f"{len(images)} images with {len(captions)} captions; give images, and a caption for each"
+        )
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    font, line = _font(12), 18 if captions else 0
+    head = 34 if title else 0
+    width = 2 * _MARGIN + columns * (side + _GAP) - _GAP
+    sheet = Image.new("RGB", (width, 2 * _MARGIN + head + rows * (side + line + _GAP) - _GAP), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((_MARGIN, _MARGIN), _cut(title, _font(18), width - 2 * _MARGIN), _INK, _font(18))
+    for i, image in enumerate(images):
+        picture = _fit(image if isinstance(image, Image.Image) else Image.fromarray(image), side)
+        x = _MARGIN + i % columns * (side + _GAP)
+        y = _MARGIN + head + i // columns * (side + line + _GAP)
+        _place(sheet, picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
+        if captions:
+            draw.text((x + side // 2, y + side + 3), _cut(captions[i], font, side), _INK, font, anchor="ma")
+    return sheet
+
+
+def read_metrics(path: Path) -> Series:
+    """Reads a run's `metrics.csv`: columns `step` and metric names, empty where a step has no value.
+
+    Raises:
+        InputError: no such file, no column `step`, or a value that is not a number.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give a run folder that holds metrics.csv")
+    with path.open(newline="") as file:
+        rows = csv.DictReader(file)
+        if "step" not in (rows.fieldnames or ()):
+            raise InputError(
+                f"{path} has no column 'step' but {rows.fieldnames}; it is not a run's metrics.csv"
+            )
+        found: dict[str, list[tuple[int, float]]] = {}
+        for number, row in enumerate(rows, 2):
+            try:
+                for name, value in row.items():
+                    if name != "step" and value:
+                        found.setdefault(name, []).append((int(row["step"]), float(value)))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path}, line {number}: {error}; mend or remove the line") from error
+    return {
+        name: (
+            np.array([s for s, _ in pairs], dtype=np.int64),
+            np.array([v for _, v in pairs], dtype=np.float64),
+        )
+        for name, pairs in found.items()
+    }
+
+
+_THIN, _SOLID, _DASHED, _DOTTED = (
+    {"linewidth": 1.0, "alpha": 0.6},
+    {"linewidth": 1.8},
+    {"linewidth": 1.8, "linestyle": "--"},
+    {"linewidth": 1.8, "linestyle": ":"},
+)
+_PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
+    ("loss", {"train/loss": _THIN, "val/loss": _SOLID}),
+    ("PSNR of hidden pixels (dB)", {"val/psnr": _SOLID}),
+    ("top-1 accuracy", {"val/top1": _SOLID, "probe/top1": _DASHED, "knn/top1": _DOTTED}),
+    ("learning rate", {"optim/lr": _SOLID}),
+    ("images per second", {"perf/img_per_s": _THIN}),
+)
+
+
+def curves(runs: Mapping[str, Series], out: Path) -> None:
+    """Draws loss, PSNR, accuracy, learning rate and speed against steps, and saves a PNG.
+
+    A panel is there if any run has its metric. Colours tell runs apart (Okabe and Ito's eight, safe for
+    colour-blind readers), line styles the metrics of a panel.
+
+    Args:
+        runs: name of the run -> what `read_metrics` gives.
+        out: the PNG; its folder must exist.
+
+    Raises:
+        InputError: nothing to draw.
+    """
+    logged = {name for run in runs.values() for name in run}
+    panels = [(label, {n: styles[n] for n in styles if n in logged}) for label, styles in _PANELS]
+    panels = [(label, styles) for label, styles in panels if styles]
+    if not panels:
+        raise InputError(f"no metric to draw in {', '.join(runs) or 'no runs'}; log at least one step first")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(len(panels), 2)
+    down = math.ceil(len(panels) / across)
+    figure = Figure(figsize=(5.6 * across, 3.4 * down + 0.4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for axis, (label, styles) in zip(axes, panels, strict=False):
+        _panel(axis, label, styles, runs)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    keys = [
+        axes[0].plot([], [], color=colour, linewidth=3)[0]
+        for colour, _ in zip(cycle(_OKABE_ITO), runs, strict=False)
+    ]
+    figure.legend(keys, [_plain(name) for name in runs], loc="outside lower center", ncols=3, frameon=False)
+    canvas.print_png(out)
+
+
+def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: Mapping[str, Series]) -> None:
+    """Draws the metrics in `styles` of all runs into one panel; several metrics get a legend."""
+    for name, style in styles.items():
+        for colour, run in zip(cycle(_OKABE_ITO), runs.values(), strict=False):
+            if name in run:
+                steps, values = run[name]
+                axis.plot(
+                    steps, values, color=colour, marker="o" if len(steps) < 30 else "", markersize=3, **style
+                )
+        axis.plot([], [], color="#606060", label=name, **style)
+    axis.set_xlabel("optimizer steps")
+    axis.set_ylabel(label)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(styles) > 1:
+        axis.legend(frameon=False)
+
+
+def _plain(text: str) -> str:
+    """Returns `text` escaped for matplotlib: a leading underscore hides it, a dollar starts a formula."""
+    return ("\u200b" + text if text.startswith("_") else text).replace("$", r"\$")
+
+
+def _check_sheet(
+    original: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    captions: Sequence[str],
+) -> None:
+    if (
+        original.ndim != 4
+        or original.shape[-1] != 3
+        or prediction.shape != original.shape
+        or not len(original)
+    ):
+        raise InputError(
+            f"original {original.shape} and prediction {prediction.shape}; expected two equal shapes "
+            "(images, rows, columns, 3)"
+        )
+    (n, height, width), grid = original.shape[:3], mask.shape
+    if len(grid) != 3 or grid[0] != n or height % grid[1] or width % grid[2]:
+        raise InputError(
+            f"mask {grid} does not fit {n} images of {height} x {width} pixels; "
+            "give one grid per image that divides it"
+        )
+    if captions and len(captions) != len(original):
+        raise InputError(f"{len(captions)} captions for {len(original)} images; give one per image or none")
+
+
+def _to_pixels(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Returns `mask (N, gh, gw)` repeated to `(N, *size)`."""
+    return mask.astype(bool).repeat(size[0] // mask.shape[1], 1).repeat(size[1] // mask.shape[2], 2)
+
+
+def _enlargement(size: tuple[int, int]) -> int:
+    """Returns the whole factor that brings the longer side nearest to 192 pixels, at least 1."""
+    return max(1, round(192 / max(size)))
+
+
+def _enlarge(images: NDArray[T], factor: int) -> NDArray[T]:
+    return images.repeat(factor, 1).repeat(factor, 2)
+
+
+def _hatched(images: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Returns `images` with hidden pixels in mid grey under thin diagonal lines, 12 pixels apart."""
+    rows, columns = np.indices(images.shape[1:3])
+    hatch = np.where((rows + columns) % 12 < 2, 158, 128).astype(np.uint8)
+    return np.where(hidden[..., None], hatch[None, :, :, None], images)
+
+
+def _heat(error: NDArray[np.float64], top: float, hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Returns `error`, 0 to `top`, as colours `(N, H, W, 3)`; visible pixels in dark slate."""
+    place = (error / max(top, 1e-9)).clip(0, 1) * (len(_HEAT) - 1)
+    colours = np.stack([np.interp(place, np.arange(len(_HEAT)), _HEAT[:, c]) for c in range(3)], axis=-1)
+    return np.where(hidden[..., None], np.rint(colours), _SLATE).astype(np.uint8)
+
+
+def _grid(
+    columns: Sequence[NDArray[np.uint8]], title: str, footer: str, captions: Sequence[str]
+) -> Image.Image:
+    """Lays out the five columns of images `(N, H, W, 3)` under their names, a caption under each row."""
+    n, height, width = columns[0].shape[:3]
+    line = 20 if captions else 0
+    top = _MARGIN + (30 if title else 0)
+    inner = len(columns) * (width + _GAP) - _GAP
+    tail = _wrap(footer, _font(13), inner)
+    size = (inner + 2 * _MARGIN, top + 22 + n * (height + line + _GAP) + 18 * len(tail) + _MARGIN)
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN - 4), _cut(title, _font(18), inner), _INK, _font(18))
+    for i, (name, column) in enumerate(zip(COLUMNS, columns, strict=True)):
+        x = _MARGIN + i * (width + _GAP)
+        draw.text((x, top), _cut(name, _font(14), width), _INK, _font(14))
+        for row, image in enumerate(column):
+            _place(sheet, Image.fromarray(image), (x, top + 22 + row * (height + line + _GAP)))
+    for row, caption in enumerate(captions):
+        y = top + 22 + row * (height + line + _GAP) + height + 2
+        draw.text((_MARGIN, y), _cut(caption, _font(13), inner), _FAINT, _font(13))
+    for row, text in enumerate(tail):
+        draw.text((_MARGIN, size[1] - _MARGIN - 18 * (len(tail) - row) + 2), text, _FAINT, _font(13))
+    return sheet
+
+
+def _place(sheet: Image.Image, picture: Image.Image, at: tuple[int, int]) -> None:
+    """Pastes `picture` with its upper left corner at `at`, framed by a thin line."""
+    right, below = at[0] + picture.width, at[1] + picture.height
+    ImageDraw.Draw(sheet).rectangle((at[0] - 1, at[1] - 1, right, below), outline=_FRAME)
+    sheet.paste(picture, at)
+
+
+def _heat_bar(sheet: Image.Image, top: str, y: int) -> None:
+    """Draws the scale of the error colours at the right end of the line of column names."""
+    draw, font = ImageDraw.Draw(sheet), _font(12)
+    right = sheet.width - _MARGIN
+    draw.text((right, y + 2), top, _FAINT, font, anchor="ra")
+    ramp = np.linspace(0, 1, 48)[None, None]
+    bar = _heat(ramp.repeat(9, 1), 1.0, np.ones((1, 9, 48), dtype=bool))[0]
+    left = right - round(font.getlength(top)) - 4 - 48
+    _place(sheet, Image.fromarray(bar), (left, y + 5))
+    draw.text((left - 4, y + 2), "0", _FAINT, font, anchor="ra")
+
+
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    """Returns `image` as RGB, at most `side` pixels wide and high: shrunk, or enlarged by a whole factor."""
+    image = image.convert("RGB")
+    if max(image.size) <= side:
+        factor = side // max(image.size)
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Returns `text`, or as much of it as fits into `width` pixels, with an ellipsis."""
+    text = text.replace("\n", " ")
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Returns `text` in lines of at most `width` pixels, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,228 @@
+"""Pictures: what stands in which cell, and curves from a run's figures."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimsuite.errors import InputError
+from mimsuite.pictures import contact_sheet, curves, read_metrics, reconstruction_sheet, to_display
+
+RNG = np.random.default_rng(0)
+MASK = np.array([[[1, 0], [0, 1]], [[0, 1], [0, 0]]], dtype=bool)
+
+
+def images(n=2, height=64, width=64):
+    return np.random.default_rng(1).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_display_undoes_normalisation_within_one_level(dtype):
+    mean, std = [0.3, 0.5, 0.9], [0.1, 0.25, 0.4]
+    shown = images()
+    pixels = (
+        (np.moveaxis(shown, -1, 1) / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    ).astype(dtype)
+    back = to_display(pixels, mean, std)
+    assert back.dtype == np.uint8
+    assert np.abs(back.astype(int) - shown).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "shown"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (12, [0, 1, 2])]
+)
+def test_display_takes_the_first_channel_as_grey_or_the_first_three_as_colours(channels, shown):
+    pixels = RNG.random((2, channels, 4, 5))
+    got = to_display(pixels, [0.0] * channels, [1.0] * channels)
+    np.testing.assert_array_equal(got, np.rint(np.moveaxis(pixels[:, shown], 1, -1) * 255))
+
+
+def test_display_clips_and_shows_what_is_not_a_number_as_black():
+    pixels = np.array([-3.0, 3.0, np.nan]).reshape(1, 1, 1, 3)
+    assert to_display(pixels, [0.5], [1.0])[0, 0, :, 0].tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 2, 8, 8)])
+def test_display_refuses_statistics_that_do_not_fit(shape):
+    with pytest.raises(InputError, match="3 means and 3 deviations"):
+        to_display(np.zeros(shape), [0.5] * 3, [0.5] * 3)
+
+
+def cells(sheet, size, factor, *, rows=2, caption=0, title=0):
+    """The five pictures of every row, cut out of the sheet and shrunk back to pixels."""
+    sheet, (height, width) = np.asarray(sheet), size
+    found = []
+    for row in range(rows):
+        y = 16 + title + 22 + row * (height * factor + caption + 6)
+        xs = [16 + i * (width * factor + 6) for i in range(5)]
+        found.append([sheet[y : y + height * factor, x : x + width * factor][::factor, ::factor] for x in xs])
+    return found
+
+
+@pytest.mark.parametrize(("size", "factor"), [((64, 64), 3), ((224, 224), 1), ((32, 48), 4), ((96, 96), 2)])
+def test_sheet_shows_original_prediction_and_paste_pixel_by_pixel(size, factor):
+    original, prediction = images(2, *size), images(4, *size)[2:]
+    hidden = np.kron(MASK, np.ones((1, size[0] // 2, size[1] // 2))).astype(bool)
+    for i, row in enumerate(cells(reconstruction_sheet(original, prediction, MASK), size, factor)):
+        np.testing.assert_array_equal(row[0], original[i])
+        np.testing.assert_array_equal(row[2], prediction[i])
+        np.testing.assert_array_equal(row[3][hidden[i]], prediction[i][hidden[i]])
+        np.testing.assert_array_equal(row[3][~hidden[i]], original[i][~hidden[i]])
+
+
+def test_masked_column_shows_nothing_of_hidden_cells():
+    hidden = np.kron(MASK, np.ones((1, 112, 112))).astype(bool)
+    original = images(2, 224, 224)
+    for i, row in enumerate(cells(reconstruction_sheet(original, original, MASK), (224, 224), 1)):
+        np.testing.assert_array_equal(row[1][~hidden[i]], original[i][~hidden[i]])
+        colours, counts = np.unique(row[1][hidden[i]], axis=0, return_counts=True)
+        assert colours.tolist() == [[128] * 3, [158] * 3]
+        assert 0.1 < counts[1] / counts.sum() < 0.25
+
+
+def test_error_column_is_brighter_where_the_error_is_larger_and_ignores_visible_cells():
+    original = np.full((1, 224, 224, 3), 100, dtype=np.uint8)
+    prediction = original.copy()
+    prediction[:, :56, :112] += 50
+    prediction[:, 56:112, :112] += 100
+    prediction[:, :, 112:] = 255  # visible in the upper half
+    mask = np.array([[[1, 0], [1, 1]]], dtype=bool)
+    error = cells(reconstruction_sheet(original, prediction, mask), (224, 224), 1, rows=1)[0][4]
+    slate = error[10, 150]
+    assert (error[:112, 112:] == slate).all()
+    assert not (error[112:] == slate).all(-1).any()
+    brightness = [int(error[y, x].sum()) for y, x in ((150, 50), (10, 50), (80, 50), (150, 150))]
+    assert brightness == sorted(set(brightness))
+    assert error[150, 150].tolist() == [252, 255, 164]
+
+
+def test_sheet_grows_for_title_captions_and_footer_and_stays_as_wide():
+    bare = reconstruction_sheet(images(), images(), MASK)
+    full = reconstruction_sheet(
+        images(), images(), MASK, title="run", footer="words " * 60, captions=["a", "b" * 999]
+    )
+    assert full.width == bare.width
+    assert full.height > bare.height + 30 + 2 * 20
+    for i, row in enumerate(cells(full, (64, 64), 3, caption=20, title=30)):
+        np.testing.assert_array_equal(row[0], images()[i])
+
+
+def test_sheet_of_a_perfect_prediction_can_be_drawn():
+    error = cells(reconstruction_sheet(images(), images(), MASK), (64, 64), 3)[0][4]
+    assert error[:32, :32].max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prediction": images(2, 64, 32)}, "expected two equal shapes"),
+        ({"original": images(0), "prediction": images(0)}, "expected two equal shapes"),
+        ({"mask": np.ones((2, 3, 2), dtype=bool)}, "does not fit 2 images of 64 x 64"),
+        ({"mask": MASK[:1]}, "does not fit 2 images of 64 x 64"),
+        ({"captions": ["one"]}, "1 captions for 2 images"),
+    ],
+)
+def test_sheet_refuses_what_does_not_fit(change, message):
+    with pytest.raises(InputError, match=message):
+        reconstruction_sheet(**({"original": images(), "prediction": images(), "mask": MASK} | change))
+
+
+def test_contact_sheet_keeps_proportions_and_order():
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    sizes = [(64, 64), (300, 100), (10, 40)]
+    pictures = [Image.new("RGB", size, colour) for size, colour in zip(sizes, colours, strict=True)]
+    sheet = np.asarray(contact_sheet(pictures, columns=2))
+    boxes = []
+    for colour in colours:
+        y, x = np.nonzero((sheet == colour).all(-1))
+        boxes.append((x.min(), y.min(), x.max() - x.min() + 1, y.max() - y.min() + 1))
+    assert [box[2:] for box in boxes] == [(128, 128), (128, 43), (30, 120)]
+    assert boxes[0][0] < boxes[1][0]
+    assert boxes[0][1] < boxes[2][1]
+
+
+def test_contact_sheet_takes_arrays_grey_and_transparent_pictures():
+    sheet = contact_sheet(
+        [images()[0], images()[0, :, :, 0], Image.new("LA", (5, 500))], ["a", "b", "a long caption" * 9]
+    )
+    assert (sheet.mode, sheet.width) == ("RGB", 2 * 16 + 3 * 128 + 2 * 6)
+
+
+@pytest.mark.parametrize(("pictures", "captions"), [([], []), ([images()[0]], ["a", "b"])])
+def test_contact_sheet_refuses_nothing_and_captions_that_do_not_fit(pictures, captions):
+    with pytest.raises(InputError, match="a caption for each"):
+        contact_sheet(pictures, captions)
+
+
+CSV = "step,train/loss,val/loss,optim/lr\n10,0.9,,0.001\n20,0.8,0.85,0.002\n30,nan,,\n"
+
+
+def test_metrics_are_read_per_name_without_the_empty_cells(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(CSV)
+    got = read_metrics(path)
+    assert {name: steps.tolist() for name, (steps, _) in got.items()} == {
+        "train/loss": [10, 20, 30],
+        "val/loss": [20],
+        "optim/lr": [10, 20],
+    }
+    np.testing.assert_array_equal(got["train/loss"][1], [0.9, 0.8, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "does not exist"),
+        ("", "no column 'step'"),
+        ("epoch,loss\n1,2\n", "no column 'step'"),
+        ("step,loss\n1,abc\n", "line 2: could not convert string to float: 'abc'"),
+        ("step,loss\n,1.0\n", "line 2: invalid literal"),
+        ("step,loss\n1,2,3\n", "line 2"),
+    ],
+)
+def test_damaged_metrics_are_named(tmp_path, text, message):
+    path = tmp_path / "metrics.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_metrics(path)
+
+
+def test_curves_of_many_runs_with_odd_names_are_drawn(tmp_path):
+    (tmp_path / "metrics.csv").write_text(CSV)
+    series = read_metrics(tmp_path / "metrics.csv")
+    runs = dict.fromkeys(("_hidden", "$x$ \\frac", *(f"run {i}" for i in range(9))), series)
+    runs["probe"] = {"knn/top1": (np.array([5]), np.array([0.5]))}
+    curves(runs, tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size[0] > 1000
+        coloured = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert {(230, 159, 0), (86, 180, 233)} <= set(map(tuple, coloured.tolist()))
+
+
+def test_a_line_lies_higher_where_the_value_is_larger(tmp_path):
+    series = {"val/psnr": (np.arange(2), np.array([10.0, 20.0]))}
+    curves({"up": series}, tmp_path / "up.png")
+    curves({"down": {"val/psnr": (np.arange(2), np.array([20.0, 10.0]))}}, tmp_path / "down.png")
+    up, down = (np.asarray(Image.open(tmp_path / f"{n}.png").convert("L")) for n in ("up", "down"))
+    left = slice(up.shape[1] // 6, up.shape[1] // 3)
+
+    def height(picture):
+        y, _ = np.nonzero(picture[: int(0.8 * len(picture)), left] < 60)
+        return y.mean()
+
+    assert height(down) < height(up) - 20
+
+
+def test_curves_without_a_known_metric_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no metric to draw in a"):
+        curves({"a": {"other": (np.arange(2), np.arange(2.0))}}, tmp_path / "out.png")
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_pictures_import_neither_torch_nor_matplotlib():
+    code = "import sys, mimsuite.pictures; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
