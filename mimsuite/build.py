@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import functools
 import logging
+import math
 import os
-import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from mimsuite.instantiate import instantiate
 from mimsuite.settings import Budget, Geometry
 
 if TYPE_CHECKING:
-    import torch
     from lightning import Trainer
     from torch import nn
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mimsuite.data.datamodule import ImageData
     from mimsuite.data.index import DataIndex
     from mimsuite.loggers import FileLogger, WandbLogger
+    from mimsuite.models.tasks import ForMaskedImageModeling
     from mimsuite.normalize import Normalize
     from mimsuite.objectives.mim import MIMObjective
     from mimsuite.run import RunFolder
@@ -62,6 +63,11 @@ def device(accelerator: str) -> Device:
         raise InputError(f"trainer.accelerator={accelerator}, but this machine has none; use trainer.accelerator=cpu")
     amx = torch.backends.cpu.get_cpu_capability() == "AMX" or torch.cpu._is_amx_tile_supported()
     return Device("cpu", f"CPU, {torch.get_num_threads()} threads{', AMX' if amx else ''}", 0.0, amx)
+
+
+def torch_device() -> str:
+    """The name by which torch knows the device that `auto` means here."""
+    return {"gpu": "cuda"}.get(found := device("auto").accelerator, found)
 
 
 def precision(asked: str, on: Device) -> tuple[str, str]:
@@ -105,9 +111,7 @@ def model_config(
     """
     named = any(o.lstrip("+").startswith(("model=", "model.")) for o in overrides)
     if weights is not None and not named:
-        from mimsuite.models import AutoConfig
-
-        config = AutoConfig.from_dict(weights.config)
+        config = config_of(weights)
         if channels not in (None, config.num_channels):
             raise InputError(
                 f"init={weights.init} takes {config.num_channels} channels but the images have {channels}; "
@@ -124,14 +128,97 @@ def model_config(
     return instantiate(cfg.model, trusted, **sizes)
 
 
-def masked_model(config: Any, weights: Weights | None, head: DictConfig, trusted: Sequence[str]) -> nn.Module:
+def config_of(weights: Weights) -> Any:
+    """The config object of weights, at their own image size; needs no torch."""
+    from mimsuite.models import AutoConfig
+
+    return AutoConfig.from_dict(weights.config)
+
+
+def masked_model(config: Any, weights: Weights | None, head: DictConfig, trusted: Sequence[str]) -> ForMaskedImageModeling:
     """A masked image model: fresh, or with the encoder (and the decoder, if there is one) of `init=`."""
     from mimsuite.models import AutoModelForMaskedImageModeling
 
-    model: nn.Module = AutoModelForMaskedImageModeling.from_config(config, head=instantiate(head, trusted))
-    if weights is not None:
-        weights.load_into(model)
+    make_head = instantiate(head, trusted)
+    if weights is None:
+        return AutoModelForMaskedImageModeling.from_config(config, head=make_head)
+    model = AutoModelForMaskedImageModeling.from_config(at_native_size(config, weights), head=make_head)
+    fill(model, weights)
+    if hasattr(config, "image_size"):
+        model.encoder.set_image_size(config.image_size)
     return model
+
+
+def at_native_size(config: Any, weights: Weights) -> Any:
+    """A copy of the config at the image size of the weights."""
+    native = copy.copy(config)
+    if hasattr(native, "image_size"):
+        native.image_size = weights.config["image_size"]
+    return native
+
+
+def fill(model: nn.Module, weights: Weights) -> None:
+    """Copies weights into a model; what is fresh or left over is said in one log line.
+
+    Raises:
+        InputError: weights of another model.
+    """
+    from mimsuite.weights.huggingface import load_state
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_state(model, weights.state(), weights.init)
+    for warning in caught:
+        log.info("weights   %s", warning.message)
+
+
+def load_model(weights: Weights) -> nn.Module:
+    """The model that a folder names in `architectures`, or the masked image model of a checkpoint."""
+    import mimsuite.models as models
+
+    config = config_of(weights)
+    name = (weights.config.get("architectures") or [""])[0]
+    known = name in models.__all__ and name.startswith(type(config).__name__.removesuffix("Config"))
+    if known or weights.checkpoint is None:
+        maker = getattr(models, name) if known else models.AutoModel
+        model = maker(config) if known else maker.from_config(config)
+    else:
+        model = models.AutoModelForMaskedImageModeling.from_config(config)
+    fill(model, weights)
+    return model
+
+
+def trained_model(weights: Weights, config: Any, image_size: tuple[int, int]) -> ForMaskedImageModeling:
+    """A trained masked image model, in evaluation mode, at `image_size = (H, W)` pixels.
+
+    Raises:
+        InputError: weights without a decoder.
+    """
+    from mimsuite.models import AutoModelForMaskedImageModeling
+
+    if not any(name.startswith("decoder.") for name in weights.state()):
+        raise InputError(f"init={weights.init} has no decoder, so it predicts no pixels; use a pretraining run")
+    model = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
+    fill(model, weights)
+    model.encoder.set_image_size(image_size)
+    return model.eval()
+
+
+def encoder(weights: Weights | None, config: Any, image_size: tuple[int, int]) -> nn.Module:
+    """A frozen encoder by the contract of `mimsuite.types`, with the weights, or at random initialisation for None.
+
+    Args:
+        config: the config of the weights, at their own image size.
+        image_size: `(H, W)` pixels to encode at.
+    """
+    from mimsuite.models import AutoModelForMaskedImageModeling
+
+    model = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
+    if weights is not None:
+        fill(model, weights)
+    model.encoder.set_image_size(image_size)
+    found: nn.Module = model.encoder.requires_grad_(False).eval()
+    return found
 
 
 def normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
@@ -140,6 +227,15 @@ def normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
 
     mean, std = (weights and weights.statistics) or (index.mean, index.std)
     return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255)
+
+
+def normalizer_of(weights: Weights) -> Normalize:
+    """Normalisation as the weights were trained with; 0.5 and 0.5 where nothing says more, as Hugging Face's ViT."""
+    from mimsuite.normalize import Normalize
+
+    half = (0.5,) * int(weights.config.get("num_channels", 3))
+    mean, std = weights.statistics or (half, half)
+    return Normalize(mean, std, round(1 / weights.preprocessor.get("rescale_factor", 1 / 255)))
 
 
 def save_weights(folder: Path, model: nn.Module, normalize: Normalize, image_size: tuple[int, int]) -> None:
@@ -162,17 +258,21 @@ def preprocessor(normalize: Normalize, image_size: tuple[int, int]) -> Any:
 
 
 def mim_objective(
-    cfg: DictConfig, model: nn.Module, normalize: Normalize, config: Any, pace: Budget, trusted: Sequence[str]
+    cfg: DictConfig,
+    model: ForMaskedImageModeling,
+    normalize: Normalize,
+    geo: Geometry,
+    pace: Budget,
+    trusted: Sequence[str],
 ) -> MIMObjective:
     """The Lightning module of a pretraining run, with its optimizer and schedule to be."""
     from mimsuite.objectives.optim import param_groups
 
     fields = {k: v for k, v in cfg.optim.items() if k not in ("base_lr", "base_batch", "weight_decay")}
-    groups = param_groups(
-        model, weight_decay=cfg.optim.weight_decay, decay_mask_token=config.model_type == "vit"
-    )
+    decay_mask_token = model.config.model_type == "vit"  # as SimMIM's code does; its Swin spares the token
+    groups = param_groups(model, weight_decay=cfg.optim.weight_decay, decay_mask_token=decay_mask_token)
     optimizer = instantiate(OmegaConf.create(fields), trusted, lr=pace.lr)
-    schedule = instantiate(cfg.schedule, trusted, steps=pace.steps, warmup=pace.warmup)()
+    schedule = instantiate(cfg.schedule, trusted, steps=pace.steps, warmup=pace.warmup)
     objective: MIMObjective = instantiate(
         cfg.objective,
         trusted,
@@ -182,6 +282,8 @@ def mim_objective(
         groups=groups,
         schedule=schedule,
         clip=cfg.trainer.clip,
+        hidden_per_image=math.ceil(geo.units * cfg.mask.ratio),
+        about={"config": model.config.to_dict(), "preprocessor": preprocessor(normalize, geo.image_size).to_dict()},
     )
     return objective
 
@@ -244,7 +346,7 @@ def trainer(
     files = FileLogger(folder.path, step)
     run_config = OmegaConf.to_container(cfg, resolve=True)
     named = {
-        name: instantiate(node, trusted, folder=folder.path, config=run_config) for name, node in cfg.logger.items()
+        name: instantiate(node, trusted, folder=folder.path, run_config=run_config) for name, node in cfg.logger.items()
     }
     checkpoints = Checkpoints(folder.path / "checkpoints", pace.save_every)
     filled: dict[str, dict[str, Any]] = {

@@ -1,6 +1,7 @@
 """The `mimsuite` command: finds the task and hands the process over to it."""
 
 import os
+import re
 import sys
 import time
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ TASKS = {
 }
 
 PATH_KEYS = ("data", "init", "out", "src", "images")
+OVERRIDE = re.compile(r"[~+]|[^-=][^=]*=")
 
 
 def quote_path(argument: str) -> str:
@@ -48,6 +50,12 @@ def quote(value: str) -> str:
             slashes = len(out) - len(out.rstrip("\\"))
             out += "\\" * slashes
     return f"'{out}'"
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """Hydra's parser wants its own flags (`--cfg job`) before or after all `key=value`, not between them."""
+    overrides = [a for a in arguments if OVERRIDE.match(a)]
+    return [a for a in arguments if not OVERRIDE.match(a)] + overrides
 
 
 def usage() -> str:
@@ -83,7 +91,7 @@ def main() -> None:
         print(f"mimsuite: unknown task {task!r}; {hint}tasks are {', '.join(TASKS)}", file=sys.stderr)
         sys.exit(2)
     os.environ["MIMSUITE_STARTED"] = str(time.time())
-    command = [sys.executable, "-m", f"mimsuite.tasks.{task}", *map(quote_path, arguments[1:])]
+    command = [sys.executable, "-m", f"mimsuite.tasks.{task}", *map(quote_path, flags_first(arguments[1:]))]
     os.execv(sys.executable, command)
 
 

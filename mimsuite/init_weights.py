@@ -1,13 +1,17 @@
-"""What `init=` names: a run folder, a Hugging Face style folder, or `hf:ORG/NAME`."""
+"""What `init=` names: a run folder, a Hugging Face style folder, or `hf:ORG/NAME`. Needs no torch to look."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mimsuite.errors import InputError
+from mimsuite.models.source import find_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,22 @@ class Weights:
             return None
         return tuple(self.preprocessor["image_mean"]), tuple(self.preprocessor["image_std"])
 
+    def state(self) -> dict[str, Tensor]:
+        """Reads the tensors, by their names in the model.
+
+        Raises:
+            InputError: damaged files.
+        """
+        if self.folder is not None:
+            from mimsuite.weights.files import read_folder
+
+            return read_folder(self.folder)
+        from mimsuite.checkpoint import load_checkpoint
+
+        assert self.checkpoint is not None
+        state = load_checkpoint(self.checkpoint)["state_dict"]
+        return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+
 
 def find_weights(init: str) -> Weights:
     """Finds what `init=` names: a run folder (its `weights/`, else its newest checkpoint), or a Hugging Face folder.
@@ -52,9 +72,7 @@ def find_weights(init: str) -> Weights:
     """
     folder = Path(init)
     if init.startswith("hf:"):
-        from mimsuite.weights.huggingface import hub_folder
-
-        return in_folder(init, hub_folder(init))
+        return in_folder(init, find_folder(init))
     if not folder.exists():
         raise InputError(f"init={init} does not exist; give a run folder, a Hugging Face folder, or hf:ORG/NAME")
     if not folder.is_dir():
@@ -77,11 +95,20 @@ def find_weights(init: str) -> Weights:
 
 def in_folder(init: str, folder: Path) -> Weights:
     """Weights in a Hugging Face style folder."""
-    contents = []
-    for name in ("config.json", "preprocessor_config.json"):
-        path = folder / name
-        try:
-            contents.append(json.loads(path.read_text()) if path.is_file() else {})
-        except ValueError as error:
-            raise InputError(f"init={init}: {path} is no JSON ({error}); restore the file") from error
-    return Weights(init, folder, None, *contents)
+    config = read_object(init, folder / "config.json")
+    if config is None:
+        raise InputError(f"init={init}: {folder} has no config.json; give a run folder or a Hugging Face folder")
+    return Weights(init, folder, None, config, read_object(init, folder / "preprocessor_config.json") or {})
+
+
+def read_object(init: str, path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"init={init}: {path} cannot be read as JSON ({error}); restore the file") from error
+    if not isinstance(content, dict):
+        raise InputError(f"init={init}: {path} holds no JSON object; restore the file")
+    return content

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -26,23 +28,30 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
     Args:
         node: a config with `_target_`.
         trusted: further targets that may be called, by their own module and name.
-        extra: keyword arguments that the caller fills in.
+        extra: keyword arguments that the caller fills in; they win over the node's.
 
     Raises:
         InputError: a target that is not allowed, does not exist, or does not take its arguments.
     """
-    for target in targets(OmegaConf.to_container(node, resolve=True)):
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    for target in targets(values):
         judge(target, trusted)
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate as call
+    from hydra.utils import instantiate as build
 
+    made = build({k: v for k, v in values.items() if k not in extra}, _convert_="all", _partial_=True)  # inner nodes are built; `extra` stays out of Hydra's hands
+    if values.get("_partial_"):
+        return functools.partial(made, **extra)
     try:
-        return call(node, _convert_="all", **extra)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, (InputError, ValueError, TypeError)):
-            raise InputError(f"{node._target_}: {cause}") from error
+        inspect.signature(made.func).bind(*made.args, **made.keywords, **extra)
+    except TypeError as error:
+        raise InputError(f"{node._target_}: {error}; check the keys of this group") from error
+    try:
+        return made(**extra)
+    except InputError:
         raise
+    except ValueError as error:
+        raise InputError(f"{node._target_}: {error}") from error
 
 
 def targets(value: Any) -> Iterator[str]:

@@ -96,15 +96,15 @@ class WandbLogger(Logger):
         folder: the run folder.
         project: wandb project.
         group: wandb group, or None for none.
-        config: the run's config, plain values.
+        run_config: the run's config, plain values.
     """
 
-    def __init__(self, folder: Path, *, project: str, group: str | None, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, *, project: str, group: str | None, run_config: dict[str, Any]) -> None:
         super().__init__()
         self.failed = False
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
-            target=self._work, args=(self._arguments(folder, project, group, config),), name="wandb", daemon=True
+            target=self._work, args=(self._arguments(folder, project, group, run_config),), name="wandb", daemon=True
         )
         self._thread.start()
 

@@ -38,6 +38,8 @@ NAMES = (
     "weights",
     "pictures",
     "wandb",
+    "probe.csv",
+    "probe.json",
     ".lock",
 )
 
@@ -84,6 +86,39 @@ def check_out(out: str | Path, *, resume: bool = False, overwrite: bool = False)
     if resume and held and not (path / "config.yaml").is_file():
         raise InputError(f"out={out} holds no config.yaml, so no run to resume; use overwrite=true or another out=")
     return bool(held)
+
+
+def check_outputs(out: str | Path, names: Sequence[str], *, overwrite: bool) -> Path:
+    """Says whether a task may write `names` into the folder `out`; changes nothing.
+
+    Raises:
+        InputError: `out` is a file, holds something and `overwrite` is not set, or holds anything but `names`.
+    """
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"out={out} is a file; out= names a folder; use another out=")
+    held = sorted(p.name for p in path.iterdir()) if path.exists() else []
+    if strange := [name for name in held if name not in names]:
+        raise InputError(f"out={out} holds {strange[0]!r}; use an absent or empty folder")
+    if held and not overwrite:
+        raise InputError(f"out={out} is not empty ({', '.join(held)}); use another out=, or overwrite=true")
+    return path
+
+
+def check_picture(out: str | Path, *, overwrite: bool) -> Path:
+    """Says whether a task may write the picture `out`; changes nothing.
+
+    Raises:
+        InputError: it exists and `overwrite` is not set, is a folder, or does not end in .png.
+    """
+    path = Path(out)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"out={out} is no .png; the picture is written as PNG: use out={path.with_suffix('.png')}")
+    if path.is_dir():
+        raise InputError(f"out={out} is a folder; name a file in it: out={path / 'sheet.png'}")
+    if path.exists() and not overwrite:
+        raise InputError(f"out={out} exists; use another out=, or overwrite=true")
+    return path
 
 
 class RunFolder:
@@ -172,6 +207,11 @@ class RunFolder:
         self.close()
 
 
+def cache_folder() -> Path:
+    """The user's cache folder for what can be made again (`XDG_CACHE_HOME/mimsuite`)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimsuite"
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine facts that a repetition needs; no variables of the environment, so no secrets."""
     versions = {}
@@ -203,6 +243,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def speak(stream: IO[str] | None = None) -> None:
     """Sends the package's log lines to the terminal as plain text; calling it again changes nothing."""
+    for library in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # its tips and device lines say nothing of the run
     if not any(getattr(handler, "mimsuite_console", False) for handler in log.handlers):
         handler = logging.StreamHandler(stream or sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))

@@ -35,6 +35,11 @@ class Geometry:
     mask_unit: int
     notes: tuple[str, ...]
 
+    @property
+    def units(self) -> int:
+        """Mask units per image."""
+        return (self.image_size[0] // self.mask_unit) * (self.image_size[1] // self.mask_unit)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -86,11 +91,24 @@ def geometry(cfg: DictConfig, index: DataIndex, *, native: tuple[int, int] | Non
         raise InputError(
             f"channels={channels} but the images have {index.channels}; use channels={index.channels} or other data"
         )
-    unit = auto_mask_unit(image_size, cell) if cfg.mask.unit == "auto" else whole(cfg.mask, "unit", name="mask.unit")
+    unit = mask_unit(cfg, image_size, cell)
     if cfg.mask.unit == "auto":
         notes.append(f"mask.unit={unit} (32 at 224 px, smaller in proportion, a multiple of the patch)")
-    check_geometry(image_size, cell, unit)
     return Geometry(image_size, channels, unit, tuple(notes))
+
+
+def mask_unit(cfg: DictConfig, image_size: tuple[int, int], cell: tuple[int, int]) -> int:
+    """Side of a mask unit in pixels, checked against image and cell; also checks `mask.ratio`.
+
+    Raises:
+        InputError: sizes that do not fit, with sizes that would; a ratio outside (0, 1].
+    """
+    ratio = positive(cfg.mask, "ratio", name="mask.ratio")
+    if ratio > 1:
+        raise InputError(f"mask.ratio={ratio} is not in (0, 1]; SimMIM uses mask.ratio=0.6")
+    unit = auto_mask_unit(image_size, cell) if cfg.mask.unit == "auto" else whole(cfg.mask, "unit", name="mask.unit")
+    check_geometry(image_size, cell, unit)
+    return unit
 
 
 def auto_image_size(native: tuple[int, int], data: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int]:

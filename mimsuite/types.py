@@ -42,6 +42,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        """Makes `(H, W)` pixels the encoder's own size, where it has one."""
+        ...
+
 
 class BadSample(NamedTuple):
     """A sample that could not be used: where it lies and why."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.loggers import WandbLogger
-from mimsuite.pictures import reconstruction_sheet
+from mimsuite.objectives.mim import MIMObjective, predict
+from mimsuite.reconstruct import reconstruct
 from mimsuite.types import Batch
 
 
@@ -23,3 +25,32 @@ class Reconstructions(Callback):
     def __init__(self, *, images: int, folder: Path) -> None:
         self.images, self.folder = images, folder
         self._batch: Batch | None = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the first images of the validation set."""
+        if batch_idx == 0:
+            self._batch = batch
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the sheet and gives it to wandb."""
+        assert isinstance(pl_module, MIMObjective)
+        if self._batch is None or not trainer.is_global_zero:
+            return
+        images, mask = self._batch.images[: self.images], self._batch.mask
+        assert mask is not None
+        result = reconstruct(partial(predict, pl_module.model), pl_module.normalize, images, mask[: self.images])
+        step = trainer.global_step
+        path = self.folder / f"step_{step:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result.sheet(f"step {step}").save(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_picture("reconstructions", path, step)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mimsuite.data.index import DataIndex, open_index
 from mimsuite.data.sources import is_image_folder
+from mimsuite.run import cache_folder
 
 log = logging.getLogger("mimsuite")
 
@@ -37,8 +38,7 @@ def packed(source: Path) -> Path:
     """The shards of an image folder in the user's cache; packed on first use and when a file changed."""
     from mimsuite.data.pack import pack
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimsuite" / "packed"
-    folder = home / fingerprint(source)
+    folder = cache_folder() / "packed" / fingerprint(source)
     if not (folder / "index.json").is_file():
         log.info(
             "data=%s is a folder of images: packing it to %s (once; `mimsuite pack` chooses the place)",

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
+from mimsuite.metrics import HiddenPSNR
+from mimsuite.models.tasks import ForMaskedImageModeling
 from mimsuite.normalize import Normalize
-from mimsuite.metrics import hidden_psnr
 from mimsuite.patches import expand_mask
 from mimsuite.types import Batch
 
@@ -21,49 +22,59 @@ class MIMObjective(LightningModule):
     """Trains a masked image model; validation computes the same loss on fixed masks.
 
     Args:
-        model: encoder and decoder; offers `masked_loss(pixels, mask)` and the dense `model(pixels, mask)`.
+        model: encoder and head.
         normalize: integer images `(B, C, H, W)` to normalised floats, on the device.
         optimizer: completes `torch.optim` with parameter groups.
         groups: the optimizer's parameter groups.
         schedule: factor on the learning rate for a step.
         clip: largest global gradient norm, or None.
+        hidden_per_image: hidden units of every training mask, if it is the same number.
+        about: plain values that checkpoints carry beside the weights (`config`, `preprocessor`).
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: ForMaskedImageModeling,
         normalize: Normalize,
         *,
         optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
         groups: list[dict[str, Any]],
         schedule: Callable[[int], float],
         clip: float | None,
+        hidden_per_image: int | None,
+        about: dict[str, Any],
     ) -> None:
         super().__init__()
         self.model = model
         self.normalize = normalize
         self.optimizer_of, self.groups, self.schedule, self.clip = optimizer, groups, schedule, clip
-        self.val_loss, self.val_psnr = MeanMetric(), MeanMetric()
+        self.hidden_per_image, self.about = hidden_per_image, about
+        self.val_loss, self.val_psnr = MeanMetric(), HiddenPSNR()
         self.grad_norm: Tensor | None = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The masked loss of a batch, a scalar."""
-        loss: Tensor = self.model.masked_loss(self.normalize(batch.images), batch.mask)  # type: ignore[operator]
-        return loss
+        return self.model.masked_loss(self.normalize(batch.images), batch.mask, self.hidden_per_image)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the masked loss and to the PSNR of hidden pixels."""
         assert batch.mask is not None
         pixels = self.normalize(batch.images)
-        mask = expand_mask(batch.mask, self.model.encoder.mask_grid(pixels.shape[-2:]))  # type: ignore[union-attr,operator]
-        out = self.model(pixels, mask)
-        self.val_loss.update(out.loss.float(), weight=len(pixels))
-        psnr = hidden_psnr(self.normalize.undo(out.reconstruction.float()), self.normalize.undo(pixels), mask)
-        self.val_psnr.update(psnr)
+        loss, prediction = predict(self.model, pixels, batch.mask)
+        self.val_loss.update(loss, weight=len(pixels))
+        self.val_psnr.update(self.normalize.undo(prediction), self.normalize.undo(pixels), batch.mask)
 
     def on_validation_epoch_end(self) -> None:
-        """Gives the pass's figures to the loggers."""
-        self.log_dict({"val/loss": self.val_loss, "val/psnr": self.val_psnr})
+        """Gives the figures of the pass to the loggers, also of the one before the first step."""
+        figures = {"val/loss": float(self.val_loss.compute()), "val/psnr": float(self.val_psnr.compute())}
+        self.val_loss.reset()
+        self.val_psnr.reset()
+        for logger in self.trainer.loggers:
+            logger.log_metrics(figures, self.trainer.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes a checkpoint enough to load the model from: adds its config and its preprocessing."""
+        checkpoint["mimsuite"] = self.about
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer, one learning-rate factor per step."""
@@ -75,3 +86,20 @@ class MIMObjective(LightningModule):
         """Clips the global gradient norm and keeps its value from before."""
         limit = self.clip if self.clip is not None else float("inf")
         self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+
+
+def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The masked loss and the whole picture, float32.
+
+    Args:
+        model: encoder and head.
+        pixels: `(B, C, H, W)` normalised floats.
+        mask: `(B, h, w)` bool, True = hidden, one cell per mask unit.
+
+    Returns:
+        A scalar, and the prediction `(B, C, H, W)`, normalised.
+    """
+    down, across = model.encoder.mask_stride
+    cells = expand_mask(mask, (pixels.shape[-2] // down, pixels.shape[-1] // across))
+    out = model(pixels, cells)
+    return out.loss.float(), out.reconstruction.float()

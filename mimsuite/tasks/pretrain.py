@@ -104,7 +104,7 @@ def train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     torch.manual_seed(cfg.seed)
     model = build.masked_model(plan.config, plan.weights, cfg.head, plan.trusted)
     normalize = build.normalizer(plan.index, plan.weights)
-    objective = build.mim_objective(cfg, model, normalize, plan.config, pace, plan.trusted)
+    objective = build.mim_objective(cfg, model, normalize, plan.geo, pace, plan.trusted)
     data = build.image_data(cfg, plan.index, plan.geo, pace, micro, plan.workers, plan.trusted)
     notes = [f"precision={precision} ({why})", f"micro_batch={micro} (on {device.name})", f"workers={plan.workers}"]
     banner(plan, model, notes)
@@ -153,15 +153,14 @@ def banner(plan: Plan, model: nn.Module, notes: Sequence[str]) -> None:
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
     parameters = sum(p.numel() for p in model.parameters())
     cell, unit = plan.config.mask_stride, geo.mask_unit
-    units = (geo.image_size[0] // unit) * (geo.image_size[1] // unit)
-    hidden = math.ceil(units * plan.cfg.mask.ratio)
+    hidden = math.ceil(geo.units * plan.cfg.mask.ratio)
     height, width = geo.image_size
     log.info("mimsuite %s pretrain -> %s", __version__, plan.cfg.out)
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
     log.info("model     %s, %s parameters", plan.config.model_type, f"{parameters:,}")
     log.info(
         "geometry  image %dx%d, cell %dx%d, grid %dx%d, mask unit %d: %d of %d units hidden",
-        *(height, width, *cell, height // cell[0], width // cell[1], unit, hidden, units),
+        *(height, width, *cell, height // cell[0], width // cell[1], unit, hidden, geo.units),
     )
     log.info("length    %d steps of %d images (%.1f epochs), seed %d", pace.steps, pace.batch, pace.epochs, plan.cfg.seed)
     for note in (*geo.notes, *pace.notes, *notes):

@@ -1,0 +1,105 @@
+"""`mimsuite reconstruct`: a picture of original, masked input, prediction, paste and error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mimsuite import app, build
+from mimsuite.data.decode import DecodeError
+from mimsuite.data.open import open_data
+from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
+from mimsuite.errors import InputError
+from mimsuite.init_weights import find_weights
+from mimsuite.instantiate import instantiate, trusted_targets
+from mimsuite.run import check_picture, speak
+from mimsuite.settings import FALLBACK_SIZE, check_flag, mask_unit, sides, whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger("mimsuite")
+
+Named = tuple[str, bytes]
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Draws one sheet; returns the masked loss and the mean PSNR."""
+    speak()
+    out = check_picture(cfg.out, overwrite=check_flag(cfg, "overwrite"))
+    count, seed = whole(cfg, "count"), whole(cfg, "seed", least=0)
+    trusted = trusted_targets(cfg, overrides)
+    weights = find_weights(cfg.init)
+    config = build.config_of(weights)
+    size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
+    unit = mask_unit(cfg, size, config.mask_stride)
+    sampler = instantiate(OmegaConf.create({k: v for k, v in cfg.mask.items() if k != "unit"}), trusted)
+    found = find_images(cfg.images, count)
+    import torch
+
+    from mimsuite.data.hashing import hash_key, mix
+    from mimsuite.objectives.mim import predict
+    from mimsuite.reconstruct import reconstruct
+
+    images = torch.stack([picture(name, data, size, config.num_channels) for name, data in found])
+    generator = torch.Generator()
+    grid = (size[0] // unit, size[1] // unit)
+    mask = torch.stack([sampler(grid, generator.manual_seed(mix(seed, hash_key(name)))) for name, _ in found])
+    device = build.torch_device()
+    model = build.trained_model(weights, config, size).to(device)
+    normalize = build.normalizer_of(weights).to(device)
+    result = reconstruct(partial(predict, model), normalize, images.to(device), mask.to(device))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    result.sheet(f"{cfg.init}: {cfg.images or 'emoji-64'}").save(out)
+    log.info("masked loss %.4f, PSNR %.1f dB over %d images; picture in %s", result.loss, result.psnr.mean(), len(found), out)
+    return {"masked_loss": result.loss, "psnr": float(result.psnr.mean()), "out": str(out)}
+
+
+def find_images(images: str | None, count: int) -> list[Named]:
+    """The first `count` encoded images, by name: of a file, a folder, or a data set's validation part.
+
+    Raises:
+        InputError: nothing there.
+    """
+    path = Path(images) if images is not None else None
+    if path is not None and path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
+        return [(path.name, path.read_bytes())]
+    if path is not None and path.is_dir() and is_image_folder(str(path)):
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS)
+        return [(str(p.relative_to(path)), p.read_bytes()) for p in files[:count]]
+    from mimsuite.data.inspect import raw_samples
+
+    index = open_data(images)
+    return [(s.key, s.data) for s in raw_samples(index, index.select("curve"), count, labels=False)]
+
+
+def picture(name: str, data: bytes, size: tuple[int, int], channels: int) -> Tensor:
+    """Decodes an image and takes the largest central part with the right proportions.
+
+    Returns:
+        `(C, H, W)` uint8.
+
+    Raises:
+        InputError: the image cannot be decoded.
+    """
+    import torch
+
+    from mimsuite.data.augment import CenterCrop
+    from mimsuite.data.decode import conform, open_image
+
+    crop, generator = CenterCrop(size), torch.Generator()
+    try:
+        image = open_image(data)
+        pixels = image.pixels(crop.box(image.height, image.width, generator), size)
+        return crop(conform(pixels, channels, "uint8"), generator)
+    except DecodeError as error:
+        raise InputError(f"image {name} cannot be decoded: {error}; leave it out or mend it") from error
+
+
+if __name__ == "__main__":
+    app.main("reconstruct", run)

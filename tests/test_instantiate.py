@@ -1,0 +1,70 @@
+"""Only targets on the list are called, and they are judged before anything is."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from mimsuite.errors import InputError
+from mimsuite.instantiate import instantiate, judge, trusted_targets
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "eval",
+        "torch.load",
+        "torch.hub.load",
+        "torch.serialization.load",
+        "numpy.load",
+        "webdataset.gopen",
+        "mimsuite.run.shutil.rmtree",
+        "mimsuite.run.os.system",
+        "mimsuite.checkpoint.torch.load",
+        "lightning.pytorch.trainer.trainer.os.system",
+        "hydra.utils.get_method",
+    ],
+)
+def test_hostile_targets_are_refused(target):
+    with pytest.raises(InputError, match="is not allowed"):
+        judge(target, ())
+
+
+def test_a_hostile_target_deep_inside_is_refused_before_anything_is_called(tmp_path):
+    canary = tmp_path / "canary"
+    node = OmegaConf.create(
+        {
+            "_target_": "mimsuite.objectives.optim.WarmupCosine",
+            "steps": {"_target_": "os.system", "command": f"touch {canary}"},
+            "warmup": 1,
+        }
+    )
+    with pytest.raises(InputError, match="_target_=os.system is not allowed"):
+        instantiate(node)
+    assert not canary.exists()
+
+
+def test_ours_and_listed_targets_are_built():
+    node = OmegaConf.create({"_target_": "mimsuite.objectives.optim.WarmupCosine", "steps": 10, "warmup": 2})
+    assert instantiate(node)(2) == 1.0
+    judge("torch.optim.AdamW", ())
+
+
+def test_a_missing_target_is_named():
+    with pytest.raises(InputError, match=r"mimsuite.objectives.optim.Nope does not exist"):
+        judge("mimsuite.objectives.optim.Nope", ())
+
+
+def test_trust_comes_from_the_command_line_only():
+    cfg = OmegaConf.create({"trusted_targets": ["collections.Counter"]})
+    with pytest.raises(InputError, match="command line only"):
+        trusted_targets(cfg, ["steps=1"])
+    trusted = trusted_targets(cfg, ["trusted_targets=[collections.Counter]"])
+    assert instantiate(OmegaConf.create({"_target_": "collections.Counter"}), trusted) == {}
+
+
+def test_an_argument_that_does_not_fit_is_one_line():
+    node = OmegaConf.create({"_target_": "mimsuite.objectives.optim.WarmupCosine", "steps": 10, "warmup": 1, "wramup": 2})
+    with pytest.raises(InputError, match="wramup"):
+        instantiate(node)

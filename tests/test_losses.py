@@ -1,0 +1,106 @@
+"""Masked L1 and the classification losses against their formulas."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mimsuite.errors import InputError
+from mimsuite.losses import classification_loss, masked_l1, masked_l1_patches, widen
+
+
+def test_masked_l1_is_the_mean_over_hidden_pixels_of_the_batch():
+    prediction, target = torch.randn(2, 3, 4, 6).double(), torch.randn(2, 3, 4, 6).double()
+    mask = torch.tensor([[[True, False]], [[True, True]]])
+    wanted = torch.cat([(prediction - target)[0, :, :, :3].flatten(), (prediction - target)[1].flatten()])
+    torch.testing.assert_close(masked_l1(prediction, target, mask), wanted.abs().mean(), rtol=1e-6, atol=0)
+
+
+def test_masked_l1_ignores_everything_outside_the_mask():
+    prediction, target = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
+    mask = torch.tensor([[[True, False], [False, False]]])
+    before = masked_l1(prediction, target, mask)
+    prediction[:, :, 2:] = float("nan")
+    assert torch.equal(masked_l1(prediction, target, mask), before)
+
+
+def test_masked_l1_of_an_empty_mask_is_zero():
+    x = torch.randn(1, 3, 4, 4)
+    assert masked_l1(x, x + 1, torch.zeros(1, 2, 2, dtype=torch.bool)).item() == 0
+
+
+def test_masked_l1_in_half_precision_is_summed_in_float32():
+    target = torch.full((1, 3, 224, 224), 100.0, dtype=torch.float16)
+    loss = masked_l1(torch.zeros_like(target), target, torch.ones(1, 7, 7, dtype=torch.bool))
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, torch.tensor(100.0))
+
+
+def test_masked_l1_of_patches_has_the_same_value():
+    prediction, target = torch.randn(5, 12).double(), torch.randn(5, 12).double()
+    dense = masked_l1(
+        prediction.reshape(5, 3, 2, 2), target.reshape(5, 3, 2, 2), torch.ones(5, 1, 1, dtype=torch.bool)
+    )
+    torch.testing.assert_close(masked_l1_patches(prediction, target, 3), dense, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64, torch.float64)],
+)
+def test_half_types_are_widened_and_float64_stays(given, wanted):
+    assert widen(torch.zeros(1, dtype=given)).dtype == wanted
+
+
+def test_one_label_is_regression_also_with_integers():
+    logits, labels = torch.randn(4, 1), torch.tensor([1, 2, 3, 4])
+    expected = F.mse_loss(logits.squeeze(), labels.float())
+    assert torch.equal(classification_loss(logits, labels), expected)
+
+
+def test_regression_of_several_labels():
+    logits, labels = torch.randn(4, 3), torch.randn(4, 3)
+    assert torch.equal(classification_loss(logits, labels, "regression"), F.mse_loss(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_integers_are_classes(dtype):
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    assert torch.equal(classification_loss(logits, labels.to(dtype)), F.cross_entropy(logits, labels))
+
+
+def test_label_minus_100_is_left_out():
+    logits = torch.randn(3, 3)
+    expected = F.cross_entropy(logits[1:], torch.tensor([1, 2]))
+    torch.testing.assert_close(classification_loss(logits, torch.tensor([-100, 1, 2])), expected)
+
+
+def test_floats_are_multi_label():
+    logits, labels = torch.randn(4, 3), torch.tensor([[1.0, 0, 1]]).expand(4, 3)
+    expected = F.binary_cross_entropy_with_logits(logits, labels)
+    assert torch.equal(classification_loss(logits, labels), expected)
+
+
+def test_the_loss_of_half_logits_is_float32():
+    assert classification_loss(torch.randn(2, 3).bfloat16(), torch.tensor([0, 1])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_class_out_of_range_is_named(label):
+    with pytest.raises(InputError, match=f"label {label} is out of range; the model has classes 0 to 2"):
+        classification_loss(torch.randn(2, 3), torch.tensor([0, label]))
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1]), torch.randn(3, 2)])
+def test_labels_of_another_shape_are_refused(labels):
+    with pytest.raises(InputError, match="do not fit logits"):
+        classification_loss(torch.randn(3, 3), labels)
+
+
+def test_labels_without_outputs_are_refused():
+    with pytest.raises(InputError, match="num_labels=0"):
+        classification_loss(torch.randn(3, 0), torch.tensor([0, 1, 1]))
+
+
+def test_an_unknown_problem_type_is_refused():
+    with pytest.raises(InputError, match="ranking"):
+        classification_loss(torch.randn(3, 3), torch.tensor([0, 1, 1]), "ranking")

@@ -1,0 +1,72 @@
+"""The run folder: who may write it, what overwriting removes, what is written down."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from mimsuite.errors import InputError
+from mimsuite.run import RunFolder, check_out, environment
+
+
+def test_an_absent_and_an_empty_folder_are_fine(tmp_path):
+    assert check_out(tmp_path / "new") is False
+    assert check_out(tmp_path) is False
+
+
+def test_a_folder_with_something_in_it_is_refused_and_untouched(tmp_path):
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(InputError, match=r"not empty \(config.yaml\); use another out=, resume=true.*overwrite=true"):
+        RunFolder(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_overwrite_removes_only_what_runs_write(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "a").write_text("old")
+    (tmp_path / "config.yaml").write_text("old")
+    RunFolder(tmp_path, overwrite=True).close()
+    assert {p.name for p in tmp_path.iterdir()} == {".lock"}
+
+
+def test_overwrite_refuses_a_folder_with_foreign_names(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    (tmp_path / "config.yaml").write_text("old")
+    with pytest.raises(InputError, match=r"holds 'thesis.tex', which no run writes"):
+        RunFolder(tmp_path, overwrite=True)
+    assert (tmp_path / "config.yaml").read_text() == "old"
+
+
+def test_a_file_as_out_is_refused(tmp_path):
+    (tmp_path / "x").write_text("file")
+    with pytest.raises(InputError, match="is a file"):
+        check_out(tmp_path / "x", overwrite=True)
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with RunFolder(tmp_path / "out"), pytest.raises(InputError, match="in use by another run"):
+        RunFolder(tmp_path / "out")
+    RunFolder(tmp_path / "out").close()
+
+
+def test_resume_needs_a_run(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds no config.yaml"):
+        check_out(tmp_path, resume=True)
+
+
+def test_resume_and_overwrite_contradict(tmp_path):
+    with pytest.raises(InputError, match="contradict"):
+        check_out(tmp_path, resume=True, overwrite=True)
+
+
+def test_describe_writes_what_repeats_the_run(tmp_path):
+    cfg = OmegaConf.create({"a": 1, "b": "${a}"})
+    with RunFolder(tmp_path / "out") as folder:
+        folder.describe(cfg, ["a=1"], {"device": "CPU"})
+    assert OmegaConf.load(tmp_path / "out" / "config.yaml") == {"a": 1, "b": 1}
+    assert (tmp_path / "out" / "overrides.txt").read_text() == "a=1\n"
+
+
+def test_environment_holds_no_environment_variables(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "canary-5417")
+    assert "canary-5417" not in str(environment())
+    assert environment()["libraries"]["torch"].startswith("2.")
