@@ -253,8 +253,11 @@ def _check_size(height: int, width: int) -> None:
 def _read_picture_header(data: bytes) -> _Picture:
     try:
         image = Image.open(io.BytesIO(data))
-        # Pillow turns TIFF images upright by itself when it loads them.
+        _check_size(image.height, image.width)
+        # Pillow turns TIFF images upright by itself when it loads them; for PNG, getexif reads the pixels.
         orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    except DecodeError:
+        raise
     except UnidentifiedImageError as error:
         raise DecodeError(f"not an image (starts with {data[:8]!r})") from error
     except _DAMAGE as error:
@@ -264,7 +267,6 @@ def _read_picture_header(data: bytes) -> _Picture:
     if orientation not in range(1, 9):
         orientation = 1
     width, height = image.size if orientation < 5 else image.size[::-1]
-    _check_size(height, width)
     channels = 3 if image.mode in _COLOUR_MODES else 1
     return _Picture(image, height, width, channels, image.mode in _DEEP_MODES, orientation)
 

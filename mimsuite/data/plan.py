@@ -16,13 +16,13 @@ _SHARDS, _WINDOW = 1, 2
 class Plan:
     """The batches of all epochs.
 
-    In each epoch the shards are permuted and dealt to `lanes` lanes in turn. A lane takes them in windows of
-    `window` shards and permutes the samples of a window. Batch b takes `batch / lanes` consecutive samples
-    from each lane, lane by lane; rank r of `world` serves the r-th part of it. So nothing but the arguments
-    decides a batch, and any position is found without walking to it.
+    In each epoch the shards are permuted and dealt to `lanes` lanes: each gets an equal stretch of them (a
+    shard on a border belongs to two lanes, so that no lane is short). A lane takes its shards in windows of
+    `window` and permutes the samples of a window. Batch b takes `batch / lanes` consecutive samples from each
+    lane, lane by lane; rank r of `world` serves the r-th part of it. So nothing but the arguments decides a
+    batch, and any position is found without walking to it.
 
-    An epoch has the same number of steps each time: what the lanes can give however the shards fall. With one
-    lane that is every full batch; other samples are left over in the next epoch.
+    An epoch has samples // batch steps, whatever the lanes; other samples are left over in the next epoch.
 
 
 
@@ -55,24 +55,18 @@ class Plan:
         self._sizes = np.asarray(shard_sizes, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self._batch, self._seed, self._lanes, self._window = batch, seed, lanes, window
-        shards, total = len(self._sizes), int(self._sizes.sum())
+        total = int(self._sizes.sum())
         if batch < 1 or window < 1 or lanes < 1:
             raise InputError(
                 f"batch={batch}, loader.window={window}, loader.lanes={lanes}: all must be 1 or more"
             )
         if batch % lanes:
             raise InputError(f"loader.lanes={lanes} does not divide batch={batch}; use loader.lanes=1")
-        if lanes > shards:
+        if batch > total:
             raise InputError(
-                f"loader.lanes={lanes} is more than the {shards} shards of the split; use loader.lanes=1"
+                f"batch={batch} is more than the {total} training samples; use batch={total} or less"
             )
-        lane = int(np.sort(self._sizes)[: shards // lanes].sum()) if lanes > 1 else total
-        self.steps_per_epoch = lane // (batch // lanes)
-        if self.steps_per_epoch == 0:
-            largest = lane * lanes
-            raise InputError(
-                f"batch={batch} is more than the {largest} training samples; use batch={largest} or less"
-            )
+        self.steps_per_epoch = total // batch
 
     def batches(
         self, start_step: int, stop_step: int, rank: int = 0, world: int = 1
@@ -100,9 +94,18 @@ class Plan:
             yield epoch, drawn[offset : offset + share]
 
     def _lane(self, epoch: int, lane: int) -> _Lane:
-        order = permutation(len(self._sizes), mix(self._seed, epoch, _SHARDS))[lane :: self._lanes]
-        seed = mix(self._seed, epoch, _WINDOW, lane)
-        return _Lane(self._starts[order], self._sizes[order], self._window, seed)
+        order = permutation(len(self._sizes), mix(self._seed, epoch, _SHARDS))
+        ends = np.cumsum(self._sizes[order])
+        length = int(ends[-1]) // self._lanes
+        first, last = lane * length, (lane + 1) * length
+        low = int(np.searchsorted(ends, first, side="right"))
+        high = int(np.searchsorted(ends, last, side="left")) + 1
+        starts, sizes = self._starts[order[low:high]], self._sizes[order[low:high]]
+        skipped = first - (int(ends[low]) - int(sizes[0]))
+        starts[0] += skipped
+        sizes[0] -= skipped
+        sizes[-1] -= int(ends[high - 1]) - last
+        return _Lane(starts, sizes, self._window, mix(self._seed, epoch, _WINDOW, lane))
 
 
 class _Lane:

@@ -37,9 +37,9 @@ def find_shards(data: str) -> tuple[Path, list[Path]]:
     """The tar shards that `data` (a folder, a brace pattern or one .tar) stands for.
 
     Returns:
-        The folder that they lie in (of several, the first), and their absolute paths in order of name. A folder
-        without shards of its own may keep them in sub-folders (`train/000.tar`). Links are not followed: their
-        names say more than those of the files (a download cache names files by hashes).
+        The folder they lie in (of several, the first), and their absolute paths in order of name. A folder
+        without shards of its own may keep them in sub-folders (`train/000.tar`). Links are not followed, for
+        their names say more than those of the files (a download cache names files by hashes).
 
     Raises:
         InputError: nothing there, not readable, or no shard in it.

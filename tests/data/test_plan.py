@@ -1,0 +1,130 @@
+"""The order of samples: frozen, the same for every world size, and found at once."""
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+
+from mimsuite.data.hashing import mix, permutation, splitmix64
+from mimsuite.data.plan import Plan
+from mimsuite.errors import InputError
+
+SIZES = [100, 37, 250, 64, 64, 1, 80, 120, 33, 90]
+
+
+def batches(plan, start, stop, rank=0, world=1):
+    return [(epoch, numbers.tolist()) for epoch, numbers in plan.batches(start, stop, rank, world)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "golden"),
+    [
+        ((SIZES, 32, 0, 1, 16), "86dc819614c2b9ff"),
+        ((SIZES, 32, 7, 1, 3), "91262db0bc831235"),
+        (([50] * 24, 48, 3, 4, 2), "7027005cfef9fc37"),
+    ],
+)
+def test_order_is_frozen(arguments, golden):
+    plan = Plan(*arguments)
+    order = batches(plan, 0, 3 * plan.steps_per_epoch)
+    assert hashlib.sha256(repr(order).encode()).hexdigest()[:16] == golden
+
+
+def test_splitmix_equals_the_published_generator():
+    # First outputs of the reference generator with seed 0: state advances by the golden gamma before each.
+    states = np.array([0, 0x9E3779B97F4A7C15], dtype=np.uint64)
+    assert splitmix64(states).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
+    assert mix(0) == 0xE220A8397B1DCDAF
+
+
+def test_permutation_is_the_stable_argsort_of_the_cut_hashes():
+    n, seed = 1000, 5
+    hashes = splitmix64(np.arange(n, dtype=np.uint64) ^ np.uint64(mix(seed)))
+    assert permutation(n, seed).tolist() == np.argsort(hashes >> np.uint64(10), kind="stable").tolist()
+
+
+@pytest.mark.parametrize(("lanes", "window"), [(1, 16), (1, 2), (2, 2), (8, 1)])
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_ranks_together_give_the_same_global_batches(lanes, window, world):
+    plan = Plan(SIZES, 32, 1, lanes, window)
+    steps = 2 * plan.steps_per_epoch + 1
+    ranks = [batches(plan, 0, steps, rank, world) for rank in range(world)]
+    joined = [
+        (parts[0][0], [n for _, numbers in parts for n in numbers]) for parts in zip(*ranks, strict=True)
+    ]
+    assert joined == batches(plan, 0, steps)
+
+
+def test_every_sample_is_used_once_per_epoch_but_the_tail():
+    plan = Plan(SIZES, 32, 0, window=3)
+    total = sum(SIZES)
+    assert plan.steps_per_epoch == total // 32
+    for epoch in range(3):
+        first = epoch * plan.steps_per_epoch
+        drawn = batches(plan, first, first + plan.steps_per_epoch)
+        assert {e for e, _ in drawn} == {epoch}
+        numbers = [n for _, part in drawn for n in part]
+        assert len(set(numbers)) == len(numbers) == total // 32 * 32
+        assert min(numbers) >= 0
+        assert max(numbers) < total
+
+
+def test_lanes_never_repeat_a_sample_when_shards_are_uneven():
+    plan = Plan([5, 0, 7, 3, 9, 11, 2], 6, 0, lanes=3, window=2)
+    assert plan.steps_per_epoch == 37 // 6
+    for epoch in range(20):
+        first = epoch * plan.steps_per_epoch
+        numbers = [n for _, part in batches(plan, first, first + plan.steps_per_epoch) for n in part]
+        assert len(set(numbers)) == len(numbers) == 36
+
+
+def test_a_lane_reads_its_own_shards_only():
+    plan = Plan([10] * 8, 8, 0, lanes=2, window=2)
+    shards = [
+        {n // 10 for _, part in batches(plan, 0, plan.steps_per_epoch, rank, 2) for n in part}
+        for rank in (0, 1)
+    ]
+    assert shards[0].isdisjoint(shards[1])
+    assert len(shards[0]) == len(shards[1]) == 4
+
+
+def test_epochs_and_seeds_differ():
+    plan = Plan(SIZES, 32, 0)
+    n = plan.steps_per_epoch
+    assert batches(plan, 0, 1)[0][1] != batches(plan, n, n + 1)[0][1]
+    assert batches(plan, 0, 1) != batches(Plan(SIZES, 32, 1), 0, 1)
+
+
+def test_starting_in_the_middle_gives_the_same_batches():
+    plan = Plan(SIZES, 32, 0, window=2)
+    assert batches(Plan(SIZES, 32, 0, window=2), 17, 60) == batches(plan, 0, 60)[17:]
+
+
+def test_a_position_in_a_billion_samples_is_found_at_once():
+    plan = Plan(np.full(100_000, 10_000), 4096, 0)
+    fastest = 1.0
+    for step in (123_456, 600_000, 1_000_000):
+        start = time.perf_counter()
+        next(plan.batches(step, step + 1))
+        fastest = min(fastest, time.perf_counter() - start)
+    assert fastest < 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"batch": 1000}, "batch=1000 is more than the 839 training samples; use batch=839 or less"),
+        ({"batch": 9, "lanes": 2}, "loader.lanes=2 does not divide batch=9"),
+        ({"batch": 0}, "all must be 1 or more"),
+    ],
+)
+def test_impossible_plans_are_refused(arguments, words):
+    with pytest.raises(InputError, match=words) as error:
+        Plan(SIZES, seed=0, **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_world_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(InputError, match="batch=32 is not a multiple of the 3 devices; use batch=33"):
+        next(Plan(SIZES, 32, 0).batches(0, 1, 0, 3))

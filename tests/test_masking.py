@@ -1,0 +1,135 @@
+"""Masks: exact counts, polarity, the generator decides; and which sizes fit together."""
+
+import math
+
+import pytest
+import torch
+
+from mimsuite.errors import InputError
+from mimsuite.geometry import auto_mask_unit, check_geometry
+from mimsuite.masking import MaskGenerator, RandomMask
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("grid", "ratio", "count"),
+    [
+        ((7, 7), 0.6, 30),
+        ((6, 6), 0.6, 22),
+        ((10, 10), 0.55, 56),
+        ((1, 1), 0.01, 1),
+        ((3, 5), 1, 15),
+        ((3, 2), 0.5, 3),
+    ],
+)
+def test_every_mask_hides_the_exact_count(grid, ratio, count):
+    for seed in range(20):
+        mask = RandomMask(ratio)(grid, generator(seed))
+        assert mask.dtype == torch.bool
+        assert mask.shape == grid
+        assert mask.sum() == count == math.ceil(grid[0] * grid[1] * ratio)
+
+
+def test_the_generator_decides_the_mask():
+    sampler = RandomMask(0.6)
+    assert torch.equal(sampler((14, 14), generator(3)), sampler((14, 14), generator(3)))
+    assert not torch.equal(sampler((14, 14), generator(3)), sampler((14, 14), generator(4)))
+    one = generator(3)
+    assert not torch.equal(sampler((14, 14), one), sampler((14, 14), one))
+
+
+def test_units_are_hidden_equally_often():
+    sampler, source = RandomMask(0.25), generator()
+    hidden = torch.stack([sampler((4, 4), source) for _ in range(4000)]).float().mean(0)
+    assert (hidden - 0.25).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("ratio", [0, -0.1, 1.01, math.nan, math.inf])
+def test_a_ratio_out_of_range_is_refused(ratio):
+    with pytest.raises(InputError, match=r"mask.ratio=.* is not in \(0, 1\]"):
+        RandomMask(ratio)
+    with pytest.raises(InputError, match=r"is not in \(0, 1\]"):
+        MaskGenerator(224, 32, 16, ratio)
+
+
+@pytest.mark.parametrize(
+    ("size", "unit", "patch", "grid", "hidden"),
+    [(224, 32, 16, (14, 14), 120), (192, 32, 4, (48, 48), 1408), ((64, 96), 16, 8, (8, 12), 60)],
+)
+def test_mask_generator_repeats_units_to_patches(size, unit, patch, grid, hidden):
+    maker = MaskGenerator(size, unit, patch)
+    mask = maker(generator())
+    assert maker.grid == grid == tuple(mask.shape)
+    assert mask.dtype == torch.int64
+    assert mask.unique().tolist() == [0, 1]
+    assert mask.sum() == hidden
+    r = unit // patch
+    units = mask.view(grid[0] // r, r, grid[1] // r, r)
+    assert torch.equal(units, units[:, :1, :, :1].expand_as(units))
+    assert torch.equal(maker(generator(), flat=True), mask.flatten())
+
+
+@pytest.mark.parametrize(
+    "arguments", [(100, 32, 16), ((224, 100), 32, 16), (224, 32, 12), (0, 32, 16), (224, 0, 16)]
+)
+def test_mask_generator_refuses_sizes_that_do_not_fit(arguments):
+    with pytest.raises(InputError, match="is not a multiple of"):
+        MaskGenerator(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("size", "cell", "unit"),
+    [
+        ((224, 224), 16, 32),
+        ((192, 192), 16, 32),
+        ((224, 224), 14, 28),
+        ((384, 384), 16, 32),
+        ((96, 96), 8, 16),
+        ((96, 96), 16, 16),
+        ((64, 64), 8, 8),
+        ((32, 32), 4, 4),
+        ((224, 224), 4, 32),
+        ((96, 160), 16, 16),
+        ((48, 48), 48, 48),
+        ((96, 96), (8, 16), 16),
+    ],
+)
+def test_auto_unit_tiles_the_image_and_is_near_the_proportion(size, cell, unit):
+    assert auto_mask_unit(size, cell) == unit
+    check_geometry(size, cell, unit)
+
+
+@pytest.mark.parametrize(
+    ("size", "cell", "unit", "message", "fixes"),
+    [
+        ((100, 100), 4, 32, "image height 100 is not a multiple of mask.unit 32", [(96, 96), (128, 128)]),
+        ((100, 100), 16, 32, "image height 100 is not a multiple of the patch 16", [(96, 96), (112, 112)]),
+        ((96, 100), 4, 32, "image width 100 is not a multiple of mask.unit 32", [(96, 96)]),
+        ((10, 10), 16, 16, "image height 10 is not a multiple of the patch 16", [(16, 16)]),
+        ((0, 0), 16, 16, "image height 0 is not a multiple of the patch 16", [(16, 16)]),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_a_fix_that_fits(size, cell, unit, message, fixes):
+    with pytest.raises(InputError, match=message) as error:
+        check_geometry(size, cell, unit)
+    text = str(error.value)
+    assert "\n" not in text
+    for fix in fixes:
+        assert (str(fix[0]) if size[0] == size[1] else f"[{fix[0]},{fix[1]}]") in text.split("use ")[1]
+        check_geometry(fix, cell, cell)
+
+
+@pytest.mark.parametrize(
+    ("unit", "fix"), [(24, "mask.unit=16 or 32"), (8, "mask.unit=16"), (0, "mask.unit=16")]
+)
+def test_a_unit_that_is_no_multiple_of_the_patch_is_refused(unit, fix):
+    with pytest.raises(InputError, match=f"mask.unit {unit} is not a multiple of the patch 16; use {fix}"):
+        check_geometry((96, 96), 16, unit)
+
+
+def test_auto_unit_refuses_an_image_that_no_unit_tiles():
+    with pytest.raises(InputError, match="image width 100 is not a multiple of the patch 16"):
+        auto_mask_unit((96, 100), 16)
