@@ -35,9 +35,12 @@ class AutoConfig:
             FileNotFoundError: no folder or no `config.json` (also an InputError).
             InputError: an unknown `model_type`.
         """
-        data = read_json(find_folder(source) / "config.json")
-        config_class = _class_of(data.get("model_type"), "config")
-        config: ModelConfig = config_class.from_dict(data, **overrides)
+        return AutoConfig.from_dict(read_json(find_folder(source) / "config.json"), **overrides)
+
+    @staticmethod
+    def from_dict(data: dict[str, Any], **overrides: Any) -> ModelConfig:
+        """Makes the configuration from the content of a `config.json`; errors as `from_pretrained`."""
+        config: ModelConfig = _class_of(data.get("model_type"), "config").from_dict(data, **overrides)
         return config
 
     @staticmethod

@@ -271,7 +271,7 @@ class VisionTransformer(nn.Module):
         """
         grid = self._grid(pixels)
         hidden = None if mask is None else expand_mask(mask, grid)
-        tokens, _, _ = self._encode(pixels, hidden, self.interpolate_positions, None, False)
+        tokens, _, _ = self._encode(pixels, hidden, self.interpolate_positions)
         return self.feature_map(self.layernorm(tokens), grid)
 
     def feature_map(self, tokens: Tensor, grid: tuple[int, int]) -> FeatureMap:
@@ -314,26 +314,26 @@ class VisionTransformer(nn.Module):
             self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
         )
         need_weights = config.output_attentions if output_attentions is None else output_attentions
-        tokens, states, weights = self._encode(pixel_values, mask, interpolate, head_mask, need_weights)
+        need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        tokens, states, weights = self._encode(
+            pixel_values, mask, interpolate, head_mask, need_weights, need_states
+        )
         last = self.layernorm(tokens)
         pooled = None if self.pooler is None else self.pooler_activation(self.pooler(last[:, 0]))
-        with_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        out = BaseModelOutputWithPooling(last, pooled, states if with_states else None, weights)
+        out = BaseModelOutputWithPooling(last, pooled, states, weights)
         as_object = config.return_dict if return_dict is None else return_dict
         return out if as_object else out.to_tuple()
 
-    def _encode(
+    def _encode(  # noqa: PLR0917
         self,
         pixels: Tensor,
         mask: Tensor | None,
         interpolate: bool,
-        head_mask: Tensor | None,
-        need_weights: bool,
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...] | None]:
-        """Embeddings and blocks.
-
-        The tokens before the final LayerNorm, those of every depth, the probabilities.
-        """
+        head_mask: Tensor | None = None,
+        need_weights: bool = False,
+        need_states: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        """Tokens before the final LayerNorm; if needed also those of every depth, and the probabilities."""
         tokens = self.embeddings(pixels.to(self.layernorm.weight.dtype), mask, interpolate)
         bias = self._position_bias(tokens)
         states, weights = [tokens], []
@@ -344,9 +344,10 @@ class VisionTransformer(nn.Module):
                 )
             else:
                 tokens, probabilities = layer(tokens, bias, factors, need_weights)
-            states.append(tokens)
+            if need_states:
+                states.append(tokens)
             weights.append(probabilities)
-        return tokens, tuple(states), tuple(weights) if need_weights else None
+        return tokens, tuple(states) if need_states else None, tuple(weights) if need_weights else None
 
     def set_image_size(self, image_size: Side, mode: str = "hf") -> None:
         """Makes another image size the model's own: resizes the positions once, notes it in the config.

@@ -60,14 +60,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise InputError(f"{path} is damaged ({error}); download or write it again") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path} holds more than tensors and is not read, for it could run code: {reason}"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); download or write it again"
+            f"{path} cannot be read: it is damaged, or holds more than tensors, which could run code ({reason}); "
+            f"download it again or convert it to safetensors"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path} is not a flat map of names to tensors; expected a state dict")

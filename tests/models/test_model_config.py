@@ -1,0 +1,260 @@
+"""Configurations: defaults, rules, and the JSON form."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from mimsuite.errors import InputError
+from mimsuite.models.auto import AutoConfig
+from mimsuite.models.config import ViTConfig
+
+
+def test_the_defaults_are_vit_base():
+    config = ViTConfig()
+    sizes = (
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.intermediate_size,
+    )
+    assert sizes == (768, 12, 12, 3072)
+    assert (config.image_size, config.patch_size, config.pooler_output_size, config.num_labels) == (
+        224,
+        16,
+        768,
+        2,
+    )
+
+
+def test_arguments_are_keyword_only():
+    with pytest.raises(TypeError):
+        ViTConfig(768)
+
+
+WRONG_VALUES = [
+    ("hidden_size", 0),
+    ("num_hidden_layers", -1),
+    ("num_attention_heads", 5),
+    ("intermediate_size", 0),
+    ("hidden_act", "mish"),
+    ("pooler_act", "mish"),
+    ("hidden_dropout_prob", 1.5),
+    ("attention_probs_dropout_prob", -0.1),
+    ("drop_path_rate", 2),
+    ("initializer_range", -0.1),
+    ("layer_norm_eps", 0),
+    ("layer_scale_init_value", -1.0),
+    ("image_size", 0),
+    ("image_size", [224, 224, 3]),
+    ("image_size", [224]),
+    ("patch_size", 225),
+    ("patch_size", [16, 300]),
+    ("num_channels", 0),
+    ("encoder_stride", 0),
+    ("pooler_output_size", 0),
+    ("init_scheme", "xavier"),
+    ("num_labels", -1),
+    ("problem_type", "ranking"),
+    ("attn_implementation", "flash"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_VALUES)
+def test_a_wrong_value_is_named_in_one_line(name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        ViTConfig(**{name: value})
+    text = str(error.value)
+    assert "\n" not in text
+    assert str(value).strip("[]")[:3] in text
+
+
+WRONG_TYPES = [
+    ("hidden_size", 768.0),
+    ("hidden_size", True),
+    ("num_hidden_layers", "12"),
+    ("layer_norm_eps", "1e-6"),
+    ("hidden_dropout_prob", None),
+    ("qkv_bias", 1),
+    ("use_class_token", "no"),
+    ("image_size", "224"),
+    ("patch_size", [16.0, 16]),
+    ("hidden_act", 3),
+    ("id2label", ["cat", "dog"]),
+    ("return_dict", 1),
+    ("num_labels", 2.0),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TYPES)
+def test_a_wrong_type_is_a_type_error(name, value):
+    with pytest.raises(TypeError, match=name):
+        ViTConfig(**{name: value})
+
+
+def test_id2label_decides_the_number_of_labels():
+    config = ViTConfig(id2label={"0": "cat", "1": "dog", "2": "cow"})
+    assert config.num_labels == 3
+    assert config.id2label == {0: "cat", 1: "dog", 2: "cow"}
+    assert config.label2id == {"cat": 0, "dog": 1, "cow": 2}
+
+
+def test_num_labels_and_id2label_that_disagree_are_refused():
+    with pytest.raises(InputError, match="num_labels=2 but id2label names 3"):
+        ViTConfig(num_labels=2, id2label={0: "a", 1: "b", 2: "c"})
+
+
+def test_an_override_of_num_labels_makes_new_labels():
+    data = ViTConfig(id2label={0: "a", 1: "b", 2: "c"}).to_dict()
+    config = ViTConfig.from_dict(data, num_labels=2)
+    assert config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+
+
+def test_an_override_of_the_same_number_keeps_the_labels():
+    data = ViTConfig(id2label={0: "a", 1: "b", 2: "c"}).to_dict()
+    assert ViTConfig.from_dict(data, num_labels=3).id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_two_default_labels_stay_out_of_the_file():
+    assert not {"id2label", "label2id", "num_labels"} & ViTConfig().to_dict().keys()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_number_of_labels_survives_the_file(count):
+    text = ViTConfig(num_labels=count).to_json_string()
+    assert ViTConfig.from_dict(json.loads(text)).num_labels == count
+
+
+def test_json_is_sorted_indented_and_ends_with_a_newline():
+    text = ViTConfig(image_size=(32, 48), patch_size=8).to_json_string()
+    data = json.loads(text)
+    assert text == json.dumps(data, indent=2, sort_keys=True) + "\n"
+    assert data["image_size"] == [32, 48]
+    assert data["model_type"] == "vit"
+
+
+def test_ours_only_fields_are_written_only_when_set():
+    assert not ViTConfig.ours_only & ViTConfig().to_dict().keys()
+    assert ViTConfig(drop_path_rate=0.1).to_dict()["drop_path_rate"] == 0.1
+
+
+def test_the_attention_back_end_is_never_written():
+    assert "attn_implementation" not in ViTConfig(attn_implementation="eager").to_dict()
+
+
+def test_every_other_field_survives_the_file():
+    changed = {
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 7,
+        "hidden_act": "relu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.2,
+        "initializer_range": 0.3,
+        "layer_norm_eps": 1e-6,
+        "image_size": [24, 36],
+        "patch_size": [6, 4],
+        "num_channels": 5,
+        "qkv_bias": False,
+        "encoder_stride": [6, 4],
+        "pooler_output_size": 9,
+        "pooler_act": "relu",
+        "drop_path_rate": 0.4,
+        "layer_scale_init_value": 0.5,
+        "use_absolute_position_embeddings": False,
+        "use_shared_relative_position_bias": True,
+        "use_attention_output_bias": False,
+        "use_mlp_bias": False,
+        "use_patch_bias": False,
+        "use_class_token": False,
+        "init_scheme": "simmim",
+        "num_labels": 3,
+        "id2label": {0: "a", 1: "b", 2: "c"},
+        "label2id": {"a": 0, "b": 1, "c": 2},
+        "problem_type": "regression",
+        "output_hidden_states": True,
+        "output_attentions": True,
+        "return_dict": False,
+        "architectures": ["ViTModel"],
+        "dtype": "float16",
+        "transformers_version": "4.50.0",
+    }
+    assert {f.name for f in fields(ViTConfig)} - changed.keys() == {"attn_implementation"}
+    config = ViTConfig(**changed)
+    again = ViTConfig.from_dict(json.loads(config.to_json_string()))
+    assert again == config
+
+
+def test_unknown_fields_are_kept_and_written_back():
+    config = ViTConfig.from_dict({"model_type": "vit", "conv_layer": "std_conv"})
+    assert config.conv_layer == "std_conv"
+    assert config.to_dict()["conv_layer"] == "std_conv"
+
+
+def test_an_unknown_field_with_the_name_of_a_method_is_refused():
+    with pytest.raises(InputError, match="to_dict"):
+        ViTConfig.from_dict({"to_dict": 1})
+
+
+def test_the_old_name_of_dtype_is_read():
+    assert ViTConfig.from_dict({"torch_dtype": "float16"}).dtype == "float16"
+
+
+def test_an_unknown_override_is_refused():
+    with pytest.raises(InputError, match="hiden_size"):
+        ViTConfig.from_dict({}, hiden_size=3)
+
+
+def test_a_function_as_activation_works_and_cannot_be_written():
+    config = ViTConfig(hidden_act=abs)
+    with pytest.raises(InputError, match="hidden_act is a function"):
+        config.to_dict()
+
+
+def test_it_is_written_to_and_read_from_a_folder(tmp_path):
+    config = ViTConfig(hidden_size=96, num_attention_heads=3)
+    config.save_pretrained(tmp_path / "new")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["config.json"]
+    assert ViTConfig.from_pretrained(tmp_path / "new") == config
+    assert AutoConfig.from_pretrained(tmp_path / "new", image_size=96).image_size == 96
+
+
+def test_a_missing_file_is_a_file_not_found_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json") as error:
+        AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(error.value, InputError)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_a_file_not_found_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        AutoConfig.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
+def test_a_damaged_file_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(InputError, match="config.json"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+def test_another_model_type_lists_the_known_ones(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match="model_type='bert' is not one of .*vit"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+def test_another_family_is_refused_by_a_family():
+    with pytest.raises(InputError, match="cvt"):
+        ViTConfig.from_dict({"model_type": "cvt"})
+
+
+def test_configs_are_made_without_importing_torch():
+    code = "import sys; from mimsuite.models import ViTConfig; ViTConfig(); print('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert out.stdout.strip() == "False"
