@@ -56,7 +56,8 @@ def load(init: str) -> nn.Module:
     Raises:
         InputError: `init` holds no weights, or damaged ones.
     """
-    from mimsuite.build import find_weights, load_model
+    from mimsuite.build import load_model
+    from mimsuite.init_weights import find_weights
 
     return load_model(find_weights(init)).eval()
 
@@ -80,7 +81,7 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             cfg = compose(config_name=task, overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(explain(error, task, overrides)) from error
+        raise InputError(explain(error, task)) from error
     module = importlib.import_module(f"mimsuite.tasks.{task}")
     result: dict[str, Any] = module.run(cfg, overrides)
     return result

@@ -38,7 +38,7 @@ def main(task: str, run: Task) -> None:
     if "--version" in arguments:
         print(__version__)
         sys.exit(0)
-    code = guarded(lambda: through_hydra(task, run), task, arguments)
+    code = guarded(lambda: through_hydra(task, run), task)
     sys.stdout.flush()
     if any(thread.name == "wandb" for thread in threading.enumerate()):
         os._exit(code)  # wandb hangs on an unreachable server; its exit handlers would hold the process for longer
@@ -55,7 +55,7 @@ def through_hydra(task: str, run: Task) -> int:
 
     def job(cfg: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
-        codes.append(guarded(lambda: int(run(for_this_job(cfg), overrides).get("exit_code", 0)), task, overrides))
+        codes.append(guarded(lambda: int(run(for_this_job(cfg), overrides).get("exit_code", 0)), task))
 
     job.__module__ = f"mimsuite.tasks.{task}"
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
@@ -77,7 +77,7 @@ def for_this_job(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def guarded(call: Callable[[], int], task: str, arguments: Sequence[str]) -> int:
+def guarded(call: Callable[[], int], task: str) -> int:
     """Calls and turns what may go wrong into an exit code and one line on stderr."""
     from hydra.errors import HydraException
 
@@ -86,7 +86,7 @@ def guarded(call: Callable[[], int], task: str, arguments: Sequence[str]) -> int
     except InputError as error:
         return complain(task, str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        return complain(task, explain(error, task, arguments), 2)
+        return complain(task, explain(error, task), 2)
     except RunError as error:
         return complain(task, str(error), 1)
     except KeyboardInterrupt:

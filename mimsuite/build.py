@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mimsuite.normalize import Normalize
     from mimsuite.objectives.mim import MIMObjective
     from mimsuite.run import RunFolder
+    from mimsuite.weights.huggingface import Pretrained
 
 log = logging.getLogger("mimsuite")
 
@@ -56,7 +57,12 @@ def device(accelerator: str) -> Device:
         raise InputError(f"trainer.accelerator={accelerator} is unknown; it takes auto, cpu, gpu, mps")
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         facts = torch.cuda.get_device_properties(0)
-        return Device("gpu", facts.name, facts.total_memory / 2**30, torch.cuda.is_bf16_supported(including_emulation=False))
+        return Device(
+            "gpu",
+            facts.name,
+            facts.total_memory / 2**30,
+            torch.cuda.is_bf16_supported(including_emulation=False),
+        )
     if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         return Device("mps", "Apple GPU", 8.0, False)
     if accelerator not in ("auto", "cpu"):
@@ -87,7 +93,13 @@ def micro_limit(on: Device, image_size: tuple[int, int]) -> int:
 
 def auto_workers() -> int:
     """Loader processes: one per core that this process may use but one, at most 8."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2) - 1))
+    return max(
+        1,
+        min(
+            8,
+            len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 2) - 1,
+        ),
+    )
 
 
 def model_config(
@@ -135,14 +147,19 @@ def config_of(weights: Weights) -> Any:
     return AutoConfig.from_dict(weights.config)
 
 
-def masked_model(config: Any, weights: Weights | None, head: DictConfig, trusted: Sequence[str]) -> ForMaskedImageModeling:
+def masked_model(
+    config: Any, weights: Weights | None, head: DictConfig, trusted: Sequence[str]
+) -> ForMaskedImageModeling:
     """A masked image model: fresh, or with the encoder (and the decoder, if there is one) of `init=`."""
     from mimsuite.models import AutoModelForMaskedImageModeling
 
     make_head = instantiate(head, trusted)
     if weights is None:
-        return AutoModelForMaskedImageModeling.from_config(config, head=make_head)
-    model = AutoModelForMaskedImageModeling.from_config(at_native_size(config, weights), head=make_head)
+        fresh: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(config, head=make_head)
+        return fresh
+    model: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(
+        at_native_size(config, weights), head=make_head
+    )
     fill(model, weights)
     if hasattr(config, "image_size"):
         model.encoder.set_image_size(config.image_size)
@@ -157,7 +174,7 @@ def at_native_size(config: Any, weights: Weights) -> Any:
     return native
 
 
-def fill(model: nn.Module, weights: Weights) -> None:
+def fill(model: Pretrained, weights: Weights) -> None:
     """Copies weights into a model; what is fresh or left over is said in one log line.
 
     Raises:
@@ -172,9 +189,9 @@ def fill(model: nn.Module, weights: Weights) -> None:
         log.info("weights   %s", warning.message)
 
 
-def load_model(weights: Weights) -> nn.Module:
+def load_model(weights: Weights) -> Pretrained:
     """The model that a folder names in `architectures`, or the masked image model of a checkpoint."""
-    import mimsuite.models as models
+    from mimsuite import models
 
     config = config_of(weights)
     name = (weights.config.get("architectures") or [""])[0]
@@ -185,7 +202,8 @@ def load_model(weights: Weights) -> nn.Module:
     else:
         model = models.AutoModelForMaskedImageModeling.from_config(config)
     fill(model, weights)
-    return model
+    loaded: Pretrained = model
+    return loaded
 
 
 def trained_model(weights: Weights, config: Any, image_size: tuple[int, int]) -> ForMaskedImageModeling:
@@ -198,10 +216,11 @@ def trained_model(weights: Weights, config: Any, image_size: tuple[int, int]) ->
 
     if not any(name.startswith("decoder.") for name in weights.state()):
         raise InputError(f"init={weights.init} has no decoder, so it predicts no pixels; use a pretraining run")
-    model = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
+    model: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
     fill(model, weights)
     model.encoder.set_image_size(image_size)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def encoder(weights: Weights | None, config: Any, image_size: tuple[int, int]) -> nn.Module:
@@ -283,13 +302,22 @@ def mim_objective(
         schedule=schedule,
         clip=cfg.trainer.clip,
         hidden_per_image=math.ceil(geo.units * cfg.mask.ratio),
-        about={"config": model.config.to_dict(), "preprocessor": preprocessor(normalize, geo.image_size).to_dict()},
+        about={
+            "config": model.config.to_dict(),
+            "preprocessor": preprocessor(normalize, geo.image_size).to_dict(),
+        },
     )
     return objective
 
 
 def image_data(
-    cfg: DictConfig, index: DataIndex, geo: Geometry, pace: Budget, micro: int, workers: int, trusted: Sequence[str]
+    cfg: DictConfig,
+    index: DataIndex,
+    geo: Geometry,
+    pace: Budget,
+    micro: int,
+    workers: int,
+    trusted: Sequence[str],
 ) -> ImageData:
     """The loaders of a pretraining run."""
     from mimsuite.data.datamodule import ImageData

@@ -46,12 +46,16 @@ class CommittedCheckpointIO(CheckpointIO):
             path.with_name(f"{path.name}.part").unlink(missing_ok=True)
             log.warning("checkpoint %s was not written: %s; the one before it is kept", path.name, error)
             if self._failures >= FAILURES:
-                raise RunError(f"{FAILURES} checkpoints in a row could not be written to {path.parent}: {error}") from error
+                raise RunError(
+                    f"{FAILURES} checkpoints in a row could not be written to {path.parent}: {error}"
+                ) from error
         else:
             self._failures = 0
             prune(path.parent, KEEP)
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Reads a checkpoint; tensors and plain values only, nothing in it is executed."""
         return load_checkpoint(Path(path), map_location)
 
@@ -115,7 +119,9 @@ def newest(folder: Path) -> Path | None:
         problem = "its sha256 differs from latest.json"
     except (OSError, ValueError, KeyError) as error:
         problem = str(error)
-    raise InputError(f"checkpoint {pointer} cannot be used: {problem}; restore the file or start again with overwrite=true")
+    raise InputError(
+        f"checkpoint {pointer} cannot be used: {problem}; restore the file or start again with overwrite=true"
+    )
 
 
 def load_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
@@ -128,7 +134,9 @@ def load_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
         loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here; each means that the file cannot be used
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"checkpoint {path} cannot be read: {first}; use another init= or an older checkpoint") from error
+        raise InputError(
+            f"checkpoint {path} cannot be read: {first}; use another init= or an older checkpoint"
+        ) from error
     if not isinstance(loaded, dict) or "state_dict" not in loaded:
         raise InputError(f"checkpoint {path} is not one of mimsuite's: it has no state_dict; use a run folder")
     return loaded

@@ -42,14 +42,10 @@ def check_geometry(image_size: tuple[int, int], cell: int | tuple[int, int], uni
     step = math.lcm(*sides)
     for name, side, c in zip(("height", "width"), image_size, sides, strict=True):
         if side < 1 or side % c:
-            raise InputError(
-                f"image {name} {side} is not a multiple of the patch {c}; use {_sizes(image_size, step)}"
-            )
+            raise InputError(f"image {name} {side} is not a multiple of the patch {c}; use {_sizes(image_size, step)}")
     if unit < 1 or unit % step:
         fix = " or ".join(str(u) for u in _around(unit, step))
-        raise InputError(
-            f"mask.unit {unit} is not a multiple of the patch {_show(sides)}; use mask.unit={fix}"
-        )
+        raise InputError(f"mask.unit {unit} is not a multiple of the patch {_show(sides)}; use mask.unit={fix}")
     for name, side in zip(("height", "width"), image_size, strict=True):
         if side % unit:
             raise InputError(

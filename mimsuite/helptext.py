@@ -7,7 +7,7 @@ The comment block at the top of `conf/TASK.yaml` is the purpose and the examples
 import re
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 KEY = re.compile(r"^(?P<key>\w+):\s*(?P<value>.*?)\s*#:\s*(?P<text>.*)$")
 
@@ -35,7 +35,10 @@ def help_text(task: str, conf: Path) -> str:
         for group in groups:
             choices = sorted(file.stem for file in (conf / group).glob("*.yaml"))
             parts.append(f"  {group:12} {', '.join(choices) or '-'}")
-    parts += ["", "`--cfg job --resolve` prints the composed configuration; `-m key=a,b` runs a sweep into out/0, out/1."]
+    parts += [
+        "",
+        "`--cfg job --resolve` prints the composed configuration; `-m key=a,b` runs a sweep into out/0, out/1.",
+    ]
     return "\n".join(parts)
 
 
@@ -51,5 +54,7 @@ def documented_keys(lines: list[str], prefix: str) -> list[tuple[str, str, str]]
 
 def chosen_groups(path: Path) -> dict[str, str]:
     """The config groups of a task and the choice that it makes by default."""
-    defaults = OmegaConf.load(path).get("defaults") or []
+    loaded = OmegaConf.load(path)
+    assert isinstance(loaded, DictConfig)
+    defaults = loaded.get("defaults") or []
     return {str(k): str(v) for entry in defaults if not isinstance(entry, str) for k, v in entry.items()}

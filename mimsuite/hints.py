@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from mimsuite.confdir import conf_dir
 
+SWEEP = re.compile(r"Ambiguous value for argument '([^']+)'")
 UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
 
 
-def explain(error: Exception, task: str, arguments: Sequence[str]) -> str:
+def explain(error: Exception, task: str) -> str:
     """One line for an error of Hydra or OmegaConf: the thing, the value, what is allowed, a guess."""
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -27,9 +28,11 @@ def explain(error: Exception, task: str, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingMandatoryValue):
         key = str(getattr(error, "full_key", None) or "a key")
         return f"{key}= is missing; give {key}=..., `mimsuite {task} --help` says what it takes"
-    if "LexerNoViableAltException" in text or "mismatched input" in text or "no viable alternative" in text:
-        bad = next((a for a in arguments if a and a in str(getattr(error, "override", ""))), None)
-        return f"cannot read {bad or getattr(error, 'override', '')!r}; an argument is key=value, a list [a,b]; quote odd values"
+    if match := SWEEP.search(text):
+        key, _, value = match[1].partition("=")
+        return f"{key}={value} is a sweep; for a list write {key}=[{value}], for a sweep add -m"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}; an argument is key=value, a list is [a,b]; quote odd values"
     return text
 
 
@@ -58,10 +61,13 @@ def unknown_key(key: str, task: str) -> str:
     return f"unknown key {key!r}; {hint}`mimsuite {task} --help` lists the keys"
 
 
-def dotted(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+def dotted(cfg: DictConfig) -> Iterator[str]:
     """All key names of a config, inner ones with dots."""
-    for key in cfg:
-        yield f"{prefix}{key}"
-        node = OmegaConf.to_container(cfg, resolve=False).get(key)  # type: ignore[union-attr]
+
+    def walk(node: object, prefix: str) -> Iterator[str]:
         if isinstance(node, dict):
-            yield from dotted(OmegaConf.create(node), f"{prefix}{key}.")
+            for key, inner in node.items():
+                yield f"{prefix}{key}"
+                yield from walk(inner, f"{prefix}{key}.")
+
+    return walk(OmegaConf.to_container(cfg, resolve=False), "")

@@ -89,7 +89,7 @@ def find_weights(init: str) -> Weights:
         about = load_checkpoint(path)["mimsuite"]
         return Weights(init, None, path, about["config"], about["preprocessor"])
     raise InputError(
-        f"init={init} holds neither weights/, nor checkpoints/, nor config.json; give a run folder or a Hugging Face folder"
+        f"init={init} holds no weights/, checkpoints/ or config.json; give a run folder or a Hugging Face folder"
     )
 
 

@@ -39,7 +39,9 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
         judge(target, trusted)
     from hydra.utils import instantiate as build
 
-    made = build({k: v for k, v in values.items() if k not in extra}, _convert_="all", _partial_=True)  # inner nodes are built; `extra` stays out of Hydra's hands
+    made = build(
+        {k: v for k, v in values.items() if k not in extra}, _convert_="all", _partial_=True
+    )  # inner nodes are built; `extra` stays out of Hydra's hands
     if values.get("_partial_"):
         return functools.partial(made, **extra)
     try:
@@ -114,6 +116,6 @@ def trusted_targets(cfg: DictConfig, overrides: Sequence[str]) -> tuple[str, ...
     given = any(override.lstrip("+").startswith("trusted_targets=") for override in overrides)
     if cfg.trusted_targets and not given:
         raise InputError(
-            f"trusted_targets={list(cfg.trusted_targets)} stands in a config file; it is taken from the command line only"
+            f"trusted_targets={list(cfg.trusted_targets)} stands in a config file; give it on the command line"
         )
     return tuple(cfg.trusted_targets)

@@ -104,7 +104,10 @@ class WandbLogger(Logger):
         self.failed = False
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
-            target=self._work, args=(self._arguments(folder, project, group, run_config),), name="wandb", daemon=True
+            target=self._work,
+            args=(self._arguments(folder, project, group, run_config),),
+            name="wandb",
+            daemon=True,
         )
         self._thread.start()
 
@@ -113,7 +116,9 @@ class WandbLogger(Logger):
         """What `wandb.init` gets; a resumed run keeps its id online and becomes `-r2`, `-r3`, ... offline."""
         record = folder / "wandb" / "run.json"
         record.parent.mkdir(parents=True, exist_ok=True)
-        state = json.loads(record.read_text()) if record.exists() else {"id": secrets.token_hex(4), "starts": 0}
+        state: dict[str, Any] = {"id": secrets.token_hex(4), "starts": 0}
+        if record.exists():
+            state = json.loads(record.read_text())
         state["starts"] += 1
         write_text(record, json.dumps(state))
         mode, first = wandb_mode(), state["starts"] == 1
@@ -194,7 +199,10 @@ class WandbLogger(Logger):
         self._thread.join(WANDB_PATIENCE)
         if self._thread.is_alive():
             self.failed = True
-            log.warning("wandb did not finish within %d s and is left behind; its files stay in the run folder", WANDB_PATIENCE)
+            log.warning(
+                "wandb did not finish within %d s and is left behind; its files stay in the run folder",
+                WANDB_PATIENCE,
+            )
 
 
 def wandb_mode() -> str:

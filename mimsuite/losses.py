@@ -78,9 +78,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
     if kind not in PROBLEM_TYPES:
         raise InputError(f"problem_type={kind!r} is not one of {', '.join(PROBLEM_TYPES)}")
     if num_labels == 0:
-        raise InputError(
-            "labels were given, but the model has num_labels=0; set num_labels to the number of classes"
-        )
+        raise InputError("labels were given, but the model has num_labels=0; set num_labels to the number of classes")
     logits = widen(logits)
     if kind == "single_label_classification":
         classes = labels.reshape(-1)
@@ -89,11 +87,7 @@ def classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None
         return F.cross_entropy(logits, classes.long(), ignore_index=IGNORED_LABEL)
     _check_count(logits.numel(), labels, logits)
     targets = labels.to(logits.dtype).reshape(logits.shape)
-    return (
-        F.mse_loss(logits, targets)
-        if kind == "regression"
-        else F.binary_cross_entropy_with_logits(logits, targets)
-    )
+    return F.mse_loss(logits, targets) if kind == "regression" else F.binary_cross_entropy_with_logits(logits, targets)
 
 
 def _check_count(expected: int, labels: Tensor, logits: Tensor) -> None:
@@ -113,6 +107,4 @@ def _check_classes(classes: Tensor, num_labels: int) -> None:
         return
     wrong = classes[((classes < 0) | (classes >= num_labels)) & (classes != IGNORED_LABEL)]
     if wrong.numel():
-        raise InputError(
-            f"label {int(wrong[0])} is out of range; the model has classes 0 to {num_labels - 1}"
-        )
+        raise InputError(f"label {int(wrong[0])} is out of range; the model has classes 0 to {num_labels - 1}")

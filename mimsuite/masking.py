@@ -67,9 +67,7 @@ class MaskGenerator:
                 f"input_size {height}x{width} is not a multiple of mask_patch_size {m}; change one of them"
             )
         if p < 1 or m % p:
-            raise InputError(
-                f"mask_patch_size {m} is not a multiple of model_patch_size {p}; change one of them"
-            )
+            raise InputError(f"mask_patch_size {m} is not a multiple of model_patch_size {p}; change one of them")
         self._sampler = RandomMask(mask_ratio)
         self._units, self._repeat = (height // m, width // m), m // p
         self.grid = (height // p, width // p)

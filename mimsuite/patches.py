@@ -70,9 +70,7 @@ def gather_patches(images: Tensor, grid: tuple[int, int], where: tuple[Tensor, T
     batch, channels, height, width = images.shape
     rows, columns = grid
     if not rows or not columns or height % rows or width % columns:
-        raise InputError(
-            f"grid {rows}x{columns} does not divide an image of {height}x{width} pixels; crop it first"
-        )
+        raise InputError(f"grid {rows}x{columns} does not divide an image of {height}x{width} pixels; crop it first")
     cells = images.reshape(batch, channels, rows, height // rows, columns, width // columns)
     return cells.permute(0, 2, 4, 1, 3, 5)[where].flatten(1)
 
@@ -93,9 +91,7 @@ def fold_patches(patches: Tensor, stride: tuple[int, int]) -> Tensor:
     batch, depth, rows, columns = patches.shape
     down, across = stride
     if depth % (down * across):
-        raise InputError(
-            f"{depth} values per patch are not a multiple of {down}x{across} pixels; check the stride"
-        )
+        raise InputError(f"{depth} values per patch are not a multiple of {down}x{across} pixels; check the stride")
     channels = depth // (down * across)
     split = patches.reshape(batch, channels, down, across, rows, columns)
     return split.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels, rows * down, columns * across)
@@ -118,7 +114,6 @@ def as_grid_mask(mask: Tensor, batch: int, grid: tuple[int, int]) -> Tensor:
         mask = mask.reshape(-1, rows, columns)
     if mask.ndim != 3 or mask.shape[0] not in (1, batch):
         raise InputError(
-            f"mask has shape {tuple(mask.shape)}; "
-            f"expected ({batch}, {rows * columns}) or ({batch}, {rows}, {columns})"
+            f"mask has shape {tuple(mask.shape)}; expected ({batch}, {rows * columns}) or ({batch}, {rows}, {columns})"
         )
     return expand_mask(mask.bool(), grid).expand(batch, rows, columns)

@@ -33,9 +33,7 @@ _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 
 _OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
 
 
-def to_display(
-    pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float]
-) -> NDArray[np.uint8]:
+def to_display(pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
     """Undoes the normalisation for the eye.
 
     Of one or two channels the first is shown as grey; of more, the first three as red, green and blue.
@@ -128,9 +126,7 @@ def contact_sheet(
         InputError: no images, or another number of captions.
     """
     if not images or (captions and len(captions) != len(images)):
-        raise InputError(
-            f"{len(images)} images with {len(captions)} captions; give images, and a caption for each"
-        )
+        raise InputError(f"{len(images)} images with {len(captions)} captions; give images, and a caption for each")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     font, line = _font(12), 18 if captions else 0
@@ -161,9 +157,7 @@ def read_metrics(path: Path) -> Series:
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
         if "step" not in (rows.fieldnames or ()):
-            raise InputError(
-                f"{path} has no column 'step' but {rows.fieldnames}; it is not a run's metrics.csv"
-            )
+            raise InputError(f"{path} has no column 'step' but {rows.fieldnames}; it is not a run's metrics.csv")
         found: dict[str, list[tuple[int, float]]] = {}
         for number, row in enumerate(rows, 2):
             try:
@@ -227,8 +221,7 @@ def curves(runs: Mapping[str, Series], out: Path) -> None:
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     keys = [
-        axes[0].plot([], [], color=colour, linewidth=3)[0]
-        for colour, _ in zip(cycle(_OKABE_ITO), runs, strict=False)
+        axes[0].plot([], [], color=colour, linewidth=3)[0] for colour, _ in zip(cycle(_OKABE_ITO), runs, strict=False)
     ]
     figure.legend(keys, [_plain(name) for name in runs], loc="outside lower center", ncols=3, frameon=False)
     canvas.print_png(out)
@@ -240,9 +233,7 @@ def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: M
         for colour, run in zip(cycle(_OKABE_ITO), runs.values(), strict=False):
             if name in run:
                 steps, values = run[name]
-                axis.plot(
-                    steps, values, color=colour, marker="o" if len(steps) < 30 else "", markersize=3, **style
-                )
+                axis.plot(steps, values, color=colour, marker="o" if len(steps) < 30 else "", markersize=3, **style)
         axis.plot([], [], color="#606060", label=name, **style)
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel(label)
@@ -263,12 +254,7 @@ def _check_sheet(
     mask: NDArray[np.bool_],
     captions: Sequence[str],
 ) -> None:
-    if (
-        original.ndim != 4
-        or original.shape[-1] != 3
-        or prediction.shape != original.shape
-        or not len(original)
-    ):
+    if original.ndim != 4 or original.shape[-1] != 3 or prediction.shape != original.shape or not len(original):
         raise InputError(
             f"original {original.shape} and prediction {prediction.shape}; expected two equal shapes "
             "(images, rows, columns, 3)"
@@ -276,8 +262,7 @@ def _check_sheet(
     (n, height, width), grid = original.shape[:3], mask.shape
     if len(grid) != 3 or grid[0] != n or height % grid[1] or width % grid[2]:
         raise InputError(
-            f"mask {grid} does not fit {n} images of {height} x {width} pixels; "
-            "give one grid per image that divides it"
+            f"mask {grid} does not fit {n} images of {height} x {width} pixels; give one grid per image that divides it"
         )
     if captions and len(captions) != len(original):
         raise InputError(f"{len(captions)} captions for {len(original)} images; give one per image or none")
@@ -311,9 +296,7 @@ def _heat(error: NDArray[np.float64], top: float, hidden: NDArray[np.bool_]) -> 
     return np.where(hidden[..., None], np.rint(colours), _SLATE).astype(np.uint8)
 
 
-def _grid(
-    columns: Sequence[NDArray[np.uint8]], title: str, footer: str, captions: Sequence[str]
-) -> Image.Image:
+def _grid(columns: Sequence[NDArray[np.uint8]], title: str, footer: str, captions: Sequence[str]) -> Image.Image:
     """Lays out the five columns of images `(N, H, W, 3)` under their names, a caption under each row."""
     n, height, width = columns[0].shape[:3]
     line = 20 if captions else 0

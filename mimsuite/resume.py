@@ -33,7 +33,9 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         old, new = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
         if key == "steps" and isinstance(new, int) and isinstance(old, int):
             if new < old:
-                raise InputError(f"resume=true with steps={new}, but the run was started for {old}; use steps={old} or more")
+                raise InputError(
+                    f"resume=true with steps={new}, but the run was started for {old}; use steps={old} or more"
+                )
             stored.steps = new
         elif key.startswith(FREE):
             OmegaConf.update(stored, key, new, force_add=True)

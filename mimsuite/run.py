@@ -188,7 +188,14 @@ class RunFolder:
 
     def summary(self, task: str, status: str, steps: int, metrics: dict[str, float], **more: Any) -> dict[str, Any]:
         """Writes and returns `summary.json`: task, status (`done`, `interrupted`), steps, last metric values."""
-        summary = {"task": task, "status": status, "steps": steps, "metrics": metrics, "mimsuite": __version__, **more}
+        summary = {
+            "task": task,
+            "status": status,
+            "steps": steps,
+            "metrics": metrics,
+            "mimsuite": __version__,
+            **more,
+        }
         write_json(self.path / "summary.json", summary)
         return summary
 

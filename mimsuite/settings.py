@@ -178,7 +178,9 @@ def micro_batch(cfg: DictConfig, batch: int, devices: int, limit: int) -> int:
         InputError: the batch is not a whole multiple.
     """
     if batch % devices:
-        raise InputError(f"batch={batch} is not a multiple of the {devices} devices; use batch={-(-batch // devices) * devices}")
+        raise InputError(
+            f"batch={batch} is not a multiple of the {devices} devices; use batch={-(-batch // devices) * devices}"
+        )
     share = batch // devices
     if cfg.micro_batch == "auto":
         return max(n for n in range(1, min(share, max(limit, 1)) + 1) if share % n == 0)

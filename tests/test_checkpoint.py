@@ -24,7 +24,11 @@ def test_two_are_kept_and_latest_names_the_newest(tmp_path):
     io = CommittedCheckpointIO()
     for step in (1, 2, 3):
         io.save_checkpoint(content(step), tmp_path / f"step_{step:09d}.ckpt")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.json", "step_000000002.ckpt", "step_000000003.ckpt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "latest.json",
+        "step_000000002.ckpt",
+        "step_000000003.ckpt",
+    ]
     assert newest(tmp_path).name == "step_000000003.ckpt"
 
 

@@ -15,7 +15,11 @@ from mimsuite.version import __version__
 
 def command(*arguments, cwd=None):
     return subprocess.run(
-        [sys.executable, "-m", "mimsuite.cli", *arguments], capture_output=True, text=True, timeout=60, cwd=cwd
+        [sys.executable, "-m", "mimsuite.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
     )
 
 
@@ -46,7 +50,9 @@ def test_path_values_reach_hydra_unchanged(value):
     assert override.value().replace("\\${", "${") == value
 
 
-@pytest.mark.parametrize("argument", ["data=null", "data=", "steps=3", "mask.ratio=0.5", "data='a b'", "--cfg", "model=vit_nano"])
+@pytest.mark.parametrize(
+    "argument", ["data=null", "data=", "steps=3", "mask.ratio=0.5", "data='a b'", "--cfg", "model=vit_nano"]
+)
 def test_other_arguments_are_left_alone(argument):
     assert cli.quote_path(argument) == argument
 

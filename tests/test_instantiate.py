@@ -40,7 +40,7 @@ def test_a_hostile_target_deep_inside_is_refused_before_anything_is_called(tmp_p
             "warmup": 1,
         }
     )
-    with pytest.raises(InputError, match="_target_=os.system is not allowed"):
+    with pytest.raises(InputError, match=r"_target_=os\.system is not allowed"):
         instantiate(node)
     assert not canary.exists()
 
@@ -58,13 +58,15 @@ def test_a_missing_target_is_named():
 
 def test_trust_comes_from_the_command_line_only():
     cfg = OmegaConf.create({"trusted_targets": ["collections.Counter"]})
-    with pytest.raises(InputError, match="command line only"):
+    with pytest.raises(InputError, match="give it on the command line"):
         trusted_targets(cfg, ["steps=1"])
     trusted = trusted_targets(cfg, ["trusted_targets=[collections.Counter]"])
     assert instantiate(OmegaConf.create({"_target_": "collections.Counter"}), trusted) == {}
 
 
 def test_an_argument_that_does_not_fit_is_one_line():
-    node = OmegaConf.create({"_target_": "mimsuite.objectives.optim.WarmupCosine", "steps": 10, "warmup": 1, "wramup": 2})
+    node = OmegaConf.create(
+        {"_target_": "mimsuite.objectives.optim.WarmupCosine", "steps": 10, "warmup": 1, "wramup": 2}
+    )
     with pytest.raises(InputError, match="wramup"):
         instantiate(node)

@@ -37,9 +37,7 @@ def test_masked_l1_in_half_precision_is_summed_in_float32():
 
 def test_masked_l1_of_patches_has_the_same_value():
     prediction, target = torch.randn(5, 12).double(), torch.randn(5, 12).double()
-    dense = masked_l1(
-        prediction.reshape(5, 3, 2, 2), target.reshape(5, 3, 2, 2), torch.ones(5, 1, 1, dtype=torch.bool)
-    )
+    dense = masked_l1(prediction.reshape(5, 3, 2, 2), target.reshape(5, 3, 2, 2), torch.ones(5, 1, 1, dtype=torch.bool))
     torch.testing.assert_close(masked_l1_patches(prediction, target, 3), dense, rtol=1e-14, atol=0)
 
 

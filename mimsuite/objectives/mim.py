@@ -54,6 +54,7 @@ class MIMObjective(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The masked loss of a batch, a scalar."""
+        assert batch.mask is not None
         return self.model.masked_loss(self.normalize(batch.images), batch.mask, self.hidden_per_image)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -68,7 +68,10 @@ def report(facts: dict[str, Any]) -> None:
     log.info("pixels    %d channels %s, median %d x %d", facts["channels"], facts["dtype"], *facts["image_size"])
     log.info("mean      %s, std %s", rounded(facts["mean"]), rounded(facts["std"]))
     classes = facts["classes"]
-    log.info("classes   %s", f"{len(classes)}: {', '.join(classes[:8])}{', ...' * (len(classes) > 8)}" if classes else "no names")
+    log.info(
+        "classes   %s",
+        f"{len(classes)}: {', '.join(classes[:8])}{', ...' * (len(classes) > 8)}" if classes else "no names",
+    )
 
 
 def span(values: Sequence[int]) -> str:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mimsuite import app
 from mimsuite.confdir import conf_dir
-from mimsuite.hints import unknown_choice
 from mimsuite.errors import InputError
+from mimsuite.hints import unknown_choice
 from mimsuite.instantiate import instantiate
 from mimsuite.run import speak
 from mimsuite.settings import sides, whole

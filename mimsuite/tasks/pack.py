@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 
@@ -14,13 +14,16 @@ from mimsuite.errors import InputError
 from mimsuite.run import speak
 from mimsuite.settings import check_choice, positive, whole
 
+if TYPE_CHECKING:
+    from mimsuite.data.pack import Labels
+
 log = logging.getLogger("mimsuite")
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Packs a folder; returns the number of images per split and the classes."""
     speak()
-    labels = check_choice(cfg, "labels", ("auto", "folder", "none"))
+    labels = cast("Labels", check_choice(cfg, "labels", ("auto", "folder", "none")))
     if cfg.val_fraction != 0 and not 0 < positive(cfg, "val_fraction") < 1:
         raise InputError(f"val_fraction={cfg.val_fraction} is not in [0, 1); use 0.1, or 0 for no val split")
     size = positive(cfg, "shard_size")

@@ -92,7 +92,6 @@ def train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     import torch
 
     from mimsuite.checkpoint import newest
-    from mimsuite.objectives.mim import MIMObjective
 
     cfg, pace = plan.cfg, plan.pace
     device = build.device(str(cfg.trainer.accelerator))
@@ -106,13 +105,17 @@ def train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
     normalize = build.normalizer(plan.index, plan.weights)
     objective = build.mim_objective(cfg, model, normalize, plan.geo, pace, plan.trusted)
     data = build.image_data(cfg, plan.index, plan.geo, pace, micro, plan.workers, plan.trusted)
-    notes = [f"precision={precision} ({why})", f"micro_batch={micro} (on {device.name})", f"workers={plan.workers}"]
+    notes = [
+        f"precision={precision} ({why})",
+        f"micro_batch={micro} (on {device.name})",
+        f"workers={plan.workers}",
+    ]
     banner(plan, model, notes)
     trainer, parts = build.trainer(
-        cfg, folder, plan.index, pace, micro, precision, device, checkpoint, imports, plan.trusted
+        cfg, folder, plan.index, pace, micro, precision, device, step_of(checkpoint), imports, plan.trusted
     )
     try:
-        fit(trainer, objective, data, checkpoint)
+        fit(trainer, objective, data, checkpoint, micro)
     finally:
         if parts.wandb is not None:
             parts.wandb.close()
@@ -127,8 +130,13 @@ def import_heavy() -> float:
     import torchmetrics
     import wandb
 
-    assert lightning.pytorch and torch and torchmetrics and wandb
+    assert all((lightning.pytorch, torch, torchmetrics, wandb))
     return time.perf_counter() - began
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The optimizer steps done when a checkpoint was committed; 0 for none."""
+    return 0 if checkpoint is None else int(checkpoint.stem.rpartition("_")[2])
 
 
 def native_size(config: Any) -> tuple[int, int] | None:
@@ -144,7 +152,12 @@ def write_back(cfg: DictConfig, plan: Plan, precision: str, micro: int) -> None:
     cfg.init = str(Path(cfg.init).absolute()) if cfg.init is not None and Path(cfg.init).exists() else cfg.init
     cfg.image_size, cfg.channels, cfg.mask.unit = list(geo.image_size), geo.channels, geo.mask_unit
     cfg.steps, cfg.epochs, cfg.lr, cfg.schedule.warmup = pace.steps, None, pace.lr, pace.warmup
-    cfg.val_every, cfg.save_every, cfg.precision, cfg.micro_batch = pace.val_every, pace.save_every, precision, micro
+    cfg.val_every, cfg.save_every, cfg.precision, cfg.micro_batch = (
+        pace.val_every,
+        pace.save_every,
+        precision,
+        micro,
+    )
 
 
 def banner(plan: Plan, model: nn.Module, notes: Sequence[str]) -> None:
@@ -162,12 +175,18 @@ def banner(plan: Plan, model: nn.Module, notes: Sequence[str]) -> None:
         "geometry  image %dx%d, cell %dx%d, grid %dx%d, mask unit %d: %d of %d units hidden",
         *(height, width, *cell, height // cell[0], width // cell[1], unit, hidden, geo.units),
     )
-    log.info("length    %d steps of %d images (%.1f epochs), seed %d", pace.steps, pace.batch, pace.epochs, plan.cfg.seed)
+    log.info(
+        "length    %d steps of %d images (%.1f epochs), seed %d",
+        pace.steps,
+        pace.batch,
+        pace.epochs,
+        plan.cfg.seed,
+    )
     for note in (*geo.notes, *pace.notes, *notes):
         log.info("          %s", note)
 
 
-def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: Path | None) -> None:
+def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: Path | None, micro: int) -> None:
     """Trains; what a user can mend comes out as one line.
 
     Raises:
@@ -181,24 +200,33 @@ def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: 
         try:
             trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
         except torch.OutOfMemoryError as error:
-            micro = data.micro_batch
             raise RunError(
                 f"the device is out of memory at micro_batch={micro}; use micro_batch={max(1, micro // 2)}"
             ) from error
 
 
-def finish(folder: RunFolder, trainer: Trainer, objective: MIMObjective, plan: Plan, parts: build.Parts) -> dict[str, Any]:
+def finish(
+    folder: RunFolder, trainer: Trainer, objective: MIMObjective, plan: Plan, parts: build.Parts
+) -> dict[str, Any]:
     """Writes weights, curves and `summary.json`."""
     from mimsuite.pictures import curves, read_metrics
 
     code, steps = parts.checkpoints.exit_code, trainer.global_step
     folder.pictures.mkdir(exist_ok=True)
-    curves({folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")}, folder.pictures / "curves.png")
+    curves(
+        {folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")},
+        folder.pictures / "curves.png",
+    )
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         return folder.summary("pretrain", "interrupted", steps, parts.files.last) | {"exit_code": code}
     build.save_weights(folder.path / "weights", objective.model, objective.normalize, plan.geo.image_size)
-    log.info("done: %d steps, val/loss %.4f; weights in %s", steps, parts.files.last["val/loss"], folder.path / "weights")
+    log.info(
+        "done: %d steps, val/loss %.4f; weights in %s",
+        steps,
+        parts.files.last["val/loss"],
+        folder.path / "weights",
+    )
     return folder.summary("pretrain", "done", steps, parts.files.last)
 
 

@@ -98,7 +98,9 @@ def check_data(index: DataIndex, weights: Weights, cfg: DictConfig) -> None:
             "use other weights or other data"
         )
     if not index.has_labels:
-        raise InputError(f"data={cfg.data} has no labels; a probe needs one class per image (.cls or .json in the shards)")
+        raise InputError(
+            f"data={cfg.data} has no labels; a probe needs one class per image (.cls or .json in the shards)"
+        )
 
 
 def spoken(index: DataIndex, selection: Selection) -> str:
@@ -111,7 +113,12 @@ def table(probe: Probe) -> list[Row]:
     import torch
 
     from mimsuite.data.datamodule import eval_loader
-    from mimsuite.evaluation.features import cached_features, extract_features, fingerprint, raw_pixel_features
+    from mimsuite.evaluation.features import (
+        cached_features,
+        extract_features,
+        fingerprint,
+        raw_pixel_features,
+    )
 
     weights, index, size, pool = probe.weights, probe.index, probe.image_size, probe.pool
     device = build.torch_device()
@@ -156,12 +163,14 @@ def measure(kind: str, train: Features, test: Features, device: str) -> Row:
 
 def data_words(index: DataIndex, part: Selection) -> str:
     """What names the images of a selection and their order."""
-    return " ".join(f"{Path(s.path).name} {s.bytes} {s.sha256 or os.stat(s.path).st_mtime_ns}" for s in index.splits[part.split])
+    return " ".join(
+        f"{Path(s.path).name} {s.bytes} {s.sha256 or os.stat(s.path).st_mtime_ns}" for s in index.splits[part.split]
+    )
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float]:
     """The metrics of `summary.json`: plain names for the encoder, prefixed ones for what it is compared with."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for row in rows:
         prefix = "" if row is rows[0] else f"{row.features.split()[0]}/"
         metrics |= {

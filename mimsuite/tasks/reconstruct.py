@@ -56,7 +56,13 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     result = reconstruct(partial(predict, model), normalize, images.to(device), mask.to(device))
     out.parent.mkdir(parents=True, exist_ok=True)
     result.sheet(f"{cfg.init}: {cfg.images or 'emoji-64'}").save(out)
-    log.info("masked loss %.4f, PSNR %.1f dB over %d images; picture in %s", result.loss, result.psnr.mean(), len(found), out)
+    log.info(
+        "masked loss %.4f, PSNR %.1f dB over %d images; picture in %s",
+        result.loss,
+        result.psnr.mean(),
+        len(found),
+        out,
+    )
     return {"masked_loss": result.loss, "psnr": float(result.psnr.mean()), "out": str(out)}
 
 
@@ -74,8 +80,11 @@ def find_images(images: str | None, count: int) -> list[Named]:
         return [(str(p.relative_to(path)), p.read_bytes()) for p in files[:count]]
     from mimsuite.data.inspect import raw_samples
 
-    index = open_data(images)
-    return [(s.key, s.data) for s in raw_samples(index, index.select("curve"), count, labels=False)]
+    try:
+        index = open_data(images)
+    except InputError as error:
+        raise InputError(str(error).replace("data=", "images=", 1)) from error
+    return [(s.key, s.data) for s in raw_samples(index, index.select("curve"), count)]
 
 
 def picture(name: str, data: bytes, size: tuple[int, int], channels: int) -> Tensor:

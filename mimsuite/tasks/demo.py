@@ -1,0 +1,171 @@
+"""`mimsuite demo`: the whole way on the embedded data set, step by step, with the figures that matter."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mimsuite import api, app
+from mimsuite.data.open import EMBEDDED
+from mimsuite.run import check_outputs, speak, write_json
+from mimsuite.settings import check_flag, whole
+
+log = logging.getLogger("mimsuite")
+
+PARTS = ("images", "shards", "inspect", "pretrain", "probe", "reconstruct.png", "demo.json")
+IMAGES = 200
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Runs every step; returns the figures that it prints."""
+    speak()
+    overwrite = check_flag(cfg, "overwrite")
+    out = check_outputs(cfg.out, PARTS, overwrite=overwrite)
+    steps, batch, seed = whole(cfg, "steps"), whole(cfg, "batch"), whole(cfg, "seed", least=0)
+    began = time.perf_counter()
+    clear(out)
+    title(1, f"{IMAGES} emoji as PNG files, packed into shards: how your own images get in")
+    write_images(out / "images", IMAGES)
+    api.pack(src=str(out / "images"), out=str(out / "shards"), val_fraction=0.1)
+    title(2, "a look at the embedded data set, emoji-64")
+    api.inspect(out=str(out / "inspect"))
+    title(3, "masked image modeling: hide 60 % of each picture, predict the hidden pixels")
+    pretrained = api.pretrain(
+        out=str(out / "pretrain"),
+        model="vit_nano",
+        experiment="emoji_nano",
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        precision=cfg.precision,
+        workers=cfg.workers,
+    )
+    title(4, "what the encoder is worth: kNN and linear probe on frozen features")
+    probed = api.probe(init=str(out / "pretrain"), out=str(out / "probe"), seed=seed, workers=cfg.workers)
+    title(5, "a picture of what the model predicts for images it never saw")
+    drawn = api.call(
+        "reconstruct", {"init": str(out / "pretrain"), "out": str(out / "reconstruct.png"), "mask.unit": 16}
+    )
+    title(6, "the weights, loaded again")
+    model = api.load(str(out / "pretrain"))
+    log.info("%s with %s parameters", type(model).__name__, f"{sum(p.numel() for p in model.parameters()):,}")
+    figures = summarize(out, pretrained, probed, drawn, time.perf_counter() - began)
+    write_json(out / "demo.json", figures)
+    return figures
+
+
+def title(number: int, text: str) -> None:
+    """Announces a step."""
+    log.info("\n--- %d. %s", number, text)
+
+
+def clear(out: Path) -> None:
+    """Removes what an earlier demo wrote."""
+    for name in PARTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Writes embedded validation and training pictures as PNG files, a sub-folder per class."""
+    import io
+
+    from PIL import Image
+
+    from mimsuite.data.index import open_index
+    from mimsuite.data.inspect import raw_samples
+
+    index = open_index(str(EMBEDDED))
+    assert index.classes is not None
+    for sample in raw_samples(index, "train", count):
+        assert isinstance(sample.label, int)
+        place = folder / index.classes[sample.label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.open(io.BytesIO(sample.data)).save(place / f"{sample.key}.png")
+
+
+def flat_loss(init: Path) -> float:
+    """The masked validation loss of predicting, in each image, the mean colour of its visible pixels.
+
+    Same images, same masks as the validation of the run in `init`.
+    """
+    import torch
+    from omegaconf import OmegaConf
+
+    from mimsuite import build
+    from mimsuite.data.datamodule import eval_loader
+    from mimsuite.data.open import open_data
+    from mimsuite.init_weights import find_weights
+    from mimsuite.masking import RandomMask
+    from mimsuite.metrics import visible_mean_loss
+
+    cfg = OmegaConf.load(init / "config.yaml")
+    index = open_data(None)
+    normalize = build.normalizer_of(find_weights(str(init)))
+    loader = eval_loader(
+        index,
+        index.select("curve"),
+        image_size=tuple(cfg.image_size),
+        batch=cfg.micro_batch,
+        workers=0,
+        labels=False,
+        mask=RandomMask(cfg.mask.ratio),
+        mask_unit=cfg.mask.unit,
+    )
+    total, images = torch.zeros(()), 0
+    for batch in loader:
+        assert batch.mask is not None
+        total += visible_mean_loss(normalize(batch.images), batch.mask) * len(batch.images)
+        images += len(batch.images)
+    return float(total / images)
+
+
+def summarize(
+    out: Path, pretrained: dict[str, Any], probed: dict[str, Any], drawn: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Prints and returns the figures of the demo."""
+    from mimsuite.pictures import read_metrics
+
+    losses = read_metrics(out / "pretrain" / "metrics.csv")["val/loss"][1]
+    metrics = probed["metrics"]
+    figures = {
+        "seconds": round(seconds, 1),
+        "steps": pretrained["steps"],
+        "loss_first": float(losses[0]),
+        "loss_last": float(losses[-1]),
+        "loss_mean_colour": flat_loss(out / "pretrain"),
+        "psnr": drawn["psnr"],
+        **metrics,
+    }
+    log.info("\n--- done in %.0f s", seconds)
+    log.info(
+        "masked validation loss   %.3f at the start, %.3f after %d steps",
+        losses[0],
+        losses[-1],
+        figures["steps"],
+    )
+    log.info(
+        "                         %.3f for predicting each image's visible mean colour",
+        figures["loss_mean_colour"],
+    )
+    for name, text in (("", "pretrained"), ("random/", "random init"), ("8x8/", "8x8 pixels")):
+        log.info(
+            "%-12s             kNN top-1 %5.1f %%, linear probe top-1 %5.1f %%",
+            *(text, 100 * metrics[f"{name}knn/top1"], 100 * metrics[f"{name}probe/top1"]),
+        )
+    log.info("Reconstruction is learned at once; features that beat raw pixels take far longer than a demo.")
+    log.info("pictures: %s and %s", out / "reconstruct.png", out / "pretrain" / "pictures")
+    return figures
+
+
+if __name__ == "__main__":
+    app.main("demo", run)
