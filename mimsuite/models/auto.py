@@ -107,9 +107,7 @@ class AutoImageProcessor:
             named = FAMILIES[AutoConfig.from_pretrained(folder).model_type]["image processor"]
         plain = str(named).removesuffix("Fast").removesuffix("Pil")
         if plain not in PROCESSORS:
-            raise InputError(
-                f"{folder}: image processor {named!r} is not one of {', '.join(sorted(PROCESSORS))}"
-            )
+            raise InputError(f"{folder}: image processor {named!r} is not one of {', '.join(sorted(PROCESSORS))}")
         fast = str(named).endswith("Fast") if use_fast is None else use_fast
         name = PROCESSORS[plain] + ("Fast" if fast else "")
         return getattr(import_module("mimsuite.models"), name).from_dict(data, **overrides)

@@ -103,8 +103,7 @@ class ModelConfig:
         found = data.get("model_type", cls.model_type)
         if found != cls.model_type:
             raise InputError(
-                f"model_type={found!r} is not {cls.model_type!r}, the one "
-                f"{cls.__name__} reads; use AutoConfig"
+                f"model_type={found!r} is not {cls.model_type!r}, the one {cls.__name__} reads; use AutoConfig"
             )
         if "torch_dtype" in values:
             values.setdefault("dtype", values.pop("torch_dtype"))
@@ -116,9 +115,7 @@ class ModelConfig:
         config = cls(**{k: v for k, v in values.items() if k in known})
         for name in sorted(values.keys() - known):
             if hasattr(cls, name):
-                raise InputError(
-                    f"config.json has the field {name!r}, which is a method here; rename or remove it"
-                )
+                raise InputError(f"config.json has the field {name!r}, which is a method here; rename or remove it")
             setattr(config, name, values[name])
         return config
 
@@ -174,15 +171,12 @@ class ModelConfig:
             try:
                 self.id2label = {int(k): v for k, v in self.id2label.items()}
             except (TypeError, ValueError):
-                raise InputError(
-                    f"id2label has keys {list(self.id2label)[:3]}; expected class numbers"
-                ) from None
+                raise InputError(f"id2label has keys {list(self.id2label)[:3]}; expected class numbers") from None
             if self.num_labels is None:
                 self.num_labels = len(self.id2label)
             elif self.num_labels != len(self.id2label):
                 raise InputError(
-                    f"num_labels={self.num_labels} but id2label names {len(self.id2label)} classes; "
-                    f"give one of them"
+                    f"num_labels={self.num_labels} but id2label names {len(self.id2label)} classes; give one of them"
                 )
         if self.num_labels is None:
             self.num_labels = 2
@@ -224,9 +218,7 @@ class ModelConfig:
         if isinstance(value, str):
             self._check_choice(name, ACTIVATION_NAMES)
         elif not callable(value):
-            raise TypeError(
-                f"{name}={value!r} must be a name or a function; names: {', '.join(ACTIVATION_NAMES)}"
-            )
+            raise TypeError(f"{name}={value!r} must be a name or a function; names: {', '.join(ACTIVATION_NAMES)}")
 
     def _check_side(self, name: str) -> None:
         """One positive integer, or a pair of them, which becomes a list."""
@@ -355,8 +347,7 @@ class ViTConfig(ModelConfig):
         self._check_choice("init_scheme", INIT_SCHEMES)
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
-                f"hidden_size={self.hidden_size} is not a multiple of "
-                f"num_attention_heads={self.num_attention_heads}"
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
             )
         if any(p > s for p, s in zip(pair(self.patch_size), pair(self.image_size), strict=True)):
             raise InputError(f"patch_size={self.patch_size} is larger than image_size={self.image_size}")

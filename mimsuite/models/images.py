@@ -61,17 +61,11 @@ def to_layout(image: Array | torch.Tensor, layout: str) -> Any:
 def _read(image: Any, to_rgb: bool, layout: str | None) -> Picture:
     if isinstance(image, Image.Image):
         array = np.asarray(pil_to_rgb(image) if to_rgb else _plain(image))
-        return (
-            Picture(array[None], "none")
-            if array.ndim == 2
-            else Picture(array.transpose(2, 0, 1), "channels_last")
-        )
+        return Picture(array[None], "none") if array.ndim == 2 else Picture(array.transpose(2, 0, 1), "channels_last")
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu().numpy()
     if not isinstance(image, np.ndarray):
-        raise InputError(
-            f"{type(image).__name__} is not an image; give PIL images, numpy arrays or torch tensors"
-        )
+        raise InputError(f"{type(image).__name__} is not an image; give PIL images, numpy arrays or torch tensors")
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255
     if not np.issubdtype(image.dtype, np.number) or image.size == 0:
@@ -137,8 +131,7 @@ def _array_to_rgb(image: Array) -> Array:
     whole = np.issubdtype(image.dtype, np.integer)
     if not whole and (image.min() < 0 or image.max() > 1):
         raise InputError(
-            f"a float image with alpha has values from {image.min()} to {image.max()}; "
-            f"expected 0 to 1, or use uint8"
+            f"a float image with alpha has values from {image.min()} to {image.max()}; expected 0 to 1, or use uint8"
         )
     white = 255 if whole else 1.0
     alpha = image[3:] / white

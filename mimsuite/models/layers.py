@@ -111,9 +111,7 @@ def attend(
             weights = weights * head_mask.to(weights.dtype)[:, None, None]
         return weights @ value, weights if need_weights else None
     mask = None if bias is None else bias.to(query.dtype)[None]
-    context = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale
-    )
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
     # A factor per head on the probabilities is the same factor on the head's result.
     return context if head_mask is None else context * head_mask.to(context.dtype)[:, None, None], None
 

@@ -121,16 +121,13 @@ class ImageProcessor:
         pictures = read_pictures(images, bool(chosen.do_convert_rgb), input_data_format)
         chosen._check(pictures)
         arrays = [
-            to_layout(chosen._slow(p.array), data_format if data_format is not None else p.layout)
-            for p in pictures
+            to_layout(chosen._slow(p.array), data_format if data_format is not None else p.layout) for p in pictures
         ]
         return BatchFeature({"pixel_values": _stack(arrays, return_tensors)})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `preprocessor_config.json` holds."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {
-            "image_processor_type": type(self).__name__
-        }
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"image_processor_type": type(self).__name__}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
@@ -143,9 +140,7 @@ class ImageProcessor:
         _check_known(cls, overrides)
         missing = sorted(k for k, v in data.items() if k.startswith("do_") and v and k not in known)
         if missing:
-            raise InputError(
-                f"{FILE} asks for {', '.join(missing)}, which {cls.__name__} does not do; check its type"
-            )
+            raise InputError(f"{FILE} asks for {', '.join(missing)}, which {cls.__name__} does not do; check its type")
         values = {k: v for k, v in data.items() if k in known and (v is not None or k == "do_convert_rgb")}
         return cls(**(values | overrides))
 
@@ -192,9 +187,7 @@ class ImageProcessor:
         if self.do_rescale:
             image = (image.astype(np.float64) * self.rescale_factor).astype(np.float32)
         if self.do_normalize:
-            mean, std = (
-                np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.image_mean, self.image_std)
-            )
+            mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.image_mean, self.image_std))
             image = (image.astype(np.float32) - mean) / std
         return image
 
@@ -265,6 +258,9 @@ class ViTFeatureExtractor(ViTImageProcessor):
     def __post_init__(self) -> None:
         warnings.warn("ViTFeatureExtractor is the old name of ViTImageProcessor", FutureWarning, stacklevel=3)
         super().__post_init__()
+
+    def _with(self, options: dict[str, Any]) -> Any:  # so that a call does not warn again
+        return ViTImageProcessor(**{f.name: getattr(self, f.name) for f in fields(self)})._with(options)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `ViTImageProcessor` writes."""
@@ -361,9 +357,7 @@ def resize_tensor(images: torch.Tensor, extent: Extent, resample: int) -> torch.
     given = images.dtype
     if given != torch.uint8 and not given.is_floating_point:
         images = images.float()
-    resized = F.interpolate(
-        images, size=extent, mode=mode, antialias=smooth, align_corners=False if smooth else None
-    )
+    resized = F.interpolate(images, size=extent, mode=mode, antialias=smooth, align_corners=False if smooth else None)
     if given == torch.uint8 or given.is_floating_point:
         return resized
     limits = torch.iinfo(given)
@@ -393,9 +387,7 @@ def _check_known(cls: type[ImageProcessor], options: dict[str, Any]) -> None:
 
 def _check_formats(return_tensors: str | None, data_format: str | None) -> None:
     if return_tensors in ("tf", "jax"):
-        raise InputError(
-            f"return_tensors={return_tensors!r} needs a framework that is not used here; use 'pt' or 'np'"
-        )
+        raise InputError(f"return_tensors={return_tensors!r} needs a framework that is not used here; use 'pt' or 'np'")
     if return_tensors not in (None, "pt", "np"):
         raise InputError(f"return_tensors={return_tensors!r} is not one of 'pt', 'np', None")
     if data_format is not None and data_format not in LAYOUTS[:2]:

@@ -50,9 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MissingFileError(
-            f"{path} does not exist; expected a Hugging Face style folder with it"
-        ) from None
+        raise MissingFileError(f"{path} does not exist; expected a Hugging Face style folder with it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON: {error}; download or write it again") from None
     if not isinstance(data, dict):
@@ -68,8 +66,7 @@ def _download(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise InputError(
-            f"{name!r} is no folder here, and reading it from the hub needs huggingface_hub: "
-            f"pip install mimsuite[hub]"
+            f"{name!r} is no folder here, and reading it from the hub needs huggingface_hub: pip install mimsuite[hub]"
         ) from None
     repository, _, revision = name.partition("@")
     try:
@@ -79,7 +76,5 @@ def _download(name: str) -> Path:
             folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{name!r} is neither a folder nor to be had from the Hugging Face hub: {reason}"
-        ) from error
+        raise InputError(f"{name!r} is neither a folder nor to be had from the Hugging Face hub: {reason}") from error
     return folder

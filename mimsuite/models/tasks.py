@@ -98,9 +98,7 @@ class ForMaskedImageModeling(Pretrained):
         predicted = cast(PixelHead, self.decoder).hidden_only(features.permute(0, 2, 3, 1)[where])
         return masked_l1_patches(predicted, gather_patches(pixel_values, grid, where), self.num_channels)
 
-    def dense_output(
-        self, features: Tensor, pixel_values: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor | None, Tensor]:
+    def dense_output(self, features: Tensor, pixel_values: Tensor, mask: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Returns the loss (None without mask) and the picture from features `(B, D, h, w)`.
 
         `mask` is `(B, gh, gw)` bool, True = hidden.
@@ -196,14 +194,12 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
 
     def __init__(self, config: ViTConfig, head: HeadFactory = SimMIMHead) -> None:
         if any(s % p for s, p in zip(pair(config.image_size), pair(config.patch_size), strict=True)):
-            raise InputError(
-                f"image_size={config.image_size} is not a multiple of patch_size={config.patch_size}"
-            )
+            raise InputError(f"image_size={config.image_size} is not a multiple of patch_size={config.patch_size}")
         encoder = VisionTransformer(config, add_pooling_layer=False, use_mask_token=True)
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head)
         init_truncated_normal(self.decoder, config.initializer_range)
 
-    def forward(  # noqa: PLR0917 - Hugging Face's order
+    def forward(
         self,
         pixel_values: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
@@ -249,7 +245,7 @@ class ViTForImageClassification(ForImageClassification):
         super().__init__(config, VisionTransformer(config, add_pooling_layer=False))
         init_truncated_normal(self.classifier, config.initializer_range)
 
-    def forward(  # noqa: PLR0917 - Hugging Face's order
+    def forward(
         self,
         pixel_values: Tensor | None = None,
         head_mask: Tensor | None = None,

@@ -140,9 +140,7 @@ class ViTEmbeddings(nn.Module):
         tokens = projected.flatten(2).transpose(1, 2)
         if mask is not None:
             if self.mask_token is None:
-                raise InputError(
-                    "the model has no mask token, so it takes no mask; build it with use_mask_token=True"
-                )
+                raise InputError("the model has no mask token, so it takes no mask; build it with use_mask_token=True")
             tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
@@ -170,9 +168,7 @@ class ViTEmbeddings(nn.Module):
                 f"pixel_values have shape {tuple(pixels.shape)}; expected (batch, channels, height, width)"
             )
         if pixels.shape[1] != channels:
-            raise InputError(
-                f"pixel_values have {pixels.shape[1]} channels; the model expects num_channels={channels}"
-            )
+            raise InputError(f"pixel_values have {pixels.shape[1]} channels; the model expects num_channels={channels}")
         given = (pixels.shape[2], pixels.shape[3])
         if given == (height, width):
             return
@@ -236,14 +232,10 @@ class VisionTransformer(nn.Module):
             values.
     """
 
-    def __init__(
-        self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False
-    ) -> None:
+    def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
         super().__init__()
         if add_pooling_layer and not config.use_class_token:
-            raise InputError(
-                "use_class_token=False leaves the pooler without input; pass add_pooling_layer=False"
-            )
+            raise InputError("use_class_token=False leaves the pooler without input; pass add_pooling_layer=False")
         self.config = config
         self.num_features = config.hidden_size
         self.stride = self.mask_stride = pair(config.patch_size)
@@ -280,7 +272,7 @@ class VisionTransformer(nn.Module):
         patches = tokens[:, first:].transpose(1, 2).reshape(len(tokens), -1, *grid)
         return FeatureMap(patches, tokens[:, 0] if first else None)
 
-    def forward(  # noqa: PLR0917 - Hugging Face's order
+    def forward(
         self,
         pixel_values: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
@@ -310,21 +302,17 @@ class VisionTransformer(nn.Module):
         mask = None
         if bool_masked_pos is not None:
             mask = as_grid_mask(bool_masked_pos, pixel_values.shape[0], self._grid(pixel_values))
-        interpolate = (
-            self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
-        )
+        interpolate = self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        tokens, states, weights = self._encode(
-            pixel_values, mask, interpolate, head_mask, need_weights, need_states
-        )
+        tokens, states, weights = self._encode(pixel_values, mask, interpolate, head_mask, need_weights, need_states)
         last = self.layernorm(tokens)
         pooled = None if self.pooler is None else self.pooler_activation(self.pooler(last[:, 0]))
         out = BaseModelOutputWithPooling(last, pooled, states, weights)
         as_object = config.return_dict if return_dict is None else return_dict
         return out if as_object else out.to_tuple()
 
-    def _encode(  # noqa: PLR0917
+    def _encode(
         self,
         pixels: Tensor,
         mask: Tensor | None,
@@ -339,9 +327,7 @@ class VisionTransformer(nn.Module):
         states, weights = [tokens], []
         for layer, factors in zip(self.encoder.layer, self._head_factors(head_mask), strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                tokens, probabilities = checkpoint(
-                    layer, tokens, bias, factors, need_weights, use_reentrant=False
-                )
+                tokens, probabilities = checkpoint(layer, tokens, bias, factors, need_weights, use_reentrant=False)
             else:
                 tokens, probabilities = layer(tokens, bias, factors, need_weights)
             if need_states:
@@ -365,14 +351,11 @@ class VisionTransformer(nn.Module):
             raise InputError(f"image_size={image_size} is smaller than patch_size={self.config.patch_size}")
         if self.encoder.rel_pos_bias is not None and new != old:
             raise InputError(
-                f"image_size={image_size}: relative position biases cannot be resized; "
-                f"keep {self.config.image_size}"
+                f"image_size={image_size}: relative position biases cannot be resized; keep {self.config.image_size}"
             )
         table = self.embeddings.position_embeddings
         if table is not None and new != old:
-            resized = resize_positions(
-                table.detach(), old, new, mode, class_token=self.config.use_class_token
-            )
+            resized = resize_positions(table.detach(), old, new, mode, class_token=self.config.use_class_token)
             self.embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
         self.config.image_size = image_size
 
@@ -406,9 +389,7 @@ class VisionTransformer(nn.Module):
         if head_mask is None:
             return [None] * depth
         if tuple(head_mask.shape) not in ((heads,), (depth, heads)):
-            raise InputError(
-                f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},) or ({depth}, {heads})"
-            )
+            raise InputError(f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},) or ({depth}, {heads})")
         return list(head_mask.expand(depth, heads))
 
 
@@ -461,9 +442,7 @@ def resize_positions(
     cells = table[:, first:].transpose(1, 2).reshape(1, -1, *old)
     cells = cells.to(torch.promote_types(cells.dtype, torch.float32))
     if mode in ("hf", "timm"):
-        resized = F.interpolate(
-            cells, size=new, mode="bicubic", align_corners=False, antialias=mode == "timm"
-        )
+        resized = F.interpolate(cells, size=new, mode="bicubic", align_corners=False, antialias=mode == "timm")
     elif mode == "jax":
         resized = F.interpolate(cells, size=new, mode="bilinear", align_corners=True)
     else:

@@ -63,7 +63,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path} cannot be read: it is damaged, or holds more than tensors, which could run code ({reason}); "
+            f"{path} cannot be read: it is damaged, or holds more than tensors, which could run code "
+            f"({reason}); "
             f"download it again or convert it to safetensors"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
@@ -79,11 +80,7 @@ def write_folder(folder: Path, state: dict[str, Tensor], max_shard_bytes: int) -
     """
     shards = _split(state, max_shard_bytes)
     count = len(shards)
-    names = (
-        [SAFETENSORS]
-        if count == 1
-        else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-    )
+    names = [SAFETENSORS] if count == 1 else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     for name, shard in zip(names, shards, strict=True):
         _write_shard(folder / name, shard)
     if count > 1:
@@ -107,9 +104,7 @@ def write_text(path: Path, text: str) -> None:
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(
-            {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"}
-        )
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"})
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -126,9 +121,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         state |= read_tensors(index.parent / name)
     absent = sorted(weight_map.keys() - state.keys())
     if absent:
-        raise InputError(
-            f"{index} names {absent[0]!r}, which its shard does not hold; download or write it again"
-        )
+        raise InputError(f"{index} names {absent[0]!r}, which its shard does not hold; download or write it again")
     return state
 
 

@@ -97,9 +97,7 @@ class Pretrained(nn.Module):
         write_text(folder / "config.json", text)
 
 
-def load_state(
-    model: Pretrained, state: dict[str, Tensor], source: str, ignore_mismatched_sizes: bool = False
-) -> None:
+def load_state(model: Pretrained, state: dict[str, Tensor], source: str, ignore_mismatched_sizes: bool = False) -> None:
     """Copies `state` into `model` by the family's prefix rules, and warns once of what is fresh or left over.
 
     Weights of a model with a head go into the bare encoder (prefix removed, head left out) and the other way
@@ -135,11 +133,7 @@ def place_keys(model: Pretrained, state: dict[str, Tensor]) -> dict[str, Tensor]
     prefix = model.base_prefix + "."
     prefixed = any(k.startswith(prefix) for k in state)
     if model.is_base:
-        return (
-            {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
-            if prefixed
-            else state
-        )
+        return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)} if prefixed else state
     if prefixed:
         return state
     own = model.state_dict().keys()
@@ -157,7 +151,5 @@ def _dtype_of(dtype: torch.dtype | str | None, state: dict[str, Tensor]) -> torc
         return next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(
-            f"dtype={dtype!r} is not a floating type; use float32, bfloat16, float16, float64 or auto"
-        )
+        raise InputError(f"dtype={dtype!r} is not a floating type; use float32, bfloat16, float16, float64 or auto")
     return found

@@ -224,7 +224,7 @@ def test_it_is_written_to_and_read_from_a_folder(tmp_path):
 
 
 def test_a_missing_file_is_a_file_not_found_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="config.json") as error:
+    with pytest.raises(FileNotFoundError, match=r"config\.json") as error:
         AutoConfig.from_pretrained(tmp_path)
     assert isinstance(error.value, InputError)
     assert "\n" not in str(error.value)
@@ -238,13 +238,13 @@ def test_a_missing_folder_is_a_file_not_found_error(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
 def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode("latin1"))
-    with pytest.raises(InputError, match="config.json"):
+    with pytest.raises(InputError, match=r"config\.json"):
         AutoConfig.from_pretrained(tmp_path)
 
 
 def test_another_model_type_lists_the_known_ones(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match="model_type='bert' is not one of .*vit"):
+    with pytest.raises(InputError, match=r"model_type='bert' is not one of .*vit"):
         AutoConfig.from_pretrained(tmp_path)
 
 

@@ -43,7 +43,7 @@ def test_a_function_is_its_own_activation():
 
 
 def test_an_unknown_activation_lists_the_known():
-    with pytest.raises(InputError, match="mish.*gelu.*relu"):
+    with pytest.raises(InputError, match=r"mish.*gelu.*relu"):
         activation("mish")
 
 

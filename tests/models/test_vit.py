@@ -49,7 +49,7 @@ def a_mask(batch=2):
     return mask
 
 
-# --- contract ------------------------------------------------------------------------------------------------------
+# --- contract ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", [ViTForMaskedImageModeling, ViTForImageClassification])
@@ -146,7 +146,7 @@ def test_the_state_dict_goes_round(changes):
     assert torch.equal(other(pixels(), a_mask()).loss, model(pixels(), a_mask()).loss)
 
 
-# --- masked image modeling -------------------------------------------------------------------------------------------
+# --- masked image modeling -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [None, 4])
@@ -209,9 +209,7 @@ def test_another_encoder_stride_gives_another_size_without_mask():
 
 def test_another_encoder_stride_with_a_mask_is_refused():
     model = masked_model(encoder_stride=2)
-    with pytest.raises(
-        InputError, match=r"`patch_size` must be equal to `encoder_stride`.*\(4, 8\).*\(2, 2\)"
-    ):
+    with pytest.raises(InputError, match=r"`patch_size` must be equal to `encoder_stride`.*\(4, 8\).*\(2, 2\)"):
         model(pixels(), a_mask())
     with pytest.raises(InputError, match="`encoder_stride`"):
         model.masked_loss(pixels(), a_mask())
@@ -254,7 +252,7 @@ def test_another_head_can_be_given():
     assert ViTForMaskedImageModeling(tiny(num_channels=5), Flat).decoder.arguments == (24, (4, 8), 5)
 
 
-# --- calls -----------------------------------------------------------------------------------------------------------
+# --- calls ---------------------------------------------------------------------------------------------------
 
 
 def test_hidden_states_start_at_the_embeddings_and_end_before_the_norm():
@@ -330,9 +328,7 @@ def test_the_config_stays_as_it_is_between_label_types():
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_gradient_checkpointing_changes_neither_value_nor_gradient(implementation):
     def run(checkpointed):
-        model = masked_model(
-            attn_implementation=implementation, hidden_dropout_prob=0.2, drop_path_rate=0.3
-        ).train()
+        model = masked_model(attn_implementation=implementation, hidden_dropout_prob=0.2, drop_path_rate=0.3).train()
         if checkpointed:
             model.vit.gradient_checkpointing_enable()
         torch.manual_seed(5)
@@ -358,7 +354,7 @@ def test_integer_pixels_are_cast():
     assert torch.equal(model(x).last_hidden_state, model(x.float()).last_hidden_state)
 
 
-# --- other sizes -----------------------------------------------------------------------------------------------------
+# --- other sizes ---------------------------------------------------------------------------------------------
 
 
 def test_interpolation_at_the_stored_grid_changes_nothing():
@@ -426,9 +422,7 @@ def test_half_precision_positions_are_interpolated_in_float32():
 
 
 def test_relative_positions_of_simmim():
-    config = tiny(
-        image_size=224, patch_size=16, use_shared_relative_position_bias=True, num_attention_heads=12
-    )
+    config = tiny(image_size=224, patch_size=16, use_shared_relative_position_bias=True, num_attention_heads=12)
     shared = ViTModel(config).encoder.rel_pos_bias
     assert shared.relative_position_bias_table.shape == (732, 12)
     index = shared.relative_position_index
@@ -439,7 +433,7 @@ def test_relative_positions_of_simmim():
     assert index[196, 1] == 26 * 27 + 26
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------------
 
 
 def test_no_pixels_is_an_error():
@@ -498,7 +492,7 @@ def test_a_remainder_over_whole_patches_is_cut_off():
     assert torch.equal(model(x).last_hidden_state, model(spoiled).last_hidden_state)
 
 
-# --- initialisation --------------------------------------------------------------------------------------------------
+# --- initialisation ------------------------------------------------------------------------------------------
 
 
 def test_fresh_weights_follow_hugging_face():
@@ -532,7 +526,7 @@ def test_a_seed_repeats_the_weights():
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-# --- config honesty --------------------------------------------------------------------------------------------------
+# --- config honesty ------------------------------------------------------------------------------------------
 
 NO_EFFECT = {
     "architectures": "names the class of the weights beside the file; read by people and other libraries",
@@ -588,9 +582,7 @@ def fingerprint(config):
     ]
     for model in models:
         x = pixels(4, side[0], side[1], config.num_channels)
-        options = (
-            {"labels": torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0]])[:, 1]} if model is models[2] else {}
-        )
+        options = {"labels": torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0]])[:, 1]} if model is models[2] else {}
         if config.problem_type:
             options["labels"] = torch.ones(4, config.num_labels) if options else None
             options = options if options["labels"] is not None else {}

@@ -81,7 +81,7 @@ def test_shards_go_round(tmp_path):
 def test_a_bare_encoder_goes_into_a_model_with_a_head(tmp_path):
     base = randomised(ViTModel)
     base.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="ViTForMaskedImageModeling") as caught:
         model = ViTForMaskedImageModeling.from_pretrained(tmp_path)
     assert len(caught) == 1
     text = str(caught[0].message)
@@ -109,9 +109,7 @@ def test_options_of_the_constructor_are_handed_on(tmp_path):
 
 def test_a_pretrained_model_becomes_a_classifier(tmp_path):
     randomised(ViTForMaskedImageModeling).save_pretrained(tmp_path)
-    with pytest.warns(
-        UserWarning, match=r"freshly.*classifier\.bias.*in the files.*decoder\.0\.bias"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"freshly.*classifier\.bias.*in the files.*decoder\.0\.bias") as caught:
         model = ViTForImageClassification.from_pretrained(tmp_path, num_labels=7)
     assert len(caught) == 1
     assert model.classifier.weight.shape == (7, 12)
@@ -126,9 +124,7 @@ def test_another_number_of_labels_is_a_shape_error(tmp_path):
 def test_shapes_can_be_ignored(tmp_path):
     randomised(ViTForImageClassification, num_labels=3).save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match=r"freshly initialised: classifier\.bias, classifier\.weight$"):
-        model = ViTForImageClassification.from_pretrained(
-            tmp_path, num_labels=5, ignore_mismatched_sizes=True
-        )
+        model = ViTForImageClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
     assert model.config.num_labels == 5
 
 
@@ -155,9 +151,7 @@ def test_the_dtype_is_chosen(tmp_path, asked, got):
 
 def test_the_old_name_of_dtype_works(tmp_path):
     randomised(ViTModel).save_pretrained(tmp_path)
-    assert (
-        ViTModel.from_pretrained(tmp_path, torch_dtype=torch.float16).layernorm.weight.dtype == torch.float16
-    )
+    assert ViTModel.from_pretrained(tmp_path, torch_dtype=torch.float16).layernorm.weight.dtype == torch.float16
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float3", torch.int32])
@@ -231,7 +225,7 @@ def test_another_head_is_read_back(tmp_path):
     assert type(ViTForMaskedImageModeling.from_pretrained(tmp_path, head=Wide).decoder) is Wide
 
 
-# --- the hub ---------------------------------------------------------------------------------------------------------
+# --- the hub -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -259,9 +253,7 @@ def test_a_hub_repository_of_torch_archives_is_read(hub_cache):
     model = randomised(ViTModel)
     model.config.save_pretrained(hub_cache)
     torch.save(model.state_dict(), hub_cache / "pytorch_model.bin")
-    assert torch.equal(
-        ViTModel.from_pretrained("hf:someone/tiny-vit").layernorm.weight, model.layernorm.weight
-    )
+    assert torch.equal(ViTModel.from_pretrained("hf:someone/tiny-vit").layernorm.weight, model.layernorm.weight)
 
 
 @pytest.mark.parametrize("name", ["hf:someone/else", "someone/else"])

@@ -131,7 +131,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path, name, keep):
 def test_a_missing_shard_is_named(tmp_path):
     write_folder(tmp_path, tensors(), 20)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="model-00002-of-00002.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"model-00002-of-00002\.safetensors"):
         read_folder(tmp_path)
 
 
