@@ -73,16 +73,12 @@ def scan_shard(path: str) -> NDArray[np.void]:
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise InputError(
-            f"shard {path} cannot be read ({error.strerror}); check the path and its rights"
-        ) from error
+        raise InputError(f"shard {path} cannot be read ({error.strerror}); check the path and its rights") from error
     try:
         total = os.fstat(fd).st_size
         rows = list(_samples(walk(lambda offset, size: os.pread(fd, size, offset), total, path), path))
     except OSError as error:
-        raise InputError(
-            f"shard {path} cannot be read ({error.strerror}); check the path and its rights"
-        ) from error
+        raise InputError(f"shard {path} cannot be read ({error.strerror}); check the path and its rights") from error
     finally:
         os.close(fd)
     if not rows:
@@ -145,9 +141,7 @@ def _samples(members: Iterator[Member], path: str) -> Iterator[tuple[int, ...]]:
     def row() -> Iterator[tuple[int, ...]]:
         if current is not None and image is not None:
             if image.size >= 1 << 32:
-                raise InputError(
-                    f"shard {path}: {image.name} has {image.size} bytes; at most 4 GiB are allowed"
-                )
+                raise InputError(f"shard {path}: {image.name} has {image.size} bytes; at most 4 GiB are allowed")
             tail = (label.offset, label.size, label.header) if label is not None else (0, 0, 0)
             yield (hash_key(current), image.offset, image.size, image.header, *tail)
 
@@ -167,11 +161,15 @@ def _samples(members: Iterator[Member], path: str) -> Iterator[tuple[int, ...]]:
 
 def _payload_size(block: bytes, offset: int, name: str) -> int:
     """Checks the header block that was read at `offset`, and returns how many bytes belong to it."""
+    foreign = _foreign_kind(block) if offset == 0 else None
+    if foreign is not None:
+        raise InputError(f"shard {name} is {foreign}, not a plain tar file (offset 0)")
     if len(block) < BLOCK:
         where = "inside the header at" if block else "before its end blocks, at"
         raise InputError(f"shard {name} is cut {where} offset {offset}; copy it again")
     if not _checksum_holds(block):
-        raise InputError(_not_a_header(block, offset, name))
+        what = "is damaged: no tar header" if offset else f"is not a tar file: {block[:24]!r}"
+        raise InputError(f"shard {name} {what} at offset {offset}; copy it again")
     if block[156:157] in _NO_PAYLOAD:
         return 0
     size = _number(block[124:136])
@@ -213,9 +211,7 @@ def _pax(payload: bytes, name: str, offset: int) -> dict[str, str]:
     while payload.strip(b"\0"):
         match = re.match(rb"(\d{1,10}) ([^=]+)=", payload)
         if match is None or not match.end() < int(match.group(1)) <= len(payload):
-            raise InputError(
-                f"shard {name} is damaged: bad extended header at offset {offset}; copy it again"
-            )
+            raise InputError(f"shard {name} is damaged: bad extended header at offset {offset}; copy it again")
         length = int(match.group(1))
         value = payload[match.end() : length - 1]
         fields[match.group(2).decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
@@ -223,23 +219,21 @@ def _pax(payload: bytes, name: str, offset: int) -> dict[str, str]:
     return fields
 
 
-def _not_a_header(block: bytes, offset: int, name: str) -> str:
-    if offset > 0:
-        return f"shard {name} is damaged: no tar header at offset {offset}; copy it again"
-    if block.startswith(b"\x1f\x8b"):
-        return f"shard {name} is gzip-compressed, not a plain tar file (offset 0); unpack it with gunzip"
-    for magic, kind in (
-        (b"BZh", "bzip2"),
-        (b"\xfd7zXZ", "xz"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
-        (b"PK\3\4", "zip"),
-    ):
+def _foreign_kind(block: bytes) -> str | None:
+    """What the first bytes of a file show it to be, and the remedy, if it is a usual mistake."""
+    packers = {
+        b"\x1f\x8b": "gzip-compressed",
+        b"BZh": "bzip2-compressed",
+        b"\xfd7zXZ": "xz-compressed",
+        b"\x28\xb5\x2f\xfd": "zstd-compressed",
+        b"PK\3\4": "a zip file",
+    }
+    for magic, kind in packers.items():
         if block.startswith(magic):
-            return f"shard {name} is a {kind} file, not a plain tar file (offset 0); unpack it first"
-    start = block.lstrip()[:14].lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return f"shard {name} is a web page, not a tar file (offset 0: {block[:24]!r}); download it again"
-    return f"shard {name} is not a tar file (offset 0: {block[:24]!r}); download it again or remove it"
+            return f"{kind} (unpack it first)"
+    if block.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page (download it again)"
+    return None
 
 
 def header_name(header: bytes, name: str) -> str:

@@ -22,9 +22,7 @@ def noise(height, width, channels=3, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, top, (height, width, channels), dtype=dtype)
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(400, 350), (64, 64), (30, 500), (500, 31), (1, 1), (2000, 3000)]
-)
+@pytest.mark.parametrize(("height", "width"), [(400, 350), (64, 64), (30, 500), (500, 31), (1, 1), (2000, 3000)])
 def test_random_boxes_lie_inside_and_obey_their_ranges(height, width):
     crop = RandomResizedCrop((32, 32), scale=(0.3, 0.8))
     for seed in range(200):

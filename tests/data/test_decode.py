@@ -138,9 +138,7 @@ def test_scaled_decode_shows_the_same_part(orientation, factor):
     small = image.pixels(box, cover=(12, 16)).astype(float)
     assert small.shape == (12, 16, 3)
     mean = image.pixels(box).reshape(12, factor, 16, factor, 3).mean(axis=(1, 3))
-    assert (
-        np.abs(small - mean).mean() < 3 * factor * (factor - 1) / 8 + 1.5
-    )  # a turned image: less than a pixel off
+    assert np.abs(small - mean).mean() < 3 * factor * (factor - 1) / 8 + 1.5  # a turned image: less than a pixel off
 
 
 def test_reduction_never_goes_below_the_cover():

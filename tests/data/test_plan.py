@@ -50,9 +50,7 @@ def test_ranks_together_give_the_same_global_batches(lanes, window, world):
     plan = Plan(SIZES, 32, 1, lanes, window)
     steps = 2 * plan.steps_per_epoch + 1
     ranks = [batches(plan, 0, steps, rank, world) for rank in range(world)]
-    joined = [
-        (parts[0][0], [n for _, numbers in parts for n in numbers]) for parts in zip(*ranks, strict=True)
-    ]
+    joined = [(parts[0][0], [n for _, numbers in parts for n in numbers]) for parts in zip(*ranks, strict=True)]
     assert joined == batches(plan, 0, steps)
 
 
@@ -81,10 +79,7 @@ def test_lanes_never_repeat_a_sample_when_shards_are_uneven():
 
 def test_a_lane_reads_its_own_shards_only():
     plan = Plan([10] * 8, 8, 0, lanes=2, window=2)
-    shards = [
-        {n // 10 for _, part in batches(plan, 0, plan.steps_per_epoch, rank, 2) for n in part}
-        for rank in (0, 1)
-    ]
+    shards = [{n // 10 for _, part in batches(plan, 0, plan.steps_per_epoch, rank, 2) for n in part} for rank in (0, 1)]
     assert shards[0].isdisjoint(shards[1])
     assert len(shards[0]) == len(shards[1]) == 4
 
