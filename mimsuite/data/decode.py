@@ -199,7 +199,6 @@ class _Picture(NamedTuple):
                 stored = (self.width, self.height) if turned else (self.height, self.width)
                 top, left, h, w = _to_stored(box, stored, self.orientation)
                 image = image.crop((left, top, left + w, top + h))
-                image.info = self.image.info  # the transparent colour
             array = _from_pillow(image)
         except _DAMAGE as error:
             raise DecodeError(f"{self.image.format}: {error}") from error
@@ -275,9 +274,7 @@ def _read_array_header(data: bytes) -> _Array:
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(stream)
     except _DAMAGE as error:
         raise DecodeError(f"npy: {error}") from error

@@ -171,14 +171,8 @@ class DataIndex:
         if role == "curve":
             self._shards("train")
             return Selection("train", "held")
-        fix = (
-            "pack it with val_fraction=0.1, or name a split"
-            if role == "test"
-            else "rename its shards train-*.tar"
-        )
-        raise InputError(
-            f"data {self.root} has no split {' or '.join(names)}, only {', '.join(self.splits)}; {fix}"
-        )
+        fix = "pack it with val_fraction=0.1, or name a split" if role == "test" else "rename its shards train-*.tar"
+        raise InputError(f"data {self.root} has no split {' or '.join(names)}, only {', '.join(self.splits)}; {fix}")
 
     def _shards(self, split: str) -> tuple[Shard, ...]:
         if split not in self.splits:
@@ -209,16 +203,14 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
         InputError: missing, unreadable, empty, cut or damaged; shard and offset are named.
     """
     folder = Path(os.path.abspath(Path(data).expanduser()))
-    if (folder / "index.json").is_file():
+    if os.path.isfile(folder / "index.json"):
         return _check_sizes(read_index(folder))
     if is_image_folder(data):
-        raise InputError(
-            f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`"
-        )
+        raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
     root, paths = find_shards(data)
     home = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimsuite"
     entry = home / "index" / _fingerprint(paths)
-    if not (entry / "index.json").is_file():
+    if not os.path.isfile(entry / "index.json"):
         _scan_into(entry, root, paths)
     return read_index(entry, root)
 
@@ -324,11 +316,7 @@ def read_index(folder: Path, root: Path | None = None) -> DataIndex:
         return DataIndex(
             root=str(root or folder),
             splits=splits,
-            classes=_read_classes(root)
-            if root
-            else tuple(content["classes"])
-            if content["classes"]
-            else None,
+            classes=_read_classes(root) if root else tuple(content["classes"]) if content["classes"] else None,
             channels=int(content["channels"]),
             dtype=content["dtype"],
             mean=tuple(content["mean"]),
@@ -351,9 +339,7 @@ def _check_sizes(index: DataIndex) -> DataIndex:
         try:
             size = os.stat(shard.path).st_size
         except OSError as error:
-            raise InputError(
-                f"shard {shard.path} cannot be read ({error.strerror}); copy it again"
-            ) from error
+            raise InputError(f"shard {shard.path} cannot be read ({error.strerror}); copy it again") from error
         if size != shard.bytes:
             what = f"cut at offset {size}" if size < shard.bytes else "changed"
             raise InputError(

@@ -45,20 +45,18 @@ def find_shards(data: str) -> tuple[Path, list[Path]]:
         InputError: nothing there, not readable, or no shard in it.
     """
     path = Path(os.path.abspath(Path(data).expanduser()))
-    if not path.exists() and "{" in data:
+    if not os.path.exists(path) and "{" in data:
         paths = [Path(name) for name in expand_braces(str(path))]
-        missing = [p for p in paths if not p.is_file()]
+        missing = [p for p in paths if not os.path.isfile(p)]
         if missing:
             raise InputError(
                 f"data={data}: {len(missing)} of {len(paths)} shards are missing, the first is {missing[0]}; "
                 "mend the range"
             )
         return paths[0].parent, paths
-    if not path.exists():
-        raise InputError(
-            f"data={data} does not exist; give a folder of shards or images, a pattern or a .tar file"
-        )
-    if path.is_file():
+    if not os.path.exists(path):
+        raise InputError(f"data={data} is not there (or hidden from you); give a folder, a pattern or a .tar file")
+    if os.path.isfile(path):
         if path.suffix != ".tar":
             raise InputError(f"data={data} does not end in .tar; give a folder, a pattern or a .tar file")
         return path.parent, [path]
@@ -78,7 +76,7 @@ def find_shards(data: str) -> tuple[Path, list[Path]]:
 def is_image_folder(data: str) -> bool:
     """True for a folder that holds images, at any depth, and neither shards nor an `index.json`."""
     path = Path(data).expanduser()
-    if not path.is_dir() or (path / "index.json").exists():
+    if not os.path.isdir(path) or os.path.exists(path / "index.json"):
         return False
     for _, folders, names in os.walk(path):
         folders.sort()

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,7 @@ def test_no_single_flipped_byte_of_a_header_breaks_the_scan_in_another_way(tmp_p
 
 def test_faults_of_the_folder_are_named(tmp_path, tar, members):
     cache = tmp_path / "cache"
-    assert "does not exist" in refused(tmp_path / "nowhere", cache)
+    assert "is not there" in refused(tmp_path / "nowhere", cache)
     (tmp_path / "empty").mkdir()
     assert "holds no .tar shard and no image" in refused(tmp_path / "empty", cache)
     (tmp_path / "notes").mkdir()
@@ -203,10 +204,25 @@ def test_faults_of_the_folder_are_named(tmp_path, tar, members):
     assert "runs backwards" in refused(f"{tmp_path}/some/{{003..001}}.tar", cache)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "locked").mkdir(mode=0)
-    assert "Permission denied" in refused(tmp_path / "locked", tmp_path / "cache")
+def test_what_cannot_be_read_is_named(tar, members):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = tar(folder / "shards" / "a.tar", members(0, 2))
+        path.chmod(0)
+        for inner in ("locked", "cache"):
+            (folder / inner).mkdir()
+        folder.chmod(0o755)
+        (folder / "cache").chmod(0o777)
+        (folder / "locked").chmod(0)
+        user = os.geteuid()
+        if user == 0:  # root reads everything
+            os.seteuid(65534)
+        try:
+            for data in ("locked", "shards", "shards/a.tar"):
+                assert "cannot be read (Permission denied)" in refused(folder / data, folder / "cache")
+            assert "is not there (or hidden from you)" in refused(folder / "locked" / "a.tar", folder / "cache")
+        finally:
+            os.seteuid(user)
 
 
 def test_images_that_are_all_broken_are_refused(tmp_path, tar):
