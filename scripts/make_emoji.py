@@ -1,11 +1,12 @@
 """Makes the embedded data set `emoji-64` from the npm package `emoji-datasource-google` (16.0.0).
 
     npm pack emoji-datasource-google@16.0.0
-    python scripts/make_emoji.py emoji-datasource-google-16.0.0.tgz OUT
+    python scripts/make_emoji.py emoji-datasource-google-16.0.0.tgz mimsuite/data/emoji-64
 
-One picture per emoji: 64 x 64 RGB on white, JPEG. Classes are the Unicode categories; skin-tone variants and the
-category "Component" are left out, and of emoji that look exactly alike (France and St. Martin) the first in
+One picture per emoji: 64 x 64 RGB on white, JPEG. Classes are the Unicode categories. Skin-tone variants and
+the category "Component" are left out; of emoji that look exactly alike (France and St. Martin) the first in
 Unicode order stays, so that no picture is in both splits. The same tarball and Pillow give the same bytes.
+LICENSE and NOTICE are written by hand and stay as they are.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+from webdataset.writer import TarWriter
+
+from mimsuite.data.index import build_index, write_index
 
 VAL_FRACTION = 0.16
 SIZE = 64
 
 
 class Emoji(NamedTuple):
-    """One picture: its key (file name without ending), its class, the hash that decides its split, its JPEG."""
+    """One picture: its code points, such as "1f600", its class, the hash that decides its split, its JPEG."""
 
-    key: str
+    code: str
     label: str
     rank: str
     jpeg: bytes
@@ -64,9 +68,7 @@ def read(tarball: Path) -> list[Emoji]:
         def member(name: str) -> bytes:
             file = archive.extractfile(f"package/{name}")
             if file is None:
-                raise SystemExit(
-                    f"{tarball} has no file package/{name}; is this emoji-datasource-google 16.0.0?"
-                )
+                raise SystemExit(f"{tarball}: package/{name} is not a file; is this version 16.0.0?")
             return file.read()
 
         for entry in sorted(json.loads(member("emoji.json")), key=lambda e: (e["sort_order"], e["unified"])):
@@ -76,42 +78,53 @@ def read(tarball: Path) -> list[Emoji]:
             if picture.tobytes() in seen:
                 continue
             seen.add(picture.tobytes())
-            label = slug(entry["category"])
             rank = hashlib.sha256(f"{entry['name']} {entry['unified']}".encode()).hexdigest()
-            found.append(Emoji(f"{label}_{slug(entry['unified'])}", label, rank, to_jpeg(picture)))
+            found.append(Emoji(slug(entry["unified"]), slug(entry["category"]), rank, to_jpeg(picture)))
     return found
 
 
 def split(emoji: list[Emoji]) -> dict[str, list[Emoji]]:
-    """Returns train and val: of each class, the `VAL_FRACTION` with the lowest hash is val. Both in hash order."""
+    """Returns train and val; of each class, the `VAL_FRACTION` with the lowest hashes is val."""
     parts: dict[str, list[Emoji]] = {"train": [], "val": []}
     for label in sorted({e.label for e in emoji}):
         members = sorted((e for e in emoji if e.label == label), key=lambda e: e.rank)
         n = round(VAL_FRACTION * len(members))
         parts["val"] += members[:n]
         parts["train"] += members[n:]
-    return {name: sorted(part, key=lambda e: e.rank) for name, part in parts.items()}
+    return parts
 
 
-def write_folder(parts: dict[str, list[Emoji]], out: Path) -> None:
-    """Writes OUT/SPLIT/CLASS/KEY.jpg."""
-    for name, part in parts.items():
-        for e in part:
-            path = out / name / e.label / f"{e.key}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(e.jpeg)
+def write_shard(emoji: list[Emoji], labels: list[str], path: Path) -> None:
+    """Writes one shard, shuffled by a hash; not that of the split, of which each class has its own range."""
+
+    def order(e: Emoji) -> str:
+        return hashlib.sha256(f"order {e.code}".encode()).hexdigest()
+
+    # An integer time: a float costs two tar blocks per member for its fraction.
+    with (
+        path.open("wb") as stream,
+        TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False) as tar,
+    ):
+        for e in sorted(emoji, key=order):
+            tar.write({"__key__": f"{e.label}_{e.code}", "jpg": e.jpeg, "cls": str(labels.index(e.label)).encode()})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tarball", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    parts = split(read(args.tarball))
-    write_folder(parts, args.out)
-    print({name: len(part) for name, part in parts.items()})
+    emoji, out = read(args.tarball), args.out.absolute()
+    labels = sorted({e.label for e in emoji})
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "classes.txt").write_text("".join(f"{label}\n" for label in labels))
+    shards = []
+    for name, part in split(emoji).items():
+        shards.append(out / f"{name}-000000.tar")
+        write_shard(part, labels, shards[-1])
+        print(f"{name}: {len(part)} images, {shards[-1].stat().st_size:,} bytes")
+    hashes = {shard: hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards}
+    write_index(out, build_index(out, shards, out, hashes))
 
 
 if __name__ == "__main__":
