@@ -23,9 +23,12 @@ def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         uint64 of the same shape; a bijection of the 64-bit integers.
     """
     z = values + np.uint64(_STEP)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def mix(*parts: int) -> int:
@@ -55,7 +58,9 @@ def permutation(n: int, seed: int) -> NDArray[np.int64]:
     bits = np.uint64(max(1, n.bit_length()))
     index = np.arange(n, dtype=np.uint64)
     keys = splitmix64(index ^ np.uint64(mix(seed)))
-    keys = ((keys >> bits) << bits) | index
+    keys >>= bits
+    keys <<= bits
+    keys |= index
     keys.sort()
-    low = np.uint64((1 << int(bits)) - 1)
-    return (keys & low).astype(np.int64)
+    keys &= np.uint64((1 << int(bits)) - 1)
+    return keys.view(np.int64)
