@@ -72,9 +72,7 @@ def test_mask_generator_repeats_units_to_patches(size, unit, patch, grid, hidden
     assert torch.equal(maker(generator(), flat=True), mask.flatten())
 
 
-@pytest.mark.parametrize(
-    "arguments", [(100, 32, 16), ((224, 100), 32, 16), (224, 32, 12), (0, 32, 16), (224, 0, 16)]
-)
+@pytest.mark.parametrize("arguments", [(100, 32, 16), ((224, 100), 32, 16), (224, 32, 12), (0, 32, 16), (224, 0, 16)])
 def test_mask_generator_refuses_sizes_that_do_not_fit(arguments):
     with pytest.raises(InputError, match="is not a multiple of"):
         MaskGenerator(*arguments)
@@ -122,9 +120,7 @@ def test_sizes_that_do_not_fit_are_refused_with_a_fix_that_fits(size, cell, unit
         check_geometry(fix, cell, cell)
 
 
-@pytest.mark.parametrize(
-    ("unit", "fix"), [(24, "mask.unit=16 or 32"), (8, "mask.unit=16"), (0, "mask.unit=16")]
-)
+@pytest.mark.parametrize(("unit", "fix"), [(24, "mask.unit=16 or 32"), (8, "mask.unit=16"), (0, "mask.unit=16")])
 def test_a_unit_that_is_no_multiple_of_the_patch_is_refused(unit, fix):
     with pytest.raises(InputError, match=f"mask.unit {unit} is not a multiple of the patch 16; use {fix}"):
         check_geometry((96, 96), 16, unit)

@@ -61,9 +61,7 @@ class RandomResizedCrop:
         """
         self.size = _size(size)
         if not 0 < scale[0] <= scale[1] <= 1:
-            raise InputError(
-                f"augment.scale={list(scale)} is not a range within (0, 1]; SimMIM uses [0.67,1]"
-            )
+            raise InputError(f"augment.scale={list(scale)} is not a range within (0, 1]; SimMIM uses [0.67,1]")
         if not 0 < ratio[0] <= ratio[1]:
             raise InputError(f"augment.ratio={list(ratio)} is not a range above 0; use [0.75,1.3333]")
         if not 0 <= flip <= 1:
@@ -83,9 +81,7 @@ class RandomResizedCrop:
             if 0 < w <= width and 0 < h <= height:
                 top, left = int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1))
                 return _align(Box(top, left, h, w), self.size)
-        return _align(
-            _central(height, width, math.exp(min(max(math.log(width / height), low), high))), self.size
-        )
+        return _align(_central(height, width, math.exp(min(max(math.log(width / height), low), high))), self.size)
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Resizes `(h, w, C)` pixels and perhaps mirrors them: `(C, H, W)`, uint8, or int32 for uint16."""

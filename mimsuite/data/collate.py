@@ -62,9 +62,7 @@ class Collate:
         if self._mask is None or self._grid is None:
             return None
         generator = torch.Generator()
-        return torch.stack(
-            [self._mask(self._grid, generator.manual_seed(mix(s.seed, _MASK))) for s in samples]
-        )
+        return torch.stack([self._mask(self._grid, generator.manual_seed(mix(s.seed, _MASK))) for s in samples])
 
 
 def _labels(labels: list[Label], num_classes: int | None) -> Tensor | None:
@@ -79,9 +77,7 @@ def _labels(labels: list[Label], num_classes: int | None) -> Tensor | None:
     if kinds != {tuple}:
         raise InputError("labels are lists in some samples and single numbers in others; use one form")
     if num_classes is None:
-        raise InputError(
-            "labels are lists, and the number of classes is not known; name the classes in classes.txt"
-        )
+        raise InputError("labels are lists, and the number of classes is not known; name the classes in classes.txt")
     targets = torch.zeros(len(labels), num_classes)
     for target, label in zip(targets, labels, strict=True):
         target[list(label)] = 1.0  # type: ignore[arg-type]

@@ -160,9 +160,7 @@ class ImageData(lightning.LightningDataModule):
                 f"batch={self._batch} is not a multiple of devices x micro_batch = {world} x {self._micro}; "
                 f"use batch={-(-self._batch // (world * self._micro)) * world * self._micro}"
             )
-        reader = ImageReader(
-            self._index, self._train, self._train_transform, seed=self._seed, labels=self._labels
-        )
+        reader = ImageReader(self._index, self._train, self._train_transform, seed=self._seed, labels=self._labels)
         batches = StepBatches(
             self.plan,
             steps=self._steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from mimsuite.errors import InputError
 
@@ -35,26 +36,20 @@ def parse_label(payload: bytes, ending: str, key: str, num_classes: int | None) 
     """
     if ending == "cls":
         text = payload.strip()
-        if not text.lstrip(b"-").isdigit():
-            raise InputError(
-                f"label of {key} is {_show(payload)}, not an integer; mend {key}.cls or use labels=none"
-            )
+        if not re.fullmatch(rb"[+-]?\d{1,18}", text):
+            raise InputError(f"label of {key} is {_show(payload)}, not an integer; mend {key}.cls")
         return _class(int(text), key, num_classes)
     try:
         value = json.loads(payload)["label"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f'{key}.json is {_show(payload)}, not {{"label": ...}}; mend it or use labels=none'
-        ) from None
+        raise InputError(f'{key}.json is {_show(payload)}, not {{"label": ...}}; mend it') from None
     if isinstance(value, float):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return _class(value, key, num_classes)
     if isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
         return tuple(_class(v, key, num_classes) for v in value)
-    raise InputError(
-        f"label of {key} is {value!r}; an integer, a list of integers or a decimal number is allowed"
-    )
+    raise InputError(f"label of {key} is {value!r}; an integer, a list of integers or a decimal number is allowed")
 
 
 def _class(value: int, key: str, num_classes: int | None) -> int:

@@ -120,9 +120,7 @@ def find_pictures(src: Path) -> list[Path]:
     for folder, folders, names in os.walk(src, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
-            Path(folder, name)
-            for name in names
-            if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".")
+            Path(folder, name) for name in names if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".")
         ]
     if not found:
         raise InputError(f"src={src} holds no image ({', '.join(PICTURE_ENDINGS)}); check the path")

@@ -57,15 +57,11 @@ class Plan:
         self._batch, self._seed, self._lanes, self._window = batch, seed, lanes, window
         total = int(self._sizes.sum())
         if batch < 1 or window < 1 or lanes < 1:
-            raise InputError(
-                f"batch={batch}, loader.window={window}, loader.lanes={lanes}: all must be 1 or more"
-            )
+            raise InputError(f"batch={batch}, loader.window={window}, loader.lanes={lanes}: all must be 1 or more")
         if batch % lanes:
             raise InputError(f"loader.lanes={lanes} does not divide batch={batch}; use loader.lanes=1")
         if batch > total:
-            raise InputError(
-                f"batch={batch} is more than the {total} training samples; use batch={total} or less"
-            )
+            raise InputError(f"batch={batch} is more than the {total} training samples; use batch={total} or less")
         self.steps_per_epoch = total // batch
 
     def batches(

@@ -88,9 +88,7 @@ class ImageReader(Dataset[Sample | Failure]):
 
     def _read(self, epoch: int, number: int, bad: list[BadSample]) -> Sample | None:
         shard, row = self._samples[number]
-        name, data = self._member(
-            shard, int(row["image_offset"]), int(row["image_header"]), int(row["image_size"])
-        )
+        name, data = self._member(shard, int(row["image_offset"]), int(row["image_header"]), int(row["image_size"]))
         key = split_name(name)[0]
         identity = int(row["key"])
         if hash_key(key) != identity:
@@ -128,6 +126,4 @@ class ImageReader(Dataset[Sample | Failure]):
 def too_many(bad: list[BadSample]) -> InputError:
     """The error that says that these samples are too many; it names the first three."""
     first = "; ".join(f"{b.key} in {b.shard}: {b.reason}" for b in bad[:3])
-    return InputError(
-        f"{len(bad)} images in a row cannot be decoded: {first}; check the files, or pack them again"
-    )
+    return InputError(f"{len(bad)} images in a row cannot be decoded: {first}; check the files, or pack them again")

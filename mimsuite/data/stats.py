@@ -55,9 +55,7 @@ def profile(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
         found.append(moments)
     if not found:
         first = f"; the first is {reasons[0]}" if reasons else ""
-        raise InputError(
-            f"{name}: none of {len(reasons)} sampled images can be decoded{first}; check the files"
-        )
+        raise InputError(f"{name}: none of {len(reasons)} sampled images can be decoded{first}; check the files")
     channels = 3 if set(counts) == {1, 3} else max(counts)
     if not set(counts) <= {channels, 1} or (len(counts) > 1 and channels != 3):
         seen = ", ".join(f"{c} ({where})" for c, where in sorted(counts.items()))

@@ -244,6 +244,7 @@ def test_a_shard_that_was_replaced_is_a_run_error(tar, members, tmp_path):
 LABELS = {
     "x.cls": b"word",
     "-1.cls": b"-1",
+    "--1.cls": b"--1",
     "3.cls": b"3",
     "none.json": b'{"caption": "a"}',
     "broken.json": b"{",
