@@ -292,6 +292,10 @@ def mim_objective(
     groups = param_groups(model, weight_decay=cfg.optim.weight_decay, decay_mask_token=decay_mask_token)
     optimizer = instantiate(OmegaConf.create(fields), trusted, lr=pace.lr)
     schedule = instantiate(cfg.schedule, trusted, steps=pace.steps, warmup=pace.warmup)
+    try:
+        optimizer(groups)  # a bad value speaks now, in one line, and not from inside the trainer
+    except ValueError as error:
+        raise InputError(f"{cfg.optim._target_}: {error}") from error
     objective: MIMObjective = instantiate(
         cfg.objective,
         trusted,
@@ -301,6 +305,7 @@ def mim_objective(
         groups=groups,
         schedule=schedule,
         clip=cfg.trainer.clip,
+        seed=cfg.seed,
         hidden_per_image=math.ceil(geo.units * cfg.mask.ratio),
         about={
             "config": model.config.to_dict(),

@@ -248,14 +248,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def speak(stream: IO[str] | None = None) -> None:
-    """Sends the package's log lines to the terminal as plain text; calling it again changes nothing."""
+class Console(logging.Handler):
+    """Prints log lines as plain text on whatever `sys.stdout` is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one line."""
+        print(self.format(record), flush=True)
+
+
+def speak() -> None:
+    """Sends the package's log lines to the terminal; calling it again changes nothing."""
     for library in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)  # its tips and device lines say nothing of the run
-    if not any(getattr(handler, "mimsuite_console", False) for handler in log.handlers):
-        handler = logging.StreamHandler(stream or sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        handler.mimsuite_console = True  # type: ignore[attr-defined]
-        log.addHandler(handler)
+    if not any(isinstance(handler, Console) for handler in log.handlers):
+        log.addHandler(Console())
         log.setLevel(logging.INFO)
-        log.propagate = False

@@ -62,7 +62,5 @@ def fingerprint(source: Path) -> str:
         folders.sort()
         for name in sorted(files):
             stat = os.stat(os.path.join(folder, name))
-            digest.update(
-                f"{folder}\0{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-            )
+            digest.update(f"{folder}\0{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]

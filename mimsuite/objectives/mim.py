@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from mimsuite.data.hashing import mix
 from mimsuite.metrics import HiddenPSNR
 from mimsuite.models.tasks import ForMaskedImageModeling
 from mimsuite.normalize import Normalize
@@ -28,6 +29,7 @@ class MIMObjective(LightningModule):
         groups: the optimizer's parameter groups.
         schedule: factor on the learning rate for a step.
         clip: largest global gradient norm, or None.
+        seed: of the run; dropout and drop path are drawn from it, the step, the micro-batch and the rank.
         hidden_per_image: hidden units of every training mask, if it is the same number.
         about: plain values that checkpoints carry beside the weights (`config`, `preprocessor`).
     """
@@ -41,6 +43,7 @@ class MIMObjective(LightningModule):
         groups: list[dict[str, Any]],
         schedule: Callable[[int], float],
         clip: float | None,
+        seed: int,
         hidden_per_image: int | None,
         about: dict[str, Any],
     ) -> None:
@@ -48,9 +51,14 @@ class MIMObjective(LightningModule):
         self.model = model
         self.normalize = normalize
         self.optimizer_of, self.groups, self.schedule, self.clip = optimizer, groups, schedule, clip
-        self.hidden_per_image, self.about = hidden_per_image, about
+        self.seed, self.hidden_per_image, self.about = seed, hidden_per_image, about
         self.val_loss, self.val_psnr = MeanMetric(), HiddenPSNR()
         self.grad_norm: Tensor | None = None
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        torch.manual_seed(mix(self.seed, self.trainer.global_step, micro, self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The masked loss of a batch, a scalar."""

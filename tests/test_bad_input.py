@@ -1,0 +1,227 @@
+"""Bad input of every kind: exit code 2, one line that says what, the value, and the fix; `out` stays untouched."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimsuite import api, app
+from mimsuite.data.pack import pack
+
+
+def outcome(capsys, task, **values):
+    """Exit code and stderr of a task, run in this process."""
+    code = app.guarded(lambda: int(api.call(task, values).get("exit_code", 0)), task)
+    return code, capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Twenty-four pictures in two classes."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (folder / label).mkdir()
+        for i in range(12):
+            pixels = random.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packed") / "shards"
+    pack(images, out, shard_size=20_000)
+    return out
+
+
+def copy_of(shards, tmp_path):
+    """The shards without their index, so that the headers are scanned."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in shards.glob("*.tar"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def cut_shard(shards, tmp_path):
+    folder = copy_of(shards, tmp_path)
+    path = min(folder.glob("*.tar"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 100])
+    return folder
+
+
+def cut_indexed_shard(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "copy")
+    path = min((tmp_path / "copy").glob("*.tar"))
+    path.write_bytes(path.read_bytes()[:-2000])
+    return tmp_path / "copy"
+
+
+def text_as_tar(shards, tmp_path):
+    (tmp_path / "train-000000.tar").write_text("not a tar file, " * 200)
+    return tmp_path
+
+
+def empty_tar(shards, tmp_path):
+    (tmp_path / "train-000000.tar").touch()
+    return tmp_path
+
+
+def broken_images(shards, tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i}.jpg").write_bytes(b"\xff\xd8\xff" + os.urandom(50))
+    return tmp_path
+
+
+def empty_folder(shards, tmp_path):
+    return tmp_path
+
+
+def missing_folder(shards, tmp_path):
+    return tmp_path / "nowhere"
+
+
+def no_image(shards, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (missing_folder, "does not exist"),
+        (empty_folder, "data="),
+        (no_image, "data="),
+        (cut_shard, "train-000000.tar"),
+        (cut_indexed_shard, "train-000000.tar"),
+        (text_as_tar, "train-000000.tar"),
+        (empty_tar, "train-000000.tar"),
+        (broken_images, "image"),
+    ],
+)
+def test_bad_data_is_named(make, says, shards, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    data = make(shards, tmp_path / "data")
+    code, err = outcome(capsys, "pretrain", data=str(data), out=str(tmp_path / "out"), model="vit_nano", batch=8)
+    assert code == 2
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_folder_is_named(shards, tmp_path, capsys):
+    data = tmp_path / "secret"
+    shutil.copytree(shards, data)
+    data.chmod(0)
+    code, err = outcome(capsys, "pretrain", data=str(data), out=str(tmp_path / "out"))
+    assert code == 2
+    assert "secret" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"image_size": 100}, "image height 100 is not a multiple of the patch 8"),
+        ({"image_size": 64, "mask.unit": 24}, "image height 64 is not a multiple of mask.unit 24"),
+        ({"mask.unit": 12}, "mask.unit 12 is not a multiple of the patch 8"),
+        ({"mask.ratio": 0}, "mask.ratio=0 is not a number above 0"),
+        ({"mask.ratio": 1.2}, "mask.ratio=1.2 is not in (0, 1]"),
+        ({"batch": 64}, "batch=64 is larger than the 22 training images; use batch=16"),
+        ({"channels": 4}, "channels=4 but the images have 3; use channels=3"),
+        ({"steps": 0}, "steps=0 is not a whole number of at least 1"),
+        ({"steps": 5, "epochs": 2}, "steps=5 and epochs=2 are both set"),
+        ({"lr": -1}, "lr=-1 is not a number above 0"),
+        ({"micro_batch": 3}, "micro_batch=3 does not divide batch 8"),
+        ({"precision": "fp8"}, "precision=fp8 is unknown"),
+        ({"devices": 2}, "devices=2"),
+        ({"seed": "x"}, "seed=x is not a whole number"),
+        ({"resume": "yes"}, "resume=yes is not true or false"),
+        ({"image_size": [64]}, "image_size=[64] is no size"),
+        ({"model.hidden_size": 100}, "hidden_size=100 is not a multiple of num_attention_heads"),
+        ({"init": "nowhere"}, "init=nowhere does not exist"),
+        ({"model": "vit_nan"}, "did you mean model=vit_nano?"),
+        ({"objective": "simmin"}, "did you mean objective=simmim?"),
+        ({"stepz": 3}, "did you mean steps?"),
+        ({"augment.scale": [0.5, 2]}, "augment.scale=[0.5, 2] is not a range"),
+        ({"optim.betas": [2, 0]}, "Invalid beta"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(map(str, value)),
+)
+def test_bad_values_are_named_with_a_fix(values, says, shards, tmp_path, capsys):
+    values = {"data": str(shards), "out": str(tmp_path / "out"), "model": "vit_nano", "batch": 8, **values}
+    code, err = outcome(capsys, "pretrain", **values)
+    assert code == 2
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out" / "weights").exists()
+
+
+def test_init_that_is_no_run_is_named(tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for name, says in (("folder", "holds no weights/"), ("file", "is a file")):
+        code, err = outcome(capsys, "probe", init=str(tmp_path / name), out=str(tmp_path / "out"))
+        assert code == 2
+        assert says in err
+
+
+def test_weights_of_another_model_are_refused(shards, tmp_path, capsys):
+    from mimsuite.models import ViTConfig, ViTForMaskedImageModeling
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = ViTConfig(**sizes, image_size=64, patch_size=8, encoder_stride=8)
+    ViTForMaskedImageModeling(config).save_pretrained(tmp_path / "small")
+    code, err = outcome(
+        capsys,
+        "pretrain",
+        data=str(shards),
+        out=str(tmp_path / "out"),
+        init=str(tmp_path / "small"),
+        model="vit_nano",
+        batch=8,
+    )
+    assert code == 2
+    assert "shape" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_damaged_config_of_weights_is_named(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{")
+    code, err = outcome(capsys, "probe", init=str(tmp_path), out=str(tmp_path / "out"))
+    assert code == 2
+    assert "cannot be read as JSON" in err
+
+
+def test_an_unknown_model_type_is_named(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "swin"}))
+    code, err = outcome(capsys, "probe", init=str(tmp_path), out=str(tmp_path / "out"))
+    assert code == 2
+    assert "swin" in err
+
+
+def test_a_full_out_is_refused_and_untouched(shards, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.yaml").write_text("an earlier run")
+    code, err = outcome(capsys, "pretrain", data=str(shards), out=str(out), model="vit_nano", batch=8)
+    assert code == 2
+    assert "is not empty" in err
+    assert (out / "config.yaml").read_text() == "an earlier run"
+
+
+def test_probing_unlabelled_data_is_refused(images, tmp_path, capsys):
+    from mimsuite.models import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(tmp_path / "vit")
+    pack(images, tmp_path / "plain", labels="none", val_fraction=0.2)
+    code, err = outcome(
+        capsys, "probe", init=str(tmp_path / "vit"), data=str(tmp_path / "plain"), out=str(tmp_path / "out")
+    )
+    assert code == 2
+    assert "has no labels" in err

@@ -1,0 +1,205 @@
+"""Pretraining as a whole: what a run writes, that it repeats and resumes to the bit, that it can learn."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import load_file
+
+from mimsuite import api
+from mimsuite.pictures import read_metrics
+
+pytestmark = pytest.mark.slow
+
+NANO = {"model": "vit_nano", "batch": 16, "steps": 4, "val_every": 2, "loader.val_limit": 32, "precision": "32-true"}
+
+
+def pretrain(out, **values):
+    return api.call("pretrain", {"out": str(out), **NANO, **values})
+
+
+def weights(out):
+    return load_file(out / "weights" / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    summary = pretrain(out, workers=0)
+    return out, summary
+
+
+def test_a_run_writes_its_folder(run):
+    out, summary = run
+    assert summary["status"] == "done"
+    assert summary["steps"] == 4
+    assert summary == json.loads((out / "summary.json").read_text())
+    present = {str(p.relative_to(out)) for p in out.rglob("*")}
+    assert {
+        "config.yaml",
+        "overrides.txt",
+        "environment.json",
+        "metrics.csv",
+        "metrics.jsonl",
+        "train.log",
+        "checkpoints/latest.json",
+        "weights/config.json",
+        "weights/model.safetensors",
+        "weights/preprocessor_config.json",
+        "pictures/step_000000.png",
+        "pictures/step_000004.png",
+        "pictures/curves.png",
+    } <= present
+
+
+def test_metrics_have_the_agreed_names_and_steps(run):
+    series = read_metrics(run[0] / "metrics.csv")
+    assert set(series) == {
+        "train/loss",
+        "val/loss",
+        "val/psnr",
+        "optim/lr",
+        "optim/grad_norm",
+        "perf/img_per_s",
+        "perf/data_wait",
+    }
+    assert series["val/loss"][0].tolist() == [0, 2, 4]
+
+
+def test_every_auto_is_written_down_resolved(run):
+    cfg = OmegaConf.load(run[0] / "config.yaml")
+    keys = ("image_size", "channels", "lr", "micro_batch", "save_every", "mask.unit", "schedule.warmup", "precision")
+    assert not [key for key in keys if OmegaConf.select(cfg, key) in ("auto", None)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_bit(run, workers, tmp_path):
+    pretrain(tmp_path / "out", workers=workers)
+    assert same(weights(run[0]), weights(tmp_path / "out"))
+    assert read_metrics(run[0] / "metrics.csv")["val/loss"][1].tolist() == read_metrics(
+        tmp_path / "out" / "metrics.csv"
+    )["val/loss"][1].tolist()
+
+
+def test_another_seed_gives_another_run(run, tmp_path):
+    pretrain(tmp_path / "out", workers=0, seed=1)
+    assert not same(weights(run[0]), weights(tmp_path / "out"))
+
+
+def test_accumulated_micro_batches_give_the_same_weights(run, tmp_path):
+    pretrain(tmp_path / "out", workers=0, micro_batch=4)
+    for name, value in weights(run[0]).items():
+        torch.testing.assert_close(weights(tmp_path / "out")[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_fixed_images_have_the_same_left_half(run):
+    first, last = (np.asarray(Image.open(run[0] / "pictures" / f"step_00000{n}.png")) for n in (0, 4))
+    assert first.shape == last.shape
+    width = first.shape[1]
+    assert np.array_equal(first[80:400, : width * 2 // 5], last[80:400, : width * 2 // 5])
+    assert not np.array_equal(first[80:400, width * 2 // 5 :], last[80:400, width * 2 // 5 :])
+
+
+def test_a_second_evaluation_gives_the_same_number_to_the_last_bit(run, tmp_path):
+    again = pretrain(tmp_path / "out", workers=0, init=str(run[0]), steps=1, lr=1e-12, val_every=1)
+    first = read_metrics(tmp_path / "out" / "metrics.csv")["val/loss"][1][0]
+    assert first == run[1]["metrics"]["val/loss"]
+    assert again["status"] == "done"
+
+
+def test_an_interrupted_run_resumes_to_the_bit(run, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=1"]
+    command += [f"{key}={value}" for key, value in NANO.items() if key != "steps"]
+    slow = {**os.environ, "OMP_NUM_THREADS": "2"}
+    process = subprocess.Popen([*command, "steps=400", "save_every=1"], env=slow, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not (out / "checkpoints" / "latest.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    done = summary["steps"]
+    whole = pretrain(tmp_path / "whole", workers=0, steps=400, **{"schedule.warmup": 20}, val_every=200) if done else None
+    assert whole is not None
+    resumed = api.call("pretrain", {"out": str(out), "resume": True})
+    assert resumed["status"] == "done"
+    assert same(weights(out), weights(tmp_path / "whole"))
+
+
+def test_resuming_refuses_what_would_change_the_result(run):
+    from mimsuite.errors import InputError
+
+    with pytest.raises(InputError, match=r"resume=true cannot change lr: the run has .* the command line says 0.1"):
+        api.call("pretrain", {"out": str(run[0]), "resume": True, "lr": 0.1})
+
+
+def test_a_finished_run_resumes_to_nothing(run):
+    before = weights(run[0])
+    assert api.call("pretrain", {"out": str(run[0]), "resume": True})["status"] == "done"
+    assert same(before, weights(run[0]))
+
+
+def test_weights_load_again_and_in_transformers(run):
+    import transformers
+
+    model = api.load(str(run[0]))
+    theirs = transformers.ViTForMaskedImageModeling.from_pretrained(run[0] / "weights").eval()
+    pixels, mask = torch.randn(2, 3, 64, 64), torch.rand(2, 64) < 0.6
+    with torch.no_grad():
+        ours, other = model(pixels, mask), theirs(pixels, mask)
+    torch.testing.assert_close(ours.reconstruction, other.reconstruction, rtol=1e-4, atol=1e-5)
+
+
+def test_eight_images_can_be_overfitted(tmp_path):
+    from mimsuite.metrics import visible_mean_loss
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(12):
+        pixels = np.zeros((64, 64, 3), np.uint8) + random.integers(0, 256, 3, dtype=np.uint8)
+        pixels[16:48, 16:48] = random.integers(0, 256, 3, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    summary = pretrain(
+        tmp_path / "out", data=str(folder), augment="none", batch=8, steps=300, val_every=300, lr=2e-3, workers=0
+    )
+    cfg = OmegaConf.load(tmp_path / "out" / "config.yaml")
+    assert summary["metrics"]["train/loss"] < 0.5 * flat(cfg, visible_mean_loss)
+
+
+def flat(cfg, loss):
+    from mimsuite.data.datamodule import eval_loader
+    from mimsuite.data.open import open_data
+    from mimsuite.masking import RandomMask
+    from mimsuite.normalize import Normalize
+
+    index = open_data(cfg.data)
+    batch = next(
+        iter(
+            eval_loader(
+                index,
+                index.select("train"),
+                image_size=(64, 64),
+                batch=8,
+                workers=0,
+                labels=False,
+                mask=RandomMask(0.6),
+                mask_unit=cfg.mask.unit,
+            )
+        )
+    )
+    return float(loss(Normalize(index.mean, index.std)(batch.images), batch.mask))

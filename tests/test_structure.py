@@ -1,0 +1,104 @@
+"""The shape of the project: imports run downwards, cheap imports stay cheap, packages are shipped, names agree."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import mimsuite
+from mimsuite.cli import TASKS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mimsuite"
+
+# Each row may import rows above it, and its own.
+ROWS = [
+    {"version", "errors", "types"},
+    {"confdir", "geometry", "patches", "normalize", "cli"},
+    {"masking", "losses", "pictures", "hints", "helptext", "instantiate", "settings", "run"}
+    | {f"data.{n}" for n in ("hashing", "sources", "tar", "labels", "stats", "decode", "index", "plan", "augment")}
+    | {f"data.{n}" for n in ("reader", "pack", "inspect", "open")}
+    | {"models.config", "models.layers", "models.outputs", "models.source", "models"},
+    {"metrics", "reconstruct", "checkpoint"},
+    {"models.vit"},
+    {"heads", "heads.simmim", "heads.classifier", "weights", "weights.files", "weights.huggingface"},
+    {"models.tasks", "models.auto", "models.images", "models.processing", "init_weights", "resume"},
+    {"data", "data.collate", "data.datamodule"},
+    {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
+    | {f"evaluation.{n}" for n in ("features", "knn", "probe")},
+    {"loggers", "app"},
+    {"callbacks"} | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "reconstructions")},
+    {"build"},
+    {"api", "", "tasks"} | {f"tasks.{n}" for n in TASKS},
+]
+ROW = {name: number for number, names in enumerate(ROWS) for name in names}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(p for p in parts if p != "__init__"), path
+
+
+def imports(path):
+    """Modules of ours that a file imports when it is itself imported (not late, not for types only)."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mimsuite":
+            base = node.module.removeprefix("mimsuite").removeprefix(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".removeprefix(".")
+                yield inner if inner in ROW else base
+
+
+def test_every_module_has_a_row():
+    assert {name for name, _ in modules()} == set(ROW)
+
+
+def test_imports_run_downwards():
+    wrong = [
+        f"{name} imports {other}" for name, path in modules() for other in imports(path) if ROW[other] > ROW[name]
+    ]
+    assert not wrong
+
+
+def test_importing_models_stays_cheap():
+    heavy = ("lightning", "hydra", "webdataset", "wandb", "transformers", "torchvision", "matplotlib")
+    code = f"import sys, mimsuite.models as m; m.ViTModel; print([x for x in {heavy} if x in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("task", ["pretrain", "probe", "reconstruct", "pack", "inspect", "models", "demo"])
+def test_tasks_start_without_torch(task):
+    code = f"import sys, mimsuite.tasks.{task}; print([x for x in ('torch', 'lightning', 'wandb') if x in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_every_package_is_shipped():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {f"mimsuite.{p.parent.relative_to(PACKAGE)}".replace("/", ".") for p in PACKAGE.rglob("__init__.py")}
+    assert listed == {name.removesuffix("..") for name in found} - {"mimsuite.."} | {"mimsuite", "mimsuite.conf"}
+
+
+def test_every_direct_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(d for ds in project["optional-dependencies"].values() for d in ds)]
+    names = {d.split("[")[0].split(">")[0].split("<")[0].split("=")[0].lower() for d in wanted} - {"mimsuite"}
+    pinned = {
+        line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    }
+    assert names == pinned
+
+
+def test_public_names():
+    assert set(mimsuite.__all__) >= {"pretrain", "probe", "reconstruct", "pack", "inspect", "demo", "load", "list_models"}
+
+
+def test_no_torchvision():
+    from importlib.util import find_spec
+
+    assert find_spec("torchvision") is None
