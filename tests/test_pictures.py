@@ -87,7 +87,8 @@ def test_error_column_is_brighter_where_the_error_is_larger_and_ignores_visible_
     prediction = original.copy()
     prediction[:, :56, :112] += 50
     prediction[:, 56:112, :112] += 100
-    prediction[:, :, 112:] = 255  # visible in the upper half
+    prediction[:, 112:, 112:] = 210
+    prediction[:, :112, 112:] = 255  # visible
     mask = np.array([[[1, 0], [1, 1]]], dtype=bool)
     error = cells(reconstruction_sheet(original, prediction, mask), (224, 224), 1, rows=1)[0][4]
     slate = error[10, 150]
@@ -193,7 +194,7 @@ def test_damaged_metrics_are_named(tmp_path, text, message):
 def test_curves_of_many_runs_with_odd_names_are_drawn(tmp_path):
     (tmp_path / "metrics.csv").write_text(CSV)
     series = read_metrics(tmp_path / "metrics.csv")
-    runs = dict.fromkeys(("_hidden", "$x$ \\frac", *(f"run {i}" for i in range(9))), series)
+    runs = dict.fromkeys(("_hidden", "$x^$", *(f"run {i}" for i in range(9))), series)
     runs["probe"] = {"knn/top1": (np.array([5]), np.array([0.5]))}
     curves(runs, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:

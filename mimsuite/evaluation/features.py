@@ -63,7 +63,7 @@ def extract_features(
         RunError: features that are not finite.
     """
     if not isinstance(encoder, Encoder):
-        raise TypeError(f"{type(encoder).__name__} has no forward_features; give an encoder, such as model.encoder")
+        raise TypeError(f"{type(encoder).__name__} does not keep the contract types.Encoder; give model.encoder")
 
     def encode(images: Tensor) -> Tensor:
         return pooled(encoder.forward_features(normalise(images.to(device, non_blocking=True))), pool)
@@ -78,9 +78,7 @@ def raw_pixel_features(
     """Baseline without a network: images shrunk to `size` x `size` (bilinear, antialiased), as vectors."""
 
     def shrink(images: Tensor) -> Tensor:
-        small = F.interpolate(
-            images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
-        )
+        small = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
         return small.flatten(1) / (255 if images.dtype == torch.uint8 else 65535)
 
     return _collect(loader, shrink, kind=f"pixels-{size}", progress=progress)
@@ -129,9 +127,7 @@ def _collect(
     x = torch.cat(xs)
     bad = int((~x.isfinite().all(1)).sum())
     if bad:
-        raise RunError(
-            f"features of {bad} of {len(x)} images are not finite; the weights may be damaged or diverged"
-        )
+        raise RunError(f"features of {bad} of {len(x)} images are not finite; the weights may be damaged or diverged")
     return Features(x, torch.cat(labels) if labels else None, torch.cat(ids), kind)
 
 

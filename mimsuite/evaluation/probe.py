@@ -83,9 +83,7 @@ def linear_probe(
     best = max(found, key=lambda s: (found[s], s))
     classifier = fit_linear(train.x, labels, classes, best, device=device)
     scores = classifier.logits(test.x)
-    return ProbeResult(
-        accuracy(scores, test_labels), accuracy(scores, test_labels, 5), best, found, classifier
-    )
+    return ProbeResult(accuracy(scores, test_labels), accuracy(scores, test_labels, 5), best, found, classifier)
 
 
 def fit_linear(

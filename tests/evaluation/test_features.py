@@ -30,6 +30,9 @@ class Toy(nn.Module):
         self.drop = nn.Dropout(0.5)
         self.masks = []
 
+    def set_image_size(self, image_size):
+        raise NotImplementedError
+
     def forward_features(self, pixels, mask=None):
         self.masks.append(mask)
         grid = self.drop(self.norm(self.embed(pixels)))
@@ -72,10 +75,7 @@ def all_images():
 def test_features_are_the_mean_of_the_patch_features_in_evaluation_mode(toy):
     got = extract_features(toy, batches(), normalise)
     weight, bias = toy.embed.weight, toy.embed.bias
-    by_hand = (
-        nn.functional.conv2d(normalise(all_images()), weight, bias, 4).mean((2, 3))
-        / (1 + toy.norm.eps) ** 0.5
-    )
+    by_hand = nn.functional.conv2d(normalise(all_images()), weight, bias, 4).mean((2, 3)) / (1 + toy.norm.eps) ** 0.5
     torch.testing.assert_close(got.x, by_hand.detach())
     assert got.kind == "mean"
     assert got.ids.tolist() == list(range(7))
@@ -93,14 +93,8 @@ def test_training_and_test_features_of_the_same_images_are_equal(toy):
 
 
 def test_features_do_not_depend_on_the_batch_size(toy):
-    one = [
-        Batch(b.images[i : i + 1], b.ids[i : i + 1], None, None, [])
-        for b in batches()
-        for i in range(len(b.ids))
-    ]
-    torch.testing.assert_close(
-        extract_features(toy, one, normalise).x, extract_features(toy, batches(), normalise).x
-    )
+    one = [Batch(b.images[i : i + 1], b.ids[i : i + 1], None, None, []) for b in batches() for i in range(len(b.ids))]
+    torch.testing.assert_close(extract_features(toy, one, normalise).x, extract_features(toy, batches(), normalise).x)
 
 
 def test_images_are_whole(toy):
@@ -134,6 +128,11 @@ def test_cls_pooling_without_a_class_token_is_refused():
         extract_features(NoClass(), batches(), normalise, pool="cls")
 
 
+def test_what_is_no_encoder_is_refused():
+    with pytest.raises(TypeError, match=r"Linear does not keep the contract types.Encoder; give model.encoder"):
+        extract_features(nn.Linear(2, 2), batches(), normalise)
+
+
 def test_an_empty_loader_is_refused(toy):
     with pytest.raises(InputError, match="the loader is empty"):
         extract_features(toy, [], normalise)
@@ -163,10 +162,10 @@ def test_half_precision_features_come_out_as_float32(toy):
 
 def test_raw_pixels_are_shrunk_with_antialiasing():
     image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    image[:, 1, ::2] = 255
+    image[:, 1, ::4] = 255
     x = raw_pixel_features([Batch(image, torch.zeros(1).long(), None, None, [])], size=4).x.view(3, 4, 4)
     assert torch.equal(x[0], torch.zeros(4, 4))
-    torch.testing.assert_close(x[1, 1:3], torch.full((2, 4), 0.5))
+    torch.testing.assert_close(x[1, 1:3], torch.full((2, 4), 0.25))
 
 
 def test_raw_pixels_are_fractions_of_the_range_for_both_integer_types():

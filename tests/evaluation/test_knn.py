@@ -23,9 +23,7 @@ def test_predictions_equal_those_of_scikit_learn():
     ks = (1, 5, 10, 20, 200)
     got = knn_predict(x, y, test_x, ks=ks, chunk=64)
     for row, k in zip(got, ks, strict=True):
-        oracle = KNeighborsClassifier(
-            k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07), algorithm="brute"
-        )
+        oracle = KNeighborsClassifier(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07), algorithm="brute")
         expected = oracle.fit(x.numpy(), y.numpy()).predict(test_x.numpy())
         assert row.tolist() == expected.tolist()
     assert 0.3 < (got[3] == test_y).float().mean() < 0.95
@@ -78,3 +76,9 @@ def test_labels_that_are_not_one_class_per_image_are_refused(labels):
     x, y = blobs(100, 0, torch.float32)
     with pytest.raises(InputError, match="need one class per image"):
         knn_accuracy(Features(x, labels, y, "mean"), Features(x, y, y, "mean"))
+
+
+def test_features_of_two_kinds_are_refused():
+    x, y = blobs(100, 0, torch.float32)
+    with pytest.raises(InputError, match="make both in the same way"):
+        knn_accuracy(Features(x, y, y, "mean"), Features(x, y, y, "cls"))
