@@ -26,12 +26,9 @@ def hidden_values(x, i):
 def test_psnr_is_that_of_the_hidden_pixels_of_each_image(pair):
     prediction, pixels = pair
     expected = [
-        10 * np.log10(1 / np.mean((hidden_values(prediction, i)[0] - hidden_values(pixels, i)[0]) ** 2))
-        for i in (0, 1)
+        10 * np.log10(1 / np.mean((hidden_values(prediction, i)[0] - hidden_values(pixels, i)[0]) ** 2)) for i in (0, 1)
     ]
-    torch.testing.assert_close(
-        hidden_psnr(prediction, pixels, MASK), torch.tensor(expected, dtype=torch.float32)
-    )
+    torch.testing.assert_close(hidden_psnr(prediction, pixels, MASK), torch.tensor(expected, dtype=torch.float32))
 
 
 def test_psnr_ignores_visible_pixels(pair):
@@ -77,11 +74,7 @@ def test_flat_colour_baseline_is_the_masked_l1_of_the_visible_colour(pair, loss,
     for i in (0, 1):
         visible = torch.from_numpy(np.sort(hidden_values(pixels, i)[1], axis=1))
         # An even number of values has two medians; ours is the lower one.
-        c = (
-            visible.numpy()[:, (visible.shape[1] - 1) // 2]
-            if colour is np.median
-            else colour(visible.numpy(), axis=1)
-        )
+        c = visible.numpy()[:, (visible.shape[1] - 1) // 2] if colour is np.median else colour(visible.numpy(), axis=1)
         flat[i] = torch.from_numpy(c)[:, None, None]
     torch.testing.assert_close(loss(pixels, MASK), masked_l1(flat, pixels, MASK))
     errors = [np.abs(hidden_values(flat, i)[0] - hidden_values(pixels, i)[0]).ravel() for i in (0, 1)]

@@ -22,17 +22,15 @@ def images(n=2, height=64, width=64):
 def test_display_undoes_normalisation_within_one_level(dtype):
     mean, std = [0.3, 0.5, 0.9], [0.1, 0.25, 0.4]
     shown = images()
-    pixels = (
-        (np.moveaxis(shown, -1, 1) / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
-    ).astype(dtype)
+    pixels = ((np.moveaxis(shown, -1, 1) / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))).astype(
+        dtype
+    )
     back = to_display(pixels, mean, std)
     assert back.dtype == np.uint8
     assert np.abs(back.astype(int) - shown).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("channels", "shown"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (12, [0, 1, 2])]
-)
+@pytest.mark.parametrize(("channels", "shown"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (12, [0, 1, 2])])
 def test_display_takes_the_first_channel_as_grey_or_the_first_three_as_colours(channels, shown):
     pixels = RNG.random((2, channels, 4, 5))
     got = to_display(pixels, [0.0] * channels, [1.0] * channels)
@@ -101,9 +99,7 @@ def test_error_column_is_brighter_where_the_error_is_larger_and_ignores_visible_
 
 def test_sheet_grows_for_title_captions_and_footer_and_stays_as_wide():
     bare = reconstruction_sheet(images(), images(), MASK)
-    full = reconstruction_sheet(
-        images(), images(), MASK, title="run", footer="words " * 60, captions=["a", "b" * 999]
-    )
+    full = reconstruction_sheet(images(), images(), MASK, title="run", footer="words " * 60, captions=["a", "b" * 999])
     assert full.width == bare.width
     assert full.height > bare.height + 30 + 2 * 20
     for i, row in enumerate(cells(full, (64, 64), 3, caption=20, title=30)):

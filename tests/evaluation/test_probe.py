@@ -21,6 +21,15 @@ from mimsuite.types import Batch
 IMAGENETTE = Path(__file__).parents[2] / "../shared/data/imagenette-224"
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """On a busy machine two threads wait for each other at each of the many small operations: ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def made(n, seed, classes=6, width=20):
     """Overlapping classes; features of very different scales, one constant, two nearly collinear."""
     g = torch.Generator().manual_seed(seed)
