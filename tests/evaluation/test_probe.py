@@ -42,9 +42,9 @@ def made(n, seed, classes=6, width=20):
     return Features(x, labels, torch.arange(n) + 10**6 * seed, "mean")
 
 
-def oracle(train, strength):
+def oracle(train, strength, tol=1e-8):
     scaler = StandardScaler().fit(train.x.double().numpy())
-    fit = LogisticRegression(C=1 / (strength * len(train.x)), max_iter=5000, tol=1e-8)
+    fit = LogisticRegression(C=1 / (strength * len(train.x)), max_iter=5000, tol=tol)
     return scaler, fit.fit(scaler.transform(train.x.double().numpy()), train.labels.numpy())
 
 
@@ -174,8 +174,9 @@ def imagenette(split):
                 if member.name.endswith(".cls"):
                     labels.append(int(data))
                     continue
-                picture = Image.open(io.BytesIO(data)).convert("RGB")
-                images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+                picture = Image.open(io.BytesIO(data))
+                picture.draft("RGB", (56, 56))  # decodes a quarter of each side, much faster
+                images.append(torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))
         ids = torch.arange(len(labels)) + 10_000 * int(shard.stem[-6:])
         yield Batch(torch.stack(images), ids, None, torch.tensor(labels), [])
 
@@ -186,7 +187,7 @@ def test_pixels_of_imagenette_reach_the_known_accuracy_and_that_of_scikit_learn(
     """The data's page says 40.7 % for logistic regression on 8 x 8 pixels, penalty and resize unnamed."""
     train, test = raw_pixel_features(imagenette("train")), raw_pixel_features(imagenette("test"))
     result = linear_probe(train, test)
-    scaler, theirs = oracle(train, result.strength)
+    scaler, theirs = oracle(train, result.strength, tol=1e-4)
     expected = theirs.score(scaler.transform(test.x.double().numpy()), test.labels.numpy())
     assert result.top1 == pytest.approx(expected, abs=0.005)
     assert 0.40 < result.top1 < 0.45
