@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
             cfg = compose(config_name=task, overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error, task)) from error
+    os.environ.pop("MIMSUITE_STARTED", None)  # from here on the command's start says nothing about this task
     module = importlib.import_module(f"mimsuite.tasks.{task}")
     result: dict[str, Any] = module.run(cfg, overrides)
     return result

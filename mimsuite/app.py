@@ -18,8 +18,6 @@ from mimsuite.errors import InputError, RunError
 from mimsuite.hints import explain
 from mimsuite.version import __version__
 
-STARTED = float(os.environ.get("MIMSUITE_STARTED", time.time()))
-
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
 
 
@@ -29,6 +27,7 @@ def main(task: str, run: Task) -> None:
     `run` takes the config and the `key=value` arguments, and returns a summary. Its `exit_code` there, if present,
     ends the process (130 or 143 for a run that a signal stopped).
     """
+    os.environ.setdefault("MIMSUITE_STARTED", str(time.time()))
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
         from mimsuite.helptext import help_text

@@ -130,14 +130,19 @@ def model_config(
                 "use other weights or other data"
             )
         if image_size is not None and hasattr(config, "image_size"):
-            config.image_size = list(image_size)
+            config.image_size = side(image_size)
         return config
     sizes: dict[str, Any] = {}
     if image_size is not None and "image_size" in cfg.model:
-        sizes["image_size"] = list(image_size)
+        sizes["image_size"] = side(image_size)
     if channels is not None:
         sizes["num_channels"] = channels
     return instantiate(cfg.model, trusted, **sizes)
+
+
+def side(size: tuple[int, int]) -> int | list[int]:
+    """A size as Hugging Face's configs have it: one number for a square."""
+    return size[0] if size[0] == size[1] else list(size)
 
 
 def config_of(weights: Weights) -> Any:
@@ -345,6 +350,11 @@ def image_data(
     )
 
 
+def started() -> float | None:
+    """When the command was given that this process runs, or None where Python called."""
+    return float(os.environ["MIMSUITE_STARTED"]) if "MIMSUITE_STARTED" in os.environ else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """What a run asks for its results after training."""
@@ -383,7 +393,7 @@ def trainer(
     }
     checkpoints = Checkpoints(folder.path / "checkpoints", pace.save_every)
     filled: dict[str, dict[str, Any]] = {
-        "monitor": {"batch": pace.batch, "imports": imports},
+        "monitor": {"batch": pace.batch, "started": started(), "imports": imports},
         "reconstructions": {"folder": folder.path / "pictures"},
         "bad_samples": {"folder": folder.path, "samples": index.num_samples(index.select("train"))},
     }

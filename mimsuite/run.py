@@ -258,8 +258,6 @@ class Console(logging.Handler):
 
 def speak() -> None:
     """Sends the package's log lines to the terminal; calling it again changes nothing."""
-    for library in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)  # its tips and device lines say nothing of the run
     if not any(isinstance(handler, Console) for handler in log.handlers):
         log.addHandler(Console())
         log.setLevel(logging.INFO)

@@ -88,9 +88,10 @@ def test_every_auto_is_written_down_resolved(run):
 def test_workers_change_no_bit(run, workers, tmp_path):
     pretrain(tmp_path / "out", workers=workers)
     assert same(weights(run[0]), weights(tmp_path / "out"))
-    assert read_metrics(run[0] / "metrics.csv")["val/loss"][1].tolist() == read_metrics(
-        tmp_path / "out" / "metrics.csv"
-    )["val/loss"][1].tolist()
+    assert (
+        read_metrics(run[0] / "metrics.csv")["val/loss"][1].tolist()
+        == read_metrics(tmp_path / "out" / "metrics.csv")["val/loss"][1].tolist()
+    )
 
 
 def test_another_seed_gives_another_run(run, tmp_path):
@@ -108,8 +109,8 @@ def test_pictures_of_fixed_images_have_the_same_left_half(run):
     first, last = (np.asarray(Image.open(run[0] / "pictures" / f"step_00000{n}.png")) for n in (0, 4))
     assert first.shape == last.shape
     width = first.shape[1]
-    assert np.array_equal(first[80:400, : width * 2 // 5], last[80:400, : width * 2 // 5])
-    assert not np.array_equal(first[80:400, width * 2 // 5 :], last[80:400, width * 2 // 5 :])
+    assert np.array_equal(first[100:240, : width * 2 // 5], last[100:240, : width * 2 // 5])
+    assert not np.array_equal(first[100:240, width * 2 // 5 :], last[100:240, width * 2 // 5 :])
 
 
 def test_a_second_evaluation_gives_the_same_number_to_the_last_bit(run, tmp_path):
@@ -122,9 +123,9 @@ def test_a_second_evaluation_gives_the_same_number_to_the_last_bit(run, tmp_path
 def test_an_interrupted_run_resumes_to_the_bit(run, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=1"]
-    command += [f"{key}={value}" for key, value in NANO.items() if key != "steps"]
+    command += [f"{key}={value}" for key, value in (NANO | {"steps": 60, "val_every": 30}).items()]
     slow = {**os.environ, "OMP_NUM_THREADS": "2"}
-    process = subprocess.Popen([*command, "steps=400", "save_every=1"], env=slow, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, "save_every=1"], env=slow, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     while not (out / "checkpoints" / "latest.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -133,8 +134,8 @@ def test_an_interrupted_run_resumes_to_the_bit(run, tmp_path):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     done = summary["steps"]
-    whole = pretrain(tmp_path / "whole", workers=0, steps=400, **{"schedule.warmup": 20}, val_every=200) if done else None
-    assert whole is not None
+    assert 0 < done < 60
+    pretrain(tmp_path / "whole", workers=0, steps=60, val_every=30)
     resumed = api.call("pretrain", {"out": str(out), "resume": True})
     assert resumed["status"] == "done"
     assert same(weights(out), weights(tmp_path / "whole"))
@@ -175,7 +176,7 @@ def test_eight_images_can_be_overfitted(tmp_path):
         pixels[16:48, 16:48] = random.integers(0, 256, 3, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
     summary = pretrain(
-        tmp_path / "out", data=str(folder), augment="none", batch=8, steps=300, val_every=300, lr=2e-3, workers=0
+        tmp_path / "out", data=str(folder), augment="none", batch=8, steps=120, val_every=120, lr=2e-3, workers=0
     )
     cfg = OmegaConf.load(tmp_path / "out" / "config.yaml")
     assert summary["metrics"]["train/loss"] < 0.5 * flat(cfg, visible_mean_loss)

@@ -12,7 +12,6 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mimsuite.app import STARTED
 
 log = logging.getLogger("mimsuite")
 
@@ -29,11 +28,12 @@ class Monitor(Callback):
     Args:
         log_every: optimizer steps between figures.
         batch: images per optimizer step.
-        imports: seconds that importing torch, lightning and wandb took, for the line about the first step.
+        started: when the command was given (seconds since the epoch), or None for a run from Python.
+        imports: seconds that importing torch, lightning and wandb took.
     """
 
-    def __init__(self, *, log_every: int, batch: int, imports: float) -> None:
-        self.log_every, self.batch, self.imports = log_every, batch, imports
+    def __init__(self, *, log_every: int, batch: int, started: float | None, imports: float) -> None:
+        self.log_every, self.batch, self.started, self.imports = log_every, batch, started, imports
         self._progress: Progress | None = None
         self._losses: list[torch.Tensor] = []
         self._waited = 0.0
@@ -68,8 +68,11 @@ class Monitor(Callback):
         self._losses.append(outputs["loss"].detach())
         step = trainer.global_step
         if step > self._step_before and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            if self._step_before == 0 and step == 1 and trainer.is_global_zero:
-                self._report_first_step()
+            if step == 1 and trainer.is_global_zero and self.started is not None:
+                log.info(
+                    "first step %.1f s after the command, of which %.1f s imported torch, lightning and wandb",
+                    *(time.time() - self.started, self.imports),
+                )
             if step % self.log_every == 0 or step == trainer.max_steps:
                 self._figures(trainer, pl_module, step)
             self._show(trainer, step)
@@ -94,13 +97,6 @@ class Monitor(Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-    def _report_first_step(self) -> None:
-        log.info(
-            "first step %.1f s after the command, of which %.1f s imported torch, lightning and wandb",
-            time.time() - STARTED,
-            self.imports,
-        )
 
     def _figures(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         now = time.perf_counter()

@@ -131,6 +131,8 @@ def import_heavy() -> float:
     import wandb
 
     assert all((lightning.pytorch, torch, torchmetrics, wandb))
+    for library in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # its tips and device lines say nothing of the run
     return time.perf_counter() - began
 
 
@@ -197,6 +199,7 @@ def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")  # Lightning against torch 2.13
         try:
             trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
         except torch.OutOfMemoryError as error:
