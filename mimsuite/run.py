@@ -12,7 +12,6 @@ import logging
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path

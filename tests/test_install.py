@@ -36,9 +36,14 @@ def test_a_wheel_installed_elsewhere_finds_its_configuration_and_data(wheel, tmp
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target)]
     subprocess.run([*install, str(wheel)], check=True, timeout=110)
     answers([sys.executable, "-m", "mimsuite.cli", "pretrain", "--cfg", "job"], tmp_path, target)
-    code = "import mimsuite; from mimsuite.data.open import open_data; print(mimsuite.__file__, open_data(None).splits.keys())"
+    code = (
+        "import mimsuite; from mimsuite.data.open import open_data; "
+        "print(mimsuite.__file__, open_data(None).splits.keys())"
+    )
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(target)}
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
     assert str(target) in result.stdout
     assert "'train', 'val'" in result.stdout
 

@@ -26,6 +26,11 @@ def pretrain(out, **values):
     return api.call("pretrain", {"out": str(out), **NANO, **values})
 
 
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def weights(out):
     return load_file(out / "weights" / "model.safetensors")
 
@@ -106,7 +111,7 @@ def test_accumulated_micro_batches_give_the_same_weights(run, tmp_path):
 
 
 def test_pictures_of_fixed_images_have_the_same_left_half(run):
-    first, last = (np.asarray(Image.open(run[0] / "pictures" / f"step_00000{n}.png")) for n in (0, 4))
+    first, last = (picture(run[0] / "pictures" / f"step_00000{n}.png") for n in (0, 4))
     assert first.shape == last.shape
     width = first.shape[1]
     assert np.array_equal(first[100:240, : width * 2 // 5], last[100:240, : width * 2 // 5])

@@ -12,7 +12,6 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-
 log = logging.getLogger("mimsuite")
 
 LINE_EVERY = 10.0

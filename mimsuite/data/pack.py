@@ -255,7 +255,7 @@ class _Shards:
         path = self._out / f"{self._split}-{self._number:06d}.tar"
         stream = self._stack.enter_context(path.open("wb"))
         self._writer = self._stack.enter_context(
-            TarWriter(stream, user="", group="", mode=0o644, mtime=0.0, encoder=False, compress=False)
+            TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
         )
         self.paths.append(path)
         self._number, self._bytes = self._number + 1, 0

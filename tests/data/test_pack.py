@@ -218,3 +218,14 @@ def test_summary_counts_and_looks_into_images(animals, tmp_path):
     assert sum(train["kinds"].values()) == train["samples"] == train["channels"]["3"]
     assert train["height"] in ([10, 24, 24], [24, 24, 24])
     assert train["broken"] == val["broken"] == []
+
+
+def test_members_have_plain_headers(tmp_path):
+    """A header extension would add two kilobytes to every sample."""
+    from PIL import Image
+
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    pack(tmp_path / "images", tmp_path / "out")
+    (shard,) = (tmp_path / "out").glob("*.tar")
+    assert b"PaxHeader" not in shard.read_bytes()
