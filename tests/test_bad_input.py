@@ -3,13 +3,18 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mimsuite import api, app
+from mimsuite.data.open import open_data
 from mimsuite.data.pack import pack
+from mimsuite.errors import InputError
 
 
 def outcome(capsys, task, **values):
@@ -113,14 +118,42 @@ def test_bad_data_is_named(make, says, shards, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_is_named(shards, tmp_path, capsys):
-    data = tmp_path / "secret"
+@pytest.mark.parametrize("closed", ["folder", "parent"])
+def test_an_unreadable_folder_is_named(closed, shards, tmp_path):
+    data = tmp_path / "parent" / "secret"
     shutil.copytree(shards, data)
-    data.chmod(0)
-    code, err = outcome(capsys, "pretrain", data=str(data), out=str(tmp_path / "out"))
-    assert code == 2
-    assert "secret" in err
+    (data if closed == "folder" else data.parent).chmod(0)
+    was, who = os.geteuid(), 65534
+    if was == 0:  # root may read everything, so be nobody for a moment
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            folder.chmod(0o755)
+        os.seteuid(who)
+    try:
+        with pytest.raises(InputError, match="secret") as error:
+            open_data(str(data))
+        assert len(str(error.value).splitlines()) == 1
+    finally:
+        os.seteuid(was)
+        (data if closed == "folder" else data.parent).chmod(0o755)
+
+
+def test_config_errors_answer_within_two_seconds_without_torch(tmp_path):
+    code = (
+        "import sys, mimsuite\n"
+        "try: mimsuite.pretrain(out=sys.argv[1], model='vit_nano', image_size=100)\n"
+        "except ValueError as error: print(error)\n"
+        "print([name for name in ('torch', 'lightning', 'wandb') if name in sys.modules])"
+    )
+    began = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True, timeout=60
+    )
+    seconds = time.perf_counter() - began
+    assert result.stdout.splitlines()[-2:] == [
+        "image height 100 is not a multiple of the patch 8; use image_size=96 or 104",
+        "[]",
+    ]
+    assert seconds < 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Figures on disk, and wandb as a guest that may be absent, slow or broken."""
+
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from mimsuite import loggers
+from mimsuite.loggers import FileLogger, WandbLogger, wandb_mode
+
+
+def test_rows_have_empty_cells_where_a_step_has_no_value(tmp_path):
+    logger = FileLogger(tmp_path)
+    logger.log_metrics({"train/loss": 2.0}, 1)
+    logger.log_metrics({"val/loss": 3.0}, 2)
+    logger.log_metrics({"train/loss": 1.0, "val/loss": 2.5}, 3)
+    assert (tmp_path / "metrics.csv").read_text().split() == [
+        "step,train/loss,val/loss",
+        "1,2.0,",
+        "2,,3.0",
+        "3,1.0,2.5",
+    ]
+    assert logger.last == {"train/loss": 1.0, "val/loss": 2.5}
+
+
+def test_a_resumed_run_drops_the_rows_that_it_will_write_again(tmp_path):
+    logger = FileLogger(tmp_path)
+    for step in range(1, 5):
+        logger.log_metrics({"loss": step / 2}, step)
+    again = FileLogger(tmp_path, step=2)
+    again.log_metrics({"loss": 9.0}, 3)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert (tmp_path / "metrics.csv").read_text().split() == ["step,loss", "1,0.5", "2,1.0", "3,9.0"]
+
+
+def test_wandb_is_offline_without_a_key(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert wandb_mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert wandb_mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode() == "disabled"
+
+
+def test_a_broken_wandb_costs_a_warning(monkeypatch, tmp_path, caplog):
+    import wandb
+
+    def broken(**_):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    logger = WandbLogger(tmp_path, project="p", group=None, run_config={})
+    logger.log_metrics({"a": 1.0}, 1)
+    logger.close()
+    assert logger.failed
+    assert "wandb is left alone from here on: no such thing" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["closed port", "never answers"])
+def test_an_unreachable_wandb_costs_at_most_ten_seconds(server, monkeypatch, tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if server == "never answers":
+            listener.listen(8)
+        monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        began = time.monotonic()
+        logger = WandbLogger(tmp_path, project="p", group=None, run_config={"a": 1})
+        logger.log_metrics({"a": 1.0}, 1)
+        logger.close()
+        assert logger.failed
+        assert time.monotonic() - began < loggers.WANDB_PATIENCE + 2
+        for thread in threading.enumerate():
+            if thread.name == "wandb":
+                thread.join(20)
+
+
+def test_a_resumed_offline_run_joins_the_group_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first = WandbLogger._arguments(tmp_path, "p", None, {})
+    second = WandbLogger._arguments(tmp_path, "p", None, {})
+    assert second["id"] == f"{first['id']}-r2"
+    assert second["group"] == first["id"]
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert WandbLogger._arguments(tmp_path, "p", None, {})["id"] == first["id"]
