@@ -57,7 +57,7 @@ def load(init: str) -> nn.Module:
     Raises:
         InputError: `init` holds no weights, or damaged ones.
     """
-    from mimsuite.build import load_model
+    from mimsuite.build_model import load_model
     from mimsuite.init_weights import find_weights
 
     return load_model(find_weights(init)).eval()

@@ -31,6 +31,7 @@ ROWS = [
     | {f"evaluation.{n}" for n in ("features", "knn", "probe")},
     {"loggers", "app"},
     {"callbacks"} | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "reconstructions")},
+    {"build_model"},
     {"build"},
     {"api", "", "tasks"} | {f"tasks.{n}" for n in TASKS},
 ]

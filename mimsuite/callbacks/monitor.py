@@ -21,7 +21,7 @@ class Monitor(Callback):
     """Measures throughput and waiting for data; shows progress; gives the loggers their figures.
 
     Logged every `log_every` optimizer steps, under the number of steps done: `train/loss` (mean since the last
-    figure), `optim/lr` (of the step just taken), `optim/grad_norm` (before clipping), `perf/img_per_s`,
+    figure), `optim/lr` (of the next step), `optim/grad_norm` (before clipping), `perf/img_per_s`,
     `perf/data_wait` (share of the time spent waiting for the loader).
 
     Args:

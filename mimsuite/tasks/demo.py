@@ -101,7 +101,7 @@ def flat_loss(init: Path) -> float:
     import torch
     from omegaconf import OmegaConf
 
-    from mimsuite import build
+    from mimsuite import build_model
     from mimsuite.data.datamodule import eval_loader
     from mimsuite.data.open import open_data
     from mimsuite.init_weights import find_weights
@@ -110,7 +110,7 @@ def flat_loss(init: Path) -> float:
 
     cfg = OmegaConf.load(init / "config.yaml")
     index = open_data(None)
-    normalize = build.normalizer_of(find_weights(str(init)))
+    normalize = build_model.normalizer_of(find_weights(str(init)))
     loader = eval_loader(
         index,
         index.select("curve"),

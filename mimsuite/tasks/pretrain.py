@@ -7,23 +7,21 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from mimsuite import app, build
+from mimsuite.build_model import masked_model, model_config, normalizer, save_weights
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError, RunError
-from mimsuite.init_weights import Weights, find_weights
+from mimsuite.init_weights import find_weights
 from mimsuite.instantiate import trusted_targets
 from mimsuite.resume import continue_config
 from mimsuite.run import RunFolder, check_out, speak
 from mimsuite.settings import (
     PRECISIONS,
-    Budget,
-    Geometry,
     budget,
     check_choice,
     check_flag,
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mimsuite.data.datamodule import ImageData
-    from mimsuite.data.index import DataIndex
     from mimsuite.objectives.mim import MIMObjective
 
 log = logging.getLogger("mimsuite")
@@ -62,64 +59,42 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"devices={cfg.devices}: this version trains on one device; use devices=1")
     index = open_data(cfg.data)
     weights = find_weights(cfg.init) if cfg.init is not None else None
-    draft = build.model_config(cfg, weights, overrides, trusted)
+    draft = model_config(cfg, weights, overrides, trusted)
     geo = geometry(cfg, index, native=native_size(draft), cell=draft.mask_stride)
-    config = build.model_config(cfg, weights, overrides, trusted, geo.image_size, geo.channels)
+    config = model_config(cfg, weights, overrides, trusted, geo.image_size, geo.channels)
     pace = budget(cfg, index.num_samples(index.select("train")))
     with RunFolder(cfg.out, resume=resume, overwrite=overwrite) as folder:
         folder.log_to_file()
-        return train(Plan(cfg, overrides, trusted, index, weights, config, geo, pace, workers), folder)
+        return train(build.Job(cfg, overrides, trusted, index, weights, config, geo, pace, workers), folder)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A pretraining run, decided and checked, before torch is imported."""
-
-    cfg: DictConfig
-    overrides: Sequence[str]
-    trusted: Sequence[str]
-    index: DataIndex
-    weights: Weights | None
-    config: Any
-    geo: Geometry
-    pace: Budget
-    workers: int
-
-
-def train(plan: Plan, folder: RunFolder) -> dict[str, Any]:
+def train(job: build.Job, folder: RunFolder) -> dict[str, Any]:
     """Builds the objects of a run, trains, and writes the results."""
     imports = import_heavy()
     import torch
 
     from mimsuite.checkpoint import newest
 
-    cfg, pace = plan.cfg, plan.pace
+    cfg, pace = job.cfg, job.pace
     device = build.device(str(cfg.trainer.accelerator))
-    precision, why = build.precision(str(cfg.precision), device)
-    micro = micro_batch(cfg, pace.batch, 1, build.micro_limit(device, plan.geo.image_size))
-    write_back(cfg, plan, precision, micro)
-    folder.describe(cfg, plan.overrides, {"device": device.name})
+    precision, reason = build.precision(str(cfg.precision), device)
+    micro = micro_batch(cfg, pace.batch, 1, build.micro_limit(device, job.geo.image_size))
+    compute = build.Compute(device, precision, reason, micro)
+    write_back(job, compute)
+    folder.describe(cfg, job.overrides, {"device": device.name})
     checkpoint = newest(folder.path / "checkpoints") if folder.resumed else None
     torch.manual_seed(cfg.seed)
-    model = build.masked_model(plan.config, plan.weights, cfg.head, plan.trusted)
-    normalize = build.normalizer(plan.index, plan.weights)
-    objective = build.mim_objective(cfg, model, normalize, plan.geo, pace, plan.trusted)
-    data = build.image_data(cfg, plan.index, plan.geo, pace, micro, plan.workers, plan.trusted)
-    notes = [
-        f"precision={precision} ({why})",
-        f"micro_batch={micro} (on {device.name})",
-        f"workers={plan.workers}",
-    ]
-    banner(plan, model, notes)
-    trainer, parts = build.trainer(
-        cfg, folder, plan.index, pace, micro, precision, device, step_of(checkpoint), imports, plan.trusted
-    )
+    model = masked_model(job.config, job.weights, cfg.head, job.trusted)
+    objective = build.objective(job, model, normalizer(job.index, job.weights))
+    data = build.image_data(job, micro)
+    banner(job, compute, model)
+    trainer, parts = build.trainer(job, folder, compute, step=step_of(checkpoint), imports=imports)
     try:
         fit(trainer, objective, data, checkpoint, micro)
     finally:
         if parts.wandb is not None:
             parts.wandb.close()
-    return finish(folder, trainer, objective, plan, parts)
+    return finish(job, folder, trainer, objective, parts)
 
 
 def import_heavy() -> float:
@@ -147,42 +122,36 @@ def native_size(config: Any) -> tuple[int, int] | None:
     return None if size is None else sides(size)
 
 
-def write_back(cfg: DictConfig, plan: Plan, precision: str, micro: int) -> None:
+def write_back(job: build.Job, compute: build.Compute) -> None:
     """Puts every resolved `auto` into the config, so that `config.yaml` repeats the run on any machine."""
-    geo, pace = plan.geo, plan.pace
+    cfg, geo, pace = job.cfg, job.geo, job.pace
     cfg.data = None if cfg.data is None else str(Path(cfg.data).absolute())
     cfg.init = str(Path(cfg.init).absolute()) if cfg.init is not None and Path(cfg.init).exists() else cfg.init
     cfg.image_size, cfg.channels, cfg.mask.unit = list(geo.image_size), geo.channels, geo.mask_unit
     cfg.steps, cfg.epochs, cfg.lr, cfg.schedule.warmup = pace.steps, None, pace.lr, pace.warmup
-    cfg.val_every, cfg.save_every, cfg.precision, cfg.micro_batch = (
-        pace.val_every,
-        pace.save_every,
-        precision,
-        micro,
-    )
+    cfg.val_every, cfg.save_every = pace.val_every, pace.save_every
+    cfg.precision, cfg.micro_batch = compute.precision, compute.micro_batch
 
 
-def banner(plan: Plan, model: nn.Module, notes: Sequence[str]) -> None:
+def banner(job: build.Job, compute: build.Compute, model: nn.Module) -> None:
     """Says what is about to happen: data, model, geometry, and every `auto` with its reason."""
-    index, geo, pace = plan.index, plan.geo, plan.pace
+    cfg, index, geo, pace = job.cfg, job.index, job.geo, job.pace
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
-    parameters = sum(p.numel() for p in model.parameters())
-    cell, unit = plan.config.mask_stride, geo.mask_unit
-    hidden = math.ceil(geo.units * plan.cfg.mask.ratio)
+    cell, unit = job.config.mask_stride, geo.mask_unit
+    hidden = math.ceil(geo.units * cfg.mask.ratio)
     height, width = geo.image_size
-    log.info("mimsuite %s pretrain -> %s", __version__, plan.cfg.out)
+    log.info("mimsuite %s pretrain -> %s", __version__, cfg.out)
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
-    log.info("model     %s, %s parameters", plan.config.model_type, f"{parameters:,}")
+    log.info("model     %s, %s parameters", job.config.model_type, f"{sum(p.numel() for p in model.parameters()):,}")
     log.info(
         "geometry  image %dx%d, cell %dx%d, grid %dx%d, mask unit %d: %d of %d units hidden",
         *(height, width, *cell, height // cell[0], width // cell[1], unit, hidden, geo.units),
     )
-    log.info(
-        "length    %d steps of %d images (%.1f epochs), seed %d",
-        pace.steps,
-        pace.batch,
-        pace.epochs,
-        plan.cfg.seed,
+    log.info("length    %d steps of %d images (%.1f epochs), seed %d", pace.steps, pace.batch, pace.epochs, cfg.seed)
+    notes = (
+        f"precision={compute.precision} ({compute.reason})",
+        f"micro_batch={compute.micro_batch} (on {compute.device.name})",
+        f"workers={job.workers} ({'one per core but one' if cfg.workers == 'auto' else 'as asked'})",
     )
     for note in (*geo.notes, *pace.notes, *notes):
         log.info("          %s", note)
@@ -209,26 +178,20 @@ def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: 
 
 
 def finish(
-    folder: RunFolder, trainer: Trainer, objective: MIMObjective, plan: Plan, parts: build.Parts
+    job: build.Job, folder: RunFolder, trainer: Trainer, objective: MIMObjective, parts: build.Parts
 ) -> dict[str, Any]:
     """Writes weights, curves and `summary.json`."""
     from mimsuite.pictures import curves, read_metrics
 
     code, steps = parts.checkpoints.exit_code, trainer.global_step
     folder.pictures.mkdir(exist_ok=True)
-    curves(
-        {folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")},
-        folder.pictures / "curves.png",
-    )
+    curves({folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")}, folder.pictures / "curves.png")
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         return folder.summary("pretrain", "interrupted", steps, parts.files.last) | {"exit_code": code}
-    build.save_weights(folder.path / "weights", objective.model, objective.normalize, plan.geo.image_size)
+    save_weights(folder.path / "weights", objective.model, objective.normalize, job.geo.image_size)
     log.info(
-        "done: %d steps, val/loss %.4f; weights in %s",
-        steps,
-        parts.files.last["val/loss"],
-        folder.path / "weights",
+        "done: %d steps, val/loss %.4f; weights in %s", steps, parts.files.last["val/loss"], folder.path / "weights"
     )
     return folder.summary("pretrain", "done", steps, parts.files.last)
 

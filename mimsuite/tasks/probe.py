@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from omegaconf import DictConfig
 
-from mimsuite import app, build
+from mimsuite import app, build, build_model
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
@@ -122,7 +122,7 @@ def table(probe: Probe) -> list[Row]:
 
     weights, index, size, pool = probe.weights, probe.index, probe.image_size, probe.pool
     device = build.torch_device()
-    normalize = build.normalizer(index, weights).to(device)
+    normalize = build_model.normalizer(index, weights).to(device)
     how = f"{size} {normalize.mean.flatten().tolist()} {normalize.std.flatten().tolist()} {normalize.maximum}"
 
     def features(kind: str, encoder: nn.Module | None, part: Selection) -> Features:
@@ -142,11 +142,11 @@ def table(probe: Probe) -> list[Row]:
         train, test = (features(kind, encoder, part) for part in (probe.train, probe.test))
         return measure(kind, train, test, device)
 
-    config = build.config_of(weights)
-    rows = [row("pretrained", build.encoder(weights, config, size).to(device))]
+    config = build_model.config_of(weights)
+    rows = [row("pretrained", build_model.encoder(weights, config, size).to(device))]
     if probe.baselines:
         torch.manual_seed(probe.seed)
-        rows.append(row("random initialisation", build.encoder(None, config, size).to(device)))
+        rows.append(row("random initialisation", build_model.encoder(None, config, size).to(device)))
         rows.append(row(f"{PIXELS}x{PIXELS} pixels", None))
     return rows
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mimsuite import app, build
+from mimsuite import app, build, build_model
 from mimsuite.data.decode import DecodeError
 from mimsuite.data.open import open_data
 from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
@@ -35,7 +35,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     count, seed = whole(cfg, "count"), whole(cfg, "seed", least=0)
     trusted = trusted_targets(cfg, overrides)
     weights = find_weights(cfg.init)
-    config = build.config_of(weights)
+    config = build_model.config_of(weights)
     size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
     unit = mask_unit(cfg, size, config.mask_stride)
     sampler = instantiate(OmegaConf.create({k: v for k, v in cfg.mask.items() if k != "unit"}), trusted)
@@ -51,8 +51,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     grid = (size[0] // unit, size[1] // unit)
     mask = torch.stack([sampler(grid, generator.manual_seed(mix(seed, hash_key(name)))) for name, _ in found])
     device = build.torch_device()
-    model = build.trained_model(weights, config, size).to(device)
-    normalize = build.normalizer_of(weights).to(device)
+    model = build_model.trained_model(weights, config, size).to(device)
+    normalize = build_model.normalizer_of(weights).to(device)
     result = reconstruct(partial(predict, model), normalize, images.to(device), mask.to(device))
     out.parent.mkdir(parents=True, exist_ok=True)
     result.sheet(f"{cfg.init}: {cfg.images or 'emoji-64'}").save(out)

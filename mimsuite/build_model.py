@@ -1,0 +1,207 @@
+"""Turns model configs and `init=` into models, and models into Hugging Face folders."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from mimsuite.errors import InputError
+from mimsuite.init_weights import Weights
+from mimsuite.instantiate import instantiate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mimsuite.data.index import DataIndex
+    from mimsuite.models.tasks import ForMaskedImageModeling
+    from mimsuite.normalize import Normalize
+    from mimsuite.weights.huggingface import Pretrained
+
+log = logging.getLogger("mimsuite")
+
+
+def model_config(
+    cfg: DictConfig,
+    weights: Weights | None,
+    overrides: Sequence[str],
+    trusted: Sequence[str],
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> Any:
+    """The model's config object; needs no torch.
+
+    It comes from the weights, unless there are none or the command line names a model.
+
+    Args:
+        image_size: `(H, W)` of this run; None for the model's own.
+        channels: of the data; None for the model's own.
+
+    Raises:
+        InputError: a field of the wrong value, or one that the model does not have; weights for other channels.
+    """
+    named = any(o.lstrip("+").startswith(("model=", "model.")) for o in overrides)
+    if weights is not None and not named:
+        config = config_of(weights)
+        if channels not in (None, config.num_channels):
+            raise InputError(
+                f"init={weights.init} takes {config.num_channels} channels but the images have {channels}; "
+                "use other weights or other data"
+            )
+        if image_size is not None and hasattr(config, "image_size"):
+            config.image_size = side(image_size)
+        return config
+    sizes: dict[str, Any] = {}
+    if image_size is not None and "image_size" in cfg.model:
+        sizes["image_size"] = side(image_size)
+    if channels is not None:
+        sizes["num_channels"] = channels
+    return instantiate(cfg.model, trusted, **sizes)
+
+
+def config_of(weights: Weights) -> Any:
+    """The config object of weights, at their own image size; needs no torch."""
+    from mimsuite.models import AutoConfig
+
+    return AutoConfig.from_dict(weights.config)
+
+
+def side(size: tuple[int, int]) -> int | list[int]:
+    """A size as Hugging Face's configs have it: one number for a square."""
+    return size[0] if size[0] == size[1] else list(size)
+
+
+def masked_model(
+    config: Any, weights: Weights | None, head: DictConfig, trusted: Sequence[str]
+) -> ForMaskedImageModeling:
+    """A masked image model: fresh, or with the encoder (and the decoder, if there is one) of `init=`."""
+    from mimsuite.models import AutoModelForMaskedImageModeling
+
+    make_head = instantiate(head, trusted)
+    if weights is None:
+        fresh: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(config, head=make_head)
+        return fresh
+    model: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(
+        at_native_size(config, weights), head=make_head
+    )
+    fill(model, weights)
+    if hasattr(config, "image_size"):
+        model.encoder.set_image_size(config.image_size)
+    return model
+
+
+def at_native_size(config: Any, weights: Weights) -> Any:
+    """A copy of the config at the image size of the weights."""
+    native = copy.copy(config)
+    if hasattr(native, "image_size"):
+        native.image_size = weights.config["image_size"]
+    return native
+
+
+def trained_model(weights: Weights, config: Any, image_size: tuple[int, int]) -> ForMaskedImageModeling:
+    """A trained masked image model, in evaluation mode, at `image_size = (H, W)` pixels.
+
+    Raises:
+        InputError: weights without a decoder.
+    """
+    from mimsuite.models import AutoModelForMaskedImageModeling
+
+    if not any(name.startswith("decoder.") for name in weights.state()):
+        raise InputError(f"init={weights.init} has no decoder, so it predicts no pixels; use a pretraining run")
+    model: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
+    fill(model, weights)
+    model.encoder.set_image_size(image_size)
+    model.eval()
+    return model
+
+
+def encoder(weights: Weights | None, config: Any, image_size: tuple[int, int]) -> nn.Module:
+    """A frozen encoder by the contract of `mimsuite.types`, with the weights, or at random initialisation for None.
+
+    Args:
+        config: the config of the weights, at their own image size.
+        image_size: `(H, W)` pixels to encode at.
+    """
+    from mimsuite.models import AutoModelForMaskedImageModeling
+
+    model = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
+    if weights is not None:
+        fill(model, weights)
+    model.encoder.set_image_size(image_size)
+    found: nn.Module = model.encoder.requires_grad_(False).eval()
+    return found
+
+
+def load_model(weights: Weights) -> Pretrained:
+    """The model that a folder names in `architectures`, else its bare encoder; a checkpoint's masked image model."""
+    from mimsuite import models
+    from mimsuite.weights.huggingface import Pretrained
+
+    config = config_of(weights)
+    name = (weights.config.get("architectures") or [""])[0]
+    found = getattr(models, name) if name in models.__all__ else None
+    if weights.checkpoint is not None:
+        model = models.AutoModelForMaskedImageModeling.from_config(config)
+    elif isinstance(found, type) and issubclass(found, Pretrained) and isinstance(config, found.config_class):
+        model = found(config)
+    else:
+        model = models.AutoModel.from_config(config)
+    fill(model, weights)
+    loaded: Pretrained = model
+    return loaded
+
+
+def fill(model: Pretrained, weights: Weights) -> None:
+    """Copies weights into a model; what is fresh or left over is said in one log line.
+
+    Raises:
+        InputError: weights of another model.
+    """
+    from mimsuite.weights.huggingface import load_state
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_state(model, weights.state(), weights.init)
+    for warning in caught:
+        log.info("weights   %s", warning.message)
+
+
+def normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
+    """Normalisation by the statistics of the weights, where they are written down, else of the data."""
+    from mimsuite.normalize import Normalize
+
+    mean, std = (weights and weights.statistics) or (index.mean, index.std)
+    return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255)
+
+
+def normalizer_of(weights: Weights) -> Normalize:
+    """Normalisation as the weights were trained with; 0.5 and 0.5 where nothing says more, as Hugging Face's ViT."""
+    from mimsuite.normalize import Normalize
+
+    half = (0.5,) * int(weights.config.get("num_channels", 3))
+    mean, std = weights.statistics or (half, half)
+    return Normalize(mean, std, round(1 / weights.preprocessor.get("rescale_factor", 1 / 255)))
+
+
+def preprocessor(normalize: Normalize, image_size: tuple[int, int]) -> Any:
+    """The image processor that prepares images as training did."""
+    from mimsuite.models import ViTImageProcessor
+
+    return ViTImageProcessor(
+        size={"height": image_size[0], "width": image_size[1]},
+        resample=3,
+        rescale_factor=1 / normalize.maximum,
+        image_mean=normalize.mean.flatten().tolist(),
+        image_std=normalize.std.flatten().tolist(),
+    )
+
+
+def save_weights(folder: Path, model: nn.Module, normalize: Normalize, image_size: tuple[int, int]) -> None:
+    """Writes a Hugging Face folder: `config.json`, `model.safetensors`, `preprocessor_config.json`."""
+    model.save_pretrained(folder)  # type: ignore[operator]
+    preprocessor(normalize, image_size).save_pretrained(folder)
