@@ -146,6 +146,22 @@ def test_an_interrupted_run_resumes_to_the_bit(run, tmp_path):
     assert same(weights(out), weights(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+def test_a_signal_before_the_first_step_still_commits_a_checkpoint(number, code, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=0"]
+    command += [f"{key}={value}" for key, value in (NANO | {"steps": 500, "loader.val_limit": 303}).items()]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not (out / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert json.loads((out / "summary.json").read_text())["steps"] >= 1
+    assert (out / "checkpoints" / "latest.json").exists()
+
+
 def test_resuming_refuses_what_would_change_the_result(run):
     from mimsuite.errors import InputError
 

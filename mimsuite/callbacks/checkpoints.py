@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,11 +35,18 @@ class Checkpoints(Callback):
         self._saved = -1
         self._before: dict[signal.Signals, Any] = {}
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens for signals from the first validation on."""
+        self._listen()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals; a resumed run's checkpoint counts as saved."""
         self._saved = trainer.global_step
-        for number in EXIT_CODES:
-            self._before[number] = signal.signal(number, self._stop)
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._before and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._stop) for number in EXIT_CODES}
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.exit_code and number == signal.SIGINT:
@@ -54,6 +62,7 @@ class Checkpoints(Callback):
             return
         if self.exit_code:
             trainer.should_stop = True
+            trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
         if self.exit_code or step % self.every == 0 or step == trainer.max_steps:
             trainer.save_checkpoint(self.folder / f"step_{step:09d}.ckpt")
             self._saved = step

@@ -171,6 +171,8 @@ def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: 
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")  # Lightning against torch 2.13
         try:
             trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from error
         except torch.OutOfMemoryError as error:
             raise RunError(
                 f"the device is out of memory at micro_batch={micro}; use micro_batch={max(1, micro // 2)}"
