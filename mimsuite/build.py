@@ -199,7 +199,7 @@ def trainer(job: Job, folder: RunFolder, compute: Compute, *, step: int, imports
         job: the run.
         folder: where it writes.
         compute: how it computes.
-        step: optimizer steps done before, for a resumed run.
+        step: optimizer steps done before, for a resumed run; -1 for none.
         imports: seconds that importing torch, lightning and wandb took.
     """
     from mimsuite.callbacks.checkpoints import Checkpoints

@@ -31,10 +31,10 @@ class FileLogger(Logger):
 
     Args:
         folder: the run folder.
-        step: figures of later steps are dropped first, because a resumed run writes them again.
+        step: figures of later steps are dropped first, because a resumed run writes them again; -1 drops all.
     """
 
-    def __init__(self, folder: Path, step: int = 0) -> None:
+    def __init__(self, folder: Path, step: int = -1) -> None:
         super().__init__()
         self._jsonl, self._csv = folder / "metrics.jsonl", folder / "metrics.csv"
         rows = [json.loads(line) for line in self._jsonl.read_text().splitlines()] if self._jsonl.exists() else []

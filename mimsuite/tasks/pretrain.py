@@ -112,8 +112,8 @@ def import_heavy() -> float:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """The optimizer steps done when a checkpoint was committed; 0 for none."""
-    return 0 if checkpoint is None else int(checkpoint.stem.rpartition("_")[2])
+    """The optimizer steps done when a checkpoint was committed; -1 for none: figures of step 0 are written again."""
+    return -1 if checkpoint is None else int(checkpoint.stem.rpartition("_")[2])
 
 
 def native_size(config: Any) -> tuple[int, int] | None:
