@@ -28,7 +28,10 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     stored = OmegaConf.load(Path(cfg.out) / "config.yaml")
     assert isinstance(stored, DictConfig)
     OmegaConf.set_struct(stored, False)
+    before = first_overrides(cfg)
     for override in overrides:
+        if override in before:
+            continue
         key = override.partition("=")[0].lstrip("+~")
         old, new = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
         if key == "steps" and isinstance(new, int) and isinstance(old, int):
@@ -46,6 +49,11 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             )
     stored.out, stored.resume, stored.overwrite = cfg.out, True, False
     return stored
+
+
+def first_overrides(cfg: DictConfig) -> list[str]:
+    """The `key=value` arguments that the run in `cfg.out` was started with."""
+    return (Path(cfg.out) / "overrides.txt").read_text().splitlines()
 
 
 def same_path(key: str, old: object, new: object) -> bool:

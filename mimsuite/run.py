@@ -172,11 +172,14 @@ class RunFolder:
 
         Args:
             cfg: the composed config of the run.
-            overrides: the command line's `key=value` arguments.
+            overrides: the command line's `key=value` arguments; a resumed run's are added to the first ones.
             devices: what the run trains on, for `environment.json`.
         """
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        write_text(self.path / "overrides.txt", "".join(f"{line}\n" for line in overrides))
+        file = self.path / "overrides.txt"
+        lines = file.read_text().splitlines() if self.resumed else []
+        lines += [line for line in overrides if line not in (*lines, "resume=true")]
+        write_text(file, "".join(f"{line}\n" for line in lines))
         write_json(self.path / "environment.json", environment() | devices)
 
     def log_to_file(self) -> None:

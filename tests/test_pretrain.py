@@ -170,10 +170,11 @@ def test_resuming_refuses_what_would_change_the_result(run):
         api.call("pretrain", {"out": str(run[0]), "resume": True, "lr": 0.1})
 
 
-def test_a_finished_run_resumes_to_nothing(run):
-    before = weights(run[0])
-    assert api.call("pretrain", {"out": str(run[0]), "resume": True})["status"] == "done"
+def test_a_finished_run_resumes_to_nothing_also_by_the_whole_command(run):
+    before, overrides = weights(run[0]), (run[0] / "overrides.txt").read_text()
+    assert pretrain(run[0], workers=0, resume=True)["status"] == "done"
     assert same(before, weights(run[0]))
+    assert (run[0] / "overrides.txt").read_text() == overrides
 
 
 def test_weights_load_again_and_in_transformers(run):

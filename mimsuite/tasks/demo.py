@@ -93,36 +93,40 @@ def write_images(folder: Path, count: int) -> None:
         Image.open(io.BytesIO(sample.data)).save(place / f"{sample.key}.png")
 
 
-def flat_loss(init: Path) -> float:
+def flat_loss(run: Path) -> float:
     """The masked validation loss of predicting, in each image, the mean colour of its visible pixels.
 
-    Same images, same masks as the validation of the run in `init`.
+    Same images, same crops, same masks as the validation of the pretraining run in `run`.
     """
     import torch
     from omegaconf import OmegaConf
 
     from mimsuite import build_model
-    from mimsuite.data.datamodule import eval_loader
+    from mimsuite.data.augment import CenterCrop
+    from mimsuite.data.datamodule import ImageData
     from mimsuite.data.open import open_data
     from mimsuite.init_weights import find_weights
     from mimsuite.masking import RandomMask
     from mimsuite.metrics import visible_mean_loss
 
-    cfg = OmegaConf.load(init / "config.yaml")
-    index = open_data(None)
-    normalize = build_model.normalizer_of(find_weights(str(init)))
-    loader = eval_loader(
-        index,
-        index.select("curve"),
-        image_size=tuple(cfg.image_size),
-        batch=cfg.micro_batch,
-        workers=0,
-        labels=False,
-        mask=RandomMask(cfg.mask.ratio),
+    cfg = OmegaConf.load(run / "config.yaml")
+    size = (cfg.image_size[0], cfg.image_size[1])
+    normalize = build_model.normalizer_of(find_weights(str(run)))
+    data = ImageData(
+        open_data(cfg.data),
+        image_size=size,
         mask_unit=cfg.mask.unit,
+        train_transform=CenterCrop(size),
+        mask=RandomMask(cfg.mask.ratio),
+        batch=cfg.micro_batch,
+        micro_batch=cfg.micro_batch,
+        steps=1,
+        seed=0,
+        workers=0,
+        val_limit=cfg.loader.val_limit,
     )
     total, images = torch.zeros(()), 0
-    for batch in loader:
+    for batch in data.val_dataloader():
         assert batch.mask is not None
         total += visible_mean_loss(normalize(batch.images), batch.mask) * len(batch.images)
         images += len(batch.images)

@@ -18,7 +18,7 @@ from mimsuite.data.open import open_data
 from mimsuite.errors import InputError, RunError
 from mimsuite.init_weights import find_weights
 from mimsuite.instantiate import trusted_targets
-from mimsuite.resume import continue_config
+from mimsuite.resume import continue_config, first_overrides
 from mimsuite.run import RunFolder, check_out, speak
 from mimsuite.settings import (
     PRECISIONS,
@@ -49,7 +49,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     speak()
     resume, overwrite = check_flag(cfg, "resume"), check_flag(cfg, "overwrite")
+    given = list(overrides)
     if check_out(cfg.out, resume=resume, overwrite=overwrite) and resume:
+        given = [*first_overrides(cfg), *given]
         cfg = continue_config(cfg, overrides)
     trusted = trusted_targets(cfg, overrides)
     check_choice(cfg, "precision", PRECISIONS)
@@ -59,9 +61,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"devices={cfg.devices}: this version trains on one device; use devices=1")
     index = open_data(cfg.data)
     weights = find_weights(cfg.init) if cfg.init is not None else None
-    draft = model_config(cfg, weights, overrides, trusted)
+    draft = model_config(cfg, weights, given, trusted)
     geo = geometry(cfg, index, native=native_size(draft), cell=draft.mask_stride)
-    config = model_config(cfg, weights, overrides, trusted, geo.image_size, geo.channels)
+    config = model_config(cfg, weights, given, trusted, geo.image_size, geo.channels)
     pace = budget(cfg, index.num_samples(index.select("train")))
     with RunFolder(cfg.out, resume=resume, overwrite=overwrite) as folder:
         folder.log_to_file()
