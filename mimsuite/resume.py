@@ -53,7 +53,8 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def first_overrides(cfg: DictConfig) -> list[str]:
     """The `key=value` arguments that the run in `cfg.out` was started with."""
-    return (Path(cfg.out) / "overrides.txt").read_text().splitlines()
+    file = Path(cfg.out) / "overrides.txt"
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def same_path(key: str, old: object, new: object) -> bool:
