@@ -256,6 +256,26 @@ def test_a_hub_repository_of_torch_archives_is_read(hub_cache):
     assert torch.equal(ViTModel.from_pretrained("hf:someone/tiny-vit").layernorm.weight, model.layernorm.weight)
 
 
+@pytest.mark.parametrize("has_safetensors", [True, False])
+def test_torch_archives_are_downloaded_only_without_safetensors(tmp_path, monkeypatch, has_safetensors):
+    hub = pytest.importorskip("huggingface_hub")
+    randomised(ViTModel).save_pretrained(tmp_path)
+    state = ViTModel.from_pretrained(tmp_path).state_dict()
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append("pytorch_model*.bin" in allow_patterns)
+        if asked[-1]:
+            torch.save(state, tmp_path / "pytorch_model.bin")
+        return str(tmp_path)
+
+    if not has_safetensors:
+        (tmp_path / "model.safetensors").unlink()
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    ViTModel.from_pretrained("hf:someone/tiny-vit")
+    assert asked == ([False] if has_safetensors else [False, True])
+
+
 @pytest.mark.parametrize("name", ["hf:someone/else", "someone/else"])
 def test_what_is_neither_a_folder_nor_cached_is_named_in_one_line(hub_cache, name):
     with pytest.raises(InputError, match="someone/else' is neither a folder nor") as error:
