@@ -70,6 +70,7 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
         InputError: a key or value that the config does not take.
     """
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -78,11 +79,15 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
     from mimsuite.hints import explain
 
     overrides = [f"{key}={hydra_value(value)}" for key, value in values.items() if value is not None]
+    outer = GlobalHydra.instance().hydra  # ours in `demo`, or the caller's own application
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             cfg = compose(config_name=task, overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error, task)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
     os.environ.pop("MIMSUITE_STARTED", None)  # from here on the command's start says nothing about this task
     module = importlib.import_module(f"mimsuite.tasks.{task}")
     result: dict[str, Any] = module.run(cfg, overrides)
