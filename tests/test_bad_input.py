@@ -98,7 +98,7 @@ def no_image(shards, tmp_path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (missing_folder, "does not exist"),
+        (missing_folder, "is not there"),
         (empty_folder, "data="),
         (no_image, "data="),
         (cut_shard, "train-000000.tar"),
