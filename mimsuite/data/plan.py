@@ -24,8 +24,6 @@ class Plan:
 
     An epoch has samples // batch steps, whatever the lanes; other samples are left over in the next epoch.
 
-
-
     Attributes:
         steps_per_epoch: global batches of an epoch.
     """
@@ -131,5 +129,4 @@ class _Lane:
             order = permutation(int(ends[-1]), mix(self._seed, number))
             numbers = np.arange(int(ends[-1])) + np.repeat(starts - (ends - sizes), sizes)
             self._cached = (number, numbers[order])
-
         return self._cached[1]
