@@ -26,7 +26,19 @@ log = logging.getLogger("mimsuite")
 WANDB_PATIENCE = 10.0
 
 
-class FileLogger(Logger):
+class _Sink(Logger):
+    """What Lightning asks of a logger and ours have no use for."""
+
+    @property
+    def version(self) -> str:
+        """Unused."""
+        return "0"
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `config.yaml` holds them, and wandb got the config when it began."""
+
+
+class FileLogger(_Sink):
     """Appends each set of figures to `metrics.jsonl` and to `metrics.csv` (columns `step` and the metric names).
 
     Args:
@@ -50,15 +62,6 @@ class FileLogger(Logger):
     def name(self) -> str:
         """The logger's name, for Lightning."""
         return "files"
-
-    @property
-    def version(self) -> str:
-        """Unused; Lightning asks for it."""
-        return "0"
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `config.yaml` holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -85,7 +88,7 @@ class FileLogger(Logger):
         write_text(self._csv, text.getvalue())
 
 
-class WandbLogger(Logger):
+class WandbLogger(_Sink):
     """wandb as a guest: it never prompts, never ends a run, and costs at most ten seconds when it cannot be reached.
 
     Online only if a key is there (`WANDB_API_KEY`, or a netrc entry for its server) and `WANDB_MODE` does not say
@@ -161,15 +164,6 @@ class WandbLogger(Logger):
     def name(self) -> str:
         """The logger's name, for Lightning."""
         return "wandb"
-
-    @property
-    def version(self) -> str:
-        """Unused; Lightning asks for it."""
-        return "0"
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the config went in with `wandb.init`."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -149,3 +149,15 @@ def test_grey_16_bit_tiffs_stay_16_bit(tmp_path):
         Image.fromarray(values).save(tmp_path / "images" / f"{i}.tif")
     index = pack(tmp_path / "images", tmp_path / "out")
     assert (index.dtype, index.channels) == ("uint16", 1)
+
+
+def test_reconstruct_reads_16_bit_images_for_a_16_bit_model(tmp_path):
+    config = ViTConfig(**SIZES, image_size=16, patch_size=8, encoder_stride=8, num_channels=1)
+    ViTForMaskedImageModeling(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(
+        size={"height": 16, "width": 16}, rescale_factor=1 / 65535, image_mean=[0.5], image_std=[0.5]
+    ).save_pretrained(tmp_path / "vit")
+    Image.fromarray(np.full((16, 16), 65535, np.uint16)).save(tmp_path / "white.tif")
+    api.reconstruct(init=str(tmp_path / "vit"), images=str(tmp_path / "white.tif"), out=str(tmp_path / "x.png"))
+    with Image.open(tmp_path / "x.png") as sheet:
+        assert sheet.convert("RGB").getpixel((40, 100)) == (255, 255, 255)

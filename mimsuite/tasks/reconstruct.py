@@ -46,13 +46,15 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from mimsuite.objectives.mim import predict
     from mimsuite.reconstruct import reconstruct
 
-    images = torch.stack([picture(name, data, size, config.num_channels) for name, data in found])
+    normalize = build_model.normalizer_of(weights)
+    dtype = "uint16" if normalize.maximum > 255 else "uint8"
+    images = torch.stack([picture(name, data, size, config.num_channels, dtype) for name, data in found])
     generator = torch.Generator()
     grid = (size[0] // unit, size[1] // unit)
     mask = torch.stack([sampler(grid, generator.manual_seed(mix(seed, hash_key(name)))) for name, _ in found])
     device = build.torch_device()
     model = build_model.trained_model(weights, config, size).to(device)
-    normalize = build_model.normalizer_of(weights).to(device)
+    normalize = normalize.to(device)
     result = reconstruct(partial(predict, model), normalize, images.to(device), mask.to(device))
     out.parent.mkdir(parents=True, exist_ok=True)
     result.sheet(f"{cfg.init}: {cfg.images or 'emoji-64'}").save(out)
@@ -87,11 +89,11 @@ def find_images(images: str | None, count: int) -> list[Named]:
     return [(s.key, s.data) for s in raw_samples(index, index.select("curve"), count)]
 
 
-def picture(name: str, data: bytes, size: tuple[int, int], channels: int) -> Tensor:
+def picture(name: str, data: bytes, size: tuple[int, int], channels: int, dtype: str) -> Tensor:
     """Decodes an image and takes the largest central part with the right proportions.
 
     Returns:
-        `(C, H, W)` uint8.
+        `(C, H, W)` uint8, or int32 where `dtype` is "uint16".
 
     Raises:
         InputError: the image cannot be decoded.
@@ -105,7 +107,7 @@ def picture(name: str, data: bytes, size: tuple[int, int], channels: int) -> Ten
     try:
         image = open_image(data)
         pixels = image.pixels(crop.box(image.height, image.width, generator), size)
-        return crop(conform(pixels, channels, "uint8"), generator)
+        return crop(conform(pixels, channels, dtype), generator)
     except DecodeError as error:
         raise InputError(f"image {name} cannot be decoded: {error}; leave it out or mend it") from error
 
