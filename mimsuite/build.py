@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mimsuite.data.datamodule import ImageData
     from mimsuite.data.index import DataIndex
     from mimsuite.loggers import FileLogger, WandbLogger
+    from mimsuite.masking import MaskSampler
     from mimsuite.models.tasks import ForMaskedImageModeling
     from mimsuite.normalize import Normalize
     from mimsuite.objectives.mim import MIMObjective
@@ -160,18 +161,23 @@ def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> 
     return made
 
 
+def mask_sampler(cfg: DictConfig, trusted: Sequence[str]) -> MaskSampler:
+    """What draws the masks; `mask.unit` is for the geometry alone."""
+    made: MaskSampler = instantiate(OmegaConf.create({k: v for k, v in cfg.mask.items() if k != "unit"}), trusted)
+    return made
+
+
 def image_data(job: Job, micro_batch: int) -> ImageData:
     """The loaders of a run."""
     from mimsuite.data.datamodule import ImageData
 
     cfg, geo = job.cfg, job.geo
-    mask = OmegaConf.create({k: v for k, v in cfg.mask.items() if k != "unit"})
     return ImageData(
         job.index,
         image_size=geo.image_size,
         mask_unit=geo.mask_unit,
         train_transform=instantiate(cfg.augment, job.trusted, size=list(geo.image_size)),
-        mask=instantiate(mask, job.trusted),
+        mask=mask_sampler(cfg, job.trusted),
         batch=job.pace.batch,
         micro_batch=micro_batch,
         steps=job.pace.steps,

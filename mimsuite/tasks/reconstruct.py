@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mimsuite import app, build, build_model
 from mimsuite.data.decode import DecodeError
@@ -16,7 +16,7 @@ from mimsuite.data.open import open_data
 from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
 from mimsuite.init_weights import find_weights
-from mimsuite.instantiate import instantiate, trusted_targets
+from mimsuite.instantiate import trusted_targets
 from mimsuite.run import check_picture, speak
 from mimsuite.settings import FALLBACK_SIZE, check_flag, mask_unit, sides, whole
 
@@ -38,7 +38,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config = build_model.config_of(weights)
     size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
     unit = mask_unit(cfg, size, config.mask_stride)
-    sampler = instantiate(OmegaConf.create({k: v for k, v in cfg.mask.items() if k != "unit"}), trusted)
+    sampler = build.mask_sampler(cfg, trusted)
     found = find_images(cfg.images, count)
     import torch
 
