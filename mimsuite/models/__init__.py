@@ -10,15 +10,33 @@ from typing import Any
 
 _HOMES = {
     "auto": (
+        "AutoBackbone",
         "AutoConfig",
         "AutoImageProcessor",
         "AutoModel",
         "AutoModelForImageClassification",
         "AutoModelForMaskedImageModeling",
     ),
-    "config": ("ViTConfig",),
-    "processing": ("ViTFeatureExtractor", "ViTImageProcessor", "ViTImageProcessorFast"),
-    "tasks": ("ViTForImageClassification", "ViTForMaskedImageModeling", "ViTModel"),
+    "config": ("BitConfig", "CvtConfig", "ViTConfig"),
+    "processing": (
+        "BitImageProcessor",
+        "ConvNextImageProcessor",
+        "ViTFeatureExtractor",
+        "ViTImageProcessor",
+        "ViTImageProcessorFast",
+    ),
+    "tasks": (
+        "BitBackbone",
+        "BitForImageClassification",
+        "BitForMaskedImageModeling",
+        "BitModel",
+        "CvtForImageClassification",
+        "CvtForMaskedImageModeling",
+        "CvtModel",
+        "ViTForImageClassification",
+        "ViTForMaskedImageModeling",
+        "ViTModel",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

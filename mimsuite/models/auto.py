@@ -19,6 +19,21 @@ FAMILIES: dict[str, dict[str, str]] = {
         "image classification": "ViTForImageClassification",
         "image processor": "ViTImageProcessor",
     },
+    "cvt": {
+        "config": "CvtConfig",
+        "model": "CvtModel",
+        "masked image modeling": "CvtForMaskedImageModeling",
+        "image classification": "CvtForImageClassification",
+        "image processor": "ConvNextImageProcessor",
+    },
+    "bit": {
+        "config": "BitConfig",
+        "model": "BitModel",
+        "masked image modeling": "BitForMaskedImageModeling",
+        "image classification": "BitForImageClassification",
+        "backbone": "BitBackbone",
+        "image processor": "BitImageProcessor",
+    },
 }
 # Names that files give, without "Fast" or "Pil", and those of old files.
 PROCESSORS = {"ViTImageProcessor": "ViTImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
@@ -84,6 +99,12 @@ class AutoModelForImageClassification(_AutoModel):
     task = "image classification"
 
 
+class AutoBackbone(_AutoModel):
+    """Encoder that gives the maps of chosen stages."""
+
+    task = "backbone"
+
+
 class AutoImageProcessor:
     """The image processor of a folder."""
 
@@ -114,6 +135,7 @@ class AutoImageProcessor:
 
 
 def _class_of(model_type: Any, what: str) -> Any:
-    if model_type not in FAMILIES:
-        raise InputError(f"model_type={model_type!r} is not one of {', '.join(sorted(FAMILIES))}")
+    known = sorted(name for name, names in FAMILIES.items() if what in names)
+    if model_type not in known:
+        raise InputError(f"model_type={model_type!r} is not one of {', '.join(known)}, which have a class for {what}")
     return getattr(import_module("mimsuite.models"), FAMILIES[model_type][what])
