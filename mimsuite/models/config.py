@@ -1,241 +1,19 @@
-"""Model configurations: Hugging Face's field names, checked when made; read from and written as JSON.
-
-Imports no torch, so that a bad configuration is reported at once.
-"""
+"""The configurations of the families: Hugging Face's field names, checked when made. Imports no torch."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
+import math
+from dataclasses import InitVar, dataclass, field
 from typing import Any, ClassVar, Self
 
 from mimsuite.errors import InputError
-from mimsuite.models.source import find_folder, read_json
+from mimsuite.models.config_base import Activation, ModelConfig, Side, pair
 
-ACTIVATION_NAMES = (
-    "gelu",
-    "gelu_new",
-    "gelu_pytorch_tanh",
-    "quick_gelu",
-    "relu",
-    "selu",
-    "silu",
-    "swish",
-    "tanh",
-)
-ATTENTION_NAMES = ("auto", "sdpa", "eager")
 INIT_SCHEMES = ("hf", "simmim")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-
-Activation = str | Callable[..., Any]
-Side = int | list[int]
-
-
-@dataclass(kw_only=True)
-class ModelConfig:
-    """What every family's configuration holds.
-
-    Attributes:
-        num_labels: outputs of a classifier; None: as many as `id2label`, else 2. 0: the classifier is the
-            identity.
-        id2label: class names by number; default `LABEL_0`, `LABEL_1`, ...
-        label2id: the reverse.
-        problem_type: None (inferred from the labels at each call) or one of `PROBLEM_TYPES`.
-        output_hidden_states: default of the forward argument.
-        output_attentions: default of the forward argument.
-        return_dict: False: forward returns a tuple.
-        architectures: class names of the weights beside the file.
-        dtype: of the weights beside the file, such as "float32" (files may say `torch_dtype`).
-        transformers_version: kept as it was read.
-        attn_implementation: "auto", "sdpa" or "eager"; how to compute, so never written to `config.json`.
-
-    Raises:
-        InputError: a value that is not allowed (a ValueError), naming field, value and what is.
-        TypeError: a value of the wrong type.
-    """
-
-    model_type: ClassVar[str] = ""
-    ours_only: ClassVar[frozenset[str]] = frozenset()
-
-    num_labels: int = None  # type: ignore[assignment]  # an int after __post_init__
-    id2label: dict[int, str] = None  # type: ignore[assignment]
-    label2id: dict[str, int] = None  # type: ignore[assignment]
-    problem_type: str | None = None
-    output_hidden_states: bool = False
-    output_attentions: bool = False
-    return_dict: bool = True
-    architectures: list[str] | None = None
-    dtype: str | None = None
-    transformers_version: str | None = None
-    attn_implementation: str = "auto"
-
-    def __post_init__(self) -> None:
-        self._fill_labels()
-        if self.problem_type is not None:
-            self._check_choice("problem_type", PROBLEM_TYPES)
-        for name in ("output_hidden_states", "output_attentions", "return_dict"):
-            self._check_bool(name)
-        self._check_choice("attn_implementation", ATTENTION_NAMES)
-        if self.dtype is not None:
-            self.dtype = str(self.dtype).removeprefix("torch.")
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
-        """Makes a configuration from the content of a `config.json`.
-
-        Fields that we do not know are kept as attributes and written back. `overrides` win; a new
-        `num_labels` makes new label names.
-
-        Raises:
-            InputError: an override that is no field, or a `model_type` of another family.
-        """
-        known = {f.name for f in fields(cls)}
-        overrides = dict(overrides)
-        if "torch_dtype" in overrides:
-            overrides["dtype"] = overrides.pop("torch_dtype")
-        for name in overrides:
-            if name not in known and name not in data:
-                raise InputError(f"{cls.__name__} has no field {name!r}; fields: {', '.join(sorted(known))}")
-        values = {k: v for k, v in data.items() if k != "model_type"}
-        found = data.get("model_type", cls.model_type)
-        if found != cls.model_type:
-            raise InputError(
-                f"model_type={found!r} is not {cls.model_type!r}, the one {cls.__name__} reads; use AutoConfig"
-            )
-        if "torch_dtype" in values:
-            values.setdefault("dtype", values.pop("torch_dtype"))
-            values.pop("torch_dtype", None)
-        labels = overrides.get("num_labels")
-        if labels is not None and labels != len(values.get("id2label") or {}):
-            values = {k: v for k, v in values.items() if k not in ("id2label", "label2id", "num_labels")}
-        values |= overrides
-        config = cls(**{k: v for k, v in values.items() if k in known})
-        for name in sorted(values.keys() - known):
-            if hasattr(cls, name):
-                raise InputError(f"config.json has the field {name!r}, which is a method here; rename or remove it")
-            setattr(config, name, values[name])
-        return config
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **overrides: Any) -> Self:
-        """Reads `config.json` of a folder or of `hf:ORG/NAME`.
-
-        `overrides` are fields that win over the file.
-        """
-        return cls.from_dict(read_json(find_folder(source) / "config.json"), **overrides)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns what `config.json` holds: common and ours-only fields only where not the default.
-
-        Raises:
-            InputError: an activation that is a function, which has no written form.
-        """
-        data: dict[str, Any] = {"model_type": self.model_type}
-        optional = {f.name: f.default for f in fields(ModelConfig) if f.default is not MISSING}
-        optional |= {f.name: f.default for f in fields(self) if f.name in self.ours_only}
-        for name, value in vars(self).items():
-            if callable(value):
-                raise InputError(
-                    f"{name} is a function and cannot be written; use one of {', '.join(ACTIVATION_NAMES)}"
-                )
-            if name not in optional or value != optional[name]:
-                data[name] = _listed(value)
-        del data["num_labels"]
-        data.pop("attn_implementation", None)
-        if self.id2label == _default_labels(2) and self.label2id == {v: k for k, v in self.id2label.items()}:
-            del data["id2label"], data["label2id"]
-        return data
-
-    def to_json_string(self) -> str:
-        """Returns `config.json`: sorted keys, indent 2, newline at the end."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json` into `folder`, made if absent."""
-        path = Path(folder) / "config.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".config.json.{os.getpid()}")
-        part.write_text(self.to_json_string(), encoding="utf-8")
-        part.replace(path)
-
-    def _fill_labels(self) -> None:
-        for name in ("id2label", "label2id"):
-            if getattr(self, name) is not None and not isinstance(getattr(self, name), dict):
-                raise TypeError(f"{name} must be a dict, got {type(getattr(self, name)).__name__}")
-        if self.id2label is None and self.label2id is not None:
-            self.id2label = {int(v): k for k, v in self.label2id.items()}
-        if self.id2label is not None:
-            try:
-                self.id2label = {int(k): v for k, v in self.id2label.items()}
-            except (TypeError, ValueError):
-                raise InputError(f"id2label has keys {list(self.id2label)[:3]}; expected class numbers") from None
-            if self.num_labels is None:
-                self.num_labels = len(self.id2label)
-            elif self.num_labels != len(self.id2label):
-                raise InputError(
-                    f"num_labels={self.num_labels} but id2label names {len(self.id2label)} classes; give one of them"
-                )
-        if self.num_labels is None:
-            self.num_labels = 2
-        self._check_int("num_labels", low=0)
-        if self.id2label is None:
-            self.id2label = _default_labels(self.num_labels)
-        if self.label2id is None:
-            self.label2id = {v: k for k, v in self.id2label.items()}
-
-    def _check_int(self, name: str, low: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}")
-        if value < low:
-            raise InputError(f"{name}={value} must be at least {low}")
-
-    def _check_float(self, name: str, low: float, high: float = float("inf"), *, above: bool = False) -> None:
-        """`above`: `low` itself is not allowed."""
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name}={value!r} must be a number, got {type(value).__name__}")
-        if not low <= value <= high or (above and value == low):
-            raise InputError(
-                f"{name}={value} must be {'above' if above else 'at least'} {low}"
-                + (f" and at most {high}" * (high < float("inf")))
-            )
-
-    def _check_bool(self, name: str) -> None:
-        if not isinstance(getattr(self, name), bool):
-            raise TypeError(f"{name}={getattr(self, name)!r} must be true or false")
-
-    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in allowed:
-            raise InputError(f"{name}={value!r} is not one of {', '.join(allowed)}")
-
-    def _check_activation(self, name: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, str):
-            self._check_choice(name, ACTIVATION_NAMES)
-        elif not callable(value):
-            raise TypeError(f"{name}={value!r} must be a name or a function; names: {', '.join(ACTIVATION_NAMES)}")
-
-    def _check_side(self, name: str) -> None:
-        """One positive integer, or a pair of them, which becomes a list."""
-        value = getattr(self, name)
-        sides = list(value) if isinstance(value, list | tuple) else [value]
-        for side in sides:
-            if isinstance(side, bool) or not isinstance(side, int):
-                raise TypeError(f"{name}={value!r} must be an integer or a pair (height, width) of them")
-        if len(sides) > 2 or (isinstance(value, list | tuple) and len(sides) != 2) or min(sides) < 1:
-            raise InputError(f"{name}={value!r} must be a positive integer or a pair (height, width) of them")
-        if isinstance(value, tuple):
-            setattr(self, name, sides)
-
-
-def pair(side: Side) -> tuple[int, int]:
-    """Returns `(height, width)` of a side given as one number or as a pair."""
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
+PROJECTION_METHODS = ("dw_bn", "avg", "linear")
+LAYER_TYPES = ("preactivation", "bottleneck")
+PADDINGS = ("SAME", "VALID")
+OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
 @dataclass(kw_only=True)
@@ -353,14 +131,277 @@ class ViTConfig(ModelConfig):
             raise InputError(f"patch_size={self.patch_size} is larger than image_size={self.image_size}")
 
 
-def _default_labels(count: int) -> dict[int, str]:
-    return {i: f"LABEL_{i}" for i in range(count)}
+@dataclass(kw_only=True)
+class CvtConfig(ModelConfig):
+    """Convolutional vision transformer (Wu et al. 2021); the defaults are CvT-13. Lists have one entry per stage.
+
+    Attributes:
+        num_channels: C of the images.
+        patch_sizes: kernel of each stage's embedding convolution.
+        patch_stride: its stride.
+        patch_padding: its padding.
+        embed_dim: widths.
+        num_heads: must divide `embed_dim`.
+        depth: blocks.
+        mlp_ratio: hidden width of the MLP over `embed_dim`; `mlp_ratios` is taken as well.
+        attention_drop_rate: dropout on the attention probabilities.
+        drop_rate: dropout after the embedding, the attention's output and the MLP.
+        drop_path_rate: stochastic depth, rising linearly over a stage's blocks from 0 to this.
+        qkv_bias: biases of query, key and value.
+        cls_token: whether the stage has a class token; the last stage's serves the classifier.
+        qkv_projection_method: "dw_bn" (depthwise convolution and BatchNorm), "avg" (pooled keys and values) or
+            "linear".
+        kernel_qkv: kernel of these projections.
+        padding_kv: padding for keys and values.
+        stride_kv: stride for keys and values.
+        padding_q: padding for queries, which must keep the size of the map.
+        stride_q: stride for queries, 1.
+        initializer_range: standard deviation of fresh weights.
+        layer_norm_eps: kept, not used: every LayerNorm of CvT has 1e-5, in the paper's code and in Hugging Face's.
+        hidden_act: ours; activation of the MLP ("quick_gelu" in the paper's files).
+        encoder_stride: ours; pixels that the SimMIM head writes per cell; None: the product of `patch_stride`.
+    """
+
+    model_type: ClassVar[str] = "cvt"
+    ours_only: ClassVar[frozenset[str]] = frozenset({"hidden_act", "encoder_stride"})
+
+    num_channels: int = 3
+    patch_sizes: list[int] = field(default_factory=lambda: [7, 3, 3])
+    patch_stride: list[int] = field(default_factory=lambda: [4, 2, 2])
+    patch_padding: list[int] = field(default_factory=lambda: [2, 1, 1])
+    embed_dim: list[int] = field(default_factory=lambda: [64, 192, 384])
+    num_heads: list[int] = field(default_factory=lambda: [1, 3, 6])
+    depth: list[int] = field(default_factory=lambda: [1, 2, 10])
+    mlp_ratio: list[float] = field(default_factory=lambda: [4.0, 4.0, 4.0])
+    attention_drop_rate: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    drop_rate: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    drop_path_rate: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.1])
+    qkv_bias: list[bool] = field(default_factory=lambda: [True, True, True])
+    cls_token: list[bool] = field(default_factory=lambda: [False, False, True])
+    qkv_projection_method: list[str] = field(default_factory=lambda: ["dw_bn", "dw_bn", "dw_bn"])
+    kernel_qkv: list[int] = field(default_factory=lambda: [3, 3, 3])
+    padding_kv: list[int] = field(default_factory=lambda: [1, 1, 1])
+    stride_kv: list[int] = field(default_factory=lambda: [2, 2, 2])
+    padding_q: list[int] = field(default_factory=lambda: [1, 1, 1])
+    stride_q: list[int] = field(default_factory=lambda: [1, 1, 1])
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    hidden_act: Activation = "gelu"
+    encoder_stride: int = None  # type: ignore[assignment]  # an int after __post_init__
+    mlp_ratios: InitVar[list[float] | None] = None
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the last stage's map."""
+        return math.prod(self.patch_stride)
+
+    @property
+    def mask_stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels of the finest cell that the encoder can hide: one of the first stage."""
+        return self.patch_stride[0], self.patch_stride[0]
+
+    def __post_init__(self, mlp_ratios: list[float] | None) -> None:
+        super().__post_init__()
+        if mlp_ratios is not None:
+            self.mlp_ratio = mlp_ratios
+        self._check_int("num_channels", low=1)
+        self._check_ints("embed_dim", low=1)
+        stages = len(self.embed_dim)
+        for name in ("patch_sizes", "patch_stride", "num_heads", "depth", "kernel_qkv", "stride_kv", "stride_q"):
+            self._check_ints(name, low=1, count=stages)
+        for name in ("patch_padding", "padding_kv", "padding_q"):
+            self._check_ints(name, low=0, count=stages)
+        for name in ("attention_drop_rate", "drop_rate", "drop_path_rate"):
+            self._check_floats(name, 0, 1, stages)
+        self._check_floats("mlp_ratio", 0, float("inf"), stages, above=True)
+        for name in ("qkv_bias", "cls_token"):
+            self._check_bools(name, stages)
+        for method in self._check_each("qkv_projection_method", stages):
+            if method not in PROJECTION_METHODS:
+                raise InputError(f"qkv_projection_method={method!r} is not one of {', '.join(PROJECTION_METHODS)}")
+        self._check_float("initializer_range", 0)
+        self._check_float("layer_norm_eps", 0, above=True)
+        self._check_activation("hidden_act")
+        if self.encoder_stride is None:
+            self.encoder_stride = self.stride
+        self._check_int("encoder_stride", low=1)
+        self._check_stages()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
+        """As `ModelConfig.from_dict`; a file's `mlp_ratios` is read as `mlp_ratio`."""
+        renamed = {"mlp_ratio" if k == "mlp_ratios" else k: v for k, v in data.items()}
+        return super().from_dict(renamed, **{"mlp_ratio" if k == "mlp_ratios" else k: v for k, v in overrides.items()})
+
+    def _check_stages(self) -> None:
+        for width, heads in zip(self.embed_dim, self.num_heads, strict=True):
+            if width % heads:
+                raise InputError(f"num_heads={self.num_heads} must divide embed_dim={self.embed_dim}")
+        for kernel, pad in zip(self.patch_sizes, self.patch_padding, strict=True):
+            if 2 * pad > kernel:
+                raise InputError(
+                    f"patch_padding={self.patch_padding} is more than half of patch_sizes={self.patch_sizes}: "
+                    "whole windows would hold nothing but padding"
+                )
+        for i, method in enumerate(self.qkv_projection_method):
+            kernel = self.kernel_qkv[i]
+            if method == "dw_bn" and (self.stride_q[i] != 1 or 2 * self.padding_q[i] != kernel - 1):
+                raise InputError(
+                    f"stride_q={self.stride_q} and padding_q={self.padding_q} change the map's size; use stride 1 and "
+                    f"padding (kernel_qkv - 1) / 2 with odd kernel_qkv, here {self.kernel_qkv}"
+                )
+            if method == "avg" and 2 * self.padding_kv[i] > kernel:
+                raise InputError(f"padding_kv={self.padding_kv} is more than half of kernel_qkv={self.kernel_qkv}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `ModelConfig.to_dict`; an `encoder_stride` that follows from `patch_stride` is left out."""
+        data = super().to_dict()
+        if self.encoder_stride == self.stride:
+            data.pop("encoder_stride", None)
+        return data
 
 
-def _listed(value: Any) -> Any:
-    """Tuples as lists, at any depth, as JSON has them."""
-    if isinstance(value, list | tuple):
-        return [_listed(v) for v in value]
-    if isinstance(value, dict):
-        return {k: _listed(v) for k, v in value.items()}
-    return value
+@dataclass(kw_only=True)
+class BitConfig(ModelConfig):
+    """Big Transfer's ResNet v2 (Kolesnikov et al. 2020); the defaults are R50x1.
+
+    Attributes:
+        num_channels: C of the images.
+        embedding_size: width of the stem.
+        hidden_sizes: widths of the stages.
+        depths: blocks per stage.
+        layer_type: "preactivation" (ResNet v2) or "bottleneck" (v1.5).
+        hidden_act: activation after every norm.
+        global_padding: of all convolutions: None (symmetric), "same" (as TensorFlow's) or "valid"; kept in capitals.
+        num_groups: of every GroupNorm; must divide every width.
+        drop_path_rate: stochastic depth, rising linearly over all blocks from 0 to this.
+        embedding_dynamic_padding: pad before the stem's pooling so that its stride divides the map.
+        output_stride: pixels per cell of the last map: 4, 8, 16 or 32; later strides become dilation.
+        width_factor: multiplies every width (3 with the defaults: R50x3).
+        out_features: stages whose maps `BitBackbone` gives; None: the last.
+        out_indices: the same as numbers into `stage_names`, negative ones from the end.
+        encoder_stride: ours; pixels that the SimMIM head writes per cell; None: `stride`, which is `output_stride`
+            with four stages.
+    """
+
+    model_type: ClassVar[str] = "bit"
+    ours_only: ClassVar[frozenset[str]] = frozenset({"encoder_stride"})
+
+    num_channels: int = 3
+    embedding_size: int = 64
+    hidden_sizes: list[int] = field(default_factory=lambda: [256, 512, 1024, 2048])
+    depths: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
+    layer_type: str = "preactivation"
+    hidden_act: Activation = "relu"
+    global_padding: str | None = None
+    num_groups: int = 32
+    drop_path_rate: float = 0.0
+    embedding_dynamic_padding: bool = False
+    output_stride: int = 32
+    width_factor: int = 1
+    out_features: list[str] = None  # type: ignore[assignment]  # lists after __post_init__
+    out_indices: list[int] = None  # type: ignore[assignment]
+    encoder_stride: int = None  # type: ignore[assignment]
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the last stage's map."""
+        return int(min(self.output_stride, 4 * 2 ** (len(self.depths) - 1)))
+
+    @property
+    def mask_stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels of the finest cell that the encoder can hide: one of the stem's map."""
+        return 4, 4
+
+    @property
+    def stage_names(self) -> list[str]:
+        """`stem`, `stage1`, ...: names for `out_features`."""
+        return ["stem", *(f"stage{i}" for i in range(1, len(self.depths) + 1))]
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the stem and of every stage, with `width_factor`."""
+        stem = self.embedding_size if self.width_factor == 1 else make_div(self.embedding_size * self.width_factor)
+        return [stem, *(make_div(size * self.width_factor) for size in self.hidden_sizes)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_channels", "embedding_size", "num_groups", "width_factor"):
+            self._check_int(name, low=1)
+        self._check_ints("hidden_sizes", low=1)
+        self._check_ints("depths", low=1, count=len(self.hidden_sizes))
+        if self.layer_type not in LAYER_TYPES:
+            raise InputError(f"layer_type={self.layer_type} is not one of {','.join(LAYER_TYPES)}")
+        self._check_activation("hidden_act")
+        if self.global_padding is not None:
+            if str(self.global_padding).upper() not in PADDINGS:
+                raise InputError(f"Padding strategy {self.global_padding} not supported; use same, valid or null")
+            self.global_padding = self.global_padding.upper()
+        self._check_float("drop_path_rate", 0, 1)
+        self._check_bool("embedding_dynamic_padding")
+        if isinstance(self.output_stride, bool) or self.output_stride not in OUTPUT_STRIDES:
+            raise InputError(f"output_stride={self.output_stride} is not one of {', '.join(map(str, OUTPUT_STRIDES))}")
+        if self.encoder_stride is None:
+            self.encoder_stride = self.stride
+        self._check_int("encoder_stride", low=1)
+        for width in (*self.widths, *(make_div(width / 4) for width in self.widths[1:])):
+            if width % self.num_groups:
+                raise InputError(
+                    f"num_groups={self.num_groups} does not divide the width {width}; widths are {self.widths}"
+                )
+        self._align_outputs()
+
+    def _align_outputs(self) -> None:
+        """Fills `out_features` from `out_indices` or the other way round, and checks them."""
+        names = self.stage_names
+        if self.out_features is None and self.out_indices is None:
+            self.out_features, self.out_indices = names[-1:], [len(names) - 1]
+        self._check_outputs(names)
+        if self.out_indices is None:
+            self.out_indices = [names.index(feature) for feature in self.out_features]
+        found = [names[index] for index in self.out_indices]
+        if self.out_features is None:
+            self.out_features = found
+        if self.out_features != found:
+            raise InputError(
+                f"out_features={self.out_features} and out_indices={self.out_indices} name different stages; give one"
+            )
+        for name in ("out_features", "out_indices"):
+            if len(set(found)) != len(found):
+                raise InputError(f"{name}={getattr(self, name)} holds a stage twice; name each once")
+            if found != sorted(found, key=names.index):
+                raise InputError(f"{name}={getattr(self, name)} must be in the same order as stage_names: {names}")
+
+    def _check_outputs(self, names: list[str]) -> None:
+        for name in ("out_features", "out_indices"):
+            if getattr(self, name) is not None:
+                self._check_each(name)
+        for feature in self.out_features or []:
+            if feature not in names:
+                raise InputError(f"out_features={self.out_features}: {feature!r} is not one of {', '.join(names)}")
+        for index in self.out_indices or []:
+            if isinstance(index, bool) or not isinstance(index, int):
+                raise TypeError(f"out_indices={self.out_indices!r} must hold integers, got {type(index).__name__}")
+            if not -len(names) <= index < len(names):
+                raise InputError(f"out_indices={self.out_indices}: {index} is out of range for {', '.join(names)}")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
+        """As `ModelConfig.from_dict`; an override of one of `out_features` and `out_indices` replaces both."""
+        dropped = {"stage_names"}  # follows from depths
+        if overrides.keys() & {"out_features", "out_indices"}:
+            dropped |= {"out_features", "out_indices"}
+        return super().from_dict({k: v for k, v in data.items() if k not in dropped}, **overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `ModelConfig.to_dict`, with `stage_names`; an `encoder_stride` equal to `stride` is left out."""
+        data = super().to_dict() | {"stage_names": self.stage_names}
+        if self.encoder_stride == self.stride:
+            data.pop("encoder_stride", None)
+        return data
+
+
+def make_div(value: float) -> int:
+    """Rounds a width to a multiple of 8, at least 8 and not below 0.9 of it."""
+    rounded = max(8, int(value + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * value else rounded

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError
-from mimsuite.models.config import Activation
+from mimsuite.models.config_base import Activation
+from mimsuite.patches import as_grid_mask, expand_mask
 
 TensorFunction = Callable[[Tensor], Tensor]
 
@@ -129,3 +130,57 @@ def init_truncated_normal(module: nn.Module, std: float) -> None:
         elif isinstance(part, nn.LayerNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
+
+
+def check_pixels(pixels: Tensor, channels: int) -> None:
+    """Checks that images are `(B, channels, H, W)`.
+
+    Raises:
+        InputError: they are not.
+    """
+    if pixels.ndim != 4:
+        raise InputError(f"pixel_values have shape {tuple(pixels.shape)}; expected (batch, channels, height, width)")
+    if pixels.shape[1] != channels:
+        raise InputError(f"pixel_values have {pixels.shape[1]} channels; the model expects num_channels={channels}")
+
+
+def hide_pixels(pixels: Tensor, mask: Tensor, cell: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Sets hidden pixels to 0, the mean of normalised data, for networks whose first convolution overlaps cells.
+
+    Args:
+        pixels: `(B, C, H, W)`.
+        mask: `(B, rows, columns)` bool, True = hidden.
+        cell: `(h, w)` pixels of the first map's cells, of which `mask`'s must be whole multiples.
+
+    Returns:
+        The pixels, and the mask on the first map, `(B, H / h, W / w)`.
+
+    Raises:
+        InputError: a mask that fits no such cells, or another batch.
+    """
+    height, width = pixels.shape[-2:]
+    if height % cell[0] or width % cell[1]:
+        raise InputError(f"image {height}x{width} with a mask is not a multiple of {cell[0]}x{cell[1]} pixels; crop it")
+    cells = as_grid_mask(mask, len(pixels), (height // cell[0], width // cell[1]))
+    return pixels.masked_fill(expand_mask(cells, (height, width)).unsqueeze(1), 0), cells
+
+
+def place_mask_token(stem: Tensor, cells: Tensor, token: Tensor | None) -> Tensor:
+    """Replaces the hidden cells of the first map by a token.
+
+    Args:
+        stem: `(B, E, h, w)`.
+        cells: `(B, h, w)` bool, True = hidden.
+        token: `(1, E, 1, 1)`.
+
+    Raises:
+        InputError: no token, or a map that does not tile the image.
+    """
+    if token is None:
+        raise InputError("the model has no mask token, so it takes no mask; build it with use_mask_token=True")
+    if stem.shape[-2:] != cells.shape[-2:]:
+        raise InputError(
+            f"the first map is {stem.shape[-2]}x{stem.shape[-1]} but the mask {cells.shape[-2]}x{cells.shape[-1]}; "
+            "masks need a padding that keeps whole cells (CvT: patch_padding, BiT: global_padding)"
+        )
+    return torch.where(cells.unsqueeze(1), token.to(stem.dtype), stem)

@@ -103,3 +103,63 @@ class ImageClassifierOutput(ModelOutput):
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
+class BaseModelOutputWithCLSToken(ModelOutput):
+    """Of `CvtModel`.
+
+    Attributes:
+        last_hidden_state: `(B, D, h, w)`, the last stage's map, before the final LayerNorm.
+        cls_token_value: `(B, 1, D)`, likewise; None without class token in the last stage.
+        hidden_states: the map after every stage.
+    """
+
+    last_hidden_state: Tensor
+    cls_token_value: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
+class BaseModelOutputWithPoolingAndNoAttention(ModelOutput):
+    """Of `BitModel`.
+
+    Attributes:
+        last_hidden_state: `(B, D, h, w)`, after the final norm.
+        pooler_output: `(B, D)`, its mean over the map.
+        hidden_states: the maps after the stem and after every stage, before the final norm.
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
+class ImageClassifierOutputWithNoAttention(ModelOutput):
+    """Of `CvtForImageClassification` and `BitForImageClassification`.
+
+    Attributes:
+        loss: scalar, or None without labels.
+        logits: `(B, num_labels)`.
+        hidden_states: as the encoder gives them.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
+class BackboneOutput(ModelOutput):
+    """Of `BitBackbone`.
+
+    Attributes:
+        feature_maps: the maps of the chosen stages, `(B, D_i, h_i, w_i)`, before the final norm.
+        hidden_states: all maps, if asked for.
+        attentions: always None.
+    """
+
+    feature_maps: tuple[Tensor, ...]
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None

@@ -12,8 +12,16 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mimsuite.errors import InputError
-from mimsuite.models.config import Side, ViTConfig, pair
-from mimsuite.models.layers import activation, attend, drop_path, drop_path_rates, init_truncated_normal
+from mimsuite.models.config import ViTConfig
+from mimsuite.models.config_base import Side, pair
+from mimsuite.models.layers import (
+    activation,
+    attend,
+    check_pixels,
+    drop_path,
+    drop_path_rates,
+    init_truncated_normal,
+)
 from mimsuite.models.outputs import BaseModelOutputWithPooling
 from mimsuite.patches import as_grid_mask, expand_mask
 from mimsuite.types import FeatureMap
@@ -163,12 +171,7 @@ class ViTEmbeddings(nn.Module):
 
     def _check_pixels(self, pixels: Tensor, interpolate: bool) -> None:
         channels, (height, width) = self.config.num_channels, pair(self.config.image_size)
-        if pixels.ndim != 4:
-            raise InputError(
-                f"pixel_values have shape {tuple(pixels.shape)}; expected (batch, channels, height, width)"
-            )
-        if pixels.shape[1] != channels:
-            raise InputError(f"pixel_values have {pixels.shape[1]} channels; the model expects num_channels={channels}")
+        check_pixels(pixels, channels)
         given = (pixels.shape[2], pixels.shape[3])
         if given == (height, width):
             return
@@ -358,14 +361,6 @@ class VisionTransformer(nn.Module):
             resized = resize_positions(table.detach(), old, new, mode, class_token=self.config.use_class_token)
             self.embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
         self.config.image_size = image_size
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Keeps only the blocks' inputs for the backward pass; values and gradients stay the same."""
-        self.gradient_checkpointing = True
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undoes `gradient_checkpointing_enable`."""
-        self.gradient_checkpointing = False
 
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
         return _grid_of([pixels.shape[-2], pixels.shape[-1]], self.config)

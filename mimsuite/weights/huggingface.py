@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from mimsuite.errors import InputError
-from mimsuite.models.config import ModelConfig
+from mimsuite.models.config_base import ModelConfig
 from mimsuite.models.source import find_folder
+from mimsuite.types import Encoder
 from mimsuite.weights.files import read_folder, write_folder, write_text
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -27,12 +29,32 @@ class Pretrained(nn.Module):
             "bit".
         is_base: whether this is the bare encoder, whose parameters have no prefix.
         init_options: arguments of the constructor, beside `config`, that `from_pretrained` hands on.
+        beside_prefix: the encoder's parts whose keys in state dicts and files have no prefix, in models with a head.
     """
 
     config_class: ClassVar[type[ModelConfig]]
     base_prefix: ClassVar[str]
     is_base: ClassVar[bool] = False
     init_options: ClassVar[tuple[str, ...]] = ()
+    beside_prefix: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        if self.beside_prefix and not self.is_base:
+            self.register_state_dict_post_hook(_lift)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_lower)  # type: ignore[no-untyped-call]
+
+    def network(self) -> Encoder:
+        """Returns the family's encoder: this model itself, if it is bare."""
+        return cast(Encoder, self if self.is_base else getattr(self, self.base_prefix))
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Keeps only the blocks' inputs for the backward pass; values and gradients stay the same."""
+        self.network().gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undoes `gradient_checkpointing_enable`."""
+        self.network().gradient_checkpointing = False
 
     @staticmethod
     def file_key(key: str) -> str:
@@ -132,11 +154,11 @@ def place_keys(model: Pretrained, state: dict[str, Tensor]) -> dict[str, Tensor]
     """Returns `state` under the names of `model`: the encoder's prefix removed or added."""
     prefix = model.base_prefix + "."
     prefixed = any(k.startswith(prefix) for k in state)
-    if model.is_base:
-        return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)} if prefixed else state
-    if prefixed:
-        return state
     own = model.state_dict().keys()
+    if prefixed and model.is_base:  # what lies beside the prefix belongs to a head, or to this encoder's own ends
+        return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix) or k in own}
+    if prefixed or model.is_base:
+        return state
     return {(prefix + k if k not in own and prefix + k in own else k): t for k, t in state.items()}
 
 
@@ -153,3 +175,22 @@ def _dtype_of(dtype: torch.dtype | str | None, state: dict[str, Tensor]) -> torc
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(f"dtype={dtype!r} is not a floating type; use float32, bfloat16, float16, float64 or auto")
     return found
+
+
+def _lift(model: Pretrained, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for inner, outer in _moved_keys(model, prefix):
+        state[outer] = state.pop(inner)
+
+
+def _lower(model: Pretrained, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for inner, outer in _moved_keys(model, prefix):
+        if outer in state:
+            state[inner] = state.pop(outer)
+
+
+def _moved_keys(model: Pretrained, prefix: str) -> Iterator[tuple[str, str]]:
+    """Names in memory and in state dicts of the encoder's parameters that lie beside its prefix."""
+    encoder = getattr(model, model.base_prefix)
+    for name, _ in encoder.named_parameters():
+        if name.partition(".")[0] in model.beside_prefix:
+            yield f"{prefix}{model.base_prefix}.{name}", f"{prefix}{name}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimsuite.errors import InputError
-from mimsuite.models.config import ACTIVATION_NAMES
+from mimsuite.models.config_base import ACTIVATION_NAMES
 from mimsuite.models.layers import (
     ACTIVATIONS,
     activation,
