@@ -34,11 +34,16 @@ class Weights:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """`(H, W)` that the weights were trained at, where it is written down."""
-        size = self.config.get("image_size") or self.preprocessor.get("size", {}).get("height")
-        if isinstance(size, list):
-            return size[0], size[1]
-        return (size, size) if isinstance(size, int) else None
+        """`(H, W)` that the weights were trained at, where the config or else the preprocessing says it."""
+        written = self.preprocessor.get("size")
+        if self.preprocessor.get("do_center_crop"):
+            written = self.preprocessor.get("crop_size", written)
+        size = self.config.get("image_size", written)
+        if isinstance(size, dict):
+            size = [size.get(side, size.get("shortest_edge")) for side in ("height", "width")]
+        sides = list(size) if isinstance(size, list | tuple) else [size, size]
+        whole = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
+        return (sides[0], sides[1]) if whole else None
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

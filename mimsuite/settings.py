@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
-from mimsuite.geometry import auto_mask_unit, check_geometry
+from mimsuite.geometry import auto_mask_unit, check_image_size, check_unit
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 DEFAULT_EPOCHS = 100
@@ -66,13 +66,21 @@ class Budget:
     notes: tuple[str, ...]
 
 
-def geometry(cfg: DictConfig, index: DataIndex, *, native: tuple[int, int] | None, cell: tuple[int, int]) -> Geometry:
+def geometry(
+    cfg: DictConfig,
+    index: DataIndex,
+    *,
+    native: tuple[int, int] | None,
+    stride: tuple[int, int],
+    cell: tuple[int, int],
+) -> Geometry:
     """Decides image size, channels and mask unit, and checks that they fit together.
 
     Args:
         cfg: the task's config; read are `image_size`, `channels`, `mask.unit`, `mask.ratio`.
         index: the data.
         native: the model's own `(H, W)`, or None for models that take any.
+        stride: `(h, w)` pixels per cell of the feature map; ViT: the patch.
         cell: `(h, w)` pixels of the finest cell that the encoder can hide; ViT: the patch.
 
     Raises:
@@ -81,7 +89,7 @@ def geometry(cfg: DictConfig, index: DataIndex, *, native: tuple[int, int] | Non
     notes = []
     native = native or (FALLBACK_SIZE, FALLBACK_SIZE)
     if cfg.image_size == "auto":
-        image_size = auto_image_size(native, index.image_size, cell)
+        image_size = auto_image_size(native, index.image_size, stride)
         reason = "the model's" if image_size == native else f"the data's median is {pair(index.image_size)}"
         notes.append(f"image_size={pair(image_size)} ({reason})")
     else:
@@ -91,14 +99,14 @@ def geometry(cfg: DictConfig, index: DataIndex, *, native: tuple[int, int] | Non
         raise InputError(
             f"channels={channels} but the images have {index.channels}; use channels={index.channels} or other data"
         )
-    unit = mask_unit(cfg, image_size, cell)
+    unit = mask_unit(cfg, image_size, stride, cell)
     if cfg.mask.unit == "auto":
-        notes.append(f"mask.unit={unit} (32 at 224 px, smaller in proportion, a multiple of the patch)")
+        notes.append(f"mask.unit={unit} (32 at 224 px, smaller in proportion, whole mask cells)")
     return Geometry(image_size, channels, unit, tuple(notes))
 
 
-def mask_unit(cfg: DictConfig, image_size: tuple[int, int], cell: tuple[int, int]) -> int:
-    """Side of a mask unit in pixels, checked against image and cell; also checks `mask.ratio`.
+def mask_unit(cfg: DictConfig, image_size: tuple[int, int], stride: tuple[int, int], cell: tuple[int, int]) -> int:
+    """Side of a mask unit in pixels, checked against image and model; also checks `mask.ratio` and the image.
 
     Raises:
         InputError: sizes that do not fit, with sizes that would; a ratio outside (0, 1].
@@ -106,17 +114,18 @@ def mask_unit(cfg: DictConfig, image_size: tuple[int, int], cell: tuple[int, int
     ratio = positive(cfg.mask, "ratio", name="mask.ratio")
     if ratio > 1:
         raise InputError(f"mask.ratio={ratio} is not in (0, 1]; SimMIM uses mask.ratio=0.6")
+    check_image_size(image_size, stride)
     unit = auto_mask_unit(image_size, cell) if cfg.mask.unit == "auto" else whole(cfg.mask, "unit", name="mask.unit")
-    check_geometry(image_size, cell, unit)
+    check_unit(image_size, stride, cell, unit)
     return unit
 
 
-def auto_image_size(native: tuple[int, int], data: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int]:
+def auto_image_size(native: tuple[int, int], data: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
     """The model's `(H, W)`, or the data's shorter side rounded down to whole cells where that is smaller."""
     short = min(data)
     if short >= min(native):
         return native
-    step = math.lcm(*cell)
+    step = math.lcm(*stride)
     side = max(step, short // step * step)
     return side, side
 

@@ -150,7 +150,7 @@ def test_config_errors_answer_within_two_seconds_without_torch(tmp_path):
     )
     seconds = time.perf_counter() - began
     assert result.stdout.splitlines()[-2:] == [
-        "image height 100 is not a multiple of the patch 8; use image_size=96 or 104",
+        "image height 100 is not a multiple of the model's stride 8; use image_size=96 or 104",
         "[]",
     ]
     assert seconds < 2
@@ -159,9 +159,9 @@ def test_config_errors_answer_within_two_seconds_without_torch(tmp_path):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"image_size": 100}, "image height 100 is not a multiple of the patch 8"),
+        ({"image_size": 100}, "image height 100 is not a multiple of the model's stride 8"),
         ({"image_size": 64, "mask.unit": 24}, "image height 64 is not a multiple of mask.unit 24"),
-        ({"mask.unit": 12}, "mask.unit 12 is not a multiple of the patch 8"),
+        ({"mask.unit": 12}, "mask.unit 12 is not a multiple of the model's mask cell 8"),
         ({"mask.ratio": 0}, "mask.ratio=0 is not a number above 0"),
         ({"mask.ratio": 1.2}, "mask.ratio=1.2 is not in (0, 1]"),
         ({"batch": 64}, "batch=64 is larger than the 22 training images; use batch=16"),

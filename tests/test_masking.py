@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimsuite.errors import InputError
-from mimsuite.geometry import auto_mask_unit, check_geometry
+from mimsuite.geometry import auto_mask_unit, check_image_size, check_unit
 from mimsuite.masking import MaskGenerator, RandomMask
 
 
@@ -81,51 +81,72 @@ def test_mask_generator_refuses_sizes_that_do_not_fit(arguments):
 @pytest.mark.parametrize(
     ("size", "cell", "unit"),
     [
-        ((224, 224), 16, 32),
-        ((192, 192), 16, 32),
-        ((224, 224), 14, 28),
-        ((384, 384), 16, 32),
-        ((96, 96), 8, 16),
-        ((96, 96), 16, 16),
-        ((64, 64), 8, 8),
-        ((32, 32), 4, 4),
-        ((224, 224), 4, 32),
-        ((96, 160), 16, 16),
-        ((48, 48), 48, 48),
+        ((224, 224), (16, 16), 32),
+        ((192, 192), (16, 16), 32),
+        ((224, 224), (14, 14), 28),
+        ((384, 384), (16, 16), 32),
+        ((96, 96), (8, 8), 16),
+        ((96, 96), (16, 16), 16),
+        ((64, 64), (8, 8), 8),
+        ((32, 32), (4, 4), 4),
+        ((224, 224), (4, 4), 32),
+        ((96, 160), (16, 16), 16),
+        ((48, 48), (48, 48), 48),
         ((96, 96), (8, 16), 16),
     ],
 )
 def test_auto_unit_tiles_the_image_and_is_near_the_proportion(size, cell, unit):
     assert auto_mask_unit(size, cell) == unit
-    check_geometry(size, cell, unit)
+    check_unit(size, cell, cell, unit)
 
 
 @pytest.mark.parametrize(
-    ("size", "cell", "unit", "message", "fixes"),
+    ("size", "stride", "message", "fixes"),
     [
-        ((100, 100), 4, 32, "image height 100 is not a multiple of mask.unit 32", [(96, 96), (128, 128)]),
-        ((100, 100), 16, 32, "image height 100 is not a multiple of the patch 16", [(96, 96), (112, 112)]),
-        ((96, 100), 4, 32, "image width 100 is not a multiple of mask.unit 32", [(96, 96)]),
-        ((10, 10), 16, 16, "image height 10 is not a multiple of the patch 16", [(16, 16)]),
-        ((0, 0), 16, 16, "image height 0 is not a multiple of the patch 16", [(16, 16)]),
+        ((100, 100), (16, 16), "image height 100 is not a multiple of the model's stride 16", [(96, 96), (112, 112)]),
+        ((96, 100), (16, 16), "image width 100 is not a multiple of the model's stride 16", [(96, 96)]),
+        ((96, 100), (8, 16), "image width 100 is not a multiple of the model's stride 16", [(96, 96)]),
+        ((10, 10), (16, 16), "image height 10 is not a multiple of the model's stride 16", [(16, 16)]),
+        ((0, 0), (16, 16), "image height 0 is not a multiple of the model's stride 16", [(16, 16)]),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused_with_a_fix_that_fits(size, cell, unit, message, fixes):
+def test_sizes_that_do_not_fit_the_stride_are_refused_with_a_fix_that_fits(size, stride, message, fixes):
     with pytest.raises(InputError, match=message) as error:
-        check_geometry(size, cell, unit)
-    text = str(error.value)
+        check_image_size(size, stride)
+    names_fixes(str(error.value), size, fixes)
+    for fix in fixes:
+        check_image_size(fix, stride)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "unit", "message", "fixes"),
+    [
+        ((100, 100), (4, 4), 32, "image height 100 is not a multiple of mask.unit 32", [(96, 96), (128, 128)]),
+        ((96, 100), (4, 4), 32, "image width 100 is not a multiple of mask.unit 32", [(96, 96)]),
+        ((224, 224), (32, 32), 12, "image height 224 is not a multiple of mask.unit 12", [(192, 192), (288, 288)]),
+    ],
+)
+def test_sizes_that_do_not_fit_the_unit_are_refused_with_a_fix_that_fits(size, stride, unit, message, fixes):
+    with pytest.raises(InputError, match=message) as error:
+        check_unit(size, stride, (4, 4), unit)
+    names_fixes(str(error.value), size, fixes)
+    for fix in fixes:
+        check_image_size(fix, stride)
+        check_unit(fix, stride, (4, 4), unit)
+
+
+def names_fixes(text, size, fixes):
     assert "\n" not in text
     for fix in fixes:
         assert (str(fix[0]) if size[0] == size[1] else f"[{fix[0]},{fix[1]}]") in text.split("use ")[1]
-        check_geometry(fix, cell, cell)
 
 
 @pytest.mark.parametrize(("unit", "fix"), [(24, "mask.unit=16 or 32"), (8, "mask.unit=16"), (0, "mask.unit=16")])
-def test_a_unit_that_is_no_multiple_of_the_patch_is_refused(unit, fix):
-    with pytest.raises(InputError, match=f"mask.unit {unit} is not a multiple of the patch 16; use {fix}"):
-        check_geometry((96, 96), 16, unit)
+def test_a_unit_that_is_no_multiple_of_the_cell_is_refused(unit, fix):
+    with pytest.raises(InputError, match=f"mask.unit {unit} is not a multiple of the model's mask cell 16; use {fix}"):
+        check_unit((96, 96), (16, 16), (16, 16), unit)
 
 
 def test_auto_unit_refuses_an_image_that_no_unit_tiles():
-    with pytest.raises(InputError, match="image width 100 is not a multiple of the patch 16"):
-        auto_mask_unit((96, 100), 16)
+    with pytest.raises(InputError, match=r"image width 100 is not a multiple of mask.unit 16"):
+        auto_mask_unit((96, 100), (16, 16))

@@ -215,7 +215,7 @@ class ResNetV2(nn.Module):
         super().__init__()
         self.config = config
         self.num_features = config.widths[-1]
-        self.stride, self.mask_stride = (config.stride, config.stride), config.mask_stride
+        self.stride, self.mask_stride = config.stride, config.mask_stride
         self.gradient_checkpointing = False
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
         stages = (BitStage(config, i, [next(rates) for _ in range(depth)]) for i, depth in enumerate(config.depths))

@@ -93,6 +93,11 @@ class ViTConfig(ModelConfig):
     init_scheme: str = "hf"
 
     @property
+    def stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels per cell of the feature map: the patch."""
+        return pair(self.patch_size)
+
+    @property
     def mask_stride(self) -> tuple[int, int]:
         """`(h, w)` pixels of the finest cell that the encoder can hide: the patch."""
         return pair(self.patch_size)
@@ -191,9 +196,9 @@ class CvtConfig(ModelConfig):
     mlp_ratios: InitVar[list[float] | None] = None
 
     @property
-    def stride(self) -> int:
-        """Pixels per cell of the last stage's map."""
-        return math.prod(self.patch_stride)
+    def stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels per cell of the last stage's map: the product of `patch_stride`."""
+        return math.prod(self.patch_stride), math.prod(self.patch_stride)
 
     @property
     def mask_stride(self) -> tuple[int, int]:
@@ -223,7 +228,7 @@ class CvtConfig(ModelConfig):
         self._check_float("layer_norm_eps", 0, above=True)
         self._check_activation("hidden_act")
         if self.encoder_stride is None:
-            self.encoder_stride = self.stride
+            self.encoder_stride = self.stride[0]
         self._check_int("encoder_stride", low=1)
         self._check_stages()
 
@@ -256,7 +261,7 @@ class CvtConfig(ModelConfig):
     def to_dict(self) -> dict[str, Any]:
         """As `ModelConfig.to_dict`; an `encoder_stride` that follows from `patch_stride` is left out."""
         data = super().to_dict()
-        if self.encoder_stride == self.stride:
+        if self.encoder_stride == self.stride[0]:
             data.pop("encoder_stride", None)
         return data
 
@@ -304,9 +309,10 @@ class BitConfig(ModelConfig):
     encoder_stride: int = None  # type: ignore[assignment]
 
     @property
-    def stride(self) -> int:
-        """Pixels per cell of the last stage's map."""
-        return int(min(self.output_stride, 4 * 2 ** (len(self.depths) - 1)))
+    def stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels per cell of the last stage's map."""
+        side = int(min(self.output_stride, 4 * 2 ** (len(self.depths) - 1)))
+        return side, side
 
     @property
     def mask_stride(self) -> tuple[int, int]:
@@ -342,7 +348,7 @@ class BitConfig(ModelConfig):
         if isinstance(self.output_stride, bool) or self.output_stride not in OUTPUT_STRIDES:
             raise InputError(f"output_stride={self.output_stride} is not one of {', '.join(map(str, OUTPUT_STRIDES))}")
         if self.encoder_stride is None:
-            self.encoder_stride = self.stride
+            self.encoder_stride = self.stride[0]
         self._check_int("encoder_stride", low=1)
         for width in (*self.widths, *(make_div(width / 4) for width in self.widths[1:])):
             if width % self.num_groups:
@@ -396,7 +402,7 @@ class BitConfig(ModelConfig):
     def to_dict(self) -> dict[str, Any]:
         """As `ModelConfig.to_dict`, with `stage_names`; an `encoder_stride` equal to `stride` is left out."""
         data = super().to_dict() | {"stage_names": self.stage_names}
-        if self.encoder_stride == self.stride:
+        if self.encoder_stride == self.stride[0]:
             data.pop("encoder_stride", None)
         return data
 

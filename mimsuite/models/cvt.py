@@ -236,7 +236,7 @@ class ConvolutionalTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.num_features = config.embed_dim[-1]
-        self.stride, self.mask_stride = (config.stride, config.stride), config.mask_stride
+        self.stride, self.mask_stride = config.stride, config.mask_stride
         self.gradient_checkpointing = False
         self.encoder = nn.ModuleDict({"stages": nn.ModuleList(CvtStage(config, i) for i in range(len(config.depth)))})
         self.layernorm = nn.LayerNorm(self.num_features) if add_final_norm else None

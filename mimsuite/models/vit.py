@@ -241,7 +241,7 @@ class VisionTransformer(nn.Module):
             raise InputError("use_class_token=False leaves the pooler without input; pass add_pooling_layer=False")
         self.config = config
         self.num_features = config.hidden_size
-        self.stride = self.mask_stride = pair(config.patch_size)
+        self.stride, self.mask_stride = config.stride, config.mask_stride
         self.interpolate_positions = False
         self.gradient_checkpointing = False
         self.embeddings = ViTEmbeddings(config, use_mask_token)

@@ -17,44 +17,50 @@ from mimsuite.instantiate import instantiate
 from mimsuite.run import speak
 from mimsuite.settings import sides, whole
 
+ANY_SIZE, ANY_SIZE_NANO = 224, 64
+
 log = logging.getLogger("mimsuite")
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Prints the table; returns its rows under `models`."""
     speak()
-    size, channels = sides(cfg.image_size), whole(cfg, "channels")
+    size = None if cfg.image_size is None else sides(cfg.image_size)
+    channels = whole(cfg, "channels")
     files = sorted((conf_dir() / "model").glob("*.yaml"))
     names = [file.stem for file in files]
     if cfg.name is not None and cfg.name not in names:
         raise InputError(unknown_choice(f"model/{cfg.name}", names).replace("model=", "name="))
     rows = [row(file, size, channels) for file in files if cfg.name in (None, file.stem)]
-    log.info("%-12s %13s %12s %8s %7s %7s", "model", "parameters", "GFLOPs", "image", "stride", "grid")
+    log.info("%-22s %13s %10s %8s %7s %7s", "model", "parameters", "GFLOPs", "image", "stride", "grid")
     for r in sorted(rows, key=lambda r: (str(r["family"]), int(r["parameters"]))):
         log.info(
-            "%-12s %13s %12.2f %8s %7s %7s",
+            "%-22s %13s %10.2f %8s %7s %7s",
             *(r["name"], f"{r['parameters']:,}", r["gflops"], r["image_size"], r["stride"], r["grid"]),
         )
     return {"models": rows}
 
 
-def row(file: Path, image_size: tuple[int, int], channels: int) -> dict[str, Any]:
+def row(file: Path, image_size: tuple[int, int] | None, channels: int) -> dict[str, Any]:
     """One model's numbers, from the network on torch's meta device: no memory, no arithmetic.
 
     Parameters are those of the masked image model; FLOPs (two per multiply-add) of one image through the encoder.
+
+    Args:
+        file: the model's YAML.
+        image_size: `(H, W)` pixels; None: the model's own, or `ANY_SIZE` for one that takes any.
+        channels: of the images.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from mimsuite.models import AutoModelForMaskedImageModeling
 
-    node = OmegaConf.load(file)
-    assert isinstance(node, DictConfig)
-    if file.stem.endswith("_nano"):
-        image_size = sides(node.get("image_size", 64))
-    config = instantiate(
-        node, num_channels=channels, **({"image_size": list(image_size)} if "image_size" in node else {})
-    )
+    node = model_node(file)
+    if image_size is None:
+        image_size = sides(node.get("image_size", ANY_SIZE_NANO if file.stem.endswith("_nano") else ANY_SIZE))
+    own_size = {"image_size": list(image_size)} if "image_size" in node else {}
+    config = instantiate(node, num_channels=channels, **own_size)
     with torch.device("meta"):
         model = AutoModelForMaskedImageModeling.from_config(config)
         pixels = torch.empty(1, channels, *image_size)
@@ -69,6 +75,16 @@ def row(file: Path, image_size: tuple[int, int], channels: int) -> dict[str, Any
         "stride": "x".join(map(str, model.encoder.stride)),
         "grid": "x".join(map(str, grid)),
     }
+
+
+def model_node(file: Path) -> DictConfig:
+    """A model's YAML with the one that its defaults list names, as Hydra would compose them."""
+    node = OmegaConf.load(file)
+    assert isinstance(node, DictConfig)
+    parents = [name for name in node.pop("defaults", []) if name != "_self_"]
+    for name in parents:
+        node = DictConfig(OmegaConf.merge(model_node(file.with_name(f"{name}.yaml")), node))
+    return node
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     index = open_data(cfg.data)
     weights = find_weights(cfg.init) if cfg.init is not None else None
     draft = model_config(cfg, weights, given, trusted)
-    geo = geometry(cfg, index, native=native_size(draft), cell=draft.mask_stride)
+    geo = geometry(cfg, index, native=native_size(draft), stride=draft.stride, cell=draft.mask_stride)
     config = model_config(cfg, weights, given, trusted, geo.image_size, geo.channels)
     pace = budget(cfg, index.num_samples(index.select("train")))
     with RunFolder(cfg.out, resume=resume, overwrite=overwrite) as folder:
@@ -139,15 +139,15 @@ def banner(job: build.Job, compute: build.Compute, model: nn.Module) -> None:
     """Says what is about to happen: data, model, geometry, and every `auto` with its reason."""
     cfg, index, geo, pace = job.cfg, job.index, job.geo, job.pace
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
-    cell, unit = job.config.mask_stride, geo.mask_unit
+    stride, unit = job.config.stride, geo.mask_unit
     hidden = math.ceil(geo.units * cfg.mask.ratio)
     height, width = geo.image_size
     log.info("mimsuite %s pretrain -> %s", __version__, cfg.out)
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
     log.info("model     %s, %s parameters", job.config.model_type, f"{sum(p.numel() for p in model.parameters()):,}")
     log.info(
-        "geometry  image %dx%d, cell %dx%d, grid %dx%d, mask unit %d: %d of %d units hidden",
-        *(height, width, *cell, height // cell[0], width // cell[1], unit, hidden, geo.units),
+        "geometry  image %dx%d, stride %dx%d, grid %dx%d, mask unit %d: %d of %d units hidden",
+        *(height, width, *stride, height // stride[0], width // stride[1], unit, hidden, geo.units),
     )
     log.info("length    %d steps of %d images (%.1f epochs), seed %d", pace.steps, pace.batch, pace.epochs, cfg.seed)
     notes = (

@@ -37,7 +37,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     weights = find_weights(cfg.init)
     config = build_model.config_of(weights)
     size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
-    unit = mask_unit(cfg, size, config.mask_stride)
+    unit = mask_unit(cfg, size, config.stride, config.mask_stride)
     sampler = build.mask_sampler(cfg, trusted)
     found = find_images(cfg.images, count)
     import torch
