@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimsuite.errors import InputError
-from mimsuite.models.config import ModelConfig
+from mimsuite.models.config_base import ModelConfig
 from mimsuite.models.source import find_folder, read_json
 
 # One row per family; names of `mimsuite.models`.
@@ -36,7 +36,13 @@ FAMILIES: dict[str, dict[str, str]] = {
     },
 }
 # Names that files give, without "Fast" or "Pil", and those of old files.
-PROCESSORS = {"ViTImageProcessor": "ViTImageProcessor", "ViTFeatureExtractor": "ViTImageProcessor"}
+PROCESSORS = {
+    "ViTImageProcessor": "ViTImageProcessor",
+    "ViTFeatureExtractor": "ViTImageProcessor",
+    "BitImageProcessor": "BitImageProcessor",
+    "ConvNextImageProcessor": "ConvNextImageProcessor",
+    "ConvNextFeatureExtractor": "ConvNextImageProcessor",
+}
 
 
 class AutoConfig:
@@ -114,12 +120,12 @@ class AutoImageProcessor:
 
         Args:
             source: a folder or `hf:ORG/NAME`.
-            use_fast: the torch or the Pillow form; None: torch if the file says so.
+            use_fast: the torch or the Pillow form; None: torch if the file says so and the family has it (ViT).
             overrides: fields that win over the file.
 
         Raises:
             FileNotFoundError: no folder or no file (also an InputError).
-            InputError: an unknown processor.
+            InputError: an unknown processor, or `use_fast=True` for a family without a torch form.
         """
         folder = find_folder(source)
         data = read_json(folder / "preprocessor_config.json")
@@ -129,9 +135,12 @@ class AutoImageProcessor:
         plain = str(named).removesuffix("Fast").removesuffix("Pil")
         if plain not in PROCESSORS:
             raise InputError(f"{folder}: image processor {named!r} is not one of {', '.join(sorted(PROCESSORS))}")
-        fast = str(named).endswith("Fast") if use_fast is None else use_fast
-        name = PROCESSORS[plain] + ("Fast" if fast else "")
-        return getattr(import_module("mimsuite.models"), name).from_dict(data, **overrides)
+        name, models = PROCESSORS[plain], import_module("mimsuite.models")
+        has_fast = f"{name}Fast" in models.__all__
+        if use_fast and not has_fast:
+            raise InputError(f"use_fast=True: {name} has only the Pillow form; leave use_fast out")
+        fast = has_fast and (str(named).endswith("Fast") if use_fast is None else use_fast)
+        return getattr(models, f"{name}Fast" if fast else name).from_dict(data, **overrides)
 
 
 def _class_of(model_type: Any, what: str) -> Any:

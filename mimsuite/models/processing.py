@@ -11,18 +11,30 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.nn import functional as F
 
 from mimsuite.errors import InputError
 from mimsuite.models.images import LAYOUTS, Array, Picture, read_pictures, to_layout
+from mimsuite.models.resize import (
+    EDGE,
+    EDGES,
+    RESAMPLE_CODES,
+    SQUASH,
+    TENSOR_MODES,
+    Extent,
+    Forms,
+    Size,
+    center_crop,
+    parse_size,
+    resize_pil,
+    resize_tensor,
+    resized_extent,
+)
 from mimsuite.models.source import find_folder, read_json
 
 FILE = "preprocessor_config.json"
-RESAMPLE_CODES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-TENSOR_MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
-Size = dict[str, int]
-Extent = tuple[int, int]
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SQUASH_FROM = 384  # pixels; the size from which ConvNeXt's evaluation no longer crops
 
 
 class BatchFeature(UserDict[str, Any]):
@@ -59,6 +71,7 @@ class ImageProcessor:
     """
 
     int_size_is_square: ClassVar[bool] = True
+    size_forms: ClassVar[Forms] = (SQUASH, EDGE, EDGES)
 
     do_resize: bool = True
     size: Size = field(default_factory=lambda: {"height": 224, "width": 224})
@@ -71,7 +84,7 @@ class ImageProcessor:
     do_convert_rgb: bool | None = None
 
     def __post_init__(self) -> None:
-        self.size = parse_size(self.size, square=self.int_size_is_square)
+        self.size = parse_size(self.size, square=self.int_size_is_square, forms=self.size_forms)
         self.resample = int(self.resample)
         if self.resample not in RESAMPLE_CODES:
             codes = ", ".join(f"{k} {v}" for k, v in RESAMPLE_CODES.items())
@@ -267,115 +280,67 @@ class ViTFeatureExtractor(ViTImageProcessor):
         return super().to_dict() | {"image_processor_type": "ViTImageProcessor"}
 
 
-def parse_size(size: Any, *, square: bool) -> Size:
-    """Returns a size as a dict of pixels.
+@dataclass(kw_only=True)
+class BitImageProcessor(ImageProcessor):
+    """Resizes the short side, crops the centre, normalises with CLIP's statistics; Pillow and numpy.
 
-    Args:
-        size: an int, `(h, w)`, or a dict with exactly {height, width}, {shortest_edge} or {shortest_edge,
-            longest_edge}.
-        square: whether an int means a square; else it is the shortest edge.
-
-    Raises:
-        InputError: anything else.
+    Attributes:
+        size: an int is the shortest edge.
+        do_center_crop: crop the centre to `crop_size`, also without resizing.
+        crop_size: `{height, width}`, pixels; an int (a square) or `(h, w)`. Smaller images are padded with zeros.
     """
-    allowed = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
-    found = size
-    if isinstance(size, int) and not isinstance(size, bool):
-        found = {"height": size, "width": size} if square else {"shortest_edge": size}
-    elif isinstance(size, list | tuple) and len(size) == 2:
-        found = {"height": size[0], "width": size[1]}
-    whole = isinstance(found, dict) and all(
-        isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in found.values()
-    )
-    if not isinstance(found, dict) or set(found) not in allowed or not whole:
-        raise InputError(
-            f"size={size!r} is not a size; use pixels as an int, (h, w), {{height, width}}, "
-            f"{{shortest_edge}} or "
-            f"{{shortest_edge, longest_edge}}"
-        )
-    return dict(found)
+
+    int_size_is_square: ClassVar[bool] = False
+
+    size: Size = field(default_factory=lambda: {"shortest_edge": 224})
+    resample: int = 3
+    do_center_crop: bool = True
+    crop_size: Size = field(default_factory=lambda: {"height": 224, "width": 224})
+    image_mean: float | list[float] = field(default_factory=lambda: list(CLIP_MEAN))
+    image_std: float | list[float] = field(default_factory=lambda: list(CLIP_STD))
+    do_convert_rgb: bool | None = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.crop_size = parse_size(self.crop_size, square=True, forms=(SQUASH,), name="crop_size")
+
+    def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
+        """See `ImageProcessor.geometry`."""
+        crop = (self.crop_size["height"], self.crop_size["width"])
+        return resized_extent(self.size, height, width), crop if self.do_center_crop else None
 
 
-def resized_extent(size: Size, height: int, width: int) -> Extent:
-    """Returns the `(h, w)` that an image is resized to.
+@dataclass(kw_only=True)
+class ConvNextImageProcessor(ImageProcessor):
+    """What CvT's checkpoints use: a square of side s, `size={"shortest_edge": s}`; Pillow and numpy.
 
-    With a shortest edge s the short side becomes s and the long one `int(s * long / short)`, at most
-    `longest_edge`.
+    Below 384 the short side is resized to `int(s / crop_pct)` and the centre cut out; from 384 on the image is
+    squashed. The crop belongs to resizing: without `do_resize` there is none.
+
+    Attributes:
+        size: an int is the shortest edge; `longest_edge` has no effect.
+        crop_pct: the part of the short side that the crop keeps, above 0 and at most 1.
     """
-    if "height" in size:
-        return size["height"], size["width"]
-    short, long = min(height, width), max(height, width)
-    new_short = size["shortest_edge"]
-    new_long = int(new_short * long / short)
-    limit = size.get("longest_edge", new_long)
-    if new_long > limit:
-        new_short, new_long = max(int(limit * new_short / new_long), 1), limit
-    return (new_short, new_long) if height <= width else (new_long, new_short)
 
+    int_size_is_square: ClassVar[bool] = False
+    size_forms: ClassVar[Forms] = (EDGE, EDGES)
 
-def resize_pil(image: Array, extent: Extent, resample: int) -> Array:
-    """Resizes `(C, H, W)` with Pillow, each channel for itself; floats are quantised to uint8 on the way.
+    size: Size = field(default_factory=lambda: {"shortest_edge": 384})
+    resample: int = 3
+    crop_pct: float = 224 / 256
 
-    Returns:
-        uint8; float32 from 0 to 1 if the values were fractions from 0 to 1.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.crop_pct <= 1:
+            raise InputError(f"crop_pct={self.crop_pct} is not above 0 and at most 1; 0.875 is usual")
 
-    Raises:
-        InputError: values that are neither whole numbers from 0 to 255 nor fractions from 0 to 1.
-    """
-    fractions = False
-    if image.dtype != np.uint8:
-        low, high = float(image.min()), float(image.max())
-        whole = bool(np.allclose(image, np.trunc(image)))
-        fractions = not whole and low >= 0 and high <= 1
-        if not fractions and not (whole and low >= 0 and high <= 255):
-            raise InputError(
-                f"image values from {low:g} to {high:g}: resizing needs whole numbers from 0 to 255 or "
-                f"fractions from "
-                f"0 to 1; convert to uint8, or use ViTImageProcessorFast"
-            )
-        scaled = (image.astype(np.float64) * 255).astype(np.float32) if fractions else image
-        image = scaled.astype(np.uint8)
-    target = (extent[1], extent[0])
-    if len(image) == 3:  # one call instead of three
-        packed = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-        out = np.asarray(packed.resize(target, Image.Resampling(resample))).transpose(2, 0, 1)
-    else:
-        planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in image]
-        out = np.stack([np.asarray(plane.resize(target, Image.Resampling(resample))) for plane in planes])
-    return (out.astype(np.float64) / 255).astype(np.float32) if fractions else out
-
-
-def resize_tensor(images: torch.Tensor, extent: Extent, resample: int) -> torch.Tensor:
-    """Resizes `(B, C, H, W)` with antialiasing; whole numbers stay of their dtype, rounded and clamped.
-
-    uint8 is resized as such, other whole numbers as float32.
-    """
-    if tuple(images.shape[2:]) == extent:
-        return images
-    mode = TENSOR_MODES[resample]
-    smooth = mode != "nearest-exact"
-    given = images.dtype
-    if given != torch.uint8 and not given.is_floating_point:
-        images = images.float()
-    resized = F.interpolate(images, size=extent, mode=mode, antialias=smooth, align_corners=False if smooth else None)
-    if given == torch.uint8 or given.is_floating_point:
-        return resized
-    limits = torch.iinfo(given)
-    return resized.round().clamp(limits.min, limits.max).to(given)
-
-
-def center_crop(image: Array, extent: Extent) -> Array:
-    """Cuts the centre out of `(..., H, W)`.
-
-    A smaller image is padded with zeros around, so the size is exact.
-    """
-    height, width = extent
-    pads = [max(want - have, 0) for want, have in zip(extent, image.shape[-2:], strict=True)]
-    if any(pads):
-        around = [(0, 0)] * (image.ndim - 2) + [(p // 2, p - p // 2) for p in pads]
-        image = np.pad(image, around)
-    top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
-    return image[..., top : top + height, left : left + width]
+    def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
+        """See `ImageProcessor.geometry`."""
+        side = self.size["shortest_edge"]
+        if not self.do_resize or side >= SQUASH_FROM:
+            return (side, side), None
+        short = int(side / self.crop_pct)
+        return resized_extent({"shortest_edge": short}, height, width), (side, side)
 
 
 def _check_known(cls: type[ImageProcessor], options: dict[str, Any]) -> None:
