@@ -255,7 +255,7 @@ class ResNetV2(nn.Module):
         Arguments and errors as for `forward_features`.
         """
         check_pixels(pixels, self.config.num_channels)
-        _check_unpadded(self.config, (pixels.shape[-2], pixels.shape[-1]))
+        _check_size(self.config, (pixels.shape[-2], pixels.shape[-1]))
         x = pixels.to(self.embedder.convolution.weight.dtype)
         if mask is None:
             x = self.embedder(x)
@@ -314,19 +314,23 @@ def init_weights(model: ResNetV2) -> None:
         nn.init.trunc_normal_(model.mask_token, std=0.02)
 
 
-def _check_unpadded(config: BitConfig, image: tuple[int, int]) -> None:
-    """Follows the smaller side through unpadded convolutions, down to the stage where nothing is left.
+def _check_size(config: BitConfig, image: tuple[int, int]) -> None:
+    """Follows the smaller side through convolutions and a pooling without padding, down to where nothing is left.
 
     Raises:
         InputError: such a stage.
     """
-    if config.global_padding != "VALID":
+    unpadded = config.global_padding == "VALID"
+    if not unpadded and (config.global_padding is None or config.embedding_dynamic_padding):
         return
-    side = (min(image) - 7) // 2 + 1 + 2 if min(image) >= 7 else 0
+    short = min(image)
+    side = (short + 1) // 2
+    if unpadded:
+        side = (short - 7) // 2 + 1 + 2 if short >= 7 else 0
     names = iter(config.stage_names)
     where = next(names)
     side = -(-side // 2) if config.embedding_dynamic_padding else (side - 3) // 2 + 1
-    for stage, depth in enumerate(config.depths):
+    for stage, depth in enumerate(config.depths if unpadded else []):
         if side < 1:
             break
         where = next(names)
@@ -336,6 +340,6 @@ def _check_unpadded(config: BitConfig, image: tuple[int, int]) -> None:
             side = (side - reach - 1) // (1 if i else stride) + 1
     if side < 1:
         raise InputError(
-            f"an image of {image[0]}x{image[1]} pixels has nothing left at {where} with global_padding='valid'; "
-            "use larger images or global_padding=null"
+            f"an image of {image[0]}x{image[1]} pixels has nothing left at {where} with "
+            f"global_padding={config.global_padding!r}; use larger images or global_padding=null"
         )

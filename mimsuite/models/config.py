@@ -336,16 +336,22 @@ class BitConfig(ModelConfig):
             self._check_int(name, low=1)
         self._check_ints("hidden_sizes", low=1)
         self._check_ints("depths", low=1, count=len(self.hidden_sizes))
+        for name in ("layer_type", "global_padding"):
+            if not isinstance(getattr(self, name), str | None):
+                raise TypeError(
+                    f"{name}={getattr(self, name)!r} must be a name, got {type(getattr(self, name)).__name__}"
+                )
         if self.layer_type not in LAYER_TYPES:
             raise InputError(f"layer_type={self.layer_type} is not one of {','.join(LAYER_TYPES)}")
         self._check_activation("hidden_act")
         if self.global_padding is not None:
-            if str(self.global_padding).upper() not in PADDINGS:
+            if self.global_padding.upper() not in PADDINGS:
                 raise InputError(f"Padding strategy {self.global_padding} not supported; use same, valid or null")
             self.global_padding = self.global_padding.upper()
         self._check_float("drop_path_rate", 0, 1)
         self._check_bool("embedding_dynamic_padding")
-        if isinstance(self.output_stride, bool) or self.output_stride not in OUTPUT_STRIDES:
+        self._check_int("output_stride", low=min(OUTPUT_STRIDES))
+        if self.output_stride not in OUTPUT_STRIDES:
             raise InputError(f"output_stride={self.output_stride} is not one of {', '.join(map(str, OUTPUT_STRIDES))}")
         if self.encoder_stride is None:
             self.encoder_stride = self.stride[0]
