@@ -372,12 +372,15 @@ def _twice(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractCont
 
 @contextmanager
 def _untracked(layer: nn.Module) -> Iterator[None]:
-    """BatchNorms use the batch's statistics in train mode but leave the running ones alone."""
+    """BatchNorms in train mode write to copies of their running statistics, so that these stay as they are."""
     norms = [m for m in layer.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept = [dict(norm.named_buffers()) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, kept, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
