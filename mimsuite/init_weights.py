@@ -41,7 +41,7 @@ class Weights:
         size = self.config.get("image_size", written)
         if isinstance(size, dict):
             size = [size.get(side, size.get("shortest_edge")) for side in ("height", "width")]
-        sides = list(size) if isinstance(size, list | tuple) else [size, size]
+        sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size, size]
         whole = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
         return (sides[0], sides[1]) if whole else None
 

@@ -29,7 +29,7 @@ from mimsuite.models.outputs import (
 from mimsuite.models.vit import VisionTransformer, classic_key
 from mimsuite.patches import as_grid_mask, expand_mask, gather_patches
 from mimsuite.types import Encoder, FeatureMap
-from mimsuite.weights.huggingface import Pretrained
+from mimsuite.weights.huggingface import Pretrained, lift_keys
 
 
 class PixelHead(Protocol):
@@ -74,6 +74,7 @@ class ForMaskedImageModeling(Pretrained):
         super().__init__()
         self.config = config
         self.add_module(self.base_prefix, encoder)
+        lift_keys(self)
         self.num_channels = num_channels
         self.head_stride = pair(encoder_stride)
         self.decoder = head(self.encoder.num_features, self.head_stride, num_channels)
@@ -157,6 +158,7 @@ class ForImageClassification(Pretrained):
         super().__init__()
         self.config = config
         self.add_module(self.base_prefix, encoder)
+        lift_keys(self)
         self.classifier = linear_head(self.encoder.num_features, config.num_labels)
 
     @property

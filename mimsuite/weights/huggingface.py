@@ -38,12 +38,6 @@ class Pretrained(nn.Module):
     init_options: ClassVar[tuple[str, ...]] = ()
     beside_prefix: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self) -> None:
-        super().__init__()
-        if self.beside_prefix and not self.is_base:
-            self.register_state_dict_post_hook(_lift)  # type: ignore[no-untyped-call]
-            self.register_load_state_dict_pre_hook(_lower)  # type: ignore[no-untyped-call]
-
     def network(self) -> Encoder:
         """Returns the family's encoder: this model itself, if it is bare."""
         return cast(Encoder, self if self.is_base else getattr(self, self.base_prefix))
@@ -175,6 +169,12 @@ def _dtype_of(dtype: torch.dtype | str | None, state: dict[str, Tensor]) -> torc
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(f"dtype={dtype!r} is not a floating type; use float32, bfloat16, float16, float64 or auto")
     return found
+
+
+def lift_keys(model: Pretrained) -> None:
+    """Gives the encoder's parts in `beside_prefix` keys without prefix in state dicts, and so in files."""
+    model.register_state_dict_post_hook(_lift)  # type: ignore[no-untyped-call]
+    model.register_load_state_dict_pre_hook(_lower)  # type: ignore[no-untyped-call]
 
 
 def _lift(model: Pretrained, state: dict[str, Any], prefix: str, _: Any) -> None:

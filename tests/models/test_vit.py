@@ -330,7 +330,7 @@ def test_gradient_checkpointing_changes_neither_value_nor_gradient(implementatio
     def run(checkpointed):
         model = masked_model(attn_implementation=implementation, hidden_dropout_prob=0.2, drop_path_rate=0.3).train()
         if checkpointed:
-            model.vit.gradient_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         torch.manual_seed(5)
         loss = model(pixels(), a_mask()).loss
         return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
