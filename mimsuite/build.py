@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mimsuite.data.index import DataIndex
     from mimsuite.loggers import FileLogger, WandbLogger
     from mimsuite.masking import MaskSampler
-    from mimsuite.models.tasks import ForMaskedImageModeling
+    from mimsuite.models.composed import ForMaskedImageModeling
     from mimsuite.normalize import Normalize
     from mimsuite.objectives.mim import MIMObjective
     from mimsuite.run import RunFolder

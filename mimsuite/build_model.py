@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mimsuite.data.index import DataIndex
-    from mimsuite.models.tasks import ForMaskedImageModeling
+    from mimsuite.models.composed import ForMaskedImageModeling
     from mimsuite.normalize import Normalize
     from mimsuite.weights.huggingface import Pretrained
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from mimsuite.errors import InputError
 from mimsuite.losses import widen
 from mimsuite.models.config import CvtConfig
 from mimsuite.models.layers import (
+    Dense,
     activation,
     attend,
     check_pixels,
@@ -29,18 +30,6 @@ from mimsuite.models.outputs import BaseModelOutputWithCLSToken
 from mimsuite.types import FeatureMap
 
 # Shapes: B images, (h, w) cells of a stage's map, T = h * w tokens, one more with class token, E its width.
-
-
-class _Dense(nn.Module):
-    """A linear layer under the name `dense`, as the files have it."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(inputs, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.dense(x)
-        return out
 
 
 class _DepthwiseNorm(nn.Module):
@@ -108,7 +97,7 @@ class CvtAttention(nn.Module):
                 "projection_value": nn.Linear(width, width, bias),
             }
         )
-        self.output = _Dense(width, width)
+        self.output = Dense(width, width)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Returns `(B, T, E)` from `tokens (B, T, E)`, the class token first if there is one."""
@@ -146,9 +135,9 @@ class CvtLayer(nn.Module):
         self.layernorm_before = nn.LayerNorm(width)
         self.attention = CvtAttention(config, stage)
         self.layernorm_after = nn.LayerNorm(width)
-        self.intermediate = _Dense(width, hidden)
+        self.intermediate = Dense(width, hidden)
         self.activation = activation(config.hidden_act)
-        self.output = _Dense(hidden, width)
+        self.output = Dense(hidden, width)
         self.dropout = nn.Dropout(config.drop_rate[stage])
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -204,7 +193,8 @@ class CvtStage(nn.Module):
             tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
         for layer in self.layers:
             if recompute:
-                contexts = partial(_twice, layer)
+                # A compiler writes running statistics once, whatever it recomputes, and takes no such contexts.
+                contexts = noop_context_fn if torch.compiler.is_compiling() else partial(_twice, layer)
                 tokens = checkpoint(layer, tokens, grid, use_reentrant=False, context_fn=contexts)
             else:
                 tokens = layer(tokens, grid)

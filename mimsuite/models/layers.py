@@ -1,4 +1,4 @@
-"""Layers that the families share: activations, drop path, attention and the draw of fresh weights."""
+"""What the families share: activations, drop path, attention, fresh weights, and hiding before a first convolution."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from mimsuite.models.config_base import Activation
 from mimsuite.patches import as_grid_mask, expand_mask
 
 TensorFunction = Callable[[Tensor], Tensor]
+
+
+class Dense(nn.Module):
+    """A linear layer under the name `dense`, as the transformers' files have it."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `(..., outputs)` from `(..., inputs)`."""
+        out: Tensor = self.dense(x)
+        return out
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from mimsuite.errors import InputError
 from mimsuite.models.config import ViTConfig
 from mimsuite.models.config_base import Side, pair
 from mimsuite.models.layers import (
+    Dense,
     activation,
     attend,
     check_pixels,
@@ -23,22 +24,11 @@ from mimsuite.models.layers import (
     init_truncated_normal,
 )
 from mimsuite.models.outputs import BaseModelOutputWithPooling
+from mimsuite.models.positions import RelativePositionBias, resize_positions
 from mimsuite.patches import as_grid_mask, expand_mask
 from mimsuite.types import FeatureMap
 
 # Shapes: B images, N = gh * gw patches, T = N + 1 tokens (the class token first; N without one), D features.
-
-
-class _Dense(nn.Module):
-    """A linear layer under the name `dense`, as the files have it."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
-        super().__init__()
-        self.dense = nn.Linear(inputs, outputs, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.dense(x)
-        return out
 
 
 class _QueryKeyValue(nn.Module):
@@ -69,7 +59,7 @@ class ViTAttention(nn.Module):
         self.config = config
         self.heads = config.num_attention_heads
         self.attention = _QueryKeyValue(config.hidden_size, config.qkv_bias)
-        self.output = _Dense(config.hidden_size, config.hidden_size, config.use_attention_output_bias)
+        self.output = Dense(config.hidden_size, config.hidden_size, config.use_attention_output_bias)
 
     def forward(
         self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
@@ -103,9 +93,9 @@ class ViTLayer(nn.Module):
         self.layernorm_before = nn.LayerNorm(width, eps)
         self.attention = ViTAttention(config)
         self.layernorm_after = nn.LayerNorm(width, eps)
-        self.intermediate = _Dense(width, hidden, config.use_mlp_bias)
+        self.intermediate = Dense(width, hidden, config.use_mlp_bias)
         self.activation = activation(config.hidden_act)
-        self.output = _Dense(hidden, width, config.use_mlp_bias)
+        self.output = Dense(hidden, width, config.use_mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         scaled = config.layer_scale_init_value is not None
         self.gamma_1 = nn.Parameter(torch.empty(width)) if scaled else None
@@ -186,25 +176,6 @@ class ViTEmbeddings(nn.Module):
             )
 
 
-class RelativePositionBias(nn.Module):
-    """One learned bias per head and relative position, shared by all blocks (BEiT, Bao et al. 2022.
-
-    SimMIM's ViT).
-    """
-
-    relative_position_index: Tensor
-
-    def __init__(self, grid: tuple[int, int], heads: int, class_token: bool) -> None:
-        super().__init__()
-        index, rows = _relative_index(grid, class_token)
-        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, heads))
-        self.register_buffer("relative_position_index", index, persistent=False)
-
-    def forward(self) -> Tensor:
-        """Returns the bias of every pair of tokens, `(heads, T, T)`."""
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-
-
 class _Blocks(nn.Module):
     """The blocks under the name `layer`, and what they share."""
 
@@ -247,7 +218,7 @@ class VisionTransformer(nn.Module):
         self.embeddings = ViTEmbeddings(config, use_mask_token)
         self.encoder = _Blocks(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.pooler = _Dense(config.hidden_size, config.pooler_output_size) if add_pooling_layer else None
+        self.pooler = Dense(config.hidden_size, config.pooler_output_size) if add_pooling_layer else None
         self.pooler_activation = activation(config.pooler_act)
         self.register_load_state_dict_pre_hook(_rename_aliases)  # type: ignore[no-untyped-call]
         init_weights(self)
@@ -418,33 +389,6 @@ def init_weights(model: VisionTransformer) -> None:
                 nn.init.constant_(gamma, config.layer_scale_init_value)
 
 
-def resize_positions(
-    table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "hf", *, class_token: bool = True
-) -> Tensor:
-    """Resizes a position table; the class token's position is kept.
-
-    Args:
-        table: `(1, T, D)`.
-        old: grid of the table.
-        new: grid wanted.
-        mode: "hf": bicubic; "timm": bicubic with antialiasing; "jax": linear between the corners.
-        class_token: whether the table begins with one.
-
-    Raises:
-        InputError: an unknown mode.
-    """
-    first = int(class_token)
-    cells = table[:, first:].transpose(1, 2).reshape(1, -1, *old)
-    cells = cells.to(torch.promote_types(cells.dtype, torch.float32))
-    if mode in ("hf", "timm"):
-        resized = F.interpolate(cells, size=new, mode="bicubic", align_corners=False, antialias=mode == "timm")
-    elif mode == "jax":
-        resized = F.interpolate(cells, size=new, mode="bilinear", align_corners=True)
-    else:
-        raise InputError(f"mode={mode!r} is not one of hf, timm, jax")
-    return torch.cat([table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
-
-
 _ALIASES = (
     (re.compile(r"(^|\.)layers\.(\d+)\."), r"\1encoder.layer.\2."),
     (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
@@ -476,19 +420,3 @@ def _rename_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: A
 def _grid_of(image_size: Side, config: ViTConfig) -> tuple[int, int]:
     (height, width), (down, across) = pair(image_size), pair(config.patch_size)
     return height // down, width // across
-
-
-def _relative_index(grid: tuple[int, int], class_token: bool) -> tuple[Tensor, int]:
-    """Row of the bias table for every pair of tokens, `(T, T)` int64, and the number of rows.
-
-    The last three rows serve class token to patch, patch to class token, and class token to itself.
-    """
-    rows, columns = grid
-    r, c = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)
-    down, across = r[:, None] - r[None, :] + rows - 1, c[:, None] - c[None, :] + columns - 1
-    index, count = down * (2 * columns - 1) + across, (2 * rows - 1) * (2 * columns - 1)
-    if not class_token:
-        return index, count
-    index = F.pad(index, (1, 0, 1, 0))
-    index[0, :], index[:, 0], index[0, 0] = count, count + 1, count + 2
-    return index, count + 3

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from mimsuite.data.hashing import mix
 from mimsuite.metrics import HiddenPSNR
-from mimsuite.models.tasks import ForMaskedImageModeling
+from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.normalize import Normalize
 from mimsuite.patches import expand_mask
 from mimsuite.types import Batch

@@ -8,7 +8,7 @@ from torch import nn
 
 from mimsuite.errors import InputError
 from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
-from mimsuite.models.vit import resize_positions
+from mimsuite.models.positions import resize_positions
 from mimsuite.patches import expand_mask
 from mimsuite.types import Encoder, FeatureMap
 

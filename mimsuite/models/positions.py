@@ -1,0 +1,71 @@
+"""Positions of a Vision Transformer's tokens: resizing the learned table, and relative position biases."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mimsuite.errors import InputError
+
+
+def resize_positions(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], mode: str = "hf", *, class_token: bool = True
+) -> Tensor:
+    """Resizes a position table; the class token's position is kept.
+
+    Args:
+        table: `(1, T, D)`.
+        old: grid of the table.
+        new: grid wanted.
+        mode: "hf": bicubic; "timm": bicubic with antialiasing; "jax": linear between the corners.
+        class_token: whether the table begins with one.
+
+    Raises:
+        InputError: an unknown mode.
+    """
+    first = int(class_token)
+    cells = table[:, first:].transpose(1, 2).reshape(1, -1, *old)
+    cells = cells.to(torch.promote_types(cells.dtype, torch.float32))
+    if mode in ("hf", "timm"):
+        resized = F.interpolate(cells, size=new, mode="bicubic", align_corners=False, antialias=mode == "timm")
+    elif mode == "jax":
+        resized = F.interpolate(cells, size=new, mode="bilinear", align_corners=True)
+    else:
+        raise InputError(f"mode={mode!r} is not one of hf, timm, jax")
+    return torch.cat([table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+class RelativePositionBias(nn.Module):
+    """One learned bias per head and relative position, shared by all blocks (BEiT, Bao et al. 2022.
+
+    SimMIM's ViT).
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, grid: tuple[int, int], heads: int, class_token: bool) -> None:
+        super().__init__()
+        index, rows = _relative_index(grid, class_token)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, heads))
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Returns the bias of every pair of tokens, `(heads, T, T)`."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+
+def _relative_index(grid: tuple[int, int], class_token: bool) -> tuple[Tensor, int]:
+    """Row of the bias table for every pair of tokens, `(T, T)` int64, and the number of rows.
+
+    The last three rows serve class token to patch, patch to class token, and class token to itself.
+    """
+    rows, columns = grid
+    r, c = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)
+    down, across = r[:, None] - r[None, :] + rows - 1, c[:, None] - c[None, :] + columns - 1
+    index, count = down * (2 * columns - 1) + across, (2 * rows - 1) * (2 * columns - 1)
+    if not class_token:
+        return index, count
+    index = F.pad(index, (1, 0, 1, 0))
+    index[0, :], index[:, 0], index[0, 0] = count, count + 1, count + 2
+    return index, count + 3
