@@ -36,7 +36,11 @@ from mimsuite.weights.huggingface import Pretrained
 
 
 class ViTModel(VisionTransformer, Pretrained):
-    """The bare Vision Transformer; see `VisionTransformer` for arguments and attributes."""
+    """The bare Vision Transformer (Dosovitskiy et al. 2021, section 3.1).
+
+    Gives `last_hidden_state (B, N + 1, D)` and `pooler_output (B, pooler_output_size)`; arguments, attributes and
+    errors: see `VisionTransformer`.
+    """
 
     config_class = ViTConfig
     base_prefix = "vit"
@@ -46,7 +50,9 @@ class ViTModel(VisionTransformer, Pretrained):
 
 
 class ViTForMaskedImageModeling(ForMaskedImageModeling):
-    """ViT with a mask token and a head that predicts pixels (SimMIM, Xie et al. 2022).
+    """ViT with a mask token and a head that predicts pixels (SimMIM, Xie et al. 2022, section 3).
+
+    Gives `reconstruction (B, C, H, W)` and, with a mask `(B, N)`, the scalar `loss`.
 
     Args:
         config: sizes; `image_size` must be a multiple of `patch_size`.
@@ -105,7 +111,11 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
 
 
 class ViTForImageClassification(ForImageClassification):
-    """ViT with a linear layer on the class token (`use_class_token=False`: on the mean patch)."""
+    """ViT with a linear layer on the class token (Dosovitskiy et al. 2021, section 3.1).
+
+    Gives `logits (B, num_labels)`. With `use_class_token=False` the layer is on the mean patch. Raises InputError for
+    labels that are out of range or of another count.
+    """
 
     config_class = ViTConfig
     base_prefix = "vit"
@@ -150,7 +160,10 @@ class ViTForImageClassification(ForImageClassification):
 
 
 class CvtModel(ConvolutionalTransformer, Pretrained):
-    """The bare CvT; see `ConvolutionalTransformer`.
+    """The bare convolutional vision transformer (Wu et al. 2021, section 3).
+
+    Gives `last_hidden_state (B, D, h, w)` and `cls_token_value (B, 1, D)`, both before the final norm; attributes and
+    errors: see `ConvolutionalTransformer`.
 
     Args:
         config: sizes and switches.
@@ -177,6 +190,9 @@ class CvtModel(ConvolutionalTransformer, Pretrained):
 class CvtForMaskedImageModeling(DenseForMaskedImageModeling):
     """CvT with a mask token and a head that predicts pixels: SimMIM (Xie et al. 2022) as for its Swin encoder.
 
+    Gives `reconstruction (B, C, H, W)` and, with a mask on the first stage's grid, the scalar `loss`. Hidden pixels are
+    filled before the first convolution, because it overlaps the cells.
+
     Args:
         config: sizes.
         head: makes the head from width, stride `(s, s)` and channels; default `SimMIMHead`.
@@ -195,7 +211,10 @@ class CvtForMaskedImageModeling(DenseForMaskedImageModeling):
 
 
 class CvtForImageClassification(DenseForImageClassification):
-    """CvT with a linear layer on the last stage's class token, or on the mean cell without one."""
+    """CvT with a linear layer on the last stage's class token (Wu et al. 2021), or on the mean cell without one.
+
+    Gives `logits (B, num_labels)`. Raises InputError for labels that are out of range or of another count.
+    """
 
     config_class = CvtConfig
     base_prefix = "cvt"
@@ -211,7 +230,11 @@ class CvtForImageClassification(DenseForImageClassification):
 
 
 class BitModel(ResNetV2, Pretrained):
-    """The bare BiT; see `ResNetV2` for arguments and attributes."""
+    """The bare Big Transfer network (Kolesnikov et al. 2020, section 3.1).
+
+    Gives `last_hidden_state (B, D, h, w)` after the final norm and `pooler_output (B, D)`; arguments, attributes and
+    errors: see `ResNetV2`.
+    """
 
     config_class = BitConfig
     base_prefix = "bit"
@@ -221,6 +244,9 @@ class BitModel(ResNetV2, Pretrained):
 
 class BitForMaskedImageModeling(DenseForMaskedImageModeling):
     """BiT with a mask token and a head that predicts pixels: SimMIM (Xie et al. 2022) on a ResNet.
+
+    Gives `reconstruction (B, C, H, W)` and, with a mask on the stem's 4-pixel grid, the scalar `loss`. Hidden pixels
+    are filled before the stem, because it overlaps the cells.
 
     Args:
         config: sizes.
@@ -240,7 +266,10 @@ class BitForMaskedImageModeling(DenseForMaskedImageModeling):
 
 
 class BitForImageClassification(DenseForImageClassification):
-    """BiT with a linear layer on the mean cell."""
+    """BiT with a linear layer on the mean cell (Kolesnikov et al. 2020, section 3.2).
+
+    Gives `logits (B, num_labels)`. Raises InputError for labels that are out of range or of another count.
+    """
 
     config_class = BitConfig
     base_prefix = "bit"
