@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from mimsuite.errors import InputError
 from mimsuite.losses import widen
@@ -192,12 +192,7 @@ class CvtStage(nn.Module):
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
         for layer in self.layers:
-            if recompute:
-                # A compiler writes running statistics once, whatever it recomputes, and takes no such contexts.
-                contexts = noop_context_fn if torch.compiler.is_compiling() else partial(_twice, layer)
-                tokens = checkpoint(layer, tokens, grid, use_reentrant=False, context_fn=contexts)
-            else:
-                tokens = layer(tokens, grid)
+            tokens = _recomputed(layer, tokens, grid) if recompute else layer(tokens, grid)
         first = int(self.cls_token is not None)
         mapped = _as_map(tokens[:, first:], grid)
         return mapped, tokens[:, :first] if first else None
@@ -353,6 +348,16 @@ def _check_sides(x: Tensor, least: int, where: str) -> None:
         raise InputError(
             f"{where} gets a map of {height}x{width}, but its convolution needs {least}x{least}; use larger images"
         )
+
+
+def _recomputed(layer: nn.Module, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A block whose inner values are computed anew for the backward pass."""
+    out: Tensor
+    if torch.compiler.is_compiling():  # writes running statistics once, however often it computes
+        out = checkpoint(layer, tokens, grid, use_reentrant=False)
+    else:
+        out = checkpoint(layer, tokens, grid, use_reentrant=False, context_fn=partial(_twice, layer))
+    return out
 
 
 def _twice(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
