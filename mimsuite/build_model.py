@@ -61,7 +61,13 @@ def model_config(
         sizes["image_size"] = side(image_size)
     if channels is not None:
         sizes["num_channels"] = channels
-    return instantiate(cfg.model, trusted, **sizes)
+    config = instantiate(cfg.model, trusted, **sizes)
+    if weights is not None and weights.config.get("model_type") != config.model_type:
+        raise InputError(
+            f"init={weights.init} holds a {weights.config.get('model_type')}, but model= names a {config.model_type}; "
+            "leave model= out, or use other weights"
+        )
+    return config
 
 
 def config_of(weights: Weights) -> Any:

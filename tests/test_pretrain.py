@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mimsuite import api
+from mimsuite.errors import InputError
 from mimsuite.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -126,10 +127,12 @@ def test_a_second_evaluation_gives_the_same_number_to_the_last_bit(run, tmp_path
 
 
 @pytest.mark.timeout(240)
-def test_an_interrupted_run_resumes_to_the_bit(run, tmp_path):
+@pytest.mark.parametrize("model", ["vit_nano", "cvt_nano"])  # CvT: BatchNorm's running statistics too
+def test_an_interrupted_run_resumes_to_the_bit(model, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=1"]
-    command += [f"{key}={value}" for key, value in (NANO | {"steps": 30, "val_every": 30}).items()]
+    values = NANO | {"steps": 30, "val_every": 30, "model": model}
+    command += [f"{key}={value}" for key, value in values.items()]
     slow = {**os.environ, "OMP_NUM_THREADS": "2"}
     process = subprocess.Popen([*command, "save_every=1"], env=slow, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
@@ -141,7 +144,7 @@ def test_an_interrupted_run_resumes_to_the_bit(run, tmp_path):
     assert summary["status"] == "interrupted"
     done = summary["steps"]
     assert 0 < done < 30
-    pretrain(tmp_path / "whole", workers=0, steps=30, val_every=30)
+    pretrain(tmp_path / "whole", workers=0, steps=30, val_every=30, model=model)
     resumed = api.call("pretrain", {"out": str(out), "resume": True})
     assert resumed["status"] == "done"
     assert same(weights(out), weights(tmp_path / "whole"))
@@ -164,8 +167,6 @@ def test_a_signal_before_the_first_step_still_commits_a_checkpoint(number, code,
 
 
 def test_resuming_refuses_what_would_change_the_result(run):
-    from mimsuite.errors import InputError
-
     with pytest.raises(InputError, match=r"resume=true cannot change lr: the run has .* the command line says 0.1"):
         api.call("pretrain", {"out": str(run[0]), "resume": True, "lr": 0.1})
 
@@ -186,6 +187,57 @@ def test_weights_load_again_and_in_transformers(run):
     with torch.no_grad():
         ours, other = model(pixels, mask), theirs(pixels, mask)
     torch.testing.assert_close(ours.reconstruction, other.reconstruction, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["cvt", "bit"])
+def convolutional(request, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param) / "out"
+    return request.param, out, pretrain(out, workers=0, model=f"{request.param}_nano")
+
+
+def test_a_convolutional_run_writes_pictures_and_weights_that_load(convolutional):
+    family, out, summary = convolutional
+    assert summary["status"] == "done"
+    assert {p.name for p in (out / "pictures").iterdir()} >= {"step_000000.png", "step_000004.png", "curves.png"}
+    model = api.load(str(out))
+    assert type(model).__name__ == f"{family.capitalize()}ForMaskedImageModeling"
+    keys = weights(out).keys()
+    assert "mask_token" in keys
+    assert ("layernorm.weight" in keys) == (family == "cvt")
+    assert not any(k.startswith((f"{family}.mask_token", f"{family}.layernorm")) for k in keys)
+    pixels, mask = torch.randn(2, 3, 64, 64), torch.rand(2, 16, 16) < 0.6
+    with torch.no_grad():
+        before = model(pixels, mask).reconstruction
+        hidden = mask.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand_as(pixels)
+        assert torch.equal(before, model(pixels.masked_fill(hidden, torch.nan), mask).reconstruction)
+
+
+def test_a_convolutional_run_learns_with_the_same_loss_as_it_validates(convolutional):
+    series = read_metrics(convolutional[1] / "metrics.csv")
+    losses = series["val/loss"][1]
+    assert losses[-1] < losses[0]
+
+
+def test_a_convolutional_run_is_reconstructed_and_probed_at_another_size(convolutional, tmp_path):
+    _, out, _ = convolutional
+    api.reconstruct(init=str(out), out=str(tmp_path / "sheet.png"), image_size=[64, 96], count=2)
+    assert picture(tmp_path / "sheet.png").shape[1] > 5 * 96
+    with pytest.raises(InputError, match=r"image width 90 is not a multiple of the model's stride 8; use"):
+        api.reconstruct(init=str(out), out=str(tmp_path / "no.png"), image_size=[64, 90], count=2)
+
+
+def test_a_convolutional_run_starts_from_another(convolutional, tmp_path):
+    family, out, _ = convolutional
+    summary = pretrain(tmp_path / "next", workers=0, init=str(out), model=f"{family}_nano", steps=1, val_every=1)
+    first = read_metrics(tmp_path / "next" / "metrics.csv")["val/loss"][1][0]
+    assert first == pytest.approx(read_metrics(out / "metrics.csv")["val/loss"][1][-1], rel=1e-6)
+    assert summary["status"] == "done"
+
+
+def test_weights_of_another_family_are_refused(convolutional, tmp_path):
+    family, out, _ = convolutional
+    with pytest.raises(InputError, match=f"holds a {family}, but model= names a vit; leave model= out"):
+        pretrain(tmp_path / "next", init=str(out), model="vit_nano")
 
 
 def test_eight_images_can_be_overfitted(tmp_path):
