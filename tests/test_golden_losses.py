@@ -1,0 +1,59 @@
+"""The first five losses of every family on real pictures, as they were: a change of them must be meant.
+
+`python tests/test_golden_losses.py` writes them anew.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from mimsuite.confdir import conf_dir
+from mimsuite.data.datamodule import eval_loader
+from mimsuite.data.open import open_data
+from mimsuite.instantiate import instantiate
+from mimsuite.masking import RandomMask
+from mimsuite.models import AutoModelForMaskedImageModeling
+from mimsuite.normalize import Normalize
+from mimsuite.objectives.optim import param_groups
+
+FILE = Path(__file__).with_name("golden_losses.json")
+MODELS = ["vit_nano", "cvt_nano", "bit_nano"]
+
+
+def five_losses(name):
+    torch.manual_seed(0)
+    index = open_data(None)
+    loader = eval_loader(
+        index,
+        index.select("train"),
+        image_size=(64, 64),
+        batch=16,
+        workers=0,
+        labels=False,
+        mask=RandomMask(0.6),
+        mask_unit=16,
+    )
+    config = instantiate(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml"))
+    model = AutoModelForMaskedImageModeling.from_config(config).train()
+    optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.05, decay_mask_token=False), lr=1e-3)
+    normalize, losses = Normalize(index.mean, index.std), []
+    for _, batch in zip(range(5), loader, strict=False):
+        optimizer.zero_grad()
+        loss = model.masked_loss(normalize(batch.images), batch.mask)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_first_five_losses_are_as_they_were(name):
+    assert five_losses(name) == pytest.approx(json.loads(FILE.read_text())[name], rel=2e-4)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    FILE.write_text(json.dumps({name: five_losses(name) for name in MODELS}, indent=2) + "\n")
