@@ -17,6 +17,7 @@ from mimsuite.errors import InputError
 from mimsuite.models.config import BitConfig, make_div
 from mimsuite.models.layers import (
     activation,
+    check_config,
     check_pixels,
     drop_path,
     drop_path_rates,
@@ -213,6 +214,7 @@ class ResNetV2(nn.Module):
 
     def __init__(self, config: BitConfig, use_mask_token: bool = False) -> None:
         super().__init__()
+        check_config(config, BitConfig)
         self.config = config
         self.num_features = config.widths[-1]
         self.stride, self.mask_stride = config.stride, config.mask_stride

@@ -401,7 +401,8 @@ class BitConfig(ModelConfig):
     def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
         """As `ModelConfig.from_dict`; an override of one of `out_features` and `out_indices` replaces both."""
         dropped = {"stage_names"}  # follows from depths
-        if overrides.keys() & {"out_features", "out_indices"}:
+        default = data.get("out_features") == [f"stage{len(data.get('depths', []))}"]
+        if overrides.keys() & {"out_features", "out_indices"} or ("depths" in overrides and default):
             dropped |= {"out_features", "out_indices"}
         return super().from_dict({k: v for k, v in data.items() if k not in dropped}, **overrides)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -107,6 +108,8 @@ class ModelConfig:
         labels = overrides.get("num_labels")
         if labels is not None and labels != len(values.get("id2label") or {}):
             values = {k: v for k, v in values.items() if k not in ("id2label", "label2id", "num_labels")}
+        if overrides.keys() & {"id2label", "label2id"}:  # new names replace all that the file says of labels
+            values = {k: v for k, v in values.items() if k not in ("id2label", "label2id", "num_labels")}
         values |= overrides
         config = cls(**{k: v for k, v in values.items() if k in known})
         for name in sorted(values.keys() - known):
@@ -114,6 +117,14 @@ class ModelConfig:
                 raise InputError(f"config.json has the field {name!r}, which is a method here; rename or remove it")
             setattr(config, name, values[name])
         return config
+
+    def changed(self, **overrides: Any) -> Self:
+        """Returns a copy with other values; what was derived from them is derived anew. Errors as `from_dict`."""
+        functions = {name: value for name, value in vars(self).items() if callable(value)}
+        written = copy.copy(self)
+        vars(written).update(dict.fromkeys(functions, ACTIVATION_NAMES[0]))
+        data = written.to_dict() | functions | {"attn_implementation": self.attn_implementation}
+        return self.from_dict(data, **overrides)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **overrides: Any) -> Self:

@@ -19,6 +19,7 @@ from mimsuite.models.layers import (
     Dense,
     activation,
     attend,
+    check_config,
     check_pixels,
     drop_path,
     drop_path_rates,
@@ -219,6 +220,7 @@ class ConvolutionalTransformer(nn.Module):
 
     def __init__(self, config: CvtConfig, add_final_norm: bool = False, use_mask_token: bool = False) -> None:
         super().__init__()
+        check_config(config, CvtConfig)
         self.config = config
         self.num_features = config.embed_dim[-1]
         self.stride, self.mask_stride = config.stride, config.mask_stride

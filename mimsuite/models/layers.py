@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError
-from mimsuite.models.config_base import Activation
+from mimsuite.models.config_base import Activation, ModelConfig
 from mimsuite.patches import as_grid_mask, expand_mask
 
 TensorFunction = Callable[[Tensor], Tensor]
@@ -143,6 +143,16 @@ def init_truncated_normal(module: nn.Module, std: float) -> None:
         elif isinstance(part, nn.LayerNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
+
+
+def check_config(config: ModelConfig, expected: type[ModelConfig]) -> None:
+    """Checks that a network gets its own family's configuration.
+
+    Raises:
+        TypeError: it does not.
+    """
+    if not isinstance(config, expected):
+        raise TypeError(f"this network takes a {expected.__name__}, got {type(config).__name__}; use its own config")
 
 
 def check_pixels(pixels: Tensor, channels: int) -> None:

@@ -22,7 +22,7 @@ from mimsuite.models.composed import (
 from mimsuite.models.config import BitConfig, CvtConfig, ViTConfig
 from mimsuite.models.config_base import pair
 from mimsuite.models.cvt import ConvolutionalTransformer
-from mimsuite.models.layers import init_truncated_normal
+from mimsuite.models.layers import check_config, init_truncated_normal
 from mimsuite.models.outputs import (
     BackboneOutput,
     ImageClassifierOutput,
@@ -70,6 +70,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
     vit: VisionTransformer
 
     def __init__(self, config: ViTConfig, head: HeadFactory = SimMIMHead) -> None:
+        check_config(config, ViTConfig)
         if any(s % p for s, p in zip(pair(config.image_size), pair(config.patch_size), strict=True)):
             raise InputError(f"image_size={config.image_size} is not a multiple of patch_size={config.patch_size}")
         encoder = VisionTransformer(config, add_pooling_layer=False, use_mask_token=True)
@@ -303,7 +304,7 @@ class BitBackbone(Pretrained):
         self.config = config
         self.bit = ResNetV2(config)
         self.stage_names, self.num_features = config.stage_names, config.widths
-        self.out_features, self.out_indices = config.out_features, config.out_indices
+        self.out_features, self.out_indices = list(config.out_features), list(config.out_indices)
         self.channels = [self.num_features[i] for i in config.out_indices]
 
     def forward(

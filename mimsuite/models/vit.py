@@ -18,6 +18,7 @@ from mimsuite.models.layers import (
     Dense,
     activation,
     attend,
+    check_config,
     check_pixels,
     drop_path,
     drop_path_rates,
@@ -208,6 +209,7 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
         super().__init__()
+        check_config(config, ViTConfig)
         if add_pooling_layer and not config.use_class_token:
             raise InputError("use_class_token=False leaves the pooler without input; pass add_pooling_layer=False")
         self.config = config

@@ -88,7 +88,7 @@ class Pretrained(nn.Module):
         if config is None:
             config = cls.config_class.from_pretrained(folder, **overrides)
         elif overrides:
-            config = type(config).from_dict({"model_type": config.model_type} | _fields(config), **overrides)
+            config = config.changed(**overrides)
         state = read_folder(folder)
         model = cls(config, **options)
         model.to(_dtype_of(dtype if dtype is not None else torch_dtype, state))
@@ -154,10 +154,6 @@ def place_keys(model: Pretrained, state: dict[str, Tensor]) -> dict[str, Tensor]
     if prefixed or model.is_base:
         return state
     return {(prefix + k if k not in own and prefix + k in own else k): t for k, t in state.items()}
-
-
-def _fields(config: ModelConfig) -> dict[str, Any]:
-    return dict(vars(config))
 
 
 def _dtype_of(dtype: torch.dtype | str | None, state: dict[str, Tensor]) -> torch.dtype:

@@ -7,10 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
 from mimsuite.errors import InputError
+from mimsuite.models import BitModel, CvtForMaskedImageModeling, CvtModel, ViTForMaskedImageModeling, ViTModel
 from mimsuite.models.auto import AutoConfig
-from mimsuite.models.config import ViTConfig
+from mimsuite.models.config import BitConfig, ViTConfig
 
 
 def test_the_defaults_are_vit_base():
@@ -258,3 +260,28 @@ def test_configs_are_made_without_importing_torch():
     root = Path(__file__).parents[2]
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("labels", [{"id2label": {0: "x", 1: "y", 2: "z"}}, {"label2id": {"x": 0, "y": 1, "z": 2}}])
+def test_new_label_names_replace_all_that_the_file_says(labels):
+    data = BitConfig(num_labels=5).to_dict() | {"num_labels": 5}
+    config = BitConfig.from_dict(data, **labels)
+    assert (config.num_labels, config.id2label) == (3, {0: "x", 1: "y", 2: "z"})
+    assert config.label2id == {"x": 0, "y": 1, "z": 2}
+
+
+def test_a_changed_config_derives_anew_what_was_derived():
+    config = BitConfig(hidden_act=torch.relu, attn_implementation="eager").changed(output_stride=16)
+    assert (config.encoder_stride, config.hidden_act, config.attn_implementation) == (16, torch.relu, "eager")
+    assert ViTConfig(id2label={0: "a"}).changed(num_labels=3).id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+def test_fewer_stages_than_in_the_file_give_the_last_of_them():
+    assert BitConfig.from_dict(BitConfig().to_dict(), hidden_sizes=[256, 512], depths=[1, 1]).out_features == ["stage2"]
+
+
+@pytest.mark.parametrize("cls", [ViTModel, ViTForMaskedImageModeling, BitModel, CvtModel, CvtForMaskedImageModeling])
+def test_another_familys_config_is_a_type_error(cls):
+    other = ViTConfig() if cls.base_prefix != "vit" else BitConfig()
+    with pytest.raises(TypeError, match=f"takes a {cls.config_class.__name__}, got {type(other).__name__}"):
+        cls(other)
