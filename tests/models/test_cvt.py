@@ -183,7 +183,7 @@ CHANGES = {
     "cls_token": [False, True, True],
     "qkv_projection_method": ["dw_bn", "avg", "dw_bn"],
     "kernel_qkv": [3, 3, 5],
-    "padding_kv": [1, 2, 1],
+    "padding_kv": [1, 0, 1],
     "stride_kv": [2, 1, 2],
     "initializer_range": 0.5,
     "hidden_act": "quick_gelu",
