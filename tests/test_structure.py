@@ -21,19 +21,13 @@ ROWS = [
     {"masking", "losses", "pictures", "hints", "helptext", "instantiate", "settings", "run"}
     | {f"data.{n}" for n in ("hashing", "sources", "tar", "labels", "stats", "decode", "index", "plan", "augment")}
     | {f"data.{n}" for n in ("reader", "pack", "inspect", "open")}
-    | {
-        "models.config_base",
-        "models.config",
-        "models.layers",
-        "models.positions",
-        "models.outputs",
-        "models.source",
-        "models",
-    },
+    | {f"models.{n}" for n in ("config_base", "config", "layers", "positions", "outputs", "source")}
+    | {"models"},
     {"metrics", "reconstruct", "checkpoint"},
     {"models.vit", "models.cvt", "models.bit"},
     {"heads", "heads.simmim", "heads.classifier", "weights", "weights.files", "weights.huggingface"},
-    {"models.composed", "models.tasks", "models.auto", "models.images", "models.resize", "models.processing", "init_weights", "resume"},
+    {f"models.{n}" for n in ("composed", "tasks", "auto", "images", "resize", "processing")}
+    | {"init_weights", "resume"},
     {"data", "data.collate", "data.datamodule"},
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
     | {f"evaluation.{n}" for n in ("features", "knn", "probe")},
