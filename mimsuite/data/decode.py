@@ -1,4 +1,4 @@
-"""What pixels an encoded image holds: JPEG, .npy, and what else Pillow reads, told by the first bytes."""
+"""What pixels an encoded image holds: JPEG, .npy, TIFF, and what else Pillow reads, told by the first bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from mimsuite.data import tiff
 
 #: Larger images are refused before their pixels are read (Pillow's own limit for errors).
 MAX_PIXELS = 178_956_970
@@ -65,7 +67,7 @@ class Encoded(Protocol):
 
     @property
     def channels(self) -> int:
-        """1, 3 or, for arrays, any number."""
+        """1, 3 or, for arrays and TIFF, any number."""
         ...
 
     @property
@@ -93,6 +95,10 @@ def open_image(data: bytes) -> Encoded:
             return jpeg
     if data.startswith(b"\x93NUMPY"):
         return _read_array_header(data)
+    if data.startswith(tiff.MAGICS):
+        layout = _read_tiff_header(data)
+        if layout is not None:
+            return layout
     return _read_picture_header(data)
 
 
@@ -227,6 +233,38 @@ class _Array(NamedTuple):
         return array
 
 
+class _Tiff(NamedTuple):
+    """A TIFF that Pillow would not read, or not in its full depth."""
+
+    data: bytes
+    layout: tiff.Layout
+
+    @property
+    def height(self) -> int:
+        return self.layout.width if self.layout.orientation >= 5 else self.layout.height
+
+    @property
+    def width(self) -> int:
+        return self.layout.height if self.layout.orientation >= 5 else self.layout.width
+
+    @property
+    def channels(self) -> int:
+        return self.layout.channels
+
+    @property
+    def deep(self) -> bool:
+        return self.layout.deep
+
+    def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
+        try:
+            array = _upright(tiff.read_pixels(self.data, self.layout), self.layout.orientation)
+        except _DAMAGE as error:
+            raise DecodeError(f"TIFF: {error}") from error
+        if box is not None:
+            array = array[box.top : box.top + box.height, box.left : box.left + box.width]
+        return array
+
+
 def _from_pillow(image: Image.Image) -> Pixels:
     mode = image.mode
     if mode in _DEEP_MODES:
@@ -268,6 +306,17 @@ def _read_picture_header(data: bytes) -> _Picture:
     width, height = image.size if orientation < 5 else image.size[::-1]
     channels = 3 if image.mode in _COLOUR_MODES else 1
     return _Picture(image, height, width, channels, image.mode in _DEEP_MODES, orientation)
+
+
+def _read_tiff_header(data: bytes) -> _Tiff | None:
+    try:
+        layout = tiff.read_layout(data)
+    except _DAMAGE as error:
+        raise DecodeError(f"TIFF: {error}") from error
+    if layout is None:
+        return None
+    _check_size(layout.height, layout.width)
+    return _Tiff(data, layout)
 
 
 def _read_array_header(data: bytes) -> _Array:
