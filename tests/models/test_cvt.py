@@ -187,7 +187,7 @@ CHANGES = {
     "stride_kv": [2, 1, 2],
     "initializer_range": 0.5,
     "hidden_act": "quick_gelu",
-    "encoder_stride": 8,
+    "encoder_stride": 4,
     "num_labels": 3,
     "problem_type": "multi_label_classification",
     "output_hidden_states": True,
@@ -260,7 +260,7 @@ def test_every_field_survives_the_file():
     config = CvtConfig(**changed)
     again = CvtConfig.from_dict(json.loads(config.to_json_string()))
     assert again == config
-    assert again.encoder_stride == 8
+    assert again.encoder_stride == 4
 
 
 def test_encoder_stride_is_written_only_when_it_does_not_follow():
@@ -450,6 +450,16 @@ def test_drop_path_drops_some_branches_of_some_samples():
     near = torch.stack([(found - way).abs().amax((1, 2)) < 1e-4 for way in ways])
     assert near.sum(0).tolist() == [1] * 64  # every sample went one of the four ways
     assert near.any(1).all()  # and each way was gone
+
+
+def test_dropout_falls_on_the_embedding_and_on_both_branches():
+    stage = randomise(cvt_module.CvtStage(tiny(drop_rate=[0.0, 0.0, 1.0]), 2)).train()
+    tokens = torch.randn(2, 17, 24)
+    assert torch.equal(stage.layers[0](tokens, (4, 4)), tokens)
+    mapped, cls_token = stage(torch.randn(2, 24, 4, 4), recompute=False)
+    assert not mapped.any()
+    assert torch.equal(cls_token, stage.cls_token.expand(2, -1, -1))
+    assert stage.eval()(torch.randn(2, 24, 4, 4), recompute=False)[0].all()
 
 
 # --- statistics ------------------------------------------------------------------------------------------------
