@@ -72,8 +72,8 @@ class ImageReader(Dataset[Sample | Failure]):
         """Reads the sample `item = (epoch, number)`, or the next one that can be decoded in its place.
 
         Returns:
-            The sample; an `InputError` where 64 in a row are broken or a label is wrong; a `RunError` where a
-            shard cannot be read, or is no longer the one that was indexed.
+            The sample; an `InputError` where 64 in a row are broken, a label is wrong or a table is damaged; a
+            `RunError` where a shard cannot be read, or is no longer the one that was indexed.
         """
         epoch, number = item
         bad: list[BadSample] = []
@@ -119,6 +119,10 @@ class ImageReader(Dataset[Sample | Failure]):
         return parse_label(data, split_name(name)[1], key, self._classes)
 
     def _member(self, shard: Shard, offset: int, header: int, size: int) -> tuple[str, bytes]:
+        if offset < header or offset + size > shard.bytes:
+            raise InputError(
+                f"{shard.table} points outside {shard.path}, at offset {offset} of {shard.bytes}; pack the data again"
+            )
         data = self._files.read(shard.path, offset - header, header + size)
         return header_name(data[:header], shard.path), data[header:]
 

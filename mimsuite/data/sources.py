@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -105,6 +108,18 @@ def split_name_of(folder: str) -> str | None:
     return _SPLITS.get(folder.lower())
 
 
+# What a disk, a network file system or FUSE reports when it may work again in a moment.
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "EAGAIN", "EBUSY", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN"),
+        *("EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EREMOTEIO", "ENOMEM"),
+    )
+    if hasattr(errno, name)
+)
+_PATIENCE, _PAUSES = 20.0, (0.1, 2.0)  # seconds: in all; the first and the longest pause
+
+
 class ShardFiles:
     """Reads ranges of local shards; keeps at most `limit` files open. A fork does them no harm."""
 
@@ -115,21 +130,49 @@ class ShardFiles:
     def read(self, path: str, offset: int, size: int) -> bytes:
         """Returns the `size` bytes of `path` from `offset` on.
 
+        An I/O error that may pass is tried again, on a file opened anew, for 20 seconds in all.
+
         Raises:
             RunError: the file vanished, cannot be read, or has become shorter.
         """
-        try:
-            data = os.pread(self._file(path), size, offset)
-            while 0 < len(data) < size:  # at most 2 GiB come at a time
-                more = os.pread(self._file(path), size - len(data), offset + len(data))
-                if not more:
-                    break
-                data += more
-        except OSError as error:
-            raise RunError(f"shard {path} cannot be read at offset {offset}: {error.strerror}") from error
+        pause, longest = _PAUSES
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                data = self._read_once(path, offset, size)
+                break
+            except OSError as error:
+                self._forget(path)
+                passing = error.errno in _PASSING
+                if passing and time.monotonic() + pause <= end:
+                    time.sleep(pause)
+                    pause = min(2 * pause, longest)
+                    continue
+                fix = f"tried for {_PATIENCE:.0f} s; check the disk or the connection" if passing else "put it back"
+                raise RunError(
+                    f"shard {path} cannot be read at offset {offset}: {error.strerror}; {fix}, and resume the run"
+                ) from error
         if len(data) < size:
-            raise RunError(f"shard {path} ends before offset {offset + size}: it was cut during the run")
+            raise RunError(
+                f"shard {path} ends before offset {offset + size}: it was cut during the run; copy it again, "
+                "and resume the run"
+            )
         return data
+
+    def _read_once(self, path: str, offset: int, size: int) -> bytes:
+        data = os.pread(self._file(path), size, offset)
+        while 0 < len(data) < size:  # at most 2 GiB come at a time
+            more = os.pread(self._file(path), size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def _forget(self, path: str) -> None:
+        fd = self._open.pop(path, None)
+        if fd is not None:
+            with contextlib.suppress(OSError):  # closing may report the same fault once more
+                os.close(fd)
 
     def _file(self, path: str) -> int:
         fd = self._open.pop(path, None)
