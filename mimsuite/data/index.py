@@ -23,6 +23,7 @@ from mimsuite.data.tar import RECORD, header_name, scan_shard, split_name
 from mimsuite.errors import InputError
 
 FORMAT = "mimsuite-1"
+JOURNAL = "pack.journal"  # lies in a packed folder until it is finished
 STATS_SAMPLES = 512
 
 Role = Literal["train", "curve", "test"]
@@ -205,6 +206,8 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
     folder = Path(os.path.abspath(Path(data).expanduser()))
     if os.path.isfile(folder / "index.json"):
         return _check_sizes(read_index(folder))
+    if os.path.isfile(folder / JOURNAL):
+        raise InputError(f"data={data} holds a half-finished pack; run the same `mimsuite pack` again to finish it")
     if is_image_folder(data):
         raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
     root, paths = find_shards(data)
@@ -221,14 +224,14 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
     Args:
         root: the folder of the data set; `classes.txt` in it gives the names of the classes.
         paths: the shards.
-        tables: an existing folder.
+        tables: an existing folder; tables of shards below it lie beside these.
         hashes: sha256 of the shards, as far as they are known.
     """
     splits: dict[str, list[Shard]] = {}
     for number, path in enumerate(paths):
         rows = scan_shard(str(path))
-        same = path.parent == tables
-        table = tables / (f"{path.stem}.idx.npy" if same else f"{number:06d}.idx.npy")
+        beside = path.is_relative_to(tables)
+        table = path.with_name(f"{path.stem}.idx.npy") if beside else tables / f"{number:06d}.idx.npy"
         np.save(table, rows)
         shard = Shard(str(path), len(rows), path.stat().st_size, hashes.get(path), str(table))
         splits.setdefault(split_of(path, root), []).append(shard)
@@ -280,7 +283,9 @@ def write_index(folder: Path, index: DataIndex) -> None:
         "image_size": index.image_size,
         "has_labels": index.has_labels,
     }
-    (folder / "index.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part = folder / ".index.json.part"
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / "index.json")
 
 
 def read_index(folder: Path, root: Path | None = None) -> DataIndex:

@@ -1,266 +1,308 @@
-"""How a folder of images becomes shards: which files, in which split and order, with which key and label."""
+"""How planned images become shards and an index: in parallel, the same bytes each time, and resumable."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
+import json
 import logging
 import os
-import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import __version__ as pillow_version
 
-from mimsuite.data.decode import DecodeError, open_image
-from mimsuite.data.hashing import hash_key, mix
+from mimsuite.data.decode import DecodeError
+from mimsuite.data.encode import Content, encode_file
 from mimsuite.data.index import DataIndex, build_index, write_index
-from mimsuite.data.sources import PICTURE_ENDINGS, split_name_of
-from mimsuite.data.tar import IMAGE_ENDINGS
-from mimsuite.errors import InputError
+from mimsuite.data.labels import Label
+from mimsuite.data.pack_journal import Journal, ShardLine
+from mimsuite.data.pack_plan import Choice, PackPlan, Picture, plan_pack
+from mimsuite.data.tar import BLOCK, printable
+from mimsuite.errors import InputError, RunError
 
 log = logging.getLogger("mimsuite")
 
-_CHUNK = 256  # images decoded ahead of the writer
-_SALT_VAL, _SALT_ORDER = 1, 2
-_JPEG, _NUMPY = b"\xff\xd8\xff", b"\x93NUMPY"
-_ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif"}
+_AHEAD = 128  # images per thread that are decoded ahead of the writer
+_RECORD = 20 * BLOCK  # tar files are padded to this
 
-Labels = Literal["auto", "none", "folder"]
+Progress = Callable[[int, int], None]
 
 
-class Picture(NamedTuple):
-    """A file to pack: where it lies, its key, its split, its class (-1: none)."""
+class Forecast(NamedTuple):
+    """What a pack would write.
 
-    path: Path
-    key: str
-    split: str
-    label: int
+    Attributes:
+        images, shards: per split.
+        labels: per split, the images of each class; empty without classes.
+        classes: their names.
+        bytes: of all shards.
+    """
+
+    images: dict[str, int]
+    shards: dict[str, int]
+    labels: dict[str, dict[int, int]]
+    classes: list[str]
+    bytes: int
 
 
 def pack(
     src: Path,
     out: Path,
     *,
-    labels: Labels = "auto",
-    shard_size: int = 256 << 20,
+    labels: str = "auto",
+    labels_file: str | None = None,
+    labels_column: str | None = None,
+    group_by: str | None = None,
     val_fraction: float = 0.0,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    shard_size: int = 256 << 20,
+    image_size: int | None = None,
+    progress: Progress | None = None,
 ) -> DataIndex:
-    """Writes the images below `src` to shards with an index; the same files give the same bytes.
+    """Writes the images below `src` to shards with an index; the same files and options give the same bytes.
 
-    Image files are stored as they are; kinds that shards do not hold, such as BMP, become PNG. Folders named
-    train, val and test, with nothing beside them, are the splits. Images that cannot be decoded are named in
-    the log and left out.
+    Images that cannot be decoded are named in the log and left out. When `out` holds a pack of the same source and
+    options that was stopped, this one goes on after its last whole shard.
 
     Args:
         src: folder of images.
-        out: folder to write; must be absent or empty.
-        labels: "folder" (the class is the first sub-folder, numbered by name), "none", or "auto": "folder" if
-            every image lies in a sub-folder and there are at least two of these.
-        shard_size: bytes of images after which the next shard begins.
+        out: folder to write; must be absent, empty, or hold a half-finished pack.
+        labels: "folder" (the class is the first sub-folder, numbered by name), "none", a CSV file (see
+            `csv_labels`), or "auto": "folder" if every image lies in a sub-folder and there are at least two.
+        labels_file, labels_column: columns of the CSV file with paths and labels; None takes the usual names.
+        group_by: "folder" (images in one folder stay in one split), "folder:N" (that share the N-th part of the
+            path, counted from 1), or a column of the CSV file.
         val_fraction: share of each class, in [0, 1), that goes from train to a split `val`.
         seed: decides which images go to `val`, and the order in the shards.
+        shard_size: bytes of images after which the next shard begins.
+        image_size: see `encode_file`; None keeps all pixels.
         progress: called with (images done, images in all).
 
     Raises:
-        InputError: an argument is out of range, `out` is not empty, or no image can be read.
+        InputError: a value, a label or a group is wrong; `out` holds something else; images have channel counts
+            that do not go together, or none can be read.
+        RunError: `out` cannot be written any more.
     """
-    if not 0 <= val_fraction < 1:
-        raise InputError(f"val_fraction={val_fraction} is not in [0, 1); use 0.1 for a tenth")
+    choice = Choice(labels, labels_file, labels_column, group_by, val_fraction, seed)
+    plan = checked_plan(src, choice, shard_size, image_size)
+    options = _options(src, choice, shard_size, image_size)
+    with Journal(Path(os.path.abspath(out)), options, _digest(plan)) as journal:
+        try:
+            _write(plan.pictures, journal, shard_size, image_size, progress or (lambda done, total: None))
+            return _finish(plan, journal)
+        except OSError as error:
+            raise RunError(
+                f"out={out} cannot be written ({error.strerror}); mend that, and the same command goes on"
+            ) from error
+
+
+def forecast(src: Path, choice: Choice, shard_size: int) -> Forecast:
+    """What `pack` would write, from names and file sizes alone.
+
+    It is exact where all files are kept as they are, and their paths are ASCII and shorter than 95 characters.
+
+    Raises:
+        InputError: as `pack`, as far as that needs no image.
+    """
+    plan = checked_plan(src, choice, shard_size, None)
+    images: Counter[str] = Counter()
+    shards: Counter[str] = Counter()
+    labels: dict[str, Counter[int]] = {}
+    total = payload = inside = 0  # of all closed shards; of the images, and of all, in the open one
+    for picture in plan.pictures:
+        classes = labels.setdefault(picture.split, Counter())
+        if plan.classes:
+            classes.update(classes_of(picture.label))
+        sizes = [os.stat(picture.path).st_size, *map(len, _label_member(picture.label).values())]
+        if picture.split not in shards or payload >= shard_size:
+            total += _tar_bytes(inside)
+            shards[picture.split] += 1
+            payload = inside = 0
+        images[picture.split] += 1
+        payload += sum(sizes)
+        inside += sum(BLOCK + -(-size // BLOCK) * BLOCK for size in sizes)
+    counts = {split: dict(sorted(classes.items())) for split, classes in labels.items()}
+    return Forecast(dict(images), dict(shards), counts, plan.classes, total + _tar_bytes(inside))
+
+
+def _tar_bytes(members: int) -> int:
+    """With the two blocks at the end, padded to whole records; 0 for no members."""
+    return -(-(members + 2 * BLOCK) // _RECORD) * _RECORD if members else 0
+
+
+def checked_plan(src: Path, choice: Choice, shard_size: int, image_size: int | None) -> PackPlan:
+    """The plan of a pack, after the sizes have been checked."""
     if shard_size < 1:
         raise InputError(f"shard_size={shard_size} is not a positive size; use 256 MiB")
-    files = find_pictures(src)
-    pictures, classes = plan_pictures(src, files, labels)
-    pictures = _split(pictures, val_fraction, seed)
-    out = Path(os.path.abspath(out))
-    _make(out)
-    writer = _Shards(out, shard_size)
-    done, bad = 0, 0
-    for split in ("train", "val", "test"):
-        chosen = sorted((p for p in pictures if p.split == split), key=lambda p: (_order(p.key, seed), p.key))
-        with writer.open(split):
-            for picture, content in _read_all(chosen):
-                done += 1
-                if isinstance(content, DecodeError):
-                    bad += 1
-                    log.warning("left out: %s (%s)", picture.path, content)
-                else:
-                    writer.write(picture, *content)
-                if progress is not None:
-                    progress(done, len(pictures))
-    if bad:
-        log.warning("%d of %d files could not be read and are left out", bad, len(pictures))
-    if not writer.paths:
-        raise InputError(f"src={src}: none of {len(pictures)} images can be decoded; the log names them")
-    if classes:
-        (out / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    index = build_index(out, writer.paths, out, {path: _sha256(path) for path in writer.paths})
-    write_index(out, index)
-    return index
+    if image_size is not None and image_size < 1:
+        raise InputError(f"image_size={image_size} is not a positive size; use a side in pixels (256)")
+    return plan_pack(src, choice)
 
 
-def find_pictures(src: Path) -> list[Path]:
-    """The image files below a folder, sorted by path; hidden files and folders are passed over.
-
-    Raises:
-        InputError: not a folder that can be read, or no image in it.
-    """
-    if not src.is_dir():
-        raise InputError(f"src={src} is not a folder; give a folder of images")
-    found: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"src={src}: {error.filename} cannot be read ({error.strerror}); check its rights")
-
-    for folder, folders, names in os.walk(src, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(folder, name) for name in names if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".")
-        ]
-    if not found:
-        raise InputError(f"src={src} holds no image ({', '.join(PICTURE_ENDINGS)}); check the path")
-    return sorted(found)
+def classes_of(label: Label | None) -> tuple[int, ...]:
+    """The classes that a label counts for; none for regression."""
+    if isinstance(label, tuple):
+        return label
+    return (label,) if isinstance(label, int) else ()
 
 
-def _make(out: Path) -> None:
+def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None) -> dict[str, Any]:
+    """All that decides the bytes, for the journal."""
+    csv = hashlib.sha256(choice.csv.read_bytes()).hexdigest() if choice.csv is not None else None
+    return {
+        "src": os.path.realpath(src),
+        **choice._asdict(),
+        "shard_size": shard_size,
+        "image_size": image_size,
+        "content of the labels file": csv,
+        "Pillow": pillow_version,
+    }
+
+
+def _digest(plan: PackPlan) -> str:
+    """Changes when a file is added, removed or changed."""
+    digest = hashlib.sha256()
+    for picture in plan.pictures:
+        try:
+            stat = os.stat(picture.path)
+        except OSError as error:
+            raise InputError(f"{printable(str(picture.path))} cannot be read ({error.strerror}); remove it") from error
+        digest.update(f"{picture.path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _write(
+    pictures: Sequence[Picture], journal: Journal, shard_size: int, image_size: int | None, progress: Progress
+) -> None:
+    """Writes the shards that the journal does not know yet."""
+    begin = journal.position
+    if begin:
+        log.info("going on after %d of %d images: %d shards are finished", begin, len(pictures), len(journal.lines))
+    shard: _Shard | None = None
+    bad = list[str]()
+    seen = {count: path for line in journal.lines for count, path in line.channels.items()}
+    for number, (picture, content) in enumerate(_encode_all(pictures[begin:], image_size), start=begin):
+        if shard is not None and shard.split != picture.split:
+            journal.add(shard.close(number, bad))
+            shard, bad = None, []
+        if isinstance(content, DecodeError):
+            bad.append(str(picture.path))
+            log.warning("left out: %s (%s)", printable(str(picture.path)), content)
+        else:
+            _check_channels(seen, content.channels, picture.path)
+            shard = shard or _Shard(journal.out, picture.split, journal.count(picture.split))
+            shard.write(picture, content)
+            if shard.payload >= shard_size:
+                journal.add(shard.close(number + 1, bad))
+                shard, bad = None, []
+        progress(number + 1, len(pictures))
+    if shard is not None:
+        journal.add(shard.close(len(pictures), bad))
+        bad = []
+    left_out = len(bad) + sum(len(line.bad) for line in journal.lines)
+    if not journal.lines:
+        journal.discard()
+        raise InputError(
+            f"src={os.path.commonpath([p.path.parent for p in pictures])}: none of {len(pictures)} images can be "
+            "decoded; the log names them"
+        )
+    if left_out:
+        log.warning("%d of %d files could not be read and are left out", left_out, len(pictures))
+
+
+def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
+    """Grey and colour go together; other counts only with themselves."""
+    if channels not in seen:
+        seen[channels] = str(path)
+        if len(seen) > 1 and not set(seen) <= {1, 3}:
+            found = ", ".join(f"{count} ({printable(name)})" for count, name in sorted(seen.items()))
+            raise InputError(f"images have different channel counts: {found}; pack each kind by itself")
+
+
+def _encode_all(pictures: Sequence[Picture], size: int | None) -> Iterator[tuple[Picture, Content | DecodeError]]:
+    """Reads, decodes and encodes on all cores, some way ahead of the writer."""
+    threads = os.cpu_count() or 1
+    waiting: deque[tuple[Picture, Future[Content | DecodeError]]] = deque()
+    pool = ThreadPoolExecutor(threads)
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"out={out} exists and is not an empty folder; choose another or remove it")
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out={out} cannot be made ({error.strerror}); choose another folder") from error
+        for picture in pictures:
+            waiting.append((picture, pool.submit(encode_file, picture.path, size)))
+            if len(waiting) > _AHEAD * threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def plan_pictures(src: Path, files: Sequence[Path], labels: Labels) -> tuple[list[Picture], list[str]]:
-    """Gives each file its split, key and label.
-
-    Returns:
-        The pictures in the order of `files`, and the names of the classes (none without labels).
-
-    Raises:
-        InputError: labels are wanted from folders, and there are none.
-    """
-    parts = [file.relative_to(src).parts for file in files]
-    splits = [split_name_of(p[0]) if len(p) > 1 else None for p in parts]
-    below = [p[1:] for p in parts] if all(splits) else parts
-    names = sorted({p[0] for p in below if len(p) > 1})
-    loose = next((file for file, p in zip(files, below, strict=True) if len(p) == 1), None)
-    if labels == "folder" and loose is not None:
-        raise InputError(f"labels=folder, but {loose} lies in no class's folder; move it, or use labels=none")
-    if labels == "none" or loose is not None or (labels == "auto" and len(names) < 2):
-        names = []
-    number = {name: i for i, name in enumerate(names)}
-    pictures, taken = [], set[str]()
-    for file, p, full, split in zip(files, below, parts, splits, strict=True):
-        key = _unique(full, taken)
-        name = split if all(splits) and split is not None else "train"
-        pictures.append(Picture(file, key, name, number[p[0]] if names else -1))
-    return pictures, names
+def _label_member(label: Label | None) -> dict[str, bytes]:
+    if label is None:
+        return {}
+    if isinstance(label, int):
+        return {"cls": str(label).encode()}
+    return {"json": json.dumps({"label": label}).encode()}
 
 
-def _unique(parts: Sequence[str], taken: set[str]) -> str:
-    """A key made of the path: no dots or slashes, no other file's."""
-    path = Path(*parts)
-    key = base = re.sub(r"[^\w-]", "_", str(path.with_suffix("")))
-    if key in taken:
-        key = base = f"{base}_{path.suffix[1:].lower()}"
-    count = 2
-    while key in taken:
-        key, count = f"{base}_{count}", count + 1
-    taken.add(key)
-    return key
+class _Shard:
+    """Writes one `SPLIT-NNNNNN.tar` with webdataset's writer; owner and time of all members are fixed."""
 
-
-def _split(pictures: list[Picture], val_fraction: float, seed: int) -> list[Picture]:
-    """Moves a share of each class from train to val: the pictures whose keys have the smallest hashes."""
-    moved: set[str] = set()
-    for label in sorted({p.label for p in pictures}):
-        keys = [p.key for p in pictures if p.label == label and p.split == "train"]
-        count = round(len(keys) * val_fraction)
-        if val_fraction > 0 and len(keys) > 1:
-            count = max(1, count)
-        moved.update(sorted(keys, key=lambda key: mix(seed, _SALT_VAL, hash_key(key)))[:count])
-    return [p._replace(split="val") if p.key in moved else p for p in pictures]
-
-
-def _order(key: str, seed: int) -> int:
-    return mix(seed, _SALT_ORDER, hash_key(key))
-
-
-def _read_all(pictures: Sequence[Picture]) -> Iterator[tuple[Picture, tuple[str, bytes] | DecodeError]]:
-    """Reads and decodes on all cores, a chunk ahead."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, len(pictures), _CHUNK):
-            chunk = pictures[first : first + _CHUNK]
-            yield from zip(chunk, pool.map(_content, [p.path for p in chunk]), strict=True)
-
-
-def _content(path: Path) -> tuple[str, bytes] | DecodeError:
-    """The member's ending and bytes, after they have been decoded once."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return DecodeError(error.strerror or "cannot be read")
-    try:
-        open_image(data).pixels()
-        if data.startswith(_JPEG):
-            return "jpg", data
-        if data.startswith(_NUMPY):
-            return "npy", data
-        with Image.open(io.BytesIO(data)) as image:
-            ending = _ENDINGS.get(image.format or "")
-            if ending in IMAGE_ENDINGS:
-                return ending, data
-            stream = io.BytesIO()
-            image.save(stream, "PNG")
-            return "png", stream.getvalue()
-    except DecodeError as error:
-        return error
-
-
-class _Shards:
-    """Writes `SPLIT-NNNNNN.tar` with webdataset's writer; owner and time of all members are fixed."""
-
-    def __init__(self, out: Path, shard_size: int) -> None:
-        self.paths: list[Path] = []
-        self._out, self._limit, self._split = out, shard_size, ""
-        self._stack = contextlib.ExitStack()
-        self._bytes = self._number = 0
-
-    @contextlib.contextmanager
-    def open(self, split: str) -> Iterator[None]:
-        """Samples that are written within this context belong to `split`."""
-        self._split, self._number, self._bytes = split, 0, self._limit
-        with self._stack:
-            yield
-
-    def write(self, picture: Picture, ending: str, data: bytes) -> None:
-        """Writes one sample; begins a new shard where the last is full."""
-        if self._bytes >= self._limit:
-            self._next()
-        sample: dict[str, str | bytes] = {"__key__": picture.key, ending: data}
-        if picture.label >= 0:
-            sample["cls"] = str(picture.label).encode()
-        self._bytes += self._writer.write(sample)
-
-    def _next(self) -> None:
+    def __init__(self, out: Path, split: str, number: int) -> None:
         from webdataset.writer import TarWriter
 
-        self._stack.close()
-        path = self._out / f"{self._split}-{self._number:06d}.tar"
-        stream = self._stack.enter_context(path.open("wb"))
-        self._writer = self._stack.enter_context(
-            TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
-        )
-        self.paths.append(path)
-        self._number, self._bytes = self._number + 1, 0
+        self.split, self.payload = split, 0
+        self._path, self._samples = out / f"{split}-{number:06d}.tar", 0
+        self._channels: dict[int, str] = {}
+        self._part = self._path.with_name(f"{self._path.name}.part")
+        self._stream = _Hashed(self._part)
+        self._tar = TarWriter(self._stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
+
+    def write(self, picture: Picture, content: Content) -> None:
+        """Writes one sample."""
+        sample: dict[str, str | bytes] = {"__key__": picture.key, content.ending: content.data}
+        self.payload += self._tar.write(sample | _label_member(picture.label))
+        self._channels.setdefault(content.channels, str(picture.path))
+        self._samples += 1
+
+    def close(self, after: int, bad: Sequence[str]) -> ShardLine:
+        """Puts the shard in its place; `after` is the number of the first image behind it."""
+        self._tar.close()
+        size, digest = self._stream.close()
+        os.replace(self._part, self._path)
+        return ShardLine(self._path.name, self.split, digest, size, self._samples, after, tuple(bad), self._channels)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _Hashed:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._hash, self._size = path.open("wb"), hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        """Writes and hashes."""
+        self._hash.update(data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def close(self) -> tuple[int, str]:
+        """Bytes and sha256 of what was written, once it is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._size, self._hash.hexdigest()
+
+
+def _finish(plan: PackPlan, journal: Journal) -> DataIndex:
+    """Writes classes, tables and, last, the index; then the journal goes."""
+    out = journal.out
+    if plan.classes:
+        (out / "classes.txt").write_text("".join(f"{name}\n" for name in plan.classes), encoding="utf-8")
+    hashes = {out / line.file: line.sha256 for line in journal.lines}
+    index = build_index(out, list(hashes), out, hashes)
+    write_index(out, index)
+    journal.remove()
+    return index

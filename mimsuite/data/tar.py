@@ -245,3 +245,8 @@ def header_name(header: bytes, name: str) -> str:
     except InputError:
         return ""
     return member.name if member is not None and member.offset == len(header) else ""
+
+
+def printable(name: str) -> str:
+    r"""A name from a file system or an archive for people: bytes that are not UTF-8 become `\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -2,47 +2,120 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.errors import InputError
 from mimsuite.run import speak
-from mimsuite.settings import check_choice, positive, whole
+from mimsuite.settings import check_flag, positive, whole
 
 if TYPE_CHECKING:
-    from mimsuite.data.pack import Labels
+    from mimsuite.data.pack_plan import Choice
 
 log = logging.getLogger("mimsuite")
+
+SECONDS = 10.0  # between lines of progress
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Packs a folder; returns the number of images per split and the classes."""
     speak()
-    labels = cast("Labels", check_choice(cfg, "labels", ("auto", "folder", "none")))
-    if cfg.val_fraction != 0 and not 0 < positive(cfg, "val_fraction") < 1:
-        raise InputError(f"val_fraction={cfg.val_fraction} is not in [0, 1); use 0.1, or 0 for no val split")
-    size = positive(cfg, "shard_size")
+    choice = choices(cfg)
+    shard_size = int(positive(cfg, "shard_size") * 2**20)
+    image_size = None if cfg.image_size is None else whole(cfg, "image_size")
+    src, out = Path(cfg.src), Path(cfg.out)
+    if check_flag(cfg, "dry_run"):
+        return dry_run(src, out, choice, shard_size, resized=image_size is not None)
     from mimsuite.data.pack import pack
 
-    index = pack(
-        Path(cfg.src),
-        Path(cfg.out),
-        labels=labels,
-        shard_size=int(size * 2**20),
-        val_fraction=float(cfg.val_fraction),
-        seed=whole(cfg, "seed", least=0),
-    )
+    with reported() as progress:
+        index = pack(src, out, **choice._asdict(), shard_size=shard_size, image_size=image_size, progress=progress)
     counts = {split: index.num_samples(split) for split in index.splits}
     for split, shards in index.splits.items():
         log.info("%-6s %d images in %d shards", split, counts[split], len(shards))
     log.info("classes: %s", ", ".join(index.classes) if index.classes else "none")
     log.info("packed to %s; look at it with: mimsuite inspect data=%s out=...", cfg.out, cfg.out)
     return {"splits": counts, "classes": list(index.classes or ())}
+
+
+def choices(cfg: DictConfig) -> Choice:
+    """Labels, splits, groups and seed, checked as far as that needs no file."""
+    if cfg.val_fraction != 0 and not 0 < positive(cfg, "val_fraction") < 1:
+        raise InputError(f"val_fraction={cfg.val_fraction} is not in [0, 1); use 0.1, or 0 for no val split")
+    seed = whole(cfg, "seed", least=0)
+    from mimsuite.data.pack_plan import Choice
+
+    return Choice(
+        labels=str(cfg.labels),
+        labels_file=text(cfg, "labels_file"),
+        labels_column=text(cfg, "labels_column"),
+        group_by=text(cfg, "group_by"),
+        val_fraction=float(cfg.val_fraction),
+        seed=seed,
+    )
+
+
+def text(cfg: DictConfig, key: str) -> str | None:
+    """The value of a key that may be null; columns may have names like numbers."""
+    return None if cfg[key] is None else str(cfg[key])
+
+
+def dry_run(src: Path, out: Path, choice: Choice, shard_size: int, *, resized: bool) -> dict[str, Any]:
+    """Says what would be written, and writes nothing."""
+    from mimsuite.data.pack import forecast
+    from mimsuite.data.pack_journal import check_out
+
+    check_out(out)
+    found = forecast(src, choice, shard_size)
+    labels = {
+        split: {found.classes[label]: count for label, count in counts.items()}
+        for split, counts in found.labels.items()
+    }
+    for split, images in found.images.items():
+        log.info("%-6s %d images in %d shards", split, images, found.shards[split])
+        for name, count in labels[split].items():
+            log.info("       %6d %s", count, name)
+    before = ", before images are made smaller" if resized else ""
+    log.info("%.1f MB in %d shards%s; nothing was written", found.bytes / 1e6, sum(found.shards.values()), before)
+    return {
+        "splits": found.images,
+        "classes": found.classes,
+        "labels": labels,
+        "shards": found.shards,
+        "bytes": found.bytes,
+    }
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal, else a line every ten seconds."""
+    if sys.stdout.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        with Progress(BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn()) as bar:
+            task = bar.add_task("pack")
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    began = said = time.monotonic()
+    first: int | None = None
+
+    def line(done: int, total: int) -> None:
+        nonlocal said, first
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - said >= SECONDS:
+            said = now
+            log.info("%d of %d images, %.0f a second", done, total, (done - first) / (now - began))
+
+    yield line
 
 
 if __name__ == "__main__":
