@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 from mimsuite.data.hashing import mix, splitmix64
 from mimsuite.data.labels import has_label
-from mimsuite.data.sources import ShardFiles, find_shards, is_image_folder, split_of
+from mimsuite.data.sources import INFO, ShardFiles, find_shards, is_image_folder, read_info, split_of
 from mimsuite.data.stats import profile
 from mimsuite.data.tar import RECORD, header_name, scan_shard, split_name
 from mimsuite.errors import InputError
+
+log = logging.getLogger("mimsuite")
 
 FORMAT = "mimsuite-1"
 JOURNAL = "pack.journal"  # lies in a packed folder until it is finished
@@ -86,8 +89,13 @@ class Samples:
 
     def keys(self) -> NDArray[np.uint64]:
         """The hashed keys of all samples, `(N,)`."""
-        keys = np.concatenate([np.asarray(self._table(i)["key"]) for i in range(len(self.shards))])
-        return keys if self._keep is None else keys[self._keep]
+        keys: NDArray[np.uint64] = self.column("key")
+        return keys
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One field of the `tar.RECORD`s of all samples, `(N,)`."""
+        values = np.concatenate([np.asarray(self._table(i)[name]) for i in range(len(self.shards))])
+        return values if self._keep is None else values[self._keep]
 
     def take(self, numbers: NDArray[np.int64]) -> Samples:
         """The samples with these (ascending) numbers."""
@@ -212,10 +220,46 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
         raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
     root, paths = find_shards(data)
     home = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimsuite"
-    entry = home / "index" / _fingerprint(paths)
+    entry = home / "index" / _fingerprint(paths, root / INFO)
     if not os.path.isfile(entry / "index.json"):
         _scan_into(entry, root, paths)
     return read_index(entry, root)
+
+
+def index_beside(data: str) -> None:
+    """Writes `index.json`, with the sha256 of each shard, and the tables beside the shards of a folder.
+
+    Raises:
+        InputError: no folder of shards, one that has an index, one that cannot be written, or damaged shards.
+    """
+    folder = Path(os.path.abspath(Path(data).expanduser()))
+    if (folder / "index.json").exists():
+        raise InputError(f"index=true, but data={data} has an index.json; move it away to have a new one written")
+    if not folder.is_dir() or is_image_folder(data):
+        raise InputError(f"index=true writes into a folder of shards, and data={data} is none; name their folder")
+    root, paths = find_shards(data)
+    try:
+        with tempfile.TemporaryDirectory(dir=root, prefix=".index-", ignore_cleanup_errors=True) as name:
+            index = build_index(root, paths, Path(name), {path: sha256_of(path) for path in paths})
+            splits = {split: tuple(map(_put_beside, shards)) for split, shards in index.splits.items()}
+        write_index(root, replace(index, splits=splits))
+    except OSError as error:
+        raise InputError(
+            f"index=true, but {error.filename or root} cannot be written ({error.strerror}); copy the shards to a "
+            "folder of yours, or leave index=true away: the index is then kept in your cache"
+        ) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _put_beside(shard: Shard) -> Shard:
+    place = Path(shard.path).with_name(f"{Path(shard.path).stem}.idx.npy")
+    os.replace(shard.table, place)
+    return replace(shard, table=str(place))
 
 
 def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str]) -> DataIndex:
@@ -228,13 +272,17 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
         hashes: sha256 of the shards, as far as they are known.
     """
     splits: dict[str, list[Shard]] = {}
+    told = read_info(root)
     for number, path in enumerate(paths):
         rows = scan_shard(str(path))
+        split, count = told.get(path.name, (split_of(path, root), None))
+        if count not in (None, len(rows)):
+            log.warning("%s holds %d images, %s says %d", path, len(rows), INFO, count)
         beside = path.is_relative_to(tables)
         table = path.with_name(f"{path.stem}.idx.npy") if beside else tables / f"{number:06d}.idx.npy"
         np.save(table, rows)
         shard = Shard(str(path), len(rows), path.stat().st_size, hashes.get(path), str(table))
-        splits.setdefault(split_of(path, root), []).append(shard)
+        splits.setdefault(split, []).append(shard)
         ordered: dict[str, tuple[Shard, ...]] = {
             name: tuple(splits[name]) for name in ("train", "val", "test") if name in splits
         }
@@ -365,9 +413,9 @@ def _load_table(shard: Shard) -> NDArray[np.void]:
     return table.view(np.ndarray)
 
 
-def _fingerprint(paths: list[Path]) -> str:
+def _fingerprint(paths: list[Path], info: Path) -> str:
     digest = hashlib.sha256(FORMAT.encode())
-    for path in paths:
+    for path in [*paths, *([info] if info.is_file() else [])]:
         try:
             stat = path.stat()
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from mimsuite.errors import InputError, RunError
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".ppm", ".pgm")
+INFO = "_info.json"
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -101,6 +103,35 @@ def split_of(shard: Path, root: Path) -> str:
         if word.lower() in _SPLITS:
             return _SPLITS[word.lower()]
     return "train"
+
+
+def read_info(root: Path) -> dict[str, tuple[str, int | None]]:
+    """The split of each shard, and its samples if they are told, by the `_info.json` that timm's tools write.
+
+    Returns:
+        By the names of the shards; empty without such a file, or where it tells no splits.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    file = root / INFO
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); mend it or move it away") from error
+    found: dict[str, tuple[str, int | None]] = {}
+    splits = content.get("splits") if isinstance(content, dict) else None
+    try:
+        for name, facts in dict(splits or {}).items():
+            files = [Path(file).name for pattern in facts["filenames"] for file in expand_braces(pattern)]
+            counts = facts.get("shard_lengths") or [None] * len(files)
+            split = split_name_of(re.split(r"[-_.]", name)[0]) or "train"
+            found |= {f: (split, n and int(n)) for f, n in zip(files, counts, strict=True)}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{file} is not as timm writes it ({error!r}); mend it or move it away") from error
+    return found
 
 
 def split_name_of(folder: str) -> str | None:

@@ -70,23 +70,35 @@ def scan_shard(path: str) -> NDArray[np.void]:
         InputError: the file cannot be read, is no plain tar file, is cut or damaged, or holds no image.
 
     """
+    rows, hidden = [], ""
+    for key, group in read_groups(path):
+        image = image_of(group)
+        if image is not None:
+            rows.append(_row(key, image, _label_of(group), path))
+        hidden = hidden or hidden_image(group)
+    if not rows:
+        why = f"no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}"
+        if hidden:
+            why = f"the ending of {printable(hidden)} begins at its first dot; put _ for the dots of the keys"
+        raise InputError(f"shard {path} holds no image: {why}; leave it out, or write it again with `mimsuite pack`")
+    return np.array(rows, dtype=RECORD)
+
+
+def read_groups(path: str) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
+    """The `groups` of a local shard.
+
+    Raises:
+        InputError: the file cannot be read, is no plain tar file, is cut or damaged.
+    """
     try:
         fd = os.open(path, os.O_RDONLY)
+        try:
+            total = os.fstat(fd).st_size
+            yield from groups(walk(lambda offset, size: os.pread(fd, size, offset), total, path))
+        finally:
+            os.close(fd)
     except OSError as error:
         raise InputError(f"shard {path} cannot be read ({error.strerror}); check the path and its rights") from error
-    try:
-        total = os.fstat(fd).st_size
-        rows = list(_samples(walk(lambda offset, size: os.pread(fd, size, offset), total, path), path))
-    except OSError as error:
-        raise InputError(f"shard {path} cannot be read ({error.strerror}); check the path and its rights") from error
-    finally:
-        os.close(fd)
-    if not rows:
-        raise InputError(
-            f"shard {path} holds no image: no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}; "
-            "leave it out, or write it again with `mimsuite pack`"
-        )
-    return np.array(rows, dtype=RECORD)
 
 
 def walk(read: Read, total: int, name: str) -> Iterator[Member]:
@@ -116,7 +128,7 @@ def walk(read: Read, total: int, name: str) -> Iterator[Member]:
         payload = offset + BLOCK
         if payload + size > total:
             raise InputError(
-                f"shard {name} is cut inside the payload of {_text(block[:100])} at offset {payload}: "
+                f"shard {name} is cut inside the payload of {printable(_text(block[:100]))} at offset {payload}: "
                 f"{size} bytes should follow, {max(0, total - payload)} are there; copy it again"
             )
         offset = payload + -(-size // BLOCK) * BLOCK
@@ -133,30 +145,45 @@ def walk(read: Read, total: int, name: str) -> Iterator[Member]:
             start = offset
 
 
-def _samples(members: Iterator[Member], path: str) -> Iterator[tuple[int, ...]]:
-    current: str | None = None
-    image: Member | None = None
-    label: Member | None = None
-
-    def row() -> Iterator[tuple[int, ...]]:
-        if current is not None and image is not None:
-            if image.size >= 1 << 32:
-                raise InputError(f"shard {path}: {image.name} has {image.size} bytes; at most 4 GiB are allowed")
-            tail = (label.offset, label.size, label.header) if label is not None else (0, 0, 0)
-            yield (hash_key(current), image.offset, image.size, image.header, *tail)
-
+def groups(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
+    """Yields what webdataset takes as samples: a key, and the adjacent members of this key with their endings."""
+    current, group = "", list[tuple[str, Member]]()
     for member in members:
         key, ending = split_name(member.name)
         if not key:
             continue
-        if key != current:
-            yield from row()
-            current, image, label = key, None, None
-        if ending in IMAGE_ENDINGS and image is None:
-            image = member
-        elif ending == "cls" or (ending == "json" and label is None):
-            label = member
-    yield from row()
+        if key != current and group:
+            yield current, group
+            group = []
+        current = key
+        group.append((ending, member))
+    if group:
+        yield current, group
+
+
+def image_of(group: list[tuple[str, Member]]) -> Member | None:
+    """The image among the members of a sample: the first."""
+    return next((member for ending, member in group if ending in IMAGE_ENDINGS), None)
+
+
+def hidden_image(group: list[tuple[str, Member]]) -> str:
+    """The name of the image that a sample would have if its key held no dot; empty where it has one, or none."""
+    if image_of(group) is not None:
+        return ""
+    return next((m.name for ending, m in group if ending.rpartition(".")[2] in IMAGE_ENDINGS), "")
+
+
+def _label_of(group: list[tuple[str, Member]]) -> Member | None:
+    found = {ending: member for ending, member in reversed(group) if ending == "json"}
+    found |= {ending: member for ending, member in group if ending == "cls"}
+    return found.get("cls", found.get("json"))
+
+
+def _row(key: str, image: Member, label: Member | None, path: str) -> tuple[int, ...]:
+    if image.size >= 1 << 32:
+        raise InputError(f"shard {path}: {printable(image.name)} has {image.size} bytes; at most 4 GiB are allowed")
+    tail = (label.offset, label.size, label.header) if label is not None else (0, 0, 0)
+    return (hash_key(key), image.offset, image.size, image.header, *tail)
 
 
 def _payload_size(block: bytes, offset: int, name: str) -> int:

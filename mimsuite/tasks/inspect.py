@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,34 +13,120 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.open import open_data
+from mimsuite.data.tar import printable
+from mimsuite.errors import InputError
+from mimsuite.progress import reported
 from mimsuite.run import check_outputs, speak, write_json
 from mimsuite.settings import check_flag, whole
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mimsuite.data.index import DataIndex
+    from mimsuite.data.inspect import RawSample
 
 log = logging.getLogger("mimsuite")
 
 SIDE = 112
+SHOWN = 20  # faults that are printed
 OUTPUTS = ("contact_sheet.png", "inspect.json")
+FAULTS = {
+    "unlabelled": "have no label",
+    "wrong_labels": "have a wrong label",
+    "keys_twice": "have a key that comes again in this split",
+    "keys_not_utf8": "have a key that is not UTF-8",
+    "no_sample": "are no samples, for the ending begins at the first dot of the name",
+}
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Looks at a data set; returns what it writes to `inspect.json`."""
+    """Looks at a data set; returns what it writes to `inspect.json`, with `exit_code` 2 where `verify` finds faults."""
     speak()
     out = check_outputs(cfg.out, OUTPUTS, overwrite=check_flag(cfg, "overwrite"))
-    count = whole(cfg, "count")
-    index = open_data(cfg.data)
-    from mimsuite.data.inspect import raw_samples, summary
-    from mimsuite.pictures import contact_sheet
+    count, check = whole(cfg, "count"), check_flag(cfg, "verify")
+    if check_flag(cfg, "index"):
+        write_beside(cfg.data)
+    try:
+        index = open_data(cfg.data)
+    except InputError:
+        faults = shard_faults(cfg.data) if check else []
+        if not faults:
+            raise
+        return finish(out, {"problems": faults})
+    from mimsuite.data.inspect import summary
 
     facts = summary(index)
-    out.mkdir(parents=True, exist_ok=True)
-    shown = [(s, thumbnail(s.data)) for s in raw_samples(index, index.select("train"), count)]
-    names = index.classes or ()
-    captions = [names[s.label] if isinstance(s.label, int) and s.label < len(names) else s.key for s, _ in shown]
-    contact_sheet([image for _, image in shown], captions, title=str(index.root)).save(out / OUTPUTS[0])
-    write_json(out / OUTPUTS[1], facts)
     report(facts)
-    log.info("contact sheet and numbers in %s", out)
+    problems = {"problems": all_faults(index)} if check else {}
+    out.mkdir(parents=True, exist_ok=True)
+    draw(index, count).save(out / OUTPUTS[0])
+    return finish(out, facts | problems)
+
+
+def write_beside(data: str | None) -> None:
+    """Writes an index beside foreign shards."""
+    from mimsuite.data.index import index_beside
+
+    if data is None:
+        raise InputError("index=true needs data=FOLDER, a folder of shards")
+    index_beside(data)
+    log.info("wrote index.json and the .idx.npy tables to %s", data)
+
+
+def shard_faults(data: str | None) -> list[dict[str, Any]]:
+    """What is wrong with the shards of data that cannot be opened; nothing for a folder of images."""
+    from mimsuite.data.sources import is_image_folder
+    from mimsuite.data.verify import check_shards
+
+    if data is None or is_image_folder(data):
+        return []
+    return [problem._asdict() for problem in check_shards(data)]
+
+
+def all_faults(index: DataIndex) -> list[dict[str, Any]]:
+    """Reads everything; what is wrong, as plain values."""
+    from mimsuite.data.verify import verify
+
+    with reported("verify") as progress:
+        return [problem._asdict() for problem in verify(index, progress)]
+
+
+def finish(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes `inspect.json`, and says what `verify` found."""
+    problems = facts.get("problems")
+    for problem in (problems or [])[:SHOWN]:
+        place = f"{problem['shard']}, offset {problem['offset']}" if problem["offset"] >= 0 else problem["shard"]
+        log.info("WRONG     %s%s: %s", place, f", {problem['key']}" if problem["key"] else "", problem["reason"])
+    if problems:
+        log.info("%d things are wrong; all of them are in %s", len(problems), out / OUTPUTS[1])
+        facts |= {"exit_code": 2}
+    elif problems is not None:
+        log.info("verified  every image decodes, every checksum that is known holds")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / OUTPUTS[1], facts)
+    log.info("%s in %s", "contact sheet and numbers" if (out / OUTPUTS[0]).exists() else "the list", out)
     return facts
+
+
+def draw(index: DataIndex, count: int) -> Image.Image:
+    """The contact sheet: `count` training images with their classes, else their keys."""
+    from mimsuite.data.inspect import raw_samples
+    from mimsuite.pictures import contact_sheet
+
+    part = index.select("train") if "train" in index.splits else next(iter(index.splits))
+    shown = [(s, thumbnail(s.data)) for s in raw_samples(index, part, count)]
+    captions = [caption(s, index.classes or ()) for s, _ in shown]
+    return contact_sheet([image for _, image in shown], captions, title=printable(index.root))
+
+
+def caption(sample: RawSample, names: Sequence[str]) -> str:
+    """The classes or the number that label a sample; its key where it has no label."""
+    label = sample.label
+    if isinstance(label, float):
+        return f"{label:g}"
+    if label is None or not names:
+        return printable(sample.key)
+    return ", ".join(names[i] for i in ((label,) if isinstance(label, int) else label)) or "none"
 
 
 def thumbnail(data: bytes) -> NDArray[np.uint8]:
@@ -59,19 +146,39 @@ def report(facts: dict[str, Any]) -> None:
     log.info("data      %s, %.1f MB", facts["root"], facts["bytes"] / 1e6)
     for name, split in facts["splits"].items():
         log.info(
-            "%-9s %s images in %d shards; height %s, width %s; kinds %s; %d broken of those looked into",
+            "%-9s %s images in %d shards; height %s, width %s; kinds %s; %s channels, %s bits; %d of %d broken",
             *(name, f"{split['samples']:,}", split["shards"], span(split["height"]), span(split["width"])),
-            *(", ".join(split["kinds"]), len(split["broken"])),
+            *(listed(split["kinds"]), listed(split["channels"]), listed(split["bits"])),
+            *(len(split["broken"]), sum(split["kinds"].values())),
         )
         for line in split["broken"][:3]:
-            log.info("          %s", line)
+            log.info("          broken: %s", line)
+        if split["label_range"]:
+            log.info("          numbers from %g to %g, mean %g", *(split["label_range"][i] for i in (0, 2, 1)))
+        for fault, text in FAULTS.items():
+            if split[fault]["count"]:
+                log.info("          %d %s: %s", split[fault]["count"], text, "; ".join(split[fault]["first"]))
     log.info("pixels    %d channels %s, median %d x %d", facts["channels"], facts["dtype"], *facts["image_size"])
-    log.info("mean      %s, std %s", rounded(facts["mean"]), rounded(facts["std"]))
+    log.info(
+        "mean      %s, std %s (of %d images, chosen by hash, 0 to 1)",
+        *(rounded(facts["mean"]), rounded(facts["std"]), facts["stats_samples"]),
+    )
     classes = facts["classes"]
     log.info(
         "classes   %s",
         f"{len(classes)}: {', '.join(classes[:8])}{', ...' * (len(classes) > 8)}" if classes else "no names",
     )
+    same = facts["duplicates"]
+    log.info("twins     %d images lie in several splits, %d are repeated in all", same["across"], same["extra"])
+    for names in same["first"]:
+        log.info("          the same bytes: %s", ", ".join(names))
+
+
+def listed(counts: dict[str, int]) -> str:
+    """The keys, most frequent first, each with its count where there are several."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{key} ({count})" for key, count in counts.items()) or "unknown"
 
 
 def span(values: Sequence[int]) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +11,7 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.errors import InputError
+from mimsuite.progress import reported
 from mimsuite.run import speak
 from mimsuite.settings import check_flag, positive, whole
 
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from mimsuite.data.pack_plan import Choice
 
 log = logging.getLogger("mimsuite")
-
-SECONDS = 10.0  # between lines of progress
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -36,7 +32,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return dry_run(src, out, choice, shard_size, resized=image_size is not None)
     from mimsuite.data.pack import pack
 
-    with reported() as progress:
+    with reported("pack") as progress:
         index = pack(src, out, **choice._asdict(), shard_size=shard_size, image_size=image_size, progress=progress)
     counts = {split: index.num_samples(split) for split in index.splits}
     for split, shards in index.splits.items():
@@ -92,30 +88,6 @@ def dry_run(src: Path, out: Path, choice: Choice, shard_size: int, *, resized: b
         "shards": found.shards,
         "bytes": found.bytes,
     }
-
-
-@contextlib.contextmanager
-def reported() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, else a line every ten seconds."""
-    if sys.stdout.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        with Progress(BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn()) as bar:
-            task = bar.add_task("pack")
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    began = said = time.monotonic()
-    first: int | None = None
-
-    def line(done: int, total: int) -> None:
-        nonlocal said, first
-        first = done if first is None else first
-        now = time.monotonic()
-        if now - said >= SECONDS:
-            said = now
-            log.info("%d of %d images, %.0f a second", done, total, (done - first) / (now - began))
-
-    yield line
 
 
 if __name__ == "__main__":

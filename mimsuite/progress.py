@@ -1,0 +1,37 @@
+"""How far a long task is: a bar on a terminal, else a line every ten seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+log = logging.getLogger("mimsuite")
+
+SECONDS = 10.0  # between lines
+
+
+@contextlib.contextmanager
+def reported(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function to call with (images done, images in all); `name` says what is done to them."""
+    if sys.stdout.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        with Progress(f"{name}", BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn()) as bar:
+            task = bar.add_task(name, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    began = said = time.monotonic()
+    first: int | None = None
+
+    def line(done: int, total: int) -> None:
+        nonlocal said, first
+        first = done if first is None else first  # what an earlier call of the task did, plus one
+        now = time.monotonic()
+        if now - said >= SECONDS:
+            said = now
+            log.info("%s: %d of %d images, %.0f a second", name, done, total, (done - first) / (now - began))
+
+    yield line
