@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +26,8 @@ _ORIENTATION = 0x0112
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _GREY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV")
+# What Pillow may read: it would start Ghostscript for EPS.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
 # What Pillow and zlib raise on damaged bytes. The bytes are in memory, so an OSError is no I/O error here.
 _DAMAGE = (
     OSError,
@@ -198,7 +203,8 @@ class _Picture(NamedTuple):
 
     def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
         try:
-            self.image.load()
+            with _quiet():
+                self.image.load()
             image = self.image
             if box is not None:
                 turned = self.orientation >= 5
@@ -280,6 +286,14 @@ def _from_pillow(image: Image.Image) -> Pixels:
     return array[..., None] if final == "L" else array
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns of large images and odd metadata, once per worker and file: the pixels are what counts here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1:
         raise DecodeError(f"{height} x {width} pixels")
@@ -289,14 +303,15 @@ def _check_size(height: int, width: int) -> None:
 
 def _read_picture_header(data: bytes) -> _Picture:
     try:
-        image = Image.open(io.BytesIO(data))
-        _check_size(image.height, image.width)
-        # Pillow turns TIFF images upright by itself when it loads them; for PNG, getexif reads the pixels.
-        orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+        with _quiet():
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _check_size(image.height, image.width)
+            # Pillow turns TIFF images upright by itself when it loads them; for PNG, getexif reads the pixels.
+            orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
-        raise DecodeError(f"not an image (starts with {data[:8]!r})") from error
+        raise DecodeError(f"not an image of a kind that is read (starts with {data[:8]!r})") from error
     except _DAMAGE as error:
         raise DecodeError(f"header: {error}") from error
     if image.mode not in _DEEP_MODES + _GREY_MODES + _COLOUR_MODES:
