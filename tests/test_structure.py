@@ -18,9 +18,10 @@ PACKAGE = ROOT / "mimsuite"
 ROWS = [
     {"version", "errors", "types"},
     {"confdir", "geometry", "patches", "normalize", "cli"},
-    {"masking", "losses", "pictures", "hints", "helptext", "instantiate", "settings", "run"}
+    {"masking", "losses", "pictures", "hints", "helptext", "instantiate", "settings", "run", "progress"}
     | {f"data.{n}" for n in ("hashing", "sources", "tar", "labels", "stats", "decode", "index", "plan", "augment")}
-    | {f"data.{n}" for n in ("reader", "pack", "inspect", "open")}
+    | {f"data.{n}" for n in ("reader", "tiff", "csv_labels", "encode", "pack", "pack_plan", "pack_journal")}
+    | {f"data.{n}" for n in ("inspect", "verify", "duplicates", "open")}
     | {f"models.{n}" for n in ("config_base", "config", "layers", "positions", "outputs", "source")}
     | {"models"},
     {"metrics", "reconstruct", "checkpoint"},
