@@ -325,7 +325,8 @@ def _read_picture_header(data: bytes) -> _Picture:
 
 def _read_tiff_header(data: bytes) -> _Tiff | None:
     try:
-        layout = tiff.read_layout(data)
+        with _quiet():
+            layout = tiff.read_layout(data)
     except _DAMAGE as error:
         raise DecodeError(f"TIFF: {error}") from error
     if layout is None:
