@@ -91,6 +91,7 @@ class ForMaskedImageModeling(Pretrained):
             InputError: a size or mask that does not fit.
         """
         self._check_stride(pixel_values)
+        mask = as_grid_mask(mask, len(pixel_values), (mask.shape[-2], mask.shape[-1]))
         features = self.encoder.forward_features(pixel_values, mask).grid
         self._check_cover(features, pixel_values)
         grid = (features.shape[-2], features.shape[-1])
@@ -157,6 +158,8 @@ class ForImageClassification(Pretrained):
 
     def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
         """Returns `classification_loss` by the config's `problem_type`, or None without labels."""
+        if labels is not None and self.config.num_labels == 0:
+            raise InputError("labels were given, but the model has num_labels=0; set num_labels to the classes' count")
         return None if labels is None else classification_loss(logits, labels, self.config.problem_type)
 
 

@@ -26,7 +26,7 @@ from mimsuite.models.layers import (
 )
 from mimsuite.models.outputs import BaseModelOutputWithPooling
 from mimsuite.models.positions import RelativePositionBias, resize_positions
-from mimsuite.patches import as_grid_mask, expand_mask
+from mimsuite.patches import as_grid_mask
 from mimsuite.types import FeatureMap
 
 # Shapes: B images, N = gh * gw patches, T = N + 1 tokens (the class token first; N without one), D features.
@@ -238,7 +238,7 @@ class VisionTransformer(nn.Module):
                 mask that fits no patches, or a mask and no mask token.
         """
         grid = self._grid(pixels)
-        hidden = None if mask is None else expand_mask(mask, grid)
+        hidden = None if mask is None else as_grid_mask(mask, len(pixels), grid)
         tokens, _, _ = self._encode(pixels, hidden, self.interpolate_positions)
         return self.feature_map(self.layernorm(tokens), grid)
 
