@@ -14,6 +14,7 @@ from mimsuite.build_model import preprocessor
 from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights
 from mimsuite.instantiate import instantiate
+from mimsuite.launch import Team
 from mimsuite.settings import Budget, Geometry
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
 IMAGES_ON_CPU = 64
+EXCHANGE_TIMEOUT = 90  # seconds that a process waits for the others before it takes one for dead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,21 @@ def device(accelerator: str) -> Device:
         raise InputError(f"trainer.accelerator={accelerator}, but this machine has none; use trainer.accelerator=cpu")
     amx = torch.backends.cpu.get_cpu_capability() == "AMX" or torch.cpu._is_amx_tile_supported()
     return Device("cpu", f"CPU, {torch.get_num_threads()} threads{', AMX' if amx else ''}", 0.0, amx)
+
+
+def device_count(accelerator: str) -> int:
+    """How many devices of this machine a run takes by itself: all GPUs, else one."""
+    import torch
+
+    return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+
+
+def is_broken_exchange(error: RuntimeError) -> bool:
+    """Whether an error says that the processes of a run cannot reach each other any more."""
+    import torch.distributed
+
+    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
 
 
 def torch_device() -> str:
@@ -105,6 +122,7 @@ class Job:
         geo: sizes in pixels.
         pace: length and learning rate.
         workers: loader processes.
+        team: the processes of the run.
     """
 
     cfg: DictConfig
@@ -116,6 +134,7 @@ class Job:
     geo: Geometry
     pace: Budget
     workers: int
+    team: Team
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +212,7 @@ def image_data(job: Job, micro_batch: int) -> ImageData:
 class Parts:
     """What a run asks for its results after training."""
 
-    files: FileLogger
+    files: FileLogger | None
     wandb: WandbLogger | None
     checkpoints: Checkpoints
 
@@ -213,30 +232,32 @@ def trainer(job: Job, folder: RunFolder, compute: Compute, *, step: int, imports
     from mimsuite.loggers import FileLogger
 
     cfg, pace, trusted = job.cfg, job.pace, job.trusted
-    files = FileLogger(folder.path, step)
+    files = FileLogger(folder.path, step) if folder.leads else None
     shared = {"folder": folder.path, "run_config": OmegaConf.to_container(cfg, resolve=True)}
-    loggers = {str(name): instantiate(node, trusted, **shared) for name, node in cfg.logger.items()}
+    loggers = {str(name): instantiate(node, trusted, **shared) for name, node in cfg.logger.items() if folder.leads}
     checkpoints = Checkpoints(folder.path / "checkpoints", pace.save_every)
     samples = job.index.num_samples(job.index.select("train"))
     filled: dict[str, dict[str, Any]] = {
         "monitor": {"batch": pace.batch, "started": started(), "imports": imports},
         "reconstructions": {"folder": folder.pictures},
         "bad_samples": {"folder": folder.path, "samples": samples},
+        "skipped_steps": {"folder": folder.path},
     }
     callbacks = [instantiate(node, trusted, **filled.get(str(name), {})) for name, node in cfg.callbacks.items()]
-    accumulate = pace.batch // compute.micro_batch
+    accumulate = pace.batch // (job.team.size * compute.micro_batch)
     made: Trainer = instantiate(
-        OmegaConf.create({k: v for k, v in cfg.trainer.items() if k != "clip"}),
+        OmegaConf.create({k: v for k, v in cfg.trainer.items() if k != "clip"} | {"num_nodes": job.team.nodes}),
         trusted,
         accelerator=compute.device.accelerator,
-        devices=1,
+        devices=job.team.local,
+        strategy=strategy(job.team, compute.device),
         precision=compute.precision,
         max_steps=pace.steps,
         accumulate_grad_batches=accumulate,
         val_check_interval=pace.val_every * accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=-1,  # the whole validation set, before the first step
-        logger=[files, *loggers.values()],
+        logger=[files, *loggers.values()] if files else [],
         callbacks=[*callbacks, checkpoints],
         plugins=[CommittedCheckpointIO()],
         default_root_dir=str(folder.path),
@@ -247,6 +268,18 @@ def trainer(job: Job, folder: RunFolder, compute: Compute, *, step: int, imports
         log_every_n_steps=1,  # unused: the monitor gives the loggers their figures; a larger one makes Lightning warn
     )
     return made, Parts(files, loggers.get("wandb"), checkpoints)
+
+
+def strategy(team: Team, on: Device) -> Any:
+    """Lightning's strategy: one device, or one process for each with gradients averaged (DDP)."""
+    if team.size == 1:
+        return "auto"
+    from datetime import timedelta
+
+    from lightning.pytorch.strategies import DDPStrategy
+
+    backend = "gloo" if on.accelerator == "cpu" else None
+    return DDPStrategy(process_group_backend=backend, timeout=timedelta(seconds=EXCHANGE_TIMEOUT))
 
 
 def started() -> float | None:

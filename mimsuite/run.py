@@ -1,7 +1,8 @@
 """The run folder: what a run writes, who may write it, and how it is repeated.
 
 Layout: `config.yaml overrides.txt environment.json` (all that is needed to repeat the run), `metrics.csv metrics.jsonl
-summary.json`, `train.log`, `bad_samples.jsonl`, `checkpoints/`, `weights/`, `pictures/`, `wandb/`.
+summary.json`, `train.log`, `bad_samples.jsonl`, `skipped_steps.jsonl`, `checkpoints/`, `weights/`, `pictures/`,
+`wandb/`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import IO, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.errors import InputError
+from mimsuite.launch import leads
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -33,6 +35,7 @@ NAMES = (
     "summary.json",
     "train.log",
     "bad_samples.jsonl",
+    "skipped_steps.jsonl",
     "checkpoints",
     "weights",
     "pictures",
@@ -41,6 +44,11 @@ NAMES = (
     "probe.json",
     ".lock",
 )
+
+# What a kill may leave of a file that was being replaced, and the lock of a dead process: no content.
+_RESTS = {".lock", *(f".{name}.part" for name in NAMES)}
+# Written before `config.yaml`, which makes a folder a run's.
+_BEFORE_CONFIG = {"train.log"}
 
 LIBRARIES = (
     "torch",
@@ -71,7 +79,7 @@ def check_out(out: str | Path, *, resume: bool = False, overwrite: bool = False)
     if path.exists() and not path.is_dir():
         raise InputError(f"out={out} is a file; out= names a folder; use another out=")
     try:
-        held = sorted(p.name for p in path.iterdir() if p.name != ".lock") if path.exists() else []
+        held = sorted(p.name for p in path.iterdir() if p.name not in _RESTS) if path.exists() else []
     except OSError as error:
         raise InputError(f"out={out} cannot be read: {error.strerror}; use another out=") from error
     if held and not (resume or overwrite):
@@ -82,6 +90,8 @@ def check_out(out: str | Path, *, resume: bool = False, overwrite: bool = False)
     if strange := [name for name in held if name not in NAMES]:
         verb = "overwrite=true replaces" if overwrite else "resume=true goes on with"
         raise InputError(f"out={out} holds {strange[0]!r}, which no run writes; {verb} runs only; use another out=")
+    if resume and not set(held) - _BEFORE_CONFIG:
+        return False  # killed before it had written down what it was: nothing to go on with, nothing to lose
     if resume and held and not (path / "config.yaml").is_file():
         raise InputError(f"out={out} holds no config.yaml, so no run to resume; use overwrite=true or another out=")
     return bool(held)
@@ -123,18 +133,26 @@ def check_picture(out: str | Path, *, overwrite: bool) -> Path:
 class RunFolder:
     """One run's folder, held by a lock while the run lives.
 
+    Of a run's several processes one claims the folder and writes; for the others every method that writes does
+    nothing.
+
     Attributes:
         path: the folder.
+        leads: whether this process is the one that writes.
         resumed: whether the folder already held a run that this one goes on with.
     """
 
-    def __init__(self, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(self, out: str | Path, *, resume: bool = False, overwrite: bool = False, leads: bool = True) -> None:
         """Claims the folder; with `overwrite`, removes what an earlier run wrote there.
 
         Raises:
             InputError: as `check_out`; another process runs in the folder; it cannot be written.
         """
-        self.path = Path(out)
+        self.path, self.leads = Path(out), leads
+        self._lock: IO[str] | None = None
+        if not leads:
+            self.resumed = resume
+            return
         held = check_out(out, resume=resume, overwrite=overwrite)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -155,7 +173,7 @@ class RunFolder:
         return handle
 
     def _clear(self) -> None:
-        for name in NAMES:
+        for name in (*NAMES, *sorted(_RESTS - {".lock"})):
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -175,6 +193,8 @@ class RunFolder:
             overrides: the command line's `key=value` arguments; a resumed run's are added to the first ones.
             devices: what the run trains on, for `environment.json`.
         """
+        if not self.leads:
+            return
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         file = self.path / "overrides.txt"
         lines = file.read_text().splitlines() if self.resumed else []
@@ -184,6 +204,8 @@ class RunFolder:
 
     def log_to_file(self) -> None:
         """Appends every log line to `train.log`, with the time."""
+        if not self.leads:
+            return
         handler = logging.FileHandler(self.path / "train.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
@@ -198,7 +220,8 @@ class RunFolder:
             "mimsuite": __version__,
             **more,
         }
-        write_json(self.path / "summary.json", summary)
+        if self.leads:
+            write_json(self.path / "summary.json", summary)
         return summary
 
     def close(self) -> None:
@@ -207,7 +230,8 @@ class RunFolder:
             if Path(handler.baseFilename).parent == self.path.resolve():
                 handler.close()
                 log.removeHandler(handler)
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -259,7 +283,14 @@ class Console(logging.Handler):
 
 
 def speak() -> None:
-    """Sends the package's log lines to the terminal; calling it again changes nothing."""
+    """Sends the package's log lines to the terminal; calling it again changes nothing.
+
+    Of a run's several processes only the first speaks.
+    """
+    if not leads():
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+        return
     if not any(isinstance(handler, Console) for handler in log.handlers):
         log.addHandler(Console())
         log.setLevel(logging.INFO)

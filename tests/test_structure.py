@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mimsuite"
 # Each row may import rows above it, and its own.
 ROWS = [
     {"version", "errors", "types"},
-    {"confdir", "geometry", "patches", "normalize", "cli"},
+    {"launch", "confdir", "geometry", "patches", "normalize", "cli"},
     {"masking", "losses", "pictures", "hints", "helptext", "instantiate", "settings", "run", "progress"}
     | {f"data.{n}" for n in ("hashing", "sources", "tar", "labels", "stats", "decode", "index", "plan", "augment")}
     | {f"data.{n}" for n in ("reader", "tiff", "csv_labels", "encode", "pack", "pack_plan", "pack_journal")}
@@ -33,7 +33,7 @@ ROWS = [
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
     | {f"evaluation.{n}" for n in ("features", "knn", "probe")},
     {"loggers", "app"},
-    {"callbacks"} | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "reconstructions")},
+    {"callbacks"} | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "reconstructions", "skipped_steps")},
     {"build_model"},
     {"build"},
     {"api", "", "tasks"} | {f"tasks.{n}" for n in TASKS},

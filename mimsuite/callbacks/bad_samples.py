@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.errors import InputError
@@ -20,6 +21,8 @@ LEAST = 20
 class BadSamples(Callback):
     """Writes each replaced sample down once (shard, key, reason); stops the run when there are too many.
 
+    With several processes each writes down its own, and their number is added up after each validation.
+
     Args:
         folder: the run folder.
         max_fraction: of the training images; `LEAST` are allowed in any case.
@@ -30,6 +33,7 @@ class BadSamples(Callback):
         self.file = folder / "bad_samples.jsonl"
         self.limit = max(LEAST, int(max_fraction * samples))
         self._seen: set[BadSample] = set()
+        self._last: BadSample | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Looks at what was replaced while this batch was read."""
@@ -46,6 +50,12 @@ class BadSamples(Callback):
         """Looks at what was replaced while this batch was read."""
         self.note(batch)
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds up what all processes have seen."""
+        if trainer.world_size > 1:
+            mine = torch.tensor(len(self._seen), device=trainer.strategy.root_device)
+            self._check(int(trainer.strategy.reduce(mine, reduce_op="sum")))
+
     def note(self, batch: Batch) -> None:
         """Writes down what is new in `batch.bad`.
 
@@ -56,13 +66,17 @@ class BadSamples(Callback):
         if not new:
             return
         self._seen.update(new)
+        self._last = new[-1]
         with self.file.open("a") as file:
             file.writelines(json.dumps(bad._asdict()) + "\n" for bad in new)
         for bad in new[:3]:
             log.warning("bad sample replaced: %s in %s: %s", bad.key, bad.shard, bad.reason)
-        if len(self._seen) > self.limit:
-            first = new[0]
+        self._check(len(self._seen))
+
+    def _check(self, count: int) -> None:
+        if count > self.limit:
+            last = f"the last {self._last.key} in {self._last.shard}: {self._last.reason}; " if self._last else ""
             raise InputError(
-                f"{len(self._seen)} samples could not be read, {self.limit} are allowed (loader.max_bad_fraction); "
-                f"first {first.key} in {first.shard}: {first.reason}; {self.file} names them all"
+                f"{count} samples could not be read, {self.limit} are allowed (loader.max_bad_fraction); "
+                f"{last}{self.file} names them all"
             )

@@ -1,4 +1,4 @@
-"""When checkpoints are committed, and what a signal does: commit one more and stop."""
+"""When checkpoints are committed, and what a signal does: commit one more and stop, in all processes at one step."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 log = logging.getLogger("mimsuite")
 
+AGREE_EVERY = 5  # optimizer steps between the processes' asking each other whether a signal came
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
 class Checkpoints(Callback):
     """Commits a checkpoint every `every` optimizer steps, at the last one, and when a signal asks to stop.
 
-    SIGINT, SIGTERM and SIGUSR1 end the run after the step in hand; a second SIGINT ends it at once.
+    SIGINT, SIGTERM and SIGUSR1 end the run after the step in hand, with several processes at the next step that
+    `AGREE_EVERY` divides; a second SIGINT ends it at once.
 
     Args:
         folder: the run's `checkpoints/`.
@@ -31,7 +34,7 @@ class Checkpoints(Callback):
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
-        self.exit_code = 0
+        self.exit_code = self._asked = 0
         self._saved = -1
         self._before: dict[signal.Signals, Any] = {}
 
@@ -49,9 +52,9 @@ class Checkpoints(Callback):
             self._before = {number: signal.signal(number, self._stop) for number in EXIT_CODES}
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.exit_code and number == signal.SIGINT:
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.exit_code = EXIT_CODES[signal.Signals(number)]
+        self._asked = EXIT_CODES[signal.Signals(number)]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -60,12 +63,22 @@ class Checkpoints(Callback):
         step = trainer.global_step
         if step == self._saved or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
+        self.exit_code = self._agreed(trainer, step)
         if self.exit_code:
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
         if self.exit_code or step % self.every == 0 or step == trainer.max_steps:
             trainer.save_checkpoint(self.folder / f"step_{step:09d}.ckpt")
             self._saved = step
+
+    def _agreed(self, trainer: Trainer, step: int) -> int:
+        """The exit code that all processes know of."""
+        if trainer.world_size == 1:
+            return self._asked
+        if step % AGREE_EVERY:
+            return 0
+        asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(asked, reduce_op="max"))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back."""

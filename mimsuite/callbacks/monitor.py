@@ -101,7 +101,7 @@ class Monitor(Callback):
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         figures = {
-            "train/loss": float(torch.stack(self._losses).float().mean()),
+            "train/loss": float(trainer.strategy.reduce(torch.stack(self._losses).float().mean(), reduce_op="mean")),
             "optim/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "perf/img_per_s": (step - self._step_before) * self.batch / seconds,
             "perf/data_wait": self._waited / seconds,

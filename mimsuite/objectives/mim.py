@@ -15,6 +15,7 @@ from mimsuite.data.hashing import mix
 from mimsuite.metrics import HiddenPSNR
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.normalize import Normalize
+from mimsuite.objectives.optim import clip_or_skip, poison
 from mimsuite.patches import expand_mask
 from mimsuite.types import Batch
 
@@ -54,6 +55,7 @@ class MIMObjective(LightningModule):
         self.seed, self.hidden_per_image, self.about = seed, hidden_per_image, about
         self.val_loss, self.val_psnr = MeanMetric(), HiddenPSNR()
         self.grad_norm: Tensor | None = None
+        self.skipped = False
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
@@ -63,7 +65,7 @@ class MIMObjective(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The masked loss of a batch, a scalar."""
         assert batch.mask is not None
-        return self.model.masked_loss(self.normalize(batch.images), batch.mask, self.hidden_per_image)
+        return poison(self.model.masked_loss(self.normalize(batch.images), batch.mask, self.hidden_per_image))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the masked loss and to the PSNR of hidden pixels."""
@@ -92,9 +94,8 @@ class MIMObjective(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clips the global gradient norm and keeps its value from before."""
-        limit = self.clip if self.clip is not None else float("inf")
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        """Clips the global gradient norm and keeps its value from before; where it is not finite, skips the update."""
+        self.grad_norm, self.skipped = clip_or_skip(self.model.parameters(), self.clip)
 
 
 def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,13 @@
-"""Parameter groups and the learning-rate schedule."""
+"""Parameter groups, the learning-rate schedule, and steps whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 NEVER_DECAYED = ("cls_token", "position_embeddings")
 
@@ -58,3 +59,30 @@ class WarmupCosine:
         span = max(1, self.steps - 1 - self.warmup)
         progress = min(1.0, (step - self.warmup) / span)
         return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def poison(loss: Tensor) -> Tensor:
+    """Returns the loss; one that is infinite becomes NaN, and so do its gradients, in every process of the run.
+
+    An infinite loss may have finite gradients, and of several processes only one would know.
+    """
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+
+
+def clip_or_skip(parameters: Iterable[nn.Parameter], limit: float | None) -> tuple[Tensor, bool]:
+    """Clips gradients by their global norm; if that is not finite, removes them, so that the optimizer changes nothing.
+
+    Args:
+        parameters: with their gradients, already averaged over processes and micro-batches.
+        limit: largest norm; None for no clipping.
+
+    Returns:
+        The norm before clipping, and whether the gradients were removed.
+    """
+    kept = [p for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(kept, float("inf") if limit is None else limit)
+    if norm.isfinite():
+        return norm, False
+    for parameter in kept:
+        parameter.grad = None
+    return norm, True

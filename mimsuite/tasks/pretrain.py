@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -15,11 +17,12 @@ from omegaconf import DictConfig
 from mimsuite import app, build
 from mimsuite.build_model import masked_model, model_config, normalizer, save_weights
 from mimsuite.data.open import open_data
-from mimsuite.errors import InputError, RunError
+from mimsuite.errors import RunError
 from mimsuite.init_weights import find_weights
 from mimsuite.instantiate import trusted_targets
+from mimsuite.launch import Team, end_with_parent, launch, leads, team
 from mimsuite.resume import continue_config, first_overrides
-from mimsuite.run import RunFolder, check_out, speak
+from mimsuite.run import RunFolder, check_out, environment, speak
 from mimsuite.settings import (
     PRECISIONS,
     budget,
@@ -48,26 +51,60 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Everything that can be wrong with the input is looked at before torch is imported and before `out` is touched.
     """
     speak()
+    end_with_parent()
     resume, overwrite = check_flag(cfg, "resume"), check_flag(cfg, "overwrite")
     given = list(overrides)
-    if check_out(cfg.out, resume=resume, overwrite=overwrite) and resume:
+    if leads():
+        resume = check_out(cfg.out, resume=resume, overwrite=overwrite) and resume
+    else:
+        resume = resume and (Path(cfg.out) / "config.yaml").is_file()
+    if resume:
         given = [*first_overrides(cfg), *given]
         cfg = continue_config(cfg, overrides)
     trusted = trusted_targets(cfg, overrides)
     check_choice(cfg, "precision", PRECISIONS)
     whole(cfg, "seed", least=0)
     workers = whole(cfg, "workers", auto=build.auto_workers(), least=0)
-    if cfg.devices not in ("auto", 1):
-        raise InputError(f"devices={cfg.devices}: this version trains on one device; use devices=1")
+    whole(cfg, "devices", auto=1)
     index = open_data(cfg.data)
     weights = find_weights(cfg.init) if cfg.init is not None else None
     draft = model_config(cfg, weights, given, trusted)
     geo = geometry(cfg, index, native=native_size(draft), stride=draft.stride, cell=draft.mask_stride)
     config = model_config(cfg, weights, given, trusted, geo.image_size, geo.channels)
     pace = budget(cfg, index.num_samples(index.select("train")))
-    with RunFolder(cfg.out, resume=resume, overwrite=overwrite) as folder:
+    job = build.Job(cfg, overrides, trusted, index, weights, config, geo, pace, workers, processes(cfg))
+    micro_batch(cfg, pace.batch, job.team.size, pace.batch)
+    if job.team.size > 1 and team() is None:
+        code = launch("pretrain", command_line(overrides), job.team.local, job.team.nodes)
+        return read_summary(cfg.out) | {"exit_code": code}
+    with RunFolder(cfg.out, resume=resume, overwrite=overwrite, leads=leads()) as folder:
         folder.log_to_file()
-        return train(build.Job(cfg, overrides, trusted, index, weights, config, geo, pace, workers), folder)
+        return train(job, folder)
+
+
+def processes(cfg: DictConfig) -> Team:
+    """The processes that the run has: those that exist already, else as many as it asks for."""
+    if found := team():
+        return found
+    local, nodes = cfg.devices, whole(cfg.trainer, "num_nodes", name="trainer.num_nodes")
+    if local == "auto":
+        local = build.device_count(str(cfg.trainer.accelerator))
+    return Team(0, local, nodes)
+
+
+def command_line(overrides: Sequence[str]) -> list[str]:
+    """What the processes of this run are started with: this command's arguments, or those of a call from Python."""
+    import __main__
+
+    own = getattr(__main__, "__spec__", None)
+    return sys.argv[1:] if own is not None and own.name == __name__ else list(overrides)
+
+
+def read_summary(out: str) -> dict[str, Any]:
+    """What the run's first process wrote, or nothing where it did not get so far."""
+    file = Path(out) / "summary.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
 
 
 def train(job: build.Job, folder: RunFolder) -> dict[str, Any]:
@@ -80,23 +117,39 @@ def train(job: build.Job, folder: RunFolder) -> dict[str, Any]:
     cfg, pace = job.cfg, job.pace
     device = build.device(str(cfg.trainer.accelerator))
     precision, reason = build.precision(str(cfg.precision), device)
-    micro = micro_batch(cfg, pace.batch, 1, build.micro_limit(device, job.geo.image_size))
+    micro = micro_batch(cfg, pace.batch, job.team.size, build.micro_limit(device, job.geo.image_size))
     compute = build.Compute(device, precision, reason, micro)
     write_back(job, compute)
-    folder.describe(cfg, job.overrides, {"device": device.name})
+    facts = {"device": device.name, "threads": torch.get_num_threads(), "processes": job.team.size}
+    if folder.resumed:
+        warn_of_changes(folder, facts)
+    folder.describe(cfg, job.overrides, facts)
     checkpoint = newest(folder.path / "checkpoints") if folder.resumed else None
     torch.manual_seed(cfg.seed)
     model = masked_model(job.config, job.weights, cfg.head, job.trusted)
     objective = build.objective(job, model, normalizer(job.index, job.weights))
     data = build.image_data(job, micro)
-    banner(job, compute, model)
+    if folder.leads:
+        banner(job, compute, model)
     trainer, parts = build.trainer(job, folder, compute, step=step_of(checkpoint), imports=imports)
     try:
-        fit(trainer, objective, data, checkpoint, micro)
+        fit(trainer, objective, data, checkpoint, compute)
     finally:
         if parts.wandb is not None:
             parts.wandb.close()
     return finish(job, folder, trainer, objective, parts)
+
+
+def warn_of_changes(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Says what of the machine is not as it was: the run goes on, but its last bits may differ."""
+    file = folder.path / "environment.json"
+    before: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    old, new = (described.pop("libraries", {}) | described for described in (before, environment() | facts))
+    for name in sorted(old.keys() & new.keys()):
+        if name != "cpus" and old[name] != new[name]:
+            log.warning(
+                "resuming with %s %s, it was %s: the last bits of the result may differ", name, new[name], old[name]
+            )
 
 
 def import_heavy() -> float:
@@ -159,13 +212,17 @@ def banner(job: build.Job, compute: build.Compute, model: nn.Module) -> None:
         log.info("          %s", note)
 
 
-def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: Path | None, micro: int) -> None:
+def fit(
+    trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: Path | None, compute: build.Compute
+) -> None:
     """Trains; what a user can mend comes out as one line.
 
     Raises:
-        RunError: the device is out of memory.
+        RunError: the device is out of memory, or another process of the run is gone.
     """
     import torch
+
+    micro = compute.micro_batch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
@@ -179,6 +236,13 @@ def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: 
             raise RunError(
                 f"the device is out of memory at micro_batch={micro}; use micro_batch={max(1, micro // 2)}"
             ) from error
+        except RuntimeError as error:
+            if trainer.world_size > 1 and build.is_broken_exchange(error):
+                raise RunError(
+                    "another process of this run ended or hangs, its own message says why; resume=true goes on from "
+                    "the last checkpoint"
+                ) from error
+            raise
 
 
 def finish(
@@ -188,6 +252,8 @@ def finish(
     from mimsuite.pictures import curves, read_metrics
 
     code, steps = parts.checkpoints.exit_code, trainer.global_step
+    if parts.files is None:
+        return {"exit_code": 0}
     folder.pictures.mkdir(exist_ok=True)
     curves({folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")}, folder.pictures / "curves.png")
     if code:

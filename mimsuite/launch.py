@@ -1,0 +1,163 @@
+"""The processes of one run: which of them this one is, and how several are started here and end together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from mimsuite.errors import RunError
+
+log = logging.getLogger("mimsuite")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PATIENCE = 60.0  # seconds that the others get to end by themselves after one has died
+_PARENT = "MIMSUITE_PARENT"
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run.
+
+    Attributes:
+        rank: this process among all; 0 writes the run folder and speaks.
+        local: processes on this machine.
+        nodes: machines.
+    """
+
+    rank: int
+    local: int
+    nodes: int
+
+    @property
+    def size(self) -> int:
+        """All processes."""
+        return self.local * self.nodes
+
+
+def team() -> Team | None:
+    """The team that this process was started into (by us, `torchrun` or `srun`); None for a process of its own."""
+    env = os.environ
+    if "LOCAL_RANK" in env and "WORLD_SIZE" in env:
+        world = int(env["WORLD_SIZE"])
+        local = int(env.get("LOCAL_WORLD_SIZE", world))
+        return Team(int(env.get("RANK", env["LOCAL_RANK"])), local, world // local)
+    tasks = int(env.get("SLURM_NTASKS", 1))
+    if tasks > 1 and "SLURM_PROCID" in env:
+        nodes = int(env.get("SLURM_NNODES", 1))
+        return Team(int(env["SLURM_PROCID"]), tasks // nodes, nodes)
+    return None
+
+
+def leads() -> bool:
+    """Whether this process writes and speaks for its run."""
+    found = team()
+    return found is None or found.rank == 0
+
+
+def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
+    """Runs a task in `local` processes on this machine and waits for them; returns the exit code of the run.
+
+    SIGINT, SIGTERM and SIGUSR1 are passed on. When one process dies the others end by themselves, because their
+    exchange breaks; after `PATIENCE` seconds they are killed.
+
+    Args:
+        task: a module of `mimsuite.tasks`.
+        arguments: its command line.
+        local: processes.
+        nodes: machines; each runs this command with its own NODE_RANK and a common MASTER_ADDR and MASTER_PORT.
+
+    Raises:
+        RunError: a process was killed.
+    """
+    command = [sys.executable, "-m", f"mimsuite.tasks.{task}", *arguments]
+    node = int(os.environ.get("NODE_RANK") or 0)
+    shared = {
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(free_port()),
+        "NODE_RANK": str(node),
+        "WORLD_SIZE": str(local * nodes),
+        "LOCAL_WORLD_SIZE": str(local),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // local)),
+        _PARENT: str(os.getpid()),
+    }
+    children = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "LOCAL_RANK": str(i), "RANK": str(node * local + i)},
+            start_new_session=True,  # a terminal's Ctrl-C comes through us, once
+        )
+        for i in range(local)
+    ]
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        return wait_for(children)
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_for(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Waits until all have ended; returns the first exit code that is not 0, else 0."""
+    first: tuple[int, int] | None = None
+    deadline = float("inf")
+    while any(child.poll() is None for child in children):
+        time.sleep(0.1)
+        if first is None:
+            failed = [(i, child.returncode) for i, child in enumerate(children) if child.returncode]
+            if failed:
+                first, deadline = failed[0], time.monotonic() + PATIENCE
+        if time.monotonic() > deadline:
+            log.warning("ending the processes that still run %d s after process %d died", PATIENCE, first[0])  # type: ignore[index]
+            for child in children:
+                child.kill()
+    first = first or next(((i, child.returncode) for i, child in enumerate(children) if child.returncode), None)
+    if first is None:
+        return 0
+    number, code = first
+    if code < 0:
+        raise RunError(
+            f"process {number} of {len(children)} was killed by {signal.Signals(-code).name}, and so the run ended; "
+            "resume=true goes on from the last checkpoint"
+        )
+    return code
+
+
+def end_with_parent() -> None:
+    """In a process that `launch` started: stops the run, with a checkpoint, when the launching one is gone."""
+    if _PARENT not in os.environ:
+        return
+    parent = int(os.environ[_PARENT])
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
