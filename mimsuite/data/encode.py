@@ -61,6 +61,11 @@ def encode_file(path: Path, image_size: int | None) -> Content | DecodeError:
         return error
 
 
+def is_deep_colour_png(data: bytes) -> bool:
+    """Whether this is a PNG of RGB or RGBA with 16 bits a value, of which Pillow reads the upper eight."""
+    return data[:4] == b"\x89PNG" and data[24:25] == b"\x10" and data[25:26] in (b"\2", b"\6")
+
+
 def kind_of(data: bytes) -> str:
     """The ending of the kinds that shards hold, told by the first bytes; empty for others."""
     if data.startswith(_JPEG):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from PIL import __version__ as pillow_version
 
 from mimsuite.data.decode import DecodeError
-from mimsuite.data.encode import Content, encode_file
+from mimsuite.data.encode import Content, encode_file, is_deep_colour_png
 from mimsuite.data.index import DataIndex, build_index, write_index
 from mimsuite.data.labels import Label
 from mimsuite.data.pack_journal import Journal, ShardLine
@@ -25,7 +26,7 @@ from mimsuite.errors import InputError, RunError
 
 log = logging.getLogger("mimsuite")
 
-_AHEAD = 128  # images per thread that are decoded ahead of the writer
+_AHEAD = 8  # images per thread that are encoded ahead of the writer
 _RECORD = 20 * BLOCK  # tar files are padded to this
 
 Progress = Callable[[int, int], None]
@@ -169,7 +170,7 @@ def _digest(plan: PackPlan) -> str:
         try:
             stat = os.stat(picture.path)
         except OSError as error:
-            raise InputError(f"{printable(str(picture.path))} cannot be read ({error.strerror}); remove it") from error
+            raise InputError(f"{_shown(picture.path)} cannot be read ({error.strerror}); remove it") from error
         digest.update(f"{picture.path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -183,25 +184,33 @@ def _write(
         log.info("going on after %d of %d images: %d shards are finished", begin, len(pictures), len(journal.lines))
     shard: _Shard | None = None
     bad = list[str]()
+    reduced = False
     seen = {count: path for line in journal.lines for count, path in line.channels.items()}
-    for number, (picture, content) in enumerate(_encode_all(pictures[begin:], image_size), start=begin):
-        if shard is not None and shard.split != picture.split:
-            journal.add(shard.close(number, bad))
-            shard, bad = None, []
-        if isinstance(content, DecodeError):
-            bad.append(str(picture.path))
-            log.warning("left out: %s (%s)", printable(str(picture.path)), content)
-        else:
-            _check_channels(seen, content.channels, picture.path)
-            shard = shard or _Shard(journal.out, picture.split, journal.count(picture.split))
-            shard.write(picture, content)
-            if shard.payload >= shard_size:
-                journal.add(shard.close(number + 1, bad))
+    try:
+        for number, (picture, content) in enumerate(_encode_all(pictures[begin:], image_size), start=begin):
+            if shard is not None and shard.split != picture.split:
+                journal.add(shard.close(number, bad))
                 shard, bad = None, []
-        progress(number + 1, len(pictures))
-    if shard is not None:
-        journal.add(shard.close(len(pictures), bad))
-        bad = []
+            if isinstance(content, DecodeError):
+                bad.append(str(picture.path))
+                log.warning("left out: %s (%s)", _shown(picture.path), content)
+            else:
+                _check_channels(seen, content.channels, picture.path)
+                if not reduced and is_deep_colour_png(content.data):
+                    log.warning("%s has 16-bit colour, and is read as 8 bits; TIFF keeps 16", _shown(picture.path))
+                    reduced = True
+                shard = shard or _Shard(journal.out, picture.split, journal.count(picture.split))
+                shard.write(picture, content)
+                if shard.payload >= shard_size:
+                    journal.add(shard.close(number + 1, bad))
+                    shard, bad = None, []
+            progress(number + 1, len(pictures))
+        if shard is not None:
+            journal.add(shard.close(len(pictures), bad))
+            shard, bad = None, []
+    finally:
+        if shard is not None:
+            shard.abandon()
     left_out = len(bad) + sum(len(line.bad) for line in journal.lines)
     if not journal.lines:
         journal.discard()
@@ -211,6 +220,10 @@ def _write(
         )
     if left_out:
         log.warning("%d of %d files could not be read and are left out", left_out, len(pictures))
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))
 
 
 def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
@@ -274,6 +287,13 @@ class _Shard:
         size, digest = self._stream.close()
         os.replace(self._part, self._path)
         return ShardLine(self._path.name, self.split, digest, size, self._samples, after, tuple(bad), self._channels)
+
+    def abandon(self) -> None:
+        """Takes away what was written; a disk that is full complains again, and was named already."""
+        for close in (self._tar.close, self._stream.close):
+            with contextlib.suppress(OSError):
+                close()
+        self._part.unlink(missing_ok=True)
 
 
 class _Hashed:

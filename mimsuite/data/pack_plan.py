@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter, defaultdict
@@ -15,6 +16,8 @@ from mimsuite.data.labels import Label
 from mimsuite.data.sources import PICTURE_ENDINGS, split_name_of
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
+
+log = logging.getLogger("mimsuite")
 
 _SALT_VAL, _SALT_ORDER, _SALT_GROUP = 1, 2, 3
 _FAR = 2.0  # groups may bring at most this many times the wanted share of val, and at least its inverse
@@ -247,6 +250,8 @@ def _split_groups(pictures: list[Picture], choice: Choice) -> list[Picture]:
             moved.add(group)
             have += members[group]
     _check_reached(choice, members, have.total(), total.total())
+    share = have.total() / total.total()
+    log.info("%d of %d groups go to val, %.1f%% of the images", len(moved), len(members), 100 * share)
     return [p._replace(split="val") if p.split == "train" and p.group in moved else p for p in pictures]
 
 

@@ -20,7 +20,7 @@ from mimsuite.data.sources import ShardFiles, find_shards
 from mimsuite.data.tar import hidden_image, image_of, printable, read_groups, scan_shard, split_name
 from mimsuite.errors import InputError
 
-_AHEAD = 64  # images per thread that are read ahead
+_AHEAD = 8  # images per thread that are read ahead
 
 
 class Problem(NamedTuple):

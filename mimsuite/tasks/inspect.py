@@ -124,9 +124,10 @@ def caption(sample: RawSample, names: Sequence[str]) -> str:
     label = sample.label
     if isinstance(label, float):
         return f"{label:g}"
-    if label is None or not names:
+    if label is None:
         return printable(sample.key)
-    return ", ".join(names[i] for i in ((label,) if isinstance(label, int) else label)) or "none"
+    classes = (label,) if isinstance(label, int) else label
+    return ", ".join(names[i] if names else str(i) for i in classes) or "none"
 
 
 def thumbnail(data: bytes) -> NDArray[np.uint8]:
@@ -143,7 +144,7 @@ def thumbnail(data: bytes) -> NDArray[np.uint8]:
 
 def report(facts: dict[str, Any]) -> None:
     """The numbers as people read them."""
-    log.info("data      %s, %.1f MB", facts["root"], facts["bytes"] / 1e6)
+    log.info("data      %s, %.1f MB", printable(facts["root"]), facts["bytes"] / 1e6)
     for name, split in facts["splits"].items():
         log.info(
             "%-9s %s images in %d shards; height %s, width %s; kinds %s; %s channels, %s bits; %d of %d broken",

@@ -1,0 +1,265 @@
+"""Labels from a CSV file, groups that no split may part, and what a dry run says."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mimsuite.data.index import open_index
+from mimsuite.data.inspect import label_counts, raw_samples
+from mimsuite.data.pack import forecast, pack
+from mimsuite.data.pack_plan import Choice, plan_pack
+from mimsuite.errors import InputError
+
+
+def picture(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Six images in two folders."""
+    for i in range(6):
+        path = tmp_path / "scans" / "ab"[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(i))
+    return tmp_path / "scans"
+
+
+NAMES = [f"{'ab'[i % 2]}/{i}.jpg" for i in range(6)]
+
+
+def csv(tmp_path, labels, header="file,label", names=NAMES, encoding="utf-8"):
+    rows = [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
+    path = tmp_path / "labels.csv"
+    path.write_bytes("\n".join([header, *rows, ""]).encode(encoding))
+    return str(path)
+
+
+def packed(scans, tmp_path, labels, **options):
+    """The label of each image by its number, and the index."""
+    index = pack(scans, tmp_path / "out", labels=labels, **options)
+    return {int(s.key[-1]): s.label for s in raw_samples(index, "train", 99)}, index
+
+
+def refused(scans, tmp_path, labels, **options):
+    with pytest.raises(InputError) as error:
+        pack(scans, tmp_path / "out", labels=labels, **options)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("column", ["file", "path", "filename", "image", "File"])
+def test_names_become_classes_in_sorted_order(column, separator, scans, tmp_path):
+    file = tmp_path / "l.csv"
+    rows = [separator.join(("note", column, "class"))]
+    rows += [separator.join(("x", name, "dog" if i < 4 else "cat")) for i, name in enumerate(NAMES)]
+    file.write_text("\r\n".join(rows), encoding="utf-8-sig")
+    labels, index = packed(scans, tmp_path, str(file))
+    assert labels == {0: 1, 1: 1, 2: 1, 3: 1, 4: 0, 5: 0}
+    assert index.classes == ("cat", "dog")
+    assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\n"
+
+
+def test_whole_numbers_are_classes_themselves(scans, tmp_path):
+    labels, index = packed(scans, tmp_path, csv(tmp_path, [3, 0, 1, 0, 3, 3]))
+    assert labels == {0: 3, 1: 0, 2: 1, 3: 0, 4: 3, 5: 3}
+    assert index.classes == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("mark", [";", "|"])
+def test_several_names_are_a_list_of_classes(mark, scans, tmp_path):
+    values = ["red", f"red{mark}blue", "blue", f"green {mark} red", "blue", f"blue{mark}blue"]
+    labels, index = packed(scans, tmp_path, csv(tmp_path, values))
+    assert index.classes == ("blue", "green", "red")
+    assert labels == {0: (2,), 1: (0, 2), 2: (0,), 3: (1, 2), 4: (0,), 5: (0,)}
+    assert label_counts(index, "train") == {0: 4, 1: 1, 2: 3}
+
+
+def test_several_numbers_are_a_list_of_classes(scans, tmp_path):
+    labels, index = packed(scans, tmp_path, csv(tmp_path, ["0", "2;1", "1", "1", "0", "0"]))
+    assert labels[1] == (1, 2)
+    assert index.classes == ("0", "1", "2")
+
+
+def test_decimals_are_regression(scans, tmp_path):
+    values = ["1", "2.5", "-3e-2", ".5", "0.1", "7."]
+    labels, index = packed(scans, tmp_path, csv(tmp_path, values))
+    assert labels == dict(enumerate(map(float, values)))
+    assert all(isinstance(label, float) for label in labels.values())
+    assert index.classes is None
+    assert index.has_labels
+    assert not (tmp_path / "out" / "classes.txt").exists()
+
+
+def test_labels_reach_the_batch(scans, tmp_path):
+    from mimsuite.data.datamodule import eval_loader
+
+    def batch(values, out):
+        index = pack(scans, tmp_path / out, labels=csv(tmp_path, values))
+        (found,) = eval_loader(index, "train", image_size=(16, 16), batch=6, workers=0, labels=True)
+        return found.labels
+
+    assert sorted(batch(["1", "2.5", "3", "4", "5", "6"], "a").flatten().tolist()) == [1, 2.5, 3, 4, 5, 6]
+    lists = batch(["a;b", "b", "c", "a", "a", "a"], "b")
+    assert sorted(map(tuple, lists.tolist())) == sorted([(1, 1, 0), (0, 1, 0), (0, 0, 1), *[(1, 0, 0)] * 3])
+
+
+def test_columns_of_other_names_are_named_by_keys(scans, tmp_path):
+    labels = csv(tmp_path, range(6), header="where,grade")
+    labels, _ = packed(scans, tmp_path, labels, labels_file="where", labels_column="grade")
+    assert labels == {i: i for i in range(6)}
+
+
+def test_paths_may_be_absolute_dotted_or_from_windows(scans, tmp_path):
+    names = [str(scans / NAMES[0]), f"./{NAMES[1]}", NAMES[2].replace("/", "\\"), *NAMES[3:]]
+    labels, _ = packed(scans, tmp_path, csv(tmp_path, range(6), names=names))
+    assert labels == {i: i for i in range(6)}
+
+
+A = ["a"] * 6
+FAULTS = {
+    "no row": (lambda t: csv(t, A[:5], names=NAMES[:5]), ["no row for 1 of 6 images", "'b/5.jpg'", "add their rows"]),
+    "no file": (lambda t: csv(t, [*A, "a"], names=[*NAMES, "c/9.jpg"]), ["row 8 names 'c/9.jpg'", "no image below"]),
+    "twice": (
+        lambda t: csv(t, [*A, "a"], names=[*NAMES, "./a/0.jpg"]),
+        ["row 8 names 'a/0.jpg' again (first in row 2)", "a;b"],
+    ),
+    "mixed": (lambda t: csv(t, ["a", "b", "7", *A[:3]]), ["mixed kinds", "'7' (row 4)", "'a' (row 2)", "class_7"]),
+    "mixed list": (lambda t: csv(t, ["a;b", "1", *A[:4]]), ["mixed kinds", "'1' (row 3)"]),
+    "empty": (lambda t: csv(t, ["a", " ", *A[:4]]), ["row 3 has nothing in column 'label'", "fill it in"]),
+    "empty part": (lambda t: csv(t, ["a;;b", *A[:5]]), ["row 2", "'a;;b' has an empty part"]),
+    "negative": (lambda t: csv(t, [1, -1, 2, 3, 4, 5]), ["row 3", "'-1' is no class", "decimals"]),
+    "huge": (lambda t: csv(t, [1, 10**9, 2, 3, 4, 5]), ["row 3", "'1000000000' is no class"]),
+    "infinite": (lambda t: csv(t, ["1e999", *"12345"]), ["row 2", "'1e999' is not finite"]),
+    "not utf-8": (lambda t: csv(t, ["a", "ä", *A[:4]], encoding="latin-1"), ["row 3 is not UTF-8", "0xe4", "save"]),
+    "no label column": (lambda t: csv(t, A, header="file,grade"), ["no column label or class", "file, grade"]),
+    "no file column": (lambda t: csv(t, A, header="name,label"), ["no column file or path", "labels_file="]),
+    "two columns": (
+        lambda t: csv(t, [f"{NAMES[i]},a" for i in range(6)], header="file,path,label"),
+        ["several columns that could be meant (file, path)", "labels_file="],
+    ),
+    "short row": (lambda t: csv(t, ["a", "b,c", *A[:4]]), ["row 3 has 3 cells where the header has 2", "quote"]),
+    "only a header": (lambda t: csv(t, [], names=[]), ["holds no row below a header"]),
+    "missing": (lambda t: str(t / "none.csv"), ["none.csv cannot be read (No such file"]),
+    "bad quotes": (lambda t: csv(t, ['"a', *A[:5]]), ["unexpected end of data", "mend the quotes"]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_csv_is_named_with_row_value_and_fix(fault, scans, tmp_path):
+    make, words = FAULTS[fault]
+    message = refused(scans, tmp_path, make(tmp_path))
+    for word in words:
+        assert word in message
+
+
+def test_keys_that_need_a_csv_say_so(scans, tmp_path):
+    assert "labels_column=x names a column, but labels=auto" in refused(scans, tmp_path, "auto", labels_column="x")
+    assert "labels_file=x names a column" in refused(scans, tmp_path, "none", labels_file="x")
+    assert "group_by=patient names a column" in refused(scans, tmp_path, "none", group_by="patient")
+    assert "labels=flder is unknown" in refused(scans, tmp_path, "flder")
+    table = csv(tmp_path, A)
+    assert "no column 'grade'; it has the columns file, label" in refused(scans, tmp_path, table, labels_column="grade")
+    assert "no column 'patient'" in refused(scans, tmp_path, table, group_by="patient")
+
+
+@pytest.fixture
+def slides(tmp_path):
+    """Two hundred names of forty patients, two classes, and their CSV; the images are never read."""
+    src, rows = tmp_path / "slides", ["file,label,patient"]
+    for i in range(200):
+        patient, label = i % 40, "xy"[i % 40 % 3 == 0]
+        path = src / label / f"p{patient}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        rows.append(f"{path.relative_to(src)},{label},p{patient}")
+    (tmp_path / "slides.csv").write_text("\n".join(rows))
+    return src
+
+
+def patients(plan, split):
+    return {p.path.parent.name for p in plan.pictures if p.split == split}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("by", ["patient", "folder", "folder:2"])
+def test_a_group_is_never_in_both_splits(by, seed, slides, tmp_path):
+    labels = str(tmp_path / "slides.csv") if by == "patient" else "folder"
+    plan = plan_pack(slides, Choice(labels=labels, group_by=by, val_fraction=0.2, seed=seed))
+    assert patients(plan, "train") | patients(plan, "val") == {f"p{i}" for i in range(40)}
+    assert not patients(plan, "train") & patients(plan, "val")
+    for label, total in ((0, 130), (1, 70)):
+        share = sum(p.label == label for p in plan.pictures if p.split == "val") / total
+        assert 0.15 < share < 0.25
+
+
+def test_without_groups_patients_are_parted(slides):
+    plan = plan_pack(slides, Choice(labels="folder", val_fraction=0.2))
+    assert patients(plan, "train") & patients(plan, "val")
+    assert [sum(p.label == i and p.split == "val" for p in plan.pictures) for i in (0, 1)] == [26, 14]
+
+
+def test_the_seed_decides_which_groups_are_taken(slides):
+    chosen = [
+        patients(plan_pack(slides, Choice(group_by="folder", val_fraction=0.2, seed=seed)), "val") for seed in (0, 0, 1)
+    ]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_groups_that_are_too_large_are_refused_with_what_was_reached(slides):
+    with pytest.raises(InputError) as error:
+        plan_pack(slides, Choice(labels="none", group_by="folder:1", val_fraction=0.1))
+    message = str(error.value)
+    assert "val_fraction=0.1 cannot be kept with group_by=folder:1: 2 groups, the largest with 65% of the" in message
+    assert "0.0% was reached; choose another val_fraction, or smaller groups" in message
+
+
+def test_what_groups_reach_is_said(slides, caplog):
+    caplog.set_level("INFO", "mimsuite")
+    plan_pack(slides, Choice(labels="none", group_by="folder:1", val_fraction=0.25))
+    assert "1 of 2 groups go to val, 35.0% of the images" in caplog.text
+
+
+def test_a_path_part_that_is_not_there_is_named(slides):
+    with pytest.raises(InputError, match=r"group_by=folder:3, but x/p1/1.jpg lies in 2 folders below src"):
+        plan_pack(slides, Choice(group_by="folder:3", val_fraction=0.2))
+    with pytest.raises(InputError, match="parts are counted from 1"):
+        plan_pack(slides, Choice(group_by="folder:0", val_fraction=0.2))
+
+
+def test_a_group_that_the_folders_part_is_named(tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "src" / split / "p1").mkdir(parents=True)
+        (tmp_path / "src" / split / "p1" / f"{split}.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"group_by=folder:2: group 'p1' lies in train and val"):
+        plan_pack(tmp_path / "src", Choice(group_by="folder:2"))
+
+
+def test_a_dry_run_foretells_counts_shards_and_bytes(scans, tmp_path):
+    choice = Choice(labels=csv(tmp_path, ["x;y", "y", "y", "x", "x", "x"]), val_fraction=0.34)
+    found = forecast(scans, choice, 2000)
+    index = pack(scans, tmp_path / "out", **choice._asdict(), shard_size=2000)
+    assert found.images == {split: index.num_samples(split) for split in index.splits} == {"train": 4, "val": 2}
+    assert found.shards == {split: len(shards) for split, shards in index.splits.items()}
+    assert found.shards["train"] > 1
+    assert found.labels == {split: label_counts(index, split) for split in index.splits}
+    assert found.bytes == sum(s.bytes for shards in index.splits.values() for s in shards)
+    assert found.classes == list(index.classes)
+
+
+def test_json_labels_are_as_the_format_says(scans, tmp_path):
+    import tarfile
+
+    pack(scans, tmp_path / "out", labels=csv(tmp_path, ["x;y", "y", "y", "x", "x", "x"]))
+    with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
+        found = [json.load(archive.extractfile(m)) for m in archive if m.name.endswith(".json")]
+    assert sorted(found, key=str) == sorted([{"label": [0, 1]}, *[{"label": [1]}] * 2, *[{"label": [0]}] * 3], key=str)
+    assert open_index(str(tmp_path / "out")).has_labels
