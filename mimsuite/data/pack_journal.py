@@ -110,6 +110,8 @@ class Journal:
 
     def _resume(self, header: dict[str, Any]) -> None:
         """Reads the lines up to the first that is cut or whose shard is not whole, and forgets the rest."""
+        for part in self.out.glob("*.tar.part"):
+            part.unlink()
         self._file.seek(0)
         first, *rest = self._file.read().split(b"\n")
         if not rest:  # new, or killed before the header was on the disk
