@@ -123,14 +123,13 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]]) -> int:
     while any(child.poll() is None for child in children):
         time.sleep(0.1)
         if first is None:
-            failed = [(i, child.returncode) for i, child in enumerate(children) if child.returncode]
-            if failed:
-                first, deadline = failed[0], time.monotonic() + PATIENCE
+            first = dead(children)
+            deadline = time.monotonic() + PATIENCE if first else deadline
         if time.monotonic() > deadline:
             log.warning("ending the processes that still run %d s after process %d died", PATIENCE, first[0])  # type: ignore[index]
             for child in children:
                 child.kill()
-    first = first or next(((i, child.returncode) for i, child in enumerate(children) if child.returncode), None)
+    first = first or dead(children)
     if first is None:
         return 0
     number, code = first
@@ -140,6 +139,12 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]]) -> int:
             "resume=true goes on from the last checkpoint"
         )
     return code
+
+
+def dead(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+    """Number and exit code of a process that failed, one that was killed before others; None if none has."""
+    failed = [(i, child.returncode) for i, child in enumerate(children) if child.returncode]
+    return min(failed, key=lambda pair: pair[1], default=None)
 
 
 def end_with_parent() -> None:

@@ -50,6 +50,8 @@ _RESTS = {".lock", *(f".{name}.part" for name in NAMES)}
 # Written before `config.yaml`, which makes a folder a run's.
 _BEFORE_CONFIG = {"train.log"}
 
+_claimed: set[Path] = set()  # folders that runs of this process hold
+
 LIBRARIES = (
     "torch",
     "lightning",
@@ -164,12 +166,16 @@ class RunFolder:
             self._clear()
 
     def _take_lock(self) -> IO[str]:
+        busy = InputError(f"out={self.path} is in use by another run; use another out= or wait for it")
+        if self.path.resolve() in _claimed:  # the lock itself is of the whole process
+            raise busy
         handle = (self.path / ".lock").open("a")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited: loader workers may outlive a kill
+        except (BlockingIOError, PermissionError):
             handle.close()
-            raise InputError(f"out={self.path} is in use by another run; use another out= or wait for it") from None
+            raise busy from None
+        _claimed.add(self.path.resolve())
         return handle
 
     def _clear(self) -> None:
@@ -232,6 +238,7 @@ class RunFolder:
                 log.removeHandler(handler)
         if self._lock is not None:
             self._lock.close()
+            _claimed.discard(self.path.resolve())
 
     def __enter__(self) -> RunFolder:
         return self
