@@ -258,3 +258,105 @@ def test_probing_unlabelled_data_is_refused(images, tmp_path, capsys):
     )
     assert code == 2
     assert "has no labels" in err
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"labels": "flder"}, "labels=flder is unknown; labels takes auto, folder, none, or a FILE.csv"),
+        ({"labels": "nowhere.csv"}, "labels=nowhere.csv cannot be read (No such file or directory)"),
+        ({"labels_column": "grade"}, "labels_column=grade names a column, but labels=auto"),
+        ({"group_by": "patient"}, "group_by=patient names a column, but labels=auto"),
+        ({"group_by": "folder:2"}, "lies in 1 folders below src"),
+        ({"group_by": "folder", "val_fraction": 0.1}, "val_fraction=0.1 cannot be kept with group_by=folder"),
+        ({"val_fraction": 1.5}, "val_fraction=1.5 is not in [0, 1)"),
+        ({"image_size": 0}, "image_size=0 is not a whole number of at least 1"),
+        ({"image_size": 2.5}, "image_size=2.5 is not a whole number"),
+        ({"shard_size": -1}, "shard_size=-1 is not a number above 0"),
+        ({"seed": -1}, "seed=-1 is not a whole number of at least 0"),
+        ({"dry_run": "yes"}, "dry_run=yes is not true or false"),
+        ({"src": "nowhere"}, "src=nowhere is not a folder"),
+        ({"out": "{full}"}, "exists and is not an empty folder"),
+        ({"label": "none"}, "did you mean labels?"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
+)
+@pytest.mark.parametrize("dry", [False, True])
+def test_pack_names_bad_values(dry, values, says, images, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    values = {
+        key: value.replace("{full}", f"{tmp_path}/full") if key == "out" else value for key, value in values.items()
+    }
+    code, err = outcome(capsys, "pack", **({"src": str(images), "out": str(tmp_path / "out"), "dry_run": dry} | values))
+    assert code == 2
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_lists_what_is_wrong_and_exits_with_2(shards, tmp_path, capsys):
+    shutil.copytree(shards, tmp_path / "copy")
+    path = min((tmp_path / "copy").glob("*.tar"))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT")
+    data[at : at + 4] = b"XXXX"
+    path.write_bytes(data)
+    code = app.guarded(
+        lambda: int(
+            api.call("inspect", {"data": str(tmp_path / "copy"), "out": str(tmp_path / "out"), "verify": True}).get(
+                "exit_code", 0
+            )
+        ),
+        "inspect",
+    )
+    assert code == 2
+    facts = json.loads((tmp_path / "out" / "inspect.json").read_text())
+    assert [problem["offset"] >= 0 for problem in facts["problems"]] == [False, True]
+    assert all(problem["shard"] == str(path) for problem in facts["problems"])
+    assert facts["problems"][1]["key"]
+    assert f"WRONG     {path}: its sha256 is not the one in index.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", [cut_shard, cut_indexed_shard, text_as_tar, empty_tar])
+def test_verify_names_shards_that_cannot_be_opened(make, shards, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    data = make(shards, tmp_path / "data")
+    code, err = outcome(capsys, "inspect", data=str(data), out=str(tmp_path / "out"), verify=True)
+    assert (code, err) == (2, "")
+    (problem,) = json.loads((tmp_path / "out" / "inspect.json").read_text())["problems"]
+    assert problem["shard"].endswith("train-000000.tar")
+    assert problem["reason"]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"index": True}, "index=true needs data=FOLDER"),
+        ({"index": True, "data": "{shards}"}, "has an index.json; move it away"),
+        ({"index": True, "data": "{images}"}, "is none; name their folder"),
+        ({"verify": "yes"}, "verify=yes is not true or false"),
+        ({"verify": True, "data": "nowhere"}, "data=nowhere is not there"),
+        ({"count": 0}, "count=0 is not a whole number of at least 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
+)
+def test_inspect_names_bad_values(values, says, images, shards, tmp_path, capsys):
+    places = {"{shards}": str(shards), "{images}": str(images)}
+    values = {key: places.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+    code, err = outcome(capsys, "inspect", **({"out": str(tmp_path / "out")} | values))
+    assert code == 2
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", ["pack", "inspect"])
+def test_every_key_of_the_task_is_documented(task):
+    from mimsuite.confdir import conf_dir
+
+    text = (conf_dir() / f"{task}.yaml").read_text()
+    keys = text.partition("_self_\n")[2].strip().splitlines()
+    assert len(keys) >= 6
+    assert all(" #: " in line for line in keys)
+    assert text.count(f"#   mimsuite {task} ") >= 6

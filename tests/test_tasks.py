@@ -108,6 +108,60 @@ def test_inspect_counts_and_draws(shards, tmp_path):
         assert picture.width > 300
 
 
+def test_inspect_prints_what_it_counts(shards, tmp_path, caplog):
+    caplog.set_level("INFO", logger="mimsuite")
+    api.inspect(data=str(shards), out=str(tmp_path / "out"))
+    for words in (
+        "train     30 images in 1 shards; height 40, width 48; kinds png; 3 channels, 8 bits; 0 of 30 broken",
+        "(of 30 images, chosen by hash, 0 to 1)",
+        "classes   2: blue, red",
+        "twins     0 images lie in several splits",
+    ):
+        assert words in caplog.text
+
+
+def test_inspect_verifies_a_whole_set(shards, tmp_path, caplog):
+    caplog.set_level("INFO", logger="mimsuite")
+    facts = api.inspect(data=str(shards), out=str(tmp_path / "out"), verify=True)
+    assert facts["problems"] == []
+    assert "exit_code" not in facts
+    assert "every image decodes, every checksum that is known holds" in caplog.text
+
+
+def test_inspect_writes_an_index_beside_foreign_shards(shards, tmp_path):
+    (tmp_path / "copy").mkdir()
+    for path in shards.glob("*.tar"):
+        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    api.inspect(data=str(tmp_path / "copy"), out=str(tmp_path / "out"), index=True, verify=True)
+    theirs, ours = (json.loads((folder / "index.json").read_text()) for folder in (tmp_path / "copy", shards))
+    assert theirs == ours | {"classes": None}
+
+
+def test_pack_takes_labels_from_a_csv_and_a_dry_run_writes_nothing(images, tmp_path, caplog):
+    caplog.set_level("INFO", logger="mimsuite")
+    (tmp_path / "my labels.csv").write_text(
+        "image,grade,who\n" + "".join(f"{c}/{i}.png,{i % 2}.5,p{i % 10}\n" for c in ("blue", "red") for i in range(20))
+    )
+    keys = {
+        "src": str(images),
+        "out": str(tmp_path / "out"),
+        "labels": str(tmp_path / "my labels.csv"),
+        "labels_column": "grade",
+        "group_by": "who",
+        "val_fraction": 0.2,
+        "image_size": 16,
+    }
+    told = api.pack(**keys, dry_run=True)
+    assert not (tmp_path / "out").exists()
+    assert told["splits"] == {"train": 32, "val": 8}
+    assert "before images are made smaller; nothing was written" in caplog.text
+    done = api.pack(**keys)
+    assert done == {"splits": {"train": 32, "val": 8}, "classes": []}
+    facts = api.inspect(data=str(tmp_path / "out"), out=str(tmp_path / "look"))
+    assert facts["splits"]["train"]["label_range"][::2] == [0.5, 1.5]
+    assert facts["splits"]["train"]["height"] == [16, 16, 16]
+
+
 def test_an_image_folder_is_packed_to_the_cache_once(images, tmp_path, caplog):
     caplog.set_level("INFO", logger="mimsuite")
     for i in range(2):

@@ -102,6 +102,45 @@ def test_webdataset_reads_what_is_written(animals, tmp_path):
     assert all(s[o.ending].shape == (24, 32, 3) for s, o in zip(decoded, ours, strict=True))
 
 
+def test_webdataset_decodes_pictures_and_labels_of_every_kind(tmp_path):
+    import webdataset
+
+    array, stream = np.random.default_rng(1).integers(0, 256, (24, 32, 5), dtype=np.uint8), io.BytesIO()
+    np.save(stream, array)
+    kinds = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}
+    files = {f"a/{i}.{ending}": picture(i, kind) for i, (ending, kind) in enumerate(kinds.items())}
+    src = write(tmp_path / "src", files | {"b/4.bmp": picture(4, "BMP")})
+    arrays = write(tmp_path / "arrays", {"a/5.npy": stream.getvalue(), "b/6.npy": stream.getvalue()})
+    table = tmp_path / "l.csv"
+    table.write_text("file,label\na/5.npy,1.5\nb/6.npy,-2\n")
+    lists = tmp_path / "lists.csv"
+    lists.write_text("file,label\n" + "".join(f"{name},x;y\n" for name in [*files, "b/4.bmp"]))
+    shards = [
+        pack(src, tmp_path / "one").splits["train"][0].path,
+        pack(src, tmp_path / "two", labels=str(lists)).splits["train"][0].path,
+        pack(arrays, tmp_path / "three", labels=str(table)).splits["train"][0].path,
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves the shards open
+        found = [
+            {s["__key__"]: s for s in webdataset.WebDataset(url, shardshuffle=False).decode("pil")} for url in shards
+        ]
+        gc.collect()
+    for decoded in found[:2]:
+        for name, data in files.items():
+            sample = decoded[f"a_{name[2]}"]
+            pixels = sample[name[4:]]
+            if isinstance(pixels, bytes):  # webdataset leaves kinds that it does not know to the reader
+                assert name[4:] in ("webp", "tif")
+                pixels = Image.open(io.BytesIO(pixels))
+            assert np.array_equal(np.asarray(pixels), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+        assert np.array_equal(np.asarray(decoded["b_4"]["png"]), decode(picture(4, "BMP"), 3, "uint8"))
+    assert [found[0][key]["cls"] for key in ("a_0", "a_1", "a_2", "a_3", "b_4")] == [0, 0, 0, 0, 1]
+    assert all(sample["json"] == {"label": [0, 1]} for sample in found[1].values())
+    assert [found[2][key]["json"] for key in ("a_5", "b_6")] == [{"label": 1.5}, {"label": -2.0}]
+    assert np.array_equal(found[2]["a_5"]["npy"], array)
+
+
 def test_the_same_files_give_the_same_bytes(animals, tmp_path):
     pack(animals, tmp_path / "a", val_fraction=0.2)
     for file in animals.rglob("*.jpg"):
@@ -218,6 +257,19 @@ def test_summary_counts_and_looks_into_images(animals, tmp_path):
     assert sum(train["kinds"].values()) == train["samples"] == train["channels"]["3"]
     assert train["height"] in ([10, 24, 24], [24, 24, 24])
     assert train["broken"] == val["broken"] == []
+
+
+def test_a_class_whose_name_cannot_be_written_is_named(tmp_path):
+    src = write(tmp_path / "src", {"a/1.jpg": picture(0, "JPEG"), "b\udcff/1.jpg": picture(1, "JPEG")})
+    assert "the folder 'b\\\\xff' cannot name a class (not UTF-8" in refused(src, tmp_path / "out")
+    assert pack(src, tmp_path / "out", labels="none").num_samples("train") == 2
+
+
+def test_file_names_that_are_not_utf_8_are_packed_and_shown(tmp_path, caplog):
+    src = write(tmp_path / "src", {"ok\udcff.jpg": picture(0, "JPEG"), "bad\udcfe.jpg": b"\xff\xd8\xff"})
+    (sample,) = raw_samples(pack(src, tmp_path / "out"), "train", 9)
+    assert sample.key == "ok_"
+    assert "bad\\xfe.jpg" in caplog.text
 
 
 def test_members_have_plain_headers(tmp_path):
