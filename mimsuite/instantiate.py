@@ -37,6 +37,8 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
     assert isinstance(values, dict)
     for target in targets(values):
         judge(target, trusted)
+    if (text := unresolved(values)) is not None:
+        raise InputError(f"{node._target_}: {text!r} would be resolved a second time, unjudged; write it without ${{")
     from hydra.utils import instantiate as build
 
     made = build(
@@ -68,14 +70,25 @@ def targets(value: Any) -> Iterator[str]:
             yield from targets(inner)
 
 
+def unresolved(value: Any) -> str | None:
+    """A string in a nested container that still holds an interpolation, which could become a `_target_`, or None."""
+    if isinstance(value, str):
+        return value if "${" in value else None
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next((text for part in parts if (text := unresolved(part)) is not None), None)
+
+
 def judge(target: str, trusted: Collection[str]) -> None:
-    """Refuses a target unless the object it resolves to is ours or on the list; calls nothing.
+    """Refuses a target unless the object it resolves to is a class of ours or on the list; calls nothing.
+
+    Functions of ours are refused: `api.call`, for one, would take `trusted_targets` from its caller. So is what
+    claims and clears run folders.
 
     Raises:
         InputError: the target is not allowed or does not exist.
     """
     refusal = (
-        f"_target_={target} is not allowed; allowed are objects defined in mimsuite and {', '.join(sorted(ALLOWED))}; "
+        f"_target_={target} is not allowed; allowed are classes defined in mimsuite and {', '.join(sorted(ALLOWED))}; "
         f"to trust it, add trusted_targets=[{target}] to the command line"
     )
     if target in trusted:
@@ -84,7 +97,8 @@ def judge(target: str, trusted: Collection[str]) -> None:
         raise InputError(refusal)
     found = resolve(target)
     home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-    if not home.startswith("mimsuite.") and home not in ALLOWED:
+    ours = isinstance(found, type) and home.startswith("mimsuite.") and not home.startswith("mimsuite.run.")
+    if not ours and home not in ALLOWED:
         raise InputError(refusal)
 
 
