@@ -268,7 +268,7 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
     Args:
         root: the folder of the data set; `classes.txt` in it gives the names of the classes.
         paths: the shards.
-        tables: an existing folder; tables of shards below it lie beside these.
+        tables: an existing folder.
         hashes: sha256 of the shards, as far as they are known.
     """
     splits: dict[str, list[Shard]] = {}
@@ -278,8 +278,8 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
         split, count = told.get(path.name, (split_of(path, root), None))
         if count not in (None, len(rows)):
             log.warning("%s holds %d images, %s says %d", path, len(rows), INFO, count)
-        beside = path.is_relative_to(tables)
-        table = path.with_name(f"{path.stem}.idx.npy") if beside else tables / f"{number:06d}.idx.npy"
+        same = path.parent == tables
+        table = tables / (f"{path.stem}.idx.npy" if same else f"{number:06d}.idx.npy")
         np.save(table, rows)
         shard = Shard(str(path), len(rows), path.stat().st_size, hashes.get(path), str(table))
         splits.setdefault(split, []).append(shard)
