@@ -38,6 +38,7 @@ _DAMAGE = (
     KeyError,
     TypeError,
     OverflowError,
+    RuntimeError,  # the AVIF decoder
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
