@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import tokenize
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV")
 # What Pillow may read: it would start Ghostscript for EPS.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
-# What Pillow and zlib raise on damaged bytes. The bytes are in memory, so an OSError is no I/O error here.
+# What Pillow, numpy and zlib raise on damaged bytes. The bytes are in memory, so an OSError is no I/O error here.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -40,6 +41,7 @@ _DAMAGE = (
     OverflowError,
     RuntimeError,  # the AVIF decoder
     struct.error,
+    tokenize.TokenError,  # numpy's reader of headers
     zlib.error,
     Image.DecompressionBombError,
 )
