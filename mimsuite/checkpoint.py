@@ -104,21 +104,31 @@ def prune(folder: Path, keep: int) -> None:
 def newest(folder: Path) -> Path | None:
     """The newest committed checkpoint of a run's `checkpoints/`, or None where there is none.
 
+    Where it is damaged, the one before it, with a warning.
+
     Raises:
-        InputError: `latest.json` or the file it names is damaged, and no other checkpoint is whole.
+        InputError: `latest.json` or the file it names is damaged, and no other checkpoint can be read.
     """
     pointer = folder / "latest.json"
     if not pointer.is_file():
         return None
+    damaged = None
     try:
         latest = json.loads(pointer.read_text())
-        path = folder / str(latest["file"])
+        damaged = path = folder / str(latest["file"])
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == latest["sha256"]:
             return path
         problem = "its sha256 differs from latest.json"
     except (OSError, ValueError, KeyError) as error:
         problem = str(error)
+    for older in sorted(set(folder.glob("step_*.ckpt")) - {damaged}, reverse=True):
+        try:
+            step = load_checkpoint(older)["global_step"]
+        except InputError:
+            continue
+        log.warning("checkpoint %s cannot be used (%s); going on from step %d instead", pointer, problem, step)
+        return older
     raise InputError(
         f"checkpoint {pointer} cannot be used: {problem}; restore the file or start again with overwrite=true"
     )

@@ -49,7 +49,8 @@ class FileLogger(_Sink):
     def __init__(self, folder: Path, step: int = -1) -> None:
         super().__init__()
         self._jsonl, self._csv = folder / "metrics.jsonl", folder / "metrics.csv"
-        rows = [json.loads(line) for line in self._jsonl.read_text().splitlines()] if self._jsonl.exists() else []
+        lines = self._jsonl.read_text().splitlines() if self._jsonl.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last line
         self._rows = [row for row in rows if row["step"] <= step]
         self._columns: list[str] = ["step"]
         self.last: dict[str, float] = {}

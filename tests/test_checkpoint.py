@@ -1,6 +1,9 @@
 """Checkpoints: committed whole or not at all, and read without executing anything."""
 
+import errno
+import os
 import pickle
+import subprocess
 
 import pytest
 import torch
@@ -50,6 +53,61 @@ def test_a_damaged_newest_checkpoint_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(InputError, match="sha256 differs"):
         newest(tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["cut", "flipped", "gone", "pointer"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, broken, caplog):
+    for step in (1, 2):
+        CommittedCheckpointIO().save_checkpoint(content(step), tmp_path / f"step_{step:09d}.ckpt")
+    path = tmp_path / "step_000000002.ckpt"
+    data = bytearray(path.read_bytes())
+    if broken == "cut":
+        path.write_bytes(data[:-10])
+    elif broken == "flipped":
+        data[data.find(torch.full((3,), 2.0).numpy().tobytes())] ^= 1
+        path.write_bytes(data)
+    elif broken == "gone":
+        path.unlink()
+    else:
+        (tmp_path / "latest.json").write_text("{")
+    expected = 2 if broken == "pointer" else 1  # the file itself is whole
+    assert newest(tmp_path).name == f"step_{expected:09d}.ckpt"
+    assert f"going on from step {expected} instead" in caplog.text
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(full_disk, caplog):
+    io = CommittedCheckpointIO()
+    io.save_checkpoint(content(1), full_disk / "step_000000001.ckpt")
+    large = content(2) | {"state_dict": {"w": torch.zeros(40_000)}}
+    io.save_checkpoint(large, full_disk / "step_000000002.ckpt")
+    assert "No space left on device" in caplog.text
+    assert sorted(p.name for p in full_disk.iterdir()) == ["latest.json", "step_000000001.ckpt"]
+    io.save_checkpoint(content(3), full_disk / "step_000000003.ckpt")
+    assert newest(full_disk).name == "step_000000003.ckpt"
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_an_error_while_saving_keeps_the_checkpoint_before(tmp_path, monkeypatch, caplog, code):
+    io = CommittedCheckpointIO()
+    io.save_checkpoint(content(1), tmp_path / "step_000000001.ckpt")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+        io.save_checkpoint(content(2), tmp_path / "step_000000002.ckpt")
+    assert os.strerror(code) in caplog.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.json", "step_000000001.ckpt"]
+    io.save_checkpoint(content(3), tmp_path / "step_000000003.ckpt")
+    assert newest(tmp_path).name == "step_000000003.ckpt"
 
 
 class Bomb:

@@ -109,6 +109,8 @@ def test_accumulated_micro_batches_give_the_same_weights(run, tmp_path):
     pretrain(tmp_path / "out", workers=0, micro_batch=4)
     for name, value in weights(run[0]).items():
         torch.testing.assert_close(weights(tmp_path / "out")[name], value, rtol=1e-4, atol=1e-5)
+    one, other = (read_metrics(out / "metrics.csv")["train/loss"][1] for out in (run[0], tmp_path / "out"))
+    assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_pictures_of_fixed_images_have_the_same_left_half(run):

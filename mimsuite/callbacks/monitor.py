@@ -64,7 +64,7 @@ class Monitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collects the loss; every `log_every` optimizer steps, gives the figures out."""
-        self._losses.append(outputs["loss"].detach())
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # Lightning divided it
         step = trainer.global_step
         if step > self._step_before and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             if step == 1 and trainer.is_global_zero and self.started is not None:

@@ -1,0 +1,179 @@
+"""A run in two processes: the same losses as in one, one run folder, signals and deaths that reach both."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mimsuite import api
+from mimsuite.checkpoint import load_checkpoint, newest
+from mimsuite.errors import InputError
+from mimsuite.launch import Team, team
+from mimsuite.pictures import read_metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+KEYS = {
+    "batch": 32,
+    "steps": 20,
+    "val_every": 10,
+    "save_every": 1,
+    "loader.val_limit": 32,
+    "precision": "32-true",
+    "workers": 0,
+    "callbacks.monitor.log_every": 1,
+}
+QUIET = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+
+def start(out, program=("-m", "mimsuite.tasks.pretrain"), **values):
+    command = [sys.executable, *program, f"out={out}", *(f"{k}={v}" for k, v in (KEYS | values).items())]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **QUIET)
+
+
+def finish(process):
+    text = process.communicate(timeout=200)[0]
+    return process.returncode, text
+
+
+def losses(out):
+    return torch.tensor(read_metrics(out / "metrics.csv")["train/loss"][1])
+
+
+def weights(out):
+    return load_file(out / "weights" / "model.safetensors")
+
+
+def wait_for_checkpoint(out):
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoints" / "latest.json").exists():
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Runs of vit_nano, bit_nano and cvt_nano in two processes, made when first asked for."""
+    made = {}
+
+    def run(model):
+        if model not in made:
+            out = tmp_path_factory.mktemp(model) / "out"
+            code, text = finish(start(out, model=model, devices=2))
+            assert code == 0, text
+            made[model] = out
+        return made[model]
+
+    return run
+
+
+@pytest.mark.parametrize("model", ["vit_nano", "bit_nano", "cvt_nano"])
+def test_two_processes_give_the_losses_of_one(model, two, tmp_path):
+    halves = {"micro_batch": 16} if model == "cvt_nano" else {}  # its BatchNorm sees micro-batches
+    api.call("pretrain", {"out": str(tmp_path / "one"), "model": model, **KEYS, **halves})
+    found, wanted = losses(two(model)), losses(tmp_path / "one")
+    assert len(found) == 20
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+
+
+def test_one_folder_is_written_once(two):
+    out = two("vit_nano")
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 21))
+    assert [row["step"] for row in rows if "val/loss" in row] == [0, 10, 20]
+    assert json.loads((out / "summary.json").read_text())["status"] == "done"
+    assert json.loads((out / "environment.json").read_text())["processes"] == 2
+    assert (out / "train.log").read_text().count("done: 20 steps") == 1
+
+
+def test_a_signal_stops_both_and_resuming_goes_on_to_the_bit(two, tmp_path):
+    out = tmp_path / "out"
+    process = start(out, model="vit_nano", devices=2)
+    wait_for_checkpoint(out)
+    process.send_signal(signal.SIGTERM)
+    code, text = finish(process)
+    assert code == 143, text
+    stopped = json.loads((out / "summary.json").read_text())
+    assert stopped["status"] == "interrupted"
+    assert 0 < stopped["steps"] < 20
+    code, text = finish(start(out, model="vit_nano", devices=2, resume="true"))
+    assert code == 0, text
+    one, other = weights(out), weights(two("vit_nano"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_one_process_goes_on_where_two_stopped(two, tmp_path):
+    out = tmp_path / "out"
+    process = start(out, model="vit_nano", devices=2)
+    wait_for_checkpoint(out)
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[0] == 130
+    api.call("pretrain", {"out": str(out), "resume": True, "devices": 1})
+    torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-4, atol=0)
+
+
+def rank_of(pid):
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next((v[5:].decode() for v in variables if v.startswith(b"RANK=")), None)
+
+
+def test_the_death_of_one_process_ends_the_run_with_a_checkpoint(tmp_path):
+    out = tmp_path / "out"
+    process = start(out, model="vit_nano", devices=2, steps=5000, val_every=5000)
+    wait_for_checkpoint(out)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    victim = next(int(pid) for pid in children if rank_of(pid) == "1")
+    os.kill(victim, signal.SIGKILL)
+    began = time.monotonic()
+    code, text = finish(process)
+    assert time.monotonic() - began < 120
+    assert code == 1
+    assert "was killed by SIGKILL" in text
+    assert "Traceback" not in text
+    assert load_checkpoint(newest(out / "checkpoints"))["global_step"] > 0
+
+
+def test_torchrun_starts_the_same_run(two, tmp_path):
+    out = tmp_path / "out"
+    program = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mimsuite.tasks.pretrain")
+    code, text = finish(start(out, program, model="vit_nano"))
+    assert code == 0, text
+    torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-6, atol=0)
+
+
+def test_a_batch_that_two_processes_cannot_share_is_refused_before_they_start(tmp_path):
+    with pytest.raises(InputError, match="batch=31 is not a multiple of the 2 devices; use batch=32"):
+        api.call("pretrain", {"out": str(tmp_path / "out"), **KEYS, "batch": 31, "devices": 2})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"LOCAL_RANK": "1", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, Team(5, 4, 2)),
+        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "3", "SLURM_NNODES": "2"}, Team(3, 8, 2)),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+    ],
+)
+def test_the_environment_says_which_process_this_is(variables, expected, monkeypatch):
+    for name in (
+        "LOCAL_RANK",
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "SLURM_NTASKS",
+        "SLURM_PROCID",
+        "SLURM_NNODES",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert team() == expected
