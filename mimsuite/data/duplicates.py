@@ -14,6 +14,7 @@ from mimsuite.data.sources import ShardFiles
 from mimsuite.data.tar import header_name, printable, split_name
 
 _FIRST = 5  # groups that are named
+_END = 4096  # bytes
 
 
 class Duplicates(NamedTuple):
@@ -31,7 +32,9 @@ class Duplicates(NamedTuple):
 
 
 def find_duplicates(index: DataIndex) -> Duplicates:
-    """Compares the encoded bytes of all images; exact. Reads only images whose size another one has as well.
+    """Compares the encoded bytes of all images; exact.
+
+    Of images whose size another one has as well the end is read, and those that end alike are read whole.
 
     Raises:
         RunError: a shard cannot be read.
@@ -41,11 +44,12 @@ def find_duplicates(index: DataIndex) -> Duplicates:
     values, counts = np.unique(sizes, return_counts=True)
     wanted = values[counts > 1]
     files = ShardFiles()
-    short: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    alike: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split, samples in parts.items():
         for number in np.flatnonzero(np.isin(samples.column("image_size"), wanted)).tolist():
-            short[hashlib.blake2b(_bytes(files, samples, number), digest_size=8).digest()].append((split, number))
-    same = [group for places in short.values() if len(places) > 1 for group in _confirmed(files, parts, places)]
+            end = hashlib.blake2b(_bytes(files, samples, number, _END), digest_size=8).digest()
+            alike[end].append((split, number))
+    same = [group for places in alike.values() if len(places) > 1 for group in _confirmed(files, parts, places)]
     same.sort(key=lambda places: len({split for split, _ in places}) == 1)
     return Duplicates(
         across=sum(len({split for split, _ in places}) > 1 for places in same),
@@ -57,16 +61,21 @@ def find_duplicates(index: DataIndex) -> Duplicates:
 def _confirmed(
     files: ShardFiles, parts: dict[str, Samples], places: list[tuple[str, int]]
 ) -> Iterator[list[tuple[str, int]]]:
-    """Groups of places whose bytes agree in all 256 bits of a hash, not only in 64."""
+    """Groups of places whose bytes agree from the first to the last."""
     exact: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split, number in places:
         exact[hashlib.sha256(_bytes(files, parts[split], number)).digest()].append((split, number))
     yield from (group for group in exact.values() if len(group) > 1)
 
 
-def _bytes(files: ShardFiles, samples: Samples, number: int) -> bytes:
+def _bytes(files: ShardFiles, samples: Samples, number: int, last: int | None = None) -> bytes:
+    """An image as it is encoded, or its last bytes (and its size)."""
     shard, row = samples[number]
-    return files.read(shard.path, int(row["image_offset"]), int(row["image_size"]))
+    offset, size = int(row["image_offset"]), int(row["image_size"])
+    if last is None:
+        return files.read(shard.path, offset, size)
+    part = min(size, last)
+    return files.read(shard.path, offset + size - part, part) + size.to_bytes(8, "little")
 
 
 def _key(files: ShardFiles, samples: Samples, number: int) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mimsuite")
 
+SHOWN = 100  # classes that a dry run lists
+
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Packs a folder; returns the number of images per split and the classes."""
@@ -77,8 +79,10 @@ def dry_run(src: Path, out: Path, choice: Choice, shard_size: int, *, resized: b
     }
     for split, images in found.images.items():
         log.info("%-6s %d images in %d shards", split, images, found.shards[split])
-        for name, count in labels[split].items():
+        for name, count in list(labels[split].items())[:SHOWN]:
             log.info("       %6d %s", count, name)
+        if len(labels[split]) > SHOWN:
+            log.info("       ... and %d more classes", len(labels[split]) - SHOWN)
     before = ", before images are made smaller" if resized else ""
     log.info("%.1f MB in %d shards%s; nothing was written", found.bytes / 1e6, sum(found.shards.values()), before)
     return {

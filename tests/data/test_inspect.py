@@ -165,6 +165,18 @@ def test_images_of_one_size_are_no_twins(tmp_path, tar):
     assert (found.across, found.extra, found.first) == (0, 1, [["train:0", "train:3"]])
 
 
+def test_images_that_only_end_alike_are_no_twins(tmp_path, tar):
+    arrays = []
+    for i in range(3):
+        stream = io.BytesIO()
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[0, 0] = i % 2
+        np.save(stream, pixels)
+        arrays.append((f"{i}.npy", stream.getvalue()))
+    tar(tmp_path / "d" / "train-0.tar", arrays)
+    assert find_duplicates(open_index(str(tmp_path / "d"), tmp_path / "cache")).first == [["train:0", "train:2"]]
+
+
 def test_kinds_depths_and_the_sample_of_the_statistics_are_told(tmp_path, tar, jpeg):
     stream = io.BytesIO()
     np.save(stream, np.zeros((8, 9), np.uint16))
