@@ -46,6 +46,11 @@ def demo(*, out: str, **overrides: Any) -> dict[str, Any]:
     return call("demo", {"out": out, **overrides})
 
 
+def doctor(*, data: str | None = None, out: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """Versions, devices and traps of this environment; returns the findings, and `exit_code` 1 where one is a fault."""
+    return call("doctor", {"data": data, "out": out, **overrides})
+
+
 def list_models() -> list[dict[str, Any]]:
     """One row per model config: name, parameters, forward FLOPs, stride, grid."""
     return list(call("models", {})["models"])

@@ -15,6 +15,7 @@ TASKS = {
     "pack": "image folder -> WebDataset shards and index",
     "inspect": "counts, classes, sizes, statistics and a contact sheet of a data set",
     "models": "table of model configs",
+    "doctor": "versions, devices and traps of this environment",
     "demo": "the whole way on the embedded data set, under two minutes",
 }
 
