@@ -335,6 +335,9 @@ def _read_tiff_header(data: bytes) -> _Tiff | None:
     if layout is None:
         return None
     _check_size(layout.height, layout.width)
+    values = layout.height * layout.width * layout.channels
+    if values > 4 * MAX_PIXELS:
+        raise DecodeError(f"TIFF of {values} values, more than {4 * MAX_PIXELS} are refused")
     return _Tiff(data, layout)
 
 

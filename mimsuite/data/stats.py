@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from mimsuite.data.decode import DecodeError, conform, open_image
 from mimsuite.errors import InputError
+
+log = logging.getLogger("mimsuite")
 
 _COVER = (224, 224)
 
@@ -37,8 +40,6 @@ def profile(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
     Large JPEGs are decoded at the smallest scale that covers 224 x 224 pixels. The set has three channels as
     soon as one image is coloured, and 16 bits only where all images have them.
 
-
-
     Raises:
         InputError: no image can be decoded, or the channel counts do not go together; `name` names the data.
     """
@@ -60,12 +61,15 @@ def profile(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
     if not set(counts) <= {channels, 1} or (len(counts) > 1 and channels != 3):
         seen = ", ".join(f"{c} ({where})" for c, where in sorted(counts.items()))
         raise InputError(f"{name}: images have different channel counts: {seen}; pack each kind by itself")
+    deep = sum(m.deep for m in found)
+    if 0 < deep < len(found):
+        log.warning("%s: %d of %d sampled images have 16 bits, so all are read as 8 bits", name, deep, len(found))
     mean = np.mean([m.mean for m in found], axis=0)
     std = np.sqrt(np.maximum(np.mean([m.square for m in found], axis=0) - mean**2, 0.0))
     height, width = np.median([m.size for m in found], axis=0)
     return Profile(
         channels=channels,
-        dtype="uint16" if all(m.deep for m in found) else "uint8",
+        dtype="uint16" if deep == len(found) else "uint8",
         mean=tuple(round(float(v), 6) for v in mean[:channels]),
         std=tuple(round(float(v), 6) for v in std[:channels]),
         image_size=(int(height), int(width)),

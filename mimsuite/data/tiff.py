@@ -68,6 +68,8 @@ def read_layout(data: bytes) -> Layout | None:
         paged = stacked and len(series.shape) == 3 and series.axes[0] in "CQS" and series.axes[1:] == "YX"
         if not paged and _is_plain(tags):
             return None
+        if paged and any(part is None for part in series.pages):
+            raise ValueError("its channels lie in several files; write them into one")
         dtype, samples = page.dtype, int(series.shape[0]) if paged else int(page.samplesperpixel)
     if dtype not in (np.dtype("u1"), np.dtype("u2")):
         raise ValueError(f"values of type {dtype}; uint8 and uint16 are allowed")

@@ -122,6 +122,27 @@ def test_a_tiff_that_cannot_be_used_says_why(data, says):
         open_image(data).pixels()
 
 
+def test_channels_that_lie_in_several_files_are_refused(caplog):
+    text = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">
+        <Pixels DimensionOrder="XYCZT" ID="P:0" SizeC="3" SizeT="1" SizeX="30" SizeY="20" SizeZ="1" Type="uint8">
+        <TiffData IFD="0" PlaneCount="2"/>
+        <TiffData FirstC="2" IFD="0" PlaneCount="1"><UUID FileName="b.tif">urn:uuid:1</UUID></TiffData>
+        </Pixels></Image></OME>"""
+    data = tif(noise(2, 20, 30), **MULTI, metadata=None, description=text)
+    with pytest.raises(DecodeError, match="its channels lie in several files; write them into one"):
+        open_image(data)
+
+
+def test_a_tiff_of_far_too_many_values_is_refused_before_it_is_read():
+    data = bytearray(tif(noise(20, 30, 5), **MULTI, planarconfig="contig"))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        places = [file.pages[0].tags[name].valueoffset for name in ("ImageWidth", "ImageLength")]
+    for at in places:
+        data[at : at + 2] = (13_000).to_bytes(2, "little")
+    with pytest.raises(DecodeError, match="845000000 values, more than 715827880 are refused"):
+        open_image(bytes(data))
+
+
 def test_a_compression_that_is_missing_names_the_package():
     data = bytearray(tif(noise(20, 30, 5), **MULTI, planarconfig="contig", compression="zlib"))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
@@ -252,3 +273,12 @@ def test_16_bit_colour_in_png_is_said_to_be_read_as_8(tmp_path, caplog):
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     pack(write(tmp_path / "src", {"a.png": data}), tmp_path / "out")
     assert "a.png has 16-bit colour, and is read as 8 bits" in caplog.text
+
+
+def test_a_set_of_both_depths_is_said_to_be_read_as_8_bits(tmp_path, caplog):
+    files = {"a.tif": image(noise(20, 30, dtype=np.uint16), "TIFF"), "b.tif": image(noise(20, 30), "TIFF")}
+    assert pack(write(tmp_path / "src", files), tmp_path / "out").dtype == "uint8"
+    assert "1 of 2 sampled images have 16 bits, so all are read as 8 bits" in caplog.text
+    caplog.clear()
+    assert pack(write(tmp_path / "one", {"a.tif": files["a.tif"]}), tmp_path / "deep").dtype == "uint16"
+    assert not caplog.records
