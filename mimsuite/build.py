@@ -15,6 +15,7 @@ from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights
 from mimsuite.instantiate import instantiate
 from mimsuite.launch import Team
+from mimsuite.run import redact
 from mimsuite.settings import Budget, Geometry
 
 if TYPE_CHECKING:
@@ -233,7 +234,8 @@ def trainer(job: Job, folder: RunFolder, compute: Compute, *, step: int, imports
 
     cfg, pace, trusted = job.cfg, job.pace, job.trusted
     files = FileLogger(folder.path, step) if folder.leads else None
-    shared = {"folder": folder.path, "run_config": OmegaConf.to_container(cfg, resolve=True)}
+    known = OmegaConf.create(redact(OmegaConf.to_yaml(cfg, resolve=True)))
+    shared = {"folder": folder.path, "run_config": OmegaConf.to_container(known)}
     loggers = {str(name): instantiate(node, trusted, **shared) for name, node in cfg.logger.items() if folder.leads}
     checkpoints = Checkpoints(folder.path / "checkpoints", pace.save_every)
     samples = job.index.num_samples(job.index.select("train"))

@@ -44,7 +44,7 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             OmegaConf.update(stored, key, new, force_add=True)
             if key == "devices" and not any(line.startswith("micro_batch=") for line in before):
                 stored.micro_batch = "auto"  # it was chosen for another number of processes
-        elif old != new and not same_path(key, old, new):
+        elif old not in (new, "<secret>") and not same_path(key, old, new):
             raise InputError(
                 f"resume=true cannot change {key}: the run has {old}, the command line says {new}; leave {key} out, "
                 "or start a new run in another out="

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 from collections.abc import Sequence
 from importlib import metadata
@@ -49,6 +50,11 @@ NAMES = (
 _RESTS = {".lock", *(f".{name}.part" for name in NAMES)}
 # Written before `config.yaml`, which makes a folder a run's.
 _BEFORE_CONFIG = {"train.log"}
+
+_SECRET = re.compile(  # `api_key=...`, `hub_token: ...`, not `cls_token: ...`
+    r"(?im)^((?:.*[\s.+])?(?:(?:\w+_)?(?:api_?key|access_key|secret|secret_key|password|passwd)|(?!cls_|mask_)\w*token)"
+    r"\s*[=:][ \t]*)(?!null$)\S.*$"
+)
 
 _claimed: set[Path] = set()  # folders that runs of this process hold
 
@@ -94,9 +100,14 @@ def check_out(out: str | Path, *, resume: bool = False, overwrite: bool = False)
         raise InputError(f"out={out} holds {strange[0]!r}, which no run writes; {verb} runs only; use another out=")
     if resume and not set(held) - _BEFORE_CONFIG:
         return False  # killed before it had written down what it was: nothing to go on with, nothing to lose
-    if resume and held and not (path / "config.yaml").is_file():
+    if resume and held and not holds_run(out):
         raise InputError(f"out={out} holds no config.yaml, so no run to resume; use overwrite=true or another out=")
     return bool(held)
+
+
+def holds_run(out: str | Path) -> bool:
+    """Whether a run has written down in `out` what it is."""
+    return (Path(out) / "config.yaml").is_file()
 
 
 def check_outputs(out: str | Path, names: Sequence[str], *, overwrite: bool) -> Path:
@@ -153,7 +164,7 @@ class RunFolder:
         self.path, self.leads = Path(out), leads
         self._lock: IO[str] | None = None
         if not leads:
-            self.resumed = resume
+            self.resumed = resume and holds_run(out)
             return
         held = check_out(out, resume=resume, overwrite=overwrite)
         try:
@@ -201,18 +212,18 @@ class RunFolder:
         """
         if not self.leads:
             return
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(self.path / "config.yaml", redact(OmegaConf.to_yaml(cfg, resolve=True)))
         file = self.path / "overrides.txt"
         lines = file.read_text().splitlines() if self.resumed else []
         lines += [line for line in overrides if line not in (*lines, "resume=true")]
-        write_text(file, "".join(f"{line}\n" for line in lines))
+        write_text(file, redact("".join(f"{line}\n" for line in lines)))
         write_json(self.path / "environment.json", environment() | devices)
 
     def log_to_file(self) -> None:
         """Appends every log line to `train.log`, with the time."""
         if not self.leads:
             return
-        handler = logging.FileHandler(self.path / "train.log")
+        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(handler)
 
@@ -269,6 +280,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+def redact(text: str) -> str:
+    """Config text without secrets: passwords in addresses, and the values of keys that are named like secrets."""
+    text = re.sub(r"(\w://)[^/@\s]+@", r"\1***@", text)
+    return _SECRET.sub(r"\1<secret>", text)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file in one step, so that a reader never sees half of it."""
     part = path.with_name(f".{path.name}.part")
@@ -286,7 +303,8 @@ class Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one line."""
-        print(self.format(record), flush=True)
+        line = self.format(record).encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
+        print(line, flush=True)
 
 
 def speak() -> None:

@@ -28,13 +28,11 @@ class Encoder(Protocol):
         num_features: D, the width of the feature map.
         stride: `(sh, sw)`, pixels per cell of the feature map.
         mask_stride: `(mh, mw)`, pixels of the finest mask cell that the encoder can hide.
-        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
     """
 
     num_features: int
     stride: tuple[int, int]
     mask_stride: tuple[int, int]
-    gradient_checkpointing: bool
 
     def forward_features(self, pixels: Tensor, mask: Tensor | None = None) -> FeatureMap:
         """Encodes `pixels (B, C, H, W)`, normalised floats.

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -166,6 +167,55 @@ def test_a_signal_before_the_first_step_still_commits_a_checkpoint(number, code,
     assert process.wait(60) == code
     assert json.loads((out / "summary.json").read_text())["steps"] >= 1
     assert (out / "checkpoints" / "latest.json").exists()
+
+
+def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(run, tmp_path):
+    out, secret = tmp_path / "out", "canary5417" * 4
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # a port where nobody listens
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        env = os.environ | {"WANDB_API_KEY": secret, "WANDB_BASE_URL": address, "WANDB_MODE": "online"}
+        command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=0", f"+hub_token={secret}"]
+        command += [f"{key}={value}" for key, value in NANO.items()]
+        result = subprocess.run(command, env=env | {"MY_PASSWORD": secret}, capture_output=True, text=True, timeout=110)
+    assert result.returncode == 0, result.stderr
+    assert "wandb is left alone" in result.stdout or "wandb did not finish" in result.stdout
+    assert same(weights(out), weights(run[0]))
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+    assert secret not in result.stdout + result.stderr
+
+
+def test_resuming_says_what_of_the_machine_changed(tmp_path, caplog):
+    out = tmp_path / "out"
+    pretrain(out, workers=0, steps=1, val_every=1)
+    file = out / "environment.json"
+    facts = json.loads(file.read_text())
+    facts["threads"], facts["libraries"]["numpy"] = 99, "1.0"
+    file.write_text(json.dumps(facts))
+    pretrain(out, workers=0, val_every=1, steps=2, resume=True)
+    assert "resuming with threads 2, it was 99: the last bits of the result may differ" in caplog.text
+    assert f"resuming with numpy {np.__version__}, it was 1.0" in caplog.text
+    assert "resuming with torch" not in caplog.text
+
+
+def test_a_run_killed_before_it_wrote_its_config_starts_anew(run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("train.log", ".config.yaml.part", ".lock"):
+        (out / name).write_text("half")
+    assert pretrain(out, workers=0, resume=True)["status"] == "done"
+    assert same(weights(out), weights(run[0]))
+
+
+def test_figures_cut_by_a_kill_are_dropped(tmp_path):
+    out = tmp_path / "out"
+    pretrain(out, workers=0, steps=1, val_every=1)
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "train/lo')
+    pretrain(out, workers=0, val_every=1, steps=2, resume=True)
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] == 2
 
 
 def test_resuming_refuses_what_would_change_the_result(run):

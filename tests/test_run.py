@@ -1,10 +1,12 @@
 """The run folder: who may write it, what overwriting removes, what is written down."""
 
+import logging
+
 import pytest
 from omegaconf import OmegaConf
 
 from mimsuite.errors import InputError
-from mimsuite.run import RunFolder, check_out, environment
+from mimsuite.run import RunFolder, check_out, environment, redact, speak
 
 
 def test_an_absent_and_an_empty_folder_are_fine(tmp_path):
@@ -70,3 +72,29 @@ def test_environment_holds_no_environment_variables(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "canary-5417")
     assert "canary-5417" not in str(environment())
     assert environment()["libraries"]["torch"].startswith("2.")
+
+
+def test_names_that_are_no_utf8_are_printed_and_written(tmp_path, capsys):
+    with RunFolder(tmp_path / "out") as folder:
+        speak()
+        folder.log_to_file()
+        logging.getLogger("mimsuite").warning("bad %s", b"caf\xe9".decode("utf-8", "surrogateescape"))
+    assert "bad caf\\udce9" in capsys.readouterr().out
+    assert "bad caf\\udce9" in (tmp_path / "out" / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data: s3://me:hush@host/x\n", "data: s3://***@host/x\n"),
+        ("+wandb_api_key=hush\nsteps=3\n", "+wandb_api_key=<secret>\nsteps=3\n"),
+        ("hub:\n  token: hush hush\n  size: 3\n", "hub:\n  token: <secret>\n  size: 3\n"),
+        ("password: null\n", "password: null\n"),
+        ("data: /a/keys/token/x\n", "data: /a/keys/token/x\n"),
+        ("monkey_count: 3\n", "monkey_count: 3\n"),
+        ("model:\n  cls_token:\n  - false\n  mask_token: 1\n", "model:\n  cls_token:\n  - false\n  mask_token: 1\n"),
+        ("model.cls_token=[true]\n", "model.cls_token=[true]\n"),
+    ],
+)
+def test_secrets_are_kept_out_of_written_configs(text, expected):
+    assert redact(text) == expected

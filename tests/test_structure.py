@@ -33,7 +33,8 @@ ROWS = [
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
     | {f"evaluation.{n}" for n in ("features", "knn", "probe")},
     {"loggers", "app"},
-    {"callbacks"} | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "reconstructions", "skipped_steps")},
+    {"callbacks"}
+    | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "reconstructions", "skipped_steps")},
     {"build_model"},
     {"build"},
     {"api", "", "tasks"} | {f"tasks.{n}" for n in TASKS},

@@ -22,7 +22,7 @@ from mimsuite.init_weights import find_weights
 from mimsuite.instantiate import trusted_targets
 from mimsuite.launch import Team, end_with_parent, launch, leads, team
 from mimsuite.resume import continue_config, first_overrides
-from mimsuite.run import RunFolder, check_out, environment, speak
+from mimsuite.run import RunFolder, check_out, environment, holds_run, speak
 from mimsuite.settings import (
     PRECISIONS,
     budget,
@@ -54,11 +54,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     end_with_parent()
     resume, overwrite = check_flag(cfg, "resume"), check_flag(cfg, "overwrite")
     given = list(overrides)
-    if leads():
-        resume = check_out(cfg.out, resume=resume, overwrite=overwrite) and resume
-    else:
-        resume = resume and (Path(cfg.out) / "config.yaml").is_file()
-    if resume:
+    held = check_out(cfg.out, resume=resume, overwrite=overwrite) if leads() else holds_run(cfg.out)
+    if resume and held:
         given = [*first_overrides(cfg), *given]
         cfg = continue_config(cfg, overrides)
     trusted = trusted_targets(cfg, overrides)

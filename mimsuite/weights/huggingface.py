@@ -44,11 +44,15 @@ class Pretrained(nn.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """Keeps only the blocks' inputs for the backward pass; values and gradients stay the same."""
-        self.network().gradient_checkpointing = True
+        self._recompute(True)
 
     def gradient_checkpointing_disable(self) -> None:
         """Undoes `gradient_checkpointing_enable`."""
-        self.network().gradient_checkpointing = False
+        self._recompute(False)
+
+    def _recompute(self, wanted: bool) -> None:
+        network: Any = self.network()  # our networks have this switch, beyond the contract
+        network.gradient_checkpointing = wanted
 
     @staticmethod
     def file_key(key: str) -> str:
