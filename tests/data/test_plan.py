@@ -123,3 +123,39 @@ def test_impossible_plans_are_refused(arguments, words):
 def test_a_world_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(InputError, match="batch=32 is not a multiple of the 3 devices; use batch=33"):
         next(Plan(SIZES, 32, 0).batches(0, 1, 0, 3))
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_from_every_batch_of_a_thousand_samples_the_order_goes_on_the_same(lanes, world):
+    plan = Plan([50] * 20, 40, 3, lanes, window=3)
+    whole = batches(plan, 0, 2 * plan.steps_per_epoch)
+    for start in range(len(whole)):
+        ranks = [batches(Plan([50] * 20, 40, 3, lanes, 3), start, len(whole), rank, world) for rank in range(world)]
+        joined = [(parts[0][0], [n for _, numbers in parts for n in numbers]) for parts in zip(*ranks, strict=True)]
+        assert joined == whole[start:]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[160], [1] * 200, [10_000, 1, 3_000], [1, 10, 100, 1_000, 10_000], [16] * 10, [3, 200, 1, 1, 90]],
+    ids=[
+        "one shard",
+        "one sample each",
+        "large and tiny",
+        "1 to 10,000",
+        "fewer shards than ranks x workers",
+        "uneven",
+    ],
+)
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_eight_ranks_use_every_sample_once_but_the_tail_in_equal_batches(sizes, lanes):
+    plan, total = Plan(sizes, 16, 0, lanes, window=2), sum(sizes)
+    for epoch in range(2):
+        first = epoch * plan.steps_per_epoch
+        ranks = [batches(plan, first, first + plan.steps_per_epoch, rank, 8) for rank in range(8)]
+        assert {len(rank) for rank in ranks} == {total // 16}
+        assert {len(numbers) for rank in ranks for _, numbers in rank} == {2}
+        used = [n for rank in ranks for _, numbers in rank for n in numbers]
+        assert len(set(used)) == len(used) == total // 16 * 16
+        assert set(used) <= set(range(total))
