@@ -143,7 +143,9 @@ def ours(index: DataIndex, side: int, steps: int, workers: int) -> float:
     for batch in loader(index, side, steps, workers):
         _ = (batch.images.float() / 255 - MEAN) / STD
         seen += len(batch.images)
-    return seen / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    assert seen == steps * BATCH, seen
+    return seen / seconds
 
 
 def read_ours(samples: Samples) -> float:
@@ -165,7 +167,7 @@ class Augment:
     def __init__(self, side: int) -> None:
         self.side = side
 
-    def __call__(self, sample: dict[str, Any]) -> torch.Tensor:
+    def __call__(self, sample: dict[str, Any]) -> tuple[torch.Tensor]:
         image = Image.open(io.BytesIO(sample["jpg"])).convert("RGB")
         width, height = image.size
         area = width * height * np.random.uniform(0.67, 1.0)
@@ -176,7 +178,9 @@ class Augment:
         image = image.resize((self.side, self.side), Image.Resampling.BICUBIC, box=box)
         if np.random.rand() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - MEAN) / STD
+        return (
+            (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - MEAN) / STD,
+        )  # batched wants a tuple
 
 
 def pipeline(index: DataIndex) -> Any:
@@ -190,8 +194,10 @@ def theirs(index: DataIndex, side: int, workers: int) -> float:
     data = pipeline(index).map(Augment(side)).batched(BATCH)
     source = webdataset.WebLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
     began = time.perf_counter()
-    seen = sum(len(batch) for batch in source)
-    return seen / (time.perf_counter() - began)
+    seen = sum(len(images) for (images,) in source)
+    seconds = time.perf_counter() - began
+    assert seen == index.num_samples("train"), seen  # a wrong count would pass for a wrong speed
+    return seen / seconds
 
 
 def read_theirs(index: DataIndex) -> float:
@@ -199,7 +205,9 @@ def read_theirs(index: DataIndex) -> float:
     urls = [shard.path for shard in index.splits["train"]]
     began = time.perf_counter()
     seen = sum(1 for _ in webdataset.WebDataset(urls, shardshuffle=False))
-    return seen / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    assert seen == index.num_samples("train"), seen
+    return seen / seconds
 
 
 # ---- figures
