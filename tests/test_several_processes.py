@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from mimsuite import api
 from mimsuite.checkpoint import load_checkpoint, newest
 from mimsuite.errors import InputError
-from mimsuite.launch import Team, team
+from mimsuite.launch import Team, free_port, team
 from mimsuite.pictures import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -145,6 +145,20 @@ def test_torchrun_starts_the_same_run(two, tmp_path):
     program = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mimsuite.tasks.pretrain")
     code, text = finish(start(out, program, model="vit_nano"))
     assert code == 0, text
+    torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-6, atol=0)
+
+
+def test_two_machines_share_one_run(two, tmp_path):
+    out, port = tmp_path / "out", str(free_port())
+    places = [
+        os.environ | {"NODE_RANK": node, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        for node in ("0", "1")
+    ]
+    values = {"out": out, "model": "vit_nano", "devices": 1, "trainer.num_nodes": 2, **KEYS}
+    command = [sys.executable, "-m", "mimsuite.tasks.pretrain", *(f"{k}={v}" for k, v in values.items())]
+    both = [subprocess.Popen(command, env=place, **QUIET) for place in places]
+    ends = [finish(process) for process in both]
+    assert [code for code, _ in ends] == [0, 0], ends
     torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-6, atol=0)
 
 
