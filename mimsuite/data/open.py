@@ -50,6 +50,9 @@ def packed(source: Path) -> Path:
         try:
             pack(source, part)
             part.rename(folder)
+        except OSError:
+            if not (folder / "index.json").is_file():  # otherwise another process was faster
+                raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return folder
