@@ -140,6 +140,21 @@ def test_the_death_of_one_process_ends_the_run_with_a_checkpoint(tmp_path):
     assert load_checkpoint(newest(out / "checkpoints"))["global_step"] > 0
 
 
+def test_the_death_of_the_command_stops_its_processes_with_a_checkpoint(tmp_path):
+    out = tmp_path / "out"
+    process = start(out, model="vit_nano", devices=2, steps=5000, val_every=5000)
+    wait_for_checkpoint(out)
+    process.kill()
+    deadline = time.monotonic() + 90
+    while not (out / "summary.json").exists():
+        assert time.monotonic() < deadline, "the processes go on"
+        time.sleep(0.2)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert load_checkpoint(newest(out / "checkpoints"))["global_step"] == summary["steps"]
+    process.communicate()
+
+
 def test_torchrun_starts_the_same_run(two, tmp_path):
     out = tmp_path / "out"
     program = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mimsuite.tasks.pretrain")
