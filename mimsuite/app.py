@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -49,6 +53,7 @@ def through_hydra(task: str, run: Task) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
+    check_config_folders(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `guarded` instead of Hydra's own printing
     codes = []
 
@@ -59,6 +64,37 @@ def through_hydra(task: str, run: Task) -> int:
     job.__module__ = f"mimsuite.tasks.{task}"
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
     return max(codes, default=0)
+
+
+def check_config_folders(arguments: Sequence[str]) -> None:
+    """Refuses YAML from elsewhere that configures Hydra itself: Hydra would build what it finds there, unasked.
+
+    Raises:
+        InputError: a file below `--config-dir` that speaks of Hydra in anything but a comment.
+    """
+    folders = [after for flag, after in pairwise(arguments) if flag in ("--config-dir", "-cd")]
+    folders += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
+    if any(argument.lstrip("+").startswith("hydra.searchpath") for argument in arguments):
+        raise InputError("hydra.searchpath is not allowed; use --config-dir=FOLDER for configs of your own")
+    for folder in folders:
+        for place, _, names in os.walk(folder, followlinks=True):
+            for name in sorted(n for n in names if n.endswith((".yaml", ".yml"))):
+                file = Path(place, name)
+                if "hydra" in file.relative_to(folder).parts or speaks_of_hydra(file):
+                    raise InputError(f"{file} configures Hydra itself, which a config folder may not; remove that part")
+
+
+def speaks_of_hydra(file: Path) -> bool:
+    """Whether a YAML file names Hydra in a key, a value or its `@package` line."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{file} cannot be read: {error}; mend it or remove it") from error
+    return re.search(r"@package\s.*hydra", text) is not None or "hydra" in json.dumps(content, default=str).lower()
 
 
 def for_this_job(cfg: DictConfig) -> DictConfig:

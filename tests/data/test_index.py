@@ -449,3 +449,20 @@ def test_real_shards_are_read_with_the_statistics_that_they_state(name, train, t
     assert np.allclose(index.std, stated["train_std"], atol=0.01)
     assert index.has_labels
     assert len(index.classes) == 10
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, tar, members):
+    import resource
+
+    folder = tmp_path / "many"
+    for number in range(150):
+        tar(folder / f"train-{number:06d}.tar", members(number, 1))
+    index = open_index(str(folder), tmp_path / "cache")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, limits[1]))
+    try:
+        samples = index.records("train")
+        assert len(set(samples.keys().tolist())) == 150
+        assert samples[0][0].path.endswith("train-000000.tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
