@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -175,7 +174,7 @@ def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> 
         schedule=instantiate(cfg.schedule, job.trusted, steps=pace.steps, warmup=pace.warmup),
         clip=cfg.trainer.clip,
         seed=cfg.seed,
-        hidden_per_image=math.ceil(geo.units * cfg.mask.ratio),
+        hidden_per_image=mask_sampler(cfg, job.trusted).hidden(geo.units),
         about={"config": model.config.to_dict(), "preprocessor": preprocessor(normalize, geo.image_size).to_dict()},
     )
     return made

@@ -7,7 +7,9 @@ import torch
 
 from mimsuite.errors import InputError
 from mimsuite.geometry import auto_mask_unit, check_image_size, check_unit
-from mimsuite.masking import MaskGenerator, RandomMask
+from mimsuite.masking import BlockMask, GridMask, InverseBlockMask, MaskGenerator, RandomMask
+
+SAMPLERS = [RandomMask, BlockMask, InverseBlockMask, GridMask]
 
 
 def generator(seed=0):
@@ -25,16 +27,19 @@ def generator(seed=0):
         ((3, 2), 0.5, 3),
     ],
 )
-def test_every_mask_hides_the_exact_count(grid, ratio, count):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_mask_hides_the_exact_count(sampler, grid, ratio, count):
+    assert sampler(ratio).hidden(grid[0] * grid[1]) == count
     for seed in range(20):
-        mask = RandomMask(ratio)(grid, generator(seed))
+        mask = sampler(ratio)(grid, generator(seed))
         assert mask.dtype == torch.bool
         assert mask.shape == grid
         assert mask.sum() == count == math.ceil(grid[0] * grid[1] * ratio)
 
 
-def test_the_generator_decides_the_mask():
-    sampler = RandomMask(0.6)
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_the_generator_decides_the_mask(kind):
+    sampler = kind(0.6)
     assert torch.equal(sampler((14, 14), generator(3)), sampler((14, 14), generator(3)))
     assert not torch.equal(sampler((14, 14), generator(3)), sampler((14, 14), generator(4)))
     one = generator(3)
@@ -47,10 +52,71 @@ def test_units_are_hidden_equally_often():
     assert (hidden - 0.25).abs().max() < 0.03
 
 
+def test_one_hidden_block_is_a_rectangle():
+    for seed in range(50):
+        rows, columns = BlockMask(0.09, least=0.09, aspect=1)((20, 20), generator(seed)).nonzero(as_tuple=True)
+        assert len(rows) == 36
+        assert rows.max() - rows.min() == columns.max() - columns.min() == 5
+
+
+def test_blocks_have_shapes_between_the_aspect_and_its_inverse():
+    sampler, source = BlockMask(0.5, least=0.5, aspect=0.3), generator()
+    ratios = [height / width for height, width in (sampler._sides((400, 400), 20_000, source) for _ in range(500))]
+    assert 0.29 < min(ratios) < 0.35
+    assert 1 / 0.35 < max(ratios) < 1 / 0.29
+    assert 0.4 < sum(ratio < 1 for ratio in ratios) / 500 < 0.6
+
+
+def test_hidden_blocks_leave_far_fewer_units_alone_than_random_masks():
+    alone = [0, 0]
+    for number, sampler in enumerate((BlockMask(0.4), RandomMask(0.4))):
+        for seed in range(100):
+            mask = sampler((14, 14), generator(seed)).float()
+            around = torch.nn.functional.conv2d(mask[None, None], torch.ones(1, 1, 3, 3), padding=1)[0, 0] - mask
+            alone[number] += int(((mask == 1) & (around == 0)).sum())
+    assert alone[0] < alone[1] / 4
+
+
+def test_what_an_inverse_block_leaves_visible_is_a_rectangle_across_the_borders():
+    sampler, source = InverseBlockMask(0.75, aspect=1), generator()
+    crossed = 0
+    for _ in range(100):
+        visible = ~sampler((12, 12), source)  # 36 units: 6 x 6
+        assert sorted(visible.sum(0).tolist()) == [0] * 6 + [6] * 6
+        assert sorted(visible.sum(1).tolist()) == [0] * 6 + [6] * 6
+        crossed += bool(visible[0].any() and visible[-1].any())
+    assert 20 < crossed < 70  # 5 of 12 offsets
+
+
+def test_every_place_is_hidden_equally_often_by_an_inverse_block_and_by_a_grid():
+    for sampler in (InverseBlockMask(0.6), GridMask(0.75)):
+        source = generator()
+        hidden = torch.stack([sampler((6, 8), source) for _ in range(3000)]).float().mean(0)
+        assert (hidden - sampler.hidden(48) / 48).abs().max() < 0.04
+
+
+def test_a_grid_shows_one_unit_of_every_four():
+    for seed in range(10):
+        visible = ~GridMask(0.75)((8, 12), generator(seed))
+        assert (visible.view(4, 2, 6, 2).sum((1, 3)) == 1).all()
+
+
+@pytest.mark.parametrize("sampler", [lambda: BlockMask(0.4, least=2), lambda: BlockMask(0.4, aspect=0)])
+def test_a_block_out_of_range_is_refused(sampler):
+    with pytest.raises(InputError, match=r"mask.least=.* mask.aspect=.*: both lie in \(0, 1\]"):
+        sampler()
+
+
+def test_an_inverse_block_out_of_range_is_refused():
+    with pytest.raises(InputError, match=r"mask.aspect=1.5 is not in \(0, 1\]"):
+        InverseBlockMask(0.5, aspect=1.5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("ratio", [0, -0.1, 1.01, math.nan, math.inf])
-def test_a_ratio_out_of_range_is_refused(ratio):
+def test_a_ratio_out_of_range_is_refused(ratio, sampler):
     with pytest.raises(InputError, match=r"mask.ratio=.* is not in \(0, 1\]"):
-        RandomMask(ratio)
+        sampler(ratio)
     with pytest.raises(InputError, match=r"is not in \(0, 1\]"):
         MaskGenerator(224, 32, 16, ratio)
 

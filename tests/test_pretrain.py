@@ -169,6 +169,13 @@ def test_a_signal_before_the_first_step_still_commits_a_checkpoint(number, code,
     assert (out / "checkpoints" / "latest.json").exists()
 
 
+@pytest.mark.parametrize(("mask", "hidden"), [("block", 7), ("inverse_block", 11), ("grid", 12)])
+def test_other_masks_train_and_are_counted(mask, hidden, tmp_path, caplog):
+    summary = pretrain(tmp_path / "out", workers=0, mask=mask, steps=1, val_every=1, **{"mask.unit": 16})
+    assert summary["status"] == "done"
+    assert f"{hidden} of 16 units hidden" in caplog.text
+
+
 def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(run, tmp_path):
     out, secret = tmp_path / "out", "canary5417" * 4
     with socket.socket() as listener:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 import time
 import warnings
@@ -37,7 +36,6 @@ from mimsuite.version import __version__
 
 if TYPE_CHECKING:
     from lightning import Trainer
-    from torch import nn
 
     from mimsuite.data.datamodule import ImageData
     from mimsuite.objectives.mim import MIMObjective
@@ -127,7 +125,7 @@ def train(job: build.Job, folder: RunFolder) -> dict[str, Any]:
     objective = build.objective(job, model, normalizer(job.index, job.weights))
     data = build.image_data(job, micro)
     if folder.leads:
-        banner(job, compute, model)
+        banner(job, compute, objective)
     trainer, parts = build.trainer(job, folder, compute, step=step_of(checkpoint), imports=imports)
     try:
         fit(trainer, objective, data, checkpoint, compute)
@@ -185,19 +183,22 @@ def write_back(job: build.Job, compute: build.Compute) -> None:
     cfg.precision, cfg.micro_batch = compute.precision, compute.micro_batch
 
 
-def banner(job: build.Job, compute: build.Compute, model: nn.Module) -> None:
+def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> None:
     """Says what is about to happen: data, model, geometry, and every `auto` with its reason."""
     cfg, index, geo, pace = job.cfg, job.index, job.geo, job.pace
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
     stride, unit = job.config.stride, geo.mask_unit
-    hidden = math.ceil(geo.units * cfg.mask.ratio)
     height, width = geo.image_size
     log.info("mimsuite %s pretrain -> %s", __version__, cfg.out)
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
-    log.info("model     %s, %s parameters", job.config.model_type, f"{sum(p.numel() for p in model.parameters()):,}")
+    log.info(
+        "model     %s, %s parameters",
+        job.config.model_type,
+        f"{sum(p.numel() for p in objective.model.parameters()):,}",
+    )
     log.info(
         "geometry  image %dx%d, stride %dx%d, grid %dx%d, mask unit %d: %d of %d units hidden",
-        *(height, width, *stride, height // stride[0], width // stride[1], unit, hidden, geo.units),
+        *(height, width, *stride, height // stride[0], width // stride[1], unit, objective.hidden_per_image, geo.units),
     )
     log.info("length    %d steps of %d images (%.1f epochs), seed %d", pace.steps, pace.batch, pace.epochs, cfg.seed)
     notes = (
