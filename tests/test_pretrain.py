@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mimsuite import api
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, RunError
 from mimsuite.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -192,6 +192,37 @@ def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(ru
     assert len(files) > 10
     assert not [path for path in files if secret.encode() in path.read_bytes()]
     assert secret not in result.stdout + result.stderr
+
+
+def failing_saves(monkeypatch, numbers):
+    from mimsuite import checkpoint
+
+    right, count = checkpoint.commit, iter(range(1, 100))
+
+    def commit(*arguments):
+        if next(count) in numbers:
+            raise OSError(28, "No space left on device")
+        right(*arguments)
+
+    monkeypatch.setattr(checkpoint, "commit", commit)
+
+
+def test_two_failed_saves_cost_nothing_but_a_warning(run, monkeypatch, tmp_path, caplog):
+    failing_saves(monkeypatch, {2, 3})
+    assert pretrain(tmp_path / "out", workers=0, save_every=1)["status"] == "done"
+    assert caplog.text.count("No space left on device; the one before it is kept") == 2
+    assert same(weights(tmp_path / "out"), weights(run[0]))
+
+
+def test_three_failed_saves_in_a_row_stop_the_run_and_the_one_before_goes_on(run, monkeypatch, tmp_path):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        failing_saves(patch, {2, 3, 4})
+        with pytest.raises(RunError, match="3 checkpoints in a row could not be written"):
+            pretrain(out, workers=0, save_every=1)
+    assert json.loads((out / "checkpoints" / "latest.json").read_text())["step"] == 1
+    assert pretrain(out, workers=0, save_every=1, resume=True)["status"] == "done"
+    assert same(weights(out), weights(run[0]))
 
 
 def test_resuming_says_what_of_the_machine_changed(tmp_path, caplog):
