@@ -3,9 +3,9 @@
 python benchmarks/step.py [CASE ...] [--rounds N] [--device cpu]
 
 A case is one of those in CASES; without any, all run that this device is fast at. A step is forward, loss, backward,
-and AdamW. ViT: SimMIM, 60 % of the patches hidden; CvT and BiT: classification, because transformers has no masked models of
-them. Printed are medians over the rounds, images per second, and the ratio to transformers; then where our own step's
-time goes.
+and AdamW. ViT: SimMIM, 60 % of the patches hidden; CvT and BiT: classification, because transformers has no masked
+models of them. Printed are medians over the rounds, images per second, and the ratio to transformers; then where our
+own step's time goes.
 """
 
 from __future__ import annotations
