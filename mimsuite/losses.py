@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +14,11 @@ from mimsuite.patches import expand_mask
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 IGNORED_LABEL = -100
+ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": partial(F.l1_loss, reduction="none"),
+    "mse": partial(F.mse_loss, reduction="none"),
+    "smooth_l1": partial(F.smooth_l1_loss, reduction="none"),  # quadratic below 1 (Girshick 2015)
+}
 
 
 def widen(x: Tensor) -> Tensor:
@@ -18,34 +26,47 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute error over hidden pixels and channels (SimMIM, Xie et al. 2022, section 3.4).
+def masked_error(prediction: Tensor, target: Tensor, mask: Tensor, kind: str = "l1") -> Tensor:
+    """Mean error over hidden pixels and channels (SimMIM, Xie et al. 2022, section 3.4).
 
     Args:
         prediction: `(B, C, H, W)`.
         target: `(B, C, H, W)`, the normalised pixels.
         mask: `(B, gh, gw)` bool or 0/1, True = hidden, on a grid that divides the image.
+        kind: one of `ERRORS`.
 
     Returns:
         A scalar; 0 for an empty mask. The sum runs over the whole batch, so an image with more hidden pixels
         counts for more.
     """
     pixels = expand_mask(mask, (target.shape[-2], target.shape[-1])).bool().unsqueeze(1)
-    error = (widen(prediction) - widen(target)).abs().masked_fill(~pixels, 0)
+    error = error_of(kind)(widen(prediction), widen(target)).masked_fill(~pixels, 0)
     return error.sum() / (pixels.sum() + 1e-5) / target.shape[1]
 
 
-def masked_l1_patches(prediction: Tensor, target: Tensor, channels: int) -> Tensor:
-    """The value of `masked_l1` from the hidden cells alone.
+def masked_error_patches(prediction: Tensor, target: Tensor, channels: int, kind: str = "l1") -> Tensor:
+    """The value of `masked_error` from the hidden cells alone.
 
     Args:
         prediction: `(K, channels * pixels)`, the hidden cells of the batch.
         target: the same cells of the normalised image.
         channels: C.
+        kind: one of `ERRORS`.
     """
-    # A float32 tensor, as the sum in `masked_l1` becomes: so the two values agree to the last bits.
+    # A float32 tensor, as the sum in `masked_error` becomes: so the two values agree to the last bits.
     hidden_pixels = torch.full((), target.numel() // channels, device=target.device)
-    return (widen(prediction) - widen(target)).abs().sum() / (hidden_pixels + 1e-5) / channels
+    return error_of(kind)(widen(prediction), widen(target)).sum() / (hidden_pixels + 1e-5) / channels
+
+
+def error_of(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The error of every value, by its name.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if kind not in ERRORS:
+        raise InputError(f"objective.loss={kind} is unknown; it takes {', '.join(ERRORS)}")
+    return ERRORS[kind]
 
 
 def infer_problem_type(labels: Tensor, num_labels: int) -> str:

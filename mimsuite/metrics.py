@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from mimsuite.losses import masked_l1, widen
+from mimsuite.losses import masked_error, widen
 from mimsuite.patches import expand_mask
 
 SMALLEST_ERROR = 1e-10
@@ -62,13 +62,13 @@ def visible_mean_loss(pixels: Tensor, mask: Tensor) -> Tensor:
         mask: `(B, gh, gw)` bool, True = hidden, on a grid that divides the image.
 
     Returns:
-        A scalar, comparable with `losses.masked_l1`. An image without visible pixels is predicted as 0, the
+        A scalar, comparable with `losses.masked_error`. An image without visible pixels is predicted as 0, the
         mean of the data.
     """
     visible = ~_pixel_mask(mask, pixels)
     total = widen(pixels).masked_fill(~visible, 0).sum((2, 3), keepdim=True)
     colour = total / visible.sum((2, 3), keepdim=True).clamp_min(1)
-    return masked_l1(colour.expand_as(pixels), pixels, mask)
+    return masked_error(colour.expand_as(pixels), pixels, mask)
 
 
 def visible_median_loss(pixels: Tensor, mask: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def visible_median_loss(pixels: Tensor, mask: Tensor) -> Tensor:
     hidden = _pixel_mask(mask, pixels)
     seen = widen(pixels).masked_fill(hidden, torch.nan)
     colour = seen.flatten(2).nanmedian(2).values.nan_to_num(0)[:, :, None, None]
-    return masked_l1(colour.expand_as(pixels), pixels, mask)
+    return masked_error(colour.expand_as(pixels), pixels, mask)
 
 
 def _pixel_mask(mask: Tensor, pixels: Tensor) -> Tensor:

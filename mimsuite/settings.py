@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.geometry import auto_mask_unit, check_image_size, check_unit
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+LOSSES = ("l1", "mse", "smooth_l1")
 DEFAULT_EPOCHS = 100
 DEFAULT_STEPS = (1_000, 100_000)
 FALLBACK_SIZE = 224
@@ -203,8 +204,8 @@ def micro_batch(cfg: DictConfig, batch: int, devices: int, limit: int) -> int:
 
 
 def check_choice(cfg: DictConfig, key: str, allowed: Sequence[str]) -> str:
-    """A string key's value, if it is one of `allowed`."""
-    value = str(cfg[key])
+    """The value of a string key, such as `precision` or `objective.loss`, if it is one of `allowed`."""
+    value = str(OmegaConf.select(cfg, key))
     if value not in allowed:
         raise InputError(f"{key}={value} is unknown; {key} takes {', '.join(allowed)}")
     return value

@@ -171,6 +171,7 @@ def test_config_errors_answer_within_two_seconds_without_torch(tmp_path):
         ({"lr": -1}, "lr=-1 is not a number above 0"),
         ({"micro_batch": 3}, "micro_batch=3 does not divide batch 8"),
         ({"precision": "fp8"}, "precision=fp8 is unknown"),
+        ({"objective.loss": "l3"}, "objective.loss=l3 is unknown; objective.loss takes l1, mse, smooth_l1"),
         ({"devices": 0}, "devices=0 is not a whole number of at least 1"),
         ({"seed": "x"}, "seed=x is not a whole number"),
         ({"resume": "yes"}, "resume=yes is not true or false"),

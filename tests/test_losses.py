@@ -5,40 +5,71 @@ import torch
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError
-from mimsuite.losses import classification_loss, masked_l1, masked_l1_patches, widen
+from mimsuite.losses import ERRORS, classification_loss, error_of, masked_error, masked_error_patches, widen
+from mimsuite.settings import LOSSES
 
 
-def test_masked_l1_is_the_mean_over_hidden_pixels_of_the_batch():
+def test_masked_error_is_the_mean_over_hidden_pixels_of_the_batch():
     prediction, target = torch.randn(2, 3, 4, 6).double(), torch.randn(2, 3, 4, 6).double()
     mask = torch.tensor([[[True, False]], [[True, True]]])
     wanted = torch.cat([(prediction - target)[0, :, :, :3].flatten(), (prediction - target)[1].flatten()])
-    torch.testing.assert_close(masked_l1(prediction, target, mask), wanted.abs().mean(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(masked_error(prediction, target, mask), wanted.abs().mean(), rtol=1e-6, atol=0)
 
 
-def test_masked_l1_ignores_everything_outside_the_mask():
+BY_HAND = {
+    "l1": lambda d: d.abs(),
+    "mse": lambda d: d**2,
+    "smooth_l1": lambda d: torch.where(d.abs() < 1, d**2 / 2, d.abs() - 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_every_kind_of_error_is_its_formula_dense_and_of_patches(kind):
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = torch.randn(2, 5, 3, 2, 2, generator=generator, dtype=torch.float64).mul(2)
+    mask = torch.tensor([1, 0, 1, 1, 0], dtype=torch.bool)
+    wanted = BY_HAND[kind](prediction - target)[mask].sum() / (12 + 1e-5) / 3
+    found = masked_error(prediction, target, mask[:, None, None], kind)
+    torch.testing.assert_close(found, wanted, rtol=1e-7, atol=0)
+    patches = masked_error_patches(prediction[mask].flatten(1), target[mask].flatten(1), 3, kind)
+    torch.testing.assert_close(patches, found, rtol=1e-12, atol=0)
+
+
+def test_the_kinds_of_error_are_those_that_the_config_takes():
+    assert tuple(ERRORS) == LOSSES
+
+
+def test_an_unknown_kind_of_error_is_refused():
+    with pytest.raises(InputError, match=r"objective.loss=l3 is unknown; it takes l1, mse, smooth_l1"):
+        error_of("l3")
+
+
+def test_masked_error_ignores_everything_outside_the_mask():
     prediction, target = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
     mask = torch.tensor([[[True, False], [False, False]]])
-    before = masked_l1(prediction, target, mask)
+    before = masked_error(prediction, target, mask)
     prediction[:, :, 2:] = float("nan")
-    assert torch.equal(masked_l1(prediction, target, mask), before)
+    assert torch.equal(masked_error(prediction, target, mask), before)
 
 
-def test_masked_l1_of_an_empty_mask_is_zero():
+def test_masked_error_of_an_empty_mask_is_zero():
     x = torch.randn(1, 3, 4, 4)
-    assert masked_l1(x, x + 1, torch.zeros(1, 2, 2, dtype=torch.bool)).item() == 0
+    assert masked_error(x, x + 1, torch.zeros(1, 2, 2, dtype=torch.bool)).item() == 0
 
 
-def test_masked_l1_in_half_precision_is_summed_in_float32():
+def test_masked_error_in_half_precision_is_summed_in_float32():
     target = torch.full((1, 3, 224, 224), 100.0, dtype=torch.float16)
-    loss = masked_l1(torch.zeros_like(target), target, torch.ones(1, 7, 7, dtype=torch.bool))
+    loss = masked_error(torch.zeros_like(target), target, torch.ones(1, 7, 7, dtype=torch.bool))
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, torch.tensor(100.0))
 
 
-def test_masked_l1_of_patches_has_the_same_value():
+def test_masked_error_of_patches_has_the_same_value():
     prediction, target = torch.randn(5, 12).double(), torch.randn(5, 12).double()
-    dense = masked_l1(prediction.reshape(5, 3, 2, 2), target.reshape(5, 3, 2, 2), torch.ones(5, 1, 1, dtype=torch.bool))
-    torch.testing.assert_close(masked_l1_patches(prediction, target, 3), dense, rtol=1e-14, atol=0)
+    dense = masked_error(
+        prediction.reshape(5, 3, 2, 2), target.reshape(5, 3, 2, 2), torch.ones(5, 1, 1, dtype=torch.bool)
+    )
+    torch.testing.assert_close(masked_error_patches(prediction, target, 3), dense, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize(

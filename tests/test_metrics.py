@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.functional import mean_absolute_error
 
-from mimsuite.losses import masked_l1
+from mimsuite.losses import masked_error
 from mimsuite.metrics import HiddenPSNR, hidden_psnr, visible_mean_loss, visible_median_loss
 
 MASK = torch.tensor([[[1, 0], [0, 1]], [[0, 1], [0, 0]]]).bool()
@@ -76,7 +76,7 @@ def test_flat_colour_baseline_is_the_masked_l1_of_the_visible_colour(pair, loss,
         # An even number of values has two medians; ours is the lower one.
         c = visible.numpy()[:, (visible.shape[1] - 1) // 2] if colour is np.median else colour(visible.numpy(), axis=1)
         flat[i] = torch.from_numpy(c)[:, None, None]
-    torch.testing.assert_close(loss(pixels, MASK), masked_l1(flat, pixels, MASK))
+    torch.testing.assert_close(loss(pixels, MASK), masked_error(flat, pixels, MASK))
     errors = [np.abs(hidden_values(flat, i)[0] - hidden_values(pixels, i)[0]).ravel() for i in (0, 1)]
     assert loss(pixels, MASK).item() == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)
 

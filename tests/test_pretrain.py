@@ -169,6 +169,13 @@ def test_a_signal_before_the_first_step_still_commits_a_checkpoint(number, code,
     assert (out / "checkpoints" / "latest.json").exists()
 
 
+def test_the_loss_of_a_run_can_be_chosen_and_validates_as_it_trains(run, tmp_path):
+    pretrain(tmp_path / "out", workers=0, steps=2, **{"objective.loss": "mse"})
+    start, other = (read_metrics(out / "metrics.csv")["val/loss"][1][0] for out in (tmp_path / "out", run[0]))
+    assert start > 1.1 * other  # the square of errors around 1, with some of 2
+    assert "loss: mse" in (tmp_path / "out" / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize(("mask", "hidden"), [("block", 7), ("inverse_block", 11), ("grid", 12)])
 def test_other_masks_train_and_are_counted(mask, hidden, tmp_path, caplog):
     summary = pretrain(tmp_path / "out", workers=0, mask=mask, steps=1, val_every=1, **{"mask.unit": 16})

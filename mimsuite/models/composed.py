@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
-from mimsuite.losses import classification_loss, masked_l1, masked_l1_patches
+from mimsuite.losses import classification_loss, masked_error, masked_error_patches
 from mimsuite.models.config_base import ModelConfig, Side, pair
 from mimsuite.models.outputs import (
     ImageClassifierOutputWithNoAttention,
@@ -73,16 +73,18 @@ class ForMaskedImageModeling(Pretrained):
         """The family's encoder."""
         return self.network()
 
-    def masked_loss(self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None) -> Tensor:
-        """The loss of `forward`, with the head applied to hidden cells only.
+    def masked_loss(
+        self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None, kind: str = "l1"
+    ) -> Tensor:
+        """The loss of `forward`, or another one, with the head applied to hidden cells only.
 
         Args:
             pixel_values: `(B, C, H, W)` normalised floats; also the target.
             mask: `(B, gh, gw)` bool, True = hidden, on a grid whose cells are whole multiples of the
                 encoder's `mask_stride`.
-            hidden_per_image: hidden cells of `mask` in each image, if all have the same number and the caller
-                knows
+            hidden_per_image: hidden cells of `mask` in each image, if all have the same number and the caller knows
                 it: then nothing is counted on the device and all shapes are known to `torch.compile`.
+            kind: of the error, one of `mimsuite.losses.ERRORS`; that of `forward` is "l1".
 
         Returns:
             A scalar in float32 or wider.
@@ -96,12 +98,12 @@ class ForMaskedImageModeling(Pretrained):
         self._check_cover(features, pixel_values)
         grid = (features.shape[-2], features.shape[-1])
         if grid[0] % mask.shape[1] or grid[1] % mask.shape[2]:  # finer than the features: cells partly hidden
-            return masked_l1(self.decoder(features), pixel_values, mask)
+            return masked_error(self.decoder(features), pixel_values, mask, kind)
         repeats = (grid[0] // mask.shape[1]) * (grid[1] // mask.shape[2])
         count = None if hidden_per_image is None else hidden_per_image * repeats
         where = hidden_cells(expand_mask(mask, grid), count)
         predicted = cast(PixelHead, self.decoder).hidden_only(features.permute(0, 2, 3, 1)[where])
-        return masked_l1_patches(predicted, gather_patches(pixel_values, grid, where), self.num_channels)
+        return masked_error_patches(predicted, gather_patches(pixel_values, grid, where), self.num_channels, kind)
 
     def dense_output(self, features: Tensor, pixel_values: Tensor, mask: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Returns the loss (None without mask) and the picture from features `(B, D, h, w)`.
@@ -109,7 +111,7 @@ class ForMaskedImageModeling(Pretrained):
         `mask` is `(B, gh, gw)` bool, True = hidden.
         """
         picture: Tensor = self.decoder(features)
-        return (None if mask is None else masked_l1(picture, pixel_values, mask)), picture
+        return (None if mask is None else masked_error(picture, pixel_values, mask)), picture
 
     def _check_stride(self, pixel_values: Tensor) -> None:
         """Whether the picture that the head writes covers the image exactly."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from mimsuite.data.hashing import mix
+from mimsuite.losses import error_of, masked_error
 from mimsuite.metrics import HiddenPSNR
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.normalize import Normalize
@@ -25,6 +26,7 @@ class MIMObjective(LightningModule):
 
     Args:
         model: encoder and head.
+        loss: kind of the error, one of `mimsuite.losses.ERRORS`.
         normalize: integer images `(B, C, H, W)` to normalised floats, on the device.
         optimizer: completes `torch.optim` with parameter groups.
         groups: the optimizer's parameter groups.
@@ -40,6 +42,7 @@ class MIMObjective(LightningModule):
         model: ForMaskedImageModeling,
         normalize: Normalize,
         *,
+        loss: str,
         optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
         groups: list[dict[str, Any]],
         schedule: Callable[[int], float],
@@ -51,6 +54,8 @@ class MIMObjective(LightningModule):
         super().__init__()
         self.model = model
         self.normalize = normalize
+        error_of(loss)  # a wrong name speaks now
+        self.loss = loss
         self.optimizer_of, self.groups, self.schedule, self.clip = optimizer, groups, schedule, clip
         self.seed, self.hidden_per_image, self.about = seed, hidden_per_image, about
         self.val_loss, self.val_psnr = MeanMetric(), HiddenPSNR()
@@ -65,13 +70,14 @@ class MIMObjective(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The masked loss of a batch, a scalar."""
         assert batch.mask is not None
-        return poison(self.model.masked_loss(self.normalize(batch.images), batch.mask, self.hidden_per_image))
+        pixels = self.normalize(batch.images)
+        return poison(self.model.masked_loss(pixels, batch.mask, self.hidden_per_image, self.loss))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the masked loss and to the PSNR of hidden pixels."""
         assert batch.mask is not None
         pixels = self.normalize(batch.images)
-        loss, prediction = predict(self.model, pixels, batch.mask)
+        loss, prediction = predict(self.model, pixels, batch.mask, self.loss)
         self.val_loss.update(loss, weight=len(pixels))
         self.val_psnr.update(self.normalize.undo(prediction), self.normalize.undo(pixels), batch.mask)
 
@@ -98,13 +104,14 @@ class MIMObjective(LightningModule):
         self.grad_norm, self.skipped = clip_or_skip(self.model.parameters(), self.clip)
 
 
-def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor, kind: str = "l1") -> tuple[Tensor, Tensor]:
     """The masked loss and the whole picture, float32.
 
     Args:
         model: encoder and head.
         pixels: `(B, C, H, W)` normalised floats.
         mask: `(B, h, w)` bool, True = hidden, one cell per mask unit.
+        kind: of the error, one of `mimsuite.losses.ERRORS`.
 
     Returns:
         A scalar, and the prediction `(B, C, H, W)`, normalised.
@@ -112,4 +119,4 @@ def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor) -> tupl
     down, across = model.encoder.mask_stride
     cells = expand_mask(mask, (pixels.shape[-2] // down, pixels.shape[-1] // across))
     out = model(pixels, cells)
-    return out.loss.float(), out.reconstruction.float()
+    return masked_error(out.reconstruction, pixels, mask, kind).float(), out.reconstruction.float()

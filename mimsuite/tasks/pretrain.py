@@ -23,6 +23,7 @@ from mimsuite.launch import Team, end_with_parent, launch, leads, team
 from mimsuite.resume import continue_config, first_overrides
 from mimsuite.run import RunFolder, check_out, environment, holds_run, speak
 from mimsuite.settings import (
+    LOSSES,
     PRECISIONS,
     budget,
     check_choice,
@@ -58,6 +59,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         cfg = continue_config(cfg, overrides)
     trusted = trusted_targets(cfg, overrides)
     check_choice(cfg, "precision", PRECISIONS)
+    check_choice(cfg, "objective.loss", LOSSES)
     whole(cfg, "seed", least=0)
     workers = whole(cfg, "workers", auto=build.auto_workers(), least=0)
     whole(cfg, "devices", auto=1)

@@ -9,6 +9,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from mimsuite.errors import InputError
+from mimsuite.losses import masked_error
 from mimsuite.models import (
     BitConfig,
     BitForImageClassification,
@@ -407,6 +408,16 @@ def test_the_fast_loss_equals_the_dense_one(family, name):
     ours, theirs = (torch.autograd.grad(v, list(model.parameters())) for v in (fast, dense))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("error", ["mse", "smooth_l1"])
+def test_the_fast_loss_of_every_kind_of_error_equals_the_dense_one(family, error):
+    shape = (64, 96)
+    model, x = masked_model(family, shape).double(), pixels(shape).double()
+    for kind in ("random", "block", "none"):
+        mask = a_mask(kind, family, shape)
+        dense = masked_error(model(x, mask).reconstruction, x, mask, error)
+        torch.testing.assert_close(model.masked_loss(x, mask, kind=error), dense, rtol=1e-12, atol=0)
 
 
 def test_the_fast_loss_applies_the_head_to_hidden_cells_only(family):
