@@ -27,6 +27,8 @@ from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError
 from mimsuite.instantiate import instantiate
 
+pytestmark = pytest.mark.slow
+
 KEYS = "mimsuite.objectives.optim.WarmupCosine"  # a target that is allowed
 
 

@@ -12,6 +12,8 @@ from mimsuite import api
 from mimsuite.data.pack import pack
 from mimsuite.models import ViTConfig, ViTForMaskedImageModeling, ViTImageProcessor, ViTModel
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 CONFIG = ViTConfig(**SIZES, image_size=32, patch_size=8, encoder_stride=8)
 

@@ -20,6 +20,8 @@ from mimsuite.data.sources import ShardFiles
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError, RunError
 
+pytestmark = pytest.mark.slow
+
 
 def ends(path):
     """The offset behind each member's payload, as tarfile tells it."""

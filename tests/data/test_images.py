@@ -23,6 +23,8 @@ from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError
 from mimsuite.types import BadSample
 
+pytestmark = pytest.mark.slow
+
 JPEG_TOLERANCE = 2  # grey levels: two versions of libjpeg-turbo, each rounding its own way
 y, x = np.mgrid[0:45, 0:70]
 SMOOTH = np.clip(np.stack([x * 3, y * 4, x + 2 * y], axis=-1), 0, 255).astype(np.uint8)

@@ -16,6 +16,8 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
     from transformers.models.bit import modeling_bit  # noqa: F401 - loaded here, quietly
 
+pytestmark = pytest.mark.slow
+
 TINY = {"embedding_size": 16, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 2, 1, 2], "num_groups": 4}
 VARIANTS = {
     "plain": {},

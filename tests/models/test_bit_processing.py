@@ -15,6 +15,8 @@ from mimsuite.models import AutoImageProcessor, BitImageProcessor, ConvNextImage
 from mimsuite.models.resize import center_crop, resize_pil, resized_extent
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+pytestmark = pytest.mark.slow
 RAW = {"do_rescale": False, "do_normalize": False}  # leaves the grey levels to look at
 EACH = pytest.mark.parametrize("cls", [BitImageProcessor, ConvNextImageProcessor])
 

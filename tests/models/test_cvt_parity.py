@@ -15,6 +15,8 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
     from transformers.models.cvt import modeling_cvt  # noqa: F401 - loaded here, quietly
 
+pytestmark = pytest.mark.slow
+
 # Their drop path is indexed by stage and drops the shortcut too: compared at rate 0 only.
 TINY = {
     "embed_dim": [8, 16, 24],

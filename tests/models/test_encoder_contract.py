@@ -86,7 +86,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=FAMILIES)
+VARIANTS = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in PLAIN]
+
+
+@pytest.fixture(params=[*PLAIN, *VARIANTS])
 def family(request):
     return FAMILIES[request.param]
 

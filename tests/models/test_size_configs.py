@@ -10,6 +10,8 @@ from mimsuite.instantiate import instantiate
 from mimsuite.models import AutoModel, AutoModelForImageClassification, CvtForImageClassification
 from mimsuite.tasks.models import model_node
 
+pytestmark = pytest.mark.slow
+
 # Published: the bare encoder (ViT: without pooler), and with a classifier of 1,000 labels.
 PUBLISHED = {
     "vit_tiny": (5_524_416, 5_717_416),

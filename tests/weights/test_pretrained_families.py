@@ -35,6 +35,8 @@ from mimsuite.models import (
     ViTModel,
 )
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = {
     ViTConfig: {
         "hidden_size": 12,
