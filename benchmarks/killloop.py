@@ -31,7 +31,7 @@ KEYS = {
     "save_every": 1,
     "loader.val_limit": 32,
     "precision": "32-true",
-    "trusted_targets": "[killloop.Ids]",
+    "trusted_targets": "[sample_ids.SampleIds]",
 }
 
 
@@ -68,7 +68,7 @@ def start(out: Path, model: str, workers: int, temporary: str | None = None) -> 
     """A training process that begins or resumes."""
     values = {"out": out, "model": model, "workers": workers, "resume": "true", **KEYS}
     if not (out / "config.yaml").exists():
-        values["+callbacks.ids"] = f"{{_target_:killloop.Ids,file:{out}.ids}}"
+        values["+callbacks.ids"] = f"{{_target_:sample_ids.SampleIds,file:{out}.ids}}"
     command = [sys.executable, "-m", "mimsuite.tasks.pretrain", *(f"{k}={v}" for k, v in values.items())]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     env |= {"OMP_NUM_THREADS": "2", "WANDB_MODE": "disabled"} | ({"TMPDIR": temporary} if temporary else {})
@@ -131,27 +131,6 @@ def ids_of(out: Path) -> dict[int, list[list[int]]]:
             row = json.loads(line)
             found.setdefault(row["step"], []).append(row["ids"])
     return found
-
-
-class Ids:
-    """Replaced below by a Lightning callback, where Lightning is imported anyway."""
-
-
-if "mimsuite.tasks.pretrain" in getattr(sys.modules["__main__"].__spec__, "name", ""):
-    from lightning import Callback
-
-    class Ids(Callback):  # type: ignore[no-redef]
-        """Writes down which samples each optimizer step used."""
-
-        def __init__(self, file: str) -> None:
-            self.file, self.ids = file, []
-
-        def on_train_batch_end(self, trainer, module, outputs, batch, index):  # type: ignore[no-untyped-def]
-            self.ids += batch.ids.tolist()
-            if (index + 1) % trainer.accumulate_grad_batches == 0:
-                with open(self.file, "a") as file:
-                    file.write(json.dumps({"step": trainer.global_step, "ids": self.ids}) + "\n")
-                self.ids = []
 
 
 if __name__ == "__main__":

@@ -72,9 +72,14 @@ def our_step(case: Case, device: str, compiled: bool) -> Step:
     pixels, mask, labels = data(case, device)
     if case.family == "ViT":
         hidden = int(mask[0].sum())
-        loss_of = lambda: model.masked_loss(pixels, mask, hidden)  # noqa: E731 - what torch.compile takes
+
+        def loss_of() -> torch.Tensor:
+            return model.masked_loss(pixels, mask, hidden)
     else:
-        loss_of = lambda: model(pixels, labels=labels).loss  # noqa: E731
+
+        def loss_of() -> torch.Tensor:
+            return model(pixels, labels=labels).loss
+
     return step(model, torch.compile(loss_of) if compiled else loss_of, case, device)
 
 

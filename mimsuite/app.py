@@ -10,7 +10,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +71,13 @@ def check_config_folders(arguments: Sequence[str]) -> None:
     Raises:
         InputError: a file below `--config-dir` that speaks of Hydra in anything but a comment.
     """
-    folders = [after for flag, after in pairwise(arguments) if flag in ("--config-dir", "-cd")]
-    folders += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
-    if any(argument.lstrip("+").startswith("hydra.searchpath") for argument in arguments):
-        raise InputError("hydra.searchpath is not allowed; use --config-dir=FOLDER for configs of your own")
-    for folder in folders:
+    from hydra._internal.utils import get_args_parser  # it takes abbreviated flags, too
+
+    given, _ = get_args_parser().parse_known_args(list(arguments))
+    if given.config_path or any(argument.lstrip("+").startswith("hydra.searchpath") for argument in arguments):
+        what = "--config-path" if given.config_path else "hydra.searchpath"
+        raise InputError(f"{what} is not allowed; use --config-dir=FOLDER for configs of your own")
+    for folder in filter(None, [given.config_dir]):
         for place, _, names in os.walk(folder, followlinks=True):
             for name in sorted(n for n in names if n.endswith((".yaml", ".yml"))):
                 file = Path(place, name)

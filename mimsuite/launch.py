@@ -126,7 +126,8 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]]) -> int:
             first = dead(children)
             deadline = time.monotonic() + PATIENCE if first else deadline
         if time.monotonic() > deadline:
-            log.warning("ending the processes that still run %d s after process %d died", PATIENCE, first[0])  # type: ignore[index]
+            log.warning("ending the processes that still run %d s after one died", PATIENCE)
+            deadline = float("inf")
             for child in children:
                 child.kill()
     first = first or dead(children)

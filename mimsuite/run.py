@@ -282,7 +282,7 @@ def environment() -> dict[str, Any]:
 
 def redact(text: str) -> str:
     """Config text without secrets: passwords in addresses, and the values of keys that are named like secrets."""
-    text = re.sub(r"(\w://)[^/@\s]+@", r"\1***@", text)
+    text = re.sub(r"(\w://)[^/@\s]+@", r"\1<secret>@", text)
     return _SECRET.sub(r"\1<secret>", text)
 
 
@@ -313,8 +313,7 @@ def speak() -> None:
     Of a run's several processes only the first speaks.
     """
     if not leads():
-        log.addHandler(logging.NullHandler())
-        log.propagate = False
+        log.disabled = True
         return
     if not any(isinstance(handler, Console) for handler in log.handlers):
         log.addHandler(Console())

@@ -381,6 +381,21 @@ def test_a_config_folder_may_mention_hydra_in_comments(tmp_path):
     assert "steps=0 is not a whole number" in result.stderr
 
 
+def test_an_abbreviated_flag_is_looked_at_too(tmp_path):
+    canary = tmp_path / "canary"
+    text = HYDRA_NODES["callback"].replace("NODE", f"{{_target_: webdataset.gopen, url: 'pipe:touch {canary}'}}")
+    flag, *rest = config_folder(tmp_path, text)
+    result = command(flag[:-2], *rest)
+    assert (result.returncode, canary.exists()) == (2, False)
+    assert "configures Hydra itself" in result.stderr
+
+
+def test_another_config_path_is_refused(tmp_path):
+    result = command("--config-path", str(tmp_path), f"out={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert "--config-path is not allowed" in result.stderr
+
+
 def test_a_search_path_for_configs_is_refused(tmp_path):
     result = command(f"hydra.searchpath=[file://{tmp_path}]", f"out={tmp_path / 'run'}")
     assert result.returncode == 2

@@ -86,7 +86,7 @@ def test_names_that_are_no_utf8_are_printed_and_written(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("data: s3://me:hush@host/x\n", "data: s3://***@host/x\n"),
+        ("data: s3://me:hush@host/x\n", "data: s3://<secret>@host/x\n"),
         ("+wandb_api_key=hush\nsteps=3\n", "+wandb_api_key=<secret>\nsteps=3\n"),
         ("hub:\n  token: hush hush\n  size: 3\n", "hub:\n  token: <secret>\n  size: 3\n"),
         ("password: null\n", "password: null\n"),

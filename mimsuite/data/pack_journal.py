@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mimsuite.data.index import JOURNAL
+from mimsuite.data.index import JOURNAL, sha256_of
 from mimsuite.errors import InputError
 
 _FORMAT = "mimsuite-pack-1"
@@ -159,7 +158,4 @@ def check_out(out: Path) -> None:
 
 
 def _is_whole(path: Path, line: ShardLine) -> bool:
-    if not path.is_file() or path.stat().st_size != line.bytes:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == line.sha256
+    return path.is_file() and path.stat().st_size == line.bytes and sha256_of(path) == line.sha256

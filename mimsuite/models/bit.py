@@ -21,10 +21,11 @@ from mimsuite.models.layers import (
     check_pixels,
     drop_path,
     drop_path_rates,
+    given_pixels,
     hide_pixels,
     place_mask_token,
 )
-from mimsuite.models.outputs import BaseModelOutputWithPoolingAndNoAttention
+from mimsuite.models.outputs import BaseModelOutputWithPoolingAndNoAttention, returned
 from mimsuite.types import FeatureMap
 
 # Shapes: B images, (h, w) cells of a stage's map, E its width.
@@ -179,7 +180,7 @@ class BitStage(nn.Module):
                 outputs if i else inputs,
                 outputs,
                 stride=1 if i else stride,
-                dilation=dilation if i else (1 if dilation in (1, 2) else 2),
+                dilation=dilation_of(i, dilation),
                 first=i == 0,
                 drop_path_rate=rate,
             )
@@ -193,6 +194,11 @@ def stride_and_dilation(output_stride: int, stage: int) -> tuple[int, int]:
         return 1, 1
     reached = 4 * 2**stage
     return (2, 1) if reached <= output_stride else (1, reached // output_stride)
+
+
+def dilation_of(layer: int, dilation: int) -> int:
+    """Dilation of a block, counted from 0: the first of a dilated stage still has that of the stage before."""
+    return dilation if layer else (1 if dilation in (1, 2) else 2)
 
 
 class ResNetV2(nn.Module):
@@ -288,13 +294,11 @@ class ResNetV2(nn.Module):
         Raises:
             InputError: no pixels, or values that do not fit the model (a ValueError).
         """
-        if pixel_values is None:
-            raise InputError("You have to specify pixel_values")
+        pixels = given_pixels(pixel_values)
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        last, states = self.encode(pixel_values, None, need_states)
+        last, states = self.encode(pixels, None, need_states)
         out = BaseModelOutputWithPoolingAndNoAttention(last, last.mean((2, 3)), states)
-        as_object = self.config.return_dict if return_dict is None else return_dict
-        return out if as_object else out.to_tuple()
+        return returned(out, self.config.return_dict, return_dict)
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Does nothing: no weight of BiT depends on the image size."""
@@ -338,7 +342,7 @@ def _check_size(config: BitConfig, image: tuple[int, int]) -> None:
         where = next(names)
         stride, dilation = stride_and_dilation(config.output_stride, stage)
         for i in range(depth):
-            reach = 2 * (dilation if i else (1 if dilation in (1, 2) else 2))
+            reach = 2 * dilation_of(i, dilation)
             side = (side - reach - 1) // (1 if i else stride) + 1
     if side < 1:
         raise InputError(

@@ -12,9 +12,11 @@ from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
 from mimsuite.losses import classification_loss, masked_error, masked_error_patches
 from mimsuite.models.config_base import ModelConfig, Side, pair
+from mimsuite.models.layers import given_pixels
 from mimsuite.models.outputs import (
     ImageClassifierOutputWithNoAttention,
     MaskedImageModelingOutput,
+    returned,
 )
 from mimsuite.patches import as_grid_mask, expand_mask, gather_patches
 from mimsuite.types import Encoder, FeatureMap
@@ -210,7 +212,7 @@ class DenseForMaskedImageModeling(ForMaskedImageModeling):
         self._check_cover(features.grid, pixels)
         loss, picture = self.dense_output(features.grid, pixels, mask)
         result = MaskedImageModelingOutput(loss, picture, states)
-        return result if wants_object(self.config, return_dict) else result.to_tuple()
+        return returned(result, self.config.return_dict, return_dict)
 
 
 class DenseForImageClassification(ForImageClassification):
@@ -239,7 +241,7 @@ class DenseForImageClassification(ForImageClassification):
         features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, None, need_states)
         logits = self.classifier(pool(features))
         result = ImageClassifierOutputWithNoAttention(self.loss(logits, labels), logits, states)
-        return result if wants_object(self.config, return_dict) else result.to_tuple()
+        return returned(result, self.config.return_dict, return_dict)
 
 
 def hidden_cells(mask: Tensor, per_image: int | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -256,19 +258,3 @@ def hidden_cells(mask: Tensor, per_image: int | None) -> tuple[Tensor, Tensor, T
     order = torch.argsort(mask.flatten(1).to(torch.uint8), dim=1, descending=True, stable=True)[:, :per_image]
     image = torch.arange(batch, device=mask.device)[:, None].expand_as(order)
     return image.flatten(), (order // width).flatten(), (order % width).flatten()
-
-
-def given_pixels(pixel_values: Tensor | None) -> Tensor:
-    """Returns the pixels, which the signature allows to be left out.
-
-    Raises:
-        InputError: they were.
-    """
-    if pixel_values is None:
-        raise InputError("You have to specify pixel_values")
-    return pixel_values
-
-
-def wants_object(config: ModelConfig, return_dict: bool | None) -> bool:
-    """Whether a call gives an output object instead of a tuple."""
-    return config.return_dict if return_dict is None else return_dict

@@ -23,11 +23,12 @@ from mimsuite.models.layers import (
     check_pixels,
     drop_path,
     drop_path_rates,
+    given_pixels,
     hide_pixels,
     init_truncated_normal,
     place_mask_token,
 )
-from mimsuite.models.outputs import BaseModelOutputWithCLSToken
+from mimsuite.models.outputs import BaseModelOutputWithCLSToken, returned
 from mimsuite.types import FeatureMap
 
 # Shapes: B images, (h, w) cells of a stage's map, T = h * w tokens, one more with class token, E its width.
@@ -295,12 +296,10 @@ class ConvolutionalTransformer(nn.Module):
         Raises:
             InputError: no pixels, or values that do not fit the model (a ValueError).
         """
-        if pixel_values is None:
-            raise InputError("You have to specify pixel_values")
+        pixels = given_pixels(pixel_values)
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        out = BaseModelOutputWithCLSToken(*self.encode(pixel_values, None, need_states))
-        as_object = self.config.return_dict if return_dict is None else return_dict
-        return out if as_object else out.to_tuple()
+        out = BaseModelOutputWithCLSToken(*self.encode(pixels, None, need_states))
+        return returned(out, self.config.return_dict, return_dict)
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Does nothing: no weight of CvT depends on the image size."""

@@ -155,6 +155,17 @@ def check_config(config: ModelConfig, expected: type[ModelConfig]) -> None:
         raise TypeError(f"this network takes a {expected.__name__}, got {type(config).__name__}; use its own config")
 
 
+def given_pixels(pixel_values: Tensor | None) -> Tensor:
+    """Returns the pixels, which the signature allows to be left out.
+
+    Raises:
+        InputError: they were.
+    """
+    if pixel_values is None:
+        raise InputError("You have to specify pixel_values")
+    return pixel_values
+
+
 def check_pixels(pixels: Tensor, channels: int) -> None:
     """Checks that images are `(B, channels, H, W)`.
 

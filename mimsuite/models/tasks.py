@@ -16,17 +16,16 @@ from mimsuite.models.composed import (
     ForImageClassification,
     ForMaskedImageModeling,
     HeadFactory,
-    given_pixels,
-    wants_object,
 )
 from mimsuite.models.config import BitConfig, CvtConfig, ViTConfig
 from mimsuite.models.config_base import pair
 from mimsuite.models.cvt import ConvolutionalTransformer
-from mimsuite.models.layers import check_config, init_truncated_normal
+from mimsuite.models.layers import check_config, given_pixels, init_truncated_normal
 from mimsuite.models.outputs import (
     BackboneOutput,
     ImageClassifierOutput,
     MaskedImageModelingOutput,
+    returned,
 )
 from mimsuite.models.vit import VisionTransformer, classic_key
 from mimsuite.patches import as_grid_mask
@@ -108,7 +107,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         features = self.vit.feature_map(out.last_hidden_state, grid).grid
         loss, picture = self.dense_output(features, pixel_values, mask)
         result = MaskedImageModelingOutput(loss, picture, out.hidden_states, out.attentions)
-        return result if wants_object(self.config, return_dict) else result.to_tuple()
+        return returned(result, self.config.return_dict, return_dict)
 
 
 class ViTForImageClassification(ForImageClassification):
@@ -154,7 +153,7 @@ class ViTForImageClassification(ForImageClassification):
         grid = (pixel_values.shape[-2] // self.vit.stride[0], pixel_values.shape[-1] // self.vit.stride[1])
         logits = self.classifier(pool(self.vit.feature_map(out.last_hidden_state, grid)))
         result = ImageClassifierOutput(self.loss(logits, labels), logits, out.hidden_states, out.attentions)
-        return result if wants_object(self.config, return_dict) else result.to_tuple()
+        return returned(result, self.config.return_dict, return_dict)
 
 
 # --- CvT --------------------------------------------------------------------------------------------------------
@@ -284,6 +283,9 @@ class BitForImageClassification(DenseForImageClassification):
 class BitBackbone(Pretrained):
     """BiT as the first part of a detector or segmenter: the maps of the stages in `config.out_features`.
 
+    Gives `feature_maps`, a tuple of `(B, D_i, h_i, w_i)` (Kolesnikov et al. 2020, section 3.1). Raises InputError for
+    pixels that do not fit the model; the config refuses wrong stages.
+
     Args:
         config: sizes, `out_features` or `out_indices`.
 
@@ -321,4 +323,4 @@ class BitBackbone(Pretrained):
         assert states is not None
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         result = BackboneOutput(tuple(states[i] for i in self.out_indices), states if need_states else None)
-        return result if wants_object(self.config, return_dict) else result.to_tuple()
+        return returned(result, self.config.return_dict, return_dict)

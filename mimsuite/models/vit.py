@@ -22,9 +22,10 @@ from mimsuite.models.layers import (
     check_pixels,
     drop_path,
     drop_path_rates,
+    given_pixels,
     init_truncated_normal,
 )
-from mimsuite.models.outputs import BaseModelOutputWithPooling
+from mimsuite.models.outputs import BaseModelOutputWithPooling, returned
 from mimsuite.models.positions import RelativePositionBias, resize_positions
 from mimsuite.patches import as_grid_mask
 from mimsuite.types import FeatureMap
@@ -272,21 +273,19 @@ class VisionTransformer(nn.Module):
         Raises:
             InputError: no pixels, or values that do not fit the model (a ValueError).
         """
-        if pixel_values is None:
-            raise InputError("You have to specify pixel_values")
+        pixels = given_pixels(pixel_values)
         config = self.config
         mask = None
         if bool_masked_pos is not None:
-            mask = as_grid_mask(bool_masked_pos, pixel_values.shape[0], self._grid(pixel_values))
+            mask = as_grid_mask(bool_masked_pos, len(pixels), self._grid(pixels))
         interpolate = self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        tokens, states, weights = self._encode(pixel_values, mask, interpolate, head_mask, need_weights, need_states)
+        tokens, states, weights = self._encode(pixels, mask, interpolate, head_mask, need_weights, need_states)
         last = self.layernorm(tokens)
         pooled = None if self.pooler is None else self.pooler_activation(self.pooler(last[:, 0]))
         out = BaseModelOutputWithPooling(last, pooled, states, weights)
-        as_object = config.return_dict if return_dict is None else return_dict
-        return out if as_object else out.to_tuple()
+        return returned(out, config.return_dict, return_dict)
 
     def _encode(
         self,

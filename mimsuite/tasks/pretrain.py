@@ -130,7 +130,7 @@ def train(job: build.Job, folder: RunFolder) -> dict[str, Any]:
         banner(job, compute, objective)
     trainer, parts = build.trainer(job, folder, compute, step=step_of(checkpoint), imports=imports)
     try:
-        fit(trainer, objective, data, checkpoint, compute)
+        fit(trainer, objective, data, checkpoint, micro)
     finally:
         if parts.wandb is not None:
             parts.wandb.close()
@@ -212,17 +212,13 @@ def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> N
         log.info("          %s", note)
 
 
-def fit(
-    trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: Path | None, compute: build.Compute
-) -> None:
+def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: Path | None, micro: int) -> None:
     """Trains; what a user can mend comes out as one line.
 
     Raises:
         RunError: the device is out of memory, or another process of the run is gone.
     """
     import torch
-
-    micro = compute.micro_batch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
