@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
 IMAGES_ON_CPU = 64
+OF_THE_MODEL = ("target", "mask_mode")  # keys of the objective that the model's config holds
 EXCHANGE_TIMEOUT = 90  # seconds that a process waits for the others before it takes one for dead
 
 
@@ -157,7 +158,7 @@ def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> 
 
     cfg, geo, pace = job.cfg, job.geo, job.pace
     fields = {k: v for k, v in cfg.optim.items() if k not in ("base_lr", "base_batch", "weight_decay")}
-    decay_mask_token = model.config.model_type == "vit"  # as SimMIM's code does; its Swin spares the token
+    decay_mask_token = geo.drops is False and model.config.model_type == "vit"  # as SimMIM's code; its Swin spares it
     groups = param_groups(model, weight_decay=cfg.optim.weight_decay, decay_mask_token=decay_mask_token)
     optimizer = instantiate(OmegaConf.create(fields), job.trusted, lr=pace.lr)
     try:
@@ -165,7 +166,7 @@ def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> 
     except ValueError as error:
         raise InputError(f"{cfg.optim._target_}: {error}") from error
     made: MIMObjective = instantiate(
-        cfg.objective,
+        OmegaConf.create({k: v for k, v in cfg.objective.items() if k not in OF_THE_MODEL}),
         job.trusted,
         model=model,
         normalize=normalize,
@@ -174,16 +175,22 @@ def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> 
         schedule=instantiate(cfg.schedule, job.trusted, steps=pace.steps, warmup=pace.warmup),
         clip=cfg.trainer.clip,
         seed=cfg.seed,
-        hidden_per_image=mask_sampler(cfg, job.trusted).hidden(geo.units),
         about={"config": model.config.to_dict(), "preprocessor": preprocessor(normalize, geo.image_size).to_dict()},
     )
     return made
 
 
-def mask_sampler(cfg: DictConfig, trusted: Sequence[str]) -> MaskSampler:
-    """What draws the masks; `mask.unit` is for the geometry alone."""
-    made: MaskSampler = instantiate(OmegaConf.create({k: v for k, v in cfg.mask.items() if k != "unit"}), trusted)
-    return made
+def mask_samplers(cfg: DictConfig, trusted: Sequence[str], drops: bool) -> list[MaskSampler]:
+    """What draws the masks: several for a list of ratios where hidden patches are dropped, else one.
+
+    `mask.unit` is for the geometry alone.
+    """
+    fields = OmegaConf.to_container(cfg.mask, resolve=True)
+    assert isinstance(fields, dict)
+    del fields["unit"]
+    several = drops and isinstance(fields.get("ratio"), list)
+    choices = [{"ratio": ratio} for ratio in fields["ratio"]] if several else [{}]
+    return [instantiate(OmegaConf.create(fields | choice), trusted) for choice in choices]
 
 
 def image_data(job: Job, micro_batch: int) -> ImageData:
@@ -196,7 +203,7 @@ def image_data(job: Job, micro_batch: int) -> ImageData:
         image_size=geo.image_size,
         mask_unit=geo.mask_unit,
         train_transform=instantiate(cfg.augment, job.trusted, size=list(geo.image_size)),
-        mask=mask_sampler(cfg, job.trusted),
+        masks=mask_samplers(cfg, job.trusted, geo.drops),
         batch=job.pace.batch,
         micro_batch=micro_batch,
         steps=job.pace.steps,

@@ -70,6 +70,31 @@ def model_config(
     return config
 
 
+def for_objective(config: Any, cfg: DictConfig, weights: Weights | None, overrides: Sequence[str]) -> Any:
+    """A copy of the model's config that says what is predicted, what becomes of hidden patches, and with which decoder.
+
+    The decoder is that of `head`, or of the weights if they have one and the command line names none.
+
+    Raises:
+        InputError: a key that the decoder does not have, or a wrong value.
+    """
+    changes: dict[str, Any] = {"mim_target": cfg.objective.target}
+    if config.model_type != "vit":
+        return config.changed(**changes)
+    changes |= {"mask_mode": cfg.objective.mask_mode, "decoder_hidden_size": None}
+    if cfg.objective.mask_mode == "drop":
+        del changes["decoder_hidden_size"]
+        named = any(o.lstrip("+").startswith(("head=", "head.")) for o in overrides)
+        if named or weights is None or "decoder_hidden_size" not in weights.config:
+            changes |= {f"decoder_{name}": value for name, value in cfg.head.items() if not str(name).startswith("_")}
+    return config.changed(**changes)
+
+
+def drops(config: Any) -> bool:
+    """Whether a model leaves hidden patches out (MAE)."""
+    return bool(config.model_type == "vit" and config.mask_mode == "drop")
+
+
 def config_of(weights: Weights) -> Any:
     """The config object of weights, at their own image size; needs no torch."""
     from mimsuite.models import AutoConfig
@@ -88,7 +113,7 @@ def masked_model(
     """A masked image model: fresh, or with the encoder (and the decoder, if there is one) of `init=`."""
     from mimsuite.models import AutoModelForMaskedImageModeling
 
-    make_head = instantiate(head, trusted)
+    make_head = None if drops(config) else instantiate(head, trusted)  # of the decoder the config says all
     if weights is None:
         fresh: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(config, head=make_head)
         return fresh
@@ -144,14 +169,19 @@ def encoder(weights: Weights | None, config: Any, image_size: tuple[int, int]) -
 
 
 def load_model(weights: Weights) -> Pretrained:
-    """The model that a folder names in `architectures`, else its bare encoder; a checkpoint's masked image model."""
+    """The model that a folder names in `architectures`, else its bare encoder.
+
+    Of a checkpoint, and of an encoder with a decoder beside, the masked image model.
+    """
     from mimsuite import models
+    from mimsuite.weights.files import DECODER
     from mimsuite.weights.huggingface import Pretrained
 
     config = config_of(weights)
     name = (weights.config.get("architectures") or [""])[0]
     found = getattr(models, name) if name in models.__all__ else None
-    if weights.checkpoint is not None:
+    beside = weights.folder is not None and (weights.folder / DECODER).is_file()
+    if weights.checkpoint is not None or beside:
         model = models.AutoModelForMaskedImageModeling.from_config(config)
     elif isinstance(found, type) and issubclass(found, Pretrained) and isinstance(config, found.config_class):
         model = found(config)

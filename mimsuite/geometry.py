@@ -29,6 +29,11 @@ def auto_mask_unit(image_size: Pair, cell: Pair) -> int:
     return min(fitting, key=lambda unit: (abs(math.log(unit / wanted)), unit))
 
 
+def hidden_units(units: int, ratio: float) -> int:
+    """How many of `units` a mask hides: the share rounded up, in double precision (SimMIM's rule)."""
+    return math.ceil(units * ratio)
+
+
 def check_image_size(image_size: Pair, stride: Pair) -> None:
     """Checks that the cells of the feature map tile the image.
 

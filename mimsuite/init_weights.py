@@ -59,9 +59,9 @@ class Weights:
             InputError: damaged files.
         """
         if self.folder is not None:
-            from mimsuite.weights.files import read_folder
+            from mimsuite.weights.files import read_decoder, read_folder
 
-            return read_folder(self.folder)
+            return read_folder(self.folder) | read_decoder(self.folder)
         from mimsuite.checkpoint import load_checkpoint
 
         assert self.checkpoint is not None

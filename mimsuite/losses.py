@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError
-from mimsuite.patches import expand_mask
+from mimsuite.patches import fit_mask
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 IGNORED_LABEL = -100
@@ -27,35 +27,35 @@ def widen(x: Tensor) -> Tensor:
 
 
 def masked_error(prediction: Tensor, target: Tensor, mask: Tensor, kind: str = "l1") -> Tensor:
-    """Mean error over hidden pixels and channels (SimMIM, Xie et al. 2022, section 3.4).
+    """Mean error over hidden places and channels (SimMIM, Xie et al. 2022, section 3.4).
 
     Args:
         prediction: `(B, C, H, W)`.
-        target: `(B, C, H, W)`, the normalised pixels.
-        mask: `(B, gh, gw)` bool or 0/1, True = hidden, on a grid that divides the image.
+        target: `(B, C, H, W)`: the normalised pixels, or another target of `mimsuite.targets`.
+        mask: `(B, gh, gw)` bool or 0/1, True = hidden, on a grid that divides `(H, W)` or that it divides.
         kind: one of `ERRORS`.
 
     Returns:
         A scalar; 0 for an empty mask. The sum runs over the whole batch, so an image with more hidden pixels
         counts for more.
     """
-    pixels = expand_mask(mask, (target.shape[-2], target.shape[-1])).bool().unsqueeze(1)
-    error = error_of(kind)(widen(prediction), widen(target)).masked_fill(~pixels, 0)
-    return error.sum() / (pixels.sum() + 1e-5) / target.shape[1]
+    hidden = fit_mask(mask, (target.shape[-2], target.shape[-1])).bool().unsqueeze(1)
+    error = error_of(kind)(widen(prediction), widen(target)).masked_fill(~hidden, 0)
+    return error.sum() / (hidden.sum() + 1e-5) / target.shape[1]
 
 
 def masked_error_patches(prediction: Tensor, target: Tensor, channels: int, kind: str = "l1") -> Tensor:
     """The value of `masked_error` from the hidden cells alone.
 
     Args:
-        prediction: `(K, channels * pixels)`, the hidden cells of the batch.
-        target: the same cells of the normalised image.
-        channels: C.
+        prediction: `(K, channels * places)`, the hidden cells of the batch.
+        target: the same cells of the target.
+        channels: C of the target.
         kind: one of `ERRORS`.
     """
     # A float32 tensor, as the sum in `masked_error` becomes: so the two values agree to the last bits.
-    hidden_pixels = torch.full((), target.numel() // channels, device=target.device)
-    return error_of(kind)(widen(prediction), widen(target)).sum() / (hidden_pixels + 1e-5) / channels
+    hidden = torch.full((), target.numel() // channels, device=target.device)
+    return error_of(kind)(widen(prediction), widen(target)).sum() / (hidden + 1e-5) / channels
 
 
 def error_of(kind: str) -> Callable[[Tensor, Tensor], Tensor]:

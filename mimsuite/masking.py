@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mimsuite.errors import InputError
+from mimsuite.geometry import hidden_units
 
 Grid = tuple[int, int]
 
@@ -16,8 +18,8 @@ Grid = tuple[int, int]
 class MaskSampler(Protocol):
     """Draws the mask of one image; the same generator state gives the same mask."""
 
-    def hidden(self, units: int) -> int:
-        """How many of `units` every mask hides."""
+    def hidden(self, units: int) -> tuple[int, int]:
+        """How many of `units` a mask hides at least and at most."""
         ...
 
     def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
@@ -25,22 +27,43 @@ class MaskSampler(Protocol):
         ...
 
 
-class _Share:
-    """The count of all samplers: `ceil(T * ratio)` of T units, in double precision (SimMIM's rule)."""
+class NoMask:
+    """Hides nothing."""
 
-    def __init__(self, ratio: float) -> None:
-        """Takes the share of units to hide, in (0, 1].
+    def hidden(self, units: int) -> tuple[int, int]:
+        """None."""
+        return 0, 0
+
+    def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
+        """Returns a mask of `grid = (gh, gw)` units, bool, all False."""
+        return torch.zeros(grid, dtype=torch.bool)
+
+
+class _Share:
+    """The count of all samplers: see `mimsuite.geometry.hidden_units`."""
+
+    def __init__(self, ratio: float | Sequence[float]) -> None:
+        """Takes the share of units to hide, in (0, 1], or a range `[low, high]` of which every mask draws its own.
 
         Raises:
             InputError: `ratio` is out of range.
         """
-        if not 0 < ratio <= 1:
-            raise InputError(f"mask.ratio={ratio} is not in (0, 1]; SimMIM uses mask.ratio=0.6")
-        self.ratio = float(ratio)
+        given = list(ratio) if isinstance(ratio, Sequence) else [ratio, ratio]
+        if len(given) != 2 or not 0 < given[0] <= given[1] <= 1:
+            raise InputError(
+                f"mask.ratio={ratio} is not in (0, 1], nor a range [low,high] in it; SimMIM uses mask.ratio=0.6"
+            )
+        self.low, self.high = float(given[0]), float(given[1])
 
-    def hidden(self, units: int) -> int:
-        """How many of `units` every mask hides."""
-        return math.ceil(units * self.ratio)
+    def hidden(self, units: int) -> tuple[int, int]:
+        """How many of `units` a mask hides at least and at most; the same number if the share is fixed."""
+        return hidden_units(units, self.low), hidden_units(units, self.high)
+
+    def count(self, units: int, generator: torch.Generator) -> int:
+        """How many of `units` this mask hides; draws a number only if there is a choice."""
+        if self.low == self.high:
+            return hidden_units(units, self.low)
+        return hidden_units(units, self.low + (self.high - self.low) * _uniform(generator))
 
 
 class RandomMask(_Share):
@@ -50,7 +73,8 @@ class RandomMask(_Share):
         """Returns a mask of `grid = (gh, gw)` units, bool, True = hidden."""
         units = grid[0] * grid[1]
         mask = torch.zeros(units, dtype=torch.bool)
-        mask[torch.randperm(units, generator=generator)[: self.hidden(units)]] = True
+        hidden = self.count(units, generator)
+        mask[torch.randperm(units, generator=generator)[:hidden]] = True
         return mask.view(grid)
 
 
@@ -62,7 +86,7 @@ class BlockMask(_Share):
     exact, which in the paper it is not.
     """
 
-    def __init__(self, ratio: float, least: float = 0.08, aspect: float = 0.3) -> None:
+    def __init__(self, ratio: float | Sequence[float], least: float = 0.08, aspect: float = 0.3) -> None:
         """Takes the shares of the image to hide and of the smallest rectangle, and the flattest height / width.
 
         Raises:
@@ -76,7 +100,7 @@ class BlockMask(_Share):
     def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
         """Returns a mask of `grid = (gh, gw)` units, bool, True = hidden."""
         mask = torch.zeros(grid, dtype=torch.bool)
-        missing = self.hidden(mask.numel())
+        missing = self.count(mask.numel(), generator)
         while missing:
             height, width = self._sides(grid, missing, generator)
             top, left = (_below(side - part + 1, generator) for side, part in zip(grid, (height, width), strict=True))
@@ -102,7 +126,7 @@ class InverseBlockMask(_Share):
     large. The rectangle's last row is cut so that the count is exact.
     """
 
-    def __init__(self, ratio: float, aspect: float = 0.5) -> None:
+    def __init__(self, ratio: float | Sequence[float], aspect: float = 0.5) -> None:
         """Takes the share to hide and the flattest height / width of the visible rectangle.
 
         Raises:
@@ -116,7 +140,7 @@ class InverseBlockMask(_Share):
     def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
         """Returns a mask of `grid = (gh, gw)` units, bool, True = hidden."""
         (rows, columns), units = grid, grid[0] * grid[1]
-        visible = units - self.hidden(units)
+        visible = units - self.count(units, generator)
         ratio = math.exp(math.log(self.aspect) * (1 - 2 * _uniform(generator)))
         height = min(max(round(math.sqrt(visible * ratio)), -(-visible // columns)), rows)
         width = -(-visible // height) if height else 0
@@ -140,7 +164,8 @@ class GridMask(_Share):
         rank = _bayer(rows[:, None], columns[None, :], max(grid))
         offsets = (_below(grid[0], generator), _below(grid[1], generator))
         mask = torch.ones(rank.numel(), dtype=torch.bool)
-        mask[rank.flatten().argsort(stable=True)[: len(mask) - self.hidden(len(mask))]] = False
+        visible = len(mask) - self.count(len(mask), generator)
+        mask[rank.flatten().argsort(stable=True)[:visible]] = False
         return mask.view(grid).roll(offsets, (0, 1))
 
 

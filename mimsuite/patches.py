@@ -53,6 +53,12 @@ def reduce_mask(mask: Tensor, to: tuple[int, int]) -> Tensor:
     return mask.reshape(batch, height, rows // height, width, columns // width).any(4).any(2)
 
 
+def fit_mask(mask: Tensor, to: tuple[int, int]) -> Tensor:
+    """Brings a mask to a finer or a coarser grid: see `expand_mask` and `reduce_mask`."""
+    coarser = mask.ndim == 3 and (to[0] < mask.shape[1] or to[1] < mask.shape[2])
+    return reduce_mask(mask, to) if coarser else expand_mask(mask, to)
+
+
 def gather_patches(images: Tensor, grid: tuple[int, int], where: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Cuts some cells out of images.
 

@@ -18,7 +18,6 @@ from mimsuite.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLUMNS = ("original", "masked", "prediction", "paste", "error")
 Series = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 """Metric name -> (steps, values)."""
 
@@ -69,6 +68,7 @@ def reconstruction_sheet(
     title: str = "",
     footer: str = "",
     captions: Sequence[str] = (),
+    images: NDArray[np.uint8] | None = None,
 ) -> Image.Image:
     """One row per image: original, masked, prediction, paste (true pixels where visible), error.
 
@@ -84,6 +84,8 @@ def reconstruction_sheet(
         title: a line above, such as the name of the run and the step.
         footer: a line below that says what is shown, such as the kind of target, the mask ratio and unit.
         captions: a line per image, such as its figures; empty for none.
+        images: `(N, h, w, 3)` for a column before the others, where `original` is not the image but something made of
+            it; H and W must be the same multiple of h and w.
 
     Raises:
         InputError: shapes that do not fit.
@@ -93,16 +95,42 @@ def reconstruction_sheet(
     factor = _enlargement(original.shape[1:3])
     error = np.abs(prediction.astype(np.float64) - original).mean(-1) / 255
     top = float(error[hidden].max(initial=0))
-    columns = (
-        _enlarge(original, factor),
-        _hatched(_enlarge(original, factor), _enlarge(hidden, factor)),
-        _enlarge(prediction, factor),
-        _enlarge(np.where(hidden[..., None], prediction, original), factor),
-        _enlarge(_heat(error, top, hidden), factor),
-    )
+    columns = {
+        "original": _enlarge(original, factor),
+        "masked": _hatched(_enlarge(original, factor), _enlarge(hidden, factor)),
+        "prediction": _enlarge(prediction, factor),
+        "paste": _enlarge(np.where(hidden[..., None], prediction, original), factor),
+        "error": _enlarge(_heat(error, top, hidden), factor),
+    }
+    if images is not None:
+        columns = {"image": _enlarge(images, factor * original.shape[1] // images.shape[1]), **columns}
     sheet = _grid(columns, title, footer, captions)
     _heat_bar(sheet, f"{top:.2f}", _MARGIN + (30 if title else 0))
     return sheet
+
+
+def hog_glyphs(histograms: NDArray[np.floating], side: int = 16) -> NDArray[np.uint8]:
+    """Draws histograms of oriented gradients: in every cell nine strokes along the edges, the brighter the stronger.
+
+    Args:
+        histograms: `(N, C * 9, h, w)`, order channel, orientation (`mimsuite.targets.hog`); channels are averaged.
+        side: pixels of a cell.
+
+    Returns:
+        `(N, h * side, w * side, 3)` uint8.
+    """
+    count, depth, rows, columns = histograms.shape
+    strength = histograms.reshape(count, depth // 9, 9, rows, columns).mean(1).clip(0, 1)
+    place = np.arange(side) - (side - 1) / 2
+    angles = np.pi * (np.arange(9) + 0.5) / 9  # of the gradients; a stroke runs across
+    off = np.abs(
+        np.cos(angles)[:, None, None] * place[None, None] + np.sin(angles)[:, None, None] * place[None, :, None]
+    )
+    inside = np.hypot(place[:, None], place[None]) <= side / 2
+    strokes = (1.2 - off).clip(0, 1) * inside  # (9, side, side)
+    drawn = np.einsum("nkhw,kij->nhiwj", strength, strokes).reshape(count, rows * side, columns * side)
+    grey: NDArray[np.uint8] = np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)
+    return grey[..., None].repeat(3, -1)
 
 
 def contact_sheet(
@@ -296,9 +324,9 @@ def _heat(error: NDArray[np.float64], top: float, hidden: NDArray[np.bool_]) -> 
     return np.where(hidden[..., None], np.rint(colours), _SLATE).astype(np.uint8)
 
 
-def _grid(columns: Sequence[NDArray[np.uint8]], title: str, footer: str, captions: Sequence[str]) -> Image.Image:
-    """Lays out the five columns of images `(N, H, W, 3)` under their names, a caption under each row."""
-    n, height, width = columns[0].shape[:3]
+def _grid(columns: Mapping[str, NDArray[np.uint8]], title: str, footer: str, captions: Sequence[str]) -> Image.Image:
+    """Lays out columns of images `(N, H, W, 3)` under their names, a caption under each row."""
+    n, height, width = next(iter(columns.values())).shape[:3]
     line = 20 if captions else 0
     top = _MARGIN + (30 if title else 0)
     inner = len(columns) * (width + _GAP) - _GAP
@@ -307,7 +335,7 @@ def _grid(columns: Sequence[NDArray[np.uint8]], title: str, footer: str, caption
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN - 4), _cut(title, _font(18), inner), _INK, _font(18))
-    for i, (name, column) in enumerate(zip(COLUMNS, columns, strict=True)):
+    for i, (name, column) in enumerate(columns.items()):
         x = _MARGIN + i * (width + _GAP)
         draw.text((x, top), _cut(name, _font(14), width), _INK, _font(14))
         for row, image in enumerate(column):

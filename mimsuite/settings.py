@@ -14,7 +14,6 @@ from mimsuite.errors import InputError
 from mimsuite.geometry import auto_mask_unit, check_image_size, check_unit
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
-LOSSES = ("l1", "mse", "smooth_l1")
 DEFAULT_EPOCHS = 100
 DEFAULT_STEPS = (1_000, 100_000)
 FALLBACK_SIZE = 224
@@ -28,12 +27,14 @@ class Geometry:
         image_size: `(H, W)`.
         channels: image channels.
         mask_unit: side of the squares that masks are drawn in.
+        drops: whether the encoder leaves hidden patches out.
         notes: `key=value (reason)` for every value that was chosen here.
     """
 
     image_size: tuple[int, int]
     channels: int
     mask_unit: int
+    drops: bool
     notes: tuple[str, ...]
 
     @property
@@ -74,15 +75,17 @@ def geometry(
     native: tuple[int, int] | None,
     stride: tuple[int, int],
     cell: tuple[int, int],
+    drops: bool = False,
 ) -> Geometry:
     """Decides image size, channels and mask unit, and checks that they fit together.
 
     Args:
-        cfg: the task's config; read are `image_size`, `channels`, `mask.unit`, `mask.ratio`.
+        cfg: the task's config; read are `image_size`, `channels`, `mask.unit`.
         index: the data.
         native: the model's own `(H, W)`, or None for models that take any.
         stride: `(h, w)` pixels per cell of the feature map; ViT: the patch.
-        cell: `(h, w)` pixels of the finest cell that the encoder can hide; ViT: the patch.
+        cell: `(h, w)` pixels of which a mask unit must be a multiple; ViT: the patch.
+        drops: whether the encoder leaves hidden patches out; then a unit is one patch unless said otherwise.
 
     Raises:
         InputError: sizes that do not fit, with sizes that would.
@@ -100,23 +103,32 @@ def geometry(
         raise InputError(
             f"channels={channels} but the images have {index.channels}; use channels={index.channels} or other data"
         )
-    unit = mask_unit(cfg, image_size, stride, cell)
+    unit = mask_unit(cfg, image_size, stride, cell, drops)
     if cfg.mask.unit == "auto":
-        notes.append(f"mask.unit={unit} (32 at 224 px, smaller in proportion, whole mask cells)")
-    return Geometry(image_size, channels, unit, tuple(notes))
+        reason = (
+            "one patch, as hidden ones are dropped" if drops else "32 at 224 px, smaller in proportion, whole cells"
+        )
+        notes.append(f"mask.unit={unit} ({reason})")
+    return Geometry(image_size, channels, unit, drops, tuple(notes))
 
 
-def mask_unit(cfg: DictConfig, image_size: tuple[int, int], stride: tuple[int, int], cell: tuple[int, int]) -> int:
-    """Side of a mask unit in pixels, checked against image and model; also checks `mask.ratio` and the image.
+def mask_unit(
+    cfg: DictConfig,
+    image_size: tuple[int, int],
+    stride: tuple[int, int],
+    cell: tuple[int, int],
+    drops: bool = False,
+) -> int:
+    """Side of a mask unit in pixels, checked against image and model; also checks the image.
 
     Raises:
-        InputError: sizes that do not fit, with sizes that would; a ratio outside (0, 1].
+        InputError: sizes that do not fit, with sizes that would.
     """
-    ratio = positive(cfg.mask, "ratio", name="mask.ratio")
-    if ratio > 1:
-        raise InputError(f"mask.ratio={ratio} is not in (0, 1]; SimMIM uses mask.ratio=0.6")
     check_image_size(image_size, stride)
-    unit = auto_mask_unit(image_size, cell) if cfg.mask.unit == "auto" else whole(cfg.mask, "unit", name="mask.unit")
+    if cfg.mask.unit != "auto":
+        unit = whole(cfg.mask, "unit", name="mask.unit")
+    else:
+        unit = math.lcm(*cell) if drops else auto_mask_unit(image_size, cell)
     check_unit(image_size, stride, cell, unit)
     return unit
 

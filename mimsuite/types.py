@@ -64,6 +64,7 @@ class Batch(NamedTuple):
         mask: `(B, gh, gw)` bool, True = hidden, one cell per mask unit; None where no masks are drawn.
         labels: `(B,)` int64 classes, or `(B, K)` float; None where the data has no labels or none are asked for.
         bad: samples that were replaced while this batch was read.
+        hidden: True cells of each mask, if all have the same number.
     """
 
     images: Tensor
@@ -71,3 +72,4 @@ class Batch(NamedTuple):
     mask: Tensor | None
     labels: Tensor | None
     bad: list[BadSample]
+    hidden: int | None = None

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from mimsuite.errors import InputError
 from mimsuite.losses import ERRORS, classification_loss, error_of, masked_error, masked_error_patches, widen
-from mimsuite.settings import LOSSES
+from mimsuite.combinations import LOSSES
 
 
 def test_masked_error_is_the_mean_over_hidden_pixels_of_the_batch():

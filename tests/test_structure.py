@@ -18,7 +18,8 @@ PACKAGE = ROOT / "mimsuite"
 ROWS = [
     {"version", "errors", "types"},
     {"launch", "confdir", "geometry", "patches", "normalize", "cli"},
-    {"masking", "losses", "pictures", "hints", "helptext", "instantiate", "settings", "run", "progress"}
+    {"masking", "losses", "targets", "pictures", "hints", "helptext", "instantiate", "settings", "combinations"}
+    | {"run", "progress"}
     | {f"data.{n}" for n in ("hashing", "sources", "tar", "labels", "stats", "decode", "index", "plan", "augment")}
     | {f"data.{n}" for n in ("reader", "tiff", "csv_labels", "encode", "pack", "pack_plan", "pack_journal")}
     | {f"data.{n}" for n in ("inspect", "verify", "duplicates", "open")}
@@ -26,7 +27,7 @@ ROWS = [
     | {"models"},
     {"metrics", "reconstruct", "checkpoint"},
     {"models.vit", "models.cvt", "models.bit"},
-    {"heads", "heads.simmim", "heads.classifier", "weights", "weights.files", "weights.huggingface"},
+    {"heads", "heads.simmim", "heads.mae", "heads.classifier", "weights", "weights.files", "weights.huggingface"},
     {f"models.{n}" for n in ("composed", "tasks", "auto", "images", "resize", "processing")}
     | {"init_weights", "resume"},
     {"data", "data.collate", "data.datamodule"},

@@ -46,7 +46,9 @@ class Reconstructions(Callback):
             return
         images, mask = self._batch.images[: self.images], self._batch.mask
         assert mask is not None
-        result = reconstruct(partial(predict, pl_module.model), pl_module.normalize, images, mask[: self.images])
+        model = pl_module.model
+        run = partial(predict, model, kind=pl_module.loss)
+        result = reconstruct(run, model.target, model.head_stride, pl_module.normalize, images, mask[: self.images])
         step = trainer.global_step
         path = self.folder / f"step_{step:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from mimsuite.errors import InputError
 from mimsuite.masking import MaskSampler
 from mimsuite.types import Batch
 
-_MASK = 2
+_MASK, _CHOICE = 2, 3
 _WHOLE_BATCH = 8  # smaller batches may be bad as a whole by bad luck
 
 
@@ -23,18 +23,18 @@ class Collate:
 
     def __init__(
         self,
-        mask: MaskSampler | None = None,
+        masks: Sequence[MaskSampler] = (),
         grid: tuple[int, int] | None = None,
         num_classes: int | None = None,
     ) -> None:
         """Takes the parts of a batch that samples do not have.
 
         Args:
-            mask: draws the masks; None for none.
+            masks: draw the masks; of several, each batch takes one for all its samples; empty for no masks.
             grid: mask units per axis, (gh, gw).
             num_classes: width of multi-label targets.
         """
-        self._mask, self._grid, self._num_classes = mask, grid, num_classes
+        self._samplers, self._grid, self._num_classes = tuple(masks), grid, num_classes
 
     def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
         """Stacks samples; an error among them, or too many broken images, takes the batch's place."""
@@ -50,19 +50,27 @@ class Collate:
             labels = _labels([s.label for s in good if s.label is not None], self._num_classes)
         except InputError as error:
             return error
+        mask = self._masks(good)
         return Batch(
             images=torch.stack([s.image for s in good]),
             ids=torch.tensor([s.id for s in good], dtype=torch.int64),
-            mask=self._masks(good),
+            mask=mask,
             labels=labels,
             bad=bad,
+            hidden=None if mask is None else same_count(mask),
         )
 
     def _masks(self, samples: list[Sample]) -> Tensor | None:
-        if self._mask is None or self._grid is None:
+        if not self._samplers or self._grid is None:
             return None
-        generator = torch.Generator()
-        return torch.stack([self._mask(self._grid, generator.manual_seed(mix(s.seed, _MASK))) for s in samples])
+        draw, generator = self._samplers[mix(samples[0].seed, _CHOICE) % len(self._samplers)], torch.Generator()
+        return torch.stack([draw(self._grid, generator.manual_seed(mix(s.seed, _MASK))) for s in samples])
+
+
+def same_count(mask: Tensor) -> int | None:
+    """The number of True cells of every mask `(B, gh, gw)`, or None where they differ."""
+    fewest, most = mask.flatten(1).sum(1).aminmax()
+    return int(most) if fewest == most else None
 
 
 def _labels(labels: list[Label], num_classes: int | None) -> Tensor | None:

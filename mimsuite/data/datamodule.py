@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning
@@ -104,7 +104,7 @@ class ImageData(lightning.LightningDataModule):
         image_size: tuple[int, int],
         mask_unit: int | None,
         train_transform: Transform,
-        mask: MaskSampler | None,
+        masks: Sequence[MaskSampler],
         batch: int,
         micro_batch: int,
         steps: int,
@@ -122,7 +122,7 @@ class ImageData(lightning.LightningDataModule):
             image_size: (height, width) of validation pictures, in pixels.
             mask_unit: side of a mask unit in pixels; None where no masks are drawn.
             train_transform: makes the training pictures.
-            mask: draws the masks; None for none.
+            masks: draw the masks; of several, each micro-batch takes one, validation the first; empty for none.
             batch: samples per optimizer step, over all devices and micro-batches.
             micro_batch: samples per forward pass on one device.
             steps: optimizer steps of the whole run.
@@ -140,7 +140,8 @@ class ImageData(lightning.LightningDataModule):
         self._workers, self._labels, self._seed = workers, labels, seed
         self._train_transform, self._val_transform = train_transform, CenterCrop(image_size)
         grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
-        self._collate = Collate(mask, grid, len(index.classes) if index.classes else None)
+        classes = len(index.classes) if index.classes else None
+        self._collate, self._val_collate = (Collate(m, grid, classes) for m in (masks, masks[:1]))
         self._train = index.records(index.select("train"))
         self.plan = Plan(self._train.sizes, batch, seed, lanes, window)
         curve = index.records(index.select("curve"))
@@ -175,7 +176,7 @@ class ImageData(lightning.LightningDataModule):
         """The validation images in fixed order: centre crops, masks that depend on the key alone."""
         reader = ImageReader(self._index, self._val, self._val_transform, seed=None, labels=self._labels)
         batches = FixedBatches(len(self._val), self._micro, *self._place())
-        return _loader(reader, batches, self._collate, self._workers, keep=True)
+        return _loader(reader, batches, self._val_collate, self._workers, keep=True)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -210,7 +211,7 @@ def eval_loader(
     samples = part if isinstance(part, Samples) else index.records(part)
     grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
     reader = ImageReader(index, samples, CenterCrop(image_size), seed=None, labels=labels)
-    collate = Collate(mask, grid, len(index.classes) if index.classes else None)
+    collate = Collate(() if mask is None else (mask,), grid, len(index.classes) if index.classes else None)
     return _loader(reader, FixedBatches(len(samples), batch), collate, workers, keep=False)
 
 

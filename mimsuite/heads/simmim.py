@@ -30,21 +30,26 @@ class SimMIMHead(nn.Sequential):
 
     Args:
         num_features: D, the width of the feature map.
-        stride: pixels per cell, one number or `(sh, sw)`.
-        num_channels: C of the images.
+        stride: pixels per cell (places of the target), one number or `(sh, sw)`.
+        num_channels: C of the images (of the target).
     """
 
     def __init__(self, num_features: int, stride: int | tuple[int, int], num_channels: int) -> None:
         down, across = (stride, stride) if isinstance(stride, int) else stride
         super().__init__(nn.Conv2d(num_features, num_channels * down * across, 1), _Fold((down, across)))
 
-    def forward(self, grid: Tensor) -> Tensor:
-        """Returns the picture `(B, C, h * sh, w * sw)` from features `grid (B, D, h, w)`."""
+    def forward(self, grid: Tensor, cls: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
+        """Returns the picture `(B, C, h * sh, w * sw)` from features `grid (B, D, h, w)`; uses nothing else."""
         picture: Tensor = self[1](self[0](grid))
         return picture
 
-    def hidden_only(self, cells: Tensor) -> Tensor:
-        """Returns patch vectors `(K, C * sh * sw)`, order channel, row, column, from features `(K, D)`."""
+    def hidden_only(
+        self, grid: Tensor, cls: Tensor | None, hidden: Tensor, where: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """Returns some cells of the picture, `(K, C * sh * sw)`, order channel, row, column.
+
+        `where` are image, row and column of each, three `(K,)` int64 tensors.
+        """
         convolution = self[0]
         assert isinstance(convolution, nn.Conv2d)
-        return F.linear(cells, convolution.weight.flatten(1), convolution.bias)
+        return F.linear(grid.permute(0, 2, 3, 1)[where], convolution.weight.flatten(1), convolution.bias)

@@ -18,20 +18,27 @@ from mimsuite.models.outputs import (
     MaskedImageModelingOutput,
     returned,
 )
-from mimsuite.patches import as_grid_mask, expand_mask, gather_patches
+from mimsuite.patches import as_grid_mask, expand_mask
+from mimsuite.targets import TARGETS
 from mimsuite.types import Encoder, FeatureMap
 from mimsuite.weights.huggingface import Pretrained, lift_keys
 
 
-class PixelHead(Protocol):
-    """What a masked image model asks of its head, an `nn.Module`."""
+class MaskedHead(Protocol):
+    """What a masked image model asks of its head, an `nn.Module`.
 
-    def __call__(self, grid: Tensor) -> Tensor:
-        """Returns the picture `(B, C, h * sh, w * sw)` from `grid (B, D, h, w)`."""
+    `grid (B, D, h, w)` and `cls (B, D)` or None are an encoder's features; `hidden (B, rows, columns)` is the mask,
+    bool, True = hidden, on a grid that divides `(h, w)`.
+    """
+
+    def __call__(self, grid: Tensor, cls: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
+        """Returns the whole target, `(B, C, h * sh, w * sw)`."""
         ...
 
-    def hidden_only(self, cells: Tensor) -> Tensor:
-        """Returns patch vectors `(K, C * sh * sw)`, order channel, row, column, from `cells (K, D)`."""
+    def hidden_only(
+        self, grid: Tensor, cls: Tensor | None, hidden: Tensor, where: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """Returns the cells `where` (image, row, column) of it, `(K, C * sh * sw)`, order channel, row, column."""
         ...
 
 
@@ -39,17 +46,22 @@ HeadFactory = Callable[[int, tuple[int, int], int], nn.Module]
 
 
 class ForMaskedImageModeling(Pretrained):
-    """An encoder and a head that predicts pixels (SimMIM, Xie et al. 2022); families add their `forward`.
+    """An encoder and a head that predicts what is hidden (SimMIM, Xie et al. 2022); families add their `forward`.
 
     Args:
-        config: the family's configuration.
-        encoder: with a mask token.
+        config: the family's configuration; `mim_target` says what is predicted.
+        encoder: one that takes masks.
         encoder_stride: pixels per cell that the head writes.
         num_channels: C of the images.
-        head: makes the head from the encoder's width, the stride and the channels.
+        head: makes the head from the encoder's width, the target's places per cell, and the target's channels.
 
     Attributes:
         stride_field: what the config calls the stride of the encoder.
+        target: what is predicted (`mimsuite.targets`).
+        head_stride: `(h, w)` pixels per cell that the head writes.
+
+    Raises:
+        InputError: the cells are no whole number of the target's places.
     """
 
     stride_field: ClassVar[str]
@@ -66,22 +78,32 @@ class ForMaskedImageModeling(Pretrained):
         self.config = config
         self.add_module(self.base_prefix, encoder)
         lift_keys(self)
-        self.num_channels = num_channels
-        self.head_stride = pair(encoder_stride)
-        self.decoder = head(self.encoder.num_features, self.head_stride, num_channels)
+        self.target, self.head_stride = TARGETS[config.mim_target], pair(encoder_stride)
+        self.num_channels, scale = self.target.channels(num_channels), self.target.scale
+        if any(side % scale for side in self.head_stride):
+            raise InputError(
+                f"mim_target={config.mim_target} has places of {scale} pixels, of which the stride "
+                f"{self.head_stride} is no multiple; use another stride, or mim_target=pixels"
+            )
+        places = (self.head_stride[0] // scale, self.head_stride[1] // scale)
+        self.decoder = head(self.encoder.num_features, places, self.num_channels)
 
     @property
     def encoder(self) -> Encoder:
         """The family's encoder."""
         return self.network()
 
+    def features(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> FeatureMap:
+        """The encoder's features; a family whose encoder can use `hidden_per_image` hands it on."""
+        return self.encoder.forward_features(pixels, mask)
+
     def masked_loss(
         self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None, kind: str = "l1"
     ) -> Tensor:
-        """The loss of `forward`, or another one, with the head applied to hidden cells only.
+        """The loss of `forward`, or another one, with the head's last layer applied to hidden cells only.
 
         Args:
-            pixel_values: `(B, C, H, W)` normalised floats; also the target.
+            pixel_values: `(B, C, H, W)` normalised floats, of which the target is made.
             mask: `(B, gh, gw)` bool, True = hidden, on a grid whose cells are whole multiples of the
                 encoder's `mask_stride`.
             hidden_per_image: hidden cells of `mask` in each image, if all have the same number and the caller knows
@@ -96,24 +118,30 @@ class ForMaskedImageModeling(Pretrained):
         """
         self._check_stride(pixel_values)
         mask = as_grid_mask(mask, len(pixel_values), (mask.shape[-2], mask.shape[-1]))
-        features = self.encoder.forward_features(pixel_values, mask).grid
-        self._check_cover(features, pixel_values)
-        grid = (features.shape[-2], features.shape[-1])
+        features = self.features(pixel_values, mask, hidden_per_image)
+        self._check_cover(features.grid, pixel_values)
+        grid = (features.grid.shape[-2], features.grid.shape[-1])
         if grid[0] % mask.shape[1] or grid[1] % mask.shape[2]:  # finer than the features: cells partly hidden
-            return masked_error(self.decoder(features), pixel_values, mask, kind)
+            target = self.target.dense(pixel_values, self.head_stride)
+            return masked_error(self.decoder(*features, mask), target, mask, kind)
         repeats = (grid[0] // mask.shape[1]) * (grid[1] // mask.shape[2])
         count = None if hidden_per_image is None else hidden_per_image * repeats
-        where = hidden_cells(expand_mask(mask, grid), count)
-        predicted = cast(PixelHead, self.decoder).hidden_only(features.permute(0, 2, 3, 1)[where])
-        return masked_error_patches(predicted, gather_patches(pixel_values, grid, where), self.num_channels, kind)
+        hidden = expand_mask(mask, grid)
+        where = hidden_cells(hidden, count)
+        predicted = cast(MaskedHead, self.decoder).hidden_only(*features, hidden, where)
+        return masked_error_patches(predicted, self.target.cells(pixel_values, grid, where), self.num_channels, kind)
 
-    def dense_output(self, features: Tensor, pixel_values: Tensor, mask: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        """Returns the loss (None without mask) and the picture from features `(B, D, h, w)`.
+    def dense_output(
+        self, features: FeatureMap, pixel_values: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Returns the loss (None without mask) and the whole prediction, in the target's places and channels.
 
         `mask` is `(B, gh, gw)` bool, True = hidden.
         """
-        picture: Tensor = self.decoder(features)
-        return (None if mask is None else masked_error(picture, pixel_values, mask)), picture
+        predicted: Tensor = self.decoder(*features, mask)
+        if mask is None:
+            return None, predicted
+        return masked_error(predicted, self.target.dense(pixel_values, self.head_stride), mask), predicted
 
     def _check_stride(self, pixel_values: Tensor) -> None:
         """Whether the picture that the head writes covers the image exactly."""
@@ -210,7 +238,7 @@ class DenseForMaskedImageModeling(ForMaskedImageModeling):
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, mask, need_states)
         self._check_cover(features.grid, pixels)
-        loss, picture = self.dense_output(features.grid, pixels, mask)
+        loss, picture = self.dense_output(features, pixels, mask)
         result = MaskedImageModelingOutput(loss, picture, states)
         return returned(result, self.config.return_dict, return_dict)
 

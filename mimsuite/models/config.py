@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Self
 from mimsuite.errors import InputError
 from mimsuite.models.config_base import Activation, ModelConfig, Side, pair
 
-INIT_SCHEMES = ("hf", "simmim")
+INIT_SCHEMES = ("hf", "simmim", "mae")
+POSITIONS = ("learned", "sincos2d")
+MASK_MODES = ("replace", "drop")
 PROJECTION_METHODS = ("dw_bn", "avg", "linear")
 LAYER_TYPES = ("preactivation", "bottleneck")
 PADDINGS = ("SAME", "VALID")
@@ -48,7 +50,16 @@ class ViTConfig(ModelConfig):
         use_mlp_bias: ours; biases of the MLP.
         use_patch_bias: ours; bias of the patch embedding.
         use_class_token: ours; False: the class features are the mean of the patches.
-        init_scheme: ours; "hf", or "simmim": drawn mask token, and residual branches scaled down by depth.
+        num_register_tokens: ours; further class tokens without position, which nothing reads (Darcet et al. 2024).
+        position: ours; "learned", or "sincos2d": fixed sines and cosines of row and column (MAE).
+        mask_mode: ours; what becomes of hidden patches: "replace" (by the mask token), or "drop": the blocks see
+            visible patches only, and hidden places of the feature map are 0 (MAE).
+        decoder_hidden_size: ours; width of MAE's decoder, which "drop" needs for pixels; None: SimMIM's head.
+        decoder_num_hidden_layers: ours; its blocks.
+        decoder_num_attention_heads: ours; must divide its width.
+        decoder_intermediate_size: ours; width of its MLPs.
+        init_scheme: ours; "hf"; "simmim": drawn mask token, and residual branches scaled down by depth; "mae":
+            linear layers and the patch embedding from Xavier's uniform distribution.
     """
 
     model_type: ClassVar[str] = "vit"
@@ -62,6 +73,13 @@ class ViTConfig(ModelConfig):
             "use_mlp_bias",
             "use_patch_bias",
             "use_class_token",
+            "num_register_tokens",
+            "position",
+            "mask_mode",
+            "decoder_hidden_size",
+            "decoder_num_hidden_layers",
+            "decoder_num_attention_heads",
+            "decoder_intermediate_size",
             "init_scheme",
         }
     )
@@ -90,6 +108,13 @@ class ViTConfig(ModelConfig):
     use_mlp_bias: bool = True
     use_patch_bias: bool = True
     use_class_token: bool = True
+    num_register_tokens: int = 0
+    position: str = "learned"
+    mask_mode: str = "replace"
+    decoder_hidden_size: int | None = None
+    decoder_num_hidden_layers: int = 8
+    decoder_num_attention_heads: int = 16
+    decoder_intermediate_size: int = 2048
     init_scheme: str = "hf"
 
     @property
@@ -134,6 +159,33 @@ class ViTConfig(ModelConfig):
             )
         if any(p > s for p, s in zip(pair(self.patch_size), pair(self.image_size), strict=True)):
             raise InputError(f"patch_size={self.patch_size} is larger than image_size={self.image_size}")
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        """Positions, registers, and what dropping hidden patches needs."""
+        self._check_int("num_register_tokens", low=0)
+        self._check_choice("position", POSITIONS)
+        self._check_choice("mask_mode", MASK_MODES)
+        if self.position == "sincos2d" and (self.hidden_size % 4 or not self.use_absolute_position_embeddings):
+            raise InputError(
+                f"position=sincos2d needs use_absolute_position_embeddings and a hidden_size that is a multiple of 4, "
+                f"here {self.hidden_size}; change it, or use position=learned"
+            )
+        if self.use_shared_relative_position_bias and (self.num_register_tokens or self.mask_mode == "drop"):
+            raise InputError(
+                "use_shared_relative_position_bias=True knows whole grids of patches only; use mask_mode=replace "
+                "(SimMIM) and num_register_tokens=0, or learned positions"
+            )
+        for name in ("decoder_num_hidden_layers", "decoder_num_attention_heads", "decoder_intermediate_size"):
+            self._check_int(name, low=1)
+        if self.decoder_hidden_size is None:
+            return
+        self._check_int("decoder_hidden_size", low=1)
+        if self.decoder_hidden_size % self.decoder_num_attention_heads or self.decoder_hidden_size % 4:
+            raise InputError(
+                f"decoder_hidden_size={self.decoder_hidden_size} is not a multiple of 4 and of "
+                f"decoder_num_attention_heads={self.decoder_num_attention_heads}"
+            )
 
 
 @dataclass(kw_only=True)

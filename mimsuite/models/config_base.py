@@ -25,6 +25,7 @@ ACTIVATION_NAMES = (
     "tanh",
 )
 ATTENTION_NAMES = ("auto", "sdpa", "eager")
+MIM_TARGETS = ("pixels", "norm_pixels", "hog")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 Activation = str | Callable[..., Any]
@@ -48,6 +49,7 @@ class ModelConfig:
         dtype: of the weights beside the file, such as "float32" (files may say `torch_dtype`).
         transformers_version: kept as it was read.
         attn_implementation: "auto", "sdpa" or "eager"; how to compute, so never written to `config.json`.
+        mim_target: ours; what a masked image model predicts: "pixels", "norm_pixels" or "hog" (`mimsuite.targets`).
 
     Raises:
         InputError: a value that is not allowed (a ValueError), naming field, value and what is.
@@ -68,6 +70,7 @@ class ModelConfig:
     dtype: str | None = None
     transformers_version: str | None = None
     attn_implementation: str = "auto"
+    mim_target: str = "pixels"
 
     def __post_init__(self) -> None:
         self._fill_labels()
@@ -76,6 +79,7 @@ class ModelConfig:
         for name in ("output_hidden_states", "output_attentions", "return_dict"):
             self._check_bool(name)
         self._check_choice("attn_implementation", ATTENTION_NAMES)
+        self._check_choice("mim_target", MIM_TARGETS)
         if self.dtype is not None:
             self.dtype = str(self.dtype).removeprefix("torch.")
 

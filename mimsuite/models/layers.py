@@ -145,6 +145,18 @@ def init_truncated_normal(module: nn.Module, std: float) -> None:
             nn.init.zeros_(part.bias)
 
 
+def init_xavier(module: nn.Module) -> None:
+    """Draws Linear and Conv2d weights from Xavier's uniform distribution, a convolution's as one matrix; biases 0.
+
+    MAE's published code does so for encoder and decoder. Uses torch's global generator.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.view(len(part.weight), -1))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 def check_config(config: ModelConfig, expected: type[ModelConfig]) -> None:
     """Checks that a network gets its own family's configuration.
 

@@ -1,4 +1,4 @@
-"""Positions of a Vision Transformer's tokens: resizing the learned table, and relative position biases."""
+"""Positions of a Vision Transformer's tokens: sines and cosines, resizing a table, and relative position biases."""
 
 from __future__ import annotations
 
@@ -34,6 +34,27 @@ def resize_positions(
     else:
         raise InputError(f"mode={mode!r} is not one of hf, timm, jax")
     return torch.cat([table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+def sincos_positions(grid: tuple[int, int], width: int, *, class_token: bool) -> Tensor:
+    """Sines and cosines of column (first half) and row (second half) at geometric frequencies (MAE's published code).
+
+    Args:
+        grid: `(gh, gw)`.
+        width: D, a multiple of 4.
+        class_token: whether the table begins with one, whose position is 0.
+
+    Returns:
+        `(1, T, D)` float32.
+    """
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in grid)
+    frequencies = 10_000 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    parts = []
+    for place in (columns.repeat(grid[0]), rows.repeat_interleave(grid[1])):
+        angle = place[:, None] * frequencies
+        parts += [angle.sin(), angle.cos()]
+    table = torch.cat(parts, 1).float()
+    return F.pad(table, (0, 0, int(class_token), 0))[None]
 
 
 class RelativePositionBias(nn.Module):

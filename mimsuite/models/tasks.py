@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import pool
+from mimsuite.heads.mae import MAEDecoder
 from mimsuite.heads.simmim import SimMIMHead
 from mimsuite.models.bit import ResNetV2
 from mimsuite.models.composed import (
@@ -29,6 +31,7 @@ from mimsuite.models.outputs import (
 )
 from mimsuite.models.vit import VisionTransformer, classic_key
 from mimsuite.patches import as_grid_mask
+from mimsuite.types import FeatureMap
 from mimsuite.weights.huggingface import Pretrained
 
 # --- ViT --------------------------------------------------------------------------------------------------
@@ -49,16 +52,18 @@ class ViTModel(VisionTransformer, Pretrained):
 
 
 class ViTForMaskedImageModeling(ForMaskedImageModeling):
-    """ViT with a mask token and a head that predicts pixels (SimMIM, Xie et al. 2022, section 3).
+    """ViT with a head that predicts what is hidden (SimMIM, Xie et al. 2022, section 3; MAE, He et al. 2022).
 
-    Gives `reconstruction (B, C, H, W)` and, with a mask `(B, N)`, the scalar `loss`.
+    Gives `reconstruction (B, C, H, W)` and, with a mask `(B, N)`, the scalar `loss`. The config decides:
+    `mask_mode="replace"` has a mask token and SimMIM's head, `mask_mode="drop"` MAE's decoder (`decoder_hidden_size`
+    and the like). Files of the latter are those of the bare encoder, with the decoder beside in `decoder.safetensors`.
 
     Args:
         config: sizes; `image_size` must be a multiple of `patch_size`.
-        head: makes the head from width, stride `(sh, sw)` and channels; default `SimMIMHead`.
+        head: with "replace", makes the head from width, places per patch and channels; default `SimMIMHead`.
 
     Raises:
-        InputError: `image_size` is not a multiple of `patch_size`.
+        InputError: `image_size` is not a multiple of `patch_size`, or `mask_mode` and decoder do not fit together.
     """
 
     config_class = ViTConfig
@@ -68,13 +73,35 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
     file_key = staticmethod(classic_key)
     vit: VisionTransformer
 
-    def __init__(self, config: ViTConfig, head: HeadFactory = SimMIMHead) -> None:
+    def __init__(self, config: ViTConfig, head: HeadFactory | None = None) -> None:
         check_config(config, ViTConfig)
-        if any(s % p for s, p in zip(pair(config.image_size), pair(config.patch_size), strict=True)):
+        size, patch = pair(config.image_size), pair(config.patch_size)
+        if any(s % p for s, p in zip(size, patch, strict=True)):
             raise InputError(f"image_size={config.image_size} is not a multiple of patch_size={config.patch_size}")
-        encoder = VisionTransformer(config, add_pooling_layer=False, use_mask_token=True)
-        super().__init__(config, encoder, config.encoder_stride, config.num_channels, head)
-        init_truncated_normal(self.decoder, config.initializer_range)
+        drops = config.mask_mode == "drop"
+        if drops != (config.decoder_hidden_size is not None) or (drops and head is not None):
+            raise InputError(
+                f"mask_mode={config.mask_mode} with decoder_hidden_size={config.decoder_hidden_size}: drop needs MAE's "
+                "decoder (decoder_hidden_size=512, say), replace another head (decoder_hidden_size=None)"
+            )
+        encoder = VisionTransformer(config, add_pooling_layer=False, use_mask_token=not drops)
+        if drops:
+            head = partial(MAEDecoder, grid=(size[0] // patch[0], size[1] // patch[1]), **decoder_fields(config))
+        super().__init__(config, encoder, config.encoder_stride, config.num_channels, head or SimMIMHead)
+        if not drops:
+            init_truncated_normal(self.decoder, config.initializer_range)
+
+    def features(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> FeatureMap:
+        """The encoder's features, without a count on the device where the number of hidden cells is known."""
+        return self.vit.features_where(pixels, mask, hidden_per_image)
+
+    def file_parts(self) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+        """What is saved: the class that the files are of, its tensors, and those of a decoder beside."""
+        if self.vit.config.mask_mode == "replace":
+            return super().file_parts()
+        state = self.state_dict()
+        encoder = {k.removeprefix("vit."): t for k, t in state.items() if k.startswith("vit.")}
+        return "ViTModel", encoder, {k: t for k, t in state.items() if not k.startswith("vit.")}
 
     def forward(
         self,
@@ -104,10 +131,22 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         assert pixel_values is not None
         grid = (pixel_values.shape[-2] // self.vit.stride[0], pixel_values.shape[-1] // self.vit.stride[1])
         mask = None if bool_masked_pos is None else as_grid_mask(bool_masked_pos, len(pixel_values), grid)
-        features = self.vit.feature_map(out.last_hidden_state, grid).grid
+        features = self.vit.feature_map(out.last_hidden_state, grid, self.vit.kept(mask))
         loss, picture = self.dense_output(features, pixel_values, mask)
         result = MaskedImageModelingOutput(loss, picture, out.hidden_states, out.attentions)
         return returned(result, self.config.return_dict, return_dict)
+
+
+def decoder_fields(config: ViTConfig) -> dict[str, Any]:
+    """The arguments of `MAEDecoder` that a config holds."""
+    return {
+        "class_token": config.use_class_token,
+        "hidden_size": config.decoder_hidden_size,
+        "num_hidden_layers": config.decoder_num_hidden_layers,
+        "num_attention_heads": config.decoder_num_attention_heads,
+        "intermediate_size": config.decoder_intermediate_size,
+        "layer_norm_eps": config.layer_norm_eps,
+    }
 
 
 class ViTForImageClassification(ForImageClassification):

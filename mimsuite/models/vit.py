@@ -24,13 +24,15 @@ from mimsuite.models.layers import (
     drop_path_rates,
     given_pixels,
     init_truncated_normal,
+    init_xavier,
 )
 from mimsuite.models.outputs import BaseModelOutputWithPooling, returned
-from mimsuite.models.positions import RelativePositionBias, resize_positions
+from mimsuite.models.positions import RelativePositionBias, resize_positions, sincos_positions
 from mimsuite.patches import as_grid_mask
 from mimsuite.types import FeatureMap
 
-# Shapes: B images, N = gh * gw patches, T = N + 1 tokens (the class token first; N without one), D features.
+# Shapes: B images, N = gh * gw patches, K of them visible, D features; T tokens: the class token (if any) first, then R
+# register tokens, then the patches.
 
 
 class _QueryKeyValue(nn.Module):
@@ -118,7 +120,7 @@ class ViTLayer(nn.Module):
 
 
 class ViTEmbeddings(nn.Module):
-    """Patches, mask token, class token and positions."""
+    """Patches, mask token, class token, register tokens and positions."""
 
     def __init__(self, config: ViTConfig, use_mask_token: bool) -> None:
         super().__init__()
@@ -128,7 +130,11 @@ class ViTEmbeddings(nn.Module):
         absolute = config.use_absolute_position_embeddings
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_class_token else None
         self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if use_mask_token else None
-        self.position_embeddings = nn.Parameter(torch.empty(1, tokens, width)) if absolute else None
+        learned = config.position == "learned"  # fixed ones stand in files all the same
+        table = torch.empty(1, tokens, width)
+        self.position_embeddings = nn.Parameter(table, requires_grad=learned) if absolute else None
+        registers = config.num_register_tokens
+        self.register_tokens = nn.Parameter(torch.empty(1, registers, width)) if registers else None
         projection = nn.Conv2d(config.num_channels, width, patch, patch, bias=config.use_patch_bias)
         self.patch_embeddings = nn.ModuleDict({"projection": projection})
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -146,6 +152,10 @@ class ViTEmbeddings(nn.Module):
             tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
         if self.position_embeddings is not None:
             tokens = tokens + self.positions((projected.shape[-2], projected.shape[-1]))
+        if self.register_tokens is not None:
+            first = int(self.config.use_class_token)
+            registers = self.register_tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
+            tokens = torch.cat([tokens[:, :first], registers, tokens[:, first:]], dim=1)
         dropped: Tensor = self.dropout(tokens)
         return dropped
 
@@ -202,6 +212,7 @@ class VisionTransformer(nn.Module):
         num_features: D.
         stride: `(ph, pw)` pixels.
         mask_stride: `(ph, pw)` pixels.
+        extra: tokens before the patches.
         interpolate_positions: whether images of another size than the config's are taken, positions
             interpolated; `interpolate_pos_encoding` of a call wins. False unless set.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner
@@ -216,6 +227,7 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.num_features = config.hidden_size
         self.stride, self.mask_stride = config.stride, config.mask_stride
+        self.extra = config.use_class_token + config.num_register_tokens
         self.interpolate_positions = False
         self.gradient_checkpointing = False
         self.embeddings = ViTEmbeddings(config, use_mask_token)
@@ -232,22 +244,62 @@ class VisionTransformer(nn.Module):
         Args:
             pixels: `(B, C, H, W)` normalised floats.
             mask: `(B, rows, columns)` bool, True = hidden, on any regular grid whose cells are whole patches.
-                Hidden pixels influence nothing, not even as NaN.
+                Hidden pixels influence nothing, not even as NaN. If the config's `mask_mode` is "drop", hidden places
+                of the feature map are 0, and every image must hide the same number of patches.
 
         Raises:
             InputError: another image size than the config's (see `interpolate_positions`), other channels, a
                 mask that fits no patches, or a mask and no mask token.
         """
+        return self.features_where(pixels, mask, None)
+
+    def features_where(self, pixels: Tensor, mask: Tensor | None, hidden_per_image: int | None) -> FeatureMap:
+        """`forward_features` for callers that know how many cells of the mask are hidden in each image.
+
+        Then dropping them needs no count on the device.
+        """
         grid = self._grid(pixels)
         hidden = None if mask is None else as_grid_mask(mask, len(pixels), grid)
-        tokens, _, _ = self._encode(pixels, hidden, self.interpolate_positions)
-        return self.feature_map(self.layernorm(tokens), grid)
+        if mask is not None and hidden_per_image is not None:
+            hidden_per_image *= grid[0] * grid[1] // mask[0].numel()
+        kept = self.kept(hidden, hidden_per_image)
+        tokens, _, _ = self._encode(pixels, hidden, kept, self.interpolate_positions)
+        return self.feature_map(self.layernorm(tokens), grid, kept)
 
-    def feature_map(self, tokens: Tensor, grid: tuple[int, int]) -> FeatureMap:
-        """Splits tokens `(B, T, D)` into the patches on their grid and the class token."""
-        first = int(self.config.use_class_token)
-        patches = tokens[:, first:].transpose(1, 2).reshape(len(tokens), -1, *grid)
-        return FeatureMap(patches, tokens[:, 0] if first else None)
+    def kept(self, hidden: Tensor | None, hidden_per_image: int | None = None) -> Tensor | None:
+        """Numbers of the patches that the blocks see, `(B, K)` int64, in order; None for all.
+
+        Args:
+            hidden: `(B, gh, gw)` bool, True = hidden.
+            hidden_per_image: hidden patches of each image; None: count them, which waits for the device.
+
+        Raises:
+            InputError: the images hide different numbers of patches, so that they fit in no tensor.
+        """
+        if self.config.mask_mode == "replace" or hidden is None:
+            return None
+        flat = hidden.flatten(1)
+        if hidden_per_image is None:
+            fewest, most = (int(n) for n in flat.sum(1).aminmax())
+            if fewest != most:
+                raise InputError(
+                    f"the masks of the batch hide {fewest} to {most} patches; dropping them needs the same number in "
+                    "each image"
+                )
+            hidden_per_image = most
+        return flat.to(torch.uint8).argsort(dim=1, stable=True)[:, : flat.shape[1] - hidden_per_image]
+
+    def feature_map(self, tokens: Tensor, grid: tuple[int, int], kept: Tensor | None = None) -> FeatureMap:
+        """Splits tokens `(B, T, D)` into the patches on their grid and the class token.
+
+        With `kept` the patches are those; all other places of the grid are 0.
+        """
+        patches = tokens[:, self.extra :]
+        if kept is not None:
+            empty = patches.new_zeros(len(tokens), grid[0] * grid[1], patches.shape[2])
+            patches = empty.scatter(1, kept.unsqueeze(-1).expand_as(patches), patches)
+        on_grid = patches.transpose(1, 2).reshape(len(tokens), -1, *grid)
+        return FeatureMap(on_grid, tokens[:, 0] if self.config.use_class_token else None)
 
     def forward(
         self,
@@ -281,7 +333,9 @@ class VisionTransformer(nn.Module):
         interpolate = self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        tokens, states, weights = self._encode(pixels, mask, interpolate, head_mask, need_weights, need_states)
+        tokens, states, weights = self._encode(
+            pixels, mask, self.kept(mask), interpolate, head_mask, need_weights, need_states
+        )
         last = self.layernorm(tokens)
         pooled = None if self.pooler is None else self.pooler_activation(self.pooler(last[:, 0]))
         out = BaseModelOutputWithPooling(last, pooled, states, weights)
@@ -291,13 +345,19 @@ class VisionTransformer(nn.Module):
         self,
         pixels: Tensor,
         mask: Tensor | None,
+        kept: Tensor | None,
         interpolate: bool,
         head_mask: Tensor | None = None,
         need_weights: bool = False,
         need_states: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
         """Tokens before the final LayerNorm; if needed also those of every depth, and the probabilities."""
-        tokens = self.embeddings(pixels.to(self.layernorm.weight.dtype), mask, interpolate)
+        replaced = mask if kept is None else None
+        tokens = self.embeddings(pixels.to(self.layernorm.weight.dtype), replaced, interpolate)
+        if kept is not None:
+            patches = tokens[:, self.extra :]
+            visible = patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
+            tokens = torch.cat([tokens[:, : self.extra], visible], dim=1)
         bias = self._position_bias(tokens)
         states, weights = [tokens], []
         for layer, factors in zip(self.encoder.layer, self._head_factors(head_mask), strict=True):
@@ -365,13 +425,21 @@ def init_weights(model: VisionTransformer) -> None:
     """Draws all parameters anew from torch's global generator.
 
     "hf": truncated normals, mask token 0. "simmim": the mask token is drawn too, and the last layer of both
-    branches of block i (from 1) is divided by sqrt(2 i) (SimMIM's published code).
+    branches of block i (from 1) is divided by sqrt(2 i) (SimMIM's published code). "mae": see `init_xavier`.
     """
     config, std = model.config, model.config.initializer_range
+    embeddings = model.embeddings
     init_truncated_normal(model, std)
-    for token in (model.embeddings.cls_token, model.embeddings.position_embeddings):
+    for token in (embeddings.cls_token, embeddings.position_embeddings, embeddings.register_tokens):
         if token is not None:
             nn.init.trunc_normal_(token, std=std)
+    if config.position == "sincos2d" and embeddings.position_embeddings is not None:
+        grid = _grid_of(config.image_size, config)
+        embeddings.position_embeddings.copy_(
+            sincos_positions(grid, config.hidden_size, class_token=config.use_class_token)
+        )
+    if config.init_scheme == "mae":
+        init_xavier(model)
     if model.encoder.rel_pos_bias is not None:
         nn.init.zeros_(model.encoder.rel_pos_bias.relative_position_bias_table)
     simmim = config.init_scheme == "simmim"

@@ -33,7 +33,6 @@ class MIMObjective(LightningModule):
         schedule: factor on the learning rate for a step.
         clip: largest global gradient norm, or None.
         seed: of the run; dropout and drop path are drawn from it, the step, the micro-batch and the rank.
-        hidden_per_image: hidden units of every training mask, if it is the same number.
         about: plain values that checkpoints carry beside the weights (`config`, `preprocessor`).
     """
 
@@ -48,7 +47,6 @@ class MIMObjective(LightningModule):
         schedule: Callable[[int], float],
         clip: float | None,
         seed: int,
-        hidden_per_image: int | None,
         about: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -57,7 +55,7 @@ class MIMObjective(LightningModule):
         error_of(loss)  # a wrong name speaks now
         self.loss = loss
         self.optimizer_of, self.groups, self.schedule, self.clip = optimizer, groups, schedule, clip
-        self.seed, self.hidden_per_image, self.about = seed, hidden_per_image, about
+        self.seed, self.about = seed, about
         self.val_loss, self.val_psnr = MeanMetric(), HiddenPSNR()
         self.grad_norm: Tensor | None = None
         self.skipped = False
@@ -71,19 +69,23 @@ class MIMObjective(LightningModule):
         """The masked loss of a batch, a scalar."""
         assert batch.mask is not None
         pixels = self.normalize(batch.images)
-        return poison(self.model.masked_loss(pixels, batch.mask, self.hidden_per_image, self.loss))
+        return poison(self.model.masked_loss(pixels, batch.mask, batch.hidden, self.loss))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the masked loss and to the PSNR of hidden pixels."""
+        """Adds a batch to the masked loss and, where the prediction is a picture, to the PSNR of hidden pixels."""
         assert batch.mask is not None
         pixels = self.normalize(batch.images)
         loss, prediction = predict(self.model, pixels, batch.mask, self.loss)
         self.val_loss.update(loss, weight=len(pixels))
-        self.val_psnr.update(self.normalize.undo(prediction), self.normalize.undo(pixels), batch.mask)
+        picture = self.model.target.picture(prediction, pixels, batch.mask, self.model.head_stride)
+        if picture is not None:
+            self.val_psnr.update(self.normalize.undo(picture), self.normalize.undo(pixels), batch.mask)
 
     def on_validation_epoch_end(self) -> None:
         """Gives the figures of the pass to the loggers, also of the one before the first step."""
-        figures = {"val/loss": float(self.val_loss.compute()), "val/psnr": float(self.val_psnr.compute())}
+        figures = {"val/loss": float(self.val_loss.compute())}
+        if self.model.target.mode != "orientations":
+            figures["val/psnr"] = float(self.val_psnr.compute())
         self.val_loss.reset()
         self.val_psnr.reset()
         for logger in self.trainer.loggers:
@@ -105,7 +107,7 @@ class MIMObjective(LightningModule):
 
 
 def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor, kind: str = "l1") -> tuple[Tensor, Tensor]:
-    """The masked loss and the whole picture, float32.
+    """The masked loss and the whole prediction, float32.
 
     Args:
         model: encoder and head.
@@ -114,9 +116,10 @@ def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor, kind: s
         kind: of the error, one of `mimsuite.losses.ERRORS`.
 
     Returns:
-        A scalar, and the prediction `(B, C, H, W)`, normalised.
+        A scalar, and the prediction in the places and channels of `model.target`.
     """
     down, across = model.encoder.mask_stride
     cells = expand_mask(mask, (pixels.shape[-2] // down, pixels.shape[-1] // across))
-    out = model(pixels, cells)
-    return masked_error(out.reconstruction, pixels, mask, kind).float(), out.reconstruction.float()
+    predicted = model(pixels, cells).reconstruction
+    target = model.target.dense(pixels, model.head_stride)
+    return masked_error(predicted, target, mask, kind).float(), predicted.float()

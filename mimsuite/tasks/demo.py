@@ -117,7 +117,7 @@ def flat_loss(run: Path) -> float:
         image_size=size,
         mask_unit=cfg.mask.unit,
         train_transform=CenterCrop(size),
-        mask=RandomMask(cfg.mask.ratio),
+        masks=(RandomMask(cfg.mask.ratio),),
         batch=cfg.micro_batch,
         micro_batch=cfg.micro_batch,
         steps=1,

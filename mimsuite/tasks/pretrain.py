@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app, build
-from mimsuite.build_model import masked_model, model_config, normalizer, save_weights
+from mimsuite.build_model import drops, for_objective, masked_model, model_config, normalizer, save_weights
+from mimsuite.combinations import check_combination, check_ratio, mask_cell
 from mimsuite.data.open import open_data
 from mimsuite.errors import RunError
 from mimsuite.init_weights import find_weights
@@ -23,7 +24,6 @@ from mimsuite.launch import Team, end_with_parent, launch, leads, team
 from mimsuite.resume import continue_config, first_overrides
 from mimsuite.run import RunFolder, check_out, environment, holds_run, speak
 from mimsuite.settings import (
-    LOSSES,
     PRECISIONS,
     budget,
     check_choice,
@@ -59,15 +59,24 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         cfg = continue_config(cfg, overrides)
     trusted = trusted_targets(cfg, overrides)
     check_choice(cfg, "precision", PRECISIONS)
-    check_choice(cfg, "objective.loss", LOSSES)
     whole(cfg, "seed", least=0)
     workers = whole(cfg, "workers", auto=build.auto_workers(), least=0)
     whole(cfg, "devices", auto=1)
     index = open_data(cfg.data)
     weights = find_weights(cfg.init) if cfg.init is not None else None
     draft = model_config(cfg, weights, given, trusted)
-    geo = geometry(cfg, index, native=native_size(draft), stride=draft.stride, cell=draft.mask_stride)
+    check_combination(cfg, draft)
+    geo = geometry(
+        cfg,
+        index,
+        native=native_size(draft),
+        stride=draft.stride,
+        cell=mask_cell(draft.mask_stride, cfg.objective.target),
+        drops=cfg.objective.mask_mode == "drop",
+    )
+    check_ratio(cfg, geo.units, geo.drops)
     config = model_config(cfg, weights, given, trusted, geo.image_size, geo.channels)
+    config = for_objective(config, cfg, weights, given)
     pace = budget(cfg, index.num_samples(index.select("train")))
     job = build.Job(cfg, overrides, trusted, index, weights, config, geo, pace, workers, processes(cfg))
     micro_batch(cfg, pace.batch, job.team.size, pace.batch)
@@ -189,8 +198,9 @@ def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> N
     """Says what is about to happen: data, model, geometry, and every `auto` with its reason."""
     cfg, index, geo, pace = job.cfg, job.index, job.geo, job.pace
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
-    stride, unit = job.config.stride, geo.mask_unit
-    height, width = geo.image_size
+    (height, width), stride, cell = geo.image_size, job.config.stride, job.config.mask_stride
+    fewest, most = check_ratio(cfg, geo.units, geo.drops)
+    each = geo.mask_unit**2 // (cell[0] * cell[1])
     log.info("mimsuite %s pretrain -> %s", __version__, cfg.out)
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
     log.info(
@@ -199,9 +209,17 @@ def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> N
         f"{sum(p.numel() for p in objective.model.parameters()):,}",
     )
     log.info(
-        "geometry  image %dx%d, stride %dx%d, grid %dx%d, mask unit %d: %d of %d units hidden",
-        *(height, width, *stride, height // stride[0], width // stride[1], unit, objective.hidden_per_image, geo.units),
+        "geometry  image %dx%d, %s %dx%d, stride %dx%d, grid %dx%d",
+        *(height, width, "patch" if cell == stride else "mask cell", *cell),
+        *(*stride, height // stride[0], width // stride[1]),
     )
+    log.info(
+        "masks     units of %d px: %s of %d hidden, %s visible; of %d cells %s hidden, %s visible",
+        *(geo.mask_unit, span(fewest, most), geo.units, span(geo.units - most, geo.units - fewest)),
+        *(geo.units * each, span(fewest * each, most * each)),
+        span((geo.units - most) * each, (geo.units - fewest) * each),
+    )
+    log.info("objective %s of %s, %s", cfg.objective.loss, cfg.objective.target, decoder(job.config))
     log.info("length    %d steps of %d images (%.1f epochs), seed %d", pace.steps, pace.batch, pace.epochs, cfg.seed)
     notes = (
         f"precision={compute.precision} ({compute.reason})",
@@ -210,6 +228,19 @@ def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> N
     )
     for note in (*geo.notes, *pace.notes, *notes):
         log.info("          %s", note)
+
+
+def decoder(config: Any) -> str:
+    """What predicts, in words."""
+    if not drops(config):
+        return "SimMIM's head on the whole map"
+    sizes = f"{config.decoder_num_hidden_layers} blocks of width {config.decoder_hidden_size}"
+    return f"MAE's decoder ({sizes}, {config.decoder_num_attention_heads} heads) on the visible patches"
+
+
+def span(low: int, high: int) -> str:
+    """`88`, or `60 to 88`."""
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: Path | None, micro: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app, build, build_model
+from mimsuite.combinations import check_ratio, mask_cell
 from mimsuite.data.decode import DecodeError
 from mimsuite.data.open import open_data
 from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
@@ -29,7 +30,7 @@ Named = tuple[str, bytes]
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Draws one sheet; returns the masked loss and the mean PSNR."""
+    """Draws one sheet; returns the masked loss (L1) and, of pixels, the mean PSNR."""
     speak()
     out = check_picture(cfg.out, overwrite=check_flag(cfg, "overwrite"))
     count, seed = whole(cfg, "count"), whole(cfg, "seed", least=0)
@@ -37,8 +38,11 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     weights = find_weights(cfg.init)
     config = build_model.config_of(weights)
     size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
-    unit = mask_unit(cfg, size, config.stride, config.mask_stride)
-    sampler = build.mask_sampler(cfg, trusted)
+    drops = build_model.drops(config)
+    cell = mask_cell(config.mask_stride, config.mim_target)
+    unit = mask_unit(cfg, size, config.stride, cell, drops)
+    check_ratio(cfg, (size[0] // unit) * (size[1] // unit), drops)
+    (sampler, *_) = build.mask_samplers(cfg, trusted, drops)
     found = find_images(cfg.images, count)
     import torch
 
@@ -55,17 +59,17 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     device = build.torch_device()
     model = build_model.trained_model(weights, config, size).to(device)
     normalize = normalize.to(device)
-    result = reconstruct(partial(predict, model), normalize, images.to(device), mask.to(device))
+    result = reconstruct(
+        partial(predict, model), model.target, model.head_stride, normalize, images.to(device), mask.to(device)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     result.sheet(f"{cfg.init}: {cfg.images or 'emoji-64'}").save(out)
-    log.info(
-        "masked loss %.4f, PSNR %.1f dB over %d images; picture in %s",
-        result.loss,
-        result.psnr.mean(),
-        len(found),
-        out,
-    )
-    return {"masked_loss": result.loss, "psnr": float(result.psnr.mean()), "out": str(out)}
+    figures = {"masked_loss": result.loss}
+    if result.psnr is not None:
+        figures["psnr"] = float(result.psnr.mean())
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+    log.info("%s over %d images; picture in %s", text, len(found), out)
+    return figures | {"out": str(out)}
 
 
 def find_images(images: str | None, count: int) -> list[Named]:

@@ -19,6 +19,7 @@ from mimsuite.errors import InputError
 from mimsuite.models.source import MissingFileError, read_json
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
+DECODER = "decoder.safetensors"  # of a model whose other file is the bare encoder
 OTHER_FORMATS = ("flax_model.msgpack", "tf_model.h5")
 
 
@@ -41,6 +42,15 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
         + (f" (only {', '.join(others)})" if others else "")
         + f"; expected {SAFETENSORS} or {TORCH}, single or with an .index.json"
     )
+
+
+def read_decoder(folder: Path) -> dict[str, Tensor]:
+    """Returns the tensors that lie beside an encoder's, `decoder....`; none where there is no such file.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    return read_tensors(folder / DECODER) if (folder / DECODER).is_file() else {}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -92,6 +102,14 @@ def write_folder(folder: Path, state: dict[str, Tensor], max_shard_bytes: int) -
     for old in [*folder.glob("model-*-of-*.safetensors"), *folder.glob(f"{SAFETENSORS}*")]:
         if old.name not in keep:
             old.unlink()
+
+
+def write_decoder(folder: Path, state: dict[str, Tensor]) -> None:
+    """Writes `decoder.safetensors`, or removes an old one if there is nothing to write."""
+    if state:
+        _write_shard(folder / DECODER, state)
+    else:
+        (folder / DECODER).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

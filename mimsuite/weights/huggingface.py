@@ -15,7 +15,7 @@ from mimsuite.errors import InputError
 from mimsuite.models.config_base import ModelConfig
 from mimsuite.models.source import find_folder
 from mimsuite.types import Encoder
-from mimsuite.weights.files import read_folder, write_folder, write_text
+from mimsuite.weights.files import read_decoder, read_folder, write_decoder, write_folder, write_text
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -53,6 +53,10 @@ class Pretrained(nn.Module):
     def _recompute(self, wanted: bool) -> None:
         network: Any = self.network()  # our networks have this switch, beyond the contract
         network.gradient_checkpointing = wanted
+
+    def file_parts(self) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+        """What is saved: the class that the files are of, its tensors, and those of a decoder beside."""
+        return type(self).__name__, self.state_dict(), {}
 
     @staticmethod
     def file_key(key: str) -> str:
@@ -93,27 +97,29 @@ class Pretrained(nn.Module):
             config = cls.config_class.from_pretrained(folder, **overrides)
         elif overrides:
             config = config.changed(**overrides)
-        state = read_folder(folder)
+        state = read_folder(folder) if cls.is_base else read_folder(folder) | read_decoder(folder)
         model = cls(config, **options)
         model.to(_dtype_of(dtype if dtype is not None else torch_dtype, state))
         load_state(model, state, str(source), ignore_mismatched_sizes)
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        """Writes `config.json` and `model.safetensors` (or shards), each whole or not at all.
+        """Writes `config.json`, `model.safetensors` (or shards) and perhaps `decoder.safetensors`.
 
-        Makes the folder.
+        Each is written whole or not at all. Makes the folder.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; give a folder to save into")
         config = copy.copy(self.config)
         assert isinstance(config, ModelConfig)
-        config.architectures = [type(self).__name__]
+        name, state, decoder = self.file_parts()
+        config.architectures = [name]
         config.dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
         text = config.to_json_string()
         folder.mkdir(parents=True, exist_ok=True)
-        write_folder(folder, self.state_dict(), max_shard_bytes)
+        write_folder(folder, state, max_shard_bytes)
+        write_decoder(folder, decoder)
         write_text(folder / "config.json", text)
 
 
@@ -140,12 +146,16 @@ def load_state(model: Pretrained, state: dict[str, Tensor], source: str, ignore_
     fresh = sorted(own.keys() - usable.keys())
     unexpected = sorted(found.keys() - own.keys())
     notes = [
-        f"{label}: {', '.join(keys)}"
+        f"{label}: {_names(keys)}"
         for label, keys in (("freshly initialised", fresh), ("in the files but not in the model", unexpected))
         if keys
     ]
     if notes:
         warnings.warn(f"{source} -> {type(model).__name__}: {'; '.join(notes)}", stacklevel=3)
+
+
+def _names(keys: list[str], most: int = 12) -> str:
+    return ", ".join(keys[:most]) + f" and {len(keys) - most} more" * (len(keys) > most)
 
 
 def place_keys(model: Pretrained, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ def module(index, *, rank=0, world=1, done=0, **changes):
         "image_size": SIZE,
         "mask_unit": 4,
         "train_transform": RandomResizedCrop(SIZE),
-        "mask": RandomMask(0.6),
+        "masks": (RandomMask(0.6),),
         "batch": 16,
         "micro_batch": 16 // world,
         "steps": 6,
@@ -129,7 +129,7 @@ def test_shapes_kinds_and_counts(index):
     assert batch.mask.sum((1, 2)).tolist() == [10] * 16
     assert batch.ids.dtype == batch.labels.dtype == torch.int64
     assert batch.bad == []
-    plain = next(iter(module(index, mask=None, mask_unit=None).train_dataloader()))
+    plain = next(iter(module(index, masks=(), mask_unit=None).train_dataloader()))
     assert plain.mask is None
     assert plain.labels is None
 

@@ -26,7 +26,8 @@ def test_rectangular_cells_give_a_rectangular_picture():
 
 def test_hidden_only_gives_the_same_pixels_as_the_whole_picture():
     head, grid = SimMIMHead(8, (2, 4), 3).double(), torch.randn(1, 8, 3, 3).double()
-    patch = head.hidden_only(grid[:, :, 1, 2]).reshape(3, 2, 4)
+    where = tuple(torch.tensor([n]) for n in (0, 1, 2))
+    patch = head.hidden_only(grid, None, torch.ones(1, 3, 3, dtype=torch.bool), where).reshape(3, 2, 4)
     torch.testing.assert_close(head(grid)[0, :, 2:4, 8:12], patch, rtol=1e-12, atol=1e-12)
 
 

@@ -1,0 +1,210 @@
+"""What a masked image model predicts: pixels, pixels normalised per cell, or histograms of oriented gradients.
+
+A target is a picture, perhaps of other channels and coarser than the image, so that one head and one loss serve all.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mimsuite.errors import InputError
+from mimsuite.losses import widen
+from mimsuite.patches import expand_mask, gather_patches, reduce_mask
+
+Pair = tuple[int, int]
+NORM_EPS = 1e-6  # added to the variance, as MAE does
+HOG_CELL, HOG_BINS, HOG_EPS = 8, 9, 1e-5
+
+
+class Target(Protocol):
+    """What is to be predicted of normalised pixels `(B, C, H, W)`.
+
+    Attributes:
+        scale: pixels of the image per place of the target, down and across.
+        mode: how a prediction becomes a picture: "raw", "predicted_stats", or "orientations", which is none.
+    """
+
+    scale: int
+    mode: str
+
+    def channels(self, channels: int) -> int:
+        """C of the target, from that of the image."""
+        ...
+
+    def dense(self, pixels: Tensor, cell: Pair) -> Tensor:
+        """The whole target, `(B, channels(C), H / scale, W / scale)`, in float32 or wider.
+
+        `cell` is the `(h, w)` of a cell of the feature map in pixels.
+        """
+        ...
+
+    def cells(self, pixels: Tensor, grid: Pair, where: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Some cells of it, `(K, channels * places)`, order channel, row, column.
+
+        `grid` is that of the feature map; `where` are image, row and column of each cell, three `(K,)` int64 tensors.
+        """
+        ...
+
+    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair) -> Tensor | None:
+        """Normalised pixels `(B, C, H, W)` from a prediction, without a look at hidden pixels; or None."""
+        ...
+
+
+class Pixels:
+    """The normalised pixels themselves (SimMIM, Xie et al. 2022, section 3.4)."""
+
+    scale, mode = 1, "raw"
+
+    def channels(self, channels: int) -> int:
+        """C."""
+        return channels
+
+    def dense(self, pixels: Tensor, cell: Pair) -> Tensor:
+        """The pixels."""
+        return widen(pixels)
+
+    def cells(self, pixels: Tensor, grid: Pair, where: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The pixels of some cells."""
+        return widen(gather_patches(pixels, grid, where))
+
+    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair) -> Tensor:
+        """The prediction."""
+        return prediction
+
+
+class NormPixels:
+    """Each cell's pixels minus their mean, by their deviation, over all channels (MAE, He et al. 2022, section 3)."""
+
+    scale, mode = 1, "predicted_stats"
+
+    def channels(self, channels: int) -> int:
+        """C."""
+        return channels
+
+    def dense(self, pixels: Tensor, cell: Pair) -> Tensor:
+        """The normalised cells, put together."""
+        mean, deviation = cell_statistics(pixels, cell)
+        return (widen(pixels) - expand_cells(mean, cell)) / expand_cells(deviation, cell)
+
+    def cells(self, pixels: Tensor, grid: Pair, where: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Some normalised cells."""
+        values = widen(gather_patches(pixels, grid, where))
+        variance, mean = torch.var_mean(values, dim=1, keepdim=True)
+        return (values - mean) / (variance + NORM_EPS).sqrt()
+
+    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair) -> Tensor:
+        """The prediction with mean and deviation of each cell: its own where visible, else of the nearest visible ones.
+
+        The true statistics of hidden cells would give the answer away.
+        """
+        size = (pixels.shape[-2], pixels.shape[-1])
+        grid = (size[0] // cell[0], size[1] // cell[1])
+        on_pixels = expand_mask(mask.bool(), size)
+        hidden = reduce_mask(on_pixels, grid)
+        shown = widen(pixels).masked_fill(on_pixels.unsqueeze(1), 0)
+        statistics = torch.stack(cell_statistics(shown, cell), 1)
+        mean, deviation = nearest_visible(statistics, hidden, fill=(0.0, 1.0)).unbind(1)
+        return prediction * expand_cells(deviation, cell) + expand_cells(mean, cell)
+
+
+class HOG:
+    """Histograms of oriented gradients (Dalal and Triggs 2005), the target of MaskFeat (Wei et al. 2022, section 3.2).
+
+    Per channel: central differences, nine unsigned orientations, cells of 8 x 8 pixels, each divided by its length.
+    """
+
+    scale, mode = HOG_CELL, "orientations"
+
+    def channels(self, channels: int) -> int:
+        """Nine orientations for every channel of the image."""
+        return channels * HOG_BINS
+
+    def dense(self, pixels: Tensor, cell: Pair) -> Tensor:
+        """The histograms, `(B, C * 9, H / 8, W / 8)`, order channel, orientation."""
+        return hog(pixels)
+
+    def cells(self, pixels: Tensor, grid: Pair, where: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """The histograms of some cells."""
+        return gather_patches(hog(pixels), grid, where)
+
+    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair) -> None:
+        """None: orientations are no pixels."""
+        return
+
+
+TARGETS: dict[str, Target] = {"pixels": Pixels(), "norm_pixels": NormPixels(), "hog": HOG()}
+
+
+def hog(pixels: Tensor) -> Tensor:
+    """Histograms of oriented gradients of every channel; equals scikit-image's with one-cell blocks and the norm L2.
+
+    Args:
+        pixels: `(B, C, H, W)`, H and W multiples of 8.
+
+    Returns:
+        `(B, C * 9, H / 8, W / 8)` in float32 or wider; bin k holds gradients of 20 k to 20 (k + 1) degrees.
+
+    Raises:
+        InputError: an image that is no whole number of cells.
+    """
+    height, width = pixels.shape[-2:]
+    if height % HOG_CELL or width % HOG_CELL:
+        raise InputError(f"image {height}x{width} is not a multiple of HOG's cells of {HOG_CELL} pixels; resize it")
+    pixels = widen(pixels)
+    down, across = torch.zeros_like(pixels), torch.zeros_like(pixels)  # 0 at the borders
+    down[..., 1:-1, :] = pixels[..., 2:, :] - pixels[..., :-2, :]
+    across[..., 1:-1] = pixels[..., 2:] - pixels[..., :-2]
+    strength = torch.hypot(down, across)
+    degrees = torch.rad2deg(torch.atan2(down, across)) % 180
+    step = 180 / HOG_BINS
+    bins = [
+        F.avg_pool2d(strength.masked_fill((degrees < step * k) | (degrees >= step * (k + 1)), 0), HOG_CELL)
+        for k in range(HOG_BINS)
+    ]
+    histograms = torch.stack(bins, 2)
+    length = (histograms.square().sum(2, keepdim=True) + HOG_EPS**2).sqrt()
+    return (histograms / length).flatten(1, 2)
+
+
+def cell_statistics(pixels: Tensor, cell: Pair) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every cell over its pixels and channels, `(B, h, w)` each, in float32 or wider.
+
+    The deviation is the root of the unbiased variance plus 1e-6 (MAE's published code).
+    """
+    batch, channels, height, width = pixels.shape
+    (down, across), rows, columns = cell, height // cell[0], width // cell[1]
+    if height % down or width % across:
+        raise InputError(f"image {height}x{width} is not a multiple of the cell {down}x{across}; resize or crop it")
+    cells = widen(pixels).reshape(batch, channels, rows, down, columns, across)
+    variance, mean = torch.var_mean(cells, dim=(1, 3, 5))
+    return mean, (variance + NORM_EPS).sqrt()
+
+
+def expand_cells(values: Tensor, cell: Pair) -> Tensor:
+    """Repeats `values (B, h, w)` of cells over their pixels: `(B, 1, H, W)`."""
+    rows, columns = values.shape[1:]
+    return expand_mask(values, (rows * cell[0], columns * cell[1])).unsqueeze(1)
+
+
+def nearest_visible(values: Tensor, hidden: Tensor, fill: tuple[float, ...]) -> Tensor:
+    """Replaces the values of hidden cells by the mean over the visible cells that lie nearest.
+
+    Args:
+        values: `(B, V, h, w)`; those of hidden cells influence nothing.
+        hidden: `(B, h, w)` bool.
+        fill: V values for images without a visible cell.
+    """
+    batch, _, rows, columns = values.shape
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(values.device)
+    distance = (places[:, None] - places[None]).square().sum(-1)  # squared, so whole numbers: equal is equal
+    covered = hidden.flatten(1)
+    apart = distance[None].expand(batch, -1, -1).masked_fill(covered[:, None], distance.max() + 1)
+    nearest = (apart == apart.amin(2, keepdim=True)) & ~covered[:, None]
+    seen = values.flatten(2).masked_fill(covered[:, None], 0)
+    mean = seen @ nearest.to(seen.dtype).transpose(1, 2) / nearest.sum(2)[:, None].clamp_min(1)
+    mean = torch.where(covered.all(1)[:, None, None], seen.new_tensor(fill)[None, :, None], mean)
+    return torch.where(covered[:, None], mean, seen).view_as(values)
