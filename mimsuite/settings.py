@@ -177,14 +177,31 @@ def budget(cfg: DictConfig, samples: int) -> Budget:
     lr = positive(cfg, "lr", auto=float(cfg.optim.base_lr) * batch / cfg.optim.base_batch)
     if cfg.lr == "auto":
         notes.append(f"lr={lr:.3g} ({cfg.optim.base_lr:g} x batch {batch} / {cfg.optim.base_batch})")
-    warmup = whole(cfg.schedule, "warmup", auto=steps // 20, least=0, name="schedule.warmup")
-    if cfg.schedule.warmup == "auto":
-        notes.append(f"schedule.warmup={warmup} (a twentieth of the run)")
+    warmup = warmup_steps(cfg.schedule.warmup, steps)
+    if warmup != cfg.schedule.warmup:
+        share = "a twentieth" if cfg.schedule.warmup == "auto" else f"{cfg.schedule.warmup:g}"
+        notes.append(f"schedule.warmup={warmup} ({share} of the run)")
     val_every = whole(cfg, "val_every", auto=max(1, steps // 10))
     if cfg.val_every == "auto":
         notes.append(f"val_every={val_every} (a tenth of the run)")
     save_every = whole(cfg, "save_every", auto=val_every)
     return Budget(batch, steps, steps / per_epoch, lr, warmup, val_every, save_every, tuple(notes))
+
+
+def warmup_steps(value: Any, steps: int) -> int:
+    """Steps of the warm-up: a whole number of them, a fraction of the run, or `auto`.
+
+    Raises:
+        InputError: none of these.
+    """
+    if value == "auto":
+        return steps // 20
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or value < 0 or (isinstance(value, float) and value >= 1):
+        raise InputError(
+            f"schedule.warmup={value} is no whole number of steps, no fraction below 1 of the run; or auto"
+        )
+    return value if isinstance(value, int) else round(value * steps)
 
 
 def micro_batch(cfg: DictConfig, batch: int, devices: int, limit: int) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from mimsuite.confdir import conf_dir
 from mimsuite.data.datamodule import eval_loader
@@ -18,6 +17,7 @@ from mimsuite.masking import RandomMask
 from mimsuite.models import AutoModelForMaskedImageModeling
 from mimsuite.normalize import Normalize
 from mimsuite.objectives.optim import param_groups
+from mimsuite.tasks.models import model_node
 
 FILE = Path(__file__).with_name("golden_losses.json")
 MODELS = ["vit_nano", "cvt_nano", "bit_nano"]
@@ -36,7 +36,7 @@ def five_losses(name):
         mask=RandomMask(0.6),
         mask_unit=16,
     )
-    config = instantiate(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml"))
+    config = instantiate(model_node(conf_dir() / "model" / f"{name}.yaml"))
     model = AutoModelForMaskedImageModeling.from_config(config).train()
     optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.05, decay_mask_token=False), lr=1e-3)
     normalize, losses = Normalize(index.mean, index.std), []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-NEVER_DECAYED = ("cls_token", "position_embeddings")
+from mimsuite.errors import InputError
+
+NEVER_DECAYED = ("cls_token", "register_tokens", "position_embeddings")
 
 
 def param_groups(model: nn.Module, *, weight_decay: float, decay_mask_token: bool) -> list[dict[str, Any]]:
@@ -59,6 +61,32 @@ class WarmupCosine:
         span = max(1, self.steps - 1 - self.warmup)
         progress = min(1.0, (step - self.warmup) / span)
         return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class WarmupMilestones:
+    """Factor on the peak learning rate: linear warm-up, then 1, and times `gamma` from each milestone on.
+
+    Step 0 has the factor `start` (SimMIM's recipe of 800 epochs, Xie et al. 2022, section 4.2).
+    """
+
+    def __init__(
+        self, *, steps: int, warmup: int, milestones: Sequence[float], start: float = 0.0, gamma: float = 0.1
+    ) -> None:
+        """Takes the milestones as fractions of the run.
+
+        Raises:
+            InputError: a milestone outside (0, 1].
+        """
+        if not all(0 < m <= 1 for m in milestones):
+            raise InputError(f"schedule.milestones={list(milestones)}: fractions of the run in (0, 1], such as [0.875]")
+        self.steps, self.warmup, self.start, self.gamma = steps, warmup, start, gamma
+        self.marks = [round(m * steps) for m in milestones]
+
+    def __call__(self, step: int) -> float:
+        """The factor for the optimizer step that is about to be taken, counted from 0."""
+        if step < self.warmup:
+            return self.start + (1 - self.start) * step / self.warmup
+        return self.gamma ** sum(step >= mark for mark in self.marks)
 
 
 def poison(loss: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
+from mimsuite.instantiate import instantiate
 from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
+from mimsuite.tasks.models import model_node
 
 SIZES = {
     "tiny": (192, 12, 3, 768),
@@ -84,11 +85,10 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base", "large", "huge", "nano"])
 def test_our_sizes_are_configs(name):
-    values = yaml.safe_load((CONF / f"vit_{name}.yaml").read_text())
-    assert values.pop("_target_") == "mimsuite.models.ViTConfig"
-    assert values.pop("encoder_stride") == "${.patch_size}"
-    assert "num_channels" not in values
-    found = ViTConfig(**values, encoder_stride=values["patch_size"])
+    node = model_node(CONF / f"vit_{name}.yaml")
+    assert "num_channels" not in node
+    found = instantiate(node)
+    assert found.encoder_stride == found.patch_size
     assert found.layer_norm_eps == 1e-6
     if name in SIZES:
         assert found == config(name, found.patch_size, 224, layer_norm_eps=1e-6)
