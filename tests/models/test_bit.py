@@ -910,6 +910,7 @@ CHANGES = {
     "problem_type": "multi_label_classification",
     "output_hidden_states": True,
     "return_dict": False,
+    "mim_target": "hog",
 }
 
 

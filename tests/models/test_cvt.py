@@ -192,6 +192,7 @@ CHANGES = {
     "problem_type": "multi_label_classification",
     "output_hidden_states": True,
     "return_dict": False,
+    "mim_target": "hog",
 }
 NEEDS = {"kernel_qkv": {"padding_q": [1, 1, 2]}}  # so that queries keep the size of the map
 NO_EFFECT = {

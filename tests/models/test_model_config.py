@@ -59,6 +59,14 @@ WRONG_VALUES = [
     ("encoder_stride", 0),
     ("pooler_output_size", 0),
     ("init_scheme", "xavier"),
+    ("position", "rope"),
+    ("mask_mode", "keep"),
+    ("mim_target", "colours"),
+    ("num_register_tokens", -1),
+    ("decoder_hidden_size", 0),
+    ("decoder_num_hidden_layers", 0),
+    ("decoder_num_attention_heads", 0),
+    ("decoder_intermediate_size", 0),
     ("num_labels", -1),
     ("problem_type", "ranking"),
     ("attn_implementation", "flash"),
@@ -82,6 +90,8 @@ WRONG_TYPES = [
     ("hidden_dropout_prob", None),
     ("qkv_bias", 1),
     ("use_class_token", "no"),
+    ("num_register_tokens", 4.0),
+    ("decoder_hidden_size", "512"),
     ("image_size", "224"),
     ("patch_size", [16.0, 16]),
     ("hidden_act", 3),
@@ -148,7 +158,7 @@ def test_the_attention_back_end_is_never_written():
 
 
 def test_every_other_field_survives_the_file():
-    changed = {
+    relative = {
         "hidden_size": 12,
         "num_hidden_layers": 2,
         "num_attention_heads": 3,
@@ -184,11 +194,25 @@ def test_every_other_field_survives_the_file():
         "architectures": ["ViTModel"],
         "dtype": "float16",
         "transformers_version": "4.50.0",
+        "mim_target": "hog",
     }
-    assert {f.name for f in fields(ViTConfig)} - changed.keys() == {"attn_implementation"}
-    config = ViTConfig(**changed)
-    again = ViTConfig.from_dict(json.loads(config.to_json_string()))
-    assert again == config
+    fixed = relative | {
+        "use_absolute_position_embeddings": True,
+        "use_shared_relative_position_bias": False,
+        "num_register_tokens": 4,
+        "position": "sincos2d",
+        "mask_mode": "drop",
+        "decoder_hidden_size": 8,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 5,
+    }
+    default, same = ViTConfig(), {f.name for f in fields(ViTConfig)}
+    for changed in (relative, fixed):
+        config = ViTConfig(**changed)
+        assert ViTConfig.from_dict(json.loads(config.to_json_string())) == config
+        same = {name for name in same if getattr(config, name) == getattr(default, name)}
+    assert same == {"attn_implementation"}
 
 
 def test_unknown_fields_are_kept_and_written_back():

@@ -414,13 +414,29 @@ CHANGES = {
     "use_mlp_bias": False,
     "use_patch_bias": False,
     "use_class_token": False,
+    "num_register_tokens": 2,
+    "position": "sincos2d",
+    "mask_mode": "drop",
+    "decoder_hidden_size": 12,
+    "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 1,
+    "decoder_intermediate_size": 11,
     "init_scheme": "simmim",
     "num_labels": 3,
     "problem_type": "multi_label_classification",
     "output_hidden_states": True,
     "output_attentions": True,
     "return_dict": False,
+    "mim_target": "norm_pixels",
 }
+DECODER = {
+    "decoder_hidden_size": 8,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 10,
+}
+NEEDS = {name: DECODER | {"mask_mode": "drop"} for name in DECODER}  # without, a size of the decoder is refused
+NEEDS_WITH_IT = {"mask_mode": DECODER}  # and the other way round
 
 
 def fingerprint(config):
@@ -445,6 +461,11 @@ def fingerprint(config):
         flat = [t for v in values for t in (v if isinstance(v, tuple) else (v,))]
         found.append((type(out), [(k, tuple(p.shape)) for k, p in model.state_dict().items()]))
         found.append(([tuple(t.shape) for t in flat], [t.double().sum().item() for t in flat]))
+    if config.encoder_stride == config.patch_size:
+        rows, columns = side[0] // config.patch_size[0], side[1] // config.patch_size[1]
+        hidden = torch.arange(rows * columns).view(1, rows, columns) % 3 > 0
+        torch.manual_seed(1)
+        found.append(models[1](pixels(4, *side, config.num_channels), hidden, return_dict=True).loss.item())
     return found
 
 
@@ -454,7 +475,9 @@ def test_every_field_is_in_one_of_the_two_lists():
 
 @pytest.mark.parametrize("name", sorted(CHANGES))
 def test_every_config_field_changes_something(name):
-    assert fingerprint(tiny(**{name: CHANGES[name]})) != fingerprint(tiny())
+    needed = NEEDS.get(name, {})
+    changed = tiny(**(needed | NEEDS_WITH_IT.get(name, {}) | {name: CHANGES[name]}))
+    assert fingerprint(changed) != fingerprint(tiny(**needed))
 
 
 def test_the_fingerprint_itself_repeats():
