@@ -18,6 +18,7 @@ from mimsuite.patches import expand_mask, gather_patches, reduce_mask
 Pair = tuple[int, int]
 NORM_EPS = 1e-6  # added to the variance, as MAE does
 HOG_CELL, HOG_BINS, HOG_EPS = 8, 9, 1e-5
+_MOST_PAIRS = 2**23  # pairs of cells that are compared at once
 
 
 class Target(Protocol):
@@ -160,11 +161,8 @@ def hog(pixels: Tensor) -> Tensor:
     across[..., 1:-1] = pixels[..., 2:] - pixels[..., :-2]
     strength = torch.hypot(down, across)
     degrees = torch.rad2deg(torch.atan2(down, across)) % 180
-    step = 180 / HOG_BINS
-    bins = [
-        F.avg_pool2d(strength.masked_fill((degrees < step * k) | (degrees >= step * (k + 1)), 0), HOG_CELL)
-        for k in range(HOG_BINS)
-    ]
+    number = (degrees // (180 / HOG_BINS)).clamp_max(HOG_BINS - 1)  # an angle just below 0 is rounded to 180
+    bins = [F.avg_pool2d(strength.masked_fill((number < k) | (number > k), 0), HOG_CELL) for k in range(HOG_BINS)]
     histograms = torch.stack(bins, 2)
     length = (histograms.square().sum(2, keepdim=True) + HOG_EPS**2).sqrt()
     return (histograms / length).flatten(1, 2)
@@ -198,13 +196,20 @@ def nearest_visible(values: Tensor, hidden: Tensor, fill: tuple[float, ...]) -> 
         hidden: `(B, h, w)` bool.
         fill: V values for images without a visible cell.
     """
-    batch, _, rows, columns = values.shape
+    rows, columns = hidden.shape[1:]
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(values.device)
     distance = (places[:, None] - places[None]).square().sum(-1)  # squared, so whole numbers: equal is equal
-    covered = hidden.flatten(1)
-    apart = distance[None].expand(batch, -1, -1).masked_fill(covered[:, None], distance.max() + 1)
-    nearest = (apart == apart.amin(2, keepdim=True)) & ~covered[:, None]
-    seen = values.flatten(2).masked_fill(covered[:, None], 0)
-    mean = seen @ nearest.to(seen.dtype).transpose(1, 2) / nearest.sum(2)[:, None].clamp_min(1)
-    mean = torch.where(covered.all(1)[:, None, None], seen.new_tensor(fill)[None, :, None], mean)
-    return torch.where(covered[:, None], mean, seen).view_as(values)
+    at_once = max(1, _MOST_PAIRS // distance.numel())
+    pieces = zip(values.flatten(2).split(at_once), hidden.flatten(1).split(at_once), strict=True)
+    return torch.cat([_fill_hidden(part, covered, distance, fill) for part, covered in pieces]).view_as(values)
+
+
+def _fill_hidden(values: Tensor, covered: Tensor, distance: Tensor, fill: tuple[float, ...]) -> Tensor:
+    """`nearest_visible` for values `(B, V, N)`, covered `(B, N)`, and the distances `(N, N)` of all cells."""
+    apart = distance.masked_fill(covered[:, None], distance.max() + 1)
+    far = (apart > apart.amin(2, keepdim=True)) | covered[:, None]
+    # Summed, not multiplied: autocast and TF32 would round a matrix product.
+    total = values[:, :, None].masked_fill(far[:, None], 0).sum(3)
+    mean = total / (~far).sum(2)[:, None].clamp_min(1)
+    mean = torch.where(covered.all(1)[:, None, None], values.new_tensor(fill)[None, :, None], mean)
+    return torch.where(covered[:, None], mean, values)
