@@ -2,15 +2,17 @@
 
 python benchmarks/step.py [CASE ...] [--rounds N] [--device cpu]
 
-A case is one of those in CASES; without any, all run that this device is fast at. A step is forward, loss, backward,
-and AdamW. ViT: SimMIM, 60 % of the patches hidden; CvT and BiT: classification, because transformers has no masked
-models of them. Printed are medians over the rounds, images per second, and the ratio to transformers; then where our
-own step's time goes.
+A case is one of those in CASES or MAE_CASES; without any, all run that this device is fast at. A step is forward, loss,
+backward, and AdamW. ViT: SimMIM, 60 % of the patches hidden; CvT and BiT: classification, because transformers has no
+masked models of them. Printed are medians over the rounds, images per second, and the ratio to transformers; then where
+our own step's time goes. MAE cases: our MAE step (75 % dropped) beside our SimMIM step of the same encoder and
+transformers' MAE step; the time ratio of the first two should be at most that of their FLOPs, divided by 0.8.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import time
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other people's imports
@@ -29,6 +32,7 @@ from mimsuite import models
 
 TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 Step = Callable[[], None]
+THEIRS = "transformers' MAE"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,19 @@ CASES = {
     "cvt_13_fp32": Case("Cvt", {}, 224, 8, "fp32", 1.0),
     "bit_50_bf16": Case("Bit", {}, 224, 8, "bf16", 1.0),
     "bit_50_fp32": Case("Bit", {}, 224, 8, "fp32", 1.0),
+}
+
+
+DEC1 = {
+    "decoder_hidden_size": 512,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 8,
+    "decoder_intermediate_size": 2048,
+}
+DEC8 = DEC1 | {"decoder_num_hidden_layers": 8, "decoder_num_attention_heads": 16}
+MAE_CASES = {
+    "mae_vit_tiny_dec1": Case("ViT", TINY | DEC1, 224, 32, "fp32", 0.8),
+    "mae_vit_base_dec8": Case("ViT", DEC8, 224, 8, "fp32", 0.8),
 }
 
 
@@ -121,6 +138,62 @@ def step(model: torch.nn.Module, loss_of: Callable[[], torch.Tensor], case: Case
     return run
 
 
+def mae_steps(case: Case, device: str) -> dict[str, Step]:
+    """Our SimMIM step, our MAE step and transformers' MAE step of one encoder."""
+    pixels, _, _ = data(case, device)
+    side = case.image_size // 16
+    noise = torch.rand(case.batch, side * side, device=device)
+    visible = int(side * side * 0.25)
+    mask = (noise.argsort(1).argsort(1) >= visible).view(-1, side, side)
+    plain = {k: v for k, v in case.fields.items() if not k.startswith("decoder_")}
+    changes = {"mask_mode": "drop", "mim_target": "norm_pixels", "position": "sincos2d"}
+    mae = models.ViTForMaskedImageModeling(models.ViTConfig(**case.fields, **changes)).to(device).train()
+    theirs = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**case.fields, norm_pix_loss=True))
+    theirs = theirs.to(device).train()
+    hidden = side * side - visible
+    return {
+        "SimMIM": our_step(Case("ViT", plain, *dataclasses.astuple(case)[2:]), device, compiled=False),
+        "MAE": step(mae, lambda: mae.masked_loss(pixels, mask, hidden, "mse"), case, device),
+        THEIRS: step(theirs, lambda: theirs(pixels, noise=noise).loss, case, device),
+    }
+
+
+def measure_mae(name: str, case: Case, device: str, rounds: int) -> None:
+    """Prints one MAE case: times and FLOPs of the steps, and the ratios of both."""
+    flops: dict[str, float] = {}  # of one image; fused attention would not be counted
+    plain = dataclasses.replace(case, batch=1, fields=case.fields | {"attn_implementation": "eager"})
+    for who, run in mae_steps(plain, device).items():
+        with FlopCounterMode(display=False) as counter:
+            run()
+        flops[who] = float(counter.get_total_flops())
+    steps = mae_steps(case, device)
+    for run in (*steps.values(), *steps.values()):
+        run()
+    medians = medians_of(steps, rounds)
+    for who, median in medians.items():
+        print(
+            f"{name:22} {who:18} {1e3 * median:9.1f} ms {case.batch / median:8.1f} img/s {flops[who] / 1e9:9.2f} GFLOP per image",
+            flush=True,
+        )
+    time_ratio, flop_ratio = (both["MAE"] / both["SimMIM"] for both in (medians, flops))
+    verdict = "reached" if time_ratio <= flop_ratio / case.target else "MISSED"
+    print(
+        f"{name:22} MAE / SimMIM: time {time_ratio:.2f}, FLOPs {flop_ratio:.2f}, allowed "
+        f"{flop_ratio / case.target:.2f}: {verdict}; transformers' MAE / ours: "
+        f"x{medians[THEIRS] / medians['MAE']:.2f}\n",
+        flush=True,
+    )
+
+
+def medians_of(steps: dict[str, Step], rounds: int) -> dict[str, float]:
+    """Median seconds of each step, taken in turn in every round."""
+    times: dict[str, list[float]] = {who: [] for who in steps}
+    for _ in range(rounds):
+        for who, run in steps.items():
+            times[who].append(seconds(run))
+    return {who: statistics.median(values) for who, values in times.items()}
+
+
 def seconds(run: Step) -> float:
     began = time.perf_counter()
     run()
@@ -137,11 +210,7 @@ def measure(name: str, case: Case, device: str, rounds: int, judge: bool) -> Non
     for run in steps.values():
         run()
         run()
-    times: dict[str, list[float]] = {who: [] for who in steps}
-    for _ in range(rounds):
-        for who, run in steps.items():
-            times[who].append(seconds(run))
-    medians = {who: statistics.median(values) for who, values in times.items()}
+    medians = medians_of(steps, rounds)
     for who, median in medians.items():
         ratio = medians["transformers"] / median
         print(f"{name:22} {who:16} {1e3 * median:9.1f} ms {case.batch / median:8.1f} img/s  x{ratio:.2f}", flush=True)
@@ -163,7 +232,7 @@ def profile(name: str, run: Step, rows: int = 6) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=[[], *CASES], help=", ".join(CASES))
+    parser.add_argument("cases", nargs="*", choices=[[], *CASES, *MAE_CASES], help=", ".join([*CASES, *MAE_CASES]))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
@@ -171,7 +240,10 @@ def main() -> None:
     torch.manual_seed(0)
     amx = arguments.device != "cpu" or torch.cpu._is_amx_tile_supported()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, device {arguments.device}, AMX {amx}")
-    for name in arguments.cases or CASES:
+    for name in arguments.cases or [*CASES, *MAE_CASES]:
+        if name in MAE_CASES:
+            measure_mae(name, MAE_CASES[name], arguments.device, arguments.rounds)
+            continue
         judge = amx or CASES[name].precision == "fp32"
         if judge or arguments.cases:
             measure(name, CASES[name], arguments.device, arguments.rounds, judge)
