@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mimsuite.errors import InputError
 from mimsuite.models.config import ViTConfig
+from mimsuite.models.config_base import Activation
 from mimsuite.models.layers import init_xavier
 from mimsuite.models.positions import resize_positions, sincos_positions
 from mimsuite.models.vit import ViTLayer
@@ -31,6 +32,9 @@ class MAEDecoder(nn.Module):
         num_attention_heads: heads per block.
         intermediate_size: width of the MLPs.
         layer_norm_eps: of all LayerNorms.
+        hidden_act: activation of the MLPs.
+        qkv_bias: biases of query, key and value.
+        attn_implementation: "auto", "sdpa" or "eager".
     """
 
     decoder_pos_embed: Tensor
@@ -48,6 +52,9 @@ class MAEDecoder(nn.Module):
         num_attention_heads: int = 16,
         intermediate_size: int = 2048,
         layer_norm_eps: float = 1e-6,
+        hidden_act: Activation = "gelu",
+        qkv_bias: bool = True,
+        attn_implementation: str = "auto",
     ) -> None:
         super().__init__()
         self.grid, self.class_token, self.stride, self.num_channels = grid, class_token, stride, num_channels
@@ -56,6 +63,9 @@ class MAEDecoder(nn.Module):
             num_attention_heads=num_attention_heads,
             intermediate_size=intermediate_size,
             layer_norm_eps=layer_norm_eps,
+            hidden_act=hidden_act,
+            qkv_bias=qkv_bias,
+            attn_implementation=attn_implementation,
         )
         self.decoder_embed = nn.Linear(num_features, hidden_size)
         self.mask_token = nn.Parameter(torch.empty(1, 1, hidden_size))

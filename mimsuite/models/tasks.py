@@ -146,6 +146,9 @@ def decoder_fields(config: ViTConfig) -> dict[str, Any]:
         "num_attention_heads": config.decoder_num_attention_heads,
         "intermediate_size": config.decoder_intermediate_size,
         "layer_norm_eps": config.layer_norm_eps,
+        "hidden_act": config.hidden_act,
+        "qkv_bias": config.qkv_bias,
+        "attn_implementation": config.attn_implementation,
     }
 
 
