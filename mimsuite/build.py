@@ -156,10 +156,10 @@ def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> 
     """
     from mimsuite.objectives.optim import param_groups
 
-    cfg, geo, pace = job.cfg, job.geo, job.pace
+    cfg, pace = job.cfg, job.pace
     fields = {k: v for k, v in cfg.optim.items() if k not in ("base_lr", "base_batch", "weight_decay")}
-    decay_mask_token = geo.drops is False and model.config.model_type == "vit"  # as SimMIM's code; its Swin spares it
-    groups = param_groups(model, weight_decay=cfg.optim.weight_decay, decay_mask_token=decay_mask_token)
+    decays = decays_mask_token(job.config)
+    groups = param_groups(model, weight_decay=cfg.optim.weight_decay, decay_mask_token=decays)
     optimizer = instantiate(OmegaConf.create(fields), job.trusted, lr=pace.lr)
     try:
         optimizer(groups)  # a bad value speaks now, in one line, and not from inside the trainer
@@ -175,9 +175,14 @@ def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> 
         schedule=instantiate(cfg.schedule, job.trusted, steps=pace.steps, warmup=pace.warmup),
         clip=cfg.trainer.clip,
         seed=cfg.seed,
-        about={"config": model.config.to_dict(), "preprocessor": preprocessor(normalize, geo.image_size).to_dict()},
+        about={"config": model.config.to_dict(), "preprocessor": preprocessor(normalize, job.geo.image_size).to_dict()},
     )
     return made
+
+
+def decays_mask_token(config: Any) -> bool:
+    """Whether weight decay acts on the mask token: in SimMIM's ViT, as its code has it, and nowhere else."""
+    return bool(config.model_type == "vit" and config.mask_mode == "replace" and config.mim_target != "hog")
 
 
 def mask_samplers(cfg: DictConfig, trusted: Sequence[str], drops: bool) -> list[MaskSampler]:

@@ -1,0 +1,124 @@
+"""The experiments: each composes and builds, and holds the published numbers at ImageNet's size."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from mimsuite import build, build_model
+from mimsuite.combinations import check_combination, check_ratio, mask_cell
+from mimsuite.confdir import conf_dir
+from mimsuite.instantiate import instantiate
+from mimsuite.settings import budget, geometry
+
+IMAGENET = 1_281_167
+EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+# Steps per epoch, epochs, peak learning rate, warm-up in epochs, learning rate as a fraction of the peak at the first
+# step, in the middle, and at the last step; units hidden of all; smallest crop; gradient clip; decay of the mask token.
+PUBLISHED = {
+    "simmim_vit_base_800ep": (625, 800, 4e-4, 10, (0.005, 1, 0.1), (30, 49), 0.67, 5.0, True),
+    "simmim_cvt_13": (625, 100, 8e-4, 10, (0.0025, None, 0.05), (22, 36), 0.67, 5.0, False),
+    "simmim_bit_50x1": (625, 100, 8e-4, 10, (0.0025, None, 0.05), (22, 36), 0.67, 5.0, False),
+    "mae_vit_base_800ep": (312, 800, 2.4e-3, 40, (0, None, 0), (147, 196), 0.2, None, False),
+    "mae_vit_large_800ep": (312, 800, 2.4e-3, 40, (0, None, 0), (147, 196), 0.2, None, False),
+    "maskfeat_vit_base": (625, 300, 1.6e-3, 30, (0, None, 0), (79, 196), 0.5, 0.02, False),
+}
+
+
+def composed(name, *overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("pretrain", overrides=["out=x", f"experiment={name}", *overrides])
+
+
+def decided(name, side=400):
+    """Config, model config, geometry and budget, as `pretrain` decides them for ImageNet."""
+    cfg = composed(name)
+    draft = build_model.model_config(cfg, None, [], ())
+    check_combination(cfg, draft)
+    index = SimpleNamespace(image_size=(side, side), channels=3)
+    native = getattr(draft, "image_size", None)
+    geo = geometry(
+        cfg,
+        index,
+        native=None if native is None else (native, native),
+        stride=draft.stride,
+        cell=mask_cell(draft.mask_stride, cfg.objective.target),
+        drops=cfg.objective.mask_mode == "drop",
+    )
+    config = build_model.model_config(cfg, None, [], (), geo.image_size, geo.channels)
+    return cfg, build_model.for_objective(config, cfg, None, []), geo, budget(cfg, IMAGENET)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_builds(name):
+    cfg, config, geo, _ = decided(name)
+    with torch.device("meta"):
+        model = build_model.masked_model(config, None, cfg.head, ())
+        pixels = torch.zeros(2, 3, *geo.image_size)
+    units = geo.image_size[0] // geo.mask_unit
+    (sampler, *_) = build.mask_samplers(cfg, (), geo.drops)
+    mask = sampler((units, units), torch.Generator().manual_seed(0))[None].expand(2, -1, -1)
+    assert model.masked_loss(pixels, mask.to("meta"), int(mask[0].sum()), cfg.objective.loss).shape == ()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_opens_with_its_command(name):
+    text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+    assert re.search(rf"^#   mimsuite pretrain .*experiment={name}\b", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_has_the_published_numbers(name):
+    per_epoch, epochs, lr, warmup, factors, (hidden, units), crop, clip, decay = PUBLISHED[name]
+    cfg, config, geo, pace = decided(name)
+    assert pace.steps == epochs * per_epoch
+    assert pace.lr == pytest.approx(lr)
+    assert pace.warmup == warmup * per_epoch
+    schedule = instantiate(cfg.schedule, (), steps=pace.steps, warmup=pace.warmup)
+    for step, factor in zip((0, pace.steps // 2, pace.steps - 1), factors, strict=True):
+        assert factor is None or schedule(step) == pytest.approx(factor, abs=1e-12)
+    assert schedule(pace.warmup) == pytest.approx(1)
+    assert (check_ratio(cfg, geo.units, geo.drops), geo.units) == ((hidden, hidden), units)
+    assert cfg.augment.scale[0] == crop
+    assert cfg.augment.flip == 0.5
+    assert cfg.trainer.clip == clip
+    assert cfg.optim.weight_decay == 0.05
+    assert build.decays_mask_token(config) == decay
+
+
+def test_simmim_multiplies_the_rate_by_a_tenth_at_epoch_700():
+    cfg, _, _, pace = decided("simmim_vit_base_800ep")
+    schedule = instantiate(cfg.schedule, (), steps=pace.steps, warmup=pace.warmup)
+    assert [schedule(700 * 625 - 1), schedule(700 * 625)] == pytest.approx([1, 0.1])
+
+
+def test_simmims_vit_is_the_published_one():
+    _, config, _, _ = decided("simmim_vit_base_800ep")
+    with torch.device("meta"):
+        model = build_model.masked_model(config, None, composed("simmim_vit_base_800ep").head, ())
+    # SimMIM's files have no key bias: 12 blocks of 768 fewer.
+    assert sum(p.numel() for p in model.parameters()) - 12 * 768 == 86_256_720
+
+
+@pytest.mark.parametrize("name", ["mae_vit_base_800ep", "mae_vit_large_800ep"])
+def test_maes_recipe_has_its_optimizer_and_decoder(name):
+    cfg, config, _, _ = decided(name)
+    assert list(cfg.optim.betas) == [0.9, 0.95]
+    assert (config.mim_target, cfg.objective.loss, config.position) == ("norm_pixels", "mse", "sincos2d")
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    assert [getattr(config, f"decoder_{size}") for size in sizes] == [512, 8, 16, 2048]
+
+
+def test_the_light_decoder_has_one_block_with_heads_of_64():
+    head = composed("mae_vit_base_800ep", "head=dec1").head
+    assert (head.num_hidden_layers, head.hidden_size // head.num_attention_heads) == (1, 64)
+
+
+def test_epochs_of_a_recipe_can_be_cut_and_all_shares_stay():
+    cfg = composed("simmim_vit_base_800ep", "epochs=80")
+    pace = budget(cfg, IMAGENET)
+    schedule = instantiate(cfg.schedule, (), steps=pace.steps, warmup=pace.warmup)
+    assert (pace.steps, pace.warmup) == (80 * 625, 625)
+    assert [schedule(70 * 625 - 1), schedule(70 * 625)] == pytest.approx([1, 0.1])
