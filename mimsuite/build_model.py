@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from mimsuite.combinations import MAE_KEYS
 from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights
 from mimsuite.instantiate import instantiate
+from mimsuite.models.config_base import pair
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,8 +47,7 @@ def model_config(
     Raises:
         InputError: a field of the wrong value, or one that the model does not have; weights for other channels.
     """
-    named = any(o.lstrip("+").startswith(("model=", "model.")) for o in overrides)
-    if weights is not None and not named:
+    if weights is not None and not named(overrides, "model"):
         config = config_of(weights)
         if channels not in (None, config.num_channels):
             raise InputError(
@@ -61,7 +62,10 @@ def model_config(
         sizes["image_size"] = side(image_size)
     if channels is not None:
         sizes["num_channels"] = channels
-    config = instantiate(cfg.model, trusted, **sizes)
+    try:
+        config = instantiate(cfg.model, trusted, **sizes)
+    except TypeError as error:
+        raise InputError(f"model: {error}") from error
     if weights is not None and weights.config.get("model_type") != config.model_type:
         raise InputError(
             f"init={weights.init} holds a {weights.config.get('model_type')}, but model= names a {config.model_type}; "
@@ -79,15 +83,27 @@ def for_objective(config: Any, cfg: DictConfig, weights: Weights | None, overrid
         InputError: a key that the decoder does not have, or a wrong value.
     """
     changes: dict[str, Any] = {"mim_target": cfg.objective.target}
+    if pair(config.encoder_stride) != config.stride:
+        stride = side(config.stride)
+        if weights is None or named(overrides, "model"):
+            raise InputError(
+                f"model.encoder_stride={config.encoder_stride} is not the model's stride; use "
+                f"model.encoder_stride={str(stride).replace(' ', '')}"
+            )
+        changes["encoder_stride"] = stride  # of weights that were made for something else
     if config.model_type != "vit":
         return config.changed(**changes)
     changes |= {"mask_mode": cfg.objective.mask_mode, "decoder_hidden_size": None}
     if cfg.objective.mask_mode == "drop":
-        del changes["decoder_hidden_size"]
-        named = any(o.lstrip("+").startswith(("head=", "head.")) for o in overrides)
-        if named or weights is None or "decoder_hidden_size" not in weights.config:
-            changes |= {f"decoder_{name}": value for name, value in cfg.head.items() if not str(name).startswith("_")}
+        before = None if weights is None or named(overrides, "head") else config_of(weights)
+        own = getattr(before, "decoder_hidden_size", None) is not None
+        changes |= {f"decoder_{key}": getattr(before, f"decoder_{key}") if own else cfg.head[key] for key in MAE_KEYS}
     return config.changed(**changes)
+
+
+def named(overrides: Sequence[str], group: str) -> bool:
+    """Whether the command line chooses a group, or a value of it."""
+    return any(o.lstrip("+~").startswith((f"{group}=", f"{group}.")) for o in overrides)
 
 
 def drops(config: Any) -> bool:
@@ -130,7 +146,7 @@ def at_native_size(config: Any, weights: Weights) -> Any:
     """A copy of the config at the image size of the weights."""
     native = copy.copy(config)
     if hasattr(native, "image_size"):
-        native.image_size = weights.config["image_size"]
+        native.image_size = config_of(weights).image_size
     return native
 
 

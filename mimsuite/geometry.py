@@ -23,7 +23,7 @@ def auto_mask_unit(image_size: Pair, cell: Pair) -> int:
     """
     step = math.lcm(*cell)
     wanted = min(32.0, min(image_size) / 6)
-    fitting = [u for u in range(step, min(image_size) + 1, step) if all(side % u == 0 for side in image_size)]
+    fitting = tiling_units(image_size, step)
     if not fitting:
         check_unit(image_size, cell, cell, step)
     return min(fitting, key=lambda unit: (abs(math.log(unit / wanted)), unit))
@@ -34,19 +34,20 @@ def hidden_units(units: int, ratio: float) -> int:
     return math.ceil(units * ratio)
 
 
-def check_image_size(image_size: Pair, stride: Pair) -> None:
+def check_image_size(image_size: Pair, stride: Pair, unit: int = 1) -> None:
     """Checks that the cells of the feature map tile the image.
 
     Args:
         image_size: (height, width) in pixels.
         stride: (height, width) pixels per cell.
+        unit: side of a mask unit in pixels, where it is given; sizes that the message names are multiples.
 
     Raises:
         InputError: they do not; the message names sizes that do.
     """
     for name, side, step in zip(("height", "width"), image_size, stride, strict=True):
         if side < 1 or side % step:
-            sizes = _sizes(image_size, math.lcm(*stride))
+            sizes = _sizes(image_size, math.lcm(unit, *stride))
             raise InputError(f"image {name} {side} is not a multiple of the model's stride {step}; use {sizes}")
 
 
@@ -64,28 +65,46 @@ def check_unit(image_size: Pair, stride: Pair, cell: Pair, unit: int) -> None:
     """
     step = math.lcm(*cell)
     if unit < 1 or unit % step:
-        fix = " or ".join(str(u) for u in _around(unit, step))
         raise InputError(
-            f"mask.unit {unit} is not a multiple of the model's mask cell {_show(cell)}; use mask.unit={fix}"
+            f"mask.unit {unit} is not a multiple of the model's mask cell {_show(cell)}; use "
+            f"{_units(image_size, stride, step, unit)}"
         )
     for name, side in zip(("height", "width"), image_size, strict=True):
         if side % unit:
-            sizes = _sizes(image_size, math.lcm(unit, *stride))
+            sizes = _sizes(image_size, math.lcm(unit, *stride), above=unit)  # one unit alone hides all or nothing
             raise InputError(f"image {name} {side} is not a multiple of mask.unit {unit}; use {sizes}")
+
+
+def tiling_units(image_size: Pair, step: int) -> list[int]:
+    """The multiples of `step` pixels that tile both sides of an image, smallest first."""
+    return [u for u in range(step, min(image_size) + 1, step) if all(side % u == 0 for side in image_size)]
 
 
 def _show(sides: Pair) -> str:
     return str(sides[0]) if sides[0] == sides[1] else f"{sides[0]}x{sides[1]}"
 
 
-def _around(value: int, step: int) -> list[int]:
+def _units(image_size: Pair, stride: Pair, step: int, unit: int) -> str:
+    """The units nearest to `unit` that tile the image; where none does, one with an image that it tiles."""
+    tiling = tiling_units(image_size, step)
+    fitting = [u for u in tiling if u * u < math.prod(image_size)] or tiling
+    if not fitting:
+        return f"mask.unit={step} {_sizes(image_size, math.lcm(step, *stride)).partition(' or ')[0]}"
+    nearest = [u for u in fitting if u <= unit][-1:] + [u for u in fitting if u > unit][:1]
+    return "mask.unit=" + " or ".join(map(str, nearest))
+
+
+def around(value: int, step: int) -> list[int]:
+    """The multiples of `step` next to `value`, below and above, without 0."""
     below = value // step * step
     return [v for v in (below, below + step) if v > 0]
 
 
-def _sizes(image_size: Pair, step: int) -> str:
+def _sizes(image_size: Pair, step: int, above: int = 0) -> str:
+    """The sizes nearest to the image's that are multiples of `step`, squares only those above a side."""
     height, width = image_size
     if height == width:
-        return "image_size=" + " or ".join(str(side) for side in _around(height, step))
-    nearest = [max(step, round(side / step) * step) for side in image_size]
-    return f"image_size=[{nearest[0]},{nearest[1]}]"
+        nearest = [side for side in around(height, step) if side > above] or [2 * step]
+        return "image_size=" + " or ".join(map(str, nearest))
+    rounded = [max(step, round(side / step) * step) for side in image_size]
+    return f"image_size=[{rounded[0]},{rounded[1]}]"

@@ -124,11 +124,9 @@ def mask_unit(
     Raises:
         InputError: sizes that do not fit, with sizes that would.
     """
-    check_image_size(image_size, stride)
-    if cfg.mask.unit != "auto":
-        unit = whole(cfg.mask, "unit", name="mask.unit")
-    else:
-        unit = math.lcm(*cell) if drops else auto_mask_unit(image_size, cell)
+    given = whole(cfg.mask, "unit", auto=0, name="mask.unit")
+    check_image_size(image_size, stride, 1 if given % math.lcm(*cell) else max(given, 1))
+    unit = given or (math.lcm(*cell) if drops else auto_mask_unit(image_size, cell))
     check_unit(image_size, stride, cell, unit)
     return unit
 

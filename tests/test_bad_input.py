@@ -162,7 +162,7 @@ def test_config_errors_answer_within_two_seconds_without_torch(tmp_path):
         ({"image_size": 100}, "image height 100 is not a multiple of the model's stride 8"),
         ({"image_size": 64, "mask.unit": 24}, "image height 64 is not a multiple of mask.unit 24"),
         ({"mask.unit": 12}, "mask.unit 12 is not a multiple of the model's mask cell 8"),
-        ({"mask.ratio": 0}, "mask.ratio=0 is not a number above 0"),
+        ({"mask.ratio": 0}, "mask.ratio=0 is not in (0, 1]; SimMIM uses mask.ratio=0.6"),
         ({"mask.ratio": 1.2}, "mask.ratio=1.2 is not in (0, 1]"),
         ({"batch": 64}, "batch=64 is larger than the 22 training images; use batch=16"),
         ({"channels": 4}, "channels=4 but the images have 3; use channels=3"),
