@@ -90,7 +90,7 @@ def reconstruction_sheet(
     Raises:
         InputError: shapes that do not fit.
     """
-    _check_sheet(original, prediction, mask, captions)
+    _check_sheet(original, prediction, mask, captions, images)
     hidden = _to_pixels(mask, original.shape[1:3])
     factor = _enlargement(original.shape[1:3])
     error = np.abs(prediction.astype(np.float64) - original).mean(-1) / 255
@@ -112,6 +112,8 @@ def reconstruction_sheet(
 def hog_glyphs(histograms: NDArray[np.floating], side: int = 16) -> NDArray[np.uint8]:
     """Draws histograms of oriented gradients: in every cell nine strokes along the edges, the brighter the stronger.
 
+    Where strokes cross, the brightest is seen.
+
     Args:
         histograms: `(N, C * 9, h, w)`, order channel, orientation (`mimsuite.targets.hog`); channels are averaged.
         side: pixels of a cell.
@@ -120,16 +122,16 @@ def hog_glyphs(histograms: NDArray[np.floating], side: int = 16) -> NDArray[np.u
         `(N, h * side, w * side, 3)` uint8.
     """
     count, depth, rows, columns = histograms.shape
-    strength = histograms.reshape(count, depth // 9, 9, rows, columns).mean(1).clip(0, 1)
+    strength = np.nan_to_num(histograms.reshape(count, depth // 9, 9, rows, columns).mean(1)).clip(0, 1)
     place = np.arange(side) - (side - 1) / 2
-    angles = np.pi * (np.arange(9) + 0.5) / 9  # of the gradients; a stroke runs across
-    off = np.abs(
-        np.cos(angles)[:, None, None] * place[None, None] + np.sin(angles)[:, None, None] * place[None, :, None]
-    )
-    inside = np.hypot(place[:, None], place[None]) <= side / 2
-    strokes = (1.2 - off).clip(0, 1) * inside  # (9, side, side)
-    drawn = np.einsum("nkhw,kij->nhiwj", strength, strokes).reshape(count, rows * side, columns * side)
-    grey: NDArray[np.uint8] = np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)
+    inside = np.hypot(place[:, None], place) <= side / 2
+    drawn = np.zeros((count, rows, side, columns, side))
+    for number in range(9):
+        angle = np.pi * (number + 0.5) / 9  # of the gradient; a stroke runs across it
+        off = np.abs(np.cos(angle) * place + np.sin(angle) * place[:, None])
+        stroke = (1.5 - off).clip(0, 1) * inside  # at least one pixel of every angle is at full strength
+        drawn = np.maximum(drawn, strength[:, number, :, None, :, None] * stroke[:, None])
+    grey: NDArray[np.uint8] = np.rint(drawn * 255).astype(np.uint8).reshape(count, rows * side, columns * side)
     return grey[..., None].repeat(3, -1)
 
 
@@ -281,6 +283,7 @@ def _check_sheet(
     prediction: NDArray[np.uint8],
     mask: NDArray[np.bool_],
     captions: Sequence[str],
+    images: NDArray[np.uint8] | None,
 ) -> None:
     if original.ndim != 4 or original.shape[-1] != 3 or prediction.shape != original.shape or not len(original):
         raise InputError(
@@ -294,6 +297,13 @@ def _check_sheet(
         )
     if captions and len(captions) != len(original):
         raise InputError(f"{len(captions)} captions for {len(original)} images; give one per image or none")
+    if images is not None:
+        times = max(1, height // max(1, images.shape[1])) if images.ndim == 4 else 1
+        if images.shape[::3] != (n, 3) or (images.shape[1] * times, images.shape[2] * times) != (height, width):
+            raise InputError(
+                f"images {images.shape} do not fit {n} originals of {height} x {width} pixels; "
+                "give one per original, of which both sides are the same multiple"
+            )
 
 
 def _to_pixels(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -19,8 +19,8 @@ from mimsuite.targets import Target
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 MODES = {
     "raw": "mode raw",
-    "predicted_stats": "mode predicted_stats (contrast of hidden cells from the nearest visible ones)",
-    "orientations": "gradients' orientations",
+    "predicted_stats": "mode predicted_stats (brightness and contrast of hidden cells from the nearest visible ones)",
+    "orientations": "mode orientations (strokes run along edges)",
 }
 
 
@@ -57,9 +57,13 @@ class Reconstruction:
             self.mask,
             title=title,
             footer=f"{MODES[self.mode]}, {share}, masked loss {self.loss:.4f}",
-            captions=[] if self.psnr is None else [f"PSNR {value:.1f} dB" for value in self.psnr],
+            captions=[] if self.psnr is None else [_caption(value) for value in self.psnr],
             images=self.images,
         )
+
+
+def _caption(psnr: float) -> str:
+    return "nothing hidden" if np.isnan(psnr) else f"PSNR {psnr:.1f} dB"
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mimsuite.errors import InputError
-from mimsuite.pictures import contact_sheet, curves, read_metrics, reconstruction_sheet, to_display
+from mimsuite.pictures import contact_sheet, curves, hog_glyphs, read_metrics, reconstruction_sheet, to_display
 
 RNG = np.random.default_rng(0)
 MASK = np.array([[[1, 0], [0, 1]], [[0, 1], [0, 0]]], dtype=bool)
@@ -124,6 +124,85 @@ def test_sheet_of_a_perfect_prediction_can_be_drawn():
 def test_sheet_refuses_what_does_not_fit(change, message):
     with pytest.raises(InputError, match=message):
         reconstruction_sheet(**({"original": images(), "prediction": images(), "mask": MASK} | change))
+
+
+@pytest.mark.parametrize(("size", "factor", "times"), [((64, 64), 3, 2), ((96, 160), 1, 2), ((32, 48), 4, 1)])
+def test_sheet_puts_images_of_their_own_size_before_the_other_columns(size, factor, times):
+    original, prediction = images(2, *size), images(4, *size)[2:]
+    small = images(2, size[0] // times, size[1] // times)
+    sheet = reconstruction_sheet(original, prediction, MASK, images=small)
+    bare = reconstruction_sheet(original, prediction, MASK)
+    assert sheet.size == (bare.width + size[1] * factor + 6, bare.height)
+    rows = cells(sheet, size, factor)
+    for i, (row, plain) in enumerate(zip(rows, cells(bare, size, factor), strict=True)):
+        np.testing.assert_array_equal(row[0], np.kron(small[i], np.ones((times, times, 1))))
+        for found, wanted in zip(row[1:], plain[:4], strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32, 3), (2, 32, 64, 3), (2, 48, 48, 3), (2, 128, 128, 3), (2, 32, 32)])
+def test_sheet_refuses_images_that_do_not_fit(shape):
+    with pytest.raises(InputError, match="do not fit 2 originals of 64 x 64 pixels") as error:
+        reconstruction_sheet(images(), images(), MASK, images=np.zeros(shape, dtype=np.uint8))
+    assert "\n" not in str(error.value)
+
+
+def histogram(number, strength=1.0):
+    """One cell of one channel with one orientation."""
+    values = np.zeros((1, 9, 1, 1))
+    values[0, number] = strength
+    return values
+
+
+@pytest.mark.parametrize("side", [8, 16, 24])
+def test_a_glyph_s_stroke_runs_across_the_gradient(side):
+    for number in range(9):
+        glyph = hog_glyphs(histogram(number), side)[0, :, :, 0].astype(float)
+        assert glyph.max() == 255
+        y, x = np.nonzero(glyph > 127)
+        y, x = y - (side - 1) / 2, x - (side - 1) / 2
+        assert np.hypot(y, x).max() > side / 2 - 1.5  # as long as the cell
+        angle = np.pi * (20 * number + 10) / 180
+        assert np.abs(np.cos(angle) * x + np.sin(angle) * y).max() <= 1  # thin
+        np.testing.assert_array_equal(glyph, glyph[::-1, ::-1])
+
+
+def test_an_upright_stroke_is_tall_and_a_level_one_is_wide():
+    extents = {}
+    for name, number in (("upright", 0), ("level", 4)):
+        y, x = np.nonzero(hog_glyphs(histogram(number))[0, :, :, 0] > 127)
+        extents[name] = (y.max() - y.min() + 1, x.max() - x.min() + 1)
+    assert extents == {"upright": (16, 4), "level": (2, 16)}  # bin 0 is centred on 10 degrees
+
+
+def test_glyphs_stand_in_their_cells_the_brighter_the_stronger_and_channels_are_averaged():
+    values = np.zeros((2, 18, 2, 3))
+    values[1, 4, 0, 2], values[1, 9 + 4, 0, 2] = 0.25, 0.75
+    values[0, 0, 1, 0] = 1.0
+    got = hog_glyphs(values, 16)
+    assert got.shape == (2, 32, 48, 3)
+    assert got.dtype == np.uint8
+    wanted = np.zeros_like(got)
+    wanted[1, :16, 32:] = hog_glyphs(histogram(4, 0.5))[0]
+    wanted[0, 16:, :16] = hog_glyphs(histogram(0, 0.5))[0]
+    np.testing.assert_array_equal(got, wanted)
+    assert wanted.max() == 128
+
+
+def test_where_strokes_cross_the_brightest_is_seen():
+    both = hog_glyphs(histogram(4, 0.5) + histogram(1))
+    np.testing.assert_array_equal(both, np.maximum(hog_glyphs(histogram(4, 0.5)), hog_glyphs(histogram(1))))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_predicted_histograms_outside_of_the_range_are_clipped(dtype):
+    values = RNG.normal(0, 3, (2, 27, 3, 4)).astype(dtype)
+    got = hog_glyphs(values, 8)
+    assert got.shape == (2, 24, 32, 3)
+    assert (got.min(), got.max()) == (0, 255)
+    assert hog_glyphs(histogram(2, -1.0)).max() == 0
+    assert hog_glyphs(histogram(2, np.nan)).max() == 0
+    np.testing.assert_array_equal(hog_glyphs(histogram(2, 7.0)), hog_glyphs(histogram(2)))
 
 
 def test_contact_sheet_keeps_proportions_and_order():
