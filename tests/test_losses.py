@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mimsuite.combinations import LOSSES
 from mimsuite.errors import InputError
 from mimsuite.losses import ERRORS, classification_loss, error_of, masked_error, masked_error_patches, widen
-from mimsuite.combinations import LOSSES
 
 
 def test_masked_error_is_the_mean_over_hidden_pixels_of_the_batch():
@@ -42,6 +42,46 @@ def test_the_kinds_of_error_are_those_that_the_config_takes():
 def test_an_unknown_kind_of_error_is_refused():
     with pytest.raises(InputError, match=r"objective.loss=l3 is unknown; it takes l1, mse, smooth_l1"):
         error_of("l3")
+
+
+# Masks over a target of 4 x 6 places: its places themselves, coarser, finer than them, and finer than pixels of it.
+@pytest.mark.parametrize("grid", [(4, 6), (2, 3), (1, 1), (4, 2), (8, 12), (16, 24), (4, 12), (12, 6)])
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_masked_error_takes_masks_coarser_and_finer_than_the_target(kind, grid):
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = torch.randn(2, 3, 5, 4, 6, generator=generator, dtype=torch.float64).mul(2)
+    mask = torch.rand(3, *grid, generator=generator) < 0.3
+    mask[0, 0, 0] = True
+    total, places = 0.0, 0
+    for image in range(3):
+        for row in range(4):
+            for column in range(6):
+                rows = slice(row * grid[0] // 4, max(row * grid[0] // 4 + 1, (row + 1) * grid[0] // 4))
+                columns = slice(column * grid[1] // 6, max(column * grid[1] // 6 + 1, (column + 1) * grid[1] // 6))
+                if mask[image, rows, columns].any():  # one hidden part hides a place
+                    places += 1
+                    total += BY_HAND[kind](prediction - target)[image, :, row, column].sum().item()
+    found = masked_error(prediction, target, mask, kind)
+    assert found.item() == pytest.approx(total / (places + 1e-5) / 5, rel=1e-6)
+    assert torch.equal(masked_error(prediction, target, mask.long(), kind), found)
+
+
+@pytest.mark.parametrize("grid", [(3, 6), (8, 9), (2, 12), (6, 6)])
+def test_masked_error_refuses_masks_that_fit_the_target_neither_way(grid):
+    x = torch.zeros(1, 3, 4, 6)
+    with pytest.raises(InputError, match=f"mask grid {grid[0]}x{grid[1]} ") as error:
+        masked_error(x, x, torch.ones(1, *grid, dtype=torch.bool))
+    assert "\n" not in str(error.value)
+
+
+def test_a_place_that_is_visible_under_a_fine_mask_is_ignored():
+    prediction, target = torch.randn(1, 9, 2, 2), torch.randn(1, 9, 2, 2)
+    mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    mask[0, 3, 0] = True
+    before = masked_error(prediction, target, mask)
+    torch.testing.assert_close(before, (prediction - target)[0, :, 1, 0].abs().mean(), rtol=1e-4, atol=0)
+    prediction[:, :, :, 1] = prediction[:, :, 0] = float("nan")
+    assert torch.equal(masked_error(prediction, target, mask), before)
 
 
 def test_masked_error_ignores_everything_outside_the_mask():

@@ -1,13 +1,14 @@
 """Masks: exact counts, polarity, the generator decides; and which sizes fit together."""
 
+import hashlib
 import math
 
 import pytest
 import torch
 
 from mimsuite.errors import InputError
-from mimsuite.geometry import auto_mask_unit, check_image_size, check_unit
-from mimsuite.masking import BlockMask, GridMask, InverseBlockMask, MaskGenerator, RandomMask
+from mimsuite.geometry import auto_mask_unit, check_image_size, check_unit, hidden_units
+from mimsuite.masking import BlockMask, GridMask, InverseBlockMask, MaskGenerator, NoMask, RandomMask
 
 SAMPLERS = [RandomMask, BlockMask, InverseBlockMask, GridMask]
 
@@ -44,6 +45,86 @@ def test_the_generator_decides_the_mask(kind):
     assert not torch.equal(sampler((14, 14), generator(3)), sampler((14, 14), generator(4)))
     one = generator(3)
     assert not torch.equal(sampler((14, 14), one), sampler((14, 14), one))
+
+
+RANGES = [((14, 14), (0.4, 0.8)), ((7, 7), (0.1, 1.0)), ((3, 5), [0.5, 0.7]), ((10, 10), (0.55, 0.6))]
+
+
+@pytest.mark.parametrize(("grid", "ratio"), RANGES)
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_of_a_range_every_mask_draws_its_own_count(kind, grid, ratio):
+    sampler, units = kind(ratio), grid[0] * grid[1]
+    fewest, most = sampler.hidden(units)
+    assert (fewest, most) == (math.ceil(units * ratio[0]), math.ceil(units * ratio[1]))
+    masks = [sampler(grid, generator(seed)) for seed in range(300)]
+    counts = [int(mask.sum()) for mask in masks]
+    assert fewest <= min(counts)
+    assert max(counts) <= most
+    assert len(set(counts)) > (most - fewest) / 2
+    assert abs(sum(counts) / 300 - (fewest + most) / 2) < 1 + (most - fewest) / 10
+    assert {(mask.dtype, tuple(mask.shape)) for mask in masks} == {(torch.bool, grid)}
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_the_generator_decides_count_and_mask_of_a_range(kind):
+    sampler, other = kind([0.2, 0.9]), kind([0.2, 0.9])
+    for seed in range(10):
+        assert torch.equal(sampler((9, 11), generator(seed)), other((9, 11), generator(seed)))
+    one = generator(3)
+    assert len({int(sampler((9, 11), one).sum()) for _ in range(20)}) > 10
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_a_range_of_one_number_is_that_number(kind):
+    for seed in range(5):
+        assert torch.equal(kind([0.6, 0.6])((8, 8), generator(seed)), kind(0.6)((8, 8), generator(seed)))
+
+
+# SHA-256 of 60 masks each, as they were before samplers knew ranges.
+FROZEN = {
+    RandomMask: "693fa526b6bb03e0",
+    BlockMask: "b831878b7f2bdc94",
+    InverseBlockMask: "08388d0a1b90e2f3",
+    GridMask: "4e169c0c46754715",
+}
+
+
+@pytest.mark.parametrize("kind", FROZEN)
+def test_a_fixed_ratio_draws_the_masks_that_it_always_drew(kind):
+    digest = hashlib.sha256()
+    for ratio in (0.3, 0.6, 0.75, 1.0):
+        for grid in ((6, 6), (14, 14), (3, 10)):
+            for seed in range(5):
+                digest.update(kind(ratio)(grid, generator(seed)).numpy().tobytes())
+    assert digest.hexdigest()[:16] == FROZEN[kind]
+
+
+def test_no_mask_hides_nothing_and_draws_nothing():
+    source = generator()
+    before = source.get_state()
+    mask = NoMask()((3, 5), source)
+    assert mask.dtype == torch.bool
+    assert mask.shape == (3, 5)
+    assert not mask.any()
+    assert NoMask().hidden(15) == (0, 0)
+    assert torch.equal(source.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("units", "ratio", "count"), [(100, 0.55, 56), (100, 0.5, 50), (49, 0.6, 30), (196, 0.75, 147), (1, 0.01, 1)]
+)
+def test_the_share_is_rounded_up_in_double_precision(units, ratio, count):
+    assert hidden_units(units, ratio) == count
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize(
+    "ratio", [[0.8, 0.4], [0.4, 0.6, 0.8], [0.4], [], [0, 0.5], [0.5, 1.1], [math.nan, 0.5], [0.5, math.nan], "0.6"]
+)
+def test_what_is_no_range_is_refused(ratio, kind):
+    with pytest.raises(InputError, match=r"mask.ratio=.* is not in \(0, 1\], nor a range \[low,high\]") as error:
+        kind(ratio)
+    assert "\n" not in str(error.value)
 
 
 def test_units_are_hidden_equally_often():
