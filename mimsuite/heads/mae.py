@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mimsuite.errors import InputError
 from mimsuite.models.config import ViTConfig
@@ -35,6 +36,10 @@ class MAEDecoder(nn.Module):
         hidden_act: activation of the MLPs.
         qkv_bias: biases of query, key and value.
         attn_implementation: "auto", "sdpa" or "eager".
+
+    Attributes:
+        grid: `(h, w)` of the stored positions.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
     """
 
     decoder_pos_embed: Tensor
@@ -58,6 +63,7 @@ class MAEDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.class_token, self.stride, self.num_channels = grid, class_token, stride, num_channels
+        self.gradient_checkpointing = False
         block = ViTConfig(
             hidden_size=hidden_size,
             num_attention_heads=num_attention_heads,
@@ -98,6 +104,11 @@ class MAEDecoder(nn.Module):
         image, row, column = where
         return self._cells(self._decode(grid, cls, hidden)[image, row * grid.shape[-1] + column])
 
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Makes another grid of feature maps the decoder's own: resizes the positions once."""
+        self.decoder_pos_embed = self._positions(grid)
+        self.grid = grid
+
     def _decode(self, grid: Tensor, cls: Tensor | None, hidden: Tensor | None) -> Tensor:
         """The cells after the last norm, `(B, N, E)`."""
         if (cls is not None) != self.class_token:
@@ -111,7 +122,10 @@ class MAEDecoder(nn.Module):
             tokens = torch.cat([self.decoder_embed(cls).unsqueeze(1), tokens], dim=1)
         tokens = tokens + self._positions((rows, columns)).to(tokens.dtype)
         for layer in self.decoder_layers:
-            tokens, _ = layer(tokens, None, None, False)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens, _ = checkpoint(layer, tokens, None, None, False, use_reentrant=False)
+            else:
+                tokens, _ = layer(tokens, None, None, False)
         normed: Tensor = self.decoder_norm(tokens[:, int(self.class_token) :])
         return normed
 

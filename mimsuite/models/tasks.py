@@ -88,8 +88,15 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         if drops:
             head = partial(MAEDecoder, grid=(size[0] // patch[0], size[1] // patch[1]), **decoder_fields(config))
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head or SimMIMHead)
-        if not drops:
+        if isinstance(self.decoder, MAEDecoder):
+            encoder.on_new_grid = self.decoder.set_grid
+        else:
             init_truncated_normal(self.decoder, config.initializer_range)
+
+    def _recompute(self, wanted: bool) -> None:
+        super()._recompute(wanted)
+        if isinstance(self.decoder, MAEDecoder):
+            self.decoder.gradient_checkpointing = wanted
 
     def features(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> FeatureMap:
         """The encoder's features, without a count on the device where the number of hidden cells is known."""

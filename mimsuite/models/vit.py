@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -217,6 +218,7 @@ class VisionTransformer(nn.Module):
             interpolated; `interpolate_pos_encoding` of a call wins. False unless set.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner
             values.
+        on_new_grid: what `set_image_size` calls with the new `(gh, gw)`, for a decoder with positions of its own.
     """
 
     def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
@@ -230,6 +232,7 @@ class VisionTransformer(nn.Module):
         self.extra = config.use_class_token + config.num_register_tokens
         self.interpolate_positions = False
         self.gradient_checkpointing = False
+        self.on_new_grid: Callable[[tuple[int, int]], None] | None = None
         self.embeddings = ViTEmbeddings(config, use_mask_token)
         self.encoder = _Blocks(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -392,6 +395,8 @@ class VisionTransformer(nn.Module):
         if table is not None and new != old:
             resized = resize_positions(table.detach(), old, new, mode, class_token=self.config.use_class_token)
             self.embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
+        if self.on_new_grid is not None:
+            self.on_new_grid(new)
         self.config.image_size = image_size
 
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
