@@ -200,7 +200,7 @@ def nearest_visible(values: Tensor, hidden: Tensor, fill: tuple[float, ...]) -> 
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(values.device)
     distance = (places[:, None] - places[None]).square().sum(-1)  # squared, so whole numbers: equal is equal
     at_once = max(1, _MOST_PAIRS // distance.numel())
-    pieces = zip(values.flatten(2).split(at_once), hidden.flatten(1).split(at_once), strict=True)
+    pieces = zip(torch.split(values.flatten(2), at_once), torch.split(hidden.flatten(1), at_once), strict=True)
     return torch.cat([_fill_hidden(part, covered, distance, fill) for part, covered in pieces]).view_as(values)
 
 

@@ -23,6 +23,9 @@ from mimsuite.types import Batch
 
 SIZE = (16, 16)
 
+# Some tests take more workers than this machine may have cores.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
 
 @pytest.fixture(scope="module")
 def index(shards, tmp_path_factory):
@@ -60,7 +63,6 @@ def test_workers_change_nothing(index, workers):
     same(list(data.val_dataloader()), list(other.val_dataloader()))
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")  # more than this machine's cores
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_the_world_changes_no_global_batch(index, world, workers):
