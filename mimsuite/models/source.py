@@ -10,7 +10,7 @@ from typing import Any
 from mimsuite.errors import InputError
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-HUB_FILES = ["*.json", "model*.safetensors"]
+HUB_FILES = ["*.json", "model*.safetensors", "decoder.safetensors"]
 
 
 class MissingFileError(InputError, FileNotFoundError):

@@ -18,6 +18,8 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
     from transformers.models.vit_mae import modeling_vit_mae
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "hidden_size": 24,
     "num_hidden_layers": 2,

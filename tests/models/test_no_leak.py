@@ -19,6 +19,8 @@ from mimsuite.models import (
 from mimsuite.models.composed import hidden_cells
 from mimsuite.patches import expand_mask
 
+pytestmark = pytest.mark.slow  # all of it: 900 short tests
+
 VIT = {
     "hidden_size": 24,
     "num_hidden_layers": 2,

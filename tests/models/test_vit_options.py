@@ -216,6 +216,7 @@ def test_fixed_positions_are_sines_that_nothing_trains(cls):
     assert table.grad is None
 
 
+@pytest.mark.slow
 def test_fixed_positions_stand_in_files_that_hugging_face_reads(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -475,6 +476,7 @@ def test_autocast_gives_a_loss_in_float32(changes):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 @every_kind
 def test_the_fast_loss_compiles_to_one_graph_for_all_masks_of_a_count(changes):
     torch._dynamo.reset()
