@@ -126,7 +126,7 @@ def side(size: tuple[int, int]) -> int | list[int]:
 def masked_model(
     config: Any, weights: Weights | None, head: DictConfig, trusted: Sequence[str]
 ) -> ForMaskedImageModeling:
-    """A masked image model: fresh, or with the encoder (and the decoder, if there is one) of `init=`."""
+    """A masked image model: fresh, or with the encoder of `init=`, and with its decoder if the shapes are the same."""
     from mimsuite.models import AutoModelForMaskedImageModeling
 
     make_head = None if drops(config) else instantiate(head, trusted)  # of the decoder the config says all
@@ -136,7 +136,7 @@ def masked_model(
     model: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(
         at_native_size(config, weights), head=make_head
     )
-    fill(model, weights)
+    fill(model, weights, without=() if decoder_fits(model, weights) else ("decoder.",))
     if hasattr(config, "image_size"):
         model.encoder.set_image_size(config.image_size)
     return model
@@ -208,8 +208,16 @@ def load_model(weights: Weights) -> Pretrained:
     return loaded
 
 
-def fill(model: Pretrained, weights: Weights) -> None:
-    """Copies weights into a model; what is fresh or left over is said in one log line.
+def decoder_fits(model: nn.Module, weights: Weights) -> bool:
+    """Whether what weights and model both have of a decoder has the same shapes: one target and one size of decoder."""
+    own = model.state_dict()
+    return all(own[k].shape == t.shape for k, t in weights.state().items() if k.startswith("decoder.") and k in own)
+
+
+def fill(model: Pretrained, weights: Weights, without: tuple[str, ...] = ()) -> None:
+    """Copies weights into a model, but for names that begin with one of `without`.
+
+    What is fresh or left over is said in one log line.
 
     Raises:
         InputError: weights of another model.
@@ -218,7 +226,8 @@ def fill(model: Pretrained, weights: Weights) -> None:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        load_state(model, weights.state(), weights.init)
+        state = {name: value for name, value in weights.state().items() if not name.startswith(without)}
+        load_state(model, state, weights.init)
     for warning in caught:
         log.info("weights   %s", warning.message)
 

@@ -1,15 +1,20 @@
 """What goes together: misfits are refused in one line whose fix works, and what fits trains, loads and reconstructs."""
 
+import math
 import re
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 
 from mimsuite import api, app
 from mimsuite.combinations import check_ratio, mask_cell
-from mimsuite.errors import InputError
-from mimsuite.models import BitConfig, CvtConfig, ViTConfig
+from mimsuite.errors import InputError, RunError
+from mimsuite.init_weights import find_weights
+from mimsuite.models import BitConfig, CvtConfig, ViTConfig, ViTModel
+from mimsuite.objectives.mim import MIMObjective
+from mimsuite.pictures import read_metrics
 from mimsuite.settings import mask_unit, sides
 from mimsuite.tasks import pretrain as task
 
@@ -270,3 +275,233 @@ def test_a_misfit_of_sizes_is_named_with_a_fix_that_works(name, values):
 )
 def test_a_run_names_a_misfit_of_sizes_before_it_begins(values, checked):
     refuses_with_a_fix_that_works(checked, values, "is not a multiple of")
+
+
+TINY = NANO | {"steps": 2, "val_every": 2, "workers": 0, "loader.val_limit": 8, "precision": "32-true"}
+TINY_MAE = {"objective": "mae", "head": "dec1", "head.hidden_size": 48, "head.num_attention_heads": 3}
+SMALL = TINY_MAE | {"head.intermediate_size": 96}
+RANGE, CHOICES = {"mask.ratio": [0.4, 0.8]}, {"mask.ratio": [0.5, 0.75]}
+MASKS, TARGETS = ("random", "block", "inverse_block", "grid"), ("pixels", "norm_pixels", "hog")
+LEGAL = {  # encoder, objective, mask, target: every pair of two of them that is allowed stands here
+    ("vit", "simmim", "random", "pixels"): {"model.num_register_tokens": 2, "model.use_class_token": False},
+    ("vit", "simmim", "block", "norm_pixels"): RANGE | {"model.position": "sincos2d"},
+    ("vit", "simmim", "inverse_block", "hog"): {"objective.loss": "smooth_l1", "mask.unit": 16},
+    ("vit", "simmim", "grid", "pixels"): {"model.init_scheme": "mae", "mask.unit": 32},
+    ("vit", "mae", "random", "norm_pixels"): CHOICES | {"model.num_register_tokens": 3},
+    ("vit", "mae", "block", "hog"): {"model.position": "sincos2d", "model.init_scheme": "mae"},
+    ("vit", "mae", "inverse_block", "pixels"): {"objective.loss": "l1", "model.use_class_token": False},
+    ("vit", "mae", "grid", "pixels"): {"mask.unit": 16},
+    ("cvt", "simmim", "random", "hog"): RANGE,
+    ("cvt", "simmim", "block", "pixels"): {"mask.unit": 4},
+    ("cvt", "simmim", "inverse_block", "norm_pixels"): {"mask.unit": 4, "objective.loss": "mse"},
+    ("cvt", "simmim", "grid", "norm_pixels"): {"mask.unit": 16},
+    ("bit", "simmim", "random", "norm_pixels"): {"mask.unit": 4},
+    ("bit", "simmim", "block", "hog"): {"mask.unit": 8},
+    ("bit", "simmim", "inverse_block", "pixels"): RANGE | {"mask.unit": 4},
+    ("bit", "simmim", "grid", "hog"): {"mask.ratio": 0.5},
+}
+
+
+def test_every_pair_that_is_allowed_is_tried():
+    def pairs(quadruple):
+        return {(a, b) for i, a in enumerate(quadruple) for b in quadruple[i + 1 :]}
+
+    encoders = [("vit", "simmim"), ("vit", "mae"), ("cvt", "simmim"), ("bit", "simmim")]
+    allowed = [pairs((*e, mask, target)) for e in encoders for mask in MASKS for target in TARGETS]
+    assert set.union(*allowed) == set.union(*map(pairs, LEGAL))
+
+
+def train(out, **values):
+    summary = api.call("pretrain", {"out": str(out), **TINY, **values})
+    assert summary["status"] == "done"
+    assert all(math.isfinite(value) for value in summary["metrics"].values())
+    return summary
+
+
+def weights(out):
+    """All tensors of a run, the decoder's too, by their names within encoder and decoder."""
+    return unprefixed(find_weights(str(out)).state())
+
+
+def unprefixed(state):
+    return {re.sub(r"^(vit|cvt|bit)\.", "", name): value for name, value in state.items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parts", "more"), LEGAL.items(), ids=lambda value: "-".join(value) if isinstance(value, tuple) else ""
+)
+def test_what_goes_together_trains_loads_and_reconstructs(parts, more, tmp_path):
+    encoder, objective, mask, target = parts
+    values = {"model": f"{encoder}_nano", "mask": mask, "objective.target": target, **more}
+    train(tmp_path / "out", **(SMALL if objective == "mae" else {}), **values)
+    model = api.load(str(tmp_path / "out"))
+    assert model.config.mim_target == target
+    assert getattr(model.config, "mask_mode", "replace") == ("drop" if objective == "mae" else "replace")
+    assert same(
+        {k: v for k, v in model.state_dict().items() if k in weights(tmp_path / "out")}, weights(tmp_path / "out")
+    )
+    figures = api.reconstruct(init=str(tmp_path / "out"), out=str(tmp_path / "sheet.png"), count=2)
+    assert math.isfinite(figures["masked_loss"])
+    assert ("psnr" in figures) == (target != "hog")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of each objective: ViTs with a register, MAE with small decoder."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder / "simmim", **{"model.num_register_tokens": 1})
+    train(folder / "mae", **SMALL, **{"model.num_register_tokens": 1})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after"), [("mae", {"objective": "simmim"}), ("simmim", SMALL)], ids=["mae", "simmim"]
+)
+def test_a_run_starts_from_the_encoder_of_the_other_objective(before, after, runs, tmp_path):
+    values = {k: v for k, v in TINY.items() if k != "model"} | after
+    api.call("pretrain", {"out": str(tmp_path / "next"), "init": str(runs / before), **values, "lr": 1e-12, "steps": 1})
+    old, new = weights(runs / before), weights(tmp_path / "next")
+    shared = [k for k in old.keys() & new.keys() if not k.startswith("decoder.")]
+    assert len(shared) > 60
+    assert any("register" in name for name in shared)
+    for name in shared:
+        torch.testing.assert_close(new[name], old[name], rtol=0, atol=1e-6)
+    api.reconstruct(init=str(tmp_path / "next"), out=str(tmp_path / "sheet.png"), count=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [{}, {"model": "vit_nano", "model.num_register_tokens": 1}], ids=["", "model="])
+def test_an_mae_run_goes_on_with_its_own_decoder(named, runs, tmp_path):
+    values = {k: v for k, v in TINY.items() if k != "model"} | {"objective": "mae"} | named
+    summary = api.call("pretrain", {"out": str(tmp_path / "next"), "init": str(runs / "mae"), **values})
+    assert summary["status"] == "done"
+    old, new = weights(runs / "mae"), weights(tmp_path / "next")
+    assert {k: v.shape for k, v in old.items()} == {k: v.shape for k, v in new.items()}
+    first = read_metrics(tmp_path / "next" / "metrics.csv")["val/loss"][1][0]
+    assert first == read_metrics(runs / "mae" / "metrics.csv")["val/loss"][1][-1]
+
+
+@pytest.mark.slow
+def test_an_interrupted_mae_run_resumes_to_the_bit(monkeypatch, tmp_path):
+    values = SMALL | CHOICES | {"model.hidden_dropout_prob": 0.1, "steps": 4, "save_every": 1, "val_every": 4}
+    train(tmp_path / "whole", **values)
+    step = MIMObjective.training_step
+
+    def interrupted(self, batch, number):
+        if self.trainer.global_step == 2:
+            raise RunError("the power is out")
+        return step(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MIMObjective, "training_step", interrupted)
+        with pytest.raises(RunError, match="the power is out"):
+            train(tmp_path / "out", **values)
+    assert not (tmp_path / "out" / "weights").exists()
+    assert api.call("pretrain", {"out": str(tmp_path / "out"), "resume": True})["status"] == "done"
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "out"))
+
+
+@pytest.fixture
+def banner(monkeypatch, tmp_path, caplog):
+    """The lines that a run prints before its first batch, and the masks of its first batches."""
+
+    def run(**values):
+        caplog.set_level("INFO", logger="mimsuite")
+        drawn = []
+
+        def draw(trainer, objective, data, checkpoint, micro):
+            drawn.extend(batch.mask for _, batch in zip(range(12), data.train_dataloader(), strict=False))
+            raise Passed
+
+        monkeypatch.setattr(task, "fit", draw)
+        with pytest.raises(Passed):
+            api.call("pretrain", {"out": str(tmp_path / "out"), **TINY, "steps": 12, **values})
+        lines = [record.getMessage() for record in caplog.records]
+        return {line.split()[0]: line.partition(" ")[2].strip() for line in lines if not line.startswith(" ")}, drawn
+
+    return run
+
+
+def span(values):
+    """Smallest and largest as the banner says them."""
+    return f"{min(values)} to {max(values)}" if min(values) != max(values) else str(min(values))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "geometry", "unit", "cell", "objective"),
+    [
+        (
+            {},
+            "image 64x64, patch 8x8, stride 8x8, grid 8x8",
+            8,
+            (8, 8),
+            "l1 of pixels, SimMIM's head on the whole map",
+        ),
+        (
+            {"mask.ratio": [0.2, 0.9], "mask.unit": 16},
+            "image 64x64, patch 8x8, stride 8x8, grid 8x8",
+            16,
+            (8, 8),
+            "l1 of pixels, SimMIM's head on the whole map",
+        ),
+        (
+            SMALL | {"image_size": [32, 64], "model.patch_size": [4, 8]},
+            "image 32x64, patch 4x8, stride 4x8, grid 8x8",
+            8,
+            (4, 8),
+            "mse of norm_pixels, MAE's decoder (1 blocks of width 48, 3 heads) on the visible patches",
+        ),
+        (
+            SMALL | {"mask.ratio": [0.5, 0.75]},
+            "image 64x64, patch 8x8, stride 8x8, grid 8x8",
+            8,
+            (8, 8),
+            "mse of norm_pixels, MAE's decoder (1 blocks of width 48, 3 heads) on the visible patches",
+        ),
+        (
+            {"model": "cvt_nano", "objective.target": "hog", "objective.loss": "mse", "mask.unit": 16},
+            "image 64x64, mask cell 4x4, stride 8x8, grid 8x8",
+            16,
+            (4, 4),
+            "mse of hog, SimMIM's head on the whole map",
+        ),
+    ],
+    ids=["vit", "range", "mae [4,8]", "mae choices", "cvt"],
+)
+def test_the_banner_says_what_the_masks_are(values, geometry, unit, cell, objective, banner):
+    said, drawn = banner(**values)
+    assert said["geometry"] == geometry
+    assert said["objective"] == objective
+    height, width = map(int, re.findall(r"\d+", geometry)[:2])
+    units, each = (height // unit) * (width // unit), unit**2 // (cell[0] * cell[1])
+    assert all(mask.shape == (8, height // unit, width // unit) for mask in drawn)
+    hidden = [int(count) for mask in drawn for count in mask.flatten(1).sum(1)]
+    assert said["masks"] == (
+        f"units of {unit} px: {span(hidden)} of {units} hidden, {span([units - n for n in hidden])} visible; "
+        f"of {units * each} cells {span([n * each for n in hidden])} hidden, "
+        f"{span([(units - n) * each for n in hidden])} visible"
+    )
+
+
+@pytest.mark.slow
+def test_an_encoder_whose_config_speaks_of_another_decoder_is_pretrained(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    ViTModel(ViTConfig(**sizes, image_size=64, patch_size=8, encoder_stride=16)).save_pretrained(tmp_path / "vit")
+    values = {k: v for k, v in TINY.items() if k != "model"}
+    assert api.call("pretrain", {"out": str(tmp_path / "out"), "init": str(tmp_path / "vit"), **values})["steps"] == 2
+    assert api.load(str(tmp_path / "out")).config.encoder_stride == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["simmim", "mae"])
+def test_a_picture_of_which_nothing_is_hidden_has_no_error(objective, runs, tmp_path):
+    figures = api.reconstruct(init=str(runs / objective), out=str(tmp_path / "sheet.png"), count=2, mask="none")
+    assert figures["masked_loss"] == 0
+    assert math.isnan(figures["psnr"])

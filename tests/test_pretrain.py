@@ -180,7 +180,7 @@ def test_the_loss_of_a_run_can_be_chosen_and_validates_as_it_trains(run, tmp_pat
 def test_other_masks_train_and_are_counted(mask, hidden, tmp_path, caplog):
     summary = pretrain(tmp_path / "out", workers=0, mask=mask, steps=1, val_every=1, **{"mask.unit": 16})
     assert summary["status"] == "done"
-    assert f"{hidden} of 16 units hidden" in caplog.text
+    assert f"units of 16 px: {hidden} of 16 hidden" in caplog.text
 
 
 def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(run, tmp_path):
