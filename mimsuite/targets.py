@@ -104,10 +104,8 @@ class NormPixels:
         """
         size = (pixels.shape[-2], pixels.shape[-1])
         grid = (size[0] // cell[0], size[1] // cell[1])
-        on_pixels = expand_mask(mask.bool(), size)
-        hidden = reduce_mask(on_pixels, grid)
-        shown = widen(pixels).masked_fill(on_pixels.unsqueeze(1), 0)
-        statistics = torch.stack(cell_statistics(shown, cell), 1)
+        hidden = reduce_mask(expand_mask(mask.bool(), size), grid)  # also cells that are hidden in part
+        statistics = torch.stack(cell_statistics(pixels, cell), 1)
         mean, deviation = nearest_visible(statistics, hidden, fill=(0.0, 1.0)).unbind(1)
         return prediction * expand_cells(deviation, cell) + expand_cells(mean, cell)
 
@@ -208,8 +206,7 @@ def _fill_hidden(values: Tensor, covered: Tensor, distance: Tensor, fill: tuple[
     """`nearest_visible` for values `(B, V, N)`, covered `(B, N)`, and the distances `(N, N)` of all cells."""
     apart = distance.masked_fill(covered[:, None], distance.max() + 1)
     far = (apart > apart.amin(2, keepdim=True)) | covered[:, None]
-    # Summed, not multiplied: autocast and TF32 would round a matrix product.
+    # A visible cell is the nearest to itself. Summed, not multiplied: autocast and TF32 would round a matrix product.
     total = values[:, :, None].masked_fill(far[:, None], 0).sum(3)
     mean = total / (~far).sum(2)[:, None].clamp_min(1)
-    mean = torch.where(covered.all(1)[:, None, None], values.new_tensor(fill)[None, :, None], mean)
-    return torch.where(covered[:, None], mean, values)
+    return torch.where(covered.all(1)[:, None, None], values.new_tensor(fill)[None, :, None], mean)

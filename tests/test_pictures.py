@@ -140,7 +140,9 @@ def test_sheet_puts_images_of_their_own_size_before_the_other_columns(size, fact
             np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("shape", [(1, 32, 32, 3), (2, 32, 64, 3), (2, 48, 48, 3), (2, 128, 128, 3), (2, 32, 32)])
+@pytest.mark.parametrize(
+    "shape", [(1, 32, 32, 3), (2, 32, 64, 3), (2, 48, 48, 3), (2, 128, 128, 3), (2, 32, 32), (2, 32, 32, 1)]
+)
 def test_sheet_refuses_images_that_do_not_fit(shape):
     with pytest.raises(InputError, match="do not fit 2 originals of 64 x 64 pixels") as error:
         reconstruction_sheet(images(), images(), MASK, images=np.zeros(shape, dtype=np.uint8))
