@@ -25,7 +25,7 @@ ROWS = [
     | {f"data.{n}" for n in ("inspect", "verify", "duplicates", "open")}
     | {f"models.{n}" for n in ("config_base", "config", "layers", "positions", "outputs", "source")}
     | {"models"},
-    {"metrics", "reconstruct", "checkpoint"},
+    {"metrics", "reconstruction", "checkpoint"},
     {"models.vit", "models.cvt", "models.bit"},
     {"heads", "heads.simmim", "heads.mae", "heads.classifier", "weights", "weights.files", "weights.huggingface"},
     {f"models.{n}" for n in ("composed", "tasks", "auto", "images", "resize", "processing")}
@@ -66,6 +66,12 @@ def test_every_module_has_a_row():
 def test_imports_run_downwards():
     wrong = [f"{name} imports {other}" for name, path in modules() for other in imports(path) if ROW[other] > ROW[name]]
     assert not wrong
+
+
+def test_no_module_takes_the_place_of_a_task():
+    """`mimsuite.reconstruct` is a function; importing a submodule of that name would replace it."""
+    names = {path.stem for path in PACKAGE.iterdir()}
+    assert set(TASKS) & names == {"models"}  # whose function is `mimsuite.list_models`
 
 
 def test_importing_models_stays_cheap():

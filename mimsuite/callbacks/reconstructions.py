@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.loggers import WandbLogger
 from mimsuite.objectives.mim import MIMObjective, predict
-from mimsuite.reconstruct import reconstruct
+from mimsuite.reconstruction import reconstruct
 from mimsuite.types import Batch
 
 

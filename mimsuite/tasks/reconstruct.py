@@ -48,7 +48,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     from mimsuite.data.hashing import hash_key, mix
     from mimsuite.objectives.mim import predict
-    from mimsuite.reconstruct import reconstruct
+    from mimsuite.reconstruction import reconstruct
 
     normalize = build_model.normalizer_of(weights)
     dtype = "uint16" if normalize.maximum > 255 else "uint8"

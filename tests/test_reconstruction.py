@@ -12,7 +12,7 @@ from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViT
 from mimsuite.normalize import Normalize
 from mimsuite.objectives.mim import predict
 from mimsuite.pictures import hog_glyphs
-from mimsuite.reconstruct import MODES, Reconstruction, reconstruct
+from mimsuite.reconstruction import MODES, Reconstruction, reconstruct
 from mimsuite.targets import TARGETS, hog
 
 NAMES = tuple(TARGETS)
