@@ -360,9 +360,16 @@ def runs(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("before", "after"), [("mae", {"objective": "simmim"}), ("simmim", SMALL)], ids=["mae", "simmim"]
+    ("before", "after"),
+    [
+        ("mae", {"objective": "simmim"}),
+        ("simmim", SMALL),
+        ("simmim", {"objective.target": "hog"}),
+        ("mae", SMALL | {"head.hidden_size": 24}),
+    ],
+    ids=["mae to simmim", "simmim to mae", "pixels to hog", "another decoder"],
 )
-def test_a_run_starts_from_the_encoder_of_the_other_objective(before, after, runs, tmp_path):
+def test_a_run_starts_from_the_encoder_of_another_kind_of_run(before, after, runs, tmp_path):
     values = {k: v for k, v in TINY.items() if k != "model"} | after
     api.call("pretrain", {"out": str(tmp_path / "next"), "init": str(runs / before), **values, "lr": 1e-12, "steps": 1})
     old, new = weights(runs / before), weights(tmp_path / "next")

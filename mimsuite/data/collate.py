@@ -30,7 +30,7 @@ class Collate:
         """Takes the parts of a batch that samples do not have.
 
         Args:
-            masks: draw the masks; of several, each batch takes one for all its samples; empty for no masks.
+            masks: draw the masks; of several, each optimizer step takes one for all its samples; empty for no masks.
             grid: mask units per axis, (gh, gw).
             num_classes: width of multi-label targets.
         """
@@ -63,7 +63,7 @@ class Collate:
     def _masks(self, samples: list[Sample]) -> Tensor | None:
         if not self._samplers or self._grid is None:
             return None
-        draw, generator = self._samplers[mix(samples[0].seed, _CHOICE) % len(self._samplers)], torch.Generator()
+        draw, generator = self._samplers[mix(samples[0].shared, _CHOICE) % len(self._samplers)], torch.Generator()
         return torch.stack([draw(self._grid, generator.manual_seed(mix(s.seed, _MASK))) for s in samples])
 
 

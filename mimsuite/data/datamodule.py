@@ -24,7 +24,7 @@ from mimsuite.types import Batch
 _SALT_VAL = 0x56414C
 _PREFETCH = 4  # batches per worker
 
-Item = tuple[int, int]  # (epoch, number of the sample)
+Item = tuple[int, int, int]  # (epoch, number of the sample, optimizer step)
 
 
 class BatchLoader(DataLoader[Any]):
@@ -64,9 +64,10 @@ class StepBatches(Sampler[list[Item]]):
         return self._steps * (self._share // self._micro)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Yields lists of (epoch, number)."""
-        for epoch, numbers in self._plan.batches(self._start(), self._steps, *self._place):
-            items = [(epoch, number) for number in numbers.tolist()]
+        """Yields lists of (epoch, number, step)."""
+        first_step = self._start()
+        for step, (epoch, numbers) in enumerate(self._plan.batches(first_step, self._steps, *self._place), first_step):
+            items = [(epoch, number, step) for number in numbers.tolist()]
             for first in range(0, self._share, self._micro):
                 yield items[first : first + self._micro]
 
@@ -83,12 +84,12 @@ class FixedBatches(Sampler[list[Item]]):
         return full + (rest > self._rank)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Yields lists of (epoch, number); the epoch is 0."""
+        """Yields lists of (epoch, number, step); epoch and step are 0."""
         step = self._batch * self._world
         for first in range(0, self._count, step):
             numbers = range(first + self._rank, min(first + step, self._count), self._world)
             if numbers:
-                yield [(0, number) for number in numbers]
+                yield [(0, number, 0) for number in numbers]
 
 
 class ImageData(lightning.LightningDataModule):
@@ -122,7 +123,7 @@ class ImageData(lightning.LightningDataModule):
             image_size: (height, width) of validation pictures, in pixels.
             mask_unit: side of a mask unit in pixels; None where no masks are drawn.
             train_transform: makes the training pictures.
-            masks: draw the masks; of several, each micro-batch takes one, validation the first; empty for none.
+            masks: draw the masks; of several, each step takes one, validation the first; empty for none.
             batch: samples per optimizer step, over all devices and micro-batches.
             micro_batch: samples per forward pass on one device.
             steps: optimizer steps of the whole run.

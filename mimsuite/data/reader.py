@@ -32,6 +32,7 @@ class Sample(NamedTuple):
         seed: what everything random about it is drawn from; in evaluation it depends on the key alone.
         label: None where none are asked for.
         bad: the samples that this one stands in for.
+        shared: what is drawn once for all samples of an optimizer step is drawn from this.
     """
 
     image: Tensor
@@ -39,6 +40,7 @@ class Sample(NamedTuple):
     seed: int
     label: Label | None
     bad: tuple[BadSample, ...]
+    shared: int = 0
 
 
 #: Errors travel as values: a worker's exception would reach the main process wrapped in its traceback.
@@ -46,7 +48,7 @@ Failure = InputError | RunError
 
 
 class ImageReader(Dataset[Sample | Failure]):
-    """Samples addressed by (epoch, number). It holds no state but open files."""
+    """Samples addressed by (epoch, number, optimizer step). It holds no state but open files."""
 
     def __init__(
         self, index: DataIndex, samples: Samples, transform: Transform, *, seed: int | None, labels: bool
@@ -68,20 +70,20 @@ class ImageReader(Dataset[Sample | Failure]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample | Failure:
-        """Reads the sample `item = (epoch, number)`, or the next one that can be decoded in its place.
+    def __getitem__(self, item: tuple[int, int, int]) -> Sample | Failure:
+        """Reads the sample `item = (epoch, number, optimizer step)`, or the next one that can be decoded in its place.
 
         Returns:
             The sample; an `InputError` where 64 in a row are broken, a label is wrong or a table is damaged; a
             `RunError` where a shard cannot be read, or is no longer the one that was indexed.
         """
-        epoch, number = item
+        epoch, number, step = item
         bad: list[BadSample] = []
         try:
-            for step in range(min(_IN_A_ROW, len(self))):
-                sample = self._read(epoch, (number + step) % len(self), bad)
+            for further in range(min(_IN_A_ROW, len(self))):
+                sample = self._read(epoch, (number + further) % len(self), bad)
                 if sample is not None:
-                    return sample
+                    return sample._replace(shared=mix(self._seed or 0, step))
         except (InputError, RunError) as error:
             return error
         return too_many(bad)

@@ -17,8 +17,8 @@ THREE = (RandomMask(0.25), RandomMask(0.5), RandomMask(0.75))
 COUNTS = {9, 18, 27}
 
 
-def samples(*seeds):
-    return [Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), seed, seed, None, ()) for seed in seeds]
+def samples(*seeds, shared=0):
+    return [Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), seed, seed, None, (), shared) for seed in seeds]
 
 
 def counts(batch):
@@ -27,7 +27,7 @@ def counts(batch):
 
 def test_of_several_samplers_a_batch_takes_one_for_all_its_samples():
     draw = Collate(THREE, GRID)
-    batches = [draw(samples(*range(first, first + 5))) for first in range(0, 300, 5)]
+    batches = [draw(samples(*range(first, first + 5), shared=first)) for first in range(0, 300, 5)]
     for batch in batches:
         assert counts(batch) == [batch.hidden] * 5
     taken = [batch.hidden for batch in batches]
@@ -35,18 +35,17 @@ def test_of_several_samplers_a_batch_takes_one_for_all_its_samples():
     assert min(taken.count(count) for count in COUNTS) > 10
 
 
-def test_the_first_sample_s_seed_alone_chooses():
+def test_what_a_step_s_samples_share_chooses_alone():
     draw = Collate(THREE, GRID)
-    for first in range(20):
-        wanted = draw(samples(first)).hidden
-        assert {draw(samples(first, *others)).hidden for others in ([1], [2, 3], [99] * 7)} == {wanted}
-        assert draw(samples(first, 5)).hidden == Collate(THREE, GRID)(samples(first, 6)).hidden
+    for step in range(20):
+        wanted = draw(samples(1, shared=step)).hidden
+        assert {draw(samples(*others, shared=step)).hidden for others in ([1], [2, 3], [99] * 7)} == {wanted}
 
 
 def test_a_sample_has_the_same_mask_whoever_stands_beside_it():
     draw = Collate((RandomMask(0.5), BlockMask(0.5)), GRID)
     alone = [Collate((sampler,), GRID)(samples(7)).mask[0] for sampler in (RandomMask(0.5), BlockMask(0.5))]
-    seen = [draw(samples(first, 7)).mask[1] for first in range(20)]
+    seen = [draw(samples(1, 7, shared=step)).mask[1] for step in range(20)]
     assert all(any(torch.equal(mask, one) for one in alone) for mask in seen)
     assert len({tuple(mask.flatten().tolist()) for mask in seen}) == 2
 
@@ -116,12 +115,11 @@ def test_any_number_of_workers_makes_the_same_choices(index, workers):
         assert batch.hidden == other.hidden
 
 
-def test_micro_batches_choose_each_for_itself(index):
-    batches = list(module(index, micro_batch=2).train_dataloader())
-    for batch in batches:
-        assert counts(batch) == [batch.hidden] * 2
-    steps = [{batch.hidden for batch in batches[4 * step : 4 * step + 4]} for step in range(16)]
-    assert max(len(chosen) for chosen in steps) > 1
+def test_micro_batches_of_a_step_choose_alike(index):
+    whole = [batch.mask for batch in module(index).train_dataloader()]
+    batches = [batch.mask for batch in module(index, micro_batch=2).train_dataloader()]
+    for step, mask in enumerate(whole):
+        assert torch.equal(torch.cat(batches[4 * step : 4 * step + 4]), mask)
 
 
 def test_epochs_and_seeds_choose_anew(index):

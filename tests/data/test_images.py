@@ -343,7 +343,7 @@ def test_few_bad_samples_are_replaced_by_the_next_good_ones_and_named(sparse):
     ids = [int(np.uint64(hash_key(f"k{i:04d}")).astype(np.int64)) for i in range(4000)]
     bad = {}
     for number in range(4000):
-        sample = reader[0, number]
+        sample = reader[0, number, 0]
         if sample.bad:
             bad[number] = sample.bad
         expected = {700: 701, 3999: 0}.get(number, number)

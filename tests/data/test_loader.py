@@ -345,15 +345,15 @@ def test_the_reader_minds_no_fork_and_no_pickle(index):
     import pickle
 
     reader = ImageReader(index, index.records("train"), CenterCrop(SIZE), seed=0, labels=False)
-    first = reader[0, 5]
+    first = reader[0, 5, 0]
     for other in (pickle.loads(pickle.dumps(reader)), copy.copy(reader)):
-        assert torch.equal(other[0, 5].image, first.image)
+        assert torch.equal(other[0, 5, 0].image, first.image)
     if hasattr(os, "fork"):
         child = os.fork()
         if child == 0:
-            os._exit(0 if torch.equal(reader[0, 5].image, first.image) else 1)
+            os._exit(0 if torch.equal(reader[0, 5, 0].image, first.image) else 1)
         assert os.waitpid(child, 0)[1] == 0
-    assert torch.equal(reader[0, 5].image, first.image)
+    assert torch.equal(reader[0, 5, 0].image, first.image)
 
 
 def test_real_photographs_become_the_pictures_of_an_unscaled_decode(imagenette, tmp_path):
@@ -362,7 +362,7 @@ def test_real_photographs_become_the_pictures_of_an_unscaled_decode(imagenette, 
     crop = RandomResizedCrop((64, 64))
     reader = ImageReader(index, index.records("train"), crop, seed=0, labels=False)
     whole = ImageReader(index, index.records("train"), Whole(crop), seed=0, labels=False)
-    differences = [(reader[0, i].image.float() - whole[0, i].image.float()).abs().mean() for i in range(100)]
+    differences = [(reader[0, i, 0].image.float() - whole[0, i, 0].image.float()).abs().mean() for i in range(100)]
     assert max(differences) > 0
     assert torch.stack(differences).mean() < 2
 
