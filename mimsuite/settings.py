@@ -197,7 +197,8 @@ def warmup_steps(value: Any, steps: int) -> int:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or value < 0 or (isinstance(value, float) and value >= 1):
         raise InputError(
-            f"schedule.warmup={value} is no whole number of steps, no fraction below 1 of the run; or auto"
+            f"schedule.warmup={value} is no whole number of steps and no fraction of the run; use steps (500), a "
+            "fraction below 1 (0.05), or auto"
         )
     return value if isinstance(value, int) else round(value * steps)
 

@@ -10,8 +10,9 @@ from hydra import compose, initialize_config_dir
 from mimsuite import build, build_model
 from mimsuite.combinations import check_combination, check_ratio, mask_cell
 from mimsuite.confdir import conf_dir
+from mimsuite.errors import InputError
 from mimsuite.instantiate import instantiate
-from mimsuite.settings import budget, geometry
+from mimsuite.settings import budget, geometry, warmup_steps
 
 IMAGENET = 1_281_167
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
@@ -122,3 +123,14 @@ def test_epochs_of_a_recipe_can_be_cut_and_all_shares_stay():
     schedule = instantiate(cfg.schedule, (), steps=pace.steps, warmup=pace.warmup)
     assert (pace.steps, pace.warmup) == (80 * 625, 625)
     assert [schedule(70 * 625 - 1), schedule(70 * 625)] == pytest.approx([1, 0.1])
+
+
+@pytest.mark.parametrize(("value", "steps"), [("auto", 50), (7, 7), (0, 0), (0.1, 100), (0.0125, 12)])
+def test_a_warm_up_is_steps_a_share_of_the_run_or_auto(value, steps):
+    assert warmup_steps(value, 1000) == steps
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, 1.0, 2.5, "soon", None, True])
+def test_another_warm_up_is_refused(value):
+    with pytest.raises(InputError, match=r"schedule.warmup=.* use steps \(500\), a fraction below 1 \(0.05\), or auto"):
+        warmup_steps(value, 1000)
