@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+import warnings
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 Series = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 """Metric name -> (steps, values)."""
 
+MODES: dict[str, tuple[str, ...]] = {
+    "pixels": ("raw",),
+    "norm_pixels": ("predicted_stats", "oracle_stats", "raw"),
+    "hog": ("orientations",),
+}
+"""How a prediction of each target may become a picture, the default first."""
+
 T = TypeVar("T", bound=np.generic)
 
 _INK, _FAINT, _FRAME, _PAPER = (20, 20, 20), (90, 90, 90), (205, 205, 205), (255, 255, 255)
@@ -28,8 +36,25 @@ _SLATE = (44, 50, 60)
 _GAP, _MARGIN = 6, 16
 # Black, violet, orange, pale yellow: brightness grows evenly, so that it also reads in grey.
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
-# Okabe and Ito 2008, "Color Universal Design", black first; told apart with every common colour blindness.
-_OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
+# Okabe and Ito 2008, "Color Universal Design", black first; told apart with every common colour blindness. Their eighth,
+# a yellow, is too pale for lines on white.
+_OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
+
+
+def choose_mode(target: str, mode: str) -> str:
+    """One of the target's `MODES`; "auto" is its default.
+
+    Raises:
+        InputError: an unknown mode, or one of another target.
+    """
+    own = MODES[target]
+    if mode == "auto" or mode in own:
+        return own[0] if mode == "auto" else mode
+    fix = f"use mode={' or '.join(own)}" if target != "hog" else "use mode=auto, which draws orientations"
+    for other, modes in MODES.items():
+        if mode in modes:
+            raise InputError(f"mode={mode} is for a model that predicts {other}, and this one predicts {target}; {fix}")
+    raise InputError(f"mode={mode} is unknown; {fix}")
 
 
 def to_display(pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
@@ -179,23 +204,30 @@ def contact_sheet(
 def read_metrics(path: Path) -> Series:
     """Reads a run's `metrics.csv`: columns `step` and metric names, empty where a step has no value.
 
+    A last line without its end is left out: the run still writes it, or was killed over it.
+
     Raises:
-        InputError: no such file, no column `step`, or a value that is not a number.
+        InputError: no such file, one that is not text, no column `step`, or a value that is not a number.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a run folder that holds metrics.csv")
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if "step" not in (rows.fieldnames or ()):
-            raise InputError(f"{path} has no column 'step' but {rows.fieldnames}; it is not a run's metrics.csv")
+    try:
+        lines = path.read_bytes().decode().splitlines(keepends=True)
+        rows = csv.DictReader(line for line in lines if line.endswith(("\n", "\r")))
+        names = rows.fieldnames or ()
         found: dict[str, list[tuple[int, float]]] = {}
-        for number, row in enumerate(rows, 2):
-            try:
-                for name, value in row.items():
-                    if name != "step" and value:
-                        found.setdefault(name, []).append((int(row["step"]), float(value)))
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{path}, line {number}: {error}; mend or remove the line") from error
+        for row in rows if "step" in names else ():
+            for name, value in row.items():
+                if name != "step" and value:
+                    found.setdefault(name, []).append((int(row["step"]), float(value)))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text (byte {error.start}); it is damaged, or no run's metrics.csv") from error
+    except (csv.Error, TypeError, ValueError) as error:
+        raise InputError(f"{path}, line {rows.line_num}: {error}; mend or remove the line") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; make it readable") from error
+    if "step" not in names:
+        raise InputError(f"{path} has no column 'step' but {list(names)}; it is not a run's metrics.csv")
     return {
         name: (
             np.array([s for s, _ in pairs], dtype=np.int64),
@@ -214,36 +246,43 @@ _THIN, _SOLID, _DASHED, _DOTTED = (
 _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
     ("loss", {"train/loss": _THIN, "val/loss": _SOLID}),
     ("PSNR of hidden pixels (dB)", {"val/psnr": _SOLID}),
-    ("top-1 accuracy", {"val/top1": _SOLID, "probe/top1": _DASHED, "knn/top1": _DOTTED}),
+    ("top-1 accuracy (fraction)", {"val/top1": _SOLID, "probe/top1": _DASHED, "knn/top1": _DOTTED}),
     ("learning rate", {"optim/lr": _SOLID}),
+    ("gradient norm before clipping", {"optim/grad_norm": _THIN}),
     ("images per second", {"perf/img_per_s": _THIN}),
+    ("time spent waiting for data (fraction)", {"perf/data_wait": _THIN}),
 )
+_MARKERS = "os^DvP"
+_LETTER, _KEY, _ROW = 0.09, 0.65, 0.22  # of the legend, in inches: a letter, a colour with its gaps, a row
 
 
-def curves(runs: Mapping[str, Series], out: Path) -> None:
-    """Draws loss, PSNR, accuracy, learning rate and speed against steps, and saves a PNG.
+def curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None = None) -> None:
+    """Draws figures of runs against their optimizer steps, and saves a PNG.
 
-    A panel is there if any run has its metric. Colours tell runs apart (Okabe and Ito's eight, safe for
-    colour-blind readers), line styles the metrics of a panel.
+    Panels are loss, PSNR, accuracy, learning rate, gradient norm, speed and waiting, each there if any run has its
+    metric. Colours tell runs apart (seven of Okabe and Ito, safe for colour-blind readers; from the eighth run on with
+    another marker), line styles the metrics of a panel.
 
     Args:
         runs: name of the run -> what `read_metrics` gives.
         out: the PNG; its folder must exist.
+        metrics: draws these only, each that has no panel above in one of its own.
 
     Raises:
-        InputError: nothing to draw.
+        InputError: nothing to draw, or a metric that no run has.
     """
-    logged = {name for run in runs.values() for name in run}
-    panels = [(label, {n: styles[n] for n in styles if n in logged}) for label, styles in _PANELS]
-    panels = [(label, styles) for label, styles in panels if styles]
+    panels = _panels({name for run in runs.values() for name in run}, metrics)
     if not panels:
         raise InputError(f"no metric to draw in {', '.join(runs) or 'no runs'}; log at least one step first")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     across = min(len(panels), 2)
-    down = math.ceil(len(panels) / across)
-    figure = Figure(figsize=(5.6 * across, 3.4 * down + 0.4), layout="constrained")
+    down, width = math.ceil(len(panels) / across), 5.6 * across
+    names = [_plain(name, int((width - _KEY) / _LETTER)) for name in runs]
+    columns = max(1, min(len(names), int(width / (_KEY + _LETTER * max(map(len, names))))))
+    height = 3.4 * down + 0.2 + _ROW * math.ceil(len(names) / columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis, (label, styles) in zip(axes, panels, strict=False):
@@ -251,30 +290,61 @@ def curves(runs: Mapping[str, Series], out: Path) -> None:
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     keys = [
-        axes[0].plot([], [], color=colour, linewidth=3)[0] for colour, _ in zip(cycle(_OKABE_ITO), runs, strict=False)
+        axes[0].plot([], [], linewidth=3, **_look(number, number >= len(_OKABE_ITO)))[0] for number in range(len(names))
     ]
-    figure.legend(keys, [_plain(name) for name in runs], loc="outside lower center", ncols=3, frameon=False)
-    canvas.print_png(out)
+    figure.legend(keys, names, loc="outside lower center", ncols=columns, frameon=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the letter becomes a box
+        canvas.print_png(out)
+
+
+def _panels(logged: Set[str], metrics: Sequence[str] | None) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    """Returns the panels, each a label and the styles of its metrics, of what is `logged` and asked for."""
+    if missing := [name for name in metrics or () if name not in logged]:
+        raise InputError(f"no run has the metric {missing[0]!r}; there are {', '.join(sorted(logged)) or 'none'}")
+    known = {name for _, styles in _PANELS for name in styles}
+    own = [(name, {name: _SOLID}) for name in dict.fromkeys(metrics or ()) if name not in known]
+    wanted = logged if metrics is None else logged & set(metrics)
+    panels = [(label, {n: styles[n] for n in styles if n in wanted}) for label, styles in (*_PANELS, *own)]
+    return [(label, styles) for label, styles in panels if styles]
 
 
 def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: Mapping[str, Series]) -> None:
-    """Draws the metrics in `styles` of all runs into one panel; several metrics get a legend."""
+    """Draws the metrics in `styles` of all runs into one panel; several metrics get a legend above it."""
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
     for name, style in styles.items():
-        for colour, run in zip(cycle(_OKABE_ITO), runs.values(), strict=False):
+        for number, run in enumerate(runs.values()):
             if name in run:
                 steps, values = run[name]
-                axis.plot(steps, values, color=colour, marker="o" if len(steps) < 30 else "", markersize=3, **style)
+                few = len(steps) == 1 or (len(steps) < 30 and style is not _THIN)
+                look = _look(number, few or number >= len(_OKABE_ITO))
+                axis.plot(steps, values, markersize=3, markevery=1 if few else len(steps) // 10 + 1, **look, **style)
         axis.plot([], [], color="#606060", label=name, **style)
     axis.set_xlabel("optimizer steps")
-    axis.set_ylabel(label)
+    axis.set_ylabel(_plain(label))
+    axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     if len(styles) > 1:
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=len(styles))
 
 
-def _plain(text: str) -> str:
-    """Returns `text` escaped for matplotlib: a leading underscore hides it, a dollar starts a formula."""
+def _look(number: int, marked: bool) -> dict[str, Any]:
+    """Returns colour and marker of the run with that number, from 0."""
+    times, place = divmod(number, len(_OKABE_ITO))
+    return {"color": _OKABE_ITO[place], "marker": _MARKERS[times % len(_MARKERS)] if marked else ""}
+
+
+def _plain(text: str, most: int = 60) -> str:
+    """Returns `text` for matplotlib, at most `most` letters of it: both ends of a long one, for names differ there.
+
+    A leading underscore would hide it, a dollar start a formula, a broken surrogate end the drawing.
+    """
+    text = " ".join(printable(text).split())
+    if len(text) > most:
+        text = f"{text[: most // 2 - 2]}...{text[1 - most // 2 :]}"
     return ("\u200b" + text if text.startswith("_") else text).replace("$", r"\$")
 
 

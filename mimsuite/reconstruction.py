@@ -13,14 +13,19 @@ from torch import Tensor
 
 from mimsuite.metrics import hidden_psnr
 from mimsuite.normalize import Normalize
-from mimsuite.pictures import hog_glyphs, reconstruction_sheet, to_display
+from mimsuite.pictures import choose_mode, hog_glyphs, reconstruction_sheet, to_display
 from mimsuite.targets import Target
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-MODES = {
-    "raw": "mode raw",
-    "predicted_stats": "mode predicted_stats (brightness and contrast of hidden cells from the nearest visible ones)",
-    "orientations": "mode orientations (strokes run along edges)",
+WORDS = {
+    ("pixels", "raw"): "",
+    ("norm_pixels", "predicted_stats"): " (brightness and contrast of hidden cells from the nearest visible ones)",
+    ("norm_pixels", "oracle_stats"): " (brightness and contrast of hidden cells from the hidden pixels themselves)",
+    (
+        "norm_pixels",
+        "raw",
+    ): " (cells of mean 0 and deviation 1 as they are predicted, shown with the data's statistics)",
+    ("hog", "orientations"): " (strokes run along edges)",
 }
 
 
@@ -29,14 +34,17 @@ class Reconstruction:
     """Some images, what was hidden of them, and what a model made of it.
 
     Attributes:
-        original: `(N, H, W, 3)` uint8: the images, or their gradients' orientations if those are predicted.
+        original: `(N, H, W, 3)` uint8: the images, or what is predicted of them where that is shown itself: the
+            orientations of their gradients, or their normalised cells in the mode "raw".
         prediction: likewise, the whole picture.
         images: `(N, h, w, 3)` uint8, where `original` is not the images; else None.
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
         unit: side of a mask unit in pixels of the image.
-        mode: how the prediction became a picture, one of `MODES`.
+        target: name of what is predicted.
+        mode: how the prediction became a picture, one of the target's `mimsuite.pictures.MODES`.
         loss: the masked loss over all images.
-        psnr: `(N,)`, in dB, over each image's hidden pixels; NaN where nothing is hidden; None for orientations.
+        psnr: `(N,)`, in dB, over each image's hidden pixels; NaN where nothing is hidden; None where
+            `original` is not the images.
     """
 
     original: NDArray[np.uint8]
@@ -44,6 +52,7 @@ class Reconstruction:
     images: NDArray[np.uint8] | None
     mask: NDArray[np.bool_]
     unit: int
+    target: str
     mode: str
     loss: float
     psnr: NDArray[np.float64] | None
@@ -56,7 +65,7 @@ class Reconstruction:
             self.prediction,
             self.mask,
             title=title,
-            footer=f"{MODES[self.mode]}, {share}, masked loss {self.loss:.4f}",
+            footer=f"mode {self.mode}{WORDS[self.target, self.mode]}, {share}, masked loss {self.loss:.4f}",
             captions=[] if self.psnr is None else [_caption(value) for value in self.psnr],
             images=self.images,
         )
@@ -68,11 +77,19 @@ def _caption(psnr: float) -> str:
 
 @torch.inference_mode()
 def reconstruct(
-    predict: Predict, target: Target, cell: tuple[int, int], normalize: Normalize, images: Tensor, mask: Tensor
+    predict: Predict,
+    target: Target,
+    cell: tuple[int, int],
+    normalize: Normalize,
+    images: Tensor,
+    mask: Tensor,
+    *,
+    mode: str = "auto",
 ) -> Reconstruction:
     """Runs a model on masked images.
 
-    The pictures do not depend on hidden pixels, but for the column of originals and what is computed from it.
+    But in the mode "oracle_stats" the pictures do not depend on hidden pixels, except for the column of originals and
+    what is computed from it.
 
     Args:
         predict: `(pixels, mask)` to the masked loss and the whole prediction of the target.
@@ -81,16 +98,36 @@ def reconstruct(
         normalize: integer images to normalised floats.
         images: `(N, C, H, W)` uint8 or int32.
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
+        mode: how the prediction becomes a picture, one of the target's `mimsuite.pictures.MODES`; "auto": the first.
+
+    Raises:
+        InputError: a mode that the target does not have.
     """
+    mode = choose_mode(target.name, mode)
     pixels = normalize(images)
     loss, prediction = predict(pixels, mask)
-    picture = target.picture(prediction, pixels, mask, cell)
-    mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
-    shown = to_display(pixels.float().cpu().numpy(), mean, std)
-    plain, unit = mask.cpu().numpy(), images.shape[-2] // mask.shape[-2]
+    picture = target.picture(prediction, pixels, mask, cell, mode)
+
+    def display(values: Tensor) -> NDArray[np.uint8]:
+        mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
+        return to_display(values.float().cpu().numpy(), mean, std)
+
+    shown, psnr = display(pixels), None
     if picture is None:
         original, drawn = (hog_glyphs(t.float().cpu().numpy()) for t in (target.dense(pixels, cell), prediction))
-        return Reconstruction(original, drawn, shown, plain, unit, target.mode, float(loss), None)
-    psnr = hidden_psnr(normalize.undo(picture), normalize.undo(pixels), mask).double().cpu().numpy()
-    drawn = to_display(picture.float().cpu().numpy(), mean, std)
-    return Reconstruction(shown, drawn, None, plain, unit, target.mode, float(loss), psnr)
+    elif target.name != "pixels" and mode == "raw":
+        original, drawn = display(target.dense(pixels, cell)), display(picture)
+    else:
+        original, drawn = shown, display(picture)
+        psnr = hidden_psnr(normalize.undo(picture), normalize.undo(pixels), mask).double().cpu().numpy()
+    return Reconstruction(
+        original=original,
+        prediction=drawn,
+        images=None if original is shown else shown,
+        mask=mask.cpu().numpy(),
+        unit=images.shape[-2] // mask.shape[-2],
+        target=target.name,
+        mode=mode,
+        loss=float(loss),
+        psnr=psnr,
+    )

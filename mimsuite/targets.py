@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mimsuite.errors import InputError
 from mimsuite.losses import widen
 from mimsuite.patches import expand_mask, gather_patches, reduce_mask
+from mimsuite.pictures import MODES, choose_mode
 
 Pair = tuple[int, int]
 NORM_EPS = 1e-6  # added to the variance, as MAE does
@@ -25,10 +26,12 @@ class Target(Protocol):
     """What is to be predicted of normalised pixels `(B, C, H, W)`.
 
     Attributes:
+        name: as a model's config has it.
         scale: pixels of the image per place of the target, down and across.
-        mode: how a prediction becomes a picture: "raw", "predicted_stats", or "orientations", which is none.
+        mode: how a prediction becomes a picture unless said otherwise, see `mimsuite.pictures.MODES`.
     """
 
+    name: str
     scale: int
     mode: str
 
@@ -50,15 +53,23 @@ class Target(Protocol):
         """
         ...
 
-    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair) -> Tensor | None:
-        """Normalised pixels `(B, C, H, W)` from a prediction, without a look at hidden pixels; or None."""
+    def picture(
+        self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair, mode: str = "auto"
+    ) -> Tensor | None:
+        """`(B, C, H, W)` to be shown with the data's statistics, from a prediction; None if that is no such thing.
+
+        No mode but "oracle_stats" looks at hidden pixels.
+
+        Raises:
+            InputError: a mode that the target does not have.
+        """
         ...
 
 
 class Pixels:
     """The normalised pixels themselves (SimMIM, Xie et al. 2022, section 3.4)."""
 
-    scale, mode = 1, "raw"
+    name, scale, mode = "pixels", 1, MODES["pixels"][0]
 
     def channels(self, channels: int) -> int:
         """C."""
@@ -72,15 +83,16 @@ class Pixels:
         """The pixels of some cells."""
         return widen(gather_patches(pixels, grid, where))
 
-    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair) -> Tensor:
+    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair, mode: str = "auto") -> Tensor:
         """The prediction."""
+        choose_mode(self.name, mode)
         return prediction
 
 
 class NormPixels:
     """Each cell's pixels minus their mean, by their deviation, over all channels (MAE, He et al. 2022, section 3)."""
 
-    scale, mode = 1, "predicted_stats"
+    name, scale, mode = "norm_pixels", 1, MODES["norm_pixels"][0]
 
     def channels(self, channels: int) -> int:
         """C."""
@@ -97,16 +109,22 @@ class NormPixels:
         variance, mean = torch.var_mean(values, dim=1, keepdim=True)
         return (values - mean) / (variance + NORM_EPS).sqrt()
 
-    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair) -> Tensor:
+    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair, mode: str = "auto") -> Tensor:
         """The prediction with mean and deviation of each cell: its own where visible, else of the nearest visible ones.
 
-        The true statistics of hidden cells would give the answer away.
+        In the mode "oracle_stats" with those of the cell itself, also where it is hidden, which gives a part of the
+        answer away (MAE's own pictures do so); in the mode "raw" the prediction as it is.
         """
-        size = (pixels.shape[-2], pixels.shape[-1])
-        grid = (size[0] // cell[0], size[1] // cell[1])
-        hidden = reduce_mask(expand_mask(mask.bool(), size), grid)  # also cells that are hidden in part
+        mode = choose_mode(self.name, mode)
+        if mode == "raw":
+            return prediction
         statistics = torch.stack(cell_statistics(pixels, cell), 1)
-        mean, deviation = nearest_visible(statistics, hidden, fill=(0.0, 1.0)).unbind(1)
+        if mode == "predicted_stats":
+            size = (pixels.shape[-2], pixels.shape[-1])
+            grid = (size[0] // cell[0], size[1] // cell[1])
+            hidden = reduce_mask(expand_mask(mask.bool(), size), grid)  # also cells that are hidden in part
+            statistics = nearest_visible(statistics, hidden, fill=(0.0, 1.0))
+        mean, deviation = statistics.unbind(1)
         return prediction * expand_cells(deviation, cell) + expand_cells(mean, cell)
 
 
@@ -116,7 +134,7 @@ class HOG:
     Per channel: central differences, nine unsigned orientations, cells of 8 x 8 pixels, each divided by its length.
     """
 
-    scale, mode = HOG_CELL, "orientations"
+    name, scale, mode = "hog", HOG_CELL, MODES["hog"][0]
 
     def channels(self, channels: int) -> int:
         """Nine orientations for every channel of the image."""
@@ -130,9 +148,9 @@ class HOG:
         """The histograms of some cells."""
         return gather_patches(hog(pixels), grid, where)
 
-    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair) -> None:
+    def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair, mode: str = "auto") -> None:
         """None: orientations are no pixels."""
-        return
+        choose_mode(self.name, mode)
 
 
 TARGETS: dict[str, Target] = {"pixels": Pixels(), "norm_pixels": NormPixels(), "hog": HOG()}

@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from mimsuite.errors import InputError
 from mimsuite.losses import masked_error
 from mimsuite.metrics import hidden_psnr
 from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 from mimsuite.normalize import Normalize
 from mimsuite.objectives.mim import predict
-from mimsuite.pictures import hog_glyphs
-from mimsuite.reconstruction import MODES, Reconstruction, reconstruct
+from mimsuite.pictures import MODES, hog_glyphs, to_display
+from mimsuite.reconstruction import WORDS, Reconstruction, reconstruct
 from mimsuite.targets import TARGETS, hog
 
 NAMES = tuple(TARGETS)
 MODE_OF = {"pixels": "raw", "norm_pixels": "predicted_stats", "hog": "orientations"}
+PAIRS = [(name, mode) for name, modes in MODES.items() for mode in modes]
+BLIND = [pair for pair in PAIRS if pair[1] != "oracle_stats"]
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 SIZE, CELL, UNIT = (32, 48), (8, 8), 16
 
@@ -50,11 +53,11 @@ def oracle(target, change=0.0):
     return run
 
 
-def draw(name, images=None, mask=None, run=None):
+def draw(name, images=None, mask=None, run=None, mode="auto"):
     target = TARGETS[name]
     images = pictures() if images is None else images
     mask = some_mask(len(images)) if mask is None else mask
-    return reconstruct(run or oracle(target), target, CELL, Normalize(MEAN, STD), images, mask)
+    return reconstruct(run or oracle(target), target, CELL, Normalize(MEAN, STD), images, mask, mode=mode)
 
 
 def shown(images):
@@ -64,7 +67,7 @@ def shown(images):
 @pytest.mark.parametrize("name", NAMES)
 def test_arrays_of_every_mode_have_their_shapes(name):
     found, scale = draw(name), 2 if name == "hog" else 1
-    assert found.mode == MODE_OF[name]
+    assert (found.target, found.mode) == (name, MODE_OF[name])
     assert found.original.shape == found.prediction.shape == (3, SIZE[0] * scale, SIZE[1] * scale, 3)
     assert found.original.dtype == found.prediction.dtype == np.uint8
     assert found.mask.dtype == np.bool_
@@ -135,7 +138,19 @@ def test_the_footer_names_mode_mask_and_loss_and_captions_the_psnr(name, monkeyp
     assert given["footer"].endswith("44% hidden in units of 16 px, masked loss 0.1000")
     assert given["captions"] == ([] if name == "hog" else [f"PSNR {value:.1f} dB" for value in found.psnr])
     assert given["images"] is found.images
-    assert set(MODES) == set(MODE_OF.values())
+
+
+@pytest.mark.parametrize(("name", "mode"), PAIRS)
+def test_the_footer_says_in_words_where_the_contrast_comes_from(name, mode, monkeypatch):
+    given = drawn_with(monkeypatch)
+    draw(name, mode=mode).sheet("")
+    assert given["footer"].startswith(f"mode {mode}{WORDS[name, mode]}, 44% hidden")
+    oracle = "contrast of hidden cells from the hidden pixels themselves" in given["footer"]
+    assert oracle == (mode == "oracle_stats")
+
+
+def test_every_mode_has_its_words():
+    assert list(WORDS) == PAIRS
 
 
 def test_an_image_of_which_nothing_is_hidden_has_no_psnr(monkeypatch):
@@ -178,9 +193,8 @@ def model(name, family):
     return ViTForMaskedImageModeling(config).eval()
 
 
-@pytest.mark.parametrize("family", ["vit", "mae", "cvt"])
-@pytest.mark.parametrize("name", NAMES)
-def test_hidden_pixels_change_no_bit_of_what_a_model_makes_of_an_image(name, family):
+def drawn_of_two(name, family, mode):
+    """Reconstructions of images that differ in nothing but their hidden pixels."""
     network, mask = model(name, family), some_mask()
     mask[0, 1, 2] = True  # the same number in every image, as dropping needs it
 
@@ -188,15 +202,76 @@ def test_hidden_pixels_change_no_bit_of_what_a_model_makes_of_an_image(name, fam
         return predict(network, pixels, mask)
 
     one, hidden = pictures(), on_pixels(mask)[:, None]
-    other = torch.where(hidden, pictures(seed=1), one)
-    drawn = [
-        reconstruct(run, network.target, network.head_stride, Normalize(MEAN, STD), images, mask)
+    other = torch.where(hidden, pictures(seed=1) // 2, one)
+    return [
+        reconstruct(run, network.target, network.head_stride, Normalize(MEAN, STD), images, mask, mode=mode)
         for images in (one, other)
     ]
+
+
+@pytest.mark.parametrize("family", ["vit", "mae", "cvt"])
+@pytest.mark.parametrize(("name", "mode"), BLIND)
+def test_hidden_pixels_change_no_bit_of_what_a_model_makes_of_an_image(name, mode, family):
+    drawn = drawn_of_two(name, family, mode)
     np.testing.assert_array_equal(drawn[0].prediction, drawn[1].prediction)
     assert drawn[0].prediction.std() > 0
     assert drawn[0].loss != drawn[1].loss
     assert (drawn[0].original != drawn[1].original).any()
+
+
+@pytest.mark.parametrize("family", ["vit", "mae", "cvt"])
+def test_only_hidden_cells_show_their_own_contrast_with_oracle_stats(family):
+    drawn = drawn_of_two("norm_pixels", family, "oracle_stats")
+    mask = on_pixels(torch.from_numpy(drawn[0].mask)).numpy()
+    changed = (drawn[0].prediction != drawn[1].prediction).any(-1)
+    assert changed[mask].mean() > 0.9
+    assert not changed[~mask].any()
+
+
+def test_a_perfect_prediction_of_normalised_pixels_is_the_image_with_oracle_stats():
+    found = draw("norm_pixels", mode="oracle_stats")
+    np.testing.assert_array_equal(found.prediction, found.original)
+    np.testing.assert_array_equal(found.original, shown(pictures()))
+    assert found.images is None
+    assert (found.psnr > 90).all()
+
+
+def test_normalised_pixels_are_shown_as_they_are_predicted_in_the_mode_raw():
+    images = pictures()
+    found = draw("norm_pixels", images, run=oracle(TARGETS["norm_pixels"], 0.5), mode="raw")
+    wanted = TARGETS["norm_pixels"].dense(Normalize(MEAN, STD)(images), CELL).numpy()
+    np.testing.assert_array_equal(found.images, shown(images))
+    np.testing.assert_array_equal(found.original, to_display(wanted, MEAN, STD))
+    np.testing.assert_array_equal(found.prediction, to_display(wanted + 0.5, MEAN, STD))
+    assert found.psnr is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        (
+            "pixels",
+            "oracle_stats",
+            "is for a model that predicts norm_pixels, and this one predicts pixels; use mode=raw",
+        ),
+        (
+            "pixels",
+            "predicted_stats",
+            "is for a model that predicts norm_pixels, and this one predicts pixels; use mode",
+        ),
+        ("hog", "raw", "is for a model that predicts pixels, and this one predicts hog; use mode=auto"),
+        (
+            "norm_pixels",
+            "orientations",
+            "is for a model that predicts hog, .*; use mode=predicted_stats or oracle_stats or raw",
+        ),
+        ("norm_pixels", "oracle", "is unknown; use mode=predicted_stats or oracle_stats or raw"),
+    ],
+)
+def test_a_mode_of_another_target_is_refused(name, mode, message):
+    with pytest.raises(InputError, match=f"mode={mode} {message}") as error:
+        draw(name, mode=mode)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMES)

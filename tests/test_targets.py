@@ -276,10 +276,18 @@ def test_hidden_pixels_change_no_bit_of_a_picture(junk, grid):
     hidden = expand_mask(mask, (32, 48))[:, None]
     other = torch.full_like(pixels, torch.nan) if junk == "nan" else 100 * noise(6, 3, 32, 48, seed=2)
     spoilt = torch.where(hidden, other, pixels)
-    for target in (Pixels(), NormPixels()):
-        picture = target.picture(prediction, pixels, mask, cell)
-        assert torch.equal(target.picture(prediction, spoilt, mask, cell), picture)
+    for target, mode in ((Pixels(), "raw"), (NormPixels(), "predicted_stats"), (NormPixels(), "raw")):
+        picture = target.picture(prediction, pixels, mask, cell, mode)
+        assert torch.equal(target.picture(prediction, spoilt, mask, cell, mode), picture)
         assert picture.isfinite().all()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_with_the_true_statistics_a_perfect_prediction_gives_all_pixels_back(grid):
+    cell, pixels = (8, 16), noise(6, 3, 32, 48) * 2 + 1
+    mask = torch.rand(6, *grid, generator=generator()) < 0.5
+    picture = NormPixels().picture(NormPixels().dense(pixels, cell), pixels, mask, cell, "oracle_stats")
+    torch.testing.assert_close(picture, pixels, rtol=0, atol=1e-12)
 
 
 def test_a_cell_that_is_hidden_in_part_counts_as_hidden():
@@ -313,3 +321,4 @@ def test_orientations_are_no_picture():
         "norm_pixels": "predicted_stats",
         "hog": "orientations",
     }
+    assert [target.name for target in TARGETS.values()] == list(TARGETS)

@@ -18,6 +18,7 @@ from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
 from mimsuite.init_weights import find_weights
 from mimsuite.instantiate import trusted_targets
+from mimsuite.pictures import choose_mode
 from mimsuite.run import check_picture, speak
 from mimsuite.settings import FALLBACK_SIZE, check_flag, mask_unit, sides, whole
 
@@ -37,6 +38,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     trusted = trusted_targets(cfg, overrides)
     weights = find_weights(cfg.init)
     config = build_model.config_of(weights)
+    mode = choose_mode(config.mim_target, str(cfg.mode))
     size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
     drops = build_model.drops(config)
     cell = mask_cell(config.mask_stride, config.mim_target)
@@ -60,7 +62,13 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     model = build_model.trained_model(weights, config, size).to(device)
     normalize = normalize.to(device)
     result = reconstruct(
-        partial(predict, model), model.target, model.head_stride, normalize, images.to(device), mask.to(device)
+        partial(predict, model),
+        model.target,
+        model.head_stride,
+        normalize,
+        images.to(device),
+        mask.to(device),
+        mode=mode,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     result.sheet(f"{cfg.init}: {cfg.images or 'emoji-64'}").save(out)
