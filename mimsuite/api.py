@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ def probe(*, init: str, out: str, data: str | None = None, **overrides: Any) -> 
 def reconstruct(*, init: str, out: str, images: str | None = None, **overrides: Any) -> dict[str, Any]:
     """Writes a picture of original, masked input, prediction, paste and error; returns masked loss and PSNR."""
     return call("reconstruct", {"init": init, "out": out, "images": images, **overrides})
+
+
+def plot(*, runs: str | Sequence[str], out: str, **overrides: Any) -> dict[str, Any]:
+    """Draws the curves of one or several run folders into one picture; returns each run's last figures by its name."""
+    return call("plot", {"runs": runs, "out": out, **overrides})
 
 
 def pack(*, src: str, out: str, **overrides: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ TASKS = {
     "pretrain": "masked image modeling: pretrain an encoder on images without labels",
     "probe": "kNN and linear probe of a frozen encoder",
     "reconstruct": "picture of original, masked input, prediction, paste and error",
+    "plot": "curves of one or several runs in one picture",
     "pack": "image folder -> WebDataset shards and index",
     "inspect": "counts, classes, sizes, statistics and a contact sheet of a data set",
     "models": "table of model configs",
@@ -19,14 +20,16 @@ TASKS = {
     "demo": "the whole way on the embedded data set, under two minutes",
 }
 
-PATH_KEYS = ("data", "init", "out", "src", "images")
+PATH_KEYS = ("data", "init", "out", "src", "images", "runs")
+LIST_KEYS = ("runs",)  # of these: what may also be a list of paths
 OVERRIDE = re.compile(r"[~+]|[^-=][^=]*=")
 
 
 def quote_path(argument: str) -> str:
     """Quotes the value of a path key for Hydra's grammar, so that spaces, `=`, commas and braces need no quotes.
 
-    Other arguments, and values that are empty, `null`, `???` or quoted already, come back as they are.
+    A list of paths is quoted path by path. Other arguments, and values that are empty, `null`, `???` or quoted already,
+    come back as they are.
     """
     key, equals, value = argument.partition("=")
     bare = key.lstrip("+")
@@ -34,6 +37,11 @@ def quote_path(argument: str) -> str:
         return argument
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return argument
+    if bare in LIST_KEYS and value[0] == "[" and value[-1] == "]":
+        paths = [path.strip() for path in value[1:-1].split(",")]
+        if not all(paths) or set(value) & set("'\""):
+            return argument
+        return f"{key}=[{','.join(map(quote, paths))}]"
     return f"{key}={quote(value)}"
 
 

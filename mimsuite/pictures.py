@@ -36,8 +36,8 @@ _SLATE = (44, 50, 60)
 _GAP, _MARGIN = 6, 16
 # Black, violet, orange, pale yellow: brightness grows evenly, so that it also reads in grey.
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
-# Okabe and Ito 2008, "Color Universal Design", black first; told apart with every common colour blindness. Their eighth,
-# a yellow, is too pale for lines on white.
+# Okabe and Ito 2008, "Color Universal Design", black first; told apart with every common colour blindness. Their
+# eighth, a yellow, is too pale for lines on white.
 _OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
 
 

@@ -81,7 +81,9 @@ def test_importing_models_stays_cheap():
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("task", ["pretrain", "probe", "reconstruct", "pack", "inspect", "models", "demo", "doctor"])
+@pytest.mark.parametrize(
+    "task", ["pretrain", "probe", "reconstruct", "plot", "pack", "inspect", "models", "demo", "doctor"]
+)
 def test_tasks_start_without_torch(task):
     code = f"import sys, mimsuite.tasks.{task}; print([x for x in ('torch', 'lightning', 'wandb') if x in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -105,7 +107,7 @@ def test_every_direct_dependency_is_pinned():
 
 
 def test_public_names():
-    functions = {"pretrain", "probe", "reconstruct", "pack", "inspect", "demo", "doctor", "load", "list_models"}
+    functions = {"pretrain", "probe", "reconstruct", "plot", "pack", "inspect", "demo", "doctor", "load", "list_models"}
     assert set(mimsuite.__all__) == functions | {"__version__"}
 
 
