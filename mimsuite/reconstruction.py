@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mimsuite.losses import masked_error
 from mimsuite.metrics import hidden_psnr
 from mimsuite.normalize import Normalize
 from mimsuite.pictures import choose_mode, hog_glyphs, reconstruction_sheet, to_display
 from mimsuite.targets import Target
 
-Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
 WORDS = {
     ("pixels", "raw"): "",
     ("norm_pixels", "predicted_stats"): " (brightness and contrast of hidden cells from the nearest visible ones)",
@@ -43,6 +44,7 @@ class Reconstruction:
         target: name of what is predicted.
         mode: how the prediction became a picture, one of the target's `mimsuite.pictures.MODES`.
         loss: the masked loss over all images.
+        losses: `(N,)`, that of each image alone; 0 where nothing is hidden.
         psnr: `(N,)`, in dB, over each image's hidden pixels; NaN where nothing is hidden; None where
             `original` is not the images.
     """
@@ -55,6 +57,7 @@ class Reconstruction:
     target: str
     mode: str
     loss: float
+    losses: NDArray[np.float64]
     psnr: NDArray[np.float64] | None
 
     def sheet(self, title: str) -> Image.Image:
@@ -66,13 +69,16 @@ class Reconstruction:
             self.mask,
             title=title,
             footer=f"mode {self.mode}{WORDS[self.target, self.mode]}, {share}, masked loss {self.loss:.4f}",
-            captions=[] if self.psnr is None else [_caption(value) for value in self.psnr],
+            captions=self.captions(),
             images=self.images,
         )
 
-
-def _caption(psnr: float) -> str:
-    return "nothing hidden" if np.isnan(psnr) else f"PSNR {psnr:.1f} dB"
+    def captions(self) -> list[str]:
+        """Masked loss and PSNR of each image, in words."""
+        texts = [f"masked loss {loss:.4f}" for loss in self.losses]
+        if self.psnr is not None:
+            texts = [f"{text}, PSNR {value:.1f} dB" for text, value in zip(texts, self.psnr, strict=True)]
+        return [text if hidden.any() else "nothing hidden" for text, hidden in zip(texts, self.mask, strict=True)]
 
 
 @torch.inference_mode()
@@ -85,6 +91,7 @@ def reconstruct(
     mask: Tensor,
     *,
     mode: str = "auto",
+    kind: str = "l1",
 ) -> Reconstruction:
     """Runs a model on masked images.
 
@@ -92,20 +99,24 @@ def reconstruct(
     what is computed from it.
 
     Args:
-        predict: `(pixels, mask)` to the masked loss and the whole prediction of the target.
+        predict: `(pixels, mask, kind)` to the masked loss and the whole prediction of the target.
         target: what is predicted.
         cell: `(h, w)` pixels of a cell of the feature map.
         normalize: integer images to normalised floats.
         images: `(N, C, H, W)` uint8 or int32.
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
         mode: how the prediction becomes a picture, one of the target's `mimsuite.pictures.MODES`; "auto": the first.
+        kind: of the loss, one of `mimsuite.losses.ERRORS`.
 
     Raises:
         InputError: a mode that the target does not have.
     """
     mode = choose_mode(target.name, mode)
     pixels = normalize(images)
-    loss, prediction = predict(pixels, mask)
+    loss, prediction = predict(pixels, mask, kind)
+    wanted = target.dense(pixels, cell)
+    each = [slice(i, i + 1) for i in range(len(mask))]
+    losses = [float(masked_error(prediction[i], wanted[i], mask[i], kind)) for i in each]
     picture = target.picture(prediction, pixels, mask, cell, mode)
 
     def display(values: Tensor) -> NDArray[np.uint8]:
@@ -114,9 +125,9 @@ def reconstruct(
 
     shown, psnr = display(pixels), None
     if picture is None:
-        original, drawn = (hog_glyphs(t.float().cpu().numpy()) for t in (target.dense(pixels, cell), prediction))
+        original, drawn = (hog_glyphs(t.float().cpu().numpy()) for t in (wanted, prediction))
     elif target.name != "pixels" and mode == "raw":
-        original, drawn = display(target.dense(pixels, cell)), display(picture)
+        original, drawn = display(wanted), display(picture)
     else:
         original, drawn = shown, display(picture)
         psnr = hidden_psnr(normalize.undo(picture), normalize.undo(pixels), mask).double().cpu().numpy()
@@ -129,5 +140,6 @@ def reconstruct(
         target=target.name,
         mode=mode,
         loss=float(loss),
+        losses=np.array(losses),
         psnr=psnr,
     )

@@ -46,18 +46,18 @@ def on_pixels(mask, unit=UNIT):
 def oracle(target, change=0.0):
     """Predicts the target itself, plus a number."""
 
-    def run(pixels, mask):
+    def run(pixels, mask, kind):
         found = target.dense(pixels, CELL)
-        return masked_error(found + change, found, mask), found + change
+        return masked_error(found + change, found, mask, kind), found + change
 
     return run
 
 
-def draw(name, images=None, mask=None, run=None, mode="auto"):
+def draw(name, images=None, mask=None, run=None, **options):
     target = TARGETS[name]
     images = pictures() if images is None else images
     mask = some_mask(len(images)) if mask is None else mask
-    return reconstruct(run or oracle(target), target, CELL, Normalize(MEAN, STD), images, mask, mode=mode)
+    return reconstruct(run or oracle(target), target, CELL, Normalize(MEAN, STD), images, mask, **options)
 
 
 def shown(images):
@@ -136,7 +136,8 @@ def test_the_footer_names_mode_mask_and_loss_and_captions_the_psnr(name, monkeyp
     assert given["title"] == "the title"
     assert given["footer"].startswith(f"mode {MODE_OF[name]}")
     assert given["footer"].endswith("44% hidden in units of 16 px, masked loss 0.1000")
-    assert given["captions"] == ([] if name == "hog" else [f"PSNR {value:.1f} dB" for value in found.psnr])
+    psnr = [""] * 3 if name == "hog" else [f", PSNR {value:.1f} dB" for value in found.psnr]
+    assert given["captions"] == [f"masked loss 0.1000{text}" for text in psnr]
     assert given["images"] is found.images
 
 
@@ -160,7 +161,26 @@ def test_an_image_of_which_nothing_is_hidden_has_no_psnr(monkeypatch):
     found = draw("pixels", pictures(2), mask)
     found.sheet("")
     assert math.isnan(found.psnr[0])
-    assert given["captions"] == ["nothing hidden", "PSNR 100.0 dB"]
+    assert given["captions"] == ["nothing hidden", "masked loss 0.0000, PSNR 100.0 dB"]
+
+
+@pytest.mark.parametrize("kind", ["l1", "mse"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_an_image_is_that_of_the_image_alone(name, kind):
+    target, images, mask = TARGETS[name], pictures(), some_mask()
+
+    def run(pixels, mask, kind):
+        wanted = target.dense(pixels, CELL)
+        guess = wanted + torch.tensor([0.0, 0.5, 2.0])[:, None, None, None]
+        return masked_error(guess, wanted, mask, kind), guess
+
+    found = draw(name, images, mask, run, kind=kind)
+    np.testing.assert_allclose(found.losses, [0.0, 0.5, 2.0] if kind == "l1" else [0.0, 0.25, 4.0], rtol=1e-5)
+    counts = mask.sum((1, 2)).numpy()
+    assert found.loss == pytest.approx((found.losses * counts).sum() / counts.sum(), rel=1e-5)
+    alone = draw(name, images[1:2], mask[1:2], oracle(target, 0.5), kind=kind)
+    assert alone.losses.tolist() == [alone.loss]
+    assert draw(name, mask=torch.zeros_like(mask)).losses.tolist() == [0, 0, 0]
 
 
 DECODER = {
@@ -198,8 +218,8 @@ def drawn_of_two(name, family, mode):
     network, mask = model(name, family), some_mask()
     mask[0, 1, 2] = True  # the same number in every image, as dropping needs it
 
-    def run(pixels, mask):
-        return predict(network, pixels, mask)
+    def run(pixels, mask, kind):
+        return predict(network, pixels, mask, kind)
 
     one, hidden = pictures(), on_pixels(mask)[:, None]
     other = torch.where(hidden, pictures(seed=1) // 2, one)
@@ -279,7 +299,7 @@ def test_visible_pixels_of_the_picture_are_not_pasted_in(name):
     """The prediction is the model's, also where it could have seen the answer."""
     target = TARGETS[name]
 
-    def run(pixels, mask):
+    def run(pixels, mask, kind):
         zero = torch.zeros_like(target.dense(pixels, CELL))
         return zero.sum(), zero
 
@@ -302,7 +322,7 @@ def test_images_of_16_bits_are_shown_at_8():
 def test_nothing_of_a_reconstruction_needs_a_gradient(name):
     weight = torch.nn.Parameter(torch.ones(()))
 
-    def run(pixels, mask):
+    def run(pixels, mask, kind):
         return weight, TARGETS[name].dense(pixels, CELL) * weight
 
     found = draw(name, run=run)

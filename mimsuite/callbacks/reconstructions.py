@@ -47,8 +47,15 @@ class Reconstructions(Callback):
         images, mask = self._batch.images[: self.images], self._batch.mask
         assert mask is not None
         model = pl_module.model
-        run = partial(predict, model, kind=pl_module.loss)
-        result = reconstruct(run, model.target, model.head_stride, pl_module.normalize, images, mask[: self.images])
+        result = reconstruct(
+            partial(predict, model),
+            model.target,
+            model.head_stride,
+            pl_module.normalize,
+            images,
+            mask[: self.images],
+            kind=pl_module.loss,
+        )
         step = trainer.global_step
         path = self.folder / f"step_{step:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

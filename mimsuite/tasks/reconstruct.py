@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mimsuite import app, build, build_model
 from mimsuite.combinations import check_ratio, mask_cell
+from mimsuite.confdir import conf_dir
 from mimsuite.data.decode import DecodeError
 from mimsuite.data.open import open_data
 from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
@@ -25,6 +28,8 @@ from mimsuite.settings import FALLBACK_SIZE, check_flag, mask_unit, sides, whole
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mimsuite.reconstruction import Reconstruction
+
 log = logging.getLogger("mimsuite")
 
 Named = tuple[str, bytes]
@@ -33,7 +38,9 @@ Named = tuple[str, bytes]
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Draws one sheet; returns the masked loss (L1) and, of pixels, the mean PSNR."""
     speak()
-    out = check_picture(cfg.out, overwrite=check_flag(cfg, "overwrite"))
+    overwrite = check_flag(cfg, "overwrite")
+    out = check_picture(cfg.out, overwrite=overwrite)
+    table = None if cfg.csv is None else check_file("csv", cfg.csv, ".csv", overwrite=overwrite)
     count, seed = whole(cfg, "count"), whole(cfg, "seed", least=0)
     trusted = trusted_targets(cfg, overrides)
     weights = find_weights(cfg.init)
@@ -72,12 +79,55 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     result.sheet(f"{cfg.init}: {cfg.images or 'emoji-64'}").save(out)
+    if table is not None:
+        ratio = None if isinstance(cfg.mask.get("ratio"), ListConfig) else cfg.mask.get("ratio")
+        write_csv(table, [name for name, _ in found], mask_name(cfg.mask), ratio, result)
     figures = {"masked_loss": result.loss}
     if result.psnr is not None:
         figures["psnr"] = float(result.psnr.mean())
     text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
-    log.info("%s over %d images; picture in %s", text, len(found), out)
+    log.info("%s over %d images; picture in %s%s", text, len(found), out, f", table in {table}" if table else "")
     return figures | {"out": str(out)}
+
+
+def check_file(key: str, value: Any, ending: str, *, overwrite: bool) -> Path:
+    """Says whether a file may be written beside the picture; changes nothing.
+
+    Raises:
+        InputError: it exists and `overwrite` is not set, is a folder, or has another ending.
+    """
+    path = Path(str(value))
+    if path.suffix.lower() != ending:
+        raise InputError(f"{key}={value} does not end in {ending}; use {key}={path.with_suffix(ending)}")
+    if path.is_dir():
+        raise InputError(f"{key}={value} is a folder; name a file in it")
+    if path.exists() and not overwrite:
+        raise InputError(f"{key}={value} exists; use another {key}=, or overwrite=true")
+    return path
+
+
+def write_csv(path: Path, names: Sequence[str], mask: str, ratio: float | None, result: Reconstruction) -> None:
+    """Writes a line per image: its name, mask ratio and kind, masked loss, and PSNR in dB (empty where there is none).
+
+    The ratio is the one that was asked for; without one (a range, no mask) the share that is hidden.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "ratio", "mask", "masked_loss", "psnr"])
+        for i, name in enumerate(names):
+            psnr = math.nan if result.psnr is None else float(result.psnr[i])
+            share = float(result.mask[i].mean()) if ratio is None else ratio
+            writer.writerow([name, share, mask, float(result.losses[i]), "" if math.isnan(psnr) else psnr])
+
+
+def mask_name(mask: DictConfig) -> str:
+    """The name of a kind of mask in `conf/mask`, or of the class where it stands in none of its files."""
+    for file in sorted((conf_dir() / "mask").glob("*.yaml")):
+        known = OmegaConf.load(file)
+        if isinstance(known, DictConfig) and known._target_ == mask._target_:
+            return file.stem
+    return str(mask._target_).rpartition(".")[2]
 
 
 def find_images(images: str | None, count: int) -> list[Named]:
