@@ -84,11 +84,12 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from mimsuite.cli import PATH_KEYS
     from mimsuite.confdir import conf_dir
     from mimsuite.errors import InputError
     from mimsuite.hints import explain
 
-    overrides = [f"{key}={hydra_value(value)}" for key, value in values.items() if value is not None]
+    overrides = [f"{k}={hydra_value(v, path=k in PATH_KEYS)}" for k, v in values.items() if v is not None]
     outer = GlobalHydra.instance().hydra  # ours in `demo`, or the caller's own application
     GlobalHydra.instance().clear()
     try:
@@ -104,8 +105,8 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def hydra_value(value: Any) -> str:
-    """A Python value in Hydra's override grammar."""
+def hydra_value(value: Any, *, path: bool = False) -> str:
+    """A Python value in Hydra's override grammar; as a `path`, `2024_01_05` is no number."""
     from mimsuite.cli import quote
 
     if isinstance(value, bool):
@@ -113,9 +114,10 @@ def hydra_value(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(hydra_value, value))}]"
+        return f"[{','.join(hydra_value(item, path=path) for item in value)}]"
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{k}:{hydra_value(v)}' for k, v in value.items())}}}"
     if isinstance(value, (int, float)):
         return repr(value)
-    return str(value) if str(value).replace("_", "").isalnum() else quote(str(value))
+    bare = not path and str(value).replace("_", "").isalnum()
+    return str(value) if bare else quote(str(value))

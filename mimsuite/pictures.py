@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,18 +120,71 @@ def reconstruction_sheet(
     factor = _enlargement(original.shape[1:3])
     error = np.abs(prediction.astype(np.float64) - original).mean(-1) / 255
     top = float(error[hidden].max(initial=0))
-    columns = {
-        "original": _enlarge(original, factor),
-        "masked": _hatched(_enlarge(original, factor), _enlarge(hidden, factor)),
-        "prediction": _enlarge(prediction, factor),
-        "paste": _enlarge(np.where(hidden[..., None], prediction, original), factor),
-        "error": _enlarge(_heat(error, top, hidden), factor),
-    }
+    columns = [
+        ("original", _enlarge(original, factor)),
+        ("masked", _hatched(_enlarge(original, factor), _enlarge(hidden, factor))),
+        ("prediction", _enlarge(prediction, factor)),
+        ("paste", _enlarge(np.where(hidden[..., None], prediction, original), factor)),
+        ("error", _enlarge(_heat(error, top, hidden), factor)),
+    ]
     if images is not None:
-        columns = {"image": _enlarge(images, factor * original.shape[1] // images.shape[1]), **columns}
-    sheet = _grid(columns, title, footer, captions)
+        columns.insert(0, ("image", _enlarge(images, factor * original.shape[1] // images.shape[1])))
+    sheet = _grid([_Group("", columns, captions)], title, footer)
     _heat_bar(sheet, f"{top:.2f}", _MARGIN + (30 if title else 0))
     return sheet
+
+
+class Panel(NamedTuple):
+    """What a model makes of the images of a sheet under one setting of the masks.
+
+    Attributes:
+        name: of the setting, such as "random 0.6".
+        prediction: `(N, H, W, 3)` uint8.
+        mask: `(N, gh, gw)` bool, True = hidden, on a grid that divides the image.
+        captions: a line per image; empty for none.
+    """
+
+    name: str
+    prediction: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    captions: Sequence[str]
+
+
+def settings_sheet(
+    original: NDArray[np.uint8],
+    panels: Sequence[Panel],
+    *,
+    title: str = "",
+    footer: str = "",
+    images: NDArray[np.uint8] | None = None,
+) -> Image.Image:
+    """One row per image: the original, then masked and paste under every setting, drawn as by `reconstruction_sheet`.
+
+    Args:
+        original: `(N, H, W, 3)`, see `to_display`.
+        panels: the settings, from left to right.
+        title: a line above.
+        footer: a line below.
+        images: as in `reconstruction_sheet`.
+
+    Raises:
+        InputError: shapes that do not fit.
+    """
+    factor = _enlargement(original.shape[1:3])
+    large = _enlarge(original, factor)
+    first = [("original", large)]
+    if images is not None:
+        first.insert(0, ("image", _enlarge(images, factor * original.shape[1] // images.shape[1])))
+    groups = [_Group("", first, ())]
+    for panel in panels:
+        _check_sheet(original, panel.prediction, panel.mask, panel.captions, images)
+        hidden = _to_pixels(panel.mask, original.shape[1:3])
+        pair = [
+            ("masked", _hatched(large, _enlarge(hidden, factor))),
+            ("paste", _enlarge(np.where(hidden[..., None], panel.prediction, original), factor)),
+        ]
+        groups.append(_Group(panel.name, pair, panel.captions))
+    return _grid(groups, title, footer)
 
 
 def hog_glyphs(histograms: NDArray[np.floating], side: int = 16) -> NDArray[np.uint8]:
@@ -253,7 +306,8 @@ _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
     ("time spent waiting for data (fraction)", {"perf/data_wait": _THIN}),
 )
 _MARKERS = "os^DvP"
-_LETTER, _KEY, _ROW = 0.09, 0.65, 0.22  # of the legend, in inches: a letter, a colour with its gaps, a row
+_MEANS = 250  # points that stand for a noisy curve of more than four times as many
+_INCH, _KEY, _ROW = 100, 65, 22  # pixels: an inch; in the legend a colour with its gaps, a row
 
 
 def curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None = None) -> None:
@@ -261,11 +315,12 @@ def curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None 
 
     Panels are loss, PSNR, accuracy, learning rate, gradient norm, speed and waiting, each there if any run has its
     metric. Colours tell runs apart (seven of Okabe and Ito, safe for colour-blind readers; from the eighth run on with
-    another marker), line styles the metrics of a panel.
+    another marker), line styles the metrics of a panel. Of a long noisy metric all values are faint, and the line is
+    the mean of every 250th part of them.
 
     Args:
         runs: name of the run -> what `read_metrics` gives.
-        out: the PNG; its folder must exist.
+        out: the PNG; its folder is made.
         metrics: draws these only, each that has no panel above in one of its own.
 
     Raises:
@@ -278,11 +333,11 @@ def curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None 
     from matplotlib.figure import Figure
 
     across = min(len(panels), 2)
-    down, width = math.ceil(len(panels) / across), 5.6 * across
-    names = [_plain(name, int((width - _KEY) / _LETTER)) for name in runs]
-    columns = max(1, min(len(names), int(width / (_KEY + _LETTER * max(map(len, names))))))
-    height = 3.4 * down + 0.2 + _ROW * math.ceil(len(names) / columns)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    down, width = math.ceil(len(panels) / across), 560 * across
+    names = [_legible(name, width - _KEY) for name in runs]
+    columns = max(1, int(width / (_KEY + max(map(_font(16).getlength, names)))))  # as wide as matplotlib's at 10 points
+    height = 340 * down + 20 + _ROW * math.ceil(len(names) / columns)
+    figure = Figure(figsize=(width / _INCH, height / _INCH), dpi=_INCH, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis, (label, styles) in zip(axes, panels, strict=False):
@@ -292,9 +347,10 @@ def curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None 
     keys = [
         axes[0].plot([], [], linewidth=3, **_look(number, number >= len(_OKABE_ITO)))[0] for number in range(len(names))
     ]
-    figure.legend(keys, names, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(keys, list(map(_plain, names)), loc="outside lower center", ncols=columns, frameon=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the letter becomes a box
+        out.parent.mkdir(parents=True, exist_ok=True)
         canvas.print_png(out)
 
 
@@ -317,18 +373,29 @@ def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: M
         for number, run in enumerate(runs.values()):
             if name in run:
                 steps, values = run[name]
+                if style is _THIN and len(steps) > 4 * _MEANS:
+                    axis.plot(steps, values, color=_look(number, False)["color"], linewidth=0.5, alpha=0.12)
+                    steps, values = _means(steps), _means(values)
                 few = len(steps) == 1 or (len(steps) < 30 and style is not _THIN)
                 look = _look(number, few or number >= len(_OKABE_ITO))
                 axis.plot(steps, values, markersize=3, markevery=1 if few else len(steps) // 10 + 1, **look, **style)
         axis.plot([], [], color="#606060", label=name, **style)
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel(_plain(label))
-    axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.ticklabel_format(axis="y", useOffset=False)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     if len(styles) > 1:
         axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=len(styles))
+
+
+def _means(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns the means of `_MEANS` parts of a series, in order."""
+    edges = np.linspace(0, len(values), _MEANS + 1).astype(np.int64)
+    sums: NDArray[np.float64] = np.add.reduceat(values.astype(np.float64), edges[:-1])
+    return sums / np.diff(edges)
 
 
 def _look(number: int, marked: bool) -> dict[str, Any]:
@@ -337,14 +404,18 @@ def _look(number: int, marked: bool) -> dict[str, Any]:
     return {"color": _OKABE_ITO[place], "marker": _MARKERS[times % len(_MARKERS)] if marked else ""}
 
 
-def _plain(text: str, most: int = 60) -> str:
-    """Returns `text` for matplotlib, at most `most` letters of it: both ends of a long one, for names differ there.
+def _legible(name: str, room: float) -> str:
+    """Returns `name` on one line; of one that is wider than `room` pixels both ends, for that is where names differ."""
+    name = " ".join(printable(name).split())
+    short, ends = name, len(name) // 2
+    while _font(16).getlength(short) > room:
+        ends -= 1
+        short = f"{name[:ends]}...{name[-ends:]}"
+    return short
 
-    A leading underscore would hide it, a dollar start a formula, a broken surrogate end the drawing.
-    """
-    text = " ".join(printable(text).split())
-    if len(text) > most:
-        text = f"{text[: most // 2 - 2]}...{text[1 - most // 2 :]}"
+
+def _plain(text: str) -> str:
+    """Returns `text` escaped for matplotlib: a leading underscore hides it, a dollar starts a formula."""
     return ("\u200b" + text if text.startswith("_") else text).replace("$", r"\$")
 
 
@@ -404,25 +475,41 @@ def _heat(error: NDArray[np.float64], top: float, hidden: NDArray[np.bool_]) -> 
     return np.where(hidden[..., None], np.rint(colours), _SLATE).astype(np.uint8)
 
 
-def _grid(columns: Mapping[str, NDArray[np.uint8]], title: str, footer: str, captions: Sequence[str]) -> Image.Image:
-    """Lays out columns of images `(N, H, W, 3)` under their names, a caption under each row."""
-    n, height, width = next(iter(columns.values())).shape[:3]
-    line = 20 if captions else 0
-    top = _MARGIN + (30 if title else 0)
-    inner = len(columns) * (width + _GAP) - _GAP
+class _Group(NamedTuple):
+    """Columns `(name, (N, H, W, 3))` under a common name, and a caption per row below them (none if empty)."""
+
+    name: str
+    columns: Sequence[tuple[str, NDArray[np.uint8]]]
+    captions: Sequence[str]
+
+
+def _grid(groups: Sequence[_Group], title: str, footer: str) -> Image.Image:
+    """Lays out columns of images under their names; groups of them stand a little apart."""
+    n, height, width = groups[0].columns[0][1].shape[:3]
+    head = 24 if any(group.name for group in groups) else 0
+    line = 20 if any(group.captions for group in groups) else 0
+    top = _MARGIN + (30 if title else 0) + head
+    spans = [len(group.columns) * (width + _GAP) - _GAP for group in groups]
+    inner = sum(spans) + 3 * _GAP * (len(groups) - 1)
     tail = _wrap(footer, _font(13), inner)
     size = (inner + 2 * _MARGIN, top + 22 + n * (height + line + _GAP) + 18 * len(tail) + _MARGIN)
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN - 4), _cut(title, _font(18), inner), _INK, _font(18))
-    for i, (name, column) in enumerate(columns.items()):
-        x = _MARGIN + i * (width + _GAP)
-        draw.text((x, top), _cut(name, _font(14), width), _INK, _font(14))
-        for row, image in enumerate(column):
-            _place(sheet, Image.fromarray(image), (x, top + 22 + row * (height + line + _GAP)))
-    for row, caption in enumerate(captions):
-        y = top + 22 + row * (height + line + _GAP) + height + 2
-        draw.text((_MARGIN, y), _cut(caption, _font(13), inner), _FAINT, _font(13))
+    x = _MARGIN
+    for group, span in zip(groups, spans, strict=True):
+        if group.name:
+            draw.text((x, top - head - 2), _cut(group.name, _font(15), span), _INK, _font(15))
+            draw.line((x, top - 4, x + span - 1, top - 4), _FRAME)
+        for i, (name, column) in enumerate(group.columns):
+            left = x + i * (width + _GAP)
+            draw.text((left, top), _cut(name, _font(14), width), _INK, _font(14))
+            for row, image in enumerate(column):
+                _place(sheet, Image.fromarray(image), (left, top + 22 + row * (height + line + _GAP)))
+        for row, caption in enumerate(group.captions):
+            y = top + 22 + row * (height + line + _GAP) + height + 2
+            draw.text((x, y), _cut(caption, _font(13), span), _FAINT, _font(13))
+        x += span + 3 * _GAP
     for row, text in enumerate(tail):
         draw.text((_MARGIN, size[1] - _MARGIN - 18 * (len(tail) - row) + 2), text, _FAINT, _font(13))
     return sheet

@@ -31,15 +31,15 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     metrics = None if cfg.metrics is None else listed(cfg, "metrics")
     runs = dict(zip(names(folders), map(figures, folders), strict=True))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         curves(runs, out, metrics)
     except OSError as error:
         raise InputError(f"out={out} cannot be written: {error.strerror}; use another out=") from error
     last = {name: {metric: float(values[-1]) for metric, (_, values) in run.items()} for name, run in runs.items()}
     width = max(map(len, runs))
     for name, run in runs.items():
-        shown = ", ".join(f"{metric} {last[name][metric]:.4g}" for metric in metrics or SHOWN if metric in run)
-        log.info("%-*s  %s steps, %s", width, printable(name), f"{max(s[-1] for s, _ in run.values()):,}", shown)
+        shown = [f"{metric} {last[name][metric]:.4g}" for metric in metrics or SHOWN if metric in run]
+        steps = f"{max(steps[-1] for steps, _ in run.values()):,} steps"
+        log.info("%-*s  %s", width, printable(name), ", ".join([steps, *shown]))
     log.info("curves of %s in %s", "1 run" if len(runs) == 1 else f"{len(runs)} runs", out)
     return {"out": str(out), "runs": last}
 
@@ -82,7 +82,7 @@ def figures(folder: Path) -> Series:
     """
     path = folder / "metrics.csv"
     if not folder.exists():
-        hint = "; several runs are a list: runs=[A,B]" if "," in folder.name else "; give the folder of a run"
+        hint = "; several runs are a list: runs=[A,B]" if "," in str(folder) else "; give the folder of a run"
         raise InputError(f"runs={folder} does not exist{hint}")
     if not folder.is_dir():
         raise InputError(f"runs={folder} is a file; give the folder of a run: runs={folder.parent}")
