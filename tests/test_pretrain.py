@@ -153,6 +153,30 @@ def test_an_interrupted_run_resumes_to_the_bit(model, tmp_path):
     assert same(weights(out), weights(tmp_path / "whole"))
 
 
+def test_a_signal_to_every_process_of_a_run_commits_a_checkpoint(tmp_path):
+    """As a scheduler sends it: the loader's workers get it too."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=2", "val_every=100"]
+    command += [f"{key}={value}" for key, value in NANO.items() if key not in ("steps", "val_every")]
+    process = subprocess.Popen([*command, "steps=5000"], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not len(read_steps(out)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    steps = json.loads((out / "summary.json").read_text())["steps"]
+    assert steps >= 10
+    assert json.loads((out / "checkpoints" / "latest.json").read_text())["step"] == steps
+
+
+def read_steps(out):
+    """The steps whose loss a run has written down."""
+    file = out / "metrics.csv"
+    return read_metrics(file).get("train/loss", ([],))[0] if file.exists() and file.read_text() else []
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 143)])
 def test_a_signal_before_the_first_step_still_commits_a_checkpoint(number, code, tmp_path):
     out = tmp_path / "out"
