@@ -369,6 +369,7 @@ def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: M
     """Draws the metrics in `styles` of all runs into one panel; several metrics get a legend above it."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+    steps: NDArray[Any]
     for name, style in styles.items():
         for number, run in enumerate(runs.values()):
             if name in run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from mimsuite.losses import masked_error
 from mimsuite.metrics import hidden_psnr
 from mimsuite.normalize import Normalize
-from mimsuite.pictures import choose_mode, hog_glyphs, reconstruction_sheet, to_display
+from mimsuite.pictures import Panel, choose_mode, hog_glyphs, reconstruction_sheet, settings_sheet, to_display
 from mimsuite.targets import Target
 
 Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
@@ -68,10 +68,14 @@ class Reconstruction:
             self.prediction,
             self.mask,
             title=title,
-            footer=f"mode {self.mode}{WORDS[self.target, self.mode]}, {share}, masked loss {self.loss:.4f}",
+            footer=f"{self.how()}, {share}, masked loss {self.loss:.4f}",
             captions=self.captions(),
             images=self.images,
         )
+
+    def how(self) -> str:
+        """How the prediction became a picture, in words."""
+        return f"mode {self.mode}{WORDS[self.target, self.mode]}"
 
     def captions(self) -> list[str]:
         """Masked loss and PSNR of each image, in words."""
@@ -79,6 +83,21 @@ class Reconstruction:
         if self.psnr is not None:
             texts = [f"{text}, PSNR {value:.1f} dB" for text, value in zip(texts, self.psnr, strict=True)]
         return [text if hidden.any() else "nothing hidden" for text, hidden in zip(texts, self.mask, strict=True)]
+
+
+def compare(settings: Mapping[str, Reconstruction], title: str) -> Image.Image:
+    """One sheet of the same images under several settings of the masks, each by its name.
+
+    One row per image: original, then masked and paste for every setting, with masked loss and PSNR below.
+    """
+    first = next(iter(settings.values()))
+    panels = [
+        Panel(name, found.prediction, found.mask, [text.removeprefix("masked ") for text in found.captions()])
+        for name, found in settings.items()
+    ]
+    below = "masked loss" if first.psnr is None else "masked loss and PSNR of the hidden pixels"
+    footer = f"{first.how()}, units of {first.unit} px; below each pair its {below}"
+    return settings_sheet(first.original, panels, title=title, footer=footer, images=first.images)
 
 
 @torch.inference_mode()

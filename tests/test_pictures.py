@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 
 from mimsuite.errors import InputError
-from mimsuite.pictures import contact_sheet, curves, hog_glyphs, read_metrics, reconstruction_sheet, to_display
+from mimsuite.pictures import (
+    Panel,
+    contact_sheet,
+    curves,
+    hog_glyphs,
+    read_metrics,
+    reconstruction_sheet,
+    settings_sheet,
+    to_display,
+)
 
 RNG = np.random.default_rng(0)
 MASK = np.array([[[1, 0], [0, 1]], [[0, 1], [0, 0]]], dtype=bool)
@@ -109,6 +118,28 @@ def test_sheet_grows_for_title_captions_and_footer_and_stays_as_wide():
 def test_sheet_of_a_perfect_prediction_can_be_drawn():
     error = cells(reconstruction_sheet(images(), images(), MASK), (64, 64), 3)[0][4]
     assert error[:32, :32].max() <= 4
+
+
+def test_sheet_of_settings_shows_masked_and_paste_of_each_pixel_by_pixel():
+    original, masks = images(2, 224, 224), [MASK, ~MASK, np.ones((2, 4, 4), dtype=bool)]
+    predictions = [images(2 + i, 224, 224)[i:] for i in (2, 4, 6)]
+    panels = [Panel(f"p{i}", p[-2:], m, ["a", "b"]) for i, (p, m) in enumerate(zip(predictions, masks, strict=True))]
+    sheet = np.asarray(settings_sheet(original, panels, title="run", footer="how"))
+    for row in range(2):
+        y = 16 + 30 + 24 + 22 + row * (224 + 20 + 6)
+        np.testing.assert_array_equal(sheet[y : y + 224, 16:240], original[row])
+        for i, panel in enumerate(panels):
+            hidden = panel.mask[row].repeat(224 // panel.mask.shape[1], 0).repeat(224 // panel.mask.shape[2], 1)
+            x = 16 + 224 + 18 + i * (2 * 224 + 6 + 18)
+            masked, paste = (sheet[y : y + 224, left : left + 224] for left in (x, x + 230))
+            np.testing.assert_array_equal(masked[~hidden], original[row][~hidden])
+            assert set(np.unique(masked[hidden])) == {128, 158}
+            np.testing.assert_array_equal(paste, np.where(hidden[..., None], panel.prediction[row], original[row]))
+
+
+def test_sheet_of_settings_refuses_what_does_not_fit():
+    with pytest.raises(InputError, match="does not fit 2 images of 64 x 64"):
+        settings_sheet(images(), [Panel("a", images(), MASK, []), Panel("b", images(), MASK[:1], [])])
 
 
 @pytest.mark.parametrize(

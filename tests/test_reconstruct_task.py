@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mimsuite import api
 from mimsuite.errors import InputError
@@ -96,3 +97,68 @@ def test_a_mode_that_does_not_fit_is_refused_before_anything_is_written(make, tm
         api.reconstruct(init=make(), out=str(tmp_path / "x.png"), mode="oracle_stats")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+MAE = {"mask_mode": "drop", "mim_target": "norm_pixels", **DECODER}
+
+
+@pytest.mark.parametrize("options", [{}, {"mim_target": "hog"}, MAE], ids=["simmim", "hog", "mae"])
+def test_masks_and_ratios_make_a_sheet_of_their_pairs(options, make, tmp_path):
+    values = {"init": make(**options), "count": 2, "mask.unit": 8}
+    found = api.reconstruct(
+        out=str(tmp_path / "x.png"),
+        csv=str(tmp_path / "x.csv"),
+        masks=["random", "inverse_block"],
+        ratios=[0.25, 0.5, 0.9],
+        **values,
+    )
+    pairs = [(kind, ratio) for kind in ("random", "inverse_block") for ratio in (0.25, 0.5, 0.9)]
+    assert [(each["mask"], each["ratio"]) for each in found["settings"]] == pairs
+    wide = (2 if options.get("mim_target") == "hog" else 1) * (192 + 6) - 6 + 6 * (18 + 2 * 192 + 6)
+    with Image.open(tmp_path / "x.png") as sheet:
+        assert sheet.width == wide + 2 * 16
+    rows = table(tmp_path / "x.csv")
+    assert [(row["mask"], float(row["ratio"])) for row in rows] == [pair for pair in pairs for _ in range(2)]
+    for (kind, ratio), each in zip(pairs, found["settings"], strict=True):
+        alone = api.reconstruct(
+            out=str(tmp_path / "one.png"), overwrite=True, **values, **{"mask": kind, "mask.ratio": ratio}
+        )
+        assert {key: each[key] for key in alone if key != "out"} == {k: v for k, v in alone.items() if k != "out"}
+
+
+def test_masks_keep_their_own_defaults(make, tmp_path):
+    kinds = ["random", "block", "inverse_block", "grid", "none"]
+    found = api.reconstruct(init=make(), out=str(tmp_path / "x.png"), masks=kinds, count=1)
+    assert [each["mask"] for each in found["settings"]] == kinds
+    assert [each["ratio"] for each in found["settings"]] == [0.6, 0.4, 0.65, 0.75, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ratios": [0.5, 1.5]}, r"ratios: 1.5 is not in \(0, 1\]; use ratios=\[0.3,0.6,0.9\]"),
+        ({"ratios": []}, "is empty or names a value twice"),
+        ({"ratios": [0.5, 0.5]}, "is empty or names a value twice"),
+        ({"ratios": "half"}, "ratios: half is not in"),
+        ({"masks": ["random", "blok"]}, "masks: blok is unknown; masks takes block, grid, inverse_block, none, random"),
+        ({"masks": ["random"], "mask": "block"}, "mask=block and masks= contradict each other; leave one out"),
+        ({"masks": ["random"], "mask.ratio": 0.3}, "mask.ratio=0.3 and masks= contradict each other"),
+        ({"ratios": [0.5], "mask.ratio": 0.3}, "mask.ratio=0.3 and ratios= contradict each other; leave one out"),
+        ({"ratios": [0.5], "mask": "none"}, "mask none has no ratio that ratios= could set"),
+        ({"ratios": [0.5], "masks": ["none", "grid"]}, "mask none has no ratio that ratios= could set"),
+        (
+            {"ratios": [k / 8 for k in range(1, 8)], "masks": ["random", "grid"]},
+            "make 14 settings, and a sheet holds 12; leave some out",
+        ),
+    ],
+)
+def test_settings_that_make_no_sheet_are_refused_in_one_line(values, message, make, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        api.reconstruct(init=make(), out=str(tmp_path / "x.png"), **values)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ratio_that_leaves_mae_nothing_to_see_is_refused_by_its_key(make, tmp_path):
+    with pytest.raises(InputError, match=r"ratios=1 hides all 16 units .* use ratios=0.937 or less"):
+        api.reconstruct(init=make(**MAE), out=str(tmp_path / "x.png"), ratios=[0.5, 1])

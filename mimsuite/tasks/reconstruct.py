@@ -6,6 +6,7 @@ import csv
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,16 +34,42 @@ if TYPE_CHECKING:
 log = logging.getLogger("mimsuite")
 
 Named = tuple[str, bytes]
+MOST_SETTINGS = 12  # on one sheet
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to hide parts of all images.
+
+    Attributes:
+        kind: name of the mask in `conf/mask`.
+        ratio: the share to hide; None where it is a range or nothing.
+        cfg: `mask` alone, as a task's config has it.
+    """
+
+    kind: str
+    ratio: float | None
+    cfg: DictConfig
+
+    @property
+    def name(self) -> str:
+        """What stands above its columns."""
+        return self.kind if self.ratio is None else f"{self.kind} {self.ratio:g}"
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Draws one sheet; returns the masked loss (L1) and, of pixels, the mean PSNR."""
+    """Draws one sheet.
+
+    Returns:
+        The masked loss (L1) and, of pixels, the mean PSNR; with `ratios` or `masks` a list of these, one per setting.
+    """
     speak()
     overwrite = check_flag(cfg, "overwrite")
     out = check_picture(cfg.out, overwrite=overwrite)
     table = None if cfg.csv is None else check_file("csv", cfg.csv, ".csv", overwrite=overwrite)
     count, seed = whole(cfg, "count"), whole(cfg, "seed", least=0)
     trusted = trusted_targets(cfg, overrides)
+    settings = mask_settings(cfg, overrides)
     weights = find_weights(cfg.init)
     config = build_model.config_of(weights)
     mode = choose_mode(config.mim_target, str(cfg.mode))
@@ -50,44 +77,132 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     drops = build_model.drops(config)
     cell = mask_cell(config.mask_stride, config.mim_target)
     unit = mask_unit(cfg, size, config.stride, cell, drops)
-    check_ratio(cfg, (size[0] // unit) * (size[1] // unit), drops)
-    (sampler, *_) = build.mask_samplers(cfg, trusted, drops)
+    grid = (size[0] // unit, size[1] // unit)
+    for setting in settings:
+        check_share(setting, grid[0] * grid[1], drops, listed=cfg.ratios is not None)
+    samplers = [build.mask_samplers(setting.cfg, trusted, drops)[0] for setting in settings]
     found = find_images(cfg.images, count)
     import torch
 
     from mimsuite.data.hashing import hash_key, mix
     from mimsuite.objectives.mim import predict
-    from mimsuite.reconstruction import reconstruct
+    from mimsuite.reconstruction import compare, reconstruct
 
     normalize = build_model.normalizer_of(weights)
     dtype = "uint16" if normalize.maximum > 255 else "uint8"
     images = torch.stack([picture(name, data, size, config.num_channels, dtype) for name, data in found])
     generator = torch.Generator()
-    grid = (size[0] // unit, size[1] // unit)
-    mask = torch.stack([sampler(grid, generator.manual_seed(mix(seed, hash_key(name)))) for name, _ in found])
+    masks = [
+        torch.stack([sampler(grid, generator.manual_seed(mix(seed, hash_key(name)))) for name, _ in found])
+        for sampler in samplers
+    ]
     device = build.torch_device()
     model = build_model.trained_model(weights, config, size).to(device)
-    normalize = normalize.to(device)
-    result = reconstruct(
-        partial(predict, model),
-        model.target,
-        model.head_stride,
-        normalize,
-        images.to(device),
-        mask.to(device),
-        mode=mode,
-    )
+    normalize, images = normalize.to(device), images.to(device)
+    results = [
+        reconstruct(
+            partial(predict, model), model.target, model.head_stride, normalize, images, mask.to(device), mode=mode
+        )
+        for mask in masks
+    ]
+    title = f"{cfg.init}: {cfg.images or 'emoji-64'}"
+    by_name = {setting.name: result for setting, result in zip(settings, results, strict=True)}
+    compared = cfg.ratios is not None or cfg.masks is not None
+    sheet = compare(by_name, title) if compared else results[0].sheet(title)
     out.parent.mkdir(parents=True, exist_ok=True)
-    result.sheet(f"{cfg.init}: {cfg.images or 'emoji-64'}").save(out)
+    sheet.save(out)
     if table is not None:
-        ratio = None if isinstance(cfg.mask.get("ratio"), ListConfig) else cfg.mask.get("ratio")
-        write_csv(table, [name for name, _ in found], mask_name(cfg.mask), ratio, result)
-    figures = {"masked_loss": result.loss}
-    if result.psnr is not None:
-        figures["psnr"] = float(result.psnr.mean())
-    text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
-    log.info("%s over %d images; picture in %s%s", text, len(found), out, f", table in {table}" if table else "")
-    return figures | {"out": str(out)}
+        write_csv(table, [name for name, _ in found], settings, results)
+    for name, result in by_name.items():
+        text = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures(result).items())
+        log.info("%s%s over %d images", f"{name}: " if compared else "", text, len(found))
+    log.info("picture in %s%s", out, f", table in {table}" if table else "")
+    if not compared:
+        return figures(results[0]) | {"out": str(out)}
+    pairs = zip(settings, results, strict=True)
+    each = [{"mask": setting.kind, "ratio": setting.ratio, **figures(result)} for setting, result in pairs]
+    return {"settings": each, "out": str(out)}
+
+
+def figures(result: Reconstruction) -> dict[str, float]:
+    """Masked loss over all images and, of pixels, mean PSNR."""
+    found = {"masked_loss": result.loss}
+    return found if result.psnr is None else found | {"psnr": float(result.psnr.mean())}
+
+
+def mask_settings(cfg: DictConfig, overrides: Sequence[str]) -> list[Setting]:
+    """The mask of the config; or one for each of `masks`, each of `ratios`, or both.
+
+    Raises:
+        InputError: values that are none, contradict each other, or are too many for one sheet.
+    """
+    nodes = {mask_name(cfg.mask): cfg.mask}
+    said = [o.lstrip("+~") for o in overrides]
+    if cfg.masks is not None:
+        if other := next(
+            (o for o in said if o.startswith(("mask=", "mask.")) and not o.startswith("mask.unit=")), None
+        ):
+            raise InputError(
+                f"{other} and masks= contradict each other; leave one out (ratios=[0.3,0.6] goes with masks=)"
+            )
+        nodes = {kind: known_mask(kind) for kind in several(cfg, "masks", "masks=[random,block]")}
+    if cfg.ratios is None:
+        given = {kind: node.get("ratio") for kind, node in nodes.items()}
+        made = [(kind, None if isinstance(r, ListConfig) else r, nodes[kind]) for kind, r in given.items()]
+    else:
+        if other := next((o for o in said if o.startswith("mask.ratio=")), None):
+            raise InputError(f"{other} and ratios= contradict each other; leave one out")
+        ratios = several(cfg, "ratios", "ratios=[0.3,0.6,0.9]")
+        if wrong := [r for r in ratios if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r <= 1]:
+            raise InputError(f"ratios: {wrong[0]} is not in (0, 1]; use ratios=[0.3,0.6,0.9]")
+        if bare := next((kind for kind, node in nodes.items() if "ratio" not in node), None):
+            raise InputError(f"mask {bare} has no ratio that ratios= could set; leave {bare} or ratios= out")
+        made = [
+            (kind, ratio, OmegaConf.merge(node, {"ratio": ratio})) for kind, node in nodes.items() for ratio in ratios
+        ]
+    if len(made) > MOST_SETTINGS:
+        raise InputError(
+            f"masks= and ratios= make {len(made)} settings, and a sheet holds {MOST_SETTINGS}; leave some out"
+        )
+    return [Setting(kind, ratio, OmegaConf.create({"mask": node})) for kind, ratio, node in made]
+
+
+def several(cfg: DictConfig, key: str, example: str) -> list[Any]:
+    """A key's values, different from each other; a single one is a list of one."""
+    values: list[Any] = list(cfg[key]) if isinstance(cfg[key], ListConfig) else [cfg[key]]
+    if not values or len({str(value) for value in values}) < len(values):
+        raise InputError(f"{key}={values} is empty or names a value twice; use different ones, such as {example}")
+    return values
+
+
+def known_mask(kind: Any) -> DictConfig:
+    """A choice of `conf/mask` with its own defaults.
+
+    Raises:
+        InputError: no such choice.
+    """
+    names = sorted(file.stem for file in (conf_dir() / "mask").glob("*.yaml"))
+    if kind not in names:
+        raise InputError(f"masks: {kind} is unknown; masks takes {', '.join(names)}")
+    node = OmegaConf.load(conf_dir() / "mask" / f"{kind}.yaml")
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def mask_name(mask: DictConfig) -> str:
+    """The name of a kind of mask in `conf/mask`, or of its class where none of the choices is of it."""
+    for file in sorted((conf_dir() / "mask").glob("*.yaml")):
+        if known_mask(file.stem)._target_ == mask._target_:
+            return file.stem
+    return str(mask._target_).rpartition(".")[2]
+
+
+def check_share(setting: Setting, units: int, drops: bool, *, listed: bool) -> None:
+    """Checks the ratio of a setting, by the key that the user gave."""
+    try:
+        check_ratio(setting.cfg, units, drops)
+    except InputError as error:
+        raise InputError(str(error).replace("mask.ratio", "ratios") if listed else str(error)) from error
 
 
 def check_file(key: str, value: Any, ending: str, *, overwrite: bool) -> Path:
@@ -106,28 +221,21 @@ def check_file(key: str, value: Any, ending: str, *, overwrite: bool) -> Path:
     return path
 
 
-def write_csv(path: Path, names: Sequence[str], mask: str, ratio: float | None, result: Reconstruction) -> None:
-    """Writes a line per image: its name, mask ratio and kind, masked loss, and PSNR in dB (empty where there is none).
+def write_csv(path: Path, names: Sequence[str], settings: Sequence[Setting], results: Sequence[Reconstruction]) -> None:
+    """Writes a line per image and setting: mask ratio and kind, masked loss, PSNR in dB (empty where there is none).
 
-    The ratio is the one that was asked for; without one (a range, no mask) the share that is hidden.
+    The ratio is the one that was asked for; without one (a range, no mask) the share of the image that is hidden.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "ratio", "mask", "masked_loss", "psnr"])
-        for i, name in enumerate(names):
-            psnr = math.nan if result.psnr is None else float(result.psnr[i])
-            share = float(result.mask[i].mean()) if ratio is None else ratio
-            writer.writerow([name, share, mask, float(result.losses[i]), "" if math.isnan(psnr) else psnr])
-
-
-def mask_name(mask: DictConfig) -> str:
-    """The name of a kind of mask in `conf/mask`, or of the class where it stands in none of its files."""
-    for file in sorted((conf_dir() / "mask").glob("*.yaml")):
-        known = OmegaConf.load(file)
-        if isinstance(known, DictConfig) and known._target_ == mask._target_:
-            return file.stem
-    return str(mask._target_).rpartition(".")[2]
+        for setting, result in zip(settings, results, strict=True):
+            psnr = [math.nan] * len(names) if result.psnr is None else result.psnr.tolist()
+            for i, name in enumerate(names):
+                share = float(result.mask[i].mean()) if setting.ratio is None else setting.ratio
+                loss = float(result.losses[i])
+                writer.writerow([name, share, setting.kind, loss, "" if math.isnan(psnr[i]) else psnr[i]])
 
 
 def find_images(images: str | None, count: int) -> list[Named]:
