@@ -254,6 +254,36 @@ def contact_sheet(
     return sheet
 
 
+def animation(pictures: Sequence[Path], out: Path, *, seconds: float = 0.6, last: float = 3.0) -> None:
+    """Writes pictures as the frames of a GIF that repeats for ever.
+
+    Args:
+        pictures: files, in order; smaller ones stand in the upper left corner.
+        out: the GIF; its folder must exist.
+        seconds: that a frame is shown.
+        last: seconds that the last one is.
+
+    Raises:
+        InputError: no pictures, or a file that cannot be read.
+    """
+    if not pictures:
+        raise InputError("an animation of no pictures; give at least one")
+    frames = []
+    for path in pictures:
+        try:
+            with Image.open(path) as picture:
+                frames.append(picture.convert("RGB"))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read as a picture; remove it ({error})") from error
+    size = max(frame.width for frame in frames), max(frame.height for frame in frames)
+    for i, frame in enumerate(frames):
+        whole = Image.new("RGB", size, _PAPER)
+        whole.paste(frame)
+        frames[i] = whole
+    milliseconds = [round(1000 * s) for s in [*[seconds] * (len(frames) - 1), last]]
+    frames[0].save(out, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+
+
 def read_metrics(path: Path) -> Series:
     """Reads a run's `metrics.csv`: columns `step` and metric names, empty where a step has no value.
 

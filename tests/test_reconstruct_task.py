@@ -162,3 +162,60 @@ def test_settings_that_make_no_sheet_are_refused_in_one_line(values, message, ma
 def test_a_ratio_that_leaves_mae_nothing_to_see_is_refused_by_its_key(make, tmp_path):
     with pytest.raises(InputError, match=r"ratios=1 hides all 16 units .* use ratios=0.937 or less"):
         api.reconstruct(init=make(**MAE), out=str(tmp_path / "x.png"), ratios=[0.5, 1])
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder as a run leaves it, with a grey picture per step; the last is wider."""
+    folder = tmp_path / "run"
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "config.yaml").write_text("out: run")
+    for step, grey in ((0, 10), (999_999, 90), (50, 50), (1_000_000, 130)):
+        size = (40, 30) if step < 1_000_000 else (50, 30)
+        Image.new("RGB", size, (grey,) * 3).save(folder / "pictures" / f"step_{step:06d}.png")
+    Image.new("RGB", (5, 5)).save(folder / "pictures" / "curves.png")
+    return folder
+
+
+def test_the_animation_shows_the_run_s_pictures_in_the_order_of_steps_and_holds_the_last(trained, tmp_path):
+    found = api.reconstruct(init=str(trained), out=str(tmp_path / "x.gif"), gif=True)
+    assert found == {"steps": [0, 50, 999_999, 1_000_000], "out": str(tmp_path / "x.gif")}
+    seen = []
+    with Image.open(tmp_path / "x.gif") as movie:
+        assert (movie.n_frames, movie.size, movie.info["loop"]) == (4, (50, 30), 0)
+        for number in range(4):
+            movie.seek(number)
+            frame = movie.convert("RGB")
+            seen.append((frame.getpixel((20, 15))[0], frame.getpixel((45, 15))[0], movie.info["duration"]))
+    assert seen == [(10, 255, 600), (50, 255, 600), (90, 255, 600), (130, 130, 3000)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"init": "weights"}, "is no run folder, and gif=true shows the pictures that a run wrote"),
+        ({"out": "x.png"}, "out=.*x.png does not end in .gif; use out=.*x.gif"),
+        ({"gif": False}, "is a GIF, which gif=true makes of a run's pictures; add gif=true or use a .png"),
+        ({"gif": "yes"}, "gif=yes is not true or false"),
+        ({"count": 3}, "whatever count= says; leave count= out"),
+        ({"mask.ratio": 0.3}, "whatever mask.ratio= says; leave mask.ratio= out"),
+    ],
+)
+def test_what_makes_no_animation_is_refused_in_one_line(change, message, trained, make, tmp_path):
+    values = {"init": str(trained), "out": "x.gif", "gif": True} | change
+    values["init"] = make() if values["init"] == "weights" else values["init"]
+    with pytest.raises(InputError, match=message) as error:
+        api.reconstruct(**values | {"out": str(tmp_path / values["out"])})
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_without_pictures_and_one_with_a_broken_one_make_no_animation(trained, tmp_path):
+    (trained / "pictures" / "step_000050.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"step_000050.png cannot be read as a picture; remove it"):
+        api.reconstruct(init=str(trained), out=str(tmp_path / "x.gif"), gif=True)
+    for path in (trained / "pictures").glob("step_*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"holds no pictures/step_.* yet; use gif=false"):
+        api.reconstruct(init=str(trained), out=str(tmp_path / "x.gif"), gif=True)
+    assert not (tmp_path / "x.gif").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +23,8 @@ from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
 from mimsuite.init_weights import find_weights
 from mimsuite.instantiate import trusted_targets
-from mimsuite.pictures import choose_mode
-from mimsuite.run import check_picture, speak
+from mimsuite.pictures import animation, choose_mode
+from mimsuite.run import check_picture, holds_run, speak
 from mimsuite.settings import FALLBACK_SIZE, check_flag, mask_unit, sides, whole
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ log = logging.getLogger("mimsuite")
 
 Named = tuple[str, bytes]
 MOST_SETTINGS = 12  # on one sheet
+STEP = re.compile(r"step_(\d+)\.png")
+NOT_OF_A_GIF = ("images", "count", "seed", "image_size", "mode", "mask", "masks", "ratios", "csv")
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,20 @@ class Setting:
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Draws one sheet.
+    """Draws one sheet, or with `gif` an animation of the sheets that a run wrote.
 
     Returns:
-        The masked loss (L1) and, of pixels, the mean PSNR; with `ratios` or `masks` a list of these, one per setting.
+        The masked loss (L1) and, of pixels, the mean PSNR; with `ratios` or `masks` a list of these, one per setting;
+        with `gif` the steps of the frames.
     """
     speak()
     overwrite = check_flag(cfg, "overwrite")
+    if check_flag(cfg, "gif"):
+        return animate(cfg, overrides, overwrite=overwrite)
+    if Path(cfg.out).suffix.lower() == ".gif":
+        raise InputError(
+            f"out={cfg.out} is a GIF, which gif=true makes of a run's pictures; add gif=true or use a .png"
+        )
     out = check_picture(cfg.out, overwrite=overwrite)
     table = None if cfg.csv is None else check_file("csv", cfg.csv, ".csv", overwrite=overwrite)
     count, seed = whole(cfg, "count"), whole(cfg, "seed", least=0)
@@ -122,6 +132,37 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     pairs = zip(settings, results, strict=True)
     each = [{"mask": setting.kind, "ratio": setting.ratio, **figures(result)} for setting, result in pairs]
     return {"settings": each, "out": str(out)}
+
+
+def animate(cfg: DictConfig, overrides: Sequence[str], *, overwrite: bool) -> dict[str, Any]:
+    """Makes a GIF of the pictures that a run wrote while it trained: the same images under the same masks.
+
+    Raises:
+        InputError: `init` is no run folder or holds no pictures, or a key is given that the pictures cannot obey.
+    """
+    out = check_file("out", cfg.out, ".gif", overwrite=overwrite)
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    if other := next((key for key in keys if key.partition(".")[0] in NOT_OF_A_GIF), None):
+        raise InputError(f"gif=true shows the pictures that the run wrote, whatever {other}= says; leave {other}= out")
+    if not holds_run(cfg.init):
+        raise InputError(
+            f"init={cfg.init} is no run folder, and gif=true shows the pictures that a run wrote; use a run, "
+            "or gif=false"
+        )
+    found = [
+        (int(match[1]), path)
+        for path in (Path(cfg.init) / "pictures").glob("*")
+        if (match := STEP.fullmatch(path.name))
+    ]
+    if not found:
+        raise InputError(
+            f"init={cfg.init} holds no pictures/step_*.png yet; use gif=false, which draws the run as it is"
+        )
+    steps = [step for step, _ in sorted(found)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    animation([path for _, path in sorted(found)], out)
+    log.info("%d pictures, steps %d to %d; animation in %s", len(steps), steps[0], steps[-1], out)
+    return {"steps": steps, "out": str(out)}
 
 
 def figures(result: Reconstruction) -> dict[str, float]:
@@ -206,7 +247,7 @@ def check_share(setting: Setting, units: int, drops: bool, *, listed: bool) -> N
 
 
 def check_file(key: str, value: Any, ending: str, *, overwrite: bool) -> Path:
-    """Says whether a file may be written beside the picture; changes nothing.
+    """Says whether a task may write a file; changes nothing.
 
     Raises:
         InputError: it exists and `overwrite` is not set, is a folder, or has another ending.
