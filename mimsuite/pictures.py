@@ -6,6 +6,7 @@ import csv
 import math
 import warnings
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -57,15 +58,33 @@ def choose_mode(target: str, mode: str) -> str:
     raise InputError(f"mode={mode} is unknown; {fix}")
 
 
-def to_display(pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Undoes the normalisation for the eye.
+@dataclass(frozen=True)
+class Components:
+    """Three weighted sums over the channels of an image, to be shown as red, green and blue.
 
-    Of one or two channels the first is shown as grey; of more, the first three as red, green and blue.
+    Attributes:
+        weights: `(3, C)`, of fractions of the full range.
+        shift: `(3,)`, added to the sums.
+    """
+
+    weights: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+Shown = Sequence[int] | Components
+"""What is shown as red, green and blue: three channel numbers, or sums over channels."""
+
+
+def to_display(
+    pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float], shown: Shown | None = None
+) -> NDArray[np.uint8]:
+    """Undoes the normalisation for the eye.
 
     Args:
         pixels: `(N, C, H, W)`, normalised by `mean` and `std`.
         mean: C values, as fractions of the full range.
         std: C values, likewise.
+        shown: what becomes red, green and blue; None: the first three channels, of one or two the first as grey.
 
     Returns:
         `(N, H, W, 3)` uint8, clipped.
@@ -78,11 +97,80 @@ def to_display(pixels: NDArray[np.floating], mean: Sequence[float], std: Sequenc
             f"pixels of shape {pixels.shape} with {len(mean)} means and {len(std)} deviations; "
             "expected (images, channels, rows, columns) and one of each per channel"
         )
-    shown = [0, 1, 2] if pixels.shape[1] >= 3 else [0, 0, 0]
-    scale, shift = (np.asarray(v, dtype=np.float64)[shown] for v in (std, mean))
-    fractions: NDArray[np.float64] = np.moveaxis(pixels[:, shown], 1, -1).astype(np.float64) * scale + shift
+    depth = pixels.shape[1]
+    if isinstance(shown, Components):
+        fractions = _fractions(pixels, mean, std, range(depth)) @ shown.weights.T + shown.shift
+    else:
+        fractions = _fractions(pixels, mean, std, first_channels(depth) if shown is None else shown)
     levels: NDArray[np.uint8] = np.rint(np.nan_to_num(fractions).clip(0, 1) * 255).astype(np.uint8)
     return levels
+
+
+def first_channels(count: int) -> list[int]:
+    """Which of `count` channels are shown unless said otherwise."""
+    return [0, 1, 2] if count >= 3 else [0, 0, 0]
+
+
+def check_channels(shown: Any, count: int) -> None:
+    """Checks what a user asks to be shown of `count` channels: three channel numbers, or "pca".
+
+    Raises:
+        InputError: neither, or channels that are not there.
+    """
+    if shown == "pca":
+        if count < 3:
+            raise InputError(f"channels_shown=pca takes 3 channels or more, and there are {count}; leave it out")
+        return
+    whole = isinstance(shown, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in shown)
+    if not whole or len(shown) != 3 or not all(0 <= n < count for n in shown):
+        example = str(first_channels(count)).replace(" ", "")
+        raise InputError(
+            f"channels_shown={shown} is not three channel numbers from 0 to {count - 1}; use such as "
+            f"channels_shown={example}{', or pca' if count >= 3 else ''}"
+        )
+
+
+def principal_components(
+    pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float], mask: NDArray[np.bool_]
+) -> Components:
+    """The first three principal components over the channels of all visible pixels, in the order of their variance.
+
+    On the display each spans 2.5 deviations to either side of the mean. Its largest weight is positive; without
+    variance it is grey.
+
+    Args:
+        pixels: `(N, C, H, W)`, C at least 3, normalised by `mean` and `std`; hidden ones influence nothing.
+        mean: C values, as fractions of the full range.
+        std: C values, likewise.
+        mask: `(N, gh, gw)` bool, True = hidden, on a grid that divides the image.
+
+    Raises:
+        InputError: nothing is visible.
+    """
+    hidden = _to_pixels(mask, (pixels.shape[2], pixels.shape[3]))
+    values = _fractions(pixels, mean, std, range(pixels.shape[1]))[~hidden]
+    if not len(values):
+        raise InputError(
+            "channels_shown=pca takes its colours from visible pixels, and the masks leave none; hide less, or use "
+            "channels_shown=[0,1,2]"
+        )
+    middle = values.mean(0)
+    variance, axes = np.linalg.eigh((values - middle).T @ (values - middle) / len(values))
+    deviation, axes = np.sqrt(variance[::-1][:3].clip(0)), axes.T[::-1][:3]
+    signs = np.sign(axes[np.arange(3), np.abs(axes).argmax(1)])
+    scale = np.where(deviation > 1e-6, signs / (5 * deviation.clip(1e-6)), 0)
+    weights: NDArray[np.float64] = axes * scale[:, None]
+    return Components(weights, 0.5 - weights @ middle)
+
+
+def _fractions(
+    pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float], channels: Sequence[int]
+) -> NDArray[np.float64]:
+    """Some channels of normalised pixels, last, as fractions of the full range: `(N, H, W, len(channels))`."""
+    chosen = list(channels)
+    scale, shift = (np.asarray(v, dtype=np.float64)[chosen] for v in (std, mean))
+    fractions: NDArray[np.float64] = np.moveaxis(pixels[:, chosen], 1, -1).astype(np.float64) * scale + shift
+    return fractions
 
 
 def reconstruction_sheet(

@@ -14,7 +14,16 @@ from torch import Tensor
 from mimsuite.losses import masked_error
 from mimsuite.metrics import hidden_psnr
 from mimsuite.normalize import Normalize
-from mimsuite.pictures import Panel, choose_mode, hog_glyphs, reconstruction_sheet, settings_sheet, to_display
+from mimsuite.pictures import (
+    Components,
+    Panel,
+    Shown,
+    choose_mode,
+    hog_glyphs,
+    reconstruction_sheet,
+    settings_sheet,
+    to_display,
+)
 from mimsuite.targets import Target
 
 Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
@@ -43,6 +52,7 @@ class Reconstruction:
         unit: side of a mask unit in pixels of the image.
         target: name of what is predicted.
         mode: how the prediction became a picture, one of the target's `mimsuite.pictures.MODES`.
+        colours: which channels are shown, in words; empty where that is plain.
         loss: the masked loss over all images.
         losses: `(N,)`, that of each image alone; 0 where nothing is hidden.
         psnr: `(N,)`, in dB, over each image's hidden pixels; NaN where nothing is hidden; None where
@@ -56,6 +66,7 @@ class Reconstruction:
     unit: int
     target: str
     mode: str
+    colours: str
     loss: float
     losses: NDArray[np.float64]
     psnr: NDArray[np.float64] | None
@@ -75,7 +86,8 @@ class Reconstruction:
 
     def how(self) -> str:
         """How the prediction became a picture, in words."""
-        return f"mode {self.mode}{WORDS[self.target, self.mode]}"
+        colours = f", {self.colours}" if self.colours else ""
+        return f"mode {self.mode}{WORDS[self.target, self.mode]}{colours}"
 
     def captions(self) -> list[str]:
         """Masked loss and PSNR of each image, in words."""
@@ -83,6 +95,18 @@ class Reconstruction:
         if self.psnr is not None:
             texts = [f"{text}, PSNR {value:.1f} dB" for text, value in zip(texts, self.psnr, strict=True)]
         return [text if hidden.any() else "nothing hidden" for text, hidden in zip(texts, self.mask, strict=True)]
+
+
+def colour_words(channels: int, shown: Shown | None) -> str:
+    """What of an image's channels is shown, in words; nothing for red, green and blue, or grey, as they are."""
+    if isinstance(shown, Components):
+        return f"first three principal components of the {channels} channels of visible pixels as red, green, blue"
+    if shown is None and channels in (1, 3):
+        return ""
+    if shown is None and channels == 2:
+        return "channel 0 of 2 as grey"
+    numbers = ", ".join(map(str, shown or (0, 1, 2)))
+    return f"channels {numbers} of {channels} as red, green, blue"
 
 
 def compare(settings: Mapping[str, Reconstruction], title: str) -> Image.Image:
@@ -111,6 +135,7 @@ def reconstruct(
     *,
     mode: str = "auto",
     kind: str = "l1",
+    shown: Shown | None = None,
 ) -> Reconstruction:
     """Runs a model on masked images.
 
@@ -126,6 +151,7 @@ def reconstruct(
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
         mode: how the prediction becomes a picture, one of the target's `mimsuite.pictures.MODES`; "auto": the first.
         kind: of the loss, one of `mimsuite.losses.ERRORS`.
+        shown: which channels are shown, see `mimsuite.pictures.to_display`.
 
     Raises:
         InputError: a mode that the target does not have.
@@ -140,24 +166,25 @@ def reconstruct(
 
     def display(values: Tensor) -> NDArray[np.uint8]:
         mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
-        return to_display(values.float().cpu().numpy(), mean, std)
+        return to_display(values.float().cpu().numpy(), mean, std, shown)
 
-    shown, psnr = display(pixels), None
+    whole, psnr = display(pixels), None
     if picture is None:
         original, drawn = (hog_glyphs(t.float().cpu().numpy()) for t in (wanted, prediction))
     elif target.name != "pixels" and mode == "raw":
         original, drawn = display(wanted), display(picture)
     else:
-        original, drawn = shown, display(picture)
+        original, drawn = whole, display(picture)
         psnr = hidden_psnr(normalize.undo(picture), normalize.undo(pixels), mask).double().cpu().numpy()
     return Reconstruction(
         original=original,
         prediction=drawn,
-        images=None if original is shown else shown,
+        images=None if original is whole else whole,
         mask=mask.cpu().numpy(),
         unit=images.shape[-2] // mask.shape[-2],
         target=target.name,
         mode=mode,
+        colours=colour_words(images.shape[1], shown),
         loss=float(loss),
         losses=np.array(losses),
         psnr=psnr,

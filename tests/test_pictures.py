@@ -5,14 +5,17 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mimsuite.errors import InputError
+from mimsuite.normalize import Normalize
 from mimsuite.pictures import (
     Panel,
     contact_sheet,
     curves,
     hog_glyphs,
+    principal_components,
     read_metrics,
     reconstruction_sheet,
     settings_sheet,
@@ -55,6 +58,90 @@ def test_display_clips_and_shows_what_is_not_a_number_as_black():
 def test_display_refuses_statistics_that_do_not_fit(shape):
     with pytest.raises(InputError, match="3 means and 3 deviations"):
         to_display(np.zeros(shape), [0.5] * 3, [0.5] * 3)
+
+
+STATISTICS = {
+    "plain": (0.0, 1.0),
+    "usual": (0.45, 0.25),
+    "narrow": (0.5, 0.003),
+    "dark": (1e-4, 1e-5),
+    "bright": (1.0, 0.02),
+    "wide": (0.3, 3.0),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32], ids=["uint8", "uint16"])
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_normalising_and_its_inverse_agree_to_one_level(statistics, dtype, channels):
+    most = 255 if dtype == torch.uint8 else 65535
+    mean, std = ([value * (1 + k / 50) for k in range(channels)] for value in STATISTICS[statistics])
+    levels = torch.linspace(0, most, 4096).round().to(dtype)
+    images = torch.stack([levels.roll(97 * k) for k in range(channels)]).view(1, channels, 64, 64)
+    normalize = Normalize(mean, std, most)
+    pixels = normalize(images)
+    back = (normalize.undo(pixels) * most).round()
+    assert (back - images).abs().max() <= 1
+    shown = images[0, [0, 1, 2] if channels > 2 else [0, 0, 0]].permute(1, 2, 0).numpy() * (255 / most)
+    for chosen in (None, [channels - 1, 0, channels // 2]):
+        drawn = to_display(pixels.numpy(), mean, std, chosen)[0]
+        wanted = shown if chosen is None else images[0, chosen].permute(1, 2, 0).numpy() * (255 / most)
+        assert np.abs(drawn - wanted).max() <= 1
+
+
+def test_channels_are_shown_in_the_order_that_is_asked_for():
+    pixels = RNG.random((2, 5, 4, 6))
+    got = to_display(pixels, [0.0] * 5, [1.0] * 5, [3, 1, 0])
+    np.testing.assert_array_equal(got, np.rint(np.moveaxis(pixels[:, [3, 1, 0]], 1, -1) * 255))
+
+
+def some_channels(channels=6, seed=0):
+    """Images of channels that vary together and unequally, normalised, with their statistics and a mask."""
+    random = np.random.default_rng(seed)
+    pixels = np.einsum(
+        "nkhw,ck->nchw", random.normal(size=(2, channels, 8, 12)), random.normal(size=(channels, channels))
+    )
+    return pixels, random.random(channels), random.random(channels) / 5, random.random((2, 2, 3)) < 0.5
+
+
+def test_principal_components_are_those_of_the_visible_pixels():
+    pixels, mean, std, mask = some_channels()
+    found = principal_components(pixels, mean, std, mask)
+    seen = (np.moveaxis(pixels, 1, -1) * std + mean)[~np.kron(mask, np.ones((1, 4, 4), dtype=bool))]
+    middle = seen.mean(0)
+    _, lengths, axes = np.linalg.svd(seen - middle, full_matrices=False)
+    sums = seen @ found.weights.T + found.shift
+    np.testing.assert_allclose(sums.mean(0), 0.5, atol=1e-12)
+    np.testing.assert_allclose(sums.std(0), 0.2, atol=1e-12)
+    assert (found.weights[np.arange(3), np.abs(found.weights).argmax(1)] > 0).all()
+    wanted = (seen - middle) @ axes[:3].T / lengths[:3] * len(seen) ** 0.5 / 5
+    np.testing.assert_allclose(np.abs(sums - 0.5), np.abs(wanted), atol=1e-10)
+    drawn = to_display(pixels, mean, std, found)
+    np.testing.assert_array_equal(drawn[~np.kron(mask, np.ones((1, 4, 4), dtype=bool))], np.rint(sums.clip(0, 1) * 255))
+
+
+@pytest.mark.parametrize("junk", [np.nan, 1e30])
+def test_hidden_pixels_change_no_bit_of_the_principal_components(junk):
+    pixels, mean, std, mask = some_channels()
+    found = principal_components(pixels, mean, std, mask)
+    hidden = np.kron(mask, np.ones((1, 4, 4), dtype=bool))
+    other = principal_components(np.where(hidden[:, None], junk, pixels), mean, std, mask)
+    np.testing.assert_array_equal(found.weights, other.weights)
+    np.testing.assert_array_equal(found.shift, other.shift)
+
+
+def test_components_without_variance_are_grey():
+    pixels = np.zeros((1, 4, 8, 8))
+    pixels[:, 2] = RNG.normal(size=(8, 8))
+    found = principal_components(pixels, [0.5] * 4, [0.1] * 4, np.zeros((1, 2, 2), dtype=bool))
+    drawn = to_display(pixels, [0.5] * 4, [0.1] * 4, found)
+    assert drawn[..., 0].std() > 40
+    assert (drawn[..., 1:] == 128).all()
+
+
+def test_components_of_nothing_are_refused():
+    with pytest.raises(InputError, match="takes its colours from visible pixels, and the masks leave none"):
+        principal_components(np.zeros((1, 3, 4, 4)), [0.5] * 3, [0.5] * 3, np.ones((1, 2, 2), dtype=bool))
 
 
 def cells(sheet, size, factor, *, rows=2, caption=0, title=0):

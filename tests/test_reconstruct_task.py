@@ -219,3 +219,58 @@ def test_a_run_without_pictures_and_one_with_a_broken_one_make_no_animation(trai
     with pytest.raises(InputError, match=r"holds no pictures/step_.* yet; use gif=false"):
         api.reconstruct(init=str(trained), out=str(tmp_path / "x.gif"), gif=True)
     assert not (tmp_path / "x.gif").exists()
+
+
+@pytest.fixture(scope="module")
+def cubes(tmp_path_factory):
+    """Three images of 12 channels as TIFF files."""
+    import tifffile
+
+    folder = tmp_path_factory.mktemp("cubes")
+    random = np.random.default_rng(0)
+    for i in range(3):
+        waves = np.sin(np.arange(32)[:, None, None] / 5 + random.random(12) * 6) + np.cos(np.arange(32)[:, None] / 7)
+        tifffile.imwrite(folder / f"{i}.tif", (waves * 60 + 128).clip(0, 255).astype(np.uint8), planarconfig="contig")
+    return folder
+
+
+@pytest.mark.parametrize("shown", [None, [7, 1, 0], "pca"])
+def test_any_three_channels_of_many_can_be_shown(shown, cubes, make, tmp_path):
+    import tifffile
+
+    api.reconstruct(init=make(12), images=str(cubes), out=str(tmp_path / "x.png"), channels_shown=shown, count=1)
+    with Image.open(tmp_path / "x.png") as sheet:
+        original = np.asarray(sheet)[16 + 30 + 22 :][: 32 * 6 : 6, 16:][:, : 32 * 6 : 6]
+    cube = tifffile.imread(cubes / "0.tif")
+    if shown == "pca":
+        assert (original.reshape(-1, 3).std(0) > 20).all()
+        correlation = np.corrcoef(original.reshape(-1, 3).T.astype(float))
+        assert np.abs(correlation - np.eye(3)).max() < 0.6  # over visible pixels it is 0
+    else:
+        assert np.abs(original.astype(int) - cube[..., shown or [0, 1, 2]]).max() <= 1
+
+
+def test_the_colours_of_a_comparison_come_from_what_is_visible_under_every_mask(cubes, make, tmp_path):
+    values = {"init": make(12), "images": str(cubes), "count": 3, "channels_shown": "pca", "mask.unit": 8}
+    api.reconstruct(out=str(tmp_path / "x.png"), ratios=[0.3, 0.6], **values)
+    with pytest.raises(InputError, match="takes its colours from visible pixels, and the masks leave none; hide less"):
+        api.reconstruct(out=str(tmp_path / "y.png"), ratios=[0.3, 1], **values)
+
+
+@pytest.mark.parametrize(
+    ("channels", "shown", "message"),
+    [
+        (3, [0, 1], r"channels_shown=\[0, 1\] is not three channel numbers from 0 to 2; use .*=\[0,1,2\], or pca"),
+        (3, [0, 1, 3], "is not three channel numbers from 0 to 2"),
+        (3, [0, -1, 2], "is not three channel numbers from 0 to 2"),
+        (3, [0, 1.5, 2], "is not three channel numbers from 0 to 2"),
+        (3, "rgb", "channels_shown=rgb is not three channel numbers"),
+        (1, [0, 1, 2], r"from 0 to 0; use such as channels_shown=\[0,0,0\]$"),
+        (2, "pca", "channels_shown=pca takes 3 channels or more, and there are 2; leave it out"),
+    ],
+)
+def test_channels_that_are_not_there_are_refused_in_one_line(channels, shown, message, make, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        api.reconstruct(init=make(channels), out=str(tmp_path / "x.png"), channels_shown=shown)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())

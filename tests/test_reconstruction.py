@@ -12,8 +12,8 @@ from mimsuite.metrics import hidden_psnr
 from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 from mimsuite.normalize import Normalize
 from mimsuite.objectives.mim import predict
-from mimsuite.pictures import MODES, hog_glyphs, to_display
-from mimsuite.reconstruction import WORDS, Reconstruction, reconstruct
+from mimsuite.pictures import MODES, Components, hog_glyphs, principal_components, to_display
+from mimsuite.reconstruction import WORDS, Reconstruction, colour_words, reconstruct
 from mimsuite.targets import TARGETS, hog
 
 NAMES = tuple(TARGETS)
@@ -213,7 +213,7 @@ def model(name, family):
     return ViTForMaskedImageModeling(config).eval()
 
 
-def drawn_of_two(name, family, mode):
+def drawn_of_two(name, family, mode, colours=False):
     """Reconstructions of images that differ in nothing but their hidden pixels."""
     network, mask = model(name, family), some_mask()
     mask[0, 1, 2] = True  # the same number in every image, as dropping needs it
@@ -223,10 +223,13 @@ def drawn_of_two(name, family, mode):
 
     one, hidden = pictures(), on_pixels(mask)[:, None]
     other = torch.where(hidden, pictures(seed=1) // 2, one)
-    return [
-        reconstruct(run, network.target, network.head_stride, Normalize(MEAN, STD), images, mask, mode=mode)
-        for images in (one, other)
-    ]
+    normalize = Normalize(MEAN, STD)
+
+    def draw(images):
+        shown = principal_components(normalize(images).numpy(), MEAN, STD, mask.numpy()) if colours else None
+        return reconstruct(run, network.target, network.head_stride, normalize, images, mask, mode=mode, shown=shown)
+
+    return draw(one), draw(other)
 
 
 @pytest.mark.parametrize("family", ["vit", "mae", "cvt"])
@@ -237,6 +240,14 @@ def test_hidden_pixels_change_no_bit_of_what_a_model_makes_of_an_image(name, mod
     assert drawn[0].prediction.std() > 0
     assert drawn[0].loss != drawn[1].loss
     assert (drawn[0].original != drawn[1].original).any()
+
+
+@pytest.mark.parametrize(("name", "mode"), [pair for pair in BLIND if pair[0] != "hog"])
+def test_hidden_pixels_change_no_bit_of_a_prediction_in_the_colours_of_visible_ones(name, mode):
+    one, other = drawn_of_two(name, "mae", mode, colours=True)
+    np.testing.assert_array_equal(one.prediction, other.prediction)
+    assert (one.prediction != drawn_of_two(name, "mae", mode)[0].prediction).any()
+    assert one.colours.startswith("first three principal components of the 3 channels of visible pixels")
 
 
 @pytest.mark.parametrize("family", ["vit", "mae", "cvt"])
@@ -351,3 +362,17 @@ def test_a_vertical_edge_is_drawn_as_vertical_strokes_and_a_horizontal_one_as_ho
         assert (tall, wide) == ((16, 4) if vertical else (2, 16))
     assert (cells[True] == np.array([0, 0, 1, 0, 0, 0], dtype=bool)).all()
     assert (cells[False] == np.array([0, 1, 0, 0], dtype=bool)[:, None]).all()
+
+
+def test_what_is_shown_of_many_channels_is_said_in_words():
+    assert colour_words(1, None) == colour_words(3, None) == ""
+    assert colour_words(2, None) == "channel 0 of 2 as grey"
+    assert colour_words(12, None) == "channels 0, 1, 2 of 12 as red, green, blue"
+    assert colour_words(3, [2, 1, 0]) == "channels 2, 1, 0 of 3 as red, green, blue"
+    assert "principal" in colour_words(4, Components(np.zeros((3, 4)), np.zeros(3)))
+
+
+def test_original_and_prediction_are_shown_in_the_same_channels():
+    found, images = draw("pixels", shown=[2, 2, 0]), shown(pictures())
+    np.testing.assert_array_equal(found.original, images[..., [2, 2, 0]])
+    np.testing.assert_array_equal(found.prediction, images[..., [2, 2, 0]])

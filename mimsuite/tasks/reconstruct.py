@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mimsuite import app, build, build_model
-from mimsuite.combinations import check_ratio, mask_cell
+from mimsuite.combinations import check_ratio, mask_cell, plain
 from mimsuite.confdir import conf_dir
 from mimsuite.data.decode import DecodeError
 from mimsuite.data.open import open_data
@@ -23,13 +23,14 @@ from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
 from mimsuite.init_weights import find_weights
 from mimsuite.instantiate import trusted_targets
-from mimsuite.pictures import animation, choose_mode
+from mimsuite.pictures import animation, check_channels, choose_mode, principal_components
 from mimsuite.run import check_picture, holds_run, speak
 from mimsuite.settings import FALLBACK_SIZE, check_flag, mask_unit, sides, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mimsuite.masking import MaskSampler
     from mimsuite.reconstruction import Reconstruction
 
 log = logging.getLogger("mimsuite")
@@ -37,7 +38,7 @@ log = logging.getLogger("mimsuite")
 Named = tuple[str, bytes]
 MOST_SETTINGS = 12  # on one sheet
 STEP = re.compile(r"step_(\d+)\.png")
-NOT_OF_A_GIF = ("images", "count", "seed", "image_size", "mode", "mask", "masks", "ratios", "csv")
+NOT_OF_A_GIF = ("images", "count", "seed", "image_size", "mode", "mask", "masks", "ratios", "csv", "channels_shown")
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,16 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     overwrite = check_flag(cfg, "overwrite")
     if check_flag(cfg, "gif"):
         return animate(cfg, overrides, overwrite=overwrite)
-    if Path(cfg.out).suffix.lower() == ".gif":
-        raise InputError(
-            f"out={cfg.out} is a GIF, which gif=true makes of a run's pictures; add gif=true or use a .png"
-        )
-    out = check_picture(cfg.out, overwrite=overwrite)
+    out = check_sheet(cfg.out, overwrite=overwrite)
     table = None if cfg.csv is None else check_file("csv", cfg.csv, ".csv", overwrite=overwrite)
     count, seed = whole(cfg, "count"), whole(cfg, "seed", least=0)
     trusted = trusted_targets(cfg, overrides)
     settings = mask_settings(cfg, overrides)
     weights = find_weights(cfg.init)
     config = build_model.config_of(weights)
+    channels = plain(cfg.channels_shown)
+    if channels is not None:
+        check_channels(channels, config.num_channels)
     mode = choose_mode(config.mim_target, str(cfg.mode))
     size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
     drops = build_model.drops(config)
@@ -94,44 +94,55 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     found = find_images(cfg.images, count)
     import torch
 
-    from mimsuite.data.hashing import hash_key, mix
     from mimsuite.objectives.mim import predict
     from mimsuite.reconstruction import compare, reconstruct
 
     normalize = build_model.normalizer_of(weights)
     dtype = "uint16" if normalize.maximum > 255 else "uint8"
     images = torch.stack([picture(name, data, size, config.num_channels, dtype) for name, data in found])
-    generator = torch.Generator()
-    masks = [
-        torch.stack([sampler(grid, generator.manual_seed(mix(seed, hash_key(name)))) for name, _ in found])
-        for sampler in samplers
-    ]
+    masks = draw_masks(samplers, grid, [name for name, _ in found], seed)
+    shown = channels
+    if channels == "pca":
+        mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
+        shown = principal_components(normalize(images).numpy(), mean, std, torch.stack(masks).any(0).numpy())
     device = build.torch_device()
     model = build_model.trained_model(weights, config, size).to(device)
     normalize, images = normalize.to(device), images.to(device)
-    results = [
-        reconstruct(
-            partial(predict, model), model.target, model.head_stride, normalize, images, mask.to(device), mode=mode
-        )
-        for mask in masks
-    ]
-    title = f"{cfg.init}: {cfg.images or 'emoji-64'}"
-    by_name = {setting.name: result for setting, result in zip(settings, results, strict=True)}
-    compared = cfg.ratios is not None or cfg.masks is not None
-    sheet = compare(by_name, title) if compared else results[0].sheet(title)
+    draw = partial(reconstruct, partial(predict, model), model.target, model.head_stride, normalize, images)
+    results = [draw(mask.to(device), mode=mode, shown=shown) for mask in masks]
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
+    title = f"{cfg.init}: {cfg.images or 'emoji-64'}"
+    compared = cfg.ratios is not None or cfg.masks is not None
+    by_name = {setting.name: result for setting, result in zip(settings, results, strict=True)}
+    (compare(by_name, title) if compared else results[0].sheet(title)).save(out)
     if table is not None:
         write_csv(table, [name for name, _ in found], settings, results)
     for name, result in by_name.items():
         text = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures(result).items())
         log.info("%s%s over %d images", f"{name}: " if compared else "", text, len(found))
     log.info("picture in %s%s", out, f", table in {table}" if table else "")
+    return summary(settings, results, compared=compared) | {"out": str(out)}
+
+
+def summary(settings: Sequence[Setting], results: Sequence[Reconstruction], *, compared: bool) -> dict[str, Any]:
+    """The figures of the one setting, or a list of those of all."""
     if not compared:
-        return figures(results[0]) | {"out": str(out)}
+        return dict(figures(results[0]))
     pairs = zip(settings, results, strict=True)
-    each = [{"mask": setting.kind, "ratio": setting.ratio, **figures(result)} for setting, result in pairs]
-    return {"settings": each, "out": str(out)}
+    return {"settings": [{"mask": one.kind, "ratio": one.ratio, **figures(result)} for one, result in pairs]}
+
+
+def draw_masks(samplers: Sequence[MaskSampler], grid: tuple[int, int], names: Sequence[str], seed: int) -> list[Tensor]:
+    """A batch of masks per sampler, `(N, *grid)` bool, True = hidden; each is decided by the seed and the name."""
+    import torch
+
+    from mimsuite.data.hashing import hash_key, mix
+
+    generator = torch.Generator()
+    return [
+        torch.stack([sampler(grid, generator.manual_seed(mix(seed, hash_key(name)))) for name in names])
+        for sampler in samplers
+    ]
 
 
 def animate(cfg: DictConfig, overrides: Sequence[str], *, overwrite: bool) -> dict[str, Any]:
@@ -244,6 +255,17 @@ def check_share(setting: Setting, units: int, drops: bool, *, listed: bool) -> N
         check_ratio(setting.cfg, units, drops)
     except InputError as error:
         raise InputError(str(error).replace("mask.ratio", "ratios") if listed else str(error)) from error
+
+
+def check_sheet(out: str, *, overwrite: bool) -> Path:
+    """Says whether the sheet may be written; changes nothing.
+
+    Raises:
+        InputError: it may not; of an animation, what it takes.
+    """
+    if Path(out).suffix.lower() == ".gif":
+        raise InputError(f"out={out} is a GIF, which gif=true makes of a run's pictures; add gif=true or use a .png")
+    return check_picture(out, overwrite=overwrite)
 
 
 def check_file(key: str, value: Any, ending: str, *, overwrite: bool) -> Path:
