@@ -20,7 +20,7 @@ TASKS = {
     "demo": "the whole way on the embedded data set, under two minutes",
 }
 
-PATH_KEYS = ("data", "init", "out", "src", "images", "runs")
+PATH_KEYS = ("data", "init", "out", "src", "images", "runs", "csv")
 LIST_KEYS = ("runs",)  # of these: what may also be a list of paths
 OVERRIDE = re.compile(r"[~+]|[^-=][^=]*=")
 
