@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 
 from mimsuite import api, app
 from mimsuite.combinations import check_ratio, mask_cell
+from mimsuite.curves import read_metrics
 from mimsuite.errors import InputError, RunError
 from mimsuite.init_weights import find_weights
 from mimsuite.models import BitConfig, CvtConfig, ViTConfig, ViTModel
 from mimsuite.objectives.mim import MIMObjective
-from mimsuite.pictures import read_metrics
 from mimsuite.settings import mask_unit, sides
 from mimsuite.tasks import pretrain as task
 

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mimsuite import api
+from mimsuite.curves import read_metrics
 from mimsuite.errors import InputError, RunError
-from mimsuite.pictures import read_metrics
 
 pytestmark = pytest.mark.slow
 

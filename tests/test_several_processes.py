@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from mimsuite import api
 from mimsuite.checkpoint import load_checkpoint, newest
+from mimsuite.curves import read_metrics
 from mimsuite.errors import InputError
 from mimsuite.launch import Team, free_port, team
-from mimsuite.pictures import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -18,7 +18,18 @@ PACKAGE = ROOT / "mimsuite"
 ROWS = [
     {"version", "errors", "types"},
     {"launch", "confdir", "geometry", "patches", "normalize", "cli"},
-    {"masking", "losses", "targets", "pictures", "hints", "helptext", "instantiate", "settings", "combinations"}
+    {
+        "masking",
+        "losses",
+        "targets",
+        "pictures",
+        "curves",
+        "hints",
+        "helptext",
+        "instantiate",
+        "settings",
+        "combinations",
+    }
     | {"run", "progress"}
     | {f"data.{n}" for n in ("hashing", "sources", "tar", "labels", "stats", "decode", "index", "plan", "augment")}
     | {f"data.{n}" for n in ("reader", "tiff", "csv_labels", "encode", "pack", "pack_plan", "pack_journal")}
@@ -40,6 +51,8 @@ ROWS = [
     {"build"},
     {"api", "", "tasks"} | {f"tasks.{n}" for n in TASKS},
 ]
+# Not direct, but without pins pip tries dozens of versions of them.
+FOR_PIP = {"aiobotocore", "botocore", "boto3", "s3transfer"}
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
 
 
@@ -103,7 +116,7 @@ def test_every_direct_dependency_is_pinned():
     pinned = {
         line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
     }
-    assert names == pinned
+    assert names == pinned - FOR_PIP
 
 
 def test_public_names():

@@ -137,7 +137,7 @@ def summarize(
     out: Path, pretrained: dict[str, Any], probed: dict[str, Any], drawn: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Prints and returns the figures of the demo."""
-    from mimsuite.pictures import read_metrics
+    from mimsuite.curves import read_metrics
 
     losses = read_metrics(out / "pretrain" / "metrics.csv")["val/loss"][1]
     metrics = probed["metrics"]

@@ -11,9 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from mimsuite import app
+from mimsuite.curves import Series, curves, read_metrics
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
-from mimsuite.pictures import Series, curves, read_metrics
 from mimsuite.run import check_picture, speak
 from mimsuite.settings import check_flag
 

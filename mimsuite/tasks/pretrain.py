@@ -276,7 +276,7 @@ def finish(
     job: build.Job, folder: RunFolder, trainer: Trainer, objective: MIMObjective, parts: build.Parts
 ) -> dict[str, Any]:
     """Writes weights, curves and `summary.json`."""
-    from mimsuite.pictures import curves, read_metrics
+    from mimsuite.curves import curves, read_metrics
 
     code, steps = parts.checkpoints.exit_code, trainer.global_step
     if parts.files is None:
