@@ -166,7 +166,7 @@ def summarize(
             "%-12s             kNN top-1 %5.1f %%, linear probe top-1 %5.1f %%",
             *(text, 100 * metrics[f"{name}knn/top1"], 100 * metrics[f"{name}probe/top1"]),
         )
-    log.info("Reconstruction is learned at once; features that beat raw pixels take far longer than a demo.")
+    log.info("Reconstruction is learned at once; good features take far longer than a demo.")
     log.info("pictures: %s and %s", out / "reconstruct.png", out / "pretrain" / "pictures")
     return figures
 
