@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mimsuite.build_model import preprocessor
+from mimsuite.build_model import drops, preprocessor
 from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights
 from mimsuite.instantiate import instantiate
@@ -182,7 +182,7 @@ def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> 
 
 def decays_mask_token(config: Any) -> bool:
     """Whether weight decay acts on the mask token: in SimMIM's ViT, as its code has it, and nowhere else."""
-    return bool(config.model_type == "vit" and config.mask_mode == "replace" and config.mim_target != "hog")
+    return bool(config.model_type == "vit" and not drops(config) and config.mim_target != "hog")
 
 
 def mask_samplers(cfg: DictConfig, trusted: Sequence[str], drops: bool) -> list[MaskSampler]:

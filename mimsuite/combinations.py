@@ -8,13 +8,12 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mimsuite.errors import InputError
-from mimsuite.geometry import Pair, around, hidden_units
+from mimsuite.geometry import HOG_CELL, Pair, around, hidden_units
+from mimsuite.models.config import MASK_MODES
+from mimsuite.models.config_base import MIM_TARGETS
 from mimsuite.settings import check_choice, whole
 
 LOSSES = ("l1", "mse", "smooth_l1")
-TARGETS = ("pixels", "norm_pixels", "hog")
-MASK_MODES = ("replace", "drop")
-HOG_CELL = 8  # pixels
 SIMMIM_HEAD, MAE_HEAD = "mimsuite.heads.simmim.SimMIMHead", "mimsuite.heads.mae.MAEDecoder"
 NO_MASK = "mimsuite.masking.NoMask"
 MAE_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -32,7 +31,7 @@ def check_combination(cfg: DictConfig, config: Any) -> None:
         InputError: parts that do not go together; the message names some that do.
     """
     check_choice(cfg, "objective.loss", LOSSES)
-    target = check_choice(cfg, "objective.target", TARGETS)
+    target = check_choice(cfg, "objective.target", MIM_TARGETS)
     drops = check_choice(cfg, "objective.mask_mode", MASK_MODES) == "drop"
     family, head = config.model_type, str(cfg.head.get("_target_"))
     if drops and family != "vit":

@@ -7,6 +7,7 @@ import math
 from mimsuite.errors import InputError
 
 Pair = tuple[int, int]
+HOG_CELL = 8  # pixels, the side of a cell of HOG
 
 
 def auto_mask_unit(image_size: Pair, cell: Pair) -> int:

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError
+from mimsuite.geometry import HOG_CELL
 from mimsuite.losses import widen
 from mimsuite.patches import expand_mask, gather_patches, reduce_mask
 from mimsuite.pictures import MODES, choose_mode
 
 Pair = tuple[int, int]
 NORM_EPS = 1e-6  # added to the variance, as MAE does
-HOG_CELL, HOG_BINS, HOG_EPS = 8, 9, 1e-5
+HOG_BINS, HOG_EPS = 9, 1e-5
 _MOST_PAIRS = 2**23  # pairs of cells that are compared at once
 
 
