@@ -18,10 +18,6 @@ Grid = tuple[int, int]
 class MaskSampler(Protocol):
     """Draws the mask of one image; the same generator state gives the same mask."""
 
-    def hidden(self, units: int) -> tuple[int, int]:
-        """How many of `units` a mask hides at least and at most."""
-        ...
-
     def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
         """Returns a mask of `grid = (gh, gw)` units, bool, True = hidden."""
         ...
@@ -29,10 +25,6 @@ class MaskSampler(Protocol):
 
 class NoMask:
     """Hides nothing."""
-
-    def hidden(self, units: int) -> tuple[int, int]:
-        """None."""
-        return 0, 0
 
     def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
         """Returns a mask of `grid = (gh, gw)` units, bool, all False."""
@@ -54,10 +46,6 @@ class _Share:
                 f"mask.ratio={ratio} is not in (0, 1], nor a range [low,high] in it; SimMIM uses mask.ratio=0.6"
             )
         self.low, self.high = float(given[0]), float(given[1])
-
-    def hidden(self, units: int) -> tuple[int, int]:
-        """How many of `units` a mask hides at least and at most; the same number if the share is fixed."""
-        return hidden_units(units, self.low), hidden_units(units, self.high)
 
     def count(self, units: int, generator: torch.Generator) -> int:
         """How many of `units` this mask hides; draws a number only if there is a choice."""
