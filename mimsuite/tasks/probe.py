@@ -154,7 +154,7 @@ def table(probe: Probe) -> list[Row]:
 def measure(kind: str, train: Features, test: Features, device: str) -> Row:
     """kNN and linear probe of one kind of features."""
     from mimsuite.evaluation.knn import knn_accuracy
-    from mimsuite.evaluation.probe import linear_probe
+    from mimsuite.evaluation.logistic import linear_probe
 
     knn = knn_accuracy(train, test, ks=[K], device=device)[K]
     found = linear_probe(train, test, device=device)

@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation import probe
+from mimsuite.evaluation import logistic
 from mimsuite.evaluation.features import Features, raw_pixel_features
-from mimsuite.evaluation.probe import accuracy, fit_linear, linear_probe
+from mimsuite.evaluation.logistic import accuracy, fit_linear, linear_probe
 from mimsuite.types import Batch
 
 IMAGENETTE = Path(__file__).parents[2] / "../shared/data/imagenette-224"
@@ -78,7 +78,7 @@ def test_strength_is_the_best_on_a_held_out_fifth_and_the_larger_of_equals():
     result = linear_probe(made(300, 0), made(300, 1))
     best = max(result.held_out.values())
     assert result.strength == max(s for s, a in result.held_out.items() if a == best)
-    assert set(result.held_out) == set(probe.STRENGTHS)
+    assert set(result.held_out) == set(logistic.STRENGTHS)
 
 
 def test_final_classifier_is_fitted_to_all_training_features():
@@ -106,20 +106,20 @@ def test_search_sees_only_the_part_that_is_not_held_out(monkeypatch):
         seen.append(len(x))
         return fit_linear(x, *args, **kwargs)
 
-    monkeypatch.setattr(probe, "fit_linear", spy)
+    monkeypatch.setattr(logistic, "fit_linear", spy)
     linear_probe(train, made(100, 1), strengths=(0.1, 0.01))
-    held = probe._held_out(train.labels, train.ids)
+    held = logistic._held_out(train.labels, train.ids)
     assert seen == [int((~held).sum())] * 2 + [300]
 
 
 def test_held_out_part_is_a_fifth_of_every_class_and_follows_the_ids_not_the_order():
     train = made(300, 0)
-    held = probe._held_out(train.labels, train.ids)
+    held = logistic._held_out(train.labels, train.ids)
     for label in range(6):
         assert held[train.labels == label].sum() == round(0.2 * int((train.labels == label).sum()))
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(probe._held_out(train.labels[order], train.ids[order]), held[order])
-    assert not torch.equal(probe._held_out(train.labels, train.ids + 1), held)
+    assert torch.equal(logistic._held_out(train.labels[order], train.ids[order]), held[order])
+    assert not torch.equal(logistic._held_out(train.labels, train.ids + 1), held)
 
 
 def test_statistics_are_those_of_the_training_features():

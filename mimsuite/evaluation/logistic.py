@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on frozen features, its L2 strength chosen inside the training set."""
+"""The exact linear probe: logistic regression on frozen features by L-BFGS, its strength chosen inside the training set."""
 
 from __future__ import annotations
 
