@@ -62,7 +62,7 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def load(init: str) -> nn.Module:
-    """The model in a run folder, a Hugging Face style folder, or `hf:ORG/NAME`, in evaluation mode.
+    """The model in a run folder, a Hugging Face style folder, `hf:ORG/NAME` or `demo:NAME`, in evaluation mode.
 
     Raises:
         InputError: `init` holds no weights, or damaged ones.

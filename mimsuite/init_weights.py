@@ -1,4 +1,7 @@
-"""What `init=` names: a run folder, a Hugging Face style folder, or `hf:ORG/NAME`. Needs no torch to look."""
+"""What `init=` names: a run folder, a Hugging Face style folder, `hf:ORG/NAME` or `demo:NAME`.
+
+Needs no torch to look.
+"""
 
 from __future__ import annotations
 
@@ -72,16 +75,20 @@ class Weights:
 def find_weights(init: str) -> Weights:
     """Finds what `init=` names: a run folder (its `weights/`, else its newest checkpoint), or a Hugging Face folder.
 
+    The folder may be on this disk, on the hub (`hf:ORG/NAME`), or one of those that we ship (`demo:NAME`).
+
     Raises:
         InputError: nothing there that holds weights.
     """
     folder = Path(init)
-    if init.startswith("hf:"):
+    if init.startswith(("hf:", "demo:")):
         return in_folder(init, find_folder(init))
     if not folder.exists():
-        raise InputError(f"init={init} does not exist; give a run folder, a Hugging Face folder, or hf:ORG/NAME")
+        raise InputError(
+            f"init={init} does not exist; give a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME"
+        )
     if not folder.is_dir():
-        raise InputError(f"init={init} is a file; give a run folder, a Hugging Face folder, or hf:ORG/NAME")
+        raise InputError(f"init={init} is a file; give a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME")
     if (folder / "weights" / "config.json").is_file():
         return in_folder(init, folder / "weights")
     if (folder / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""Where a pretrained folder lies: on this disk or on the Hugging Face hub. Imports no torch."""
+"""Where a pretrained folder lies: on this disk, in this package, or on the Hugging Face hub. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mimsuite.errors import InputError
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 HUB_FILES = ["*.json", "model*.safetensors", "decoder.safetensors"]
+DEMOS = Path(__file__).parents[1] / "weights" / "demo"  # small trained models that we ship, a folder each
 
 
 class MissingFileError(InputError, FileNotFoundError):
@@ -21,23 +22,25 @@ class MissingFileError(InputError, FileNotFoundError):
 
 
 def find_folder(source: str | Path) -> Path:
-    """Returns the local folder of `source`: a folder, `hf:ORG/NAME[@REVISION]`, or `ORG/NAME` for short.
+    """Returns the local folder of `source`: a folder, `demo:NAME`, `hf:ORG/NAME[@REVISION]`, or `ORG/NAME` for short.
 
     Hub repositories are downloaded to huggingface_hub's own cache (safetensors, else `pytorch_model.bin`).
 
     Raises:
         MissingFileError: no such folder.
-        InputError: huggingface_hub is not installed, or the repository cannot be had.
+        InputError: no such demo; huggingface_hub is not installed, or the repository cannot be had.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     name = str(source)
+    if name.startswith("demo:"):
+        return _demo(name)
     if name.startswith("hf:"):
         return _download(name.removeprefix("hf:").strip("/"))
     if HUB_NAME.fullmatch(name) and not name.startswith((".", "/")):
         return _download(name)
-    raise MissingFileError(f"{name!r} is not a folder; give a folder with config.json, or hf:ORG/NAME")
+    raise MissingFileError(f"{name!r} is not a folder; give a folder with config.json, hf:ORG/NAME or demo:NAME")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -56,6 +59,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a JSON {type(data).__name__}; expected an object")
     return data
+
+
+def _demo(name: str) -> Path:
+    folder = DEMOS / name.removeprefix("demo:")
+    known = sorted(path.parent.name for path in DEMOS.glob("*/config.json"))
+    if folder.name not in known or folder.parent != DEMOS:
+        raise InputError(f"{name!r} is unknown; use {' or '.join(f'demo:{one}' for one in known)}")
+    return folder
 
 
 def _download(name: str) -> Path:
