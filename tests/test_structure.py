@@ -40,7 +40,7 @@ ROWS = [
     {"models.vit", "models.cvt", "models.bit"},
     {"heads", "heads.simmim", "heads.mae", "heads.classifier", "weights", "weights.files", "weights.huggingface"},
     {f"models.{n}" for n in ("composed", "tasks", "auto", "images", "resize", "processing")}
-    | {"init_weights", "resume"},
+    | {"init_weights", "resume", "feature_pictures"},
     {"data", "data.collate", "data.datamodule"},
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
     | {f"evaluation.{n}" for n in ("features", "knn", "probe")},
