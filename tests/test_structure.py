@@ -43,12 +43,14 @@ ROWS = [
     | {"init_weights", "resume", "feature_pictures"},
     {"data", "data.collate", "data.datamodule"},
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
-    | {f"evaluation.{n}" for n in ("features", "knn", "probe")},
+    | {f"evaluation.{n}" for n in ("features", "knn", "probe")}
+    | {f"evaluation.{n}" for n in ("scores",)},
     {"loggers", "app"},
     {"callbacks"}
     | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "reconstructions", "skipped_steps")},
     {"build_model"},
     {"build"},
+    {"scene"},
     {"api", "", "tasks"} | {f"tasks.{n}" for n in TASKS},
 ]
 # Not direct, but without pins pip tries dozens of versions of them.

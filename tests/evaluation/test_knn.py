@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.metrics import average_precision_score, r2_score
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features import Features
-from mimsuite.evaluation.knn import knn_accuracy, knn_predict
+from mimsuite.evaluation.knn import knn_accuracy, knn_figures, knn_mean, knn_predict
 
 
 def blobs(n, seed, dtype=torch.float64):
@@ -82,3 +83,55 @@ def test_features_of_two_kinds_are_refused():
     x, y = blobs(100, 0, torch.float32)
     with pytest.raises(InputError, match="make both in the same way"):
         knn_accuracy(Features(x, y, y, "mean"), Features(x, y, y, "cls"))
+
+
+def features(x, labels):
+    return Features(x, labels, torch.arange(len(x)), "mean")
+
+
+def numbers(n, seed):
+    """Vectors, and two numbers that depend on them."""
+    x, _ = blobs(n, seed)
+    return x, x[:, :2] + 0.1 * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_means_equal_those_of_scikit_learn():
+    (x, y), (test_x, _) = numbers(200, 0), numbers(90, 1)
+    got = knn_mean(x, y, test_x, ks=(1, 7), chunk=32)
+    for mean, k in zip(got, (1, 7), strict=True):
+        oracle = KNeighborsRegressor(k, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07), algorithm="brute")
+        np.testing.assert_allclose(mean, oracle.fit(x.numpy(), y.numpy()).predict(test_x.numpy()), atol=1e-12)
+
+
+def test_figures_of_numbers_are_r2_and_error_of_the_means():
+    (x, y), (test_x, test_y) = numbers(200, 0), numbers(90, 1)
+    got = knn_figures(features(x.float(), y[:, :1]), features(test_x.float(), test_y[:, :1]), ks=(1, 10))
+    mean = knn_mean(x, y, test_x, ks=(1, 10))[1, :, 0]
+    assert got[10]["r2"] == pytest.approx(r2_score(test_y[:, 0], mean), abs=1e-4)
+    assert got[10]["mae"] == pytest.approx(float((test_y[:, 0] - mean).abs().mean()), abs=1e-4)
+    assert got[1]["r2"] != got[10]["r2"]
+
+
+def test_figures_of_label_sets_are_the_mean_average_precision_of_the_means():
+    (x, y), (test_x, test_y) = numbers(200, 0), numbers(90, 1)
+    y, test_y = ((t > 0.5).float() for t in (y, test_y))
+    got = knn_figures(features(x.float(), y), features(test_x.float(), test_y), ks=(5,))
+    expected = average_precision_score(test_y, knn_mean(x.float(), y, test_x.float(), ks=(5,))[0])
+    assert got == {5: {"map": pytest.approx(expected, abs=1e-6)}}
+
+
+def test_figures_of_classes_are_accuracies():
+    (x, y), (test_x, test_y) = blobs(100, 0, torch.float32), blobs(50, 1, torch.float32)
+    train, test = features(x, y), features(test_x, test_y)
+    assert knn_figures(train, test, ks=(1, 5)) == {
+        k: {"top1": v} for k, v in knn_accuracy(train, test, ks=(1, 5)).items()
+    }
+
+
+def test_a_k_above_the_training_images_is_left_out_with_a_line(caplog):
+    x, y = blobs(12, 0, torch.float32)
+    with caplog.at_level("INFO", "mimsuite"):
+        assert list(knn_figures(features(x, y), features(x, y))) == [1, 5, 10]
+    assert "k=20 left out: there are 12 training images" in caplog.text
+    with pytest.raises(InputError, match="k=20 neighbours of 12 training images"):
+        knn_figures(features(x, y), features(x, y), ks=(20, 30))
