@@ -35,7 +35,8 @@ fmt: $(VENV)/.dev
 	$(BIN)/python scripts/strip_notebooks.py notebooks/*.ipynb
 
 notebooks: $(VENV)/.dev
-	$(BIN)/python -m nbconvert --to html --execute --log-level=ERROR --output-dir notebooks/html notebooks/*.ipynb
+	$(BIN)/python -m nbconvert --to html --execute --log-level=ERROR \
+		--ExecutePreprocessor.extra_arguments=--log-level=ERROR --output-dir notebooks/html notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -6,36 +6,28 @@ import csv
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from mimsuite import app, build, build_model
-from mimsuite.combinations import check_ratio, mask_cell, plain
+from mimsuite import app, build
+from mimsuite.combinations import check_ratio, plain
 from mimsuite.confdir import conf_dir
-from mimsuite.data.decode import DecodeError
-from mimsuite.data.open import open_data
-from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
-from mimsuite.init_weights import find_weights
 from mimsuite.instantiate import trusted_targets
-from mimsuite.pictures import animation, check_channels, choose_mode, principal_components
+from mimsuite.pictures import animation, check_channels, choose_mode
 from mimsuite.run import check_picture, holds_run, speak
-from mimsuite.settings import FALLBACK_SIZE, check_flag, mask_unit, sides, whole
+from mimsuite.scene import Scene, known_mask
+from mimsuite.settings import check_flag, whole
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mimsuite.masking import MaskSampler
     from mimsuite.reconstruction import Reconstruction
 
 log = logging.getLogger("mimsuite")
 
-Named = tuple[str, bytes]
 MOST_SETTINGS = 12  # on one sheet
 STEP = re.compile(r"step_(\d+)\.png")
 NOT_OF_A_GIF = ("images", "count", "seed", "image_size", "mode", "mask", "masks", "ratios", "csv", "channels_shown")
@@ -74,54 +66,37 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return animate(cfg, overrides, overwrite=overwrite)
     out = check_sheet(cfg.out, overwrite=overwrite)
     table = None if cfg.csv is None else check_file("csv", cfg.csv, ".csv", overwrite=overwrite)
-    count, seed = whole(cfg, "count"), whole(cfg, "seed", least=0)
+    seed = whole(cfg, "seed", least=0)
     trusted = trusted_targets(cfg, overrides)
     settings = mask_settings(cfg, overrides)
-    weights = find_weights(cfg.init)
-    config = build_model.config_of(weights)
+    scene = Scene(cfg.init, cfg.images, count=cfg.count, image_size=plain(cfg.image_size))
     channels = plain(cfg.channels_shown)
     if channels is not None:
-        check_channels(channels, config.num_channels)
-    mode = choose_mode(config.mim_target, str(cfg.mode))
-    size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
-    drops = build_model.drops(config)
-    cell = mask_cell(config.mask_stride, config.mim_target)
-    unit = mask_unit(cfg, size, config.stride, cell, drops)
-    grid = (size[0] // unit, size[1] // unit)
+        check_channels(channels, scene.config.num_channels)
+    mode = choose_mode(scene.config.mim_target, str(cfg.mode))
+    grid = scene.grid(cfg)
     for setting in settings:
-        check_share(setting, grid[0] * grid[1], drops, listed=cfg.ratios is not None)
-    samplers = [build.mask_samplers(setting.cfg, trusted, drops)[0] for setting in settings]
-    found = find_images(cfg.images, count)
-    import torch
-
-    from mimsuite.objectives.mim import predict
-    from mimsuite.reconstruction import compare, reconstruct
-
-    normalize = build_model.normalizer_of(weights)
-    dtype = "uint16" if normalize.maximum > 255 else "uint8"
-    images = torch.stack([picture(name, data, size, config.num_channels, dtype) for name, data in found])
-    masks = draw_masks(samplers, grid, [name for name, _ in found], seed)
-    shown = channels
-    if channels == "pca":
-        mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
-        shown = principal_components(normalize(images).numpy(), mean, std, torch.stack(masks).any(0).numpy())
-    device = build.torch_device()
-    model = build_model.trained_model(weights, config, size).to(device)
-    normalize, images = normalize.to(device), images.to(device)
-    draw = partial(reconstruct, partial(predict, model), model.target, model.head_stride, normalize, images)
-    results = [draw(mask.to(device), mode=mode, shown=shown) for mask in masks]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{cfg.init}: {cfg.images or 'emoji-64'}"
-    compared = cfg.ratios is not None or cfg.masks is not None
+        check_share(setting, grid[0] * grid[1], scene.drops, listed=cfg.ratios is not None)
+    samplers = [build.mask_samplers(setting.cfg, trusted, scene.drops)[0] for setting in settings]
+    results = scene.show(scene.masks(samplers, grid, seed), mode=mode, channels=channels)
     by_name = {setting.name: result for setting, result in zip(settings, results, strict=True)}
-    (compare(by_name, title) if compared else results[0].sheet(title)).save(out)
+    compared = cfg.ratios is not None or cfg.masks is not None
+    save_sheet(out, by_name, scene.title, compared=compared)
     if table is not None:
-        write_csv(table, [name for name, _ in found], settings, results)
+        write_csv(table, scene.names, settings, results)
     for name, result in by_name.items():
         text = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures(result).items())
-        log.info("%s%s over %d images", f"{name}: " if compared else "", text, len(found))
+        log.info("%s%s over %d images", f"{name}: " if compared else "", text, len(scene.names))
     log.info("picture in %s%s", out, f", table in {table}" if table else "")
     return summary(settings, results, compared=compared) | {"out": str(out)}
+
+
+def save_sheet(out: Path, results: Mapping[str, Reconstruction], title: str, *, compared: bool) -> None:
+    """Writes the sheet of the one setting, or that of all side by side."""
+    from mimsuite.reconstruction import compare
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    (compare(results, title) if compared else next(iter(results.values())).sheet(title)).save(out)
 
 
 def summary(settings: Sequence[Setting], results: Sequence[Reconstruction], *, compared: bool) -> dict[str, Any]:
@@ -130,19 +105,6 @@ def summary(settings: Sequence[Setting], results: Sequence[Reconstruction], *, c
         return dict(figures(results[0]))
     pairs = zip(settings, results, strict=True)
     return {"settings": [{"mask": one.kind, "ratio": one.ratio, **figures(result)} for one, result in pairs]}
-
-
-def draw_masks(samplers: Sequence[MaskSampler], grid: tuple[int, int], names: Sequence[str], seed: int) -> list[Tensor]:
-    """A batch of masks per sampler, `(N, *grid)` bool, True = hidden; each is decided by the seed and the name."""
-    import torch
-
-    from mimsuite.data.hashing import hash_key, mix
-
-    generator = torch.Generator()
-    return [
-        torch.stack([sampler(grid, generator.manual_seed(mix(seed, hash_key(name)))) for name in names])
-        for sampler in samplers
-    ]
 
 
 def animate(cfg: DictConfig, overrides: Sequence[str], *, overwrite: bool) -> dict[str, Any]:
@@ -227,20 +189,6 @@ def several(cfg: DictConfig, key: str, example: str) -> list[Any]:
     return values
 
 
-def known_mask(kind: Any) -> DictConfig:
-    """A choice of `conf/mask` with its own defaults.
-
-    Raises:
-        InputError: no such choice.
-    """
-    names = sorted(file.stem for file in (conf_dir() / "mask").glob("*.yaml"))
-    if kind not in names:
-        raise InputError(f"masks: {kind} is unknown; masks takes {', '.join(names)}")
-    node = OmegaConf.load(conf_dir() / "mask" / f"{kind}.yaml")
-    assert isinstance(node, DictConfig)
-    return node
-
-
 def mask_name(mask: DictConfig) -> str:
     """The name of a kind of mask in `conf/mask`, or of its class where none of the choices is of it."""
     for file in sorted((conf_dir() / "mask").glob("*.yaml")):
@@ -299,50 +247,6 @@ def write_csv(path: Path, names: Sequence[str], settings: Sequence[Setting], res
                 share = float(result.mask[i].mean()) if setting.ratio is None else setting.ratio
                 loss = float(result.losses[i])
                 writer.writerow([name, share, setting.kind, loss, "" if math.isnan(psnr[i]) else psnr[i]])
-
-
-def find_images(images: str | None, count: int) -> list[Named]:
-    """The first `count` encoded images, by name: of a file, a folder, or a data set's validation part.
-
-    Raises:
-        InputError: nothing there.
-    """
-    path = Path(images) if images is not None else None
-    if path is not None and path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
-        return [(path.name, path.read_bytes())]
-    if path is not None and path.is_dir() and is_image_folder(str(path)):
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS)
-        return [(str(p.relative_to(path)), p.read_bytes()) for p in files[:count]]
-    from mimsuite.data.inspect import raw_samples
-
-    try:
-        index = open_data(images)
-    except InputError as error:
-        raise InputError(str(error).replace("data=", "images=", 1)) from error
-    return [(s.key, s.data) for s in raw_samples(index, index.select("curve"), count)]
-
-
-def picture(name: str, data: bytes, size: tuple[int, int], channels: int, dtype: str) -> Tensor:
-    """Decodes an image and takes the largest central part with the right proportions.
-
-    Returns:
-        `(C, H, W)` uint8, or int32 where `dtype` is "uint16".
-
-    Raises:
-        InputError: the image cannot be decoded.
-    """
-    import torch
-
-    from mimsuite.data.augment import CenterCrop
-    from mimsuite.data.decode import conform, open_image
-
-    crop, generator = CenterCrop(size), torch.Generator()
-    try:
-        image = open_image(data)
-        pixels = image.pixels(crop.box(image.height, image.width, generator), size)
-        return crop(conform(pixels, channels, dtype), generator)
-    except DecodeError as error:
-        raise InputError(f"image {name} cannot be decoded: {error}; leave it out or mend it") from error
 
 
 if __name__ == "__main__":
