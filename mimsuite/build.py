@@ -15,7 +15,7 @@ from mimsuite.init_weights import Weights
 from mimsuite.instantiate import instantiate
 from mimsuite.launch import Team
 from mimsuite.run import redact
-from mimsuite.settings import Budget, Geometry
+from mimsuite.settings import Budget, Geometry, Probing
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -124,6 +124,7 @@ class Job:
         pace: length and learning rate.
         workers: loader processes.
         team: the processes of the run.
+        probing: what the online probe looks at, or None without one.
     """
 
     cfg: DictConfig
@@ -136,6 +137,7 @@ class Job:
     pace: Budget
     workers: int
     team: Team
+    probing: Probing | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +258,8 @@ def trainer(job: Job, folder: RunFolder, compute: Compute, *, step: int, imports
         "bad_samples": {"folder": folder.path, "samples": samples},
         "skipped_steps": {"folder": folder.path},
     }
-    callbacks = [instantiate(node, trusted, **filled.get(str(name), {})) for name, node in cfg.callbacks.items()]
+    nodes = {str(k): v for k, v in cfg.callbacks.items() if job.probing is not None or k != "online_probe"}
+    callbacks = [instantiate(node, trusted, **filled.get(name, {})) for name, node in nodes.items()]
     accumulate = pace.batch // (job.team.size * compute.micro_batch)
     made: Trainer = instantiate(
         OmegaConf.create({k: v for k, v in cfg.trainer.items() if k != "clip"} | {"num_nodes": job.team.nodes}),

@@ -9,7 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.errors import InputError
 
-FREE = ("workers", "devices", "logger", "out", "resume", "callbacks.monitor", "save_every")
+FREE = (
+    *("workers", "devices", "logger", "out", "resume", "callbacks.monitor", "save_every"),
+    *("online_probe", "callbacks.online_probe"),  # gives figures and changes no weight
+)
 
 
 def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -17,6 +17,8 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true
 DEFAULT_EPOCHS = 100
 DEFAULT_STEPS = (1_000, 100_000)
 FALLBACK_SIZE = 224
+ROUND = (5_000, 2_000)  # images that a round of the online probe learns from and is scored on
+SMALLEST_ROUND = (100, 40)
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,70 @@ def warmup_steps(value: Any, steps: int) -> int:
             "fraction below 1 (0.05), or auto"
         )
     return value if isinstance(value, int) else round(value * steps)
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What the online probe looks at.
+
+    Attributes:
+        images: training images of a round.
+        val_images: validation images that it is scored on.
+        share: part of the run's time that its rounds may take.
+        labels: whether kNN and linear probe run.
+    """
+
+    images: int
+    val_images: int
+    share: float
+    labels: bool
+
+    @property
+    def note(self) -> str:
+        """The line of the banner."""
+        what = f"{self.images} training images; without labels RankMe and alpha-ReQ only"
+        if self.labels:
+            what = f"{self.images} training and {self.val_images} validation images"
+        return f"online_probe=true ({what}; at most {self.share:.0%} of the time)"
+
+
+def probing(cfg: DictConfig, index: DataIndex, shown: int) -> Probing | None:
+    """Decides what `online_probe=true` measures; None without it.
+
+    `auto` takes no more images than let the two rounds that every run has, at its start and its end, read `share` of
+    what training reads.
+
+    Args:
+        cfg: read are `online_probe` and `callbacks.online_probe`.
+        index: the data.
+        shown: images that the run trains on, counted each time.
+
+    Raises:
+        InputError: a value of the wrong kind; `labels=true` where the data has none.
+    """
+    if not check_flag(cfg, "online_probe"):
+        return None
+    node, home = cfg.callbacks.get("online_probe"), "callbacks.online_probe"
+    if node is None:
+        raise InputError(f"online_probe=true, but {home} is taken out; leave one of the two away")
+    share = positive(node, "share", name=f"{home}.share")
+    if share > 1:
+        raise InputError(f"{home}.share={node.share} is above 1; it is a part of the run's time, such as 0.05")
+    labels = index.has_labels if node.labels == "auto" else node.labels
+    if not isinstance(labels, bool):
+        raise InputError(f"{home}.labels={node.labels} is not true, false or auto; give one of them")
+    if labels and not index.has_labels:
+        raise InputError(f"{home}.labels=true, but data={cfg.data} has no labels; use {home}.labels=false")
+    there = (
+        index.num_samples(index.select("train")),
+        min(index.num_samples(index.select("curve")), cfg.loader.val_limit),
+    )
+    of_the_run = share * shown / 2 / sum(ROUND)
+    images, val_images = (
+        whole(node, key, auto=min(count, most, max(least, int(of_the_run * most))), name=f"{home}.{key}")
+        for key, count, most, least in zip(("images", "val_images"), there, ROUND, SMALLEST_ROUND, strict=True)
+    )
+    return Probing(images, val_images, share, labels)
 
 
 def micro_batch(cfg: DictConfig, batch: int, devices: int, limit: int) -> int:

@@ -47,7 +47,8 @@ ROWS = [
     | {f"evaluation.{n}" for n in ("scores",)},
     {"loggers", "app"},
     {"callbacks"}
-    | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "reconstructions", "skipped_steps")},
+    | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "online_probe")}
+    | {f"callbacks.{n}" for n in ("reconstructions", "skipped_steps")},
     {"build_model"},
     {"build"},
     {"scene"},

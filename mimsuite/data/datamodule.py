@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -23,7 +23,7 @@ from mimsuite.errors import InputError, RunError
 from mimsuite.masking import MaskSampler
 from mimsuite.types import Batch
 
-_SALT_VAL = 0x56414C
+_SALT_VAL, _SALT_WHOLE = 0x56414C, 0x57484F4C
 _PREFETCH = 4  # batches per worker
 
 Item = tuple[int, int, int]  # (epoch, number of the sample, optimizer step)
@@ -144,7 +144,9 @@ class ImageData(lightning.LightningDataModule):
         self._train_transform, self._val_transform = train_transform, CenterCrop(image_size)
         grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
         classes = len(index.classes) if index.classes else None
-        self._collate, self._val_collate = (Collate(m, grid, classes) for m in (masks, masks[:1]))
+        self._collate, self._val_collate, self._whole_collate = (
+            Collate(m, grid, classes) for m in (masks, masks[:1], ())
+        )
         self._train = index.records(index.select("train"))
         self.plan = Plan(self._train.sizes, batch, seed, lanes, window)
         curve = index.records(index.select("curve"))
@@ -180,6 +182,27 @@ class ImageData(lightning.LightningDataModule):
         reader = ImageReader(self._index, self._val, self._val_transform, seed=None, labels=self._labels)
         batches = FixedBatches(len(self._val), self._micro, *self._place())
         return _loader(reader, batches, self._val_collate, self._workers, keep=True)
+
+    def whole_images(self, part: Literal["train", "val"], limit: int, *, labels: bool) -> tuple[BatchLoader, int]:
+        """Centre crops without masks of training or validation images, in fixed order.
+
+        Of `count` images this process's loader yields those numbered rank, rank + world, ...; where there are fewer
+        images than processes, all of them.
+
+        Args:
+            part: which images.
+            limit: at most so many, chosen by their keys.
+            labels: whether labels are read.
+
+        Returns:
+            The loader, and `count`.
+        """
+        samples = {"train": self._train, "val": self._val}[part]
+        chosen = samples.take(samples.smallest(limit, _SALT_WHOLE)[:limit])
+        reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
+        rank, world = self._place()
+        batches = FixedBatches(len(chosen), self._micro, *((rank, world) if len(chosen) >= world else (0, 1)))
+        return _loader(reader, batches, self._whole_collate, self._workers, keep=False), len(chosen)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

@@ -30,6 +30,7 @@ from mimsuite.settings import (
     check_flag,
     geometry,
     micro_batch,
+    probing,
     sides,
     whole,
 )
@@ -78,7 +79,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config = model_config(cfg, weights, given, trusted, geo.image_size, geo.channels)
     config = for_objective(config, cfg, weights, given)
     pace = budget(cfg, index.num_samples(index.select("train")))
-    job = build.Job(cfg, overrides, trusted, index, weights, config, geo, pace, workers, processes(cfg))
+    probe = probing(cfg, index, pace.steps * pace.batch)
+    job = build.Job(cfg, overrides, trusted, index, weights, config, geo, pace, workers, processes(cfg), probe)
     micro_batch(cfg, pace.batch, job.team.size, pace.batch)
     if job.team.size > 1 and team() is None:
         code = launch("pretrain", command_line(overrides), job.team.local, job.team.nodes)
@@ -192,6 +194,9 @@ def write_back(job: build.Job, compute: build.Compute) -> None:
     cfg.steps, cfg.epochs, cfg.lr, cfg.schedule.warmup = pace.steps, None, pace.lr, pace.warmup
     cfg.val_every, cfg.save_every = pace.val_every, pace.save_every
     cfg.precision, cfg.micro_batch = compute.precision, compute.micro_batch
+    if job.probing is not None:
+        node, found = cfg.callbacks.online_probe, job.probing
+        node.images, node.val_images, node.labels = found.images, found.val_images, found.labels
 
 
 def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> None:
@@ -226,7 +231,8 @@ def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> N
         f"micro_batch={compute.micro_batch} (on {compute.device.name})",
         f"workers={job.workers} ({'one per core but one' if cfg.workers == 'auto' else 'as asked'})",
     )
-    for note in (*geo.notes, *pace.notes, *notes):
+    probe = () if job.probing is None else (job.probing.note,)
+    for note in (*geo.notes, *pace.notes, *notes, *probe):
         log.info("          %s", note)
 
 
@@ -254,6 +260,7 @@ def fit(trainer: Trainer, objective: MIMObjective, data: ImageData, checkpoint: 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")  # online_probe=false now
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")  # Lightning against torch 2.13
         try:
             trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
