@@ -176,7 +176,7 @@ def _precision(scores: Tensor, labels: Tensor) -> Worth:
     per_class = torch.full((labels.shape[1],), torch.nan, dtype=torch.float64)
     for label in found.nonzero()[:, 0].tolist():
         # Ranks, for torchmetrics squeezes scores outside [0, 1], and large ones would become equal.
-        ranks = scores[:, label].unique(return_inverse=True)[1].double() / len(scores)
+        ranks = torch.unique(scores[:, label], return_inverse=True)[1].double() / len(scores)
         per_class[label] = binary_average_precision(ranks, labels[:, label].long())
     return Worth({"map": float(per_class[found].mean())}, None, per_class)
 
