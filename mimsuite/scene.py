@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite import build, build_model
@@ -112,8 +113,8 @@ class Scene:
         node = known_mask(mask, "mask")
         if ratio is not None and "ratio" not in node:
             raise InputError(f"mask={mask} has no ratio, and ratio={ratio} is given; leave ratio out")
-        given = {"unit": unit} | ({} if ratio is None else {"ratio": ratio})
-        cfg = OmegaConf.create({"mask": OmegaConf.merge(node, given), "seed": seed})
+        given = {"unit": bare(unit)} | ({} if ratio is None else {"ratio": bare(ratio)})
+        cfg = OmegaConf.create({"mask": OmegaConf.merge(node, given), "seed": bare(seed)})
         choose_mode(self.config.mim_target, mode)
         try:
             rows, columns = self.grid(cfg)
@@ -202,6 +203,11 @@ class Scene:
     def _components(self, hidden: Tensor) -> Components:
         mean, std = self._normalize.mean.flatten().tolist(), self._normalize.std.flatten().tolist()
         return principal_components(self._normalize(self.images).cpu().numpy(), mean, std, hidden.cpu().numpy())
+
+
+def bare(value: Any) -> Any:
+    """A value as Python has it, also where numpy made it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def known_mask(kind: Any, key: str = "masks") -> DictConfig:
