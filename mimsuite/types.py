@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class FeatureMap(NamedTuple):
-    """Features of an encoder after its final norm.
+    """Features of an encoder, after its final norm unless they are those of an earlier layer.
 
     Attributes:
         grid: patch features, `(B, D, h, w)` float.
@@ -28,17 +29,28 @@ class Encoder(Protocol):
         num_features: D, the width of the feature map.
         stride: `(sh, sw)`, pixels per cell of the feature map.
         mask_stride: `(mh, mw)`, pixels of the finest mask cell that the encoder can hide.
+        num_layers: layers whose features can be had: blocks of a ViT, stages of a CvT or BiT.
     """
 
     num_features: int
     stride: tuple[int, int]
     mask_stride: tuple[int, int]
+    num_layers: int
 
     def forward_features(self, pixels: Tensor, mask: Tensor | None = None) -> FeatureMap:
         """Encodes `pixels (B, C, H, W)`, normalised floats.
 
         `mask (B, gh, gw)` is bool, True = hidden from the encoder, on any regular grid over the image whose
         cells are whole multiples of `mask_stride`; the encoder repeats it to its own grid.
+        """
+        ...
+
+    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> tuple[FeatureMap, ...]:
+        """Encodes `pixels (B, C, H, W)`, normalised floats, without a mask, and gives the features of chosen layers.
+
+        Layers count from 1. `num_layers` gives what `forward_features` gives, after the final norm; an earlier one
+        gives what that block or stage puts out, before any norm that follows, with a width and a grid of its own. The
+        class token is None where that layer has none. Nothing is computed past the deepest layer asked for.
         """
         ...
 

@@ -5,7 +5,8 @@ Parameter names are those of Hugging Face's files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from mimsuite.models.layers import (
     drop_path_rates,
     given_pixels,
     hide_pixels,
+    of_layers,
     place_mask_token,
 )
 from mimsuite.models.outputs import BaseModelOutputWithPoolingAndNoAttention, returned
@@ -215,6 +217,7 @@ class ResNetV2(nn.Module):
         num_features: width of the last stage.
         stride: `(s, s)` pixels.
         mask_stride: `(4, 4)` pixels.
+        num_layers: stages.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
     """
 
@@ -224,6 +227,7 @@ class ResNetV2(nn.Module):
         self.config = config
         self.num_features = config.widths[-1]
         self.stride, self.mask_stride = config.stride, config.mask_stride
+        self.num_layers = len(config.depths)
         self.gradient_checkpointing = False
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
         stages = (BitStage(config, i, [next(rates) for _ in range(depth)]) for i, depth in enumerate(config.depths))
@@ -248,6 +252,23 @@ class ResNetV2(nn.Module):
         """
         return self.features_and_states(pixels, mask, False)[0]
 
+    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> tuple[FeatureMap, ...]:
+        """Features of stages, numbered from 1, of whole images.
+
+        The last stage's are those of `forward_features`, after the final norm and activation; those of an earlier
+        one are its output (`hidden_states[layer]`). There is no class token.
+
+        Args:
+            pixels: `(B, C, H, W)` normalised floats.
+            layers: numbers of stages; the deepest is the last that runs.
+
+        Raises:
+            InputError: no such stage, or as `forward_features`.
+        """
+        stages = islice(self._maps(pixels, None), 1, None)
+        found = of_layers(stages, layers, self.num_layers)
+        return tuple(FeatureMap(self.norm(found[n]) if n == self.num_layers else found[n], None) for n in layers)
+
     def features_and_states(
         self, pixels: Tensor, mask: Tensor | None, need_states: bool
     ) -> tuple[FeatureMap, tuple[Tensor, ...] | None]:
@@ -262,6 +283,14 @@ class ResNetV2(nn.Module):
 
         Arguments and errors as for `forward_features`.
         """
+        states = []
+        for x in self._maps(pixels, mask):
+            if need_states:
+                states.append(x)
+        return self.norm(x), tuple(states) if need_states else None
+
+    def _maps(self, pixels: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
+        """The maps after the stem and after every stage, before the norm."""
         check_pixels(pixels, self.config.num_channels)
         _check_size(self.config, (pixels.shape[-2], pixels.shape[-1]))
         x = pixels.to(self.embedder.convolution.weight.dtype)
@@ -271,12 +300,11 @@ class ResNetV2(nn.Module):
             x, cells = hide_pixels(x, mask, self.mask_stride)
             x = place_mask_token(self.embedder(x), cells, self.mask_token)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
-        states = [x]
+        yield x
         for stage in self._stages():
             for layer in stage.layers:
                 x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
-            states.append(x)
-        return self.norm(x), tuple(states) if need_states else None
+            yield x
 
     def forward(
         self,

@@ -127,6 +127,11 @@ class ViTConfig(ModelConfig):
         """`(h, w)` pixels of the finest cell that the encoder can hide: the patch."""
         return pair(self.patch_size)
 
+    @property
+    def class_tokens(self) -> list[bool]:
+        """Whether the features of a layer have a class token, for every block."""
+        return [self.use_class_token] * self.num_hidden_layers
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pooler_output_size is None:
@@ -257,6 +262,11 @@ class CvtConfig(ModelConfig):
         """`(h, w)` pixels of the finest cell that the encoder can hide: one of the first stage."""
         return self.patch_stride[0], self.patch_stride[0]
 
+    @property
+    def class_tokens(self) -> list[bool]:
+        """Whether the features of a layer have a class token, for every stage."""
+        return list(self.cls_token)
+
     def __post_init__(self, mlp_ratios: list[float] | None) -> None:
         super().__post_init__()
         if mlp_ratios is not None:
@@ -370,6 +380,11 @@ class BitConfig(ModelConfig):
     def mask_stride(self) -> tuple[int, int]:
         """`(h, w)` pixels of the finest cell that the encoder can hide: one of the stem's map."""
         return 4, 4
+
+    @property
+    def class_tokens(self) -> list[bool]:
+        """Whether the features of a layer have a class token, for every stage: none has."""
+        return [False] * len(self.depths)
 
     @property
     def stage_names(self) -> list[str]:

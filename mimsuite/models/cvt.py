@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from mimsuite.models.layers import (
     given_pixels,
     hide_pixels,
     init_truncated_normal,
+    of_layers,
     place_mask_token,
 )
 from mimsuite.models.outputs import BaseModelOutputWithCLSToken, returned
@@ -216,6 +217,7 @@ class ConvolutionalTransformer(nn.Module):
         num_features: width of the last stage.
         stride: `(s, s)` pixels, the product of `patch_stride`.
         mask_stride: `(m, m)` pixels, the first of `patch_stride`.
+        num_layers: stages.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
     """
 
@@ -225,6 +227,7 @@ class ConvolutionalTransformer(nn.Module):
         self.config = config
         self.num_features = config.embed_dim[-1]
         self.stride, self.mask_stride = config.stride, config.mask_stride
+        self.num_layers = len(config.depth)
         self.gradient_checkpointing = False
         self.encoder = nn.ModuleDict({"stages": nn.ModuleList(CvtStage(config, i) for i in range(len(config.depth)))})
         self.layernorm = nn.LayerNorm(self.num_features) if add_final_norm else None
@@ -246,15 +249,39 @@ class ConvolutionalTransformer(nn.Module):
         """
         return self.features_and_states(pixels, mask, False)[0]
 
+    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> tuple[FeatureMap, ...]:
+        """Features of stages, numbered from 1, of whole images.
+
+        The last stage's are those of `forward_features`, after the final LayerNorm; those of an earlier one are its
+        output (`hidden_states[layer - 1]`), with a class token where the stage has one.
+
+        Args:
+            pixels: `(B, C, H, W)` normalised floats.
+            layers: numbers of stages; the deepest is the last that runs.
+
+        Raises:
+            InputError: no such stage, or as `forward_features`.
+        """
+        found = of_layers(self._stage_by_stage(pixels, None), layers, self.num_layers)
+        return tuple(self._features(*found[n], final=n == self.num_layers) for n in layers)
+
     def features_and_states(
         self, pixels: Tensor, mask: Tensor | None, need_states: bool
     ) -> tuple[FeatureMap, tuple[Tensor, ...] | None]:
         """Returns what `forward_features` does and, if needed, the maps of all stages."""
-        if self.layernorm is None:
-            raise InputError("CvtModel has no final norm, so it gives no features; build it with add_final_norm=True")
         mapped, cls_token, states = self.encode(pixels, mask, need_states)
-        cls = None if cls_token is None else self.layernorm(cls_token)[:, 0]
-        return FeatureMap(_norm_map(self.layernorm, mapped), cls), states
+        return self._features(mapped, cls_token, final=True), states
+
+    def _features(self, mapped: Tensor, cls_token: Tensor | None, *, final: bool) -> FeatureMap:
+        """What a stage put out as features; of the last one normed."""
+        if final:
+            if self.layernorm is None:
+                raise InputError(
+                    "CvtModel has no final norm, so it gives no features; build it with add_final_norm=True"
+                )
+            mapped = _norm_map(self.layernorm, mapped)
+            cls_token = None if cls_token is None else self.layernorm(cls_token)
+        return FeatureMap(mapped, None if cls_token is None else cls_token[:, 0])
 
     def encode(
         self, pixels: Tensor, mask: Tensor | None = None, need_states: bool = False
@@ -263,13 +290,20 @@ class ConvolutionalTransformer(nn.Module):
 
         All are before the final LayerNorm; arguments and errors as for `forward_features`.
         """
+        states = []
+        for last in self._stage_by_stage(pixels, mask):
+            if need_states:
+                states.append(last[0])
+        return *last, tuple(states) if need_states else None
+
+    def _stage_by_stage(self, pixels: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The map `(B, E, h, w)` and the class token `(B, 1, E)` or None after every stage."""
         check_pixels(pixels, self.config.num_channels)
         x = pixels.to(next(self.parameters()).dtype)
         cells = None
         if mask is not None:
             x, cells = hide_pixels(x, mask, self.mask_stride)
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
-        states, cls_token = [], None
         for number, stage in enumerate(self._stages()):
             _check_map(x, self.config, number)
             x = stage.embed(x)
@@ -277,8 +311,7 @@ class ConvolutionalTransformer(nn.Module):
                 x = place_mask_token(x, cells, self.mask_token)
             _check_keys(x, self.config, number)
             x, cls_token = stage(x, recompute)
-            states.append(x)
-        return x, cls_token, tuple(states) if need_states else None
+            yield x, cls_token
 
     def forward(
         self,

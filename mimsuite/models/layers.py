@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from mimsuite.models.config_base import Activation, ModelConfig
 from mimsuite.patches import as_grid_mask, expand_mask
 
 TensorFunction = Callable[[Tensor], Tensor]
+State = TypeVar("State")
 
 
 class Dense(nn.Module):
@@ -165,6 +167,28 @@ def check_config(config: ModelConfig, expected: type[ModelConfig]) -> None:
     """
     if not isinstance(config, expected):
         raise TypeError(f"this network takes a {expected.__name__}, got {type(config).__name__}; use its own config")
+
+
+def of_layers(states: Iterable[State], layers: Sequence[int], count: int) -> dict[int, State]:
+    """Takes the states of `layers`, numbered from 1, and nothing from `states` past the deepest of them.
+
+    Args:
+        states: what the layers put out, in their order; computed as it is taken.
+        layers: their numbers.
+        count: the number of layers there are.
+
+    Raises:
+        InputError: no layer, or one that there is not.
+    """
+    if not layers or not all(1 <= layer <= count for layer in layers):
+        raise InputError(f"layers={list(layers)} are not some of the encoder's layers 1 to {count}; use these numbers")
+    found, deepest = {}, max(layers)
+    for number, state in enumerate(states, start=1):
+        if number in layers:
+            found[number] = state
+        if number == deepest:
+            break
+    return found
 
 
 def given_pixels(pixel_values: Tensor | None) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from mimsuite.models.layers import (
     given_pixels,
     init_truncated_normal,
     init_xavier,
+    of_layers,
 )
 from mimsuite.models.outputs import BaseModelOutputWithPooling, returned
 from mimsuite.models.positions import RelativePositionBias, resize_positions, sincos_positions
@@ -213,6 +215,7 @@ class VisionTransformer(nn.Module):
         num_features: D.
         stride: `(ph, pw)` pixels.
         mask_stride: `(ph, pw)` pixels.
+        num_layers: blocks.
         extra: tokens before the patches.
         interpolate_positions: whether images of another size than the config's are taken, positions
             interpolated; `interpolate_pos_encoding` of a call wins. False unless set.
@@ -229,6 +232,7 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.num_features = config.hidden_size
         self.stride, self.mask_stride = config.stride, config.mask_stride
+        self.num_layers = config.num_hidden_layers
         self.extra = config.use_class_token + config.num_register_tokens
         self.interpolate_positions = False
         self.gradient_checkpointing = False
@@ -255,6 +259,24 @@ class VisionTransformer(nn.Module):
                 mask that fits no patches, or a mask and no mask token.
         """
         return self.features_where(pixels, mask, None)
+
+    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> tuple[FeatureMap, ...]:
+        """Features of blocks, numbered from 1, of whole images.
+
+        The last block's are those of `forward_features`, after the final LayerNorm; those of an earlier one are its
+        output, before any LayerNorm (`hidden_states[layer]`).
+
+        Args:
+            pixels: `(B, C, H, W)` normalised floats.
+            layers: numbers of blocks; the deepest is the last that runs.
+
+        Raises:
+            InputError: no such block, or as `forward_features`.
+        """
+        grid, last = self._grid(pixels), self.num_layers
+        blocks = islice(self._depths(pixels, None, None, self.interpolate_positions, None, False), 1, None)
+        found = {n: tokens for n, (tokens, _) in of_layers(blocks, layers, last).items()}
+        return tuple(self.feature_map(self.layernorm(found[n]) if n == last else found[n], grid) for n in layers)
 
     def features_where(self, pixels: Tensor, mask: Tensor | None, hidden_per_image: int | None) -> FeatureMap:
         """`forward_features` for callers that know how many cells of the mask are hidden in each image.
@@ -355,6 +377,24 @@ class VisionTransformer(nn.Module):
         need_states: bool = False,
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
         """Tokens before the final LayerNorm; if needed also those of every depth, and the probabilities."""
+        states: list[Tensor] = []
+        weights: list[Any] = []
+        for tokens, probabilities in self._depths(pixels, mask, kept, interpolate, head_mask, need_weights):
+            if need_states:
+                states.append(tokens)
+            weights.append(probabilities)
+        return tokens, tuple(states) if need_states else None, tuple(weights[1:]) if need_weights else None
+
+    def _depths(
+        self,
+        pixels: Tensor,
+        mask: Tensor | None,
+        kept: Tensor | None,
+        interpolate: bool,
+        head_mask: Tensor | None,
+        need_weights: bool,
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Tokens after the embeddings and after every block, each with the probabilities, if needed, of its block."""
         replaced = mask if kept is None else None
         tokens = self.embeddings(pixels.to(self.layernorm.weight.dtype), replaced, interpolate)
         if kept is not None:
@@ -362,16 +402,14 @@ class VisionTransformer(nn.Module):
             visible = patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
             tokens = torch.cat([tokens[:, : self.extra], visible], dim=1)
         bias = self._position_bias(tokens)
-        states, weights = [tokens], []
+        probabilities: Tensor | None = None
+        yield tokens, probabilities
         for layer, factors in zip(self.encoder.layer, self._head_factors(head_mask), strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 tokens, probabilities = checkpoint(layer, tokens, bias, factors, need_weights, use_reentrant=False)
             else:
                 tokens, probabilities = layer(tokens, bias, factors, need_weights)
-            if need_states:
-                states.append(tokens)
-            weights.append(probabilities)
-        return tokens, tuple(states) if need_states else None, tuple(weights) if need_weights else None
+            yield tokens, probabilities
 
     def set_image_size(self, image_size: Side, mode: str = "hf") -> None:
         """Makes another image size the model's own: resizes the positions once, notes it in the config.

@@ -21,7 +21,7 @@ from mimsuite.types import Batch, FeatureMap
 class Toy(nn.Module):
     """A small encoder whose output depends on its mode: dropout and batch statistics."""
 
-    num_features, stride, mask_stride = 5, (4, 4), (4, 4)
+    num_features, stride, mask_stride, num_layers = 5, (4, 4), (4, 4), 1
 
     def __init__(self):
         super().__init__()
@@ -31,6 +31,9 @@ class Toy(nn.Module):
         self.masks = []
 
     def set_image_size(self, image_size):
+        raise NotImplementedError
+
+    def forward_layers(self, pixels, layers):
         raise NotImplementedError
 
     def forward_features(self, pixels, mask=None):
