@@ -30,6 +30,15 @@ KEYS = {
     "workers": 0,
     "callbacks.monitor.log_every": 1,
 }
+PROBE = {
+    "vit_nano": {},
+    "bit_nano": {},
+    "cvt_nano": {
+        "online_probe": True,
+        "callbacks.online_probe.images": 69,
+        "callbacks.online_probe.val_images": 31,
+    },
+}
 QUIET = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
 
@@ -66,7 +75,7 @@ def two(tmp_path_factory):
     def run(model):
         if model not in made:
             out = tmp_path_factory.mktemp(model) / "out"
-            code, text = finish(start(out, model=model, devices=2))
+            code, text = finish(start(out, model=model, devices=2, **PROBE[model]))
             assert code == 0, text
             made[model] = out
         return made[model]
@@ -74,13 +83,36 @@ def two(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The same in one process."""
+    made = {}
+
+    def run(model):
+        if model not in made:
+            halves = {"micro_batch": 16} if model == "cvt_nano" else {}  # its BatchNorm sees micro-batches
+            made[model] = tmp_path_factory.mktemp(f"one-{model}") / "out"
+            api.call("pretrain", {"out": str(made[model]), "model": model, **KEYS, **PROBE[model], **halves})
+        return made[model]
+
+    return run
+
+
 @pytest.mark.parametrize("model", ["vit_nano", "bit_nano", "cvt_nano"])
-def test_two_processes_give_the_losses_of_one(model, two, tmp_path):
-    halves = {"micro_batch": 16} if model == "cvt_nano" else {}  # its BatchNorm sees micro-batches
-    api.call("pretrain", {"out": str(tmp_path / "one"), "model": model, **KEYS, **halves})
-    found, wanted = losses(two(model)), losses(tmp_path / "one")
+def test_two_processes_give_the_losses_of_one(model, one, two):
+    found, wanted = losses(two(model)), losses(one(model))
     assert len(found) == 20
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+
+
+def test_two_processes_give_the_online_figures_of_one(one, two):
+    """69 and 31 images: both processes have a last partial batch, and one has an image more."""
+    found, wanted = (read_metrics(run("cvt_nano") / "metrics.csv") for run in (two, one))
+    for name in ("knn/top1", "probe/top1", "quality/rankme", "quality/alpha_req"):
+        (steps, values), (_, others) = found[name], wanted[name]
+        assert (steps[0], steps[-1]) == (0, 20)
+        assert values[0] == pytest.approx(others[0], rel=1e-5)
+        assert values[-1] == pytest.approx(others[-1], rel=1e-3)
 
 
 def test_one_folder_is_written_once(two):
