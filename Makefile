@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SIDE_BY_SIDE := -n auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: demo test quick check fmt notebooks clean
 
@@ -19,10 +20,10 @@ demo: $(VENV)/.user
 	$(BIN)/mimsuite demo out=runs/demo overwrite=true
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

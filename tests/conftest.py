@@ -1,16 +1,20 @@
 """Shared by all tests: threads, the place of the real data sets, and caches that belong to the test run."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+BESIDE = "PYTEST_XDIST_WORKER" in os.environ  # another worker wants the other core
+if BESIDE:
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def two_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if BESIDE else 2)
 
 
 @pytest.fixture(scope="session", autouse=True)

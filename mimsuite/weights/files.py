@@ -122,7 +122,10 @@ def write_text(path: Path, text: str) -> None:
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # as any file of this user; safetensors would let nobody else read it
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"})
+        part.chmod(mode)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -33,6 +33,12 @@ def test_the_header_says_pt(tmp_path):
         assert file.metadata() == {"format": "pt"}
 
 
+def test_others_may_read_the_weights_as_they_may_the_config(tmp_path):
+    write_folder(tmp_path, {"a": torch.ones(2)}, 10**9)
+    (tmp_path / "config.json").write_text("{}")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "config.json").stat().st_mode
+
+
 def test_shards_go_round_and_have_an_index(tmp_path):
     write_folder(tmp_path, tensors(), 20)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
