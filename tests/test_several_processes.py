@@ -31,13 +31,13 @@ KEYS = {
     "callbacks.monitor.log_every": 1,
 }
 PROBE = {
-    "vit_nano": {},
-    "bit_nano": {},
-    "cvt_nano": {
+    "vit_nano": {
         "online_probe": True,
         "callbacks.online_probe.images": 69,
         "callbacks.online_probe.val_images": 31,
     },
+    "bit_nano": {},
+    "cvt_nano": {},
 }
 QUIET = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
@@ -107,12 +107,12 @@ def test_two_processes_give_the_losses_of_one(model, one, two):
 
 def test_two_processes_give_the_online_figures_of_one(one, two):
     """69 and 31 images: both processes have a last partial batch, and one has an image more."""
-    found, wanted = (read_metrics(run("cvt_nano") / "metrics.csv") for run in (two, one))
+    found, wanted = (read_metrics(run("vit_nano") / "metrics.csv") for run in (two, one))
     for name in ("knn/top1", "probe/top1", "quality/rankme", "quality/alpha_req"):
         (steps, values), (_, others) = found[name], wanted[name]
         assert (steps[0], steps[-1]) == (0, 20)
         assert values[0] == pytest.approx(others[0], rel=1e-5)
-        assert values[-1] == pytest.approx(others[-1], rel=1e-3)
+        assert values[-1] == pytest.approx(others[-1], rel=1e-3, abs=0.04 if "top1" in name else 0)  # one image of 31
 
 
 def test_one_folder_is_written_once(two):

@@ -44,7 +44,7 @@ ROWS = [
     {"data", "data.collate", "data.datamodule"},
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
     | {f"evaluation.{n}" for n in ("features", "knn", "probe")}
-    | {f"evaluation.{n}" for n in ("scores",)},
+    | {f"evaluation.{n}" for n in ("quality", "scores")},
     {"loggers", "app"},
     {"callbacks"}
     | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "online_probe")}

@@ -92,6 +92,8 @@ class OnlineProbe(Callback):
     def _round(self, trainer: Trainer, module: LightningModule) -> None:
         began = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():  # the fit needs tensors that autograd takes
+            for buffer in module.buffers() if trainer.world_size > 1 else ():
+                torch.distributed.broadcast(buffer, 0)  # as DDP does before the next step: BatchNorm's statistics
             figures = self._figures(trainer, module)
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)
