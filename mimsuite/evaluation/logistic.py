@@ -1,4 +1,4 @@
-"""The exact linear probe: logistic regression on frozen features by L-BFGS, its strength chosen inside the training set."""
+"""The exact linear probe: logistic regression on frozen features, its strength chosen inside the training set."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mimsuite.evaluation.features import Features, check_comparable, class_label
 
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 HELD_OUT = 0.2
+_CHUNK = 4096  # samples at a time that are made float64
 
 
 class Linear(NamedTuple):
@@ -70,7 +71,7 @@ def linear_probe(
     check_comparable(train, test)
     labels, test_labels = class_labels(train, "training"), class_labels(test, "test")
     classes = int(max(labels.max(), test_labels.max())) + 1
-    held, present = _held_out(labels, train.ids), torch.unique(labels)
+    held, present = held_out(labels, train.ids), torch.unique(labels)
     if len(present) < 2 or not held.any():
         raise InputError(
             f"a probe needs two classes and some with 3 images or more; got {len(labels)} training images of "
@@ -109,7 +110,7 @@ def fit_linear(
     """
     if strength <= 0:
         raise InputError(f"strength={strength} must be positive; use 1e-5 to 0.1")
-    mean, std = _statistics(x)
+    mean, std = statistics(x)
     z = (x.double() - mean) / std
     # In these coordinates the loss curves about equally in all directions: L-BFGS needs tens of steps.
     curvature, basis = torch.linalg.eigh(z.T @ z / len(z))
@@ -141,15 +142,28 @@ def accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     return float((top == labels[:, None]).any(1).double().mean())
 
 
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns mean and standard deviation `(D,)` in float64; the latter is 1 where it would be 0."""
-    mean, std = x.double().mean(0), x.double().std(0, correction=0)
+def statistics(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Returns mean and standard deviation `(D,)` in float64; the latter is 1 where it would be 0.
+
+    Args:
+        x: `(N, D)` floats.
+        rows: `(M,)` int64, the samples to take; None for all.
+    """
+    chosen = torch.arange(len(x)) if rows is None else rows
+    places = torch.split(chosen, _CHUNK)
+    mean = torch.stack([x[p].double().sum(0) for p in places]).sum(0) / len(chosen)
+    std = (torch.stack([(x[p].double() - mean).square().sum(0) for p in places]).sum(0) / len(chosen)).sqrt()
     constant = std <= 1e-6 * mean.abs()
     return mean, torch.where(constant, torch.ones_like(std), std)
 
 
-def _held_out(labels: Tensor, ids: Tensor) -> Tensor:
-    """Returns `(N,)` bool, True = held out: of every class the fifth with the lowest hashed id."""
+def held_out(labels: Tensor, ids: Tensor) -> Tensor:
+    """Returns `(N,)` bool, True = held out: of every class the fifth with the lowest hashed id.
+
+    Args:
+        labels: `(N,)` classes; all equal where there are none, so that a fifth of all samples is held out.
+        ids: `(N,)` int64 sample ids.
+    """
     rank = torch.from_numpy(splitmix64(ids.numpy().view(np.uint64)).view(np.int64))
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in torch.unique(labels):

@@ -108,18 +108,18 @@ def test_search_sees_only_the_part_that_is_not_held_out(monkeypatch):
 
     monkeypatch.setattr(logistic, "fit_linear", spy)
     linear_probe(train, made(100, 1), strengths=(0.1, 0.01))
-    held = logistic._held_out(train.labels, train.ids)
+    held = logistic.held_out(train.labels, train.ids)
     assert seen == [int((~held).sum())] * 2 + [300]
 
 
 def test_held_out_part_is_a_fifth_of_every_class_and_follows_the_ids_not_the_order():
     train = made(300, 0)
-    held = logistic._held_out(train.labels, train.ids)
+    held = logistic.held_out(train.labels, train.ids)
     for label in range(6):
         assert held[train.labels == label].sum() == round(0.2 * int((train.labels == label).sum()))
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(logistic._held_out(train.labels[order], train.ids[order]), held[order])
-    assert not torch.equal(logistic._held_out(train.labels, train.ids + 1), held)
+    assert torch.equal(logistic.held_out(train.labels[order], train.ids[order]), held[order])
+    assert not torch.equal(logistic.held_out(train.labels, train.ids + 1), held)
 
 
 def test_statistics_are_those_of_the_training_features():
