@@ -1,0 +1,61 @@
+"""The attentive head: learned queries pool the cells, then one linear layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mimsuite.errors import InputError
+
+QUERIES = 32
+EPS = 1e-6
+
+
+class AttentiveHead(nn.Module):
+    """Classifies a set of cells by M learned queries.
+
+    "Efficient probing" (Psomas et al. 2026, "Attention, Please! Revisiting Attentive Probing Through the Lens of
+    Efficiency", section 3): each query attends to the cells in their full width and averages its own slice of D / M of
+    their projected values; the slices are joined. Neither queries nor keys are projected: for a query that is learned,
+    a projection of the keys folds into the query. Cells pass a LayerNorm first; its gain and shift would fold into
+    queries and values too, so it has none.
+
+    Args:
+        num_features: D, the width of a cell.
+        num_labels: K, the number of outputs.
+        queries: M, a divisor of D; None takes the largest common divisor of D and 32.
+
+    Raises:
+        InputError: `queries` does not divide the width.
+    """
+
+    def __init__(self, num_features: int, num_labels: int, queries: int | None = None) -> None:
+        super().__init__()
+        count = math.gcd(num_features, QUERIES) if queries is None else queries
+        if count < 1 or num_features % count:
+            raise InputError(f"queries={queries} does not divide the width {num_features}; use a divisor, or None")
+        self.query = nn.Parameter(torch.empty(count, num_features))
+        self.value = nn.Linear(num_features, num_features)
+        self.classifier = nn.Linear(num_features, num_labels)
+        nn.init.trunc_normal_(self.query, std=0.02)
+        nn.init.xavier_uniform_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Returns `(B, K)` logits of cells `(B, T, D)`; of a feature map, `grid.flatten(2).transpose(1, 2)`."""
+        cells = F.layer_norm(tokens, tokens.shape[-1:], eps=EPS)
+        # The mean of projected cells is the projected mean, and there are fewer queries than cells.
+        means = self.attention(cells) @ cells
+        slices = self.value.weight.unflatten(0, (len(self.query), -1))
+        pooled = torch.einsum("bmd,msd->bms", means, slices).flatten(1) + self.value.bias
+        logits: Tensor = self.classifier(pooled)
+        return logits
+
+    def attention(self, cells: Tensor) -> Tensor:
+        """Returns `(B, M, T)`, how much each query takes of each cell `(B, T, D)` after the LayerNorm; sums to 1."""
+        return (self.query @ cells.transpose(1, 2) * cells.shape[-1] ** -0.5).softmax(-1)
