@@ -19,9 +19,14 @@ def reported(name: str) -> Iterator[Callable[[int, int], None]]:
     if sys.stdout.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        with Progress(f"{name}", BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn()) as bar:
-            task = bar.add_task(name, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        pace = "{task.fields[pace]:.0f} a second"
+        with Progress(f"{name}", BarColumn(), MofNCompleteColumn(), "images", pace, TimeRemainingColumn()) as bar:
+            task = bar.add_task(name, total=None, pace=0)
+
+            def move(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total, pace=bar.tasks[0].speed or 0)
+
+            yield move
         return
     began = said = time.monotonic()
     first: int | None = None

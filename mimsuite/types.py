@@ -77,6 +77,7 @@ class Batch(NamedTuple):
         labels: `(B,)` int64 classes, or `(B, K)` float; None where the data has no labels or none are asked for.
         bad: samples that were replaced while this batch was read.
         hidden: True cells of each mask, if all have the same number.
+        keys: the samples' names; None where none are asked for.
     """
 
     images: Tensor
@@ -85,3 +86,4 @@ class Batch(NamedTuple):
     labels: Tensor | None
     bad: list[BadSample]
     hidden: int | None = None
+    keys: list[str] | None = None

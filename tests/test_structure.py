@@ -43,7 +43,7 @@ ROWS = [
     | {"init_weights", "resume", "feature_pictures"},
     {"data", "data.collate", "data.datamodule"},
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
-    | {f"evaluation.{n}" for n in ("features", "knn", "probe")}
+    | {f"evaluation.{n}" for n in ("features", "feature_pass", "stored", "knn", "probe")}
     | {f"evaluation.{n}" for n in ("quality", "scores")},
     {"loggers", "app"},
     {"callbacks"}

@@ -26,6 +26,7 @@ class Collate:
         masks: Sequence[MaskSampler] = (),
         grid: tuple[int, int] | None = None,
         num_classes: int | None = None,
+        keys: bool = False,
     ) -> None:
         """Takes the parts of a batch that samples do not have.
 
@@ -33,8 +34,9 @@ class Collate:
             masks: draw the masks; of several, each optimizer step takes one for all its samples; empty for no masks.
             grid: mask units per axis, (gh, gw).
             num_classes: width of multi-label targets.
+            keys: whether the samples' names are handed on.
         """
-        self._samplers, self._grid, self._num_classes = tuple(masks), grid, num_classes
+        self._samplers, self._grid, self._num_classes, self._keys = tuple(masks), grid, num_classes, keys
 
     def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
         """Stacks samples; an error among them, or too many broken images, takes the batch's place."""
@@ -58,6 +60,7 @@ class Collate:
             labels=labels,
             bad=bad,
             hidden=None if mask is None else same_count(mask),
+            keys=[s.key for s in good] if self._keys else None,
         )
 
     def _masks(self, samples: list[Sample]) -> Tensor | None:

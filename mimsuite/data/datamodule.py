@@ -77,8 +77,8 @@ class StepBatches(Sampler[list[Item]]):
 class FixedBatches(Sampler[list[Item]]):
     """Samples 0 to `count` in order, the last partial batch included; of each batch, one rank's share."""
 
-    def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1) -> None:
-        self._count, self._batch, self._rank, self._world = count, batch, rank, world
+    def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1, epoch: int = 0) -> None:
+        self._count, self._batch, self._rank, self._world, self._epoch = count, batch, rank, world, epoch
 
     def __len__(self) -> int:
         """Batches of this rank; one more than those of another rank at most."""
@@ -86,12 +86,12 @@ class FixedBatches(Sampler[list[Item]]):
         return full + (rest > self._rank)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Yields lists of (epoch, number, step); epoch and step are 0."""
+        """Yields lists of (epoch, number, step); step is 0."""
         step = self._batch * self._world
         for first in range(0, self._count, step):
             numbers = range(first + self._rank, min(first + step, self._count), self._world)
             if numbers:
-                yield [(0, number, 0) for number in numbers]
+                yield [(self._epoch, number, 0) for number in numbers]
 
 
 class ImageData(lightning.LightningDataModule):
@@ -221,6 +221,8 @@ def eval_loader(
     labels: bool,
     mask: MaskSampler | None = None,
     mask_unit: int | None = None,
+    keys: bool = False,
+    augment: tuple[Transform, int, int] | None = None,
 ) -> BatchLoader:
     """Every sample once, in the order of the split: centre crops, and masks that depend on the key alone.
 
@@ -233,12 +235,15 @@ def eval_loader(
         labels: whether labels are read.
         mask: draws masks of units of `mask_unit` pixels; None for none.
         mask_unit: side of a mask unit in pixels.
+        keys: whether the samples' names are given.
+        augment: instead of a centre crop a transform, drawn from a seed, a number of the copy, and the key.
     """
+    transform, seed, copy = augment or (CenterCrop(image_size), None, 0)
     samples = part if isinstance(part, Samples) else index.records(part)
     grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
-    reader = ImageReader(index, samples, CenterCrop(image_size), seed=None, labels=labels)
-    collate = Collate(() if mask is None else (mask,), grid, len(index.classes) if index.classes else None)
-    return _loader(reader, FixedBatches(len(samples), batch), collate, workers, keep=False)
+    reader = ImageReader(index, samples, transform, seed=seed, labels=labels)
+    collate = Collate(() if mask is None else (mask,), grid, len(index.classes) if index.classes else None, keys)
+    return _loader(reader, FixedBatches(len(samples), batch, epoch=copy), collate, workers, keep=False)
 
 
 def _loader(

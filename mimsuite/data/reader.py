@@ -33,6 +33,7 @@ class Sample(NamedTuple):
         label: None where none are asked for.
         bad: the samples that this one stands in for.
         shared: what is drawn once for all samples of an optimizer step is drawn from this.
+        key: the sample's name.
     """
 
     image: Tensor
@@ -41,6 +42,7 @@ class Sample(NamedTuple):
     label: Label | None
     bad: tuple[BadSample, ...]
     shared: int = 0
+    key: str = ""
 
 
 #: Errors travel as values: a worker's exception would reach the main process wrapped in its traceback.
@@ -109,7 +111,7 @@ class ImageReader(Dataset[Sample | Failure]):
             return None
         label = self._label(shard, row, key) if self._labels else None
         signed = identity - (1 << 64) if identity >= 1 << 63 else identity
-        return Sample(self._transform(pixels, generator), signed, seed, label, tuple(bad))
+        return Sample(self._transform(pixels, generator), signed, seed, label, tuple(bad), key=key)
 
     def _label(self, shard: Shard, row: np.void, key: str) -> Label:
         header = int(row["label_header"])

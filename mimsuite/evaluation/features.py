@@ -23,14 +23,34 @@ from mimsuite.types import Batch, Encoder, FeatureMap
 log = logging.getLogger(__name__)
 
 
-class Features(NamedTuple):
-    """Features of one split, in the order of the loader, on the CPU.
+Pool = Literal["mean", "cls", "both", "grid"]
+POOLS: tuple[Pool, ...] = ("mean", "cls", "both", "grid")
+
+
+class View(NamedTuple):
+    """Which features of an encoder.
 
     Attributes:
-        x: `(N, D)` float32.
+        layer: a block or stage, from 1; the encoder's `num_layers` is the last, after the final norm.
+        pool: "mean" of the patch features, "cls", the class token, "both", the class token and then the mean, or
+            "grid", all patch features, row by row.
+    """
+
+    layer: int
+    pool: Pool
+
+    def __str__(self) -> str:
+        return f"layer {self.layer}, {self.pool}"
+
+
+class Features(NamedTuple):
+    """Features of one split, in the order of its samples, on the CPU.
+
+    Attributes:
+        x: `(N, D)` float32; of a grid, `(N, T, D)` float16.
         labels: `(N,)` int64 classes or `(N, K)` float targets; None where the data has no labels.
         ids: `(N,)` int64 sample ids.
-        kind: how they were made ("mean", "cls", "pixels-8"); kNN and probe refuse to compare two kinds.
+        kind: how they were made, in words; kNN and probes refuse to compare two kinds.
     """
 
     x: Tensor
@@ -84,15 +104,19 @@ def raw_pixel_features(
     return _collect(loader, shrink, kind=f"pixels-{size}", progress=progress)
 
 
-def pooled(features: FeatureMap, pool: Literal["mean", "cls"]) -> Tensor:
-    """Returns one vector per image, `(B, D)`: the mean over the grid or the class token."""
+def pooled(features: FeatureMap, pool: Pool) -> Tensor:
+    """Returns one float32 vector per image, `(B, D)` or of "both" `(B, 2 D)`; of "grid" all cells, `(B, T, D)`."""
+    if pool not in POOLS:
+        raise InputError(f"pool={pool!r} is unknown; use {', '.join(map(repr, POOLS))}")
+    if pool == "grid":
+        return features.grid.float().flatten(2).transpose(1, 2)
     if pool == "mean":
         return features.grid.float().mean((2, 3))
-    if pool != "cls":
-        raise InputError(f"pool={pool!r} is unknown; use 'mean' or 'cls'")
     if features.cls is None:
-        raise InputError("pool=cls, but this encoder has no class token; use pool=mean")
-    return features.cls.float()
+        raise InputError(f"pool={pool}, but this layer of the encoder has no class token; use pool=mean")
+    if pool == "cls":
+        return features.cls.float()
+    return torch.cat([features.cls.float(), features.grid.float().mean((2, 3))], dim=1)
 
 
 @contextmanager
@@ -150,10 +174,10 @@ def class_labels(features: Features, name: str) -> Tensor:
 
 def check_comparable(train: Features, test: Features) -> None:
     """Raises InputError unless both were made in the same way and have the same width."""
-    if train.kind != test.kind or train.x.shape[1] != test.x.shape[1]:
+    if train.kind != test.kind or train.x.shape[1:] != test.x.shape[1:]:
         raise InputError(
-            f"training features are {train.kind!r} of width {train.x.shape[1]}, test features {test.kind!r} "
-            f"of width {test.x.shape[1]}; make both in the same way"
+            f"training features are {train.kind!r} of width {train.x.shape[-1]}, test features {test.kind!r} "
+            f"of width {test.x.shape[-1]}; make both in the same way"
         )
 
 
