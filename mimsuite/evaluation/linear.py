@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mimsuite.data.hashing import mix, permutation
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.features import Features, check_comparable
+from mimsuite.evaluation.features import Features, View, check_comparable
 from mimsuite.evaluation.logistic import held_out, statistics
 from mimsuite.evaluation.scores import METRICS, Kind, Task, Worth, task_of, worth
 
@@ -25,15 +25,9 @@ TRUST = 0.001  # of LARS, as MAE has it
 DAMPING = 1e-3  # of "newton", times the mean variance of an input's dimensions
 _SALT_INIT = 0x48454144
 _CHUNK = 4096  # samples at a time where nothing is trained
+_SHARE, _LEAST = 64, 16  # a batch is at most a 64th of the samples, but may have 16
 
 # Shapes: V views of one width D, Q normalisations, G = Q * V inputs, L learning rates, K outputs, B samples.
-
-
-class View(NamedTuple):
-    """Which features: the layer's number, from 1 (the first block or stage), and how its grid became a vector."""
-
-    layer: int
-    pool: str
 
 
 class Trial(NamedTuple):
@@ -50,9 +44,10 @@ class Recipe:
 
     Attributes:
         norms: "batchnorm" and "layernorm" without affine parameters, "none".
-        lrs: base learning rates; the peak is `lr * batch / 256`.
+        lrs: base learning rates; the peak is `lr * batch / 256`, with the batch that is used.
         epochs: passes over the training features.
-        batch: samples per step, at most; an epoch is cut into equal parts (they differ by one sample at most).
+        batch: samples per step, at most, and at most a 64th of the training samples (16 are always allowed): MAE's
+            batch of 16,384 is a 78th of ImageNet. An epoch is cut into equal parts, which differ by one sample at most.
         optimizer: "sgd" (momentum); "lars" as in MAE: on weights, not on biases, with a trust of 0.001; or "newton",
             which is SGD times the inverse covariance of the inputs.
         warmup: epochs in which the learning rate rises from 0, before it falls to 0 along a cosine.
@@ -190,7 +185,8 @@ def fit_heads(
         not finite.
     """
     chosen = rows.nonzero()[:, 0]
-    steps_per_epoch = math.ceil(len(chosen) / recipe.batch)
+    size = min(recipe.batch, max(_LEAST, len(chosen) // _SHARE))
+    steps_per_epoch = math.ceil(len(chosen) / size)
     total, warmup = steps_per_epoch * recipe.epochs, steps_per_epoch * recipe.warmup
     targets, offset, spread = training_targets(task, chosen)
     targets = targets.to(device)
@@ -202,7 +198,7 @@ def fit_heads(
     for epoch in range(recipe.epochs):
         order = torch.from_numpy(permutation(len(chosen), mix(seed, epoch)))
         for number, place in enumerate(order.tensor_split(steps_per_epoch)):
-            factor = pace(epoch * steps_per_epoch + number, total, warmup) * recipe.batch / 256
+            factor = pace(epoch * steps_per_epoch + number, total, warmup) * size / 256
             batch, wanted = chosen[place], targets[place.to(device)]
             for group in groups:
                 group.step(batch, wanted, task.kind, factor)
