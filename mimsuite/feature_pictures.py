@@ -145,3 +145,33 @@ def picture_rows(rows: Mapping[str, Sequence[NDArray[np.uint8]] | NDArray[np.uin
             image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.NEAREST)
             sheet.paste(image, (_MARGIN + label + column * step, top))
     return sheet
+
+
+def picture_map(
+    images: NDArray[np.uint8], places: NDArray[np.floating], side: int = 26, size: tuple[int, int] = (1000, 640)
+) -> Image.Image:
+    """Small pictures at their places on a sheet; the two axes are stretched to fill it.
+
+    What is almost white in a picture (235 and more) is transparent, so that those below it show.
+
+    Args:
+        images: `(N, h, w, 3)`.
+        places: `(N, 2)`, from left to right and from top to bottom.
+        side: longer side of a picture, in pixels.
+        size: `(width, height)` of the sheet in pixels.
+
+    Raises:
+        InputError: another number of places than of pictures, or none.
+    """
+    if not len(images) or places.shape != (len(images), 2):
+        raise InputError(f"{len(images)} pictures at places of shape {places.shape}; give one (x, y) per picture")
+    sheet = Image.new("RGB", size, (255, 255, 255))
+    low, high = places.min(0), places.max(0)
+    room = np.array(size) - side - 2 * _MARGIN
+    corners = _MARGIN + np.rint((places - low) / np.maximum(high - low, 1e-12) * room).astype(int)
+    for array, (left, top) in zip(images, corners.tolist(), strict=True):
+        picture = Image.fromarray(array)
+        picture.thumbnail((side, side))
+        ink = Image.fromarray((np.asarray(picture).min(-1) < 235).astype(np.uint8) * 255)
+        sheet.paste(picture, (left, top), ink)
+    return sheet

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mimsuite.errors import InputError
-from mimsuite.feature_pictures import attention_maps, framed, picture_rows, principal_colours, spotlight
+from mimsuite.feature_pictures import attention_maps, framed, picture_map, picture_rows, principal_colours, spotlight
 from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 
 GRID = (3, 4)
@@ -129,3 +129,18 @@ def test_rows_hold_every_picture_in_its_place():
     assert (found[28:44, left : left + 16] == (255, 0, 0)).all()
     with pytest.raises(InputError, match="give the same number in each"):
         picture_rows({"one": [red], "two": []})
+
+
+def test_a_map_puts_every_picture_at_its_place():
+    images = np.zeros((3, 10, 10, 3), np.uint8)
+    images[:, :, :, 0] = np.array([250, 150, 50])[:, None, None]
+    images[2, :, :5] = 255  # transparent
+    places = np.array([[-3.0, 1.0], [7.0, 1.0], [7.0, 5.0]])
+    found = np.asarray(picture_map(images, places, side=10, size=(100, 60)))
+    assert (found[8:18, 8:18] == (250, 0, 0)).all()
+    assert (found[8:18, 82:92] == (150, 0, 0)).all()
+    assert (found[42:52, 87:92] == (50, 0, 0)).all()
+    assert (found[42:52, 82:87] == 255).all()
+    assert (found == 255).all(-1).sum() == 100 * 60 - 250
+    with pytest.raises(InputError, match=r"3 pictures at places of shape \(2, 2\)"):
+        picture_map(images, places[:2])
