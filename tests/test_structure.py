@@ -38,13 +38,15 @@ ROWS = [
     | {"models"},
     {"metrics", "reconstruction", "checkpoint"},
     {"models.vit", "models.cvt", "models.bit"},
-    {"heads", "heads.simmim", "heads.mae", "heads.classifier", "weights", "weights.files", "weights.huggingface"},
+    {"heads", "heads.simmim", "heads.mae", "heads.classifier", "heads.attentive"}
+    | {"weights", "weights.files", "weights.huggingface"},
     {f"models.{n}" for n in ("composed", "tasks", "auto", "images", "resize", "processing")}
     | {"init_weights", "resume", "feature_pictures"},
     {"data", "data.collate", "data.datamodule"},
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
     | {f"evaluation.{n}" for n in ("features", "feature_pass", "stored", "knn", "probe")}
-    | {f"evaluation.{n}" for n in ("quality", "scores")},
+    | {f"evaluation.{n}" for n in ("quality", "scores")}
+    | {f"evaluation.{n}" for n in ("attentive", "few_shot", "confusion")},
     {"loggers", "app"},
     {"callbacks"}
     | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "online_probe")}

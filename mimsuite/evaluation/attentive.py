@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -149,11 +149,11 @@ def fit_attentive(
         head = AttentiveHead(x.shape[2], task.outputs, recipe.queries).to(device)
     targets, offset, spread = training_targets(task, rows)
     targets = targets.to(device)
-    matrices = [p for p in head.parameters() if p.ndim > 1]
-    vectors = [p for p in head.parameters() if p.ndim == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=lr, weight_decay=recipe.weight_decay
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in head.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in head.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr)
     steps_per_epoch = math.ceil(len(rows) / recipe.batch)
     total = steps_per_epoch * recipe.epochs
     for epoch in range(recipe.epochs):
@@ -187,7 +187,7 @@ def judge(head: AttentiveHead, x: Tensor, rows: Tensor, labels: Tensor, kind: Ki
     """
     device, tally = head.query.device, Tally(kind, head.classifier.out_features)
     with torch.inference_mode():
-        for part in rows.split(_CHUNK):
+        for part in torch.split(rows, _CHUNK):
             tally.update(head(x[part].to(device, torch.float32)), labels[part])
     return tally.compute()
 

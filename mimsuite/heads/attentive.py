@@ -51,11 +51,12 @@ class AttentiveHead(nn.Module):
         cells = F.layer_norm(tokens, tokens.shape[-1:], eps=EPS)
         # The mean of projected cells is the projected mean, and there are fewer queries than cells.
         means = self.attention(cells) @ cells
-        slices = self.value.weight.unflatten(0, (len(self.query), -1))
+        slices = self.value.weight.view(len(self.query), -1, cells.shape[-1])
         pooled = torch.einsum("bmd,msd->bms", means, slices).flatten(1) + self.value.bias
         logits: Tensor = self.classifier(pooled)
         return logits
 
     def attention(self, cells: Tensor) -> Tensor:
         """Returns `(B, M, T)`, how much each query takes of each cell `(B, T, D)` after the LayerNorm; sums to 1."""
-        return (self.query @ cells.transpose(1, 2) * cells.shape[-1] ** -0.5).softmax(-1)
+        affinity = self.query @ cells.transpose(1, 2) / math.sqrt(cells.shape[-1])
+        return affinity.softmax(-1)

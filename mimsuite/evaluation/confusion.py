@@ -1,0 +1,134 @@
+"""Which classes are taken for which: a table for programs, a picture for people."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimsuite.data.tar import printable
+from mimsuite.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST = 100
+"""Classes in a picture; of more, those that are recognised worst."""
+
+_NUMBERED = 30  # classes up to which the cells hold numbers
+_LONGEST = 24  # letters of a name
+_INCH = 100  # pixels
+
+
+def write_confusion(counts: Tensor, path: Path, names: Sequence[str] | None = None) -> None:
+    """Writes a CSV: a header with the predicted classes, then a line per true class with its images per prediction.
+
+    Args:
+        counts: `(K, K)` integers, rows true, columns predicted.
+        path: the file; its folder is made.
+        names: of the K classes; None for their numbers.
+
+    Raises:
+        InputError: another number of names than classes.
+    """
+    names = _names(len(counts), names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true \\ predicted", *names])
+        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+
+
+def draw_confusion(counts: Tensor, out: Path, names: Sequence[str] | None = None) -> None:
+    """Draws the share of each true class that was taken for each class, and saves a PNG.
+
+    Rows are true classes, columns predicted ones; a row without images is grey. Up to 30 classes the cells hold their
+    share in per cent (from 0.5 on), and the rows their number of images. Of more than 100 classes the 100 with the
+    lowest accuracy are drawn (in their order, classes without images left out), and the title says so.
+
+    Args:
+        counts: `(K, K)` integers, rows true, columns predicted.
+        out: the PNG; its folder is made.
+        names: of the K classes; None for their numbers.
+
+    Raises:
+        InputError: another number of names than classes, or no images.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    names = [_short(name) for name in _names(len(counts), names)]
+    table: NDArray[np.int64] = counts.numpy()
+    images = table.sum(1)
+    if not images.any():
+        raise InputError("a confusion matrix without images cannot be drawn; check data= and split=")
+    shares = table / np.where(images, images, np.nan)[:, None]
+    chosen = _worst(shares.diagonal())
+    accuracy = table.trace() / images.sum()
+    title = f"top-1 accuracy {accuracy:.1%} of {images.sum():,} images"
+    if len(chosen) < len(counts):
+        title += f"; the {len(chosen)} of {len(counts):,} classes with the lowest accuracy"
+    shares, numbered = shares[np.ix_(chosen, chosen)], len(chosen) <= _NUMBERED
+    rows = [f"{names[c]} ({images[c]:,})" if numbered else names[c] for c in chosen]
+
+    cell, size = (max(44, 240 // len(chosen)), 9) if numbered else (15, 7)
+    side = cell * len(chosen)
+    figure = Figure(figsize=(side / _INCH, side / _INCH), dpi=_INCH)  # names lie outside; saving makes room for them
+    FigureCanvasAgg(figure)
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set_facecolor("#d0d0d0")
+    # The square root of the share: few images that are taken for another class would be as pale as none.
+    image = axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    axis.set_xticks(range(len(chosen)), [names[c] for c in chosen], rotation=90, fontsize=size, parse_math=False)
+    axis.set_yticks(range(len(chosen)), rows, fontsize=size, parse_math=False)
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class (images)" if numbered else "true class")
+    axis.set_title(title, fontsize=11, loc="left")
+    tall = min(side, 400) / side
+    scale = figure.add_axes((1 + 25 / side, 1 - tall, 16 / side, tall))
+    bar = figure.colorbar(
+        image, cax=scale, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], format="{x:.0%}", label="share of the row"
+    )
+    bar.outline.set_visible(False)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    if numbered:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                colour = "white" if share > 0.3 else "black"
+                axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size, color=colour)
+    else:
+        for place in range(10, len(chosen), 10):  # the eye follows a row more easily
+            axis.axhline(place - 0.5, color="#b0b0b0", linewidth=0.5)
+            axis.axvline(place - 0.5, color="#b0b0b0", linewidth=0.5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the letter becomes a box
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, format="png", bbox_inches="tight", pad_inches=0.15)
+
+
+def _names(classes: int, names: Sequence[str] | None) -> list[str]:
+    if names is not None and len(names) != classes:
+        raise InputError(f"{len(names)} names for {classes} classes; give one each, or none")
+    return [str(number) for number in range(classes)] if names is None else list(names)
+
+
+def _short(name: str) -> str:
+    """Returns `name` on one line; of a long one both ends, for that is where names differ."""
+    name = " ".join(printable(name).split())
+    end = (_LONGEST - 3) // 2
+    return name if len(name) <= _LONGEST else f"{name[:end]}...{name[-end:]}"
+
+
+def _worst(accuracies: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Returns the classes to draw, ascending: all, or the `MOST` with the lowest accuracy."""
+    if len(accuracies) <= MOST:
+        return np.arange(len(accuracies))
+    order = np.argsort(accuracies, kind="stable")  # NaN, of classes without images, comes last
+    return np.sort(order[: min(MOST, int(np.isfinite(accuracies).sum()))])
