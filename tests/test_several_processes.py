@@ -91,8 +91,9 @@ def one(tmp_path_factory):
     def run(model):
         if model not in made:
             halves = {"micro_batch": 16} if model == "cvt_nano" else {}  # its BatchNorm sees micro-batches
-            made[model] = tmp_path_factory.mktemp(f"one-{model}") / "out"
-            api.call("pretrain", {"out": str(made[model]), "model": model, **KEYS, **PROBE[model], **halves})
+            out = tmp_path_factory.mktemp(f"one-{model}") / "out"
+            api.call("pretrain", {"out": str(out), "model": model, **KEYS, **PROBE[model], **halves})
+            made[model] = out
         return made[model]
 
     return run

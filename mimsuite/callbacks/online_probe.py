@@ -28,11 +28,11 @@ class OnlineProbe(Callback):
     """Measures the frozen encoder in rounds, at validation points so far apart that all of them fit `share` of the run.
 
     A round encodes the same centre crops of training images (the bank) and of the images that curves are drawn from
-    (`val`, else `test`, else held out from `train`), in float32, and takes the mean of the patch features after the
-    final norm. Logged are `quality/rankme` and `quality/alpha_req` of the bank and, with one class per image,
-    `knn/top1` (20 neighbours) and `probe/top1`. The probe is one L-BFGS fit on the bank of a fixed strength: choosing
-    it would cost ten fits, and rounds would differ in the choice. `mimsuite probe` chooses, and reports on the test
-    split; here nothing is selected.
+    (`val`, else `test`, else held out from `train`), in the type of the weights and without autocast, as `mimsuite
+    probe` does, and takes the mean of the patch features after the final norm. Logged are `quality/rankme` and
+    `quality/alpha_req` of the bank and, with one class per image, `knn/top1` (20 neighbours) and `probe/top1`. The
+    probe is one L-BFGS fit on the bank of a fixed strength: choosing it would cost ten fits, and rounds would differ
+    in the choice. `mimsuite probe` chooses, and reports on the test split; here nothing is selected.
 
     The first round, before the first step, is the value at random initialisation and the measure of what a round
     costs. Another follows at a validation point once all rounds, it included, take at most `share` of the time so far,
