@@ -43,6 +43,11 @@ NAMES = (
     "wandb",
     "probe.csv",
     "probe.json",
+    "probe.png",
+    "confusion.csv",
+    "confusion.png",
+    "head.safetensors",
+    "head.json",
     ".lock",
 )
 

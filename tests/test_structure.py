@@ -44,7 +44,8 @@ ROWS = [
     | {"init_weights", "resume", "feature_pictures"},
     {"data", "data.collate", "data.datamodule"},
     {"objectives", "objectives.mim", "objectives.optim", "evaluation"}
-    | {f"evaluation.{n}" for n in ("features", "feature_pass", "stored", "knn", "probe")}
+    | {f"evaluation.{n}" for n in ("features", "feature_pass", "stored", "embedding_map", "knn")}
+    | {f"evaluation.{n}" for n in ("linear", "logistic", "probe_picture", "saved_head")}
     | {f"evaluation.{n}" for n in ("quality", "scores")}
     | {f"evaluation.{n}" for n in ("attentive", "few_shot", "confusion")},
     {"loggers", "app"},
@@ -100,7 +101,7 @@ def test_importing_models_stays_cheap():
 
 
 @pytest.mark.parametrize(
-    "task", ["pretrain", "probe", "reconstruct", "plot", "pack", "inspect", "models", "demo", "doctor"]
+    "task", ["pretrain", "probe", "embed", "reconstruct", "plot", "pack", "inspect", "models", "demo", "doctor"]
 )
 def test_tasks_start_without_torch(task):
     code = f"import sys, mimsuite.tasks.{task}; print([x for x in ('torch', 'lightning', 'wandb') if x in sys.modules])"
@@ -125,7 +126,19 @@ def test_every_direct_dependency_is_pinned():
 
 
 def test_public_names():
-    functions = {"pretrain", "probe", "reconstruct", "plot", "pack", "inspect", "demo", "doctor", "load", "list_models"}
+    functions = {
+        "pretrain",
+        "probe",
+        "embed",
+        "reconstruct",
+        "plot",
+        "pack",
+        "inspect",
+        "demo",
+        "doctor",
+        "load",
+        "list_models",
+    }
     assert set(mimsuite.__all__) == functions | {"__version__"}
 
 

@@ -1,92 +1,174 @@
-"""`mimsuite probe`: kNN and linear probe of a frozen encoder, beside random initialisation and raw pixels."""
+"""`mimsuite probe`: kNN, linear, attentive and few-shot probes of a frozen encoder, beside what they must beat."""
 
 from __future__ import annotations
 
 import csv
+import json
 import logging
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from mimsuite import app, build, build_model
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights, find_weights
+from mimsuite.launch import end_with_parent, launch, leads, team
 from mimsuite.run import RunFolder, cache_folder, check_out, speak, write_json
-from mimsuite.settings import FALLBACK_SIZE, check_choice, check_flag, pair, sides, whole
+from mimsuite.settings import FALLBACK_SIZE, check_flag, pair, sides, whole
 from mimsuite.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mimsuite.evaluation.features import Features
+    from mimsuite.evaluation.attentive import Attended
+    from mimsuite.evaluation.feature_pass import FeaturePass
+    from mimsuite.evaluation.features import Features, View
+    from mimsuite.evaluation.few_shot import FewShot
+    from mimsuite.evaluation.linear import Probed, Recipe
 
 log = logging.getLogger("mimsuite")
 
-K = 20
 PIXELS = 8
+KNN_K = 20
+POOLS = ("mean", "cls", "both")
+NORMS = ("batchnorm", "layernorm", "none")
+DEPTHS = ("last", "middle", "quarters", "all")
+COLUMNS = ("features", "probe", "layer", "pool", "norm", "lr", "k", "shots", "metric", "held_out", "test", "deviation")
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one kind of features is worth: accuracies from 0 to 1."""
+class Plan:
+    """A probe, decided and checked, before torch is imported.
 
-    features: str
-    knn_top1: float
-    probe_top1: float
-    probe_top5: float
-    l2: float
-
-
-def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Probes an encoder; returns the content of `summary.json`."""
-    speak()
-    overwrite = check_flag(cfg, "overwrite")
-    baselines = check_flag(cfg, "baselines")
-    check_out(cfg.out, overwrite=overwrite)
-    pool = cast(Literal["mean", "cls"], check_choice(cfg, "pool", ("mean", "cls")))
-    batch = whole(cfg, "batch")
-    seed = whole(cfg, "seed", least=0)
-    workers = whole(cfg, "workers", auto=build.auto_workers(), least=0)
-    weights = find_weights(cfg.init)
-    index = open_data(cfg.data)
-    check_data(index, weights, cfg)
-    size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
-    train = index.select("train")
-    test = index.select("test") if cfg.split == "auto" else Selection(str(cfg.split))
-    index.num_samples(test)
-    probe = Probe(weights, index, train, test, size, pool, batch, workers, seed, baselines)
-    with RunFolder(cfg.out, overwrite=overwrite) as folder:
-        folder.log_to_file()
-        folder.describe(cfg, overrides, {})
-        log.info("mimsuite %s probe of %s -> %s", __version__, cfg.init, cfg.out)
-        log.info("image     %s px, pool %s", pair(size), pool)
-        log.info("data      %s: fit on %s, report on %s", index.root, spoken(index, train), spoken(index, test))
-        rows = table(probe)
-        write_tables(folder.path, rows)
-        log.info("%s", spoken_table(rows))
-        return folder.summary("probe", "done", 0, figures(rows), k=K, pool=pool, image_size=list(size))
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A probe, decided and checked, before torch is imported."""
+    Attributes:
+        views: `(layer, pool)` of the matrix.
+        knn_view: of kNN.
+        recipe: keyword arguments of `evaluation.linear.Recipe`.
+        shots: images per class of the few-shot probes.
+    """
 
     weights: Weights
     index: DataIndex
     train: Selection
     test: Selection
     image_size: tuple[int, int]
-    pool: Literal["mean", "cls"]
+    depth: int
+    views: tuple[tuple[int, str], ...]
+    knn_view: tuple[int, str]
+    recipe: dict[str, Any]
+    shots: tuple[int, ...]
+    attentive: bool
+    baselines: bool
     batch: int
     workers: int
     seed: int
-    baselines: bool
+    devices: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one kind of features is worth."""
+
+    features: str
+    knn: dict[int, dict[str, float]]
+    knn_view: View
+    probed: Probed
+    few: dict[int, FewShot]
+    attended: Attended | None
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Probes an encoder; returns the content of `summary.json`."""
+    speak()
+    end_with_parent()
+    overwrite = check_flag(cfg, "overwrite")
+    if leads():
+        check_out(cfg.out, overwrite=overwrite)
+    plan = decide(cfg)
+    if plan.devices > 1 and team() is None:
+        code = launch("probe", command_line(overrides), plan.devices, 1)
+        file = Path(cfg.out) / "summary.json"
+        return (json.loads(file.read_text()) if file.is_file() else {}) | {"exit_code": code}
+    with RunFolder(cfg.out, overwrite=overwrite, leads=leads()) as folder:
+        folder.log_to_file()
+        folder.describe(cfg, overrides, {"processes": plan.devices})
+        log.info("mimsuite %s probe of %s -> %s", __version__, cfg.init, cfg.out)
+        log.info("data      %s: fit on %s, report on %s", plan.index.root, *map(spoken_part(plan), ("train", "test")))
+        heads = len(plan.views) * len(plan.recipe["norms"]) * len(plan.recipe["lrs"])
+        log.info(
+            "image     %s px; %d heads: layers %s, pool %s, %s, %d rates, %d epochs",
+            *(pair(plan.image_size), heads, listed(layer for layer, _ in plan.views)),
+            *(listed(pool for _, pool in plan.views), listed(plan.recipe["norms"]), len(plan.recipe["lrs"])),
+            plan.recipe["epochs"],
+        )
+        found = probe(plan)
+        if not folder.leads:
+            return {"exit_code": 0}
+        write(folder.path, plan, found)
+        log.info("%s", spoken_table(found))
+        best = found[0].probed.best
+        return folder.summary(
+            "probe",
+            "done",
+            0,
+            figures(found),
+            k=max(found[0].knn),
+            layer=best.view.layer,
+            pool=best.view.pool,
+            norm=best.norm,
+            lr=best.lr,
+            image_size=list(plan.image_size),
+        )
+
+
+# --- what is to be done --------------------------------------------------------------------------------------------
+
+
+def decide(cfg: DictConfig) -> Plan:
+    """Checks every key.
+
+    Raises:
+        InputError: a value that the task, the encoder or the data does not take.
+    """
+    weights = find_weights(cfg.init)
+    index = open_data(cfg.data)
+    check_data(index, weights, cfg)
+    size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
+    test = index.select("test") if cfg.split == "auto" else Selection(str(cfg.split))
+    index.num_samples(test)
+    tokens = build_model.config_of(weights).class_tokens
+    depths = cfg.preset.layers if cfg.layers == "auto" else cfg.layers
+    pool = cfg.preset.pool if cfg.pool == "auto" else cfg.pool
+    pools = [] if pool == "auto" else words(pool, "pool", POOLS)
+    layers = numbered(depths, len(tokens))
+    views = pooled_views(layers, pools, tokens, chosen=depths not in DEPTHS)
+    knn_pool = pools[0] if pools and (pools[0] == "mean" or tokens[-1]) else "mean"
+    running = team()
+    return Plan(
+        weights=weights,
+        index=index,
+        train=index.select("train"),
+        test=test,
+        image_size=size,
+        depth=len(tokens),
+        views=views,
+        knn_view=(len(tokens), knn_pool),
+        recipe=recipe_of(cfg.preset),
+        shots=tuple(shot_numbers(cfg.shots)),
+        attentive=check_flag(cfg, "attentive"),
+        baselines=check_flag(cfg, "baselines"),
+        batch=whole(cfg, "batch"),
+        workers=whole(cfg, "workers", auto=build.auto_workers(), least=0),
+        seed=whole(cfg, "seed", least=0),
+        devices=running.size if running else whole(cfg, "devices", auto=1),
+    )
 
 
 def check_data(index: DataIndex, weights: Weights, cfg: DictConfig) -> None:
@@ -98,103 +180,357 @@ def check_data(index: DataIndex, weights: Weights, cfg: DictConfig) -> None:
             "use other weights or other data"
         )
     if not index.has_labels:
+        raise InputError(f"data={cfg.data} has no labels; a probe needs one per image (.cls or .json in the shards)")
+
+
+def words(value: Any, key: str, allowed: Sequence[str]) -> list[str]:
+    """A word or a list of words, each once."""
+    given = [str(v) for v in value] if isinstance(value, (list, tuple, ListConfig)) else [str(value)]
+    if not given or set(given) - set(allowed):
+        raise InputError(f"{key}={value} is unknown; {key} takes {', '.join(allowed)}, or a list of them")
+    return list(dict.fromkeys(given))
+
+
+def numbered(value: Any, depth: int) -> list[int]:
+    """Numbers of layers, ascending, from a word or a list."""
+    if isinstance(value, (list, tuple, ListConfig)):
+        if not value or any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= depth for n in value):
+            raise InputError(f"layers={value}: this encoder's layers are 1 to {depth}; use numbers from these")
+        return sorted(set(value))
+    if value not in DEPTHS:
+        raise InputError(f"layers={value} is unknown; layers takes {', '.join(DEPTHS)}, or numbers: [{depth}]")
+    quarters = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
+    return {
+        "last": [depth],
+        "middle": [max(1, depth // 2)],
+        "quarters": quarters,
+        "all": list(range(1, depth + 1)),
+    }[str(value)]
+
+
+def pooled_views(
+    layers: Sequence[int], pools: Sequence[str], tokens: Sequence[bool], *, chosen: bool
+) -> tuple[tuple[int, str], ...]:
+    """`(layer, pool)` of every view.
+
+    Args:
+        layers: numbers from 1.
+        pools: what is asked for; empty for the mean, and the class token where there is one.
+        tokens: whether each layer has a class token.
+        chosen: whether the user named these very layers; else those that lack what is asked for are left out.
+    """
+    found = [(n, p) for n in layers for p in pools or POOLS[:2] if p == "mean" or tokens[n - 1]]
+    lacking = [n for n in layers if not tokens[n - 1]]
+    if pools and lacking and "mean" not in pools and (chosen or not found):
         raise InputError(
-            f"data={cfg.data} has no labels; a probe needs one class per image (.cls or .json in the shards)"
+            f"pool={','.join(pools)}, but layer {lacking[0]} of this encoder has no class token; use pool=mean"
         )
+    return tuple(found)
 
 
-def spoken(index: DataIndex, selection: Selection) -> str:
-    """A selection with its size, for a log line."""
-    return f"{selection.split} ({index.num_samples(selection):,})"
+def recipe_of(preset: DictConfig) -> dict[str, Any]:
+    """The keyword arguments of `evaluation.linear.Recipe`, checked."""
+    lrs = list(preset.lrs) if isinstance(preset.lrs, ListConfig) else [preset.lrs]
+    if not lrs or any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < math.inf for v in lrs):
+        raise InputError(f"preset.lrs={preset.lrs} is no list of numbers above 0; use preset.lrs=[0.03,0.1,0.3]")
+    epochs, warmup = whole(preset, "epochs", name="preset.epochs"), preset.warmup
+    if isinstance(warmup, bool) or not isinstance(warmup, (int, float)) or not 0 <= warmup < epochs:
+        raise InputError(f"preset.warmup={warmup} is no number of epochs from 0 to below preset.epochs={epochs}; use 0")
+    optimizer = str(preset.optimizer)
+    if optimizer not in ("newton", "sgd", "lars"):
+        raise InputError(f"preset.optimizer={optimizer} is unknown; it takes newton, sgd, lars")
+    return {
+        "norms": words(preset.norms, "preset.norms", NORMS),
+        "lrs": [float(lr) for lr in dict.fromkeys(lrs)],
+        "epochs": epochs,
+        "batch": whole(preset, "batch", name="preset.batch"),
+        "optimizer": optimizer,
+        "warmup": float(warmup),
+    }
 
 
-def table(probe: Probe) -> list[Row]:
-    """Features, kNN and linear probe of the encoder and of what it is to be compared with."""
+def shot_numbers(value: Any) -> list[int]:
+    """Images per class, ascending."""
+    given = list(value) if isinstance(value, (list, tuple, ListConfig)) else [value]
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
+        raise InputError(f"shots={value} is no list of whole numbers from 1; use shots=[1,5,10], or [] for none")
+    return sorted(set(given))
+
+
+def command_line(overrides: Sequence[str]) -> list[str]:
+    """What the processes of this run are started with: this command's arguments, or those of a call from Python."""
+    import __main__
+
+    own = getattr(__main__, "__spec__", None)
+    return sys.argv[1:] if own is not None and own.name == __name__ else list(overrides)
+
+
+# --- doing it ------------------------------------------------------------------------------------------------------
+
+
+def probe(plan: Plan) -> list[Found]:
+    """Features first, of all that is compared; then, in the first process alone, the probes."""
     import torch
+    from torch import distributed
 
-    from mimsuite.data.datamodule import eval_loader
-    from mimsuite.evaluation.features import (
-        cached_features,
-        extract_features,
-        fingerprint,
-        raw_pixel_features,
+    running = team()
+    if running is not None and running.size > 1:
+        distributed.init_process_group("gloo")
+    try:
+        config = build_model.config_of(plan.weights)
+        encoder = build_model.encoder(plan.weights, config, plan.image_size)
+        views = wanted_views(plan)
+        every = {"pretrained": read(plan, encoder, views + grid_view(plan))}
+        if plan.baselines:
+            torch.manual_seed(plan.seed)
+            fresh = build_model.encoder(None, config, plan.image_size)
+            every["random initialisation"] = read(plan, fresh, views)
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+    if not leads():
+        return []
+    found = [measure(plan, name, *parts) for name, parts in every.items()]
+    if plan.baselines:
+        found.append(measure_pixels(plan))
+    return found
+
+
+def wanted_views(plan: Plan) -> list[View]:
+    """The views of matrix and kNN."""
+    from mimsuite.evaluation.features import View
+
+    return [View(*v) for v in dict.fromkeys((*plan.views, plan.knn_view))]  # type: ignore[arg-type]
+
+
+def grid_view(plan: Plan) -> list[View]:
+    """All cells of the last layer, where the attentive probe needs them."""
+    from mimsuite.evaluation.features import View
+
+    return [View(plan.depth, "grid")] if plan.attentive else []
+
+
+def read(plan: Plan, encoder: nn.Module, views: Sequence[View]) -> list[dict[View, Features]]:
+    """Features of the training and of the test images."""
+    passing = feature_pass(plan, encoder)
+    parts = [passing.read(plan.index, part, views) for part in (plan.train, plan.test)]
+    return [{view: stored.features(view) for view in views} for stored in parts] if leads() else []
+
+
+def feature_pass(plan: Plan, encoder: nn.Module) -> FeaturePass:
+    """How features are computed."""
+    from mimsuite.evaluation.feature_pass import FeaturePass
+
+    device, running = build.torch_device(), team()
+    if device == "cuda" and running is not None:
+        device = f"cuda:{running.rank % running.local}"
+    return FeaturePass(
+        encoder=encoder.to(device),
+        model=json.dumps(plan.weights.config, sort_keys=True),
+        normalize=build_model.normalizer(plan.index, plan.weights).to(device),
+        image_size=plan.image_size,
+        device=device,
+        batch=plan.batch,
+        workers=plan.workers,
+        folder=cache_folder() / "features",
     )
 
-    weights, index, size, pool = probe.weights, probe.index, probe.image_size, probe.pool
+
+def measure(plan: Plan, name: str, train: dict[View, Features], test: dict[View, Features]) -> Found:
+    """kNN, the matrix, and what else is asked for."""
+    from mimsuite.evaluation.attentive import attentive_probe
+    from mimsuite.evaluation.features import View
+    from mimsuite.evaluation.few_shot import few_shot
+    from mimsuite.evaluation.knn import knn_figures
+    from mimsuite.evaluation.linear import probe_matrix
+
     device = build.torch_device()
-    normalize = build_model.normalizer(index, weights).to(device)
-    how = f"{size} {normalize.mean.flatten().tolist()} {normalize.std.flatten().tolist()} {normalize.maximum}"
+    at: View = View(*plan.knn_view)  # type: ignore[arg-type]
+    at = at if at in train else next(iter(train))
+    knn = knn_figures(train[at], test[at], device=device)
+    matrix = [view for view in train if tuple(view) in plan.views] or [at]
+    ours, theirs = ({view: part[view] for view in matrix} for part in (train, test))
+    probed = probe_matrix(ours, theirs, recipe(plan), seed=plan.seed, device=device)
+    best = probed.best.view
+    few = few_shot(train[best], test[best], plan.shots, names=plan.index.classes, device=device) if plan.shots else {}
+    grid = View(plan.depth, "grid")
+    attended = attentive_probe(train[grid], test[grid], seed=plan.seed, device=device) if grid in train else None
+    return Found(name, knn, at, probed, few, attended)
 
-    def features(kind: str, encoder: nn.Module | None, part: Selection) -> Features:
+
+def recipe(plan: Plan) -> Recipe:
+    """How the heads are trained."""
+    from mimsuite.evaluation.linear import Recipe
+
+    return Recipe(**plan.recipe)
+
+
+def measure_pixels(plan: Plan) -> Found:
+    """The same for the images themselves, shrunk."""
+    from mimsuite.data.datamodule import eval_loader
+    from mimsuite.evaluation.feature_pass import data_words
+    from mimsuite.evaluation.features import View, cached_features, fingerprint, raw_pixel_features
+
+    def features(part: Selection) -> Features:
         def compute() -> Features:
-            log.info("features  %s, %s", kind, spoken(index, part))
-            loader = eval_loader(index, part, image_size=size, batch=probe.batch, workers=probe.workers, labels=True)
-            if encoder is None:
-                return raw_pixel_features(loader, PIXELS)
-            return extract_features(encoder, loader, normalize, device, pool)
+            loader = eval_loader(
+                plan.index, part, image_size=plan.image_size, batch=plan.batch, workers=plan.workers, labels=True
+            )
+            return raw_pixel_features(loader, PIXELS)
 
-        words = f"{how} {pool}" if encoder is not None else f"{size} {PIXELS}"
-        state = encoder.state_dict() if encoder is not None else {}
-        mark = fingerprint(state, words, f"{part} {data_words(index, part)}")
+        mark = fingerprint({}, f"{plan.image_size} {PIXELS}", data_words(plan.index, part))
         return cached_features(cache_folder() / "features", mark, compute)
 
-    def row(kind: str, encoder: nn.Module | None) -> Row:
-        train, test = (features(kind, encoder, part) for part in (probe.train, probe.test))
-        return measure(kind, train, test, device)
-
-    config = build_model.config_of(weights)
-    rows = [row("pretrained", build_model.encoder(weights, config, size).to(device))]
-    if probe.baselines:
-        torch.manual_seed(probe.seed)
-        rows.append(row("random initialisation", build_model.encoder(None, config, size).to(device)))
-        rows.append(row(f"{PIXELS}x{PIXELS} pixels", None))
-    return rows
+    name = f"{PIXELS}x{PIXELS} pixels"
+    train, test = ({View(0, "mean"): features(part)} for part in (plan.train, plan.test))
+    return measure(plan, name, train, test)
 
 
-def measure(kind: str, train: Features, test: Features, device: str) -> Row:
-    """kNN and linear probe of one kind of features."""
-    from mimsuite.evaluation.knn import knn_accuracy
-    from mimsuite.evaluation.logistic import linear_probe
-
-    knn = knn_accuracy(train, test, ks=[K], device=device)[K]
-    found = linear_probe(train, test, device=device)
-    return Row(kind, knn, found.top1, found.top5, found.strength)
+# --- what is written -----------------------------------------------------------------------------------------------
 
 
-def data_words(index: DataIndex, part: Selection) -> str:
-    """What names the images of a selection and their order."""
-    return " ".join(
-        f"{Path(s.path).name} {s.bytes} {s.sha256 or os.stat(s.path).st_mtime_ns}" for s in index.splits[part.split]
-    )
-
-
-def figures(rows: Sequence[Row]) -> dict[str, float]:
+def figures(found: Sequence[Found]) -> dict[str, float]:
     """The metrics of `summary.json`: plain names for the encoder, prefixed ones for what it is compared with."""
     metrics: dict[str, float] = {}
-    for row in rows:
-        prefix = "" if row is rows[0] else f"{row.features.split()[0]}/"
-        metrics |= {
-            f"{prefix}knn/top1": row.knn_top1,
-            f"{prefix}probe/top1": row.probe_top1,
-            f"{prefix}probe/top5": row.probe_top5,
-        }
+    for one in found:
+        prefix = "" if one is found[0] else f"{one.features.split()[0]}/"
+        metrics |= {f"{prefix}knn/{name}": value for name, value in one.knn[max(one.knn)].items()}
+        metrics |= {f"{prefix}probe/{name}": value for name, value in one.probed.worth.figures.items()}
+        for shots, few in one.few.items():
+            metrics |= {f"{prefix}shots{shots}/top1": few.mean, f"{prefix}shots{shots}/top1_std": few.std}
+        if one.attended is not None:
+            metrics |= {f"{prefix}attentive/{name}": value for name, value in one.attended.worth.figures.items()}
     return metrics
 
 
-def write_tables(folder: Path, rows: Sequence[Row]) -> None:
-    """Writes `probe.csv` and `probe.json`, one row per kind of features."""
-    table = [asdict(row) for row in rows]
+def rows(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """The lines of `probe.csv`: every trial, of which the chosen one alone has a figure on the test split."""
+    lines: list[dict[str, Any]] = []
+    for one in found:
+        metric = main_metric(one)
+        place = {"layer": one.knn_view.layer or "", "pool": one.knn_view.pool if one.knn_view.layer else ""}
+        common = {"features": one.features, "metric": metric}
+        lines += [common | place | {"probe": "knn", "k": k, "test": value[metric]} for k, value in one.knn.items()]
+        for trial, held in one.probed.held_out.items():
+            line = {"probe": "linear", "norm": trial.norm, "lr": trial.lr, "held_out": "" if math.isnan(held) else held}
+            line |= {"layer": trial.view.layer, "pool": trial.view.pool} if trial.view.layer else {}
+            line |= {"test": one.probed.worth.figures[metric]} if trial == one.probed.best else {}
+            lines.append(common | line)
+        best = one.probed.best.view
+        for shots, few in one.few.items():
+            line = {"probe": "few-shot", "shots": shots, "test": few.mean, "deviation": few.std}
+            lines.append(common | line | ({"layer": best.layer, "pool": best.pool} if best.layer else {}))
+        if one.attended is not None:
+            for lr, held in one.attended.held_out.items():
+                line = {"probe": "attentive", "layer": one.knn_view.layer, "pool": "grid", "lr": lr, "held_out": held}
+                line |= {"test": one.attended.worth.figures[metric]} if lr == one.attended.lr else {}
+                lines.append(common | line)
+    return lines
+
+
+def summary_of(one: Found) -> dict[str, Any]:
+    """One row of `probe.json`."""
+    best, probed = one.probed.best, one.probed
+    content: dict[str, Any] = {
+        "features": one.features,
+        "knn": {str(k): value for k, value in one.knn.items()},
+        "linear": {
+            "heads": len(probed.held_out),
+            "layer": best.view.layer or None,
+            "pool": best.view.pool if best.view.layer else None,
+            "norm": best.norm,
+            "lr": best.lr,
+            "held_out": probed.held_out[best],
+            "test": probed.worth.figures,
+            "per_class": None if probed.worth.per_class is None else probed.worth.per_class.tolist(),
+        },
+    }
+    if one.few:
+        content["few_shot"] = {
+            str(n): {"mean": few.mean, "std": few.std, "draws": few.accuracies} for n, few in one.few.items()
+        }
+    if one.attended is not None:
+        attended = one.attended
+        content["attentive"] = {
+            "lr": attended.lr,
+            "epochs": attended.epochs,
+            "held_out": attended.held_out[attended.lr],
+            "test": attended.worth.figures,
+        }
+    return content
+
+
+def main_metric(one: Found) -> str:
+    """The figure that trials are chosen by."""
+    from mimsuite.evaluation.scores import METRICS
+
+    return METRICS[one.probed.task.kind][0]
+
+
+def write(folder: Path, plan: Plan, found: Sequence[Found]) -> None:
+    """Writes tables, pictures and the winning head."""
+    from mimsuite.evaluation.confusion import draw_confusion, write_confusion
+    from mimsuite.evaluation.probe_picture import draw_probe
+    from mimsuite.evaluation.saved_head import HeadFacts, save_head
+
     with (folder / "probe.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]))
+        writer = csv.DictWriter(file, COLUMNS, restval="")
         writer.writeheader()
-        writer.writerows(table)
-    write_json(folder / "probe.json", {"k": K, "rows": table})
+        writer.writerows(rows(found))
+    own, metric = found[0].probed, main_metric(found[0])
+    classes = plan.index.classes
+    names = classes[: own.task.outputs] if classes and len(classes) >= own.task.outputs else None
+    write_json(
+        folder / "probe.json",
+        {"metric": metric, "kind": own.task.kind, "classes": names, "rows": [summary_of(one) for one in found]},
+    )
+    levels = {one.features: one.probed.worth.figures[metric] for one in found[1:]}
+    draw_probe(own, plan.depth, folder / "probe.png", levels)
+    if own.worth.confusion is not None:
+        write_confusion(own.worth.confusion, folder / "confusion.csv", names)
+        draw_confusion(own.worth.confusion, folder / "confusion.png", names)
+    normalize = build_model.normalizer(plan.index, plan.weights)
+    init = Path(plan.weights.init)
+    facts = HeadFacts(
+        init=str(init.absolute()) if init.exists() else plan.weights.init,
+        model_type=plan.weights.config["model_type"],
+        layer=own.best.view.layer,
+        pool=own.best.view.pool,
+        image_size=list(plan.image_size),
+        mean=normalize.mean.flatten().tolist(),
+        std=normalize.std.flatten().tolist(),
+        maximum=int(normalize.maximum),
+        layernorm=own.head.layernorm,
+        kind=own.task.kind,
+        classes=names,
+    )
+    save_head(folder, own.head, facts)
 
 
-def spoken_table(rows: Sequence[Row]) -> str:
+def spoken_part(plan: Plan) -> Any:
+    """Says a split with its size."""
+    parts: Mapping[str, Selection] = {"train": plan.train, "test": plan.test}
+    return lambda name: f"{parts[name].split} ({plan.index.num_samples(parts[name]):,})"
+
+
+def listed(values: Any) -> str:
+    """Each value once."""
+    return ", ".join(dict.fromkeys(map(str, values)))
+
+
+def spoken_table(found: Sequence[Found]) -> str:
     """The figures as people read them."""
-    lines = [f"{'features':22} {f'kNN (k={K})':>11} {'linear':>8} {'top-5':>8}"]
-    lines += [f"{r.features:22} {r.knn_top1:>11.1%} {r.probe_top1:>8.1%} {r.probe_top5:>8.1%}" for r in rows]
+    names = list(found[0].probed.worth.figures)
+    k = max(found[0].knn)
+    lines = [f"{'features':22} {f'kNN (k={k})':>11} " + " ".join(f"{f'linear {n}':>12}" for n in names) + "  chosen"]
+    for one in found:
+        best, values = one.probed.best, one.probed.worth.figures
+        chosen = f"layer {best.view.layer}, {best.view.pool}, " if best.view.layer else ""
+        text = f"{one.features:22} {one.knn[max(one.knn)][names[0]]:>11.3f} "
+        lines.append(text + " ".join(f"{values[n]:>12.3f}" for n in names) + f"  {chosen}{best.norm}, lr {best.lr:g}")
+        lines += [f"{f'  {n} per class':22} {few.mean:>24.3f} +- {few.std:.3f}" for n, few in one.few.items()]
+        if one.attended is not None:
+            lines.append(f"{'  attentive':22} {one.attended.worth.figures[names[0]]:>24.3f}")
     return "\n".join(lines)
 
 
