@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -175,3 +176,10 @@ def picture_map(
         ink = Image.fromarray((np.asarray(picture).min(-1) < 235).astype(np.uint8) * 255)
         sheet.paste(picture, (left, top), ink)
     return sheet
+
+
+def as_png(image: Image.Image) -> bytes:
+    """An image as a PNG file, such as `ipywidgets.Image` shows."""
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
