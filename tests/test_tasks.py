@@ -56,7 +56,7 @@ def test_probe_writes_its_table_with_baselines(model, shards, tmp_path):
     assert summary["metrics"]["8x8/probe/top1"] == 1.0
     rows = json.loads((tmp_path / "out" / "probe.json").read_text())["rows"]
     assert [row["features"] for row in rows] == ["pretrained", "random initialisation", "8x8 pixels"]
-    assert (tmp_path / "out" / "probe.csv").read_text().startswith("features,knn_top1,probe_top1,probe_top5,l2\n")
+    assert (tmp_path / "out" / "probe.csv").read_text().startswith("features,probe,layer,pool,norm,lr,k,shots,metric,")
 
 
 def test_probe_takes_a_bare_encoder_at_another_size(shards, tmp_path):

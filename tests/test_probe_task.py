@@ -1,0 +1,297 @@
+"""`mimsuite probe`: what it refuses, measures, chooses, writes, and that its head gives the same figure again."""
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from mimsuite import api, build_model
+from mimsuite.confdir import conf_dir
+from mimsuite.data.datamodule import eval_loader
+from mimsuite.data.open import open_data
+from mimsuite.errors import InputError
+from mimsuite.evaluation.features import pooled
+from mimsuite.evaluation.saved_head import load_head
+from mimsuite.init_weights import find_weights
+from mimsuite.models import BitConfig, BitForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
+from mimsuite.tasks.probe import decide, numbered, pooled_views
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+CONFIG = ViTConfig(**SIZES, image_size=16, patch_size=8, encoder_stride=8, hidden_dropout_prob=0.3)
+QUICK = {"workers": 0, "baselines": False, "preset.epochs": 3, "batch": 32}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    ViTForMaskedImageModeling(CONFIG).save_pretrained(folder)
+    return folder
+
+
+def write_shards(folder, label):
+    """Noisy pictures whose class is their mean colour, in a training and a test shard."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for split, count in (("train", 120), ("test", 60)):
+        with tarfile.open(folder / f"{split}-000000.tar", "w") as archive:
+            for i in range(count):
+                kind = i % 3
+                pixels = np.clip(random.normal(100 + 12 * np.eye(3)[kind], 60, (16, 16, 3)), 0, 255).astype(np.uint8)
+                picture = io.BytesIO()
+                Image.fromarray(pixels).save(picture, "PNG")
+                for ending, data in (("png", picture.getvalue()), label(kind, random)):
+                    member = tarfile.TarInfo(f"{split}{i}.{ending}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    (folder / "classes.txt").write_text("red\ngreen\nblue\n")
+    return folder
+
+
+def as_json(label):
+    return "json", json.dumps({"label": label}).encode()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", lambda kind, _: ("cls", str(kind).encode()))
+
+
+@pytest.fixture(scope="module")
+def probed(model, shards, tmp_path_factory):
+    """The folder of a run over two layers and three poolings, and its summary."""
+    out = tmp_path_factory.mktemp("out") / "probe"
+    keys = QUICK | {"layers": "all", "pool": ["mean", "cls", "both"], "shots": [1, 2]}
+    return out, api.call("probe", {"init": str(model), "data": str(shards), "out": str(out), **keys})
+
+
+def config(**values):
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("probe", [f"{k}={v}" for k, v in values.items()])
+
+
+def test_files_and_metrics(probed):
+    out, summary = probed
+    assert {p.name for p in out.iterdir()} >= {
+        *("probe.csv", "probe.json", "probe.png", "confusion.csv", "confusion.png", "head.safetensors", "head.json"),
+        *("summary.json", "config.yaml", "train.log"),
+    }
+    few = {f"shots{n}/{name}" for n in (1, 2) for name in ("top1", "top1_std")}
+    assert set(summary["metrics"]) == {"knn/top1", "probe/top1", "probe/top5"} | few
+    assert summary["k"] == 20
+    with Image.open(out / "probe.png") as picture:
+        assert picture.width > picture.height
+
+
+def test_table_holds_every_head_and_one_test_figure(probed):
+    out, summary = probed
+    with (out / "probe.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    linear = [row for row in rows if row["probe"] == "linear"]
+    assert len(linear) == 2 * 3 * 3 * 5
+    assert all(0 <= float(row["held_out"]) <= 1 for row in linear)
+    tested = [row for row in linear if row["test"]]
+    assert [float(row["test"]) for row in tested] == [summary["metrics"]["probe/top1"]]
+    assert float(tested[0]["held_out"]) == max(float(row["held_out"]) for row in linear)
+    assert [tested[0][k] for k in ("layer", "pool", "norm")] == [str(summary[k]) for k in ("layer", "pool", "norm")]
+    assert [int(row["k"]) for row in rows if row["probe"] == "knn"] == [1, 5, 10, 20]
+    assert [int(row["shots"]) for row in rows if row["probe"] == "few-shot"] == [1, 2]
+
+
+def test_confusion_counts_every_test_image_once(probed):
+    out, summary = probed
+    with (out / "confusion.csv").open() as file:
+        head, *rows = csv.reader(file)
+    assert head[1:] == ["red", "green", "blue"]
+    counts = np.array([row[1:] for row in rows], int)
+    assert counts.sum(1).tolist() == [20, 20, 20]
+    assert counts.trace() / 60 == summary["metrics"]["probe/top1"]
+
+
+def fresh(folder, shards, *, pool=None, layer=None, mode="eval"):
+    """Scores and labels of the test images by the saved head, the features computed here, step by step."""
+    head, facts = load_head(folder)
+    weights, index = find_weights(facts.init), open_data(str(shards))
+    size = tuple(facts.image_size)
+    encoder = build_model.encoder(weights, build_model.config_of(weights), size)
+    encoder.train(mode == "train")
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (facts.mean, facts.std))
+    (batch,) = eval_loader(index, "test", image_size=size, batch=60, workers=0, labels=True)
+    with torch.inference_mode():
+        maps = encoder.forward_layers((batch.images / facts.maximum - mean) / std, [layer or facts.layer])
+    return head, pooled(maps[0], pool or facts.pool), batch.labels
+
+
+@pytest.fixture(scope="module")
+def plain(model, shards, tmp_path_factory):
+    """A run whose head takes the mean of the first layer, with LayerNorm."""
+    out = tmp_path_factory.mktemp("plain") / "probe"
+    keys = QUICK | {"layers": [1], "pool": "mean", "preset.norms": ["layernorm"]}
+    return out, api.call("probe", {"init": str(model), "data": str(shards), "out": str(out), **keys})
+
+
+def test_loaded_head_on_fresh_features_gives_the_reported_figure(probed, plain, shards):
+    for out, summary in (probed, plain):
+        head, x, labels = fresh(out, shards)
+        right = (head.scores(x).argmax(1) == labels).double().mean()
+        assert right == pytest.approx(summary["metrics"]["probe/top1"], abs=1e-9)
+        assert right > 0.4
+
+
+@pytest.mark.parametrize("change", [{"pool": "cls"}, {"layer": 2}, {"mode": "train"}, {"norm": False}])
+def test_features_made_in_another_way_give_other_scores(change, plain, shards):
+    """Pooling, layer, mode or normalisation of training and evaluation that differ are seen at once."""
+    head, x, _ = fresh(plain[0], shards)
+    other = {k: v for k, v in change.items() if k != "norm"}
+    changed = head._replace(layernorm=change.get("norm", True))
+    _, moved, _ = fresh(plain[0], shards, **other)
+    difference = (changed.scores(moved) - head.scores(x)).abs().max()
+    assert difference > 0.01
+    assert torch.equal(fresh(plain[0], shards)[1], x)
+
+
+def test_fresh_features_are_those_that_were_cached(plain, shards):
+    """The very vectors but for float16, so that no other layer, pooling, mode or transform went in."""
+    from mimsuite.run import cache_folder
+
+    _, x, _ = fresh(plain[0], shards)
+    stored = [np.load(p) for p in (cache_folder() / "features").glob("*/layer-01-mean.npy")]
+    assert any(s.shape == x.shape and np.allclose(s, x, rtol=1e-3, atol=1e-3) for s in stored)
+
+
+def test_a_run_repeats_and_replaces_the_earlier_one(plain, model, shards):
+    out, before = plain
+    keys = QUICK | {"layers": [1], "pool": "mean", "preset.norms": ["layernorm"], "overwrite": True}
+    assert api.call("probe", {"init": str(model), "data": str(shards), "out": str(out), **keys}) == before
+
+
+def test_damaged_heads_are_refused(plain, tmp_path):
+    with pytest.raises(InputError, match=r"holds no head\.json; give the folder that a probe wrote"):
+        load_head(tmp_path)
+    content = json.loads((plain[0] / "head.json").read_text())
+    (tmp_path / "head.json").write_text(json.dumps(content | {"pool": "sum"}))
+    with pytest.raises(InputError, match="names no pooling or no kind"):
+        load_head(tmp_path)
+    (tmp_path / "head.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="cannot be read"):
+        load_head(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("label", "names"),
+    [
+        (lambda kind, random: as_json([kind] if random.random() < 0.5 else [kind, (kind + 1) % 3]), {"map"}),
+        (lambda kind, random: as_json(float(10 * kind + random.normal())), {"r2", "mae"}),
+    ],
+)
+def test_label_sets_and_numbers(label, names, model, tmp_path):
+    shards = write_shards(tmp_path / "shards", label)
+    summary = api.call("probe", {"init": str(model), "data": str(shards), "out": str(tmp_path / "out"), **QUICK})
+    assert set(summary["metrics"]) == {f"{probe}/{name}" for probe in ("knn", "probe") for name in names}
+    assert not (tmp_path / "out" / "confusion.csv").exists()
+    assert load_head(tmp_path / "out")[1].kind == ("multilabel" if "map" in names else "regression")
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(plain, model, shards, tmp_path):
+    command = [sys.executable, "-m", "mimsuite.tasks.probe", f"init={model}", f"data={shards}", f"out={tmp_path}/out"]
+    command += ["layers=[1]", "pool=mean", "preset.norms=[layernorm]", "preset.epochs=3", "batch=32", "workers=0"]
+    command += ["baselines=false", "devices=2"]
+    own_cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ, **own_cache})
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["metrics"] == plain[1]["metrics"]
+
+
+BAD = [
+    ({"layers": "[3]"}, r"layers=\[3\]: this encoder's layers are 1 to 2"),
+    ({"layers": "first"}, "layers=first is unknown; layers takes last, middle, quarters, all"),
+    ({"pool": "max"}, "pool=max is unknown; pool takes mean, cls, both"),
+    ({"shots": "[0]"}, r"shots=\[0\] is no list of whole numbers from 1"),
+    ({"preset.lrs": "[0.1,-1]"}, r"preset.lrs=\[0.1, -1\] is no list of numbers above 0"),
+    ({"preset.norms": "[batch]"}, r"preset.norms=\['batch'\] is unknown"),
+    ({"preset.optimizer": "adam"}, "preset.optimizer=adam is unknown; it takes newton, sgd, lars"),
+    ({"preset.warmup": "10"}, "preset.warmup=10 is no number of epochs from 0 to below preset.epochs=10"),
+    ({"preset.epochs": "0"}, "preset.epochs=0 is not a whole number"),
+    ({"attentive": "1"}, "attentive=1 is not true or false"),
+    ({"devices": "0"}, "devices=0 is not a whole number"),
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), BAD, ids=[next(iter(values)) + str(i) for i, (values, _) in enumerate(BAD)]
+)
+def test_bad_values_are_refused_in_one_line(values, message, model, shards):
+    with pytest.raises(InputError, match=message) as caught:
+        decide(config(init=str(model), data=str(shards), out="x", **values))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_without_class_token_takes_the_mean(shards, tmp_path):
+    small = BitConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_groups=4, encoder_stride=8)
+    BitForMaskedImageModeling(small).save_pretrained(tmp_path)
+    keys = {"init": str(tmp_path), "data": str(shards), "out": "x", "image_size": 16}
+    assert decide(config(**keys)).views == ((1, "mean"), (2, "mean"))
+    with pytest.raises(InputError, match="pool=cls, but layer 1 of this encoder has no class token; use pool=mean"):
+        decide(config(**keys, pool="cls"))
+
+
+@pytest.mark.parametrize(
+    ("value", "layers"),
+    [("last", [12]), ("middle", [6]), ("quarters", [3, 6, 9, 12]), ("all", list(range(1, 13))), ([9, 2], [2, 9])],
+)
+def test_layers_have_names(value, layers):
+    assert numbered(value, 12) == layers
+
+
+def test_few_layers_are_few_quarters():
+    assert [numbered("quarters", n) for n in (1, 2, 3, 4)] == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
+
+
+def test_class_tokens_are_taken_where_they_are():
+    tokens = [False, False, True]
+    assert pooled_views([1, 3], [], tokens, chosen=False) == ((1, "mean"), (3, "mean"), (3, "cls"))
+    assert pooled_views([1, 2, 3], ["cls"], tokens, chosen=False) == ((3, "cls"),)
+    with pytest.raises(InputError, match="layer 1"):
+        pooled_views([1, 3], ["cls"], tokens, chosen=True)
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("mae", {"norms": ["batchnorm"], "optimizer": "lars", "epochs": 90, "lrs": [0.1], "batch": 16384}),
+        ("simmim", {"optimizer": "newton"}),
+        ("fast", {"norms": ["batchnorm", "layernorm", "none"], "epochs": 10}),
+    ],
+)
+def test_presets(preset, expected, model, shards):
+    plan = decide(config(init=str(model), data=str(shards), out="x", preset=preset))
+    assert {k: plan.recipe[k] for k in expected} == expected
+    both = {"mae": ((2, "mean"), (2, "cls")), "simmim": ((1, "mean"),)}
+    assert plan.views == both.get(preset, ((1, "mean"), (1, "cls"), (2, "mean"), (2, "cls")))
+
+
+def test_a_presets_value_can_be_changed_and_a_key_wins_over_it(model, shards):
+    changes = {"preset": "mae", "preset.epochs": 30, "layers": "[1]", "pool": "both"}
+    plan = decide(config(init=str(model), data=str(shards), out="x", **changes))
+    assert (plan.recipe["epochs"], plan.views, plan.knn_view) == (30, ((1, "both"),), (2, "both"))
+    assert math.isclose(plan.recipe["warmup"], 10)
