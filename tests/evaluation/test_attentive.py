@@ -73,6 +73,12 @@ def test_head_is_trained_on_all_training_features_and_judged_on_the_test_feature
     assert found.worth.figures["top1"] == float(right.double().mean())
 
 
+def test_cells_are_standardised_by_the_training_samples(found):
+    cells = found.head.normed(made(200, 0).x.float()).flatten(0, 1)
+    torch.testing.assert_close(found.head.mean, cells.mean(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.head.std, cells.std(0, correction=0), atol=1e-5, rtol=1e-5)
+
+
 def test_another_seed_gives_another_head(found):
     other = fit_attentive(made(200, 0).x, torch.arange(200), found.task, found.lr, QUICK, seed=1)
     assert not torch.equal(other.query, found.head.query)

@@ -13,6 +13,7 @@ def head():
     made = AttentiveHead(12, 5, queries=4).double()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter)
+    made.standardise(torch.randn(12), torch.rand(12) + 0.5)
     return made
 
 
@@ -24,6 +25,7 @@ def test_logits_equal_those_of_a_loop_over_images_and_queries(head):
     expected = []
     for image in cells():
         z = (image - image.mean(1, keepdim=True)) / (image.var(1, correction=0, keepdim=True) + EPS).sqrt()
+        z = (z - head.mean) / head.std
         values = z @ head.value.weight.T + head.value.bias
         slices = [
             ((z @ query) / 12**0.5).softmax(0) @ values[:, 3 * m : 3 * m + 3] for m, query in enumerate(head.query)
