@@ -4,13 +4,14 @@ The tasks of the command line are functions here: `mimsuite.pretrain(data=..., o
 are the command-line keys; a key with a dot is passed through a dict: `mimsuite.pretrain(**{"mask.ratio": 0.5})`.
 """
 
-from mimsuite.api import demo, doctor, inspect, list_models, load, pack, plot, pretrain, probe, reconstruct
+from mimsuite.api import demo, doctor, embed, inspect, list_models, load, pack, plot, pretrain, probe, reconstruct
 from mimsuite.version import __version__
 
 __all__ = [
     "__version__",
     "demo",
     "doctor",
+    "embed",
     "inspect",
     "list_models",
     "load",

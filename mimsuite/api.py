@@ -26,6 +26,11 @@ def probe(*, init: str, out: str, data: str | None = None, **overrides: Any) -> 
     return call("probe", {"init": init, "out": out, "data": data, **overrides})
 
 
+def embed(*, init: str, out: str, data: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """Writes features of every image of a data set to a file, and a map of them; returns counts and places."""
+    return call("embed", {"init": init, "out": out, "data": data, **overrides})
+
+
 def reconstruct(*, init: str, out: str, images: str | None = None, **overrides: Any) -> dict[str, Any]:
     """Writes a picture of original, masked input, prediction, paste and error; returns masked loss and PSNR."""
     return call("reconstruct", {"init": init, "out": out, "images": images, **overrides})

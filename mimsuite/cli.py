@@ -11,6 +11,7 @@ from mimsuite.version import __version__
 TASKS = {
     "pretrain": "masked image modeling: pretrain an encoder on images without labels",
     "probe": "kNN and linear probe of a frozen encoder",
+    "embed": "features of every image in a file (.npz, .parquet, .csv), and a map of them",
     "reconstruct": "picture of original, masked input, prediction, paste and error",
     "plot": "curves of one or several runs in one picture",
     "pack": "image folder -> WebDataset shards and index",
@@ -20,7 +21,7 @@ TASKS = {
     "demo": "the whole way on the embedded data set, under two minutes",
 }
 
-PATH_KEYS = ("data", "init", "out", "src", "images", "runs", "csv")
+PATH_KEYS = ("data", "init", "out", "src", "images", "runs", "csv", "map")
 LIST_KEYS = ("runs",)  # of these: what may also be a list of paths
 OVERRIDE = re.compile(r"[~+]|[^-=][^=]*=")
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from torch import nn
+from torch import distributed, nn
 
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import Selection, open_index
@@ -35,6 +38,17 @@ from mimsuite.models import (
 from mimsuite.normalize import Normalize
 
 COUNT, BATCH = 22, 5  # the last batch has two
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Of several, a busy machine makes ten times slower what is as small as this; and a fork may not use them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 TRAIN, TEST = Selection("train"), Selection("test")
 MODELS = {
     "vit": lambda channels: ViTForMaskedImageModeling(
@@ -392,35 +406,32 @@ def test_shares_are_whole_batches_of_one_process_alone(count, batch, world):
     assert all(first % batch == 0 or first == count for first, _ in shares)
 
 
-TWO = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {here!r})
-import torch
-from torch import distributed
-from test_feature_pass import TRAIN, View, made, open_index
-torch.set_num_threads(1)
-rank, port, shards, cache = int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
-distributed.init_process_group("gloo", f"tcp://127.0.0.1:{{port}}", rank=rank, world_size=2)
-views = [View(3, "mean"), View(2, "grid")]
-stored = made(cache).read(open_index(shards), TRAIN, views, augmented=1)
-again = made(cache).read(open_index(shards), TRAIN, [*views, View(1, "cls")], augmented=1)
-assert again.folder == stored.folder and len(again.features(View(1, "cls")).x) == 44
-distributed.destroy_process_group()
-"""
+def one_of_two(rank, port, shards, cache):
+    torch.set_num_threads(1)
+    place = f"tcp://127.0.0.1:{port}"
+    distributed.init_process_group("gloo", place, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    views = [View(3, "mean"), View(2, "grid")]
+    stored = made(cache).read(open_index(shards), TRAIN, views, augmented=1)
+    again = made(cache).read(open_index(shards), TRAIN, [*views, View(1, "cls")], augmented=1)
+    distributed.destroy_process_group()
+    assert again.folder == stored.folder
+    assert len(again.features(View(1, "cls")).x) == 2 * COUNT
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_features_of_one(tmp_path, shards):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    code = TWO.format(here=str(Path(__file__).parent))
-    command = [sys.executable, "-c", code]
-    runs = [subprocess.Popen([*command, str(r), port, str(shards), str(tmp_path / "two")]) for r in range(2)]
-    assert [run.wait(100) for run in runs] == [0, 0]
+        port = listener.getsockname()[1]
+    context = multiprocessing.get_context("fork")  # a fresh process would spend its time on importing torch
+    runs = [context.Process(target=one_of_two, args=(r, port, str(shards), tmp_path / "two")) for r in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(100)
+        run.kill()
+    assert [run.exitcode for run in runs] == [0, 0]
     views = [View(3, "mean"), View(2, "grid"), View(1, "cls")]
-    torch.set_num_threads(1)
     one = made(tmp_path / "one").read(open_index(str(shards)), TRAIN, views, augmented=1)
     (folder,) = (tmp_path / "two").iterdir()
     assert folder.name == one.folder.name
@@ -432,8 +443,6 @@ def test_two_processes_give_the_features_of_one(tmp_path, shards):
 
 
 def test_progress_counts_every_row(tmp_path, index, monkeypatch, caplog):
-    from contextlib import contextmanager
-
     seen = []
 
     @contextmanager
