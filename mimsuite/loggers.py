@@ -151,6 +151,7 @@ class WandbLogger(_Sink):
                 disable_code=True,
                 x_disable_meta=True,
                 x_disable_stats=True,
+                notebook_name="mimsuite",  # else wandb asks every Jupyter server for it, and complains in red
             )
             run = wandb.init(settings=settings, **arguments)
             while (call := self._queue.get()) is not None:
