@@ -21,10 +21,12 @@ Norm = Literal["batchnorm", "layernorm", "none"]
 Optimizer = Literal["sgd", "lars", "newton"]
 
 EPS = 1e-6  # of both normalisations; MAE's BatchNorm has the same
+MOMENTUM = 0.9
 TRUST = 0.001  # of LARS, as MAE has it
 DAMPING = 1e-3  # of "newton", times the mean variance of an input's dimensions
 _SALT_INIT = 0x48454144
 _CHUNK = 4096  # samples at a time where nothing is trained
+_KEPT = 2 << 30  # bytes of prepared inputs, at most; more are prepared again for every batch
 _SHARE, _LEAST = 64, 16  # a batch is at most a 64th of the samples, but may have 16
 
 # Shapes: V views of one width D, Q normalisations, G = Q * V inputs, L learning rates, K outputs, B samples.
@@ -51,8 +53,6 @@ class Recipe:
         optimizer: "sgd" (momentum); "lars" as in MAE: on weights, not on biases, with a trust of 0.001; or "newton",
             which is SGD times the inverse covariance of the inputs.
         warmup: epochs in which the learning rate rises from 0, before it falls to 0 along a cosine.
-        momentum: of either optimizer.
-        weight_decay: times the weight, added to its gradient; biases are spared.
     """
 
     norms: Sequence[Norm]
@@ -61,8 +61,6 @@ class Recipe:
     batch: int
     optimizer: Optimizer = "sgd"
     warmup: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 0.0
 
 
 class Head(NamedTuple):
@@ -169,8 +167,8 @@ def fit_heads(
     layer once the statistics are folded in.
 
     Pooled features of one layer are strongly correlated, so that SGD is far from the optimum after 100 epochs. "newton"
-    takes each input minus its mean, and multiplies the steps by (covariance + damping)^-1, the inverse curvature of the
-    loss at zero weights but for a factor: as if the inputs were whitened. Ten epochs come as far as L-BFGS.
+    whitens each input, which is the same as multiplying the steps by (covariance + damping)^-1: but for a factor, the
+    inverse curvature of the loss at zero weights. Ten epochs come as far as L-BFGS.
 
     Args:
         xs: `(N, D)` float features per view; D may differ.
@@ -199,9 +197,9 @@ def fit_heads(
         order = torch.from_numpy(permutation(len(chosen), mix(seed, epoch)))
         for number, place in enumerate(order.tensor_split(steps_per_epoch)):
             factor = pace(epoch * steps_per_epoch + number, total, warmup) * size / 256
-            batch, wanted = chosen[place], targets[place.to(device)]
+            wanted = targets[place.to(device)]
             for group in groups:
-                group.step(batch, wanted, task.kind, factor)
+                group.step(place, wanted, task.kind, factor)
     found = {trial: head for group in groups for trial, head in group.heads(offset, spread).items()}
     return {Trial(v, q, lr): found[Trial(v, q, lr)] for v in xs for q in recipe.norms for lr in recipe.lrs}
 
@@ -218,7 +216,7 @@ class _Group:
         seed: int,
         device: torch.device | str,
     ) -> None:
-        self._views, self._recipe, self._device = list(xs), recipe, device
+        self._views, self._rows, self._recipe, self._device = list(xs), rows, recipe, device
         self._xs = [x.to(device) for x in xs.values()]
         width = self._xs[0].shape[1]
         newton = recipe.optimizer == "newton"
@@ -237,56 +235,64 @@ class _Group:
         self._motion = [torch.zeros_like(self._weight), torch.zeros_like(self._bias)]
         lrs = torch.tensor(recipe.lrs, device=device).repeat_interleave(outputs)
         self._lrs = lrs[None, :, None]
-        self._curvature = self._inverse_covariance(rows) if newton else None
+        self._root: Tensor | None = None
+        if newton:
+            self._root = self._whitening()
+        self._kept = self._all_inputs() if inputs * len(rows) * width * 4 <= _KEPT else None
 
-    def step(self, batch: Tensor, targets: Tensor, kind: Kind, factor: float) -> None:
+    def step(self, place: Tensor, targets: Tensor, kind: Kind, factor: float) -> None:
         """One optimizer step of every head.
 
         Args:
-            batch: `(B,)` int64, numbers of the samples.
+            place: `(B,)` int64, numbers of the samples among those to train on.
             targets: `(B,)` int64 classes or `(B, K)` float32.
             kind: what the targets are.
             factor: times the base learning rate.
         """
-        z = self._inputs(batch)
-        scores = torch.baddbmm(self._bias, self._weight, z.transpose(1, 2)).view(*self._shape, len(batch))
-        slope = gradient(scores, targets, kind).flatten(1, 2) / len(batch)
+        z = self._inputs(place) if self._kept is None else self._kept.index_select(1, place.to(self._device))
+        scores = torch.baddbmm(self._bias, self._weight, z.transpose(1, 2)).view(*self._shape, len(place))
+        slope = gradient(scores, targets, kind).flatten(1, 2).div_(len(place))
         slopes = [torch.bmm(slope, z), slope.sum(2, keepdim=True)]
-        if self._recipe.weight_decay:
-            slopes[0].add_(self._weight, alpha=self._recipe.weight_decay)
         if self._recipe.optimizer == "lars":
             slopes[0] *= self._trust(slopes[0])
-        if self._curvature is not None:
-            slopes[0] = torch.bmm(slopes[0], self._curvature)
         for value, motion, slope in zip((self._weight, self._bias), self._motion, slopes, strict=True):
-            motion.mul_(self._recipe.momentum).add_(slope)
+            motion.mul_(MOMENTUM).add_(slope)
             value.addcmul_(motion, self._lrs, value=-factor)
 
-    def _inputs(self, batch: Tensor) -> Tensor:
-        """Returns the normalised features of a batch, `(G, B, D)`; normalisations outermost."""
-        rows = batch.to(self._device)
-        x = self._shift.new_empty(len(self._xs), len(batch), self._shift.shape[3])
-        for place, source in zip(x, self._xs, strict=True):
-            place.copy_(source[rows])
+    def _inputs(self, place: Tensor) -> Tensor:
+        """Returns what the heads see of samples, `(G, B, D)`; normalisations outermost."""
+        rows = self._rows[place].to(self._device)
+        x = self._shift.new_empty(len(self._xs), len(place), self._shift.shape[3])
+        for part, source in zip(x, self._xs, strict=True):
+            part.copy_(source[rows])
         z = x.new_empty(len(self._recipe.norms), *x.shape)
         for q, norm in enumerate(self._recipe.norms):
             y = F.layer_norm(x, x.shape[2:], eps=EPS) if norm == "layernorm" else x
             torch.sub(y, self._shift[q], out=z[q])
             if norm == "batchnorm":
                 z[q] *= self._factor[q]
-        return z.flatten(0, 1)
+        return z.flatten(0, 1) if self._root is None else torch.bmm(z.flatten(0, 1), self._root)
 
-    def _inverse_covariance(self, rows: Tensor) -> Tensor:
-        """Returns the inverse of each input's damped covariance, `(G, D, D)`."""
+    def _all_inputs(self) -> Tensor:
+        """Returns the inputs of all samples to train on, `(G, N, D)`."""
+        kept = self._shift.new_empty(len(self._centres), len(self._rows), self._shift.shape[3])
+        for part in torch.split(torch.arange(len(self._rows)), _CHUNK):
+            kept[:, part[0] : part[-1] + 1] = self._inputs(part)
+        return kept
+
+    def _whitening(self) -> Tensor:
+        """Returns what each input is multiplied by, `(G, D, D)`: R with R R^T = (covariance + damping)^-1."""
         inputs, width = self._centres.shape
         total = torch.zeros(inputs, width, width, dtype=torch.float64)
-        for part in torch.split(rows, _CHUNK):
+        for part in torch.split(torch.arange(len(self._rows)), _CHUNK):
             z = self._inputs(part)
             total += torch.bmm(z.transpose(1, 2), z).cpu()
-        total /= len(rows)
+        total /= len(self._rows)
         diagonal = total.diagonal(dim1=1, dim2=2)
         diagonal += DAMPING * diagonal.mean(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        return torch.cholesky_inverse(torch.linalg.cholesky(total)).float().to(self._device)
+        one = torch.eye(width, dtype=torch.float64).expand_as(total)
+        root: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(total), one, upper=False)
+        return root.transpose(1, 2).float().contiguous().to(self._device)
 
     def _trust(self, slope: Tensor) -> Tensor:
         """Returns LARS's factor of each head, repeated for its outputs, `(G, L * K, 1)`; 1 where a norm is 0."""
@@ -301,7 +307,10 @@ class _Group:
             offset: `(K,)` float64, mean of the targets; 0 for classes.
             spread: `(K,)` float64, their deviation; 1 for classes.
         """
-        weights = self._weight.cpu().double().view(*self._shape, -1)
+        weights = self._weight.cpu().double()
+        if self._root is not None:
+            weights = weights @ self._root.cpu().double().transpose(1, 2)
+        weights = weights.view(*self._shape, -1)
         biases = self._bias.cpu().double().view(*self._shape)
         found = {}
         for number, norm in enumerate(self._recipe.norms):

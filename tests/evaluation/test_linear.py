@@ -217,6 +217,16 @@ def test_half_precision_and_memory_maps_are_taken(tmp_path):
         torch.testing.assert_close(a[trial].weight, b[trial].weight, rtol=1e-3, atol=1e-4)
 
 
+def test_inputs_prepared_anew_for_every_batch_give_the_same_heads(monkeypatch):
+    train = views(200, 0)
+    xs, task = {v: f.x for v, f in train.items()}, of_classes(train[A])
+    kept = fit_heads(xs, whole(200), task, FAST)
+    monkeypatch.setattr(linear, "_KEPT", 0)
+    anew = fit_heads(xs, whole(200), task, FAST)
+    for trial in kept:
+        torch.testing.assert_close(anew[trial].weight, kept[trial].weight, rtol=1e-3, atol=1e-4)
+
+
 def test_seed_decides_the_order_and_nothing_else_does():
     train = made(200, 0)
     heads = []
