@@ -141,6 +141,9 @@ class WandbLogger(_Sink):
     def _work(self, arguments: dict[str, Any]) -> None:
         """The thread: opens the wandb run, then does what is put into the queue until None comes."""
         try:
+            # In a notebook wandb asks every Jupyter server for the notebook's name, and complains in red that none knows
+            # it, unless this variable names something that exists.
+            os.environ.setdefault("WANDB_NOTEBOOK_NAME", arguments["dir"])
             import wandb
 
             settings = wandb.Settings(
@@ -151,7 +154,6 @@ class WandbLogger(_Sink):
                 disable_code=True,
                 x_disable_meta=True,
                 x_disable_stats=True,
-                notebook_name="mimsuite",  # else wandb asks every Jupyter server for it, and complains in red
             )
             run = wandb.init(settings=settings, **arguments)
             while (call := self._queue.get()) is not None:

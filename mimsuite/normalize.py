@@ -13,7 +13,7 @@ class Normalize(nn.Module):
 
     Args:
         mean: per channel, as a fraction of the data type's maximum.
-        std: per channel, likewise.
+        std: per channel, likewise; of a channel that is constant over the data, whose deviation is 0, it is taken as 1.
         maximum: 255 for uint8 data, 65535 for uint16.
     """
 
@@ -21,7 +21,9 @@ class Normalize(nn.Module):
         super().__init__()
         self.maximum = maximum
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer(
+            "std", torch.tensor([deviation or 1.0 for deviation in std]).view(1, -1, 1, 1), persistent=False
+        )
         self.mean: Tensor
         self.std: Tensor
 

@@ -31,6 +31,8 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     stored = OmegaConf.load(Path(cfg.out) / "config.yaml")
     assert isinstance(stored, DictConfig)
     OmegaConf.set_struct(stored, False)
+    for key in cfg.keys() - stored.keys():  # younger than the run, which was what the key's default says
+        stored[key] = cfg[key]
     before = first_overrides(cfg)
     for override in overrides:
         if override in before:
