@@ -46,10 +46,12 @@ class Recipe:
 
     Attributes:
         norms: "batchnorm" and "layernorm" without affine parameters, "none".
-        lrs: base learning rates; the peak is `lr * batch / 256`, with the batch that is used.
+        lrs: base learning rates; the peak is `lr * batch / 256`.
         epochs: passes over the training features.
         batch: samples per step, at most, and at most a 64th of the training samples (16 are always allowed): MAE's
-            batch of 16,384 is a 78th of ImageNet. An epoch is cut into equal parts, which differ by one sample at most.
+            batch of 16,384 is a 78th of ImageNet. Cutting it does not cut the learning rate, so that few samples get
+            about as many steps of about the same length as many. An epoch is cut into equal parts, which differ by one
+            sample at most.
         optimizer: "sgd" (momentum); "lars" as in MAE: on weights, not on biases, with a trust of 0.001; or "newton",
             which is SGD times the inverse covariance of the inputs.
         warmup: epochs in which the learning rate rises from 0, before it falls to 0 along a cosine.
@@ -196,7 +198,7 @@ def fit_heads(
     for epoch in range(recipe.epochs):
         order = torch.from_numpy(permutation(len(chosen), mix(seed, epoch)))
         for number, place in enumerate(order.tensor_split(steps_per_epoch)):
-            factor = pace(epoch * steps_per_epoch + number, total, warmup) * size / 256
+            factor = pace(epoch * steps_per_epoch + number, total, warmup) * recipe.batch / 256
             wanted = targets[place.to(device)]
             for group in groups:
                 group.step(place, wanted, task.kind, factor)

@@ -104,7 +104,7 @@ def test_a_head_is_that_of_a_plain_loop(norm, optimizer):
             slopes = list(torch.autograd.grad(loss, parameters))
             if optimizer == "lars":
                 slopes[0] = slopes[0] * 0.001 * weight.norm() / slopes[0].norm()
-            lr = 0.3 * 16 / 256 * pace(epoch * steps + number, 3 * steps, steps)
+            lr = 0.3 * 32 / 256 * pace(epoch * steps + number, 3 * steps, steps)
             with torch.no_grad():
                 for p, m, slope in zip(parameters, motion, slopes, strict=True):
                     m.mul_(0.9).add_(slope)
