@@ -237,6 +237,29 @@ def test_seed_decides_the_order_and_nothing_else_does():
     assert not torch.equal(heads[0].weight, heads[2].weight)
 
 
+@pytest.mark.parametrize("kind", ["classes", "multilabel", "regression"])
+def test_gradient_is_that_of_autograd(kind):
+    g = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 3, 4, 7, generator=g, requires_grad=True)
+    targets = torch.randint(0, 4, (7,), generator=g)
+    if kind == "classes":
+        loss = nn.functional.cross_entropy(
+            scores.permute(0, 1, 3, 2).reshape(-1, 4), targets.repeat(6), reduction="sum"
+        )
+    else:
+        targets = torch.randint(0, 2, (7, 4), generator=g).float()
+        wide = targets.T.expand_as(scores)
+        sums = {"multilabel": nn.functional.binary_cross_entropy_with_logits, "regression": nn.functional.mse_loss}
+        loss = sums[kind](scores, wide, reduction="sum") * (0.5 if kind == "regression" else 1)
+    loss.backward()
+    torch.testing.assert_close(linear.gradient(scores.detach().clone(), targets, kind), scores.grad)
+
+
+def test_the_rate_rises_linearly_and_falls_along_a_cosine():
+    assert [pace(step, 12, 4) for step in (0, 1, 2, 4, 8, 12)] == pytest.approx([0, 0.25, 0.5, 1, 0.5, 0])
+    assert pace(0, 8, 0) == 1
+
+
 def test_numbers_agree_with_scikit_learn():
     train, test = made(600, 0), made(300, 1)
     rule = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 10, 1000])
