@@ -74,7 +74,8 @@ def test_environment_holds_no_environment_variables(monkeypatch):
     assert environment()["libraries"]["torch"].startswith("2.")
 
 
-def test_names_that_are_no_utf8_are_printed_and_written(tmp_path, capsys):
+def test_names_that_are_no_utf8_are_printed_and_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mimsuite"), "propagate", False)  # to pytest, which cannot report such text
     with RunFolder(tmp_path / "out") as folder:
         speak()
         folder.log_to_file()
