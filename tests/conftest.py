@@ -1,6 +1,7 @@
 """Shared by all tests: threads, the place of the real data sets, and caches that belong to the test run."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,21 @@ def own_cache(tmp_path_factory):
     patch.setenv("WANDB_MODE", "disabled")
     yield
     patch.undo()
+
+
+@pytest.fixture
+def processor_seconds():
+    """A function: the seconds on a processor of the processes that this test started and that have ended.
+
+    Those on the clock depend on what else the machine does, such as other tests.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    def seconds():
+        now = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime
+
+    return seconds
 
 
 @pytest.fixture(scope="session")

