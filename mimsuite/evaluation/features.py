@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError, RunError
-from mimsuite.types import Batch, Encoder, FeatureMap
+from mimsuite.types import Batch, FeatureMap
 
 log = logging.getLogger(__name__)
 
@@ -59,49 +59,26 @@ class Features(NamedTuple):
     kind: str
 
 
-def extract_features(
-    encoder: nn.Module,
-    loader: Iterable[Batch],
-    normalise: Callable[[Tensor], Tensor],
-    device: torch.device | str = "cpu",
-    pool: Literal["mean", "cls"] = "mean",
-    *,
-    progress: Callable[[int], None] | None = None,
-) -> Features:
-    """Encodes whole images: no mask, no gradients, evaluation mode; every submodule gets its mode back.
-
-    Args:
-        encoder: a module that keeps the contract `types.Encoder`, already on `device`.
-        loader: batches without augmentation; `Batch.mask` is ignored.
-        normalise: images `(B, C, H, W)` as loaded -> normalised floats, on `device`.
-        device: where the encoder lies.
-        pool: "mean" of the patch features after the encoder's final norm, or "cls", its class token.
-        progress: called after each batch with the number of images done.
+def raw_pixel_features(loader: Iterable[Batch], size: int = 8) -> Features:
+    """Baseline without a network: images shrunk to `size` x `size` (bilinear, antialiased), as vectors.
 
     Raises:
-        InputError: no class token to pool, or an empty loader.
-        RunError: features that are not finite.
+        InputError: an empty loader.
     """
-    if not isinstance(encoder, Encoder):
-        raise TypeError(f"{type(encoder).__name__} does not keep the contract types.Encoder; give model.encoder")
-
-    def encode(images: Tensor) -> Tensor:
-        return pooled(encoder.forward_features(normalise(images.to(device, non_blocking=True))), pool)
-
-    with evaluation_mode(encoder), torch.inference_mode():
-        return _collect(loader, encode, kind=pool, progress=progress)
-
-
-def raw_pixel_features(
-    loader: Iterable[Batch], size: int = 8, progress: Callable[[int], None] | None = None
-) -> Features:
-    """Baseline without a network: images shrunk to `size` x `size` (bilinear, antialiased), as vectors."""
 
     def shrink(images: Tensor) -> Tensor:
         small = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
         return small.flatten(1) / (255 if images.dtype == torch.uint8 else 65535)
 
-    return _collect(loader, shrink, kind=f"pixels-{size}", progress=progress)
+    xs, labels, ids = [], [], []
+    for batch in loader:
+        xs.append(shrink(batch.images))
+        ids.append(batch.ids)
+        if batch.labels is not None:
+            labels.append(batch.labels)
+    if not xs:
+        raise InputError("no images to compute features of: the loader is empty; check data= and split=")
+    return Features(torch.cat(xs), torch.cat(labels) if labels else None, torch.cat(ids), f"pixels-{size}")
 
 
 def pooled(features: FeatureMap, pool: Pool) -> Tensor:
@@ -129,30 +106,6 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for m, mode in modes:
             m.training = mode
-
-
-def _collect(
-    loader: Iterable[Batch],
-    encode: Callable[[Tensor], Tensor],
-    kind: str,
-    progress: Callable[[int], None] | None,
-) -> Features:
-    xs, labels, ids, done = [], [], [], 0
-    for batch in loader:
-        xs.append(encode(batch.images).to("cpu", torch.float32))
-        ids.append(batch.ids.cpu())
-        if batch.labels is not None:
-            labels.append(batch.labels.cpu())
-        done += len(batch.ids)
-        if progress is not None:
-            progress(done)
-    if not xs:
-        raise InputError("no images to compute features of: the loader is empty; check data= and split=")
-    x = torch.cat(xs)
-    bad = int((~x.isfinite().all(1)).sum())
-    if bad:
-        raise RunError(f"features of {bad} of {len(x)} images are not finite; the weights may be damaged or diverged")
-    return Features(x, torch.cat(labels) if labels else None, torch.cat(ids), kind)
 
 
 def class_labels(features: Features, name: str) -> Tensor:

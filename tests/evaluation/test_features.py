@@ -5,162 +5,70 @@ import pytest
 import torch
 from torch import nn
 
-from mimsuite.errors import InputError, RunError
+from mimsuite.errors import InputError
 from mimsuite.evaluation.features import (
     Features,
     cached_features,
     check_comparable,
     evaluation_mode,
-    extract_features,
     fingerprint,
+    pooled,
     raw_pixel_features,
 )
 from mimsuite.types import Batch, FeatureMap
 
 
-class Toy(nn.Module):
-    """A small encoder whose output depends on its mode: dropout and batch statistics."""
+def test_every_submodule_gets_its_mode_back_also_after_an_error():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout())
+    network[0].eval()
+    inside = []
 
-    num_features, stride, mask_stride, num_layers = 5, (4, 4), (4, 4), 1
+    def fail():
+        with evaluation_mode(network):
+            inside.extend(module.training for module in network.modules())
+            raise ValueError("broken")
 
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Conv2d(3, 5, 4, 4)
-        self.norm = nn.BatchNorm2d(5)
-        self.drop = nn.Dropout(0.5)
-        self.masks = []
-
-    def set_image_size(self, image_size):
-        raise NotImplementedError
-
-    def forward_layers(self, pixels, layers):
-        raise NotImplementedError
-
-    def forward_features(self, pixels, mask=None):
-        self.masks.append(mask)
-        grid = self.drop(self.norm(self.embed(pixels)))
-        return FeatureMap(grid, grid[:, :, 0, 0] * 2)
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    assert inside == [False, False, False]
+    assert [module.training for module in network.modules()] == [True, False, True]
 
 
-class NoClass(Toy):
-    def forward_features(self, pixels, mask=None):
-        return FeatureMap(super().forward_features(pixels, mask).grid, None)
+def test_both_is_the_class_token_and_then_the_mean():
+    features = FeatureMap(torch.arange(24.0).view(2, 3, 2, 2), torch.full((2, 3), -1.0))
+    both = pooled(features, "both")
+    assert torch.equal(both, torch.cat([pooled(features, "cls"), pooled(features, "mean")], dim=1))
+    assert both[0].tolist() == [-1, -1, -1, 1.5, 5.5, 9.5]
 
 
-@pytest.fixture
-def toy():
-    torch.manual_seed(0)
-    return Toy().train()
+def test_grid_is_every_cell_row_by_row():
+    grid = torch.arange(24.0).view(2, 3, 2, 2)
+    assert pooled(FeatureMap(grid, None), "grid")[0, 1].tolist() == [1, 5, 9]
 
 
-def normalise(images):
-    return images.float() / 255 - 0.5
-
-
-def batches(sizes=(4, 3), labels=True, mask=True):
-    g = torch.Generator().manual_seed(1)
-    start = 0
-    for n in sizes:
-        yield Batch(
-            images=torch.randint(0, 256, (n, 3, 8, 8), generator=g, dtype=torch.uint8),
-            ids=torch.arange(start, start + n),
-            mask=torch.ones(n, 2, 2, dtype=torch.bool) if mask else None,
-            labels=torch.arange(start, start + n) % 3 if labels else None,
-            bad=[],
-        )
-        start += n
-
-
-def all_images():
-    return torch.cat([b.images for b in batches()])
-
-
-def test_features_are_the_mean_of_the_patch_features_in_evaluation_mode(toy):
-    got = extract_features(toy, batches(), normalise)
-    weight, bias = toy.embed.weight, toy.embed.bias
-    by_hand = nn.functional.conv2d(normalise(all_images()), weight, bias, 4).mean((2, 3)) / (1 + toy.norm.eps) ** 0.5
-    torch.testing.assert_close(got.x, by_hand.detach())
-    assert got.kind == "mean"
-    assert got.ids.tolist() == list(range(7))
-    assert got.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
-
-
-def test_training_and_test_features_of_the_same_images_are_equal(toy):
-    """Fails if pooling, normalisation or mode changed between two calls: batch statistics would show."""
-    train = extract_features(toy, batches((4, 3)), normalise)
-    toy.norm.train()
-    test = extract_features(toy, batches((4, 3)), normalise)
-    assert torch.equal(train.x, test.x)
-    assert train.kind == test.kind
-    assert train.x.dtype == test.x.dtype == torch.float32
-
-
-def test_features_do_not_depend_on_the_batch_size(toy):
-    one = [Batch(b.images[i : i + 1], b.ids[i : i + 1], None, None, []) for b in batches() for i in range(len(b.ids))]
-    torch.testing.assert_close(extract_features(toy, one, normalise).x, extract_features(toy, batches(), normalise).x)
-
-
-def test_images_are_whole(toy):
-    extract_features(toy, batches(mask=True), normalise)
-    assert toy.masks == [None, None]
-
-
-def test_running_statistics_stay_put_and_every_submodule_gets_its_mode_back(toy):
-    toy.norm.eval()
-    before = {k: v.clone() for k, v in toy.state_dict().items()}
-    extract_features(toy, batches(), normalise)
-    assert (toy.training, toy.norm.training, toy.drop.training) == (True, False, True)
-    assert all(torch.equal(before[k], v) for k, v in toy.state_dict().items())
-
-
-def test_modes_come_back_after_an_error(toy):
-    with pytest.raises(RuntimeError, match="channels"):
-        extract_features(toy, batches(), lambda images: normalise(images)[:, :2])
-    assert toy.drop.training
-
-
-def test_cls_pooling_takes_the_class_token(toy):
-    got = extract_features(toy, batches(), normalise, pool="cls")
-    with evaluation_mode(toy), torch.no_grad():
-        torch.testing.assert_close(got.x, toy.forward_features(normalise(all_images())).cls)
-    assert got.kind == "cls"
-
-
-def test_cls_pooling_without_a_class_token_is_refused():
+@pytest.mark.parametrize("pool", ["cls", "both"])
+def test_pooling_a_class_token_that_is_not_there_is_refused(pool):
     with pytest.raises(InputError, match="use pool=mean"):
-        extract_features(NoClass(), batches(), normalise, pool="cls")
+        pooled(FeatureMap(torch.zeros(1, 3, 2, 2), None), pool)
 
 
-def test_what_is_no_encoder_is_refused():
-    with pytest.raises(TypeError, match=r"Linear does not keep the contract types.Encoder; give model.encoder"):
-        extract_features(nn.Linear(2, 2), batches(), normalise)
+def test_half_precision_is_pooled_to_float32():
+    assert pooled(FeatureMap(torch.zeros(1, 3, 2, 2).bfloat16(), None), "mean").dtype == torch.float32
 
 
-def test_an_empty_loader_is_refused(toy):
+def image(count=1, labels=None):
+    return Batch(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), torch.arange(count), None, labels, [])
+
+
+def test_an_empty_loader_is_refused():
     with pytest.raises(InputError, match="the loader is empty"):
-        extract_features(toy, [], normalise)
+        raw_pixel_features([])
 
 
-def test_features_that_are_not_finite_stop_the_run(toy):
-    with torch.no_grad():
-        toy.embed.weight.fill_(torch.nan)
-    with pytest.raises(RunError, match="features of 7 of 7 images"):
-        extract_features(toy, batches(), normalise)
-
-
-def test_progress_counts_images(toy):
-    seen = []
-    extract_features(toy, batches(), normalise, progress=seen.append)
-    assert seen == [4, 7]
-
-
-def test_data_without_labels_has_features_without_labels(toy):
-    assert extract_features(toy, batches(labels=False), normalise).labels is None
-
-
-def test_half_precision_features_come_out_as_float32(toy):
-    x = extract_features(toy.bfloat16(), batches(), lambda images: normalise(images).bfloat16()).x
-    assert x.dtype == torch.float32
+def test_batches_follow_each_other_with_ids_and_labels():
+    found = raw_pixel_features([image(2, torch.tensor([1, 0])), image(1, torch.tensor([2]))])
+    assert (found.ids.tolist(), found.labels.tolist(), found.x.shape) == ([0, 1, 0], [1, 0, 2], (3, 192))
+    assert raw_pixel_features([image()]).labels is None
 
 
 def test_raw_pixels_are_shrunk_with_antialiasing():
@@ -234,7 +142,8 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fingerprint_changes_with_every_part_and_with_nothing_else(toy):
+def test_fingerprint_changes_with_every_part_and_with_nothing_else():
+    toy = nn.Sequential(nn.Conv2d(3, 5, 4), nn.BatchNorm2d(5))
     base = fingerprint(toy.state_dict(), "64 px", "val")
     assert base == fingerprint({k: v.clone() for k, v in reversed(toy.state_dict().items())}, "64 px", "val")
     others = [
@@ -244,6 +153,6 @@ def test_fingerprint_changes_with_every_part_and_with_nothing_else(toy):
         fingerprint({k: v.bfloat16() for k, v in toy.state_dict().items()}, "64 px", "val"),
     ]
     with torch.no_grad():
-        toy.embed.bias[0] += 1e-6
+        toy[0].bias[0] += 1e-6
     others.append(fingerprint(toy.state_dict(), "64 px", "val"))
     assert len({base, *others}) == 6
