@@ -77,8 +77,13 @@ LIBRARIES = (
 )
 
 
-def check_out(out: str | Path, *, resume: bool = False, overwrite: bool = False) -> bool:
+def check_out(out: str | Path, *, resume: bool | None = None, overwrite: bool = False) -> bool:
     """Says whether `out` may be written, and whether it holds something already; changes nothing.
+
+    Args:
+        out: the folder.
+        resume: whether the run goes on with what is there; None: the task cannot.
+        overwrite: whether it replaces what is there.
 
     Raises:
         InputError: `out` holds something and neither `resume` nor `overwrite` is set; it is a file; it holds names
@@ -96,9 +101,10 @@ def check_out(out: str | Path, *, resume: bool = False, overwrite: bool = False)
     except OSError as error:
         raise InputError(f"out={out} cannot be read: {error.strerror}; use another out=") from error
     if held and not (resume or overwrite):
+        go_on = "" if resume is None else " resume=true to go on,"
         raise InputError(
             f"out={out} is not empty ({', '.join(held[:3])}{', ...' if len(held) > 3 else ''}); "
-            "use another out=, resume=true to go on, or overwrite=true to replace the run"
+            f"use another out=,{go_on} or overwrite=true to replace the run"
         )
     if strange := [name for name in held if name not in NAMES]:
         verb = "overwrite=true replaces" if overwrite else "resume=true goes on with"
@@ -160,7 +166,9 @@ class RunFolder:
         resumed: whether the folder already held a run that this one goes on with.
     """
 
-    def __init__(self, out: str | Path, *, resume: bool = False, overwrite: bool = False, leads: bool = True) -> None:
+    def __init__(
+        self, out: str | Path, *, resume: bool | None = None, overwrite: bool = False, leads: bool = True
+    ) -> None:
         """Claims the folder; with `overwrite`, removes what an earlier run wrote there.
 
         Raises:
@@ -169,7 +177,7 @@ class RunFolder:
         self.path, self.leads = Path(out), leads
         self._lock: IO[str] | None = None
         if not leads:
-            self.resumed = resume and holds_run(out)
+            self.resumed = resume is True and holds_run(out)
             return
         held = check_out(out, resume=resume, overwrite=overwrite)
         try:
@@ -177,7 +185,7 @@ class RunFolder:
             self._lock = self._take_lock()
         except OSError as error:
             raise InputError(f"out={out} cannot be written: {error.strerror}; use another out=") from error
-        self.resumed = resume and held
+        self.resumed = resume is True and held
         if overwrite:
             self._clear()
 

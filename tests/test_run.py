@@ -1,6 +1,7 @@
 """The run folder: who may write it, what overwriting removes, what is written down."""
 
 import logging
+import re
 
 import pytest
 from omegaconf import OmegaConf
@@ -14,10 +15,12 @@ def test_an_absent_and_an_empty_folder_are_fine(tmp_path):
     assert check_out(tmp_path) is False
 
 
-def test_a_folder_with_something_in_it_is_refused_and_untouched(tmp_path):
+@pytest.mark.parametrize(("resume", "goes_on"), [(False, " resume=true to go on,"), (None, "")])
+def test_a_folder_with_something_in_it_is_refused_and_untouched(tmp_path, resume, goes_on):
     (tmp_path / "config.yaml").write_text("mine")
-    with pytest.raises(InputError, match=r"not empty \(config.yaml\); use another out=, resume=true.*overwrite=true"):
-        RunFolder(tmp_path)
+    says = f"not empty (config.yaml); use another out=,{goes_on} or overwrite=true to replace the run"
+    with pytest.raises(InputError, match=re.escape(says)):
+        RunFolder(tmp_path, resume=resume)
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 

@@ -198,7 +198,9 @@ def numbered(value: Any, depth: int) -> list[int]:
             raise InputError(f"layers={value}: this encoder's layers are 1 to {depth}; use numbers from these")
         return sorted(set(value))
     if value not in DEPTHS:
-        raise InputError(f"layers={value} is unknown; layers takes {', '.join(DEPTHS)}, or numbers: [{depth}]")
+        raise InputError(
+            f"layers={value} is unknown; layers takes {', '.join(DEPTHS)}, or a list of numbers from 1 to {depth}"
+        )
     quarters = sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)})
     return {
         "last": [depth],
