@@ -71,7 +71,7 @@ def start(out: Path, model: str, workers: int, temporary: str | None = None) -> 
         values["+callbacks.ids"] = f"{{_target_:sample_ids.SampleIds,file:{out}.ids}}"
     command = [sys.executable, "-m", "mimsuite.tasks.pretrain", *(f"{k}={v}" for k, v in values.items())]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
-    env |= {"OMP_NUM_THREADS": "2", "WANDB_MODE": "disabled"} | ({"TMPDIR": temporary} if temporary else {})
+    env = {"OMP_NUM_THREADS": "2"} | env | {"WANDB_MODE": "disabled"} | ({"TMPDIR": temporary} if temporary else {})
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
 
 
