@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -16,11 +17,13 @@ from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights
 from mimsuite.instantiate import instantiate
 from mimsuite.models.config_base import pair
+from mimsuite.run import cache_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mimsuite.data.index import DataIndex
+    from mimsuite.evaluation.feature_pass import FeaturePass
     from mimsuite.models.composed import ForMaskedImageModeling
     from mimsuite.normalize import Normalize
     from mimsuite.weights.huggingface import Pretrained
@@ -230,6 +233,51 @@ def fill(model: Pretrained, weights: Weights, without: tuple[str, ...] = ()) -> 
         load_state(model, state, weights.init)
     for warning in caught:
         log.info("weights   %s", warning.message)
+
+
+def check_channels(index: DataIndex, weights: Weights) -> None:
+    """Refuses images of another number of channels than the weights take."""
+    channels = weights.config.get("num_channels", 3)
+    if channels != index.channels:
+        raise InputError(
+            f"init={weights.init} takes {channels} channels but the images have {index.channels}; "
+            "use other weights or other data"
+        )
+
+
+def feature_pass(
+    weights: Weights,
+    index: DataIndex,
+    network: nn.Module,
+    image_size: tuple[int, int],
+    *,
+    device: str,
+    batch: int,
+    workers: int,
+) -> FeaturePass:
+    """How features of images are computed, and kept in the user's cache.
+
+    Args:
+        weights: whose config and statistics hold.
+        index: the data.
+        network: the encoder, at `image_size`; perhaps at random initialisation.
+        image_size: `(H, W)` pixels.
+        device: where it is computed.
+        batch: images per forward pass.
+        workers: processes that read.
+    """
+    from mimsuite.evaluation.feature_pass import FeaturePass
+
+    return FeaturePass(
+        encoder=network.to(device),
+        model=json.dumps(weights.config, sort_keys=True),
+        normalize=normalizer(index, weights).to(device),
+        image_size=image_size,
+        device=device,
+        batch=batch,
+        workers=workers,
+        folder=cache_folder() / "features",
+    )
 
 
 def normalizer(index: DataIndex, weights: Weights | None) -> Normalize:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features import Features, check_comparable, class_labels
+from mimsuite.evaluation.features import Features, check_comparable
 from mimsuite.evaluation.scores import task_of, worth
 
 log = logging.getLogger("mimsuite")
@@ -114,26 +114,6 @@ def knn_figures(
         return {k: {"top1": _hits(row, task.test)} for k, row in zip(fitting, predicted, strict=True)}
     means = knn_mean(x, task.train, test_x, ks=fitting, temperature=temperature, device=device)
     return {k: worth(mean, task.test, task.kind).figures for k, mean in zip(fitting, means, strict=True)}
-
-
-def knn_accuracy(
-    train: Features,
-    test: Features,
-    *,
-    ks: Sequence[int] = KS,
-    temperature: float = TEMPERATURE,
-    device: torch.device | str = "cpu",
-) -> dict[int, float]:
-    """Returns the accuracy on `test` (0 to 1) for each k, with `train` as the neighbours.
-
-    None of them is selected here: quote one k, fixed beforehand.
-    """
-    check_comparable(train, test)
-    labels = class_labels(test, "test")
-    predicted = knn_predict(
-        train.x, class_labels(train, "training"), test.x, ks=ks, temperature=temperature, device=device
-    )
-    return {k: _hits(row, labels) for k, row in zip(ks, predicted, strict=True)}
 
 
 def _hits(predicted: Tensor, labels: Tensor) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from mimsuite.data.open import open_data
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights, find_weights
-from mimsuite.run import cache_folder, check_picture, speak
+from mimsuite.run import check_picture, speak
 from mimsuite.settings import FALLBACK_SIZE, check_choice, check_flag, pair, sides, whole
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     layer = layer_of(cfg, config.class_tokens, pool)
     size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
     index = open_data(cfg.data)
-    check_channels(index, weights)
+    build_model.check_channels(index, weights)
     part = choose_part(index, str(cfg.split))
     count = index.num_samples(part)
     log.info("data      %s: %s (%s images) at %s px", index.root, part.split, f"{count:,}", pair(size))
@@ -135,16 +134,6 @@ def layer_of(cfg: DictConfig, tokens: Sequence[bool], pool: str) -> int:
     return layer
 
 
-def check_channels(index: DataIndex, weights: Weights) -> None:
-    """Refuses images of another number of channels than the encoder takes."""
-    channels = weights.config.get("num_channels", 3)
-    if channels != index.channels:
-        raise InputError(
-            f"init={weights.init} takes {channels} channels but the images have {index.channels}; "
-            "use other weights or other data"
-        )
-
-
 def choose_part(index: DataIndex, split: str) -> Selection:
     """The split that is asked for; of `auto` the test images, and where nothing is held out, all there are.
 
@@ -170,19 +159,11 @@ def features(
     workers: int,
 ) -> tuple[StoredFeatures, View]:
     """One view of the images, computed or read where an earlier task stored it."""
-    from mimsuite.evaluation.feature_pass import FeaturePass
     from mimsuite.evaluation.features import View
 
-    device = build.torch_device()
-    reading = FeaturePass(
-        encoder=build_model.encoder(weights, build_model.config_of(weights), size).to(device),
-        model=json.dumps(weights.config, sort_keys=True),
-        normalize=build_model.normalizer(index, weights).to(device),
-        image_size=size,
-        device=device,
-        batch=batch,
-        workers=workers,
-        folder=cache_folder() / "features",
+    encoder = build_model.encoder(weights, build_model.config_of(weights), size)
+    reading = build_model.feature_pass(
+        weights, index, encoder, size, device=build.torch_device(), batch=batch, workers=workers
     )
     view = View(wanted[0], cast("Pool", wanted[1]))
     return reading.read(index, part, [view]), view

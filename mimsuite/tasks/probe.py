@@ -173,12 +173,7 @@ def decide(cfg: DictConfig) -> Plan:
 
 def check_data(index: DataIndex, weights: Weights, cfg: DictConfig) -> None:
     """Refuses data that the encoder cannot take or that carries no labels."""
-    channels = weights.config.get("num_channels", 3)
-    if channels != index.channels:
-        raise InputError(
-            f"init={cfg.init} takes {channels} channels but the images have {index.channels}; "
-            "use other weights or other data"
-        )
+    build_model.check_channels(index, weights)
     if not index.has_labels:
         raise InputError(f"data={cfg.data} has no labels; a probe needs one per image (.cls or .json in the shards)")
 
@@ -321,20 +316,17 @@ def read(plan: Plan, encoder: nn.Module, views: Sequence[View]) -> list[dict[Vie
 
 def feature_pass(plan: Plan, encoder: nn.Module) -> FeaturePass:
     """How features are computed."""
-    from mimsuite.evaluation.feature_pass import FeaturePass
-
     device, running = build.torch_device(), team()
     if device == "cuda" and running is not None:
         device = f"cuda:{running.rank % running.local}"
-    return FeaturePass(
-        encoder=encoder.to(device),
-        model=json.dumps(plan.weights.config, sort_keys=True),
-        normalize=build_model.normalizer(plan.index, plan.weights).to(device),
-        image_size=plan.image_size,
+    return build_model.feature_pass(
+        plan.weights,
+        plan.index,
+        encoder,
+        plan.image_size,
         device=device,
         batch=plan.batch,
         workers=plan.workers,
-        folder=cache_folder() / "features",
     )
 
 

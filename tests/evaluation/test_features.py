@@ -10,6 +10,7 @@ from mimsuite.evaluation.features import (
     Features,
     cached_features,
     check_comparable,
+    class_labels,
     evaluation_mode,
     fingerprint,
     pooled,
@@ -69,6 +70,12 @@ def test_batches_follow_each_other_with_ids_and_labels():
     found = raw_pixel_features([image(2, torch.tensor([1, 0])), image(1, torch.tensor([2]))])
     assert (found.ids.tolist(), found.labels.tolist(), found.x.shape) == ([0, 1, 0], [1, 0, 2], (3, 192))
     assert raw_pixel_features([image()]).labels is None
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(9), torch.zeros(9, 3, dtype=torch.long)])
+def test_labels_that_are_not_one_class_per_image_are_refused(labels):
+    with pytest.raises(InputError, match="need one class per image"):
+        class_labels(Features(torch.zeros(9, 2), labels, torch.arange(9), "mean"), "training")
 
 
 def test_raw_pixels_are_shrunk_with_antialiasing():
