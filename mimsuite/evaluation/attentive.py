@@ -28,8 +28,8 @@ _SALT = 0x41545450
 class AttentiveRecipe:
     """How an attentive head is trained.
 
-    The defaults were tuned on 2,000 images of Imagenette at 96 px, features of a ViT by SimMIM: with lower rates or fewer
-    than 20 epochs, heads stayed behind a linear probe of the mean.
+    The defaults were tuned on 2,000 images of Imagenette at 96 px, features of a ViT by SimMIM: with lower rates or
+    fewer than 20 epochs, heads stayed behind a linear probe of the mean.
 
     Attributes:
         lrs: peak learning rates to choose from.
