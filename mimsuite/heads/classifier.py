@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from mimsuite.types import FeatureMap
 
 
-def pool(features: FeatureMap) -> Tensor:
-    """Returns `(B, D)`: the class token, or the mean of the cells for an encoder without one."""
-    return features.cls if features.cls is not None else features.grid.mean((2, 3))
+def pool(features: FeatureMap, how: str = "auto") -> Tensor:
+    """Returns `(B, D)`: with "auto" or "cls" the class token, with "mean", or for want of a token, the mean cell."""
+    return features.grid.mean((2, 3)) if features.cls is None or how == "mean" else features.cls
 
 
 def linear_head(num_features: int, num_labels: int) -> nn.Module:

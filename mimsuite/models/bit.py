@@ -5,6 +5,7 @@ Parameter names are those of Hugging Face's files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -218,6 +219,7 @@ class ResNetV2(nn.Module):
         stride: `(s, s)` pixels.
         mask_stride: `(4, 4)` pixels.
         num_layers: stages.
+        num_blocks: blocks of all stages.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
     """
 
@@ -227,7 +229,7 @@ class ResNetV2(nn.Module):
         self.config = config
         self.num_features = config.widths[-1]
         self.stride, self.mask_stride = config.stride, config.mask_stride
-        self.num_layers = len(config.depths)
+        self.num_layers, self.num_blocks = len(config.depths), sum(config.depths)
         self.gradient_checkpointing = False
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
         stages = (BitStage(config, i, [next(rates) for _ in range(depth)]) for i, depth in enumerate(config.depths))
@@ -330,6 +332,22 @@ class ResNetV2(nn.Module):
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Does nothing: no weight of BiT depends on the image size."""
+
+    def depth_of(self, name: str) -> int:
+        """Depth of a parameter: 0 stem, i block i from 1 through all stages, with its shortcut, then the final norm.
+
+        Raises:
+            InputError: no such parameter.
+        """
+        if name == "mask_token" or name.startswith("embedder."):
+            return 0
+        if name.startswith("norm."):
+            return self.num_blocks + 1
+        part = re.match(r"encoder\.stages\.(\d+)\.layers\.(\d+)\.", name)
+        depths = self.config.depths
+        if part and (stage := int(part[1])) < len(depths) and int(part[2]) < depths[stage]:
+            return sum(depths[:stage]) + int(part[2]) + 1
+        raise InputError(f"{name} is no parameter of a BiT encoder; use a name of its named_parameters()")
 
     def _stages(self) -> Iterator[BitStage]:
         yield from self.encoder["stages"]  # type: ignore[misc]

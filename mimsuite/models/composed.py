@@ -174,6 +174,9 @@ class ForImageClassification(Pretrained):
     Args:
         config: the family's configuration; `num_labels` outputs.
         encoder: without mask token.
+
+    Raises:
+        InputError: `classifier_pool="cls"` and an encoder without class token.
     """
 
     def __init__(self, config: ModelConfig, encoder: nn.Module) -> None:
@@ -181,6 +184,8 @@ class ForImageClassification(Pretrained):
         self.config = config
         self.add_module(self.base_prefix, encoder)
         lift_keys(self)
+        if config.classifier_pool == "cls" and not has_class_token(config):
+            raise InputError('classifier_pool="cls", but this encoder has no class token; use "mean" or "auto"')
         self.classifier = linear_head(self.encoder.num_features, config.num_labels)
 
     @property
@@ -193,6 +198,11 @@ class ForImageClassification(Pretrained):
         if labels is not None and self.config.num_labels == 0:
             raise InputError("labels were given, but the model has num_labels=0; set num_labels to the classes' count")
         return None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+
+
+def has_class_token(config: Any) -> bool:
+    """Whether the features that a classifier sees have a class token."""
+    return bool(config.class_tokens[-1]) if config.class_tokens else bool(config.use_class_token)
 
 
 class DenseEncoder(Protocol):
@@ -267,7 +277,7 @@ class DenseForImageClassification(ForImageClassification):
         pixels = given_pixels(pixel_values)
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, None, need_states)
-        logits = self.classifier(pool(features))
+        logits = self.classifier(pool(features, self.config.classifier_pool))
         result = ImageClassifierOutputWithNoAttention(self.loss(logits, labels), logits, states)
         return returned(result, self.config.return_dict, return_dict)
 

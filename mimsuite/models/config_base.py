@@ -26,6 +26,7 @@ ACTIVATION_NAMES = (
 )
 ATTENTION_NAMES = ("auto", "sdpa", "eager")
 MIM_TARGETS = ("pixels", "norm_pixels", "hog")
+CLASSIFIER_POOLS = ("auto", "cls", "mean")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 Activation = str | Callable[..., Any]
@@ -50,6 +51,8 @@ class ModelConfig:
         transformers_version: kept as it was read.
         attn_implementation: "auto", "sdpa" or "eager"; how to compute, so never written to `config.json`.
         mim_target: ours; what a masked image model predicts: "pixels", "norm_pixels" or "hog" (`mimsuite.targets`).
+        classifier_pool: ours; what a classifier looks at: "cls", the class token, "mean", the mean of the cells, or
+            "auto", the class token where the encoder has one.
 
     Raises:
         InputError: a value that is not allowed (a ValueError), naming field, value and what is.
@@ -71,6 +74,7 @@ class ModelConfig:
     transformers_version: str | None = None
     attn_implementation: str = "auto"
     mim_target: str = "pixels"
+    classifier_pool: str = "auto"
 
     def __post_init__(self) -> None:
         self._fill_labels()
@@ -80,6 +84,7 @@ class ModelConfig:
             self._check_bool(name)
         self._check_choice("attn_implementation", ATTENTION_NAMES)
         self._check_choice("mim_target", MIM_TARGETS)
+        self._check_choice("classifier_pool", CLASSIFIER_POOLS)
         if self.dtype is not None:
             self.dtype = str(self.dtype).removeprefix("torch.")
 

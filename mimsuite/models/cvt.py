@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -218,6 +219,7 @@ class ConvolutionalTransformer(nn.Module):
         stride: `(s, s)` pixels, the product of `patch_stride`.
         mask_stride: `(m, m)` pixels, the first of `patch_stride`.
         num_layers: stages.
+        num_blocks: blocks of all stages.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
     """
 
@@ -227,7 +229,7 @@ class ConvolutionalTransformer(nn.Module):
         self.config = config
         self.num_features = config.embed_dim[-1]
         self.stride, self.mask_stride = config.stride, config.mask_stride
-        self.num_layers = len(config.depth)
+        self.num_layers, self.num_blocks = len(config.depth), sum(config.depth)
         self.gradient_checkpointing = False
         self.encoder = nn.ModuleDict({"stages": nn.ModuleList(CvtStage(config, i) for i in range(len(config.depth)))})
         self.layernorm = nn.LayerNorm(self.num_features) if add_final_norm else None
@@ -336,6 +338,25 @@ class ConvolutionalTransformer(nn.Module):
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Does nothing: no weight of CvT depends on the image size."""
+
+    def depth_of(self, name: str) -> int:
+        """Depth of a parameter: 0 first embedding, i block i from 1 through all stages, then the final norm.
+
+        The embedding and the class token of a later stage have the depth of the last block before them, as what
+        leads from stage to stage of a Swin has in SimMIM's published code.
+
+        Raises:
+            InputError: no such parameter.
+        """
+        if name == "mask_token":
+            return 0
+        if name.startswith("layernorm."):
+            return self.num_blocks + 1
+        part = re.match(r"encoder\.stages\.(\d+)\.(?:(?:embedding\.|cls_token$)|layers\.(\d+)\.)", name)
+        depths = self.config.depth
+        if part and (stage := int(part[1])) < len(depths) and (part[2] is None or int(part[2]) < depths[stage]):
+            return sum(depths[:stage]) + (0 if part[2] is None else int(part[2]) + 1)
+        raise InputError(f"{name} is no parameter of a CvT encoder; use a name of its named_parameters()")
 
     def _stages(self) -> Iterator[CvtStage]:
         yield from self.encoder["stages"]  # type: ignore[misc]

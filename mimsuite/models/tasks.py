@@ -162,8 +162,8 @@ def decoder_fields(config: ViTConfig) -> dict[str, Any]:
 class ViTForImageClassification(ForImageClassification):
     """ViT with a linear layer on the class token (Dosovitskiy et al. 2021, section 3.1).
 
-    Gives `logits (B, num_labels)`. With `use_class_token=False` the layer is on the mean patch. Raises InputError for
-    labels that are out of range or of another count.
+    Gives `logits (B, num_labels)`. With `use_class_token=False` or `classifier_pool="mean"` the layer is on the
+    mean of the normed patches. Raises InputError for labels that are out of range or of another count.
     """
 
     config_class = ViTConfig
@@ -200,7 +200,8 @@ class ViTForImageClassification(ForImageClassification):
         )
         assert pixel_values is not None
         grid = (pixel_values.shape[-2] // self.vit.stride[0], pixel_values.shape[-1] // self.vit.stride[1])
-        logits = self.classifier(pool(self.vit.feature_map(out.last_hidden_state, grid)))
+        features = self.vit.feature_map(out.last_hidden_state, grid)
+        logits = self.classifier(pool(features, self.config.classifier_pool))
         result = ImageClassifierOutput(self.loss(logits, labels), logits, out.hidden_states, out.attentions)
         return returned(result, self.config.return_dict, return_dict)
 

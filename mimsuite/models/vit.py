@@ -216,6 +216,7 @@ class VisionTransformer(nn.Module):
         stride: `(ph, pw)` pixels.
         mask_stride: `(ph, pw)` pixels.
         num_layers: blocks.
+        num_blocks: blocks.
         extra: tokens before the patches.
         interpolate_positions: whether images of another size than the config's are taken, positions
             interpolated; `interpolate_pos_encoding` of a call wins. False unless set.
@@ -232,7 +233,7 @@ class VisionTransformer(nn.Module):
         self.config = config
         self.num_features = config.hidden_size
         self.stride, self.mask_stride = config.stride, config.mask_stride
-        self.num_layers = config.num_hidden_layers
+        self.num_layers = self.num_blocks = config.num_hidden_layers
         self.extra = config.use_class_token + config.num_register_tokens
         self.interpolate_positions = False
         self.gradient_checkpointing = False
@@ -436,6 +437,21 @@ class VisionTransformer(nn.Module):
         if self.on_new_grid is not None:
             self.on_new_grid(new)
         self.config.image_size = image_size
+
+    def depth_of(self, name: str) -> int:
+        """Depth of a parameter: 0 embeddings and the blocks' shared relative positions, i block i from 1, then the rest.
+
+        Raises:
+            InputError: no such parameter.
+        """
+        block = re.match(r"encoder\.layer\.(\d+)\.", name)
+        if block and int(block[1]) < self.num_blocks:
+            return int(block[1]) + 1
+        if name.startswith(("embeddings.", "encoder.rel_pos_bias.")):
+            return 0
+        if name.startswith(("layernorm.", "pooler.")):
+            return self.num_blocks + 1
+        raise InputError(f"{name} is no parameter of a ViT encoder; use a name of its named_parameters()")
 
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
         return _grid_of([pixels.shape[-2], pixels.shape[-1]], self.config)
