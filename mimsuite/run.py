@@ -48,6 +48,11 @@ NAMES = (
     "confusion.png",
     "head.safetensors",
     "head.json",
+    "per_class.csv",
+    "mistakes.png",
+    "predictions.csv",
+    "sizes.csv",
+    "weights-last",
     ".lock",
 )
 
