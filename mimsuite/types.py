@@ -30,12 +30,14 @@ class Encoder(Protocol):
         stride: `(sh, sw)`, pixels per cell of the feature map.
         mask_stride: `(mh, mw)`, pixels of the finest mask cell that the encoder can hide.
         num_layers: layers whose features can be had: blocks of a ViT, stages of a CvT or BiT.
+        num_blocks: residual blocks, counted through all stages.
     """
 
     num_features: int
     stride: tuple[int, int]
     mask_stride: tuple[int, int]
     num_layers: int
+    num_blocks: int
 
     def forward_features(self, pixels: Tensor, mask: Tensor | None = None) -> FeatureMap:
         """Encodes `pixels (B, C, H, W)`, normalised floats.
@@ -56,6 +58,18 @@ class Encoder(Protocol):
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Makes `(H, W)` pixels the encoder's own size, where it has one."""
+        ...
+
+    def depth_of(self, name: str) -> int:
+        """How deep a parameter lies, by its name in the encoder's `named_parameters()`.
+
+        0 for what embeds, i for the i-th block, counted from 1 through all stages, and `num_blocks + 1` for what
+        follows the blocks. What leads from one stage to the next has the depth of the block before it, or belongs
+        to the block after it.
+
+        Raises:
+            InputError: no such parameter.
+        """
         ...
 
 

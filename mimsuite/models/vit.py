@@ -439,7 +439,7 @@ class VisionTransformer(nn.Module):
         self.config.image_size = image_size
 
     def depth_of(self, name: str) -> int:
-        """Depth of a parameter: 0 embeddings and the blocks' shared relative positions, i block i from 1, then the rest.
+        """Depth of a parameter: 0 embeddings and shared relative positions, i block i from 1, then norm and pooler.
 
         Raises:
             InputError: no such parameter.

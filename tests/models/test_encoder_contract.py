@@ -186,6 +186,36 @@ def test_the_encoder_fulfils_the_contract(family, kind):
     assert found == (family.width, family.stride, family.mask_stride, False)
 
 
+@pytest.mark.parametrize("kind", ["masked", "classifier"])
+def test_every_parameter_has_a_depth_and_every_depth_a_parameter(family, kind):
+    encoder = getattr(family, kind)(family.config((64, 64))).encoder
+    assert encoder.num_blocks == {ViTConfig: 2, CvtConfig: 4, BitConfig: 5}[type(encoder.config)]
+    depths = {encoder.depth_of(name) for name, _ in encoder.named_parameters()}
+    without_final_norm = getattr(encoder.config, "layer_type", None) == "bottleneck"
+    assert depths == set(range(encoder.num_blocks + 2 - without_final_norm))
+
+
+def test_depths_do_not_fall_along_the_forward_pass(family):
+    model, seen = classifier(family, (64, 64)), []
+    names = {p: name for name, p in model.encoder.named_parameters()}
+
+    def note(part, _):
+        seen.extend(model.encoder.depth_of(names[p]) for p in part.parameters(recurse=False))
+
+    for part in model.encoder.modules():
+        part.register_forward_pre_hook(note)
+    model.encoder.forward_features(pixels((64, 64)))
+    assert len(set(seen)) > model.encoder.num_blocks
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("name", ["", "classifier.weight", "blocks.0.weight", "{}.layer.9.x", "{}.stages.9.layers.0.x"])
+def test_a_parameter_that_the_encoder_does_not_have_has_no_depth(plain_family, name):
+    encoder = classifier(plain_family, (64, 64)).encoder
+    with pytest.raises(InputError, match=r"is no parameter of a \w+ encoder"):
+        encoder.depth_of(name.format("encoder"))
+
+
 @every_shape
 @pytest.mark.parametrize("kind", ["masked", "classifier"])
 def test_features_have_the_width_and_grid_that_the_encoder_names(family, kind, shape):
