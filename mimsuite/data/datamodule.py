@@ -117,6 +117,9 @@ class ImageData(lightning.LightningDataModule):
         window: int = 16,
         val_limit: int = 5000,
         labels: bool = False,
+        train: Samples | None = None,
+        val: Samples | None = None,
+        val_keys: bool = False,
     ) -> None:
         """Makes the plan of the run; reads no image.
 
@@ -134,6 +137,9 @@ class ImageData(lightning.LightningDataModule):
             lanes, window: see `Plan`.
             val_limit: at most so many validation images are used, chosen once by their keys.
             labels: whether labels are read.
+            train: what to train on; None takes the role "train" of the index.
+            val: what to validate on; None takes the role "curve".
+            val_keys: whether validation batches name their samples.
 
         Raises:
             InputError: the data has no such samples, or fewer than one batch needs.
@@ -145,11 +151,11 @@ class ImageData(lightning.LightningDataModule):
         grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
         classes = len(index.classes) if index.classes else None
         self._collate, self._val_collate, self._whole_collate = (
-            Collate(m, grid, classes) for m in (masks, masks[:1], ())
+            Collate(m, grid, classes, keys) for m, keys in ((masks, False), (masks[:1], val_keys), ((), False))
         )
-        self._train = index.records(index.select("train"))
+        self._train = index.records(index.select("train")) if train is None else train
         self.plan = Plan(self._train.sizes, batch, seed, lanes, window)
-        curve = index.records(index.select("curve"))
+        curve = index.records(index.select("curve")) if val is None else val
         self._val = curve.take(curve.smallest(val_limit, _SALT_VAL)[:val_limit])
 
     def train_dataloader(self) -> BatchLoader:

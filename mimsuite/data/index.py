@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.data.hashing import mix, splitmix64
+from mimsuite.data.hashing import hash_key, mix, splitmix64
 from mimsuite.data.labels import has_label
 from mimsuite.data.sources import INFO, ShardFiles, find_shards, is_image_folder, read_info, split_of
 from mimsuite.data.stats import profile
 from mimsuite.data.tar import RECORD, header_name, scan_shard, split_name
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, RunError
 
 log = logging.getLogger("mimsuite")
 
@@ -30,7 +30,7 @@ JOURNAL = "pack.journal"  # lies in a packed folder until it is finished
 STATS_SAMPLES = 512
 _TABLES = 64  # kept open, for each holds a file
 
-Role = Literal["train", "curve", "test"]
+Role = Literal["train", "curve", "test", "fit", "choose"]
 
 
 @dataclass(frozen=True)
@@ -166,27 +166,34 @@ class DataIndex:
         return samples.take(np.setdiff1d(np.arange(len(samples)), held, assume_unique=True))
 
     def select(self, role: Role) -> Selection:
-        """Chooses the samples to train on, to draw curves from, or to test on.
+        """Chooses the samples of a role.
 
-        Curves use `val`, else `test`, else a part of `train` that is then kept out of training. Tests use
-        `test`, else `val`.
+        Selection never looks at `test`, so "fit" and "choose" keep a part of `train` apart where there is no `val`.
 
-
+        Args:
+            role: "train", what pretraining learns from, and "curve", what its curves are drawn from: `val`, else
+                `test`, else a part of `train` that is then kept out of training. "fit", what supervised training
+                learns from, and "choose", what anything is selected on: `val`, else such a part of `train`.
+                "test": `test`, else `val`.
 
         Raises:
             InputError: the data set has no such samples.
         """
-        names = {"train": ("train",), "curve": ("val", "test"), "test": ("test", "val")}[role]
-        found = next((name for name in names if name in self.splits), None)
-        if role == "train" and found and not {"val", "test"} & set(self.splits):
-            return Selection("train", "rest")
-        if found:
-            return Selection(found)
-        if role == "curve":
-            self._shards("train")
-            return Selection("train", "held")
-        fix = "pack it with val_fraction=0.1, or name a split" if role == "test" else "rename its shards train-*.tar"
-        raise InputError(f"data {self.root} has no split {' or '.join(names)}, only {', '.join(self.splits)}; {fix}")
+        apart = next((name for name in _APART[role] if name in self.splits), None)
+        if role in ("train", "fit"):
+            self._need(("train",), _NO_TRAIN)
+            return Selection("train") if apart else Selection("train", "rest")
+        if apart:
+            return Selection(apart)
+        if role == "test":
+            self._need(_APART[role], "pack it with val_fraction=0.1, or name a split")
+        self._need((*_APART[role], "train"), _NO_TRAIN)
+        return Selection("train", "held")
+
+    def _need(self, names: tuple[str, ...], fix: str) -> None:
+        if not set(names) & set(self.splits):
+            found = ", ".join(self.splits)
+            raise InputError(f"data {self.root} has no split {' or '.join(names)}, only {found}; {fix}")
 
     def _shards(self, split: str) -> tuple[Shard, ...]:
         if split not in self.splits:
@@ -195,6 +202,14 @@ class DataIndex:
 
 
 _SALT_HELD, _SALT_STATS = 0x48454C44, 0x53544154
+_NO_TRAIN = "rename its shards train-*.tar"
+_APART: dict[Role, tuple[str, ...]] = {
+    "train": ("val", "test"),
+    "curve": ("val", "test"),
+    "fit": ("val",),
+    "choose": ("val",),
+    "test": ("test", "val"),
+}
 
 
 def held_out(samples: int) -> int:
@@ -369,9 +384,8 @@ def read_index(folder: Path, root: Path | None = None) -> DataIndex:
                 for s in shards
             )
             for split, shards in content["splits"].items()
-            if shards
         }
-        return DataIndex(
+        index = DataIndex(
             root=str(root or folder),
             splits=splits,
             classes=_read_classes(root) if root else tuple(content["classes"]) if content["classes"] else None,
@@ -384,6 +398,20 @@ def read_index(folder: Path, root: Path | None = None) -> DataIndex:
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"{file} is damaged ({type(error).__name__}: {error}); {fix}") from error
+    _check_splits(index, file)
+    return index
+
+
+def _check_splits(index: DataIndex, file: Path) -> None:
+    """A split without images would look as if it were there, and nothing could be trained or judged on it."""
+    empty = next((split for split in index.splits if index.num_samples(split) < 1), None)
+    if empty is not None:
+        raise InputError(
+            f"{file} names a split {empty} that holds no images; take {empty} out of its splits, or pack the data "
+            "again with images for it"
+        )
+    if not index.splits:
+        raise InputError(f"{file} names no splits; pack the data again")
 
 
 def _inside(folder: Path, name: str, packed: bool) -> str:
@@ -450,6 +478,42 @@ def _scan_into(entry: Path, root: Path, paths: list[Path]) -> None:
         except OSError:
             if not (entry / "index.json").is_file():  # otherwise another process was faster
                 raise
+
+
+def read_member(files: ShardFiles, shard: Shard, offset: int, header: int, size: int) -> tuple[str, bytes]:
+    """Reads the image or the label of a sample.
+
+    Args:
+        files: reads the shards.
+        shard: where it lies.
+        offset, header, size: of the member, as in `tar.RECORD`.
+
+    Returns:
+        The member's name, and its bytes.
+
+    Raises:
+        InputError: the place lies outside the shard.
+        RunError: the shard cannot be read.
+    """
+    if offset < header or offset + size > shard.bytes:
+        raise InputError(
+            f"{shard.table} points outside {shard.path}, at offset {offset} of {shard.bytes}; pack the data again"
+        )
+    data = files.read(shard.path, offset - header, header + size)
+    return header_name(data[:header], shard.path), data[header:]
+
+
+def check_key(shard: Shard, offset: int, key: str, identity: int) -> None:
+    """Checks that the member at `offset` belongs to the sample whose hashed key the index holds.
+
+    Raises:
+        RunError: it is another one.
+    """
+    if hash_key(key) != identity:
+        raise RunError(
+            f"shard {shard.path} is not the one that was indexed: another member lies at offset {offset}; "
+            "it was replaced, or its index is old: pack the data again"
+        )
 
 
 def _images(samples: Samples) -> Iterator[tuple[str, bytes]]:

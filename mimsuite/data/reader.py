@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mimsuite.data.augment import Transform
 from mimsuite.data.decode import DecodeError, conform, open_image
-from mimsuite.data.hashing import hash_key, mix
-from mimsuite.data.index import DataIndex, Samples, Shard
-from mimsuite.data.labels import Label, parse_label
+from mimsuite.data.hashing import mix
+from mimsuite.data.index import DataIndex, Samples, check_key, read_member
+from mimsuite.data.label_table import read_label
+from mimsuite.data.labels import Label
 from mimsuite.data.sources import ShardFiles
-from mimsuite.data.tar import header_name, split_name
+from mimsuite.data.tar import split_name
 from mimsuite.errors import InputError, RunError
 from mimsuite.types import BadSample
 
@@ -92,14 +92,11 @@ class ImageReader(Dataset[Sample | Failure]):
 
     def _read(self, epoch: int, number: int, bad: list[BadSample]) -> Sample | None:
         shard, row = self._samples[number]
-        name, data = self._member(shard, int(row["image_offset"]), int(row["image_header"]), int(row["image_size"]))
+        offset, header, size = (int(row[f"image_{field}"]) for field in ("offset", "header", "size"))
+        name, data = read_member(self._files, shard, offset, header, size)
         key = split_name(name)[0]
         identity = int(row["key"])
-        if hash_key(key) != identity:
-            raise RunError(
-                f"shard {shard.path} is not the one that was indexed: another member lies at offset "
-                f"{row['image_offset']}; it was replaced, or its index is old: pack the data again"
-            )
+        check_key(shard, offset, key, identity)
         seed = mix(identity) if self._seed is None else mix(self._seed, epoch, identity)
         generator = torch.Generator().manual_seed(mix(seed, _AUGMENT))
         try:
@@ -109,26 +106,9 @@ class ImageReader(Dataset[Sample | Failure]):
         except DecodeError as error:
             bad.append(BadSample(shard.path, key, str(error)))
             return None
-        label = self._label(shard, row, key) if self._labels else None
+        label = read_label(self._files, shard, row, key, self._classes) if self._labels else None
         signed = identity - (1 << 64) if identity >= 1 << 63 else identity
         return Sample(self._transform(pixels, generator), signed, seed, label, tuple(bad), key=key)
-
-    def _label(self, shard: Shard, row: np.void, key: str) -> Label:
-        header = int(row["label_header"])
-        if header == 0:
-            raise InputError(
-                f"{key} in {shard.path} has no label; add {key}.cls, or use data whose samples all have one"
-            )
-        name, data = self._member(shard, int(row["label_offset"]), header, int(row["label_size"]))
-        return parse_label(data, split_name(name)[1], key, self._classes)
-
-    def _member(self, shard: Shard, offset: int, header: int, size: int) -> tuple[str, bytes]:
-        if offset < header or offset + size > shard.bytes:
-            raise InputError(
-                f"{shard.table} points outside {shard.path}, at offset {offset} of {shard.bytes}; pack the data again"
-            )
-        data = self._files.read(shard.path, offset - header, header + size)
-        return header_name(data[:header], shard.path), data[header:]
 
 
 def too_many(bad: list[BadSample]) -> InputError:

@@ -288,6 +288,9 @@ def test_an_index_is_read_as_it_was_written(packed):
             "lies outside the folder",
         ),
         (lambda c: json.dumps(c).replace("train-000000.tar", "/etc/passwd"), "lies outside the folder"),
+        (lambda c: json.dumps(c | {"splits": c["splits"] | {"test": []}}), "split test that holds no images; take"),
+        (lambda c: json.dumps(c).replace('"samples": 21', '"samples": 0'), "split val that holds no images; take"),
+        (lambda c: json.dumps(c | {"splits": {}}), "names no splits; pack the data again"),
     ],
 )
 def test_a_damaged_index_is_refused(packed, change, words):
@@ -365,6 +368,23 @@ def test_roles_use_the_splits_that_exist(shards, tmp_path, tar, members):
         only.select("train")
     with pytest.raises(InputError, match=r"split=val is not in .*; it has test"):
         only.num_samples("val")
+
+
+def test_supervised_training_chooses_on_val_or_a_part_of_train_and_never_on_test(shards, tmp_path, tar, members):
+    index = open_index(str(shards), tmp_path)
+    assert (index.select("fit"), index.select("choose")) == (Selection("train"), Selection("val"))
+    tar(tmp_path / "two" / "train-0.tar", members(0, 40))
+    tar(tmp_path / "two" / "test-0.tar", members(40, 5))
+    two = open_index(str(tmp_path / "two"), tmp_path)
+    assert (two.select("fit"), two.select("choose")) == (Selection("train", "rest"), Selection("train", "held"))
+    fit, choose = (set(two.records(two.select(role)).keys().tolist()) for role in ("fit", "choose"))
+    assert (len(fit), len(choose), len(fit | choose)) == (36, 4, 40)
+    assert two.select("train") == Selection("train")
+    only = open_index(str(tmp_path / "two" / "test-0.tar"), tmp_path)
+    with pytest.raises(InputError, match="has no split val or train, only test; rename"):
+        only.select("choose")
+    with pytest.raises(InputError, match="has no split train, only test; rename"):
+        only.select("fit")
 
 
 def test_without_other_splits_a_part_of_train_is_held_out(tmp_path, tar, members):

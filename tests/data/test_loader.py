@@ -166,6 +166,25 @@ def test_few_validation_images_are_chosen_once(index):
     assert some == [b.ids.tolist() for b in module(index, val_limit=5, seed=3).val_dataloader()]
 
 
+def test_other_samples_may_be_trained_and_validated_on(index):
+    train, val = index.records("train"), index.records("val")
+    few, some = train.take(np.arange(2, 30)), val.take(np.arange(9))  # nothing of the shards after the first
+    data = module(index, steps=14, batch=4, micro_batch=4, train=few, val=some, val_limit=7, labels=True)
+    assert data.plan.steps_per_epoch == 7
+    ids = torch.cat([batch.ids for batch in data.train_dataloader()]).numpy().view(np.uint64)
+    assert sorted(ids[:28].tolist()) == sorted(ids[28:].tolist()) == sorted(few.keys().tolist())
+    shown = [i for batch in data.val_dataloader() for i in batch.ids.tolist()]
+    assert len(shown) == 7
+    assert set(shown) <= set(some.keys().view(np.int64).tolist())
+
+
+def test_validation_batches_name_their_samples_when_asked(index):
+    asked, plain = module(index, val_keys=True), module(index)
+    assert [k for batch in asked.val_dataloader() for k in batch.keys] == [f"s{i:04d}" for i in range(64, 85)]
+    assert next(iter(asked.train_dataloader())).keys is None
+    assert next(iter(plain.val_dataloader())).keys is None
+
+
 def test_persistent_validation_workers_serve_again(index):
     loader = module(index, workers=1).val_dataloader()
     same(list(loader), list(loader))
@@ -254,6 +273,7 @@ LABELS = {
     "word.json": b'{"label": "cat"}',
     "true.json": b'{"label": true}',
     "range.json": b'{"label": [0, 7]}',
+    "nan.json": b'{"label": NaN}',
 }
 
 

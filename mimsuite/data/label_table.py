@@ -1,0 +1,226 @@
+"""The labels of whole splits: what they are, how many there are of each, and fair shares of them. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimsuite.data.hashing import hash_key, mix, splitmix64
+from mimsuite.data.index import DataIndex, Samples, Shard, check_key, read_member
+from mimsuite.data.labels import Label, parse_label
+from mimsuite.data.sources import ShardFiles
+from mimsuite.data.tar import BLOCK, printable, split_name
+from mimsuite.errors import InputError
+
+Kind = Literal["classes", "multilabel", "regression"]
+
+_SALT = 0x53484152
+_MOST_CLASSES = 1 << 20  # a larger number is hardly meant as a class
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What the labels of some images ask for.
+
+    Attributes:
+        kind: what they are.
+        outputs: how many values are to be predicted: the classes, the labels of a set, or one number.
+        names: of the classes or labels; None where nobody gave names, and for numbers.
+        counts: `(outputs,)`, images of each class, or with each label; None for numbers.
+    """
+
+    kind: Kind
+    outputs: int
+    names: tuple[str, ...] | None
+    counts: NDArray[np.int64] | None
+
+
+def read_label(files: ShardFiles, shard: Shard, row: np.void, key: str, num_classes: int | None) -> Label:
+    """Reads the label of one sample.
+
+    Args:
+        files: reads the shards.
+        shard: where the sample lies.
+        row: its `tar.RECORD`.
+        key: its key, for errors.
+        num_classes: as of `parse_label`.
+
+    Raises:
+        InputError: no label, or a wrong one.
+        RunError: the shard cannot be read.
+    """
+    offset, header, size = (int(row[f"label_{field}"]) for field in ("offset", "header", "size"))
+    if not header:
+        raise _unlabelled(key, shard)
+    name, data = read_member(files, shard, offset, header, size)
+    return _parse(data, split_name(name)[1], key, shard, num_classes)
+
+
+def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
+    """Reads the labels of all samples, in their order, and no image.
+
+    Raises:
+        InputError: a sample without a label or with a wrong one, with its key and shard.
+        RunError: a shard cannot be read, or is not the one that was indexed.
+    """
+    classes = len(index.classes) if index.classes else None
+    files = ShardFiles()
+    columns = (samples.column(name).tolist() for name in ("key", "label_offset", "label_header", "label_size"))
+    labels = list[Label]()
+    for number, (shard, identity, offset, header, size) in enumerate(zip(_shards(samples), *columns, strict=True)):
+        if not header:
+            raise _unlabelled(_key_of(files, samples, number), shard)
+        key, ending, data = _label_member(files, shard, identity, (offset, header, size))
+        labels.append(_parse(data, ending, key, shard, classes))
+    return labels
+
+
+def label_facts(index: DataIndex, labels: Sequence[Label]) -> LabelFacts:
+    """Tells what is to be learnt from the labels of training images.
+
+    Integers are classes, lists of integers are label sets, decimal numbers (with integers among them, or not) are
+    numbers to be predicted.
+
+    Raises:
+        InputError: no labels, labels of several kinds, or a single class.
+    """
+    kinds = {type(label) for label in labels}
+    if not labels:
+        raise InputError(f"data {index.root}: there are no labels, for no images were chosen; choose some")
+    if tuple in kinds and len(kinds) > 1:
+        raise InputError(
+            f"data {index.root}: labels are lists in some samples and single numbers in others; use one form"
+        )
+    if float in kinds:
+        return LabelFacts("regression", 1, None, None)
+    kind: Kind = "multilabel" if tuple in kinds else "classes"
+    if kind == "multilabel" and not index.classes:
+        raise InputError(
+            f"data {index.root}: labels are lists, and the number of classes is not known; name the classes in "
+            "classes.txt"
+        )
+    found = [c for label in labels for c in (set(label) if isinstance(label, tuple) else (int(label),))]
+    if not found:
+        raise InputError(f"data {index.root}: none of {len(labels)} images has a label in its list; check the labels")
+    counts = _count(index, found)
+    if np.count_nonzero(counts) == 1 and (kind == "classes" or len(counts) == 1):
+        raise InputError(
+            f"data {index.root}: {class_name(found[0], index.classes)} is the only one that {len(labels)} training "
+            "images have, and nothing can be learnt from it; add images of another"
+        )
+    return LabelFacts(kind, len(counts), index.classes, counts)
+
+
+def share_of(samples: Samples, labels: Sequence[Label], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Chooses a share of the samples by their keys and the seed, whatever their order.
+
+    Of each class it takes the same fraction, rounded up; of label sets and numbers, the fraction of all. A smaller
+    share with the same seed is a part of a larger one.
+
+    Args:
+        samples: the samples.
+        labels: their labels.
+        fraction: above 0, at most 1.
+        seed: another seed gives another share.
+
+    Returns:
+        The numbers of the chosen samples, ascending.
+
+    Raises:
+        InputError: the fraction is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"label_fraction={fraction} is not above 0 and at most 1; use 0.1 for a tenth of the labels")
+    whole = all(isinstance(label, int) for label in labels)
+    strata = np.unique(np.array(labels), return_inverse=True)[1] if whole else np.zeros(len(labels), dtype=np.int64)
+    hashes = splitmix64(samples.keys() ^ np.uint64(mix(_SALT, seed)))
+    order = np.lexsort((hashes, strata))  # class by class
+    counts = np.bincount(strata)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # Without the small number, 0.07 of 100 would be 8.
+    wanted = np.maximum(1, np.ceil(fraction * counts - 1e-6))
+    return np.sort(order[place < np.repeat(wanted, counts)])
+
+
+def balanced_weights(counts: NDArray[np.int64], names: Sequence[str] | None = None) -> list[float]:
+    """Weights under which each class counts the same: images / (classes * images of the class).
+
+    Args:
+        counts: images of each class.
+        names: of the classes, for the error.
+
+    Returns:
+        One weight per class; their mean over the images is 1.
+
+    Raises:
+        InputError: a class without images.
+    """
+    if not counts.all():
+        raise InputError(
+            f"{class_name(int(counts.argmin()), names)} has no training images, so its weight is not defined; add "
+            "some, or use no class weights"
+        )
+    weights: list[float] = (counts.sum() / (len(counts) * counts)).tolist()
+    return weights
+
+
+def class_name(number: int, names: Sequence[str] | None) -> str:
+    """What messages call a class."""
+    return f"class {number}" if names is None else f"class {number} ({names[number]})"
+
+
+def _count(index: DataIndex, found: list[int]) -> NDArray[np.int64]:
+    largest = max(found, default=0)
+    if largest >= _MOST_CLASSES:
+        raise InputError(
+            f"data {index.root}: label {largest} is no number of a class (0 to {_MOST_CLASSES - 1}); number the "
+            'classes from 0, or write numbers to be predicted as decimals ({"label": 3.0})'
+        )
+    return np.bincount(np.array(found, dtype=np.int64), minlength=len(index.classes or ()))
+
+
+def _shards(samples: Samples) -> Iterator[Shard]:
+    """The shard of each sample."""
+    for shard, size in zip(samples.shards, samples.sizes.tolist(), strict=True):
+        for _ in range(size):
+            yield shard
+
+
+def _key_of(files: ShardFiles, samples: Samples, number: int) -> str:
+    shard, row = samples[number]
+    place = (int(row[f"image_{field}"]) for field in ("offset", "header", "size"))
+    return split_name(read_member(files, shard, *place)[0])[0]
+
+
+def _label_member(
+    files: ShardFiles, shard: Shard, identity: int, place: tuple[int, int, int]
+) -> tuple[str, str, bytes]:
+    """Key, ending and bytes of a label whose sample has this hashed key."""
+    offset, header, size = place
+    if header == BLOCK <= offset <= shard.bytes - size:
+        # A name that lies whole in its block, as most do, needs no parser: that it hashes to the key proves it.
+        data = files.read(shard.path, offset - header, header + size)
+        key, ending = split_name(data[:100].rstrip(b"\0").decode("utf-8", "surrogateescape"))
+        if hash_key(key) == identity:
+            return key, ending, data[header:]
+    name, data = read_member(files, shard, *place)
+    key, ending = split_name(name)
+    check_key(shard, offset, key, identity)
+    return key, ending, data
+
+
+def _parse(data: bytes, ending: str, key: str, shard: Shard, num_classes: int | None) -> Label:
+    label = parse_label(data, ending, key, num_classes)
+    if isinstance(label, float) and not math.isfinite(label):
+        raise InputError(f"label of {printable(key)} in {shard.path} is {label}; give a finite number")
+    return label
+
+
+def _unlabelled(key: str, shard: Shard) -> InputError:
+    key = printable(key)
+    return InputError(f"{key} in {shard.path} has no label; add {key}.cls, or use data whose samples all have one")
