@@ -64,9 +64,8 @@ class RandomResizedCrop:
             raise InputError(f"augment.scale={list(scale)} is not a range within (0, 1]; SimMIM uses [0.67,1]")
         if not 0 < ratio[0] <= ratio[1]:
             raise InputError(f"augment.ratio={list(ratio)} is not a range above 0; use [0.75,1.3333]")
-        if not 0 <= flip <= 1:
-            raise InputError(f"augment.flip={flip} is not a probability; use 0.5, or 0 for none")
-        self.scale, self.flip, self.interpolation = (scale[0], scale[1]), flip, _mode(interpolation)
+        self.flip = probability_of("flip", flip, 0.5)
+        self.scale, self.interpolation = (scale[0], scale[1]), _mode(interpolation)
         aspect = self.size[1] / self.size[0]
         self._log_ratio = (math.log(ratio[0] * aspect), math.log(ratio[1] * aspect))
 
@@ -80,8 +79,8 @@ class RandomResizedCrop:
             w, h = round(math.sqrt(area * proportion)), round(math.sqrt(area / proportion))
             if 0 < w <= width and 0 < h <= height:
                 top, left = int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1))
-                return _align(Box(top, left, h, w), self.size)
-        return _align(_central(height, width, math.exp(min(max(math.log(width / height), low), high))), self.size)
+                return align(Box(top, left, h, w), self.size)
+        return align(_central(height, width, math.exp(min(max(math.log(width / height), low), high))), self.size)
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Resizes `(h, w, C)` pixels and perhaps mirrors them: `(C, H, W)`, uint8, or int32 for uint16."""
@@ -98,7 +97,7 @@ class CenterCrop:
 
     def box(self, height: int, width: int, generator: Generator) -> Box:
         """The box, the same each time."""
-        return _align(_central(height, width, self.size[1] / self.size[0]), self.size)
+        return align(_central(height, width, self.size[1] / self.size[0]), self.size)
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Resizes `(h, w, C)` pixels: `(C, H, W)`, uint8, or int32 for uint16."""
@@ -111,7 +110,18 @@ def _central(height: int, width: int, proportion: float) -> Box:
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
-def _align(box: Box, size: tuple[int, int]) -> Box:
+def probability_of(key: str, value: float, usual: float) -> float:
+    """Returns the value of `augment.<key>`, a probability.
+
+    Raises:
+        InputError: it is none; the message offers the usual value.
+    """
+    if not (isinstance(value, int | float) and 0 <= value <= 1):
+        raise InputError(f"augment.{key}={value} is not a probability; use {usual}, or 0 for none")
+    return value
+
+
+def align(box: Box, size: tuple[int, int]) -> Box:
     """Moves the edges, by less than a pixel of the result, to where a JPEG of a smaller scale can be cut."""
     factor = reduction(box.height, box.width, size)
     return Box(*(value // factor * factor for value in box))
