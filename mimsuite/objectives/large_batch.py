@@ -1,0 +1,123 @@
+"""Optimizers for large batches, whose steps are as long as each tensor allows: LAMB and LARS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mimsuite.errors import InputError
+
+# Biases and norms, tensors of one dimension, take plain steps in both: their norms say nothing about a layer. So does
+# a tensor of zeros, whose norm would keep it there.
+
+
+class LAMB(torch.optim.Optimizer):
+    """Adam with decoupled weight decay, each tensor's update made as long as the tensor times the learning rate.
+
+    You et al. 2020, algorithm 2, with the identity for phi and both moments corrected for their start at 0. Tensors
+    of one dimension are not adapted, as in the authors' code.
+
+    Args:
+        params: parameters or optimizer groups.
+        lr: learning rate: length of a step relative to the tensor's norm.
+        betas: decay of the first and the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: part of the update, before its length is set.
+
+    Raises:
+        InputError: betas outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise InputError(f"betas={list(betas)} are not two numbers in [0, 1); use [0.9,0.999]")
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Takes a step; returns what `closure` does, which computes the gradients first."""
+        loss = _evaluated(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    update = self._adam(p, *group["betas"], group["eps"]).add_(p, alpha=group["weight_decay"])
+                    if p.ndim > 1:
+                        update.mul_(_ratio(p.norm(), update.norm()))
+                    p.add_(update, alpha=-group["lr"])
+        return loss
+
+    def _adam(self, p: Tensor, beta1: float, beta2: float, eps: float) -> Tensor:
+        """Moves the moments and returns Adam's direction, in a new tensor."""
+        state = self.state[p]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        state["step"] += 1
+        mean = state["exp_avg"].lerp_(p.grad, 1 - beta1)
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+        root = (square / (1 - beta2 ** state["step"])).sqrt_().add_(eps)
+        found: Tensor = mean / (1 - beta1 ** state["step"]) / root
+        return found
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum, each tensor's gradient made as long as the tensor times the trust coefficient.
+
+    You et al. 2017, algorithm 1; as there, the momentum sums steps, not gradients, so that a learning rate counts for
+    the step that it was set for. Tensors of one dimension are not adapted.
+
+    Args:
+        params: parameters or optimizer groups.
+        lr: learning rate.
+        momentum: share of the last step in the next.
+        weight_decay: part of the gradient, also where that is not adapted.
+        trust: length of an adapted gradient relative to the tensor's norm.
+
+    Raises:
+        InputError: a momentum outside [0, 1).
+    """
+
+    def __init__(
+        self, params: Any, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 1e-3
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise InputError(f"momentum={momentum} is not in [0, 1); use 0.9")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Takes a step; returns what `closure` does, which computes the gradients first."""
+        loss = _evaluated(closure)
+        for group in self.param_groups:
+            decay = group["weight_decay"]
+            for p in group["params"]:
+                if p.grad is not None:
+                    update = p.grad.add(p, alpha=decay)
+                    if p.ndim > 1:
+                        update.mul_(_ratio(p.norm(), p.grad.norm() + decay * p.norm(), group["trust"]))
+                    state = self.state[p]
+                    if not state:
+                        state["momentum_buffer"] = torch.zeros_like(p)
+                    p.sub_(state["momentum_buffer"].mul_(group["momentum"]).add_(update, alpha=group["lr"]))
+        return loss
+
+
+def _evaluated(closure: Callable[[], Any] | None) -> Any:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _ratio(weight: Tensor, update: Tensor, trust: float = 1.0) -> Tensor:
+    """`trust * weight / update`, two norms, without a word from the device; 1 where either is 0."""
+    return torch.where((weight > 0) & (update > 0), trust * weight / update, 1.0)
