@@ -4,7 +4,20 @@ The tasks of the command line are functions here: `mimsuite.pretrain(data=..., o
 are the command-line keys; a key with a dot is passed through a dict: `mimsuite.pretrain(**{"mask.ratio": 0.5})`.
 """
 
-from mimsuite.api import demo, doctor, embed, inspect, list_models, load, pack, plot, pretrain, probe, reconstruct
+from mimsuite.api import (
+    demo,
+    doctor,
+    embed,
+    evaluate,
+    inspect,
+    list_models,
+    load,
+    pack,
+    plot,
+    pretrain,
+    probe,
+    reconstruct,
+)
 from mimsuite.version import __version__
 
 __all__ = [
@@ -12,6 +25,7 @@ __all__ = [
     "demo",
     "doctor",
     "embed",
+    "evaluate",
     "inspect",
     "list_models",
     "load",

@@ -26,6 +26,11 @@ def probe(*, init: str, out: str, data: str | None = None, **overrides: Any) -> 
     return call("probe", {"init": init, "out": out, "data": data, **overrides})
 
 
+def evaluate(*, init: str, out: str, data: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """Metrics of a trained classifier or of a pretraining run on a split; returns the content of `summary.json`."""
+    return call("evaluate", {"init": init, "out": out, "data": data, **overrides})
+
+
 def embed(*, init: str, out: str, data: str | None = None, **overrides: Any) -> dict[str, Any]:
     """Writes features of every image of a data set to a file, and a map of them; returns counts and places."""
     return call("embed", {"init": init, "out": out, "data": data, **overrides})

@@ -11,6 +11,7 @@ from mimsuite.version import __version__
 TASKS = {
     "pretrain": "masked image modeling: pretrain an encoder on images without labels",
     "probe": "kNN and linear probe of a frozen encoder",
+    "evaluate": "metrics of a trained classifier or of a pretraining run, and the worst mistakes",
     "embed": "features of every image in a file (.npz, .parquet, .csv), and a map of them",
     "reconstruct": "picture of original, masked input, prediction, paste and error",
     "plot": "curves of one or several runs in one picture",

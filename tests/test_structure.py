@@ -47,14 +47,15 @@ ROWS = [
     | {f"evaluation.{n}" for n in ("features", "feature_pass", "stored", "embedding_map", "knn")}
     | {f"evaluation.{n}" for n in ("linear", "logistic", "probe_picture", "saved_head")}
     | {f"evaluation.{n}" for n in ("quality", "scores")}
-    | {f"evaluation.{n}" for n in ("attentive", "few_shot", "confusion")},
+    | {f"evaluation.{n}" for n in ("attentive", "few_shot", "confusion")}
+    | {f"evaluation.{n}" for n in ("answers", "classifier", "masked", "mistakes", "predictions")},
     {"loggers", "app"},
     {"callbacks"}
     | {f"callbacks.{n}" for n in ("bad_samples", "checkpoints", "monitor", "online_probe")}
     | {f"callbacks.{n}" for n in ("reconstructions", "skipped_steps")},
     {"build_model"},
     {"build"},
-    {"scene"},
+    {"scene", "run_masks"},
     {"api", "", "tasks"} | {f"tasks.{n}" for n in TASKS},
 ]
 # Not direct, but without pins pip tries dozens of versions of them.
@@ -101,7 +102,8 @@ def test_importing_models_stays_cheap():
 
 
 @pytest.mark.parametrize(
-    "task", ["pretrain", "probe", "embed", "reconstruct", "plot", "pack", "inspect", "models", "demo", "doctor"]
+    "task",
+    ["pretrain", "probe", "evaluate", "embed", "reconstruct", "plot", "pack", "inspect", "models", "demo", "doctor"],
 )
 def test_tasks_start_without_torch(task):
     code = f"import sys, mimsuite.tasks.{task}; print([x for x in ('torch', 'lightning', 'wandb') if x in sys.modules])"
@@ -129,6 +131,7 @@ def test_public_names():
     functions = {
         "pretrain",
         "probe",
+        "evaluate",
         "embed",
         "reconstruct",
         "plot",

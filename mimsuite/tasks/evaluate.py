@@ -1,0 +1,334 @@
+"""`mimsuite evaluate`: what a classifier, a probe or a pretraining run is worth on a split, and what it gets wrong."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig
+
+from mimsuite import app, build, build_model
+from mimsuite.data.index import DataIndex, Selection
+from mimsuite.data.label_table import read_labels
+from mimsuite.data.labels import Label
+from mimsuite.data.open import open_data
+from mimsuite.errors import InputError
+from mimsuite.evaluation.answers import PROBLEMS, Answers, Own, match
+from mimsuite.geometry import check_image_size
+from mimsuite.init_weights import Weights, find_weights
+from mimsuite.run import RunFolder, check_out, speak
+from mimsuite.run_masks import Masking, masking_of, stored_config, validation_batch
+from mimsuite.settings import FALLBACK_SIZE, check_flag, pair, sides, whole
+from mimsuite.version import __version__
+
+if TYPE_CHECKING:
+    from mimsuite.evaluation.classifier import Classifier
+    from mimsuite.evaluation.linear import Head
+    from mimsuite.evaluation.saved_head import HeadFacts
+    from mimsuite.normalize import Normalize
+
+log = logging.getLogger("mimsuite")
+
+CLASSIFIER, MASKED = "ForImageClassification", "ForMaskedImageModeling"  # ends of class names in `architectures`
+BATCH = 64
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation, decided and checked.
+
+    Attributes:
+        weights: the model's, or of a probe the encoder's.
+        probe: head and facts of a probe, or None.
+        prefix: of the metrics' names.
+        sizes: `(H, W)` pixels of the centre crops, one row of figures each.
+        labels: of all images of a classifier.
+        answers: what a classifier predicts; None of a masked image model.
+        masking: what is hidden from one.
+        flip: whether mirrored images are looked at, too.
+        mistakes: images in the picture.
+    """
+
+    weights: Weights
+    probe: tuple[Head, HeadFacts] | None
+    index: DataIndex
+    part: Selection
+    prefix: str
+    sizes: tuple[Size, ...]
+    labels: Sequence[Label]
+    answers: Answers | None
+    masking: Masking | None
+    flip: bool
+    mistakes: int
+    batch: int
+    workers: int
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Evaluates; returns the content of `summary.json`."""
+    speak()
+    overwrite = check_flag(cfg, "overwrite")
+    check_out(cfg.out, overwrite=overwrite)
+    check_apart(cfg)
+    plan = decide(cfg, overrides)
+    with RunFolder(cfg.out, overwrite=overwrite) as folder:
+        folder.log_to_file()
+        folder.describe(cfg, overrides, {"device": build.torch_device()})
+        count = plan.index.num_samples(plan.part)
+        log.info("mimsuite %s evaluate of %s -> %s", __version__, cfg.init, cfg.out)
+        log.info(
+            "data      %s: %s (%s images) at %s px",
+            *(plan.index.root, plan.prefix, f"{count:,}", ", ".join(map(pair, plan.sizes))),
+        )
+        rows, more = judge_all(plan, folder.path) if plan.masking is None else masked_all(plan, plan.masking)
+        for size, row in zip(plan.sizes, rows, strict=True):
+            log.info("%-9s %s", pair(size), ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
+        if len(rows) > 1:
+            several = [{"image_size": list(size), **row} for size, row in zip(plan.sizes, rows, strict=True)]
+            write_csv(folder.path / "sizes.csv", several)
+            more["sizes"] = several
+        metrics = {f"{plan.prefix}/{name}": value for name, value in rows[0].items()}
+        more |= {"split": plan.prefix, "image_size": list(plan.sizes[0])}
+        return folder.summary("evaluate", "done", 0, metrics, **more)
+
+
+# --- what is to be done --------------------------------------------------------------------------------------------
+
+
+def decide(cfg: DictConfig, overrides: Sequence[str]) -> Plan:
+    """Checks every key.
+
+    Raises:
+        InputError: a value that the task, the model or the data does not take.
+    """
+    flip, mistakes = check_flag(cfg, "flip"), whole(cfg, "mistakes", least=0)
+    probe = read_probe(cfg.init)
+    weights = find_weights(cfg.init) if probe is None else encoder_of(cfg.init, probe[1])
+    masked = probe is None and is_masked(weights)
+    if masked and flip:
+        raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
+    config = build_model.config_of(weights)
+    index = open_data(cfg.data)
+    build_model.check_channels(index, weights)
+    part = choose_part(index, str(cfg.split), masked=masked)
+    native = probe[1].image_size if probe else weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE)
+    sizes = image_sizes(cfg.image_size, (native[0], native[1]))
+    check_sizes(config, sizes)
+    labels: Sequence[Label] = ()
+    answers = masking = None
+    batch = BATCH
+    if masked:
+        stored = stored_config(cfg.init)
+        masking = masking_of(cfg, overrides, stored, config, sizes)
+        batch = BATCH if stored is None else validation_batch(stored, index.num_samples(part))
+    else:
+        if not index.has_labels:
+            raise InputError(
+                f"data={cfg.data} has no labels; to evaluate a classifier needs one per image (.cls or .json in the "
+                "shards)"
+            )
+        labels = read_labels(index, index.records(part))
+        answers = match(own_answers(cfg.init, config, probe), labels, index.classes, f"data={cfg.data or 'emoji-64'}")
+    return Plan(
+        *(weights, probe, index, part, part.split if part.part == "all" else "held_out", sizes),
+        *(labels, answers, masking, flip, mistakes),
+        batch=whole(cfg, "batch", auto=batch),
+        workers=whole(cfg, "workers", auto=build.auto_workers(), least=0),
+    )
+
+
+def check_apart(cfg: DictConfig) -> None:
+    """Refuses an `out` that holds what `init` names: overwriting would remove it."""
+    init, out = Path(str(cfg.init)).resolve(), Path(cfg.out).resolve()
+    if out == init or out in init.parents:
+        raise InputError(f"out={cfg.out} holds init={cfg.init}, which it would replace; use another out=")
+
+
+def read_probe(init: str) -> tuple[Head, HeadFacts] | None:
+    """Head and facts of what `mimsuite probe` wrote; None where `init` is something else."""
+    if not (Path(init) / "head.json").is_file():
+        return None
+    from mimsuite.evaluation.saved_head import load_head
+
+    return load_head(Path(init))
+
+
+def encoder_of(init: str, facts: HeadFacts) -> Weights:
+    """The weights of the encoder that a probe was made of."""
+    try:
+        return find_weights(facts.init)
+    except InputError as error:
+        raise InputError(f"init={init} is a probe whose encoder is not where it was: {error}") from error
+
+
+def is_masked(weights: Weights) -> bool:
+    """Whether weights are a masked image model's, and not a classifier's.
+
+    Raises:
+        InputError: they are neither's.
+    """
+    name = str((weights.config.get("architectures") or [""])[0])
+    beside = weights.folder is not None and (weights.folder / "decoder.safetensors").is_file()
+    if name.endswith(CLASSIFIER):
+        return False
+    if name.endswith(MASKED) or beside or weights.checkpoint is not None:
+        return True
+    raise InputError(
+        f"init={weights.init} is an encoder without a classifier or decoder ({name or 'its config names no class'}); "
+        f"train one with `mimsuite probe` or `mimsuite finetune init={weights.init}`, and evaluate that"
+    )
+
+
+def choose_part(index: DataIndex, split: str, *, masked: bool) -> Selection:
+    """The split that is asked for; of `auto` test, else val, else what a pretraining run held out of train.
+
+    Raises:
+        InputError: the data has no such split.
+    """
+    if split == "auto":
+        return index.select("curve" if masked and not {"test", "val"} & set(index.splits) else "test")
+    index.num_samples(split)
+    return Selection(split)
+
+
+def image_sizes(value: Any, native: Size) -> tuple[Size, ...]:
+    """The sizes that `image_size=` names: a side, `[height,width]`, or a list of three sides or more, or of lists.
+
+    Raises:
+        InputError: no sizes, or one twice.
+    """
+    if value == "auto":
+        return (native,)
+    listed = isinstance(value, ListConfig) and (len(value) > 2 or any(isinstance(v, ListConfig) for v in value))
+    found = tuple(sides(v) for v in value) if listed else (sides(value),)
+    if len(set(found)) < len(found):
+        raise InputError(f"image_size={value} names a size twice; use different ones, such as image_size=[224,288,384]")
+    return found
+
+
+def check_sizes(config: Any, sizes: Sequence[Size]) -> None:
+    """Checks that a ViT's patches tile each size, and that its positions can be resized to it."""
+    if config.model_type != "vit":
+        return
+    for size in sizes:
+        check_image_size(size, config.stride)
+        if config.use_shared_relative_position_bias and size != sides(config.image_size):
+            own = pair(sides(config.image_size))
+            raise InputError(f"image_size={pair(size)}: relative positions cannot be resized; use image_size={own}")
+
+
+def own_answers(init: str, config: Any, probe: tuple[Head, HeadFacts] | None) -> Own:
+    """What a classifier or a probe says of its outputs."""
+    if probe is not None:
+        head, facts = probe
+        return Own(init, facts.kind, facts.classes or [str(n) for n in range(len(head.bias))])
+    if not config.num_labels:
+        raise InputError(f"init={init} has num_labels=0, so no classifier; train one with `mimsuite finetune`")
+    kind = PROBLEMS.get(str(config.problem_type)) or ("regression" if config.num_labels == 1 else None)
+    return Own(init, kind, [str(config.id2label.get(n, n)) for n in range(config.num_labels)])
+
+
+# --- doing it ------------------------------------------------------------------------------------------------------
+
+
+def judge_all(plan: Plan, folder: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """The figures of a classifier at every size, and what else the summary says; files for the first size."""
+    from mimsuite.evaluation.classifier import judge, label_tensor
+    from mimsuite.evaluation.predictions import images_of, report
+
+    answers, records = plan.answers, plan.index.records(plan.part)
+    assert answers is not None
+    if answers.note:
+        log.info("classes   %s", answers.note)
+    labels = label_tensor(plan.labels, answers.kind, answers.outputs)
+    rows: list[dict[str, float]] = []
+    more: dict[str, Any] = {"kind": answers.kind, "flip": plan.flip}
+    for size in plan.sizes:
+        classifier = make_classifier(plan, answers, size)
+        judged = judge(classifier, plan.index, records, labels, image_size=size, batch=plan.batch, workers=plan.workers)
+        rows.append(judged.worth.figures | {"loss": judged.loss})
+        if size == plan.sizes[0]:
+            more |= {"images": len(judged.keys)}
+            more["mistakes"] = report(
+                *(folder, judged, answers.kind, answers.names),
+                pictures=plan.mistakes,
+                what=plan.prefix,
+                images=lambda numbers: images_of(plan.index, records, numbers, plan.sizes[0]),
+            )
+    return rows, more
+
+
+def make_classifier(plan: Plan, answers: Answers, size: Size) -> Classifier:
+    """The model at one size, on the device."""
+    from mimsuite.evaluation.classifier import Classifier
+    from mimsuite.evaluation.features import pooled
+    from mimsuite.normalize import Normalize
+
+    device = build.torch_device()
+    if plan.probe is not None:
+        head, facts = plan.probe
+        encoder: Any = build_model.encoder(plan.weights, build_model.config_of(plan.weights), size).to(device)
+        normalize = Normalize(facts.mean, facts.std, facts.maximum)
+
+        def network(pixels: Any) -> Any:
+            (features,) = encoder.forward_layers(pixels, [facts.layer])
+            return head.scores(pooled(features, facts.pool).cpu())
+    else:
+        model: Any = build_model.load_model(plan.weights).eval().to(device)
+        model.encoder.set_image_size(size)
+        normalize = build_model.normalizer_of(plan.weights)
+
+        def network(pixels: Any) -> Any:
+            return model(pixels, return_dict=True).logits
+
+    fit_dtype(normalize, plan.index)
+    return Classifier(network, normalize.to(device), answers.kind, answers.outputs, answers.order, plan.flip, device)
+
+
+def fit_dtype(normalize: Normalize, index: DataIndex) -> None:
+    """Takes the largest value of the data's type for 1, where the weights know the other type."""
+    if (index.dtype == "uint16") != (normalize.maximum > 255):
+        normalize.maximum = 65535 if index.dtype == "uint16" else 255
+
+
+def masked_all(plan: Plan, masking: Masking) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """The figures of a masked image model at every size, and what else the summary says."""
+    from mimsuite.data.datamodule import eval_loader
+    from mimsuite.evaluation.masked import masked_figures
+
+    device, count = build.torch_device(), plan.index.num_samples(plan.part)
+    normalize = build_model.normalizer_of(plan.weights).to(device)
+    fit_dtype(normalize, plan.index)
+    rows = []
+    for size, unit in zip(plan.sizes, masking.units, strict=True):
+        model = build_model.trained_model(plan.weights, build_model.config_of(plan.weights), size).to(device)
+        loader = eval_loader(
+            *(plan.index, plan.part),
+            image_size=size,
+            batch=plan.batch,
+            workers=plan.workers,
+            labels=False,
+            mask=masking.sampler,
+            mask_unit=unit,
+        )
+        rows.append(masked_figures(model, loader, normalize, loss=masking.loss, device=device, images=count))
+    return rows, {"kind": "masked", "images": count, "mask_unit": masking.units[0]}
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes a line per image size."""
+    figures = [name for name in rows[0] if name != "image_size"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["height", "width", *figures])
+        writer.writerows([*row["image_size"], *(row[name] for name in figures)] for row in rows)
+
+
+if __name__ == "__main__":
+    app.main("evaluate", run)
