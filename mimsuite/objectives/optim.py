@@ -128,7 +128,7 @@ class WarmupCosine:
 
 
 class WarmupLinear:
-    """Factor on the peak learning rate: linear warm-up, then linear decay (Dosovitskiy et al. 2021, appendix B.1).
+    """Factor on the peak learning rate: linear warm-up, then linear decay (Dosovitskiy et al. 2021, section 4.1).
 
     Step 0 has the factor `start`, step `warmup` the factor 1, the last step the factor `end`.
     """
