@@ -162,8 +162,8 @@ def balanced_weights(counts: NDArray[np.int64], names: Sequence[str] | None = No
     """
     if not counts.all():
         raise InputError(
-            f"{class_name(int(counts.argmin()), names)} has no training images, so its weight is not defined; add "
-            "some, or use no class weights"
+            f"class_weights=balanced, but {class_name(int(counts.argmin()), names)} has no training images; add some, "
+            "or give a list of weights"
         )
     weights: list[float] = (counts.sum() / (len(counts) * counts)).tolist()
     return weights
