@@ -26,6 +26,11 @@ def probe(*, init: str, out: str, data: str | None = None, **overrides: Any) -> 
     return call("probe", {"init": init, "out": out, "data": data, **overrides})
 
 
+def finetune(*, out: str, init: str | None = None, data: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """Supervised fine-tuning, or training from scratch; returns the content of `summary.json`."""
+    return call("finetune", {"init": init, "out": out, "data": data, **overrides})
+
+
 def evaluate(*, init: str, out: str, data: str | None = None, **overrides: Any) -> dict[str, Any]:
     """Metrics of a trained classifier or of a pretraining run on a split; returns the content of `summary.json`."""
     return call("evaluate", {"init": init, "out": out, "data": data, **overrides})

@@ -1,4 +1,4 @@
-"""Turns a checked pretraining job into the objects of a run: device, loaders, Lightning module, Trainer."""
+"""Turns a checked job into the objects of a run: device, loaders, Lightning module, Trainer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mimsuite.build_model import drops, preprocessor
+from mimsuite.build_model import drops, preprocessor, save_weights
 from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights
 from mimsuite.instantiate import instantiate
@@ -18,17 +18,21 @@ from mimsuite.run import redact
 from mimsuite.settings import Budget, Geometry, Probing
 
 if TYPE_CHECKING:
-    from lightning import Trainer
+    from lightning import Callback, Trainer
 
     from mimsuite.callbacks.checkpoints import Checkpoints
     from mimsuite.data.datamodule import ImageData
     from mimsuite.data.index import DataIndex
+    from mimsuite.labelled import Labelled
     from mimsuite.loggers import FileLogger, WandbLogger
     from mimsuite.masking import MaskSampler
-    from mimsuite.models.composed import ForMaskedImageModeling
+    from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
     from mimsuite.normalize import Normalize
+    from mimsuite.objectives.classify import ClassifyObjective
     from mimsuite.objectives.mim import MIMObjective
     from mimsuite.run import RunFolder
+
+    Objective = MIMObjective | ClassifyObjective
 
 IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
 IMAGES_ON_CPU = 64
@@ -111,7 +115,7 @@ def auto_workers() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A pretraining run, decided and checked, before torch is imported.
+    """A training run, decided and checked, before torch is imported.
 
     Attributes:
         cfg: the composed config.
@@ -124,7 +128,9 @@ class Job:
         pace: length and learning rate.
         workers: loader processes.
         team: the processes of the run.
+        notes: `key=value (reason)` for what the task chose itself.
         probing: what the online probe looks at, or None without one.
+        labelled: what supervised training learns from, or None.
     """
 
     cfg: DictConfig
@@ -137,7 +143,9 @@ class Job:
     pace: Budget
     workers: int
     team: Team
-    probing: Probing | None
+    notes: tuple[str, ...] = ()
+    probing: Probing | None = None
+    labelled: Labelled | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,36 +158,60 @@ class Compute:
     micro_batch: int
 
 
-def objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> MIMObjective:
-    """The Lightning module of a run, with its optimizer and schedule to be.
+def mim_objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> MIMObjective:
+    """The Lightning module of a pretraining run."""
+    from mimsuite.objectives.optim import param_groups
+
+    decays = decays_mask_token(job.config)
+    groups = param_groups(model, weight_decay=job.cfg.optim.weight_decay, decay_mask_token=decays)
+    fields = {k: v for k, v in job.cfg.objective.items() if k not in OF_THE_MODEL}
+    made: MIMObjective = instantiate(
+        OmegaConf.create(fields), job.trusted, **around_model(job, model, normalize, groups)
+    )
+    return made
+
+
+def classify_objective(job: Job, model: ForImageClassification, normalize: Normalize) -> ClassifyObjective:
+    """The Lightning module of a supervised run."""
+    from mimsuite.objectives.optim import layer_groups
+
+    cfg, labelled = job.cfg, job.labelled
+    assert labelled is not None
+    groups = layer_groups(model, weight_decay=cfg.optim.weight_decay, lr=job.pace.lr, layer_decay=cfg.layer_decay)
+    made: ClassifyObjective = instantiate(
+        cfg.objective,
+        job.trusted,
+        **around_model(job, model, normalize, groups),
+        kind=labelled.facts.kind,
+        class_weights=labelled.class_weights,
+    )
+    return made
+
+
+def around_model(job: Job, model: Any, normalize: Normalize, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """What both Lightning modules take: the model, and its optimizer and schedule to be.
 
     Raises:
         InputError: a value that the optimizer does not take.
     """
-    from mimsuite.objectives.optim import param_groups
-
     cfg, pace = job.cfg, job.pace
     fields = {k: v for k, v in cfg.optim.items() if k not in ("base_lr", "base_batch", "weight_decay")}
-    decays = decays_mask_token(job.config)
-    groups = param_groups(model, weight_decay=cfg.optim.weight_decay, decay_mask_token=decays)
     optimizer = instantiate(OmegaConf.create(fields), job.trusted, lr=pace.lr)
     try:
-        optimizer(groups)  # a bad value speaks now, in one line, and not from inside the trainer
+        optimizer([dict(group) for group in groups])  # a bad value speaks now, in one line, not inside the trainer
     except ValueError as error:
         raise InputError(f"{cfg.optim._target_}: {error}") from error
-    made: MIMObjective = instantiate(
-        OmegaConf.create({k: v for k, v in cfg.objective.items() if k not in OF_THE_MODEL}),
-        job.trusted,
-        model=model,
-        normalize=normalize,
-        optimizer=optimizer,
-        groups=groups,
-        schedule=instantiate(cfg.schedule, job.trusted, steps=pace.steps, warmup=pace.warmup),
-        clip=cfg.trainer.clip,
-        seed=cfg.seed,
-        about={"config": model.config.to_dict(), "preprocessor": preprocessor(normalize, job.geo.image_size).to_dict()},
-    )
-    return made
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    return {
+        "model": model,
+        "normalize": normalize,
+        "optimizer": optimizer,
+        "groups": groups,
+        "schedule": instantiate(cfg.schedule, job.trusted, steps=pace.steps, warmup=pace.warmup),
+        "clip": cfg.trainer.clip,
+        "seed": cfg.seed,
+        "about": {"config": config, "preprocessor": preprocessor(normalize, job.geo.image_size).to_dict()},
+    }
 
 
 def decays_mask_token(config: Any) -> bool:
@@ -200,26 +232,55 @@ def mask_samplers(cfg: DictConfig, trusted: Sequence[str], drops: bool) -> list[
     return [instantiate(OmegaConf.create(fields | choice), trusted) for choice in choices]
 
 
-def image_data(job: Job, micro_batch: int) -> ImageData:
-    """The loaders of a run."""
+def masked_data(job: Job, micro_batch: int) -> ImageData:
+    """The loaders of a pretraining run."""
     from mimsuite.data.datamodule import ImageData
 
-    cfg, geo = job.cfg, job.geo
+    transform = instantiate(job.cfg.augment, job.trusted, size=list(job.geo.image_size))
+    masks = mask_samplers(job.cfg, job.trusted, job.geo.drops)
     return ImageData(
         job.index,
-        image_size=geo.image_size,
-        mask_unit=geo.mask_unit,
-        train_transform=instantiate(cfg.augment, job.trusted, size=list(geo.image_size)),
-        masks=mask_samplers(cfg, job.trusted, geo.drops),
-        batch=job.pace.batch,
-        micro_batch=micro_batch,
-        steps=job.pace.steps,
-        seed=cfg.seed,
-        workers=job.workers,
-        lanes=cfg.loader.lanes,
-        window=cfg.loader.window,
-        val_limit=cfg.loader.val_limit,
+        **loading(job, micro_batch),
+        mask_unit=job.geo.mask_unit,
+        train_transform=transform,
+        masks=masks,
     )
+
+
+def labelled_data(job: Job, micro_batch: int, normalize: Normalize) -> ImageData:
+    """The loaders of a supervised run."""
+    from mimsuite.data.datamodule import ImageData
+
+    labelled = job.labelled
+    assert labelled is not None
+    mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
+    transform = instantiate(job.cfg.augment, job.trusted, size=list(job.geo.image_size), mean=mean, std=std)
+    return ImageData(
+        job.index,
+        **loading(job, micro_batch),
+        mask_unit=None,
+        train_transform=transform,
+        masks=(),
+        labels=True,
+        train=labelled.train,
+        val=labelled.choose,
+    )
+
+
+def loading(job: Job, micro_batch: int) -> dict[str, Any]:
+    """What all loaders take."""
+    cfg = job.cfg
+    return {
+        "image_size": job.geo.image_size,
+        "batch": job.pace.batch,
+        "micro_batch": micro_batch,
+        "steps": job.pace.steps,
+        "seed": cfg.seed,
+        "workers": job.workers,
+        "lanes": cfg.loader.lanes,
+        "window": cfg.loader.window,
+        "val_limit": cfg.loader.val_limit,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,15 +290,19 @@ class Parts:
     files: FileLogger | None
     wandb: WandbLogger | None
     checkpoints: Checkpoints
+    callbacks: Sequence[Callback]
 
 
-def trainer(job: Job, folder: RunFolder, compute: Compute, *, step: int, imports: float) -> tuple[Trainer, Parts]:
+def trainer(
+    job: Job, folder: RunFolder, compute: Compute, *, objective: Objective, step: int, imports: float
+) -> tuple[Trainer, Parts]:
     """Lightning's Trainer with our loggers, callbacks and checkpoints.
 
     Args:
         job: the run.
         folder: where it writes.
         compute: how it computes.
+        objective: what it trains.
         step: optimizer steps done before, for a resumed run; -1 for none.
         imports: seconds that importing torch, lightning and wandb took.
     """
@@ -252,11 +317,16 @@ def trainer(job: Job, folder: RunFolder, compute: Compute, *, step: int, imports
     loggers = {str(name): instantiate(node, trusted, **shared) for name, node in cfg.logger.items() if folder.leads}
     checkpoints = Checkpoints(folder.path / "checkpoints", pace.save_every)
     samples = job.index.num_samples(job.index.select("train"))
+
+    def save(model: Any) -> None:
+        save_weights(folder.path / "weights", model, objective.normalize, job.geo.image_size)
+
     filled: dict[str, dict[str, Any]] = {
         "monitor": {"batch": pace.batch, "started": started(), "imports": imports},
         "reconstructions": {"folder": folder.pictures},
         "bad_samples": {"folder": folder.path, "samples": samples},
         "skipped_steps": {"folder": folder.path},
+        "best_weights": {"save": save},
     }
     nodes = {str(k): v for k, v in cfg.callbacks.items() if job.probing is not None or k != "online_probe"}
     callbacks = [instantiate(node, trusted, **filled.get(name, {})) for name, node in nodes.items()]
@@ -283,7 +353,7 @@ def trainer(job: Job, folder: RunFolder, compute: Compute, *, step: int, imports
         use_distributed_sampler=False,  # the plan knows the ranks
         log_every_n_steps=1,  # unused: the monitor gives the loggers their figures; a larger one makes Lightning warn
     )
-    return made, Parts(files, loggers.get("wandb"), checkpoints)
+    return made, Parts(files, loggers.get("wandb"), checkpoints, callbacks)
 
 
 def strategy(team: Team, on: Device) -> Any:

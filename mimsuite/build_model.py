@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from mimsuite.combinations import MAE_KEYS
 from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights
 from mimsuite.instantiate import instantiate
-from mimsuite.models.config_base import pair
+from mimsuite.labelled import PROBLEM_TYPES, Labelled
+from mimsuite.models.config_base import CLASSIFIER_POOLS, pair
 from mimsuite.run import cache_folder
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from mimsuite.data.index import DataIndex
     from mimsuite.evaluation.feature_pass import FeaturePass
-    from mimsuite.models.composed import ForMaskedImageModeling
+    from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
     from mimsuite.normalize import Normalize
     from mimsuite.weights.huggingface import Pretrained
 
@@ -102,6 +104,102 @@ def for_objective(config: Any, cfg: DictConfig, weights: Weights | None, overrid
         own = getattr(before, "decoder_hidden_size", None) is not None
         changes |= {f"decoder_{key}": getattr(before, f"decoder_{key}") if own else cfg.head[key] for key in MAE_KEYS}
     return config.changed(**changes)
+
+
+def classifier_config(config: Any, cfg: DictConfig, weights: Weights | None, labelled: Labelled) -> Any:
+    """A copy of the model's config for a classifier of the run's labels; what concerned masks is taken out of it.
+
+    Args:
+        config: of the encoder.
+        cfg: read are `head.pool` and `drop_path`.
+        weights: what `init=` names, or None.
+        labelled: the labels.
+
+    Raises:
+        InputError: a value that the encoder does not take.
+    """
+    changes: dict[str, Any] = {
+        "id2label": labelled.names,
+        "problem_type": PROBLEM_TYPES[labelled.facts.kind],
+        "classifier_pool": str(cfg.head.pool),
+        "mim_target": "pixels",
+        "architectures": None,
+    }
+    if config.model_type == "vit":
+        changes |= {"mask_mode": "replace", "decoder_hidden_size": None}
+    if cfg.head.pool not in CLASSIFIER_POOLS:
+        raise InputError(f"head.pool={cfg.head.pool} is unknown; head.pool takes {', '.join(CLASSIFIER_POOLS)}")
+    if cfg.head.pool == "cls" and not config.class_tokens[-1]:
+        raise InputError("head.pool=cls, but this encoder has no class token; use head.pool=mean")
+    std = cfg.head.std
+    if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 <= std < math.inf:
+        raise InputError(f"head.std={std} is no number from 0; use 0.02, or 0 for zeros")
+    if cfg.drop_path is not None:
+        rate = cfg.drop_path
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise InputError(f"drop_path={rate} is no rate from 0 to below 1; use 0.1, or 0 for none")
+        stages = len(config.depth) if config.model_type == "cvt" else 0  # of a CvT the last stage drops (spec of CvT)
+        changes["drop_path_rate"] = [0.0] * (stages - 1) + [rate] if stages else rate
+    check_freeze(cfg, config.num_blocks)
+    return config.changed(**changes)
+
+
+def check_freeze(cfg: DictConfig, blocks: int) -> int:
+    """The deepest parameters that `freeze` keeps as they are, as `depth_of` counts; -1 for none.
+
+    Raises:
+        InputError: none of null, all and a number of blocks.
+    """
+    if cfg.freeze is None:
+        return -1
+    if cfg.freeze == "all":
+        return blocks + 1
+    if isinstance(cfg.freeze, bool) or not isinstance(cfg.freeze, int) or not 0 <= cfg.freeze <= blocks:
+        raise InputError(
+            f"freeze={cfg.freeze}: this encoder has {blocks} blocks; use a number from 0 to {blocks}, or all"
+        )
+    return int(cfg.freeze)
+
+
+def keeps_head(weights: Weights | None, config: Any) -> bool:
+    """Whether weights have a classifier for the very classes of a config, pooled in the same way."""
+    if weights is None:
+        return False
+    own = config_of(weights)
+    same = (own.id2label, own.classifier_pool, own.problem_type or config.problem_type)
+    named = (weights.config.get("architectures") or [""])[0].endswith("ForImageClassification")
+    return bool(named and same == (config.id2label, config.classifier_pool, config.problem_type))
+
+
+def classifier(config: Any, weights: Weights | None, cfg: DictConfig) -> ForImageClassification:
+    """A classifier: fresh, or with the encoder of `init=`, and with its head if that is for the same classes.
+
+    Args:
+        config: of the classifier, at the run's image size.
+        weights: what `init=` names, or None.
+        cfg: read are `head.std` and `freeze`.
+    """
+    from torch import nn
+
+    from mimsuite.models import AutoModelForImageClassification
+
+    native = config if weights is None else at_native_size(config, weights)
+    model: ForImageClassification = AutoModelForImageClassification.from_config(native)
+    kept = keeps_head(weights, config)
+    if weights is not None:
+        unused = ("decoder.", "mask_token", f"{model.base_prefix}.embeddings.mask_token", "pooler.")
+        fill(model, weights, without=unused if kept else (*unused, "classifier."))
+    if not kept:
+        linear = next(m for m in model.classifier.modules() if isinstance(m, nn.Linear))
+        nn.init.normal_(linear.weight, std=cfg.head.std)
+        nn.init.zeros_(linear.bias)
+    if hasattr(config, "image_size"):
+        model.encoder.set_image_size(config.image_size)
+    deepest, encoder = check_freeze(cfg, config.num_blocks), model.network()
+    for name, parameter in encoder.named_parameters():  # type: ignore[attr-defined]
+        if encoder.depth_of(name) <= deepest:
+            parameter.requires_grad_(False)
+    return model
 
 
 def named(overrides: Sequence[str], group: str) -> bool:
@@ -200,7 +298,7 @@ def load_model(weights: Weights) -> Pretrained:
     name = (weights.config.get("architectures") or [""])[0]
     found = getattr(models, name) if name in models.__all__ else None
     beside = weights.folder is not None and (weights.folder / DECODER).is_file()
-    if weights.checkpoint is not None or beside:
+    if beside or (weights.checkpoint is not None and not name.endswith("ForImageClassification")):
         model = models.AutoModelForMaskedImageModeling.from_config(config)
     elif isinstance(found, type) and issubclass(found, Pretrained) and isinstance(config, found.config_class):
         model = found(config)

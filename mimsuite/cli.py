@@ -11,6 +11,7 @@ from mimsuite.version import __version__
 TASKS = {
     "pretrain": "masked image modeling: pretrain an encoder on images without labels",
     "probe": "kNN and linear probe of a frozen encoder",
+    "finetune": "supervised fine-tuning, or training from scratch, and the last figure on the test split",
     "evaluate": "metrics of a trained classifier or of a pretraining run, and the worst mistakes",
     "embed": "features of every image in a file (.npz, .parquet, .csv), and a map of them",
     "reconstruct": "picture of original, masked input, prediction, paste and error",

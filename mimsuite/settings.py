@@ -28,7 +28,7 @@ class Geometry:
     Attributes:
         image_size: `(H, W)`.
         channels: image channels.
-        mask_unit: side of the squares that masks are drawn in.
+        mask_unit: side of the squares that masks are drawn in; 0 where no masks are.
         drops: whether the encoder leaves hidden patches out.
         notes: `key=value (reason)` for every value that was chosen here.
     """
@@ -92,19 +92,8 @@ def geometry(
     Raises:
         InputError: sizes that do not fit, with sizes that would.
     """
-    notes = []
-    native = native or (FALLBACK_SIZE, FALLBACK_SIZE)
-    if cfg.image_size == "auto":
-        image_size = auto_image_size(native, index.image_size, stride)
-        reason = "the model's" if image_size == native else f"the data's median is {pair(index.image_size)}"
-        notes.append(f"image_size={pair(image_size)} ({reason})")
-    else:
-        image_size = sides(cfg.image_size)
-    channels = whole(cfg, "channels", auto=index.channels)
-    if channels != index.channels:
-        raise InputError(
-            f"channels={channels} but the images have {index.channels}; use channels={index.channels} or other data"
-        )
+    image_size, notes = chosen_size(cfg, index, native, stride)
+    channels = chosen_channels(cfg, index)
     unit = mask_unit(cfg, image_size, stride, cell, drops)
     if cfg.mask.unit == "auto":
         reason = (
@@ -112,6 +101,41 @@ def geometry(
         )
         notes.append(f"mask.unit={unit} ({reason})")
     return Geometry(image_size, channels, unit, drops, tuple(notes))
+
+
+def plain_geometry(
+    cfg: DictConfig, index: DataIndex, *, native: tuple[int, int] | None, stride: tuple[int, int]
+) -> Geometry:
+    """Decides image size and channels of a run without masks; arguments and errors as of `geometry`."""
+    image_size, notes = chosen_size(cfg, index, native, stride)
+    check_image_size(image_size, stride)
+    return Geometry(image_size, chosen_channels(cfg, index), 0, False, tuple(notes))
+
+
+def chosen_size(
+    cfg: DictConfig, index: DataIndex, native: tuple[int, int] | None, stride: tuple[int, int]
+) -> tuple[tuple[int, int], list[str]]:
+    """The `(H, W)` that `image_size` means, and why."""
+    if cfg.image_size != "auto":
+        return sides(cfg.image_size), []
+    native = native or (FALLBACK_SIZE, FALLBACK_SIZE)
+    image_size = auto_image_size(native, index.image_size, stride)
+    reason = "the model's" if image_size == native else f"the data's median is {pair(index.image_size)}"
+    return image_size, [f"image_size={pair(image_size)} ({reason})"]
+
+
+def chosen_channels(cfg: DictConfig, index: DataIndex) -> int:
+    """The channels that `channels` means.
+
+    Raises:
+        InputError: not those of the data.
+    """
+    channels = whole(cfg, "channels", auto=index.channels)
+    if channels != index.channels:
+        raise InputError(
+            f"channels={channels} but the images have {index.channels}; use channels={index.channels} or other data"
+        )
+    return channels
 
 
 def mask_unit(

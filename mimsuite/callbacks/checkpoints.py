@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,13 +31,29 @@ class Checkpoints(Callback):
 
     Attributes:
         exit_code: 0, or the process's exit code after a signal: 130 (SIGINT) or 143.
+        seconds: that the run has trained and validated, in all its starts; what a kill undid is not counted.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
         self.exit_code = self._asked = 0
         self._saved = -1
+        self.seconds = 0.0
+        self._counted = time.perf_counter()
         self._before: dict[signal.Signals, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time so far, for a resumed run to count on from."""
+        self._count()
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Counts on from what the interrupted run had."""
+        self.seconds = state_dict["seconds"]
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._counted = self.seconds + now - self._counted, now
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals from the first validation on."""
@@ -45,6 +62,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals; a resumed run's checkpoint counts as saved."""
         self._saved = trainer.global_step
+        self._counted = time.perf_counter()
         self._listen()
 
     def _listen(self) -> None:
@@ -79,6 +97,10 @@ class Checkpoints(Callback):
             return 0
         asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(asked, reduce_op="max"))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self._count()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back."""

@@ -132,6 +132,27 @@ class ViTConfig(ModelConfig):
         """Whether the features of a layer have a class token, for every block."""
         return [self.use_class_token] * self.num_hidden_layers
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the encoder."""
+        return self.num_hidden_layers
+
+    @property
+    def not_in_transformers(self) -> list[str]:
+        """Fields whose values change what a classifier computes and that transformers does not know."""
+        known = {
+            "classifier_pool": ("auto", "cls"),
+            "layer_scale_init_value": (None,),
+            "use_absolute_position_embeddings": (True,),
+            "use_shared_relative_position_bias": (False,),
+            "use_attention_output_bias": (True,),
+            "use_mlp_bias": (True,),
+            "use_patch_bias": (True,),
+            "use_class_token": (True,),
+            "num_register_tokens": (0,),
+        }
+        return self._beyond(known)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pooler_output_size is None:
@@ -267,6 +288,23 @@ class CvtConfig(ModelConfig):
         """Whether the features of a layer have a class token, for every stage."""
         return list(self.cls_token)
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all stages."""
+        return sum(self.depth)
+
+    @property
+    def not_in_transformers(self) -> list[str]:
+        """Fields whose values change what a classifier computes and that transformers does not know, or gets wrong."""
+        stages = len(self.depth)
+        known = {
+            "classifier_pool": ("auto", "cls"),
+            "hidden_act": ("gelu",),
+            "cls_token": ([False] * (stages - 1) + [True],),
+            "qkv_projection_method": (["dw_bn"] * stages,),
+        }
+        return self._beyond(known)
+
     def __post_init__(self, mlp_ratios: list[float] | None) -> None:
         super().__post_init__()
         if mlp_ratios is not None:
@@ -385,6 +423,18 @@ class BitConfig(ModelConfig):
     def class_tokens(self) -> list[bool]:
         """Whether the features of a layer have a class token, for every stage: none has."""
         return [False] * len(self.depths)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all stages."""
+        return sum(self.depths)
+
+    @property
+    def not_in_transformers(self) -> list[str]:
+        """Fields whose values change what a classifier computes and that transformers gets wrong."""
+        full = 4 * 2 ** (len(self.depths) - 1)  # from this stride on nothing is dilated
+        strides = tuple(stride for stride in OUTPUT_STRIDES if stride >= full)
+        return self._beyond({"output_stride": strides, "width_factor": (1,), "global_padding": (None, "SAME")})
 
     @property
     def stage_names(self) -> list[str]:

@@ -76,6 +76,11 @@ class ModelConfig:
     mim_target: str = "pixels"
     classifier_pool: str = "auto"
 
+    @property
+    def not_in_transformers(self) -> list[str]:
+        """`field=value` of what changes a classifier's logits and is unknown to, or wrong in, transformers."""
+        return []
+
     def __post_init__(self) -> None:
         self._fill_labels()
         if self.problem_type is not None:
@@ -176,6 +181,10 @@ class ModelConfig:
         part = path.with_name(f".config.json.{os.getpid()}")
         part.write_text(self.to_json_string(), encoding="utf-8")
         part.replace(path)
+
+    def _beyond(self, known: dict[str, tuple[Any, ...]]) -> list[str]:
+        """`field=value` of every field whose value is none of those that are known."""
+        return [f"{name}={getattr(self, name)}" for name, values in known.items() if getattr(self, name) not in values]
 
     def _fill_labels(self) -> None:
         for name in ("id2label", "label2id"):

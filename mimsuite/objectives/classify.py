@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from mimsuite.data.hashing import mix
 from mimsuite.evaluation.figures import Figures
 from mimsuite.evaluation.scores import Kind
+from mimsuite.losses import classification_loss
 from mimsuite.models.composed import ForImageClassification
 from mimsuite.normalize import Normalize
 from mimsuite.objectives.mixing import Mixing, soft_loss
@@ -81,8 +82,7 @@ class ClassifyObjective(LightningModule):
     @property
     def judged(self) -> ForImageClassification:
         """The model that validation looks at and that is saved: the averaged one where there is one."""
-        found: ForImageClassification = self.model if self.averaged is None else self.averaged.module
-        return found
+        return self.model if self.averaged is None else cast(ForImageClassification, self.averaged.module)
 
     def train(self, mode: bool = True) -> ClassifyObjective:
         """Switches the mode; BatchNorms whose parameters are frozen keep the statistics that they came with."""
@@ -117,7 +117,8 @@ class ClassifyObjective(LightningModule):
         """Adds a batch to the loss, which knows no smoothing and no weights, and to the figures."""
         assert batch.labels is not None
         logits = self.judged(self.normalize(batch.images)).logits.float()
-        self.val_loss.update(self.judged.loss(logits, batch.labels), weight=len(logits))
+        loss = classification_loss(logits, batch.labels, self.model.config.problem_type)
+        self.val_loss.update(loss, weight=len(logits))
         self.figures.update(logits, batch.labels)
 
     def on_validation_epoch_end(self) -> None:

@@ -1,0 +1,188 @@
+"""`mimsuite finetune`: supervised training of a pretrained or fresh encoder with a linear classifier."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from mimsuite import app, build
+from mimsuite.build_model import (
+    classifier,
+    classifier_config,
+    keeps_head,
+    load_model,
+    model_config,
+    normalizer,
+    save_weights,
+)
+from mimsuite.data.index import DataIndex
+from mimsuite.data.label_table import read_labels
+from mimsuite.errors import InputError
+from mimsuite.hyperrule import hyper_rule
+from mimsuite.init_weights import Weights, find_weights
+from mimsuite.labelled import decide_labels
+from mimsuite.run import RunFolder
+from mimsuite.settings import budget, plain_geometry, positive
+from mimsuite.training import Kind, begin, carry_out, native_size, processes
+
+if TYPE_CHECKING:
+    from mimsuite.data.datamodule import ImageData
+    from mimsuite.objectives.classify import ClassifyObjective
+
+log = logging.getLogger("mimsuite")
+
+LAYER_DECAY = 0.75  # of pretrained weights (He et al. 2022, table 9)
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Fine-tunes, or trains from scratch; returns the content of `summary.json`, and the exit code after a signal.
+
+    Everything that can be wrong with the input is looked at before torch is imported and before `out` is touched.
+    """
+    return carry_out(decide(cfg, overrides), Kind("finetune", write_back, make, banner, finish))
+
+
+def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
+    """Checks every key.
+
+    Raises:
+        InputError: a value that the task, the model or the data does not take.
+    """
+    begun = begin(cfg, overrides)
+    cfg, index, weights, given, trusted = begun.cfg, begun.index, begun.weights, begun.given, begun.trusted
+    labelled = decide_labels(cfg, index)
+    rule = apply_rule(cfg, len(labelled.train), index)
+    draft = model_config(cfg, weights, given, trusted)
+    native = (weights.image_size if weights else None) or native_size(draft)
+    geo = plain_geometry(cfg, index, native=native, stride=draft.stride if draft.model_type == "vit" else (1, 1))
+    config = model_config(cfg, weights, given, trusted, geo.image_size, geo.channels)
+    config = classifier_config(config, cfg, weights, labelled)
+    notes = [*labelled.notes, *rule, layer_decay(cfg, weights)]
+    pace = budget(cfg, len(labelled.train))
+    team = processes(cfg)
+    return build.Job(
+        cfg, overrides, trusted, index, weights, config, geo, pace, begun.workers, team, tuple(notes), labelled=labelled
+    )
+
+
+def apply_rule(cfg: DictConfig, images: int, index: DataIndex) -> list[str]:
+    """Fills in what `schedule=hyperrule` decides from the data (Kolesnikov et al. 2020, section 3.3); returns a note.
+
+    That is the schedule's marks and warm-up, and, where they are `auto`, steps, mixup, image size and the crop's share.
+
+    Raises:
+        InputError: a key that says `auto` where nothing decides it.
+    """
+    ruled = cfg.schedule.get("marks") == "auto"
+    rule = hyper_rule(images, index.image_size)
+    if ruled:
+        cfg.schedule.marks = list(rule.milestones)
+        cfg.schedule.warmup = rule.warmup if cfg.schedule.warmup == "auto" else cfg.schedule.warmup
+        cfg.steps = rule.steps if cfg.steps is None and cfg.epochs is None else cfg.steps
+        cfg.image_size = rule.crop if cfg.image_size == "auto" else cfg.image_size
+    for node, key, value in ((cfg.objective, "mixup", rule.mixup), (cfg.augment, "share", rule.share)):
+        if key in node and node[key] == "auto":
+            if not ruled:
+                raise InputError(f"{key}=auto needs schedule=hyperrule, which decides it; give a number")
+            node[key] = value
+    if not ruled:
+        return []
+    sizes = f"crops of {rule.crop} of {rule.resize} pixels"
+    return [f"schedule=hyperrule (for {images:,} images: {rule.steps} steps, mixup {rule.mixup:g}, {sizes})"]
+
+
+def layer_decay(cfg: DictConfig, weights: Weights | None) -> str:
+    """Decides `layer_decay=auto` and says why; checks a number.
+
+    Raises:
+        InputError: a number that is not above 0 and at most 1.
+    """
+    reason = "as asked"
+    if cfg.layer_decay == "auto":
+        cfg.layer_decay, reason = (LAYER_DECAY, "pretrained weights") if weights else (1.0, "fresh weights")
+    if positive(cfg, "layer_decay", auto=1.0) > 1:
+        raise InputError(f"layer_decay={cfg.layer_decay} is above 1; use 1 for none, or 0.75")
+    return f"layer_decay={cfg.layer_decay:g} ({reason})"
+
+
+def write_back(job: build.Job) -> None:
+    """Nothing more: what this task decides stands in the config already."""
+
+
+def make(job: build.Job, compute: build.Compute) -> tuple[ClassifyObjective, ImageData]:
+    """The Lightning module and the loaders."""
+    model = classifier(job.config, job.weights, job.cfg)
+    normalize = normalizer(job.index, job.weights)
+    return build.classify_objective(job, model, normalize), build.labelled_data(job, compute.micro_batch, normalize)
+
+
+def banner(job: build.Job, compute: build.Compute, objective: ClassifyObjective) -> None:
+    """Says what is about to happen: labels, model, and whether other libraries will read the result."""
+    cfg, labelled = job.cfg, job.labelled
+    assert labelled is not None
+    parameters = list(objective.model.parameters())
+    log.info(
+        "labels    %s, %d outputs; %s images to learn from; best weights by %s",
+        *(labelled.facts.kind, labelled.facts.outputs, f"{len(labelled.train):,}", labelled.chosen_on),
+    )
+    log.info(
+        "model     %s from %s, %s parameters, %s of them trained; image %dx%d",
+        *(job.config.model_type, cfg.init or "scratch", f"{sum(p.numel() for p in parameters):,}"),
+        f"{sum(p.numel() for p in parameters if p.requires_grad):,}",
+        *job.geo.image_size,
+    )
+    if job.weights is not None and not keeps_head(job.weights, job.config):
+        log.info("          the classifier is fresh (head.std=%g)", cfg.head.std)
+    if strange := objective.model.config.not_in_transformers:
+        log.info(
+            "          transformers will not compute the same from weights/: it knows no %s; mimsuite.load does",
+            ", ".join(strange),
+        )
+
+
+def finish(
+    job: build.Job, folder: RunFolder, objective: ClassifyObjective, parts: build.Parts
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Writes the last weights, and judges the best ones on the images that nothing was chosen on."""
+    from mimsuite.callbacks.best_weights import BestWeights
+
+    best = next((c for c in parts.callbacks if isinstance(c, BestWeights)), None)
+    size, place = job.geo.image_size, folder.path / "weights"
+    save_weights(folder.path / "weights-last", objective.judged, objective.normalize, size)
+    if best is None or best.value is None:
+        save_weights(place, objective.judged, objective.normalize, size)
+    more = {} if best is None or best.value is None else {"best_step": best.step, "best_value": best.value}
+    figures = last_figure(job, folder) if "test" in job.index.splits else {}
+    shown = figures or {k: v for k, v in (parts.files.last if parts.files else {}).items() if k.startswith("val/")}
+    text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    log.info("done: %d steps; %s; best weights in %s", job.pace.steps, text, place)
+    return figures, more
+
+
+def last_figure(job: build.Job, folder: RunFolder) -> dict[str, float]:
+    """What the best weights, as they lie in `weights/`, are worth on `test`."""
+    from mimsuite.evaluation.classifier import Classifier, judge, label_tensor
+
+    index, labelled, size = job.index, job.labelled, job.geo.image_size
+    assert labelled is not None
+    weights, samples, device = find_weights(str(folder.path)), index.records("test"), build.torch_device()
+    model: Any = load_model(weights).eval().to(device)
+    kind, outputs = labelled.facts.kind, labelled.facts.outputs
+    normalize = normalizer(index, weights).to(device)
+    judged = judge(
+        Classifier(lambda pixels: model(pixels).logits, normalize, kind, outputs, device=device),
+        index,
+        samples,
+        label_tensor(read_labels(index, samples), kind, outputs),
+        image_size=size,
+        batch=job.cfg.micro_batch,
+        workers=job.workers,
+    )
+    return {f"test/{name}": value for name, value in (judged.worth.figures | {"loss": judged.loss}).items()}
+
+
+if __name__ == "__main__":
+    app.main("finetune", run)
