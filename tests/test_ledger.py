@@ -196,6 +196,17 @@ def test_other_shares_of_the_labels_are_other_rows(root, tmp_path):
     assert ["| all |" in row for row in rows].count(True) == 1
 
 
+@pytest.mark.parametrize("key", ledger.ALIKE)
+def test_runs_that_differ_in_more_than_the_seed_are_other_rows(key):
+    one = {"name": "a", "seed": 0} | dict.fromkeys(ledger.ALIKE, 1)
+    assert ledger.grouped([one, one | {"seed": 1}]) == [[one, one | {"seed": 1}]]
+    assert len(ledger.grouped([one, one | {"seed": 1, key: 2}])) == 2
+
+
+def test_rows_are_told_apart_by_all_that_makes_a_figure():
+    assert {"data", "label_fraction", "model", "start", "recipe", "steps", "batch", "machine"} < set(ledger.ALIKE)
+
+
 def test_a_seed_counts_once(root, tmp_path):
     added(root, finetuning(tmp_path / "f", 0.8))
     added(root, finetuning(tmp_path / "g", 0.8), name="again")
