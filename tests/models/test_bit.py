@@ -889,6 +889,7 @@ NO_EFFECT = {
     "label2id": "class names",
     "attn_implementation": "BiT has no attention",
     "output_attentions": "BiT has no attention",
+    "classifier_pool": "BiT has no class token, so only its mean cell",
 }
 CHANGES = {
     "num_channels": 2,

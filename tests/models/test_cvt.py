@@ -193,6 +193,7 @@ CHANGES = {
     "output_hidden_states": True,
     "return_dict": False,
     "mim_target": "hog",
+    "classifier_pool": "mean",
 }
 NEEDS = {"kernel_qkv": {"padding_q": [1, 1, 2]}}  # so that queries keep the size of the map
 NO_EFFECT = {

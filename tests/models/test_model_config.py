@@ -62,6 +62,7 @@ WRONG_VALUES = [
     ("position", "rope"),
     ("mask_mode", "keep"),
     ("mim_target", "colours"),
+    ("classifier_pool", "max"),
     ("num_register_tokens", -1),
     ("decoder_hidden_size", 0),
     ("decoder_num_hidden_layers", 0),
@@ -195,6 +196,7 @@ def test_every_other_field_survives_the_file():
         "dtype": "float16",
         "transformers_version": "4.50.0",
         "mim_target": "hog",
+        "classifier_pool": "mean",
     }
     fixed = relative | {
         "use_absolute_position_embeddings": True,

@@ -428,6 +428,7 @@ CHANGES = {
     "output_attentions": True,
     "return_dict": False,
     "mim_target": "norm_pixels",
+    "classifier_pool": "mean",
 }
 DECODER = {
     "decoder_hidden_size": 8,
