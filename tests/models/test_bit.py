@@ -876,6 +876,7 @@ def test_every_field_survives_the_file():
     values |= {"out_features": ["stage1"], "out_indices": [1], "id2label": {0: "a", 1: "b", 2: "c"}}
     values |= {"architectures": ["BitModel"], "dtype": "float16", "transformers_version": "4.50.0", "num_labels": 3}
     values |= {"label2id": {"a": 0, "b": 1, "c": 2}, "encoder_stride": 4, "output_attentions": True}
+    values |= {"classifier_pool": "mean"}
     assert {f.name for f in fields(BitConfig)} - values.keys() == {"attn_implementation"}
     config = BitConfig(**(TINY | values))
     assert BitConfig.from_dict(json.loads(config.to_json_string())) == config
