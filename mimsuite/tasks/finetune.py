@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mimsuite")
 
 LAYER_DECAY = 0.75  # of pretrained weights (He et al. 2022, table 9)
+SMOOTHING = 0.1  # of classes (Szegedy et al. 2016)
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,6 +62,9 @@ def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
     config = model_config(cfg, weights, given, trusted, geo.image_size, geo.channels)
     config = classifier_config(config, cfg, weights, labelled)
     notes = [*labelled.notes, *rule, layer_decay(cfg, weights)]
+    if cfg.objective.smoothing == "auto":
+        cfg.objective.smoothing = SMOOTHING if labelled.facts.kind == "classes" else 0.0
+        notes.append(f"objective.smoothing={cfg.objective.smoothing:g} (the labels are {labelled.facts.kind})")
     pace = budget(cfg, len(labelled.train))
     team = processes(cfg)
     return build.Job(
