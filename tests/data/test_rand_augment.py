@@ -152,6 +152,16 @@ def test_sixteen_bits_do_the_same_as_eight(operation, channels):
         assert difference.max() < (6 if operation is ra.equalize else 1.5)
 
 
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_sixteen_bit_values_stay_in_range(operation):
+    """Cubic interpolation between black and white overshoots."""
+    picture = np.random.default_rng(0).integers(0, 2, (3, 40, 40)).astype(np.int32) * 65535
+    found = operation(picture, Draw(0.87, 1, [0, 40000, 65535], BICUBIC))
+    assert found.dtype == np.int32
+    assert found.min() >= 0
+    assert found.max() <= 65535
+
+
 def test_sixteen_bit_equalize_spreads_the_values():
     picture = (np.random.default_rng(0).normal(9000, 300, (2, 64, 64)).clip(0, 65535)).astype(np.int32)
     found = ra.equalize(picture, Draw(0, 1, [0, 0], BICUBIC))
