@@ -253,8 +253,10 @@ def labelled_data(job: Job, micro_batch: int, normalize: Normalize) -> ImageData
 
     labelled = job.labelled
     assert labelled is not None
-    mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
-    transform = instantiate(job.cfg.augment, job.trusted, size=list(job.geo.image_size), mean=mean, std=std)
+    filled: dict[str, Any] = {"size": list(job.geo.image_size)}
+    if "erasing" in job.cfg.augment:
+        filled |= {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
+    transform = instantiate(job.cfg.augment, job.trusted, **filled)
     return ImageData(
         job.index,
         **loading(job, micro_batch),
