@@ -50,15 +50,15 @@ class LAMB(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    update = self._adam(p, *group["betas"], group["eps"]).add_(p, alpha=group["weight_decay"])
+                    update = self._adam(p, group["betas"], group["eps"]).add_(p, alpha=group["weight_decay"])
                     if p.ndim > 1:
                         update.mul_(_ratio(p.norm(), update.norm()))
                     p.add_(update, alpha=-group["lr"])
         return loss
 
-    def _adam(self, p: Tensor, beta1: float, beta2: float, eps: float) -> Tensor:
+    def _adam(self, p: Tensor, betas: tuple[float, float], eps: float) -> Tensor:
         """Moves the moments and returns Adam's direction, in a new tensor."""
-        state = self.state[p]
+        (beta1, beta2), state = betas, self.state[p]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         state["step"] += 1
