@@ -15,7 +15,10 @@ from mimsuite.instantiate import instantiate
 from mimsuite.settings import budget, geometry, warmup_steps
 
 IMAGENET = 1_281_167
-EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+OF_FINETUNE = ("finetune_", "scratch")  # tests/test_finetune_recipes.py
+EXPERIMENTS = sorted(
+    path.stem for path in (conf_dir() / "experiment").glob("*.yaml") if not path.stem.startswith(OF_FINETUNE)
+)
 # Steps per epoch, epochs, peak learning rate, warm-up in epochs, learning rate as a fraction of the peak at the first
 # step, in the middle, and at the last step; units hidden of all; smallest crop; gradient clip; decay of the mask token.
 PUBLISHED = {
