@@ -22,8 +22,9 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 class Checkpoints(Callback):
     """Commits a checkpoint every `every` optimizer steps, at the last one, and when a signal asks to stop.
 
+    A step that is followed by validation is committed after that, so that what validation finds out is never lost.
     SIGINT, SIGTERM and SIGUSR1 end the run after the step in hand, with several processes at the next step that
-    `AGREE_EVERY` divides; a second SIGINT ends it at once.
+    `AGREE_EVERY` divides; a second SIGINT ends it at once. Such a step is committed before its validation, too.
 
     Args:
         folder: the run's `checkpoints/`.
@@ -38,6 +39,7 @@ class Checkpoints(Callback):
         self.folder, self.every = folder, every
         self.exit_code = self._asked = 0
         self._saved = -1
+        self._waiting = False
         self.seconds = 0.0
         self._counted = time.perf_counter()
         self._before: dict[signal.Signals, Any] = {}
@@ -82,12 +84,24 @@ class Checkpoints(Callback):
         if step == self._saved or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         self.exit_code = self._agreed(trainer, step)
+        validates, due = validates_next(trainer), step % self.every == 0 or step == trainer.max_steps
         if self.exit_code:
             trainer.should_stop = True
-            trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
-        if self.exit_code or step % self.every == 0 or step == trainer.max_steps:
-            trainer.save_checkpoint(self.folder / f"step_{step:09d}.ckpt")
-            self._saved = step
+            if not validates:
+                trainer.limit_val_batches = 0  # Lightning would validate once more before it stops
+        if self.exit_code or (due and not validates):
+            self._save(trainer)
+        self._waiting = validates and (due or self.exit_code != 0)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves on the steps that waited for their validation."""
+        if self._waiting and not trainer.sanity_checking:
+            self._save(trainer)
+            self._waiting = False
+
+    def _save(self, trainer: Trainer) -> None:
+        self._saved = trainer.global_step
+        trainer.save_checkpoint(self.folder / f"step_{self._saved:09d}.ckpt")
 
     def _agreed(self, trainer: Trainer, step: int) -> int:
         """The exit code that all processes know of."""
@@ -107,3 +121,10 @@ class Checkpoints(Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def validates_next(trainer: Trainer) -> bool:
+    """Whether Lightning validates after the batch in hand, as it decides that itself."""
+    every = trainer.val_check_batch
+    assert isinstance(every, int)
+    return (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % every == 0
