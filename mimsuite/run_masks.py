@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mimsuite.settings import mask_unit, whole
 if TYPE_CHECKING:
     from mimsuite.masking import MaskSampler
 
-log = logging.getLogger("mimsuite")
+BATCH = 64  # images per forward pass, where no run says it
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,19 @@ class Masking:
 
     Attributes:
         sampler: draws the masks.
+        mask: what made it: a choice of `conf/mask` with its values.
         units: side of a mask unit in pixels, for each image size.
         loss: kind of the error.
+        batch: images per forward pass; of a run as in its validation.
+        note: all this in words.
     """
 
     sampler: MaskSampler
+    mask: dict[str, Any]
     units: tuple[int, ...]
     loss: str
+    batch: int
+    note: str
 
 
 def stored_config(init: str) -> DictConfig | None:
@@ -48,23 +53,33 @@ def stored_config(init: str) -> DictConfig | None:
     try:
         stored = OmegaConf.load(file)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"{file} cannot be read: {error}; use init={Path(init) / 'weights'}") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"{file} cannot be read ({said}); mend it, or use init={Path(init) / 'weights'}") from error
     found = isinstance(stored, DictConfig) and {"mask", "objective", "micro_batch", "loader"} <= set(stored)
     return stored if found and isinstance(stored, DictConfig) else None
 
 
 def masking_of(
-    cfg: DictConfig, overrides: Sequence[str], stored: DictConfig | None, config: Any, sizes: Sequence[tuple[int, int]]
+    cfg: DictConfig, overrides: Sequence[str], config: Any, sizes: Sequence[tuple[int, int]], images: int
 ) -> Masking:
-    """The masks of the run's validation, or those of `mask` where there is no run or the command line names a mask.
+    """The masks of a run's validation, or those of `mask` where there is no run or the command line names a mask.
+
+    Args:
+        cfg: the task's config; read are `init`, `mask` and `trusted_targets`.
+        overrides: the command line's `key=value` arguments.
+        config: the model's config object.
+        sizes: `(H, W)` pixels.
+        images: how many will be looked at.
 
     Raises:
         InputError: masks that do not fit the images or the model, or that hide nothing.
     """
-    node = cfg.mask
-    if stored is not None and not any(o.lstrip("+~").startswith("mask=") for o in overrides):
-        said = [o.lstrip("+~").partition("=")[0] for o in overrides if o.lstrip("+~").startswith("mask.")]
-        node = OmegaConf.merge(stored.mask, {key.partition(".")[2]: OmegaConf.select(cfg, key) for key in said})
+    stored, node, whose = stored_config(cfg.init), cfg.mask, "as the command line has it"
+    keys = [o.lstrip("+~").partition("=")[0] for o in overrides]
+    if stored is not None and "mask" not in keys:
+        changed = {k.partition(".")[2]: OmegaConf.select(cfg, k) for k in keys if k.startswith("mask.")}
+        node = OmegaConf.merge(stored.mask, changed)
+        whose = f"as the run validated{' but for ' + ', '.join(changed) if changed else ''}"
     made = OmegaConf.create({"mask": node})
     if made.mask.get("_target_") == NO_MASK:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")
@@ -76,12 +91,14 @@ def masking_of(
         cell = mask_cell(config.mask_stride, config.mim_target)
         units.append(mask_unit(made, size, config.stride, cell, drops))
         check_ratio(made, (size[0] // units[-1]) * (size[1] // units[-1]), drops)
-    return Masking(build.mask_samplers(made, trusted_targets(cfg, overrides), drops)[0], tuple(units), loss)
-
-
-def validation_batch(stored: DictConfig, images: int) -> int:
-    """The size of a run's validation batches; says so where it validated on fewer images than these."""
-    limit = whole(stored.loader, "val_limit", name="loader.val_limit")
+    values = OmegaConf.to_container(made.mask, resolve=True)
+    assert isinstance(values, dict)
+    plain = {str(key): value for key, value in values.items()}
+    kind, ratio = str(plain["_target_"]).rpartition(".")[2], plain.get("ratio")
+    note = f"{kind} of {ratio}, units of {', '.join(map(str, units))} px, {whose}"
+    limit = images if stored is None else whole(stored.loader, "val_limit", name="loader.val_limit")
     if limit < images:
-        log.info("          of %s images the run validated on %s, so its own figures differ", f"{images:,}", limit)
-    return whole(stored, "micro_batch", auto=64)
+        note += f"; it validated on {limit:,} images, these are {images:,}, so its own figures differ"
+    sampler = build.mask_samplers(made, trusted_targets(cfg, overrides), drops)[0]
+    batch = BATCH if stored is None else whole(stored, "micro_batch", auto=BATCH)
+    return Masking(sampler, plain, tuple(units), loss, batch, note)

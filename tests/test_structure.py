@@ -58,7 +58,7 @@ ROWS = [
     {"build_model"},
     {"build"},
     {"training"},
-    {"scene", "run_masks"},
+    {"scene", "run_masks", "trained"},
     {"api", "", "tasks"} | {f"tasks.{n}" for n in TASKS},
 ]
 # Not direct, but without pins pip tries dozens of versions of them.

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, open_dict
 
 from mimsuite import app, build, build_model
 from mimsuite.data.index import DataIndex, Selection
@@ -17,24 +17,15 @@ from mimsuite.data.label_table import read_labels
 from mimsuite.data.labels import Label
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.evaluation.answers import PROBLEMS, Answers, Own, match
+from mimsuite.evaluation.answers import Answers, match
 from mimsuite.geometry import check_image_size
-from mimsuite.init_weights import Weights, find_weights
 from mimsuite.run import RunFolder, check_out, speak
-from mimsuite.run_masks import Masking, masking_of, stored_config, validation_batch
-from mimsuite.settings import FALLBACK_SIZE, check_flag, pair, sides, whole
+from mimsuite.run_masks import BATCH, Masking, masking_of
+from mimsuite.settings import check_flag, pair, sides, whole
+from mimsuite.trained import Trained, find_trained, fit_dtype, own_answers, scorer
 from mimsuite.version import __version__
 
-if TYPE_CHECKING:
-    from mimsuite.evaluation.classifier import Classifier
-    from mimsuite.evaluation.linear import Head
-    from mimsuite.evaluation.saved_head import HeadFacts
-    from mimsuite.normalize import Normalize
-
 log = logging.getLogger("mimsuite")
-
-CLASSIFIER, MASKED = "ForImageClassification", "ForMaskedImageModeling"  # ends of class names in `architectures`
-BATCH = 64
 
 Size = tuple[int, int]
 
@@ -44,19 +35,17 @@ class Plan:
     """An evaluation, decided and checked.
 
     Attributes:
-        weights: the model's, or of a probe the encoder's.
-        probe: head and facts of a probe, or None.
+        trained: what is evaluated.
         prefix: of the metrics' names.
         sizes: `(H, W)` pixels of the centre crops, one row of figures each.
-        labels: of all images of a classifier.
+        labels: of all images, for a classifier.
         answers: what a classifier predicts; None of a masked image model.
-        masking: what is hidden from one.
+        masking: what is hidden from one; None of a classifier.
         flip: whether mirrored images are looked at, too.
         mistakes: images in the picture.
     """
 
-    weights: Weights
-    probe: tuple[Head, HeadFacts] | None
+    trained: Trained
     index: DataIndex
     part: Selection
     prefix: str
@@ -77,6 +66,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     check_out(cfg.out, overwrite=overwrite)
     check_apart(cfg)
     plan = decide(cfg, overrides)
+    if plan.masking is not None:
+        with open_dict(cfg):
+            cfg.mask = plan.masking.mask  # those of a run, perhaps: config.yaml says what was done
     with RunFolder(cfg.out, overwrite=overwrite) as folder:
         folder.log_to_file()
         folder.describe(cfg, overrides, {"device": build.torch_device()})
@@ -86,6 +78,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             "data      %s: %s (%s images) at %s px",
             *(plan.index.root, plan.prefix, f"{count:,}", ", ".join(map(pair, plan.sizes))),
         )
+        if plan.masking is not None:
+            log.info("masks     %s", plan.masking.note)
         rows, more = judge_all(plan, folder.path) if plan.masking is None else masked_all(plan, plan.masking)
         for size, row in zip(plan.sizes, rows, strict=True):
             log.info("%-9s %s", pair(size), ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
@@ -108,37 +102,31 @@ def decide(cfg: DictConfig, overrides: Sequence[str]) -> Plan:
         InputError: a value that the task, the model or the data does not take.
     """
     flip, mistakes = check_flag(cfg, "flip"), whole(cfg, "mistakes", least=0)
-    probe = read_probe(cfg.init)
-    weights = find_weights(cfg.init) if probe is None else encoder_of(cfg.init, probe[1])
-    masked = probe is None and is_masked(weights)
-    if masked and flip:
+    trained = find_trained(cfg.init)
+    config = build_model.config_of(trained.weights)
+    if trained.masked and flip:
         raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
-    config = build_model.config_of(weights)
     index = open_data(cfg.data)
-    build_model.check_channels(index, weights)
-    part = choose_part(index, str(cfg.split), masked=masked)
-    native = probe[1].image_size if probe else weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE)
-    sizes = image_sizes(cfg.image_size, (native[0], native[1]))
+    build_model.check_channels(index, trained.weights)
+    part = choose_part(index, str(cfg.split), masked=trained.masked)
+    sizes = image_sizes(cfg.image_size, trained.image_size)
     check_sizes(config, sizes)
     labels: Sequence[Label] = ()
     answers = masking = None
-    batch = BATCH
-    if masked:
-        stored = stored_config(cfg.init)
-        masking = masking_of(cfg, overrides, stored, config, sizes)
-        batch = BATCH if stored is None else validation_batch(stored, index.num_samples(part))
+    if trained.masked:
+        masking = masking_of(cfg, overrides, config, sizes, index.num_samples(part))
     else:
         if not index.has_labels:
             raise InputError(
-                f"data={cfg.data} has no labels; to evaluate a classifier needs one per image (.cls or .json in the "
+                f"data={cfg.data} has no labels; to evaluate a classifier takes one per image (.cls or .json in the "
                 "shards)"
             )
         labels = read_labels(index, index.records(part))
-        answers = match(own_answers(cfg.init, config, probe), labels, index.classes, f"data={cfg.data or 'emoji-64'}")
+        answers = match(own_answers(trained, config), labels, index.classes, f"data={cfg.data or 'emoji-64'}")
     return Plan(
-        *(weights, probe, index, part, part.split if part.part == "all" else "held_out", sizes),
+        *(trained, index, part, part.split if part.part == "all" else "held_out", sizes),
         *(labels, answers, masking, flip, mistakes),
-        batch=whole(cfg, "batch", auto=batch),
+        batch=whole(cfg, "batch", auto=masking.batch if masking else BATCH),
         workers=whole(cfg, "workers", auto=build.auto_workers(), least=0),
     )
 
@@ -148,41 +136,6 @@ def check_apart(cfg: DictConfig) -> None:
     init, out = Path(str(cfg.init)).resolve(), Path(cfg.out).resolve()
     if out == init or out in init.parents:
         raise InputError(f"out={cfg.out} holds init={cfg.init}, which it would replace; use another out=")
-
-
-def read_probe(init: str) -> tuple[Head, HeadFacts] | None:
-    """Head and facts of what `mimsuite probe` wrote; None where `init` is something else."""
-    if not (Path(init) / "head.json").is_file():
-        return None
-    from mimsuite.evaluation.saved_head import load_head
-
-    return load_head(Path(init))
-
-
-def encoder_of(init: str, facts: HeadFacts) -> Weights:
-    """The weights of the encoder that a probe was made of."""
-    try:
-        return find_weights(facts.init)
-    except InputError as error:
-        raise InputError(f"init={init} is a probe whose encoder is not where it was: {error}") from error
-
-
-def is_masked(weights: Weights) -> bool:
-    """Whether weights are a masked image model's, and not a classifier's.
-
-    Raises:
-        InputError: they are neither's.
-    """
-    name = str((weights.config.get("architectures") or [""])[0])
-    beside = weights.folder is not None and (weights.folder / "decoder.safetensors").is_file()
-    if name.endswith(CLASSIFIER):
-        return False
-    if name.endswith(MASKED) or beside or weights.checkpoint is not None:
-        return True
-    raise InputError(
-        f"init={weights.init} is an encoder without a classifier or decoder ({name or 'its config names no class'}); "
-        f"train one with `mimsuite probe` or `mimsuite finetune init={weights.init}`, and evaluate that"
-    )
 
 
 def choose_part(index: DataIndex, split: str, *, masked: bool) -> Selection:
@@ -223,17 +176,6 @@ def check_sizes(config: Any, sizes: Sequence[Size]) -> None:
             raise InputError(f"image_size={pair(size)}: relative positions cannot be resized; use image_size={own}")
 
 
-def own_answers(init: str, config: Any, probe: tuple[Head, HeadFacts] | None) -> Own:
-    """What a classifier or a probe says of its outputs."""
-    if probe is not None:
-        head, facts = probe
-        return Own(init, facts.kind, facts.classes or [str(n) for n in range(len(head.bias))])
-    if not config.num_labels:
-        raise InputError(f"init={init} has num_labels=0, so no classifier; train one with `mimsuite finetune`")
-    kind = PROBLEMS.get(str(config.problem_type)) or ("regression" if config.num_labels == 1 else None)
-    return Own(init, kind, [str(config.id2label.get(n, n)) for n in range(config.num_labels)])
-
-
 # --- doing it ------------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +192,7 @@ def judge_all(plan: Plan, folder: Path) -> tuple[list[dict[str, float]], dict[st
     rows: list[dict[str, float]] = []
     more: dict[str, Any] = {"kind": answers.kind, "flip": plan.flip}
     for size in plan.sizes:
-        classifier = make_classifier(plan, answers, size)
+        classifier = scorer(plan.trained, plan.index, answers, size, flip=plan.flip)
         judged = judge(classifier, plan.index, records, labels, image_size=size, batch=plan.batch, workers=plan.workers)
         rows.append(judged.worth.figures | {"loss": judged.loss})
         if size == plan.sizes[0]:
@@ -264,50 +206,19 @@ def judge_all(plan: Plan, folder: Path) -> tuple[list[dict[str, float]], dict[st
     return rows, more
 
 
-def make_classifier(plan: Plan, answers: Answers, size: Size) -> Classifier:
-    """The model at one size, on the device."""
-    from mimsuite.evaluation.classifier import Classifier
-    from mimsuite.evaluation.features import pooled
-    from mimsuite.normalize import Normalize
-
-    device = build.torch_device()
-    if plan.probe is not None:
-        head, facts = plan.probe
-        encoder: Any = build_model.encoder(plan.weights, build_model.config_of(plan.weights), size).to(device)
-        normalize = Normalize(facts.mean, facts.std, facts.maximum)
-
-        def network(pixels: Any) -> Any:
-            (features,) = encoder.forward_layers(pixels, [facts.layer])
-            return head.scores(pooled(features, facts.pool).cpu())
-    else:
-        model: Any = build_model.load_model(plan.weights).eval().to(device)
-        model.encoder.set_image_size(size)
-        normalize = build_model.normalizer_of(plan.weights)
-
-        def network(pixels: Any) -> Any:
-            return model(pixels, return_dict=True).logits
-
-    fit_dtype(normalize, plan.index)
-    return Classifier(network, normalize.to(device), answers.kind, answers.outputs, answers.order, plan.flip, device)
-
-
-def fit_dtype(normalize: Normalize, index: DataIndex) -> None:
-    """Takes the largest value of the data's type for 1, where the weights know the other type."""
-    if (index.dtype == "uint16") != (normalize.maximum > 255):
-        normalize.maximum = 65535 if index.dtype == "uint16" else 255
-
-
 def masked_all(plan: Plan, masking: Masking) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """The figures of a masked image model at every size, and what else the summary says."""
     from mimsuite.data.datamodule import eval_loader
     from mimsuite.evaluation.masked import masked_figures
 
     device, count = build.torch_device(), plan.index.num_samples(plan.part)
-    normalize = build_model.normalizer_of(plan.weights).to(device)
+    normalize = build_model.normalizer_of(plan.trained.weights).to(device)
     fit_dtype(normalize, plan.index)
     rows = []
     for size, unit in zip(plan.sizes, masking.units, strict=True):
-        model = build_model.trained_model(plan.weights, build_model.config_of(plan.weights), size).to(device)
+        model = build_model.trained_model(plan.trained.weights, build_model.config_of(plan.trained.weights), size).to(
+            device
+        )
         loader = eval_loader(
             *(plan.index, plan.part),
             image_size=size,
@@ -318,7 +229,7 @@ def masked_all(plan: Plan, masking: Masking) -> tuple[list[dict[str, float]], di
             mask_unit=unit,
         )
         rows.append(masked_figures(model, loader, normalize, loss=masking.loss, device=device, images=count))
-    return rows, {"kind": "masked", "images": count, "mask_unit": masking.units[0]}
+    return rows, {"kind": "masked", "images": count, "mask": masking.mask}
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

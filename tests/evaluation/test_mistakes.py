@@ -1,0 +1,183 @@
+"""The picture of the worst mistakes, and what decides which those are."""
+
+import csv
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from mimsuite.data.index import open_index
+from mimsuite.errors import InputError
+from mimsuite.evaluation.classifier import Judged, verdict
+from mimsuite.evaluation.mistakes import Said, mistakes_sheet
+from mimsuite.evaluation.predictions import images_of, report, said_of, worst, write_predictions
+from mimsuite.evaluation.scores import worth
+
+NAMES = ["cat", "dog", "cow"]
+
+
+def judged(scores, labels, kind):
+    return Judged(
+        worth(scores, labels, kind),
+        0.0,
+        torch.arange(len(labels)) + 10,
+        [f"k{i}" for i in range(len(labels))],
+        labels,
+        verdict(scores, labels, kind),
+    )
+
+
+@pytest.fixture(scope="module")
+def classes():
+    scores = torch.tensor([[3.0, 0, 0], [0, 1, 0], [0, 5, 0], [2, 0, 0]])
+    return judged(scores, torch.tensor([0, 2, 0, 2]), "classes")
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_worst_are_those_with_the_most_confidence_in_a_wrong_class(classes):
+    order, mistakes = worst(classes, 24)
+    assert (order.tolist(), mistakes) == ([2, 3, 1], 3)
+    assert worst(classes, 2)[0].tolist() == [2, 3]
+    assert worst(classes, 0)[0].tolist() == []
+
+
+def test_texts_name_the_truth_and_the_prediction_with_their_probabilities(classes):
+    e = np.exp
+    true, predicted = said_of(classes, 2, "classes", NAMES)
+    assert true == ("cat", f"{1 / (2 + e(5)):.2f}")
+    assert predicted == ("dog", f"{e(5) / (2 + e(5)):.2f}")
+    assert said_of(classes, 2, "classes", None).predicted[0] == "1"
+
+
+def test_predictions_have_a_line_per_image(classes, tmp_path):
+    write_predictions(tmp_path / "p.csv", classes, "classes", NAMES)
+    found = rows(tmp_path / "p.csv")
+    assert [(r["key"], r["label"], r["predicted"]) for r in found] == [
+        *[("k0", "cat", "cat"), ("k1", "cow", "dog"), ("k2", "cat", "dog"), ("k3", "cow", "cat")]
+    ]
+    assert float(found[3]["probability_of_predicted"]) == pytest.approx(np.exp(2) / (2 + np.exp(2)), rel=1e-5)
+    assert float(found[3]["probability_of_label"]) == pytest.approx(1 / (2 + np.exp(2)), rel=1e-5)
+
+
+def test_of_label_sets_the_label_that_is_farthest_from_the_truth_counts(tmp_path):
+    scores = torch.tensor([[4.0, -4, -4], [3, -1, 2], [-6, 0.5, -1]])
+    found = judged(scores, torch.tensor([[1.0, 0, 0], [0, 0, 1], [1, 1, 0]]), "multilabel")
+    order, mistakes = worst(found, 24)
+    assert (order.tolist(), mistakes) == ([2, 1], 2)
+    assert said_of(found, 2, "multilabel", NAMES) == (("cat: present", ""), ("absent", "0.00"))
+    assert said_of(found, 1, "multilabel", NAMES) == (("cat: absent", ""), ("present", "0.95"))
+    write_predictions(tmp_path / "p.csv", found, "multilabel", NAMES)
+    lines = [(r["labels"], r["predicted"], r["most_wrong"]) for r in rows(tmp_path / "p.csv")]
+    assert lines[1:] == [("cow", "cat|cow", "cat"), ("cat|dog", "dog", "cat")]
+
+
+def test_of_numbers_the_largest_errors_are_the_worst(tmp_path):
+    found = judged(torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.5]]), "regression")
+    order, mistakes = worst(found, 24)
+    assert (order.tolist(), mistakes) == ([1, 2], 2)
+    assert said_of(found, 1, "regression", None) == (("true", "2"), ("predicted", "5"))
+    write_predictions(tmp_path / "p.csv", found, "regression", None)
+    assert [float(r["error"]) for r in rows(tmp_path / "p.csv")] == [0, 3, -1.5]
+
+
+def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(classes, tmp_path):
+    asked = []
+
+    def images(numbers):
+        asked.append(numbers.tolist())
+        return [np.zeros((8, 8, 3), np.uint8)] * len(numbers)
+
+    assert report(tmp_path, classes, "classes", NAMES, pictures=2, what="val", images=images) == 3
+    assert asked == [[12, 13]]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *("predictions.csv", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.png")
+    }
+    found = rows(tmp_path / "per_class.csv")
+    assert [(r["class"], r["images"], r["accuracy"]) for r in found] == [
+        ("cat", "2", "0.5"),
+        ("dog", "0", ""),
+        *[("cow", "2", "0")],
+    ]
+
+
+def test_without_mistakes_and_with_too_many_classes_there_are_no_pictures(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("mimsuite.evaluation.predictions.MOST_CLASSES", 2)
+    caplog.set_level("INFO", "mimsuite")
+    right = judged(torch.eye(3), torch.arange(3), "classes")
+    assert report(tmp_path, right, "classes", NAMES, pictures=24, what="val", images=None) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"predictions.csv", "per_class.csv"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "no confusion matrix: there are 3 classes, and it has up to 2",
+        "nothing is wrong, so there is no picture of mistakes",
+    ]
+
+
+SAID = Said(("true", "0.10"), ("predicted", "0.90"))
+
+
+def test_small_images_are_enlarged_pixel_by_pixel_and_stand_in_rows_of_six():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[3, 5] = 200, 100, 50
+    sheet = np.asarray(mistakes_sheet([np.full_like(image, 255)] * 6 + [image], [SAID] * 7, "t"))
+    assert sheet.shape[1] == 2 * 16 + 6 * 192 + 5 * 14
+    marked = (sheet == (200, 100, 50)).all(-1)
+    ys, xs = np.nonzero(marked)
+    assert marked.sum() == 36  # 6 x 6
+    assert (ys.max() - ys.min(), xs.max() - xs.min()) == (5, 5)
+    assert ys.min() > 192 + 34 + 2 * 19  # second row
+    assert xs.min() == 16 + 5 * 6
+
+
+def test_large_images_are_shrunk_without_distortion():
+    image = np.full((300, 600, 3), (0, 0, 255), np.uint8)
+    sheet = np.asarray(mistakes_sheet([image], [SAID], "t"))
+    ys, xs = np.nonzero((sheet == (0, 0, 255)).all(-1))
+    assert (ys.max() - ys.min() + 1, xs.max() - xs.min() + 1) == (96, 192)
+
+
+def test_a_long_name_leaves_room_for_its_probability_and_a_long_title_is_whole():
+    image = np.zeros((32, 32, 3), np.uint8)
+    long = Said(("a very long name of a class that does not fit", "0.10"), ("x\ny", "0.90"))
+    short = mistakes_sheet([image], [Said(("", "0.10"), ("", ""))], "title " * 9)
+    sheet = mistakes_sheet([image], [long], "title " * 9)
+    assert sheet.size == short.size
+    assert sheet.width > 192 + 2 * 16
+    line = slice(16 + 34 + 192 + 4, 16 + 34 + 192 + 4 + 19)
+    right = slice(16 + 192 - 28, 16 + 192)  # where the number stands: nothing of the name
+    assert np.array_equal(np.asarray(sheet)[line, right], np.asarray(short)[line, right])
+
+
+def test_no_images_or_other_numbers_of_texts_are_refused():
+    with pytest.raises(InputError, match="0 images with texts for 0"):
+        mistakes_sheet([], [], "t")
+    with pytest.raises(InputError, match="1 images with texts for 2"):
+        mistakes_sheet([np.zeros((8, 8, 3), np.uint8)], [SAID] * 2, "t")
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, "uint8"), (2, "uint16"), (5, "uint8")])
+def test_pictures_of_any_channel_count_come_back_in_the_order_asked_for(channels, dtype, tmp_path):
+    most = np.iinfo(dtype).max
+    with tarfile.open(tmp_path / "val-000000.tar", "w") as archive:
+        for i in range(6):
+            image = np.full((16, 16, channels), most * i // 5, dtype)
+            image[..., 1:] //= 2
+            stream = io.BytesIO()
+            whole = image if channels > 1 else image[..., 0]
+            tifffile.imwrite(stream, whole, planarconfig="contig" if channels > 1 else None, photometric="minisblack")
+            member = tarfile.TarInfo(f"s{i}.tif")
+            member.size = len(stream.getvalue())
+            archive.addfile(member, io.BytesIO(stream.getvalue()))
+    index = open_index(str(tmp_path), cache=tmp_path / "cache")
+    assert (index.channels, index.dtype) == (channels, dtype)
+    shown = images_of(index, index.records("val"), torch.tensor([4, 0, 5]), (16, 16))
+    assert [image.shape for image in shown] == [(16, 16, 3)] * 3
+    first = [int(image[0, 0, 0]) for image in shown]
+    assert first == [204, 0, 255]
+    assert int(shown[2][0, 0, 1]) == (127 if channels == 5 else 255)
