@@ -105,6 +105,41 @@ def check_labels(index: DataIndex, facts: LabelFacts, labels: Sequence[Label], s
             f"data {index.root}: {split} has a label {high}, but the training images have classes 0 to "
             f"{facts.outputs - 1}; mend the labels, or name all classes in classes.txt"
         )
+    if facts.kind == "regression" and len(set(labels)) == 1:
+        raise InputError(
+            f"data {index.root}: all {len(labels)} labels of {split} are {labels[0]}, so R2 is not defined; take "
+            "images whose labels differ"
+        )
+    if facts.kind == "multilabel" and not any(labels):
+        raise InputError(
+            f"data {index.root}: none of the {len(labels)} images of {split} has a label, so average precision is not "
+            "defined; check the labels"
+        )
+
+
+def check_objective(cfg: DictConfig, facts: LabelFacts) -> None:
+    """Refuses what the labels cannot be mixed, smoothed or averaged with, before anything is built or written.
+
+    Raises:
+        InputError: such a value.
+    """
+    limits = {
+        "mixup": (math.inf, "0 for none, or 0.8"),
+        "cutmix": (math.inf, "0 for none, or 1.0"),
+        "smoothing": (1, "0.1, or 0 for none"),
+        "ema": (1, "0.9998, or null for none"),
+    }
+    for key, (end, fix) in limits.items():
+        value: Any = cfg.objective.get(key, 0)
+        if key == "ema" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < end:
+            where = "from 0" if end == math.inf else "from 0 to below 1"
+            raise InputError(f"objective.{key}={value} is no number {where}; use {fix}")
+    if facts.kind == "regression" and cfg.objective.get("smoothing"):
+        raise InputError(
+            f"objective.smoothing={cfg.objective.smoothing}, but the labels are numbers; use objective.smoothing=0"
+        )
 
 
 def class_weights(cfg: DictConfig, facts: LabelFacts, kept: LabelFacts) -> list[float] | None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from mimsuite.evaluation.scores import Kind, worth
+from mimsuite.evaluation.scores import METRICS, Kind, worth
 
 
 class Figures(Metric):
     """What `evaluation.scores.METRICS` names for a kind of labels; the same values as of `scores.worth`.
 
-    Of classes only counts are kept, so that it stays small for tens of thousands of them.
+    Where that would refuse scores that are not finite, the figures are NaN: a run may recover from them. Of classes
+    only counts are kept, so that it stays small for tens of thousands of them.
     """
 
     full_state_update = False
@@ -31,7 +34,7 @@ class Figures(Metric):
         self.scores: list[Tensor]
         self.labels: list[Tensor]
         if kind == "classes":
-            self.add_state("counts", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")
+            self.add_state("counts", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
         else:
             self.add_state("scores", [], dist_reduce_fx="cat")
             self.add_state("labels", [], dist_reduce_fx="cat")
@@ -45,14 +48,23 @@ class Figures(Metric):
         """
         if self.kind == "classes":
             best = scores.topk(min(5, self.outputs), dim=1).indices == labels[:, None]
-            self.counts += torch.stack([best[:, 0].sum(), best.sum(), best.new_tensor(len(best), dtype=torch.int64)])
+            images = best.new_tensor(len(best), dtype=torch.int64)
+            self.counts += torch.stack([best[:, 0].sum(), best.sum(), images, broken(scores)])
         else:
             self.scores.append(scores)
             self.labels.append(labels.reshape(len(labels), -1))
 
     def compute(self) -> dict[str, float]:
-        """Returns the figures by name; NaN where no image was seen."""
+        """Returns the figures by name; NaN where no image was seen, or scores were not finite."""
+        nothing = dict.fromkeys(METRICS[self.kind], math.nan)
         if self.kind == "classes":
-            first, five, images = self.counts.tolist()
-            return {"top1": first / images, "top5": five / images} if images else {"top1": torch.nan, "top5": torch.nan}
-        return worth(dim_zero_cat(self.scores), dim_zero_cat(self.labels), self.kind).figures
+            first, five, images, bad = self.counts.tolist()
+            return nothing if bad or not images else {"top1": first / images, "top5": five / images}
+        if not len(self.scores) or broken(scores := dim_zero_cat(self.scores)):
+            return nothing
+        return worth(scores, dim_zero_cat(self.labels), self.kind).figures
+
+
+def broken(scores: Tensor) -> Tensor:
+    """How many images have scores `(B, K)` that are not all finite, a scalar int64."""
+    return (~scores.isfinite().all(1)).sum()

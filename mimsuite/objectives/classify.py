@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -107,10 +108,16 @@ class ClassifyObjective(LightningModule):
         pixels, targets = self.mixing(pixels, batch.labels, mix(self._micro_seed(batch_idx), _MIXING))
         return poison(soft_loss(self.model(pixels).logits, targets, self.kind, self.weights))
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """After an optimizer step that was not skipped, moves the averaged weights."""
-        whole = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if self.averaged is not None and whole and not self.skipped:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Takes the step and, unless it was skipped, moves the averaged weights: before callbacks may save them."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.averaged is not None and not self.skipped:
             self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,0 +1,83 @@
+"""Figures of a validation pass: those of `scores.worth`, however the images come in batches and processes."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from mimsuite.evaluation.figures import Figures
+from mimsuite.evaluation.scores import METRICS, worth
+
+KINDS = tuple(METRICS)
+
+
+def answers(kind, count=37, outputs=7):
+    """Scores and labels of some images."""
+    draw = torch.Generator().manual_seed(0)
+    if kind == "regression":
+        labels = torch.randn(count, 1, generator=draw)
+        return labels + 0.5 * torch.randn(count, 1, generator=draw), labels
+    scores = torch.randn(count, outputs, generator=draw)
+    if kind == "classes":
+        return scores, torch.randint(outputs, (count,), generator=draw)
+    return scores, (torch.rand(count, outputs, generator=draw) < 0.3).float()
+
+
+def summed(kind, scores, labels, size):
+    figures = Figures(kind, scores.shape[1])
+    for part, own in zip(scores.split(size), labels.split(size), strict=True):
+        figures.update(part, own)
+    return figures
+
+
+@pytest.mark.parametrize("size", [1, 8, 37])
+@pytest.mark.parametrize("kind", KINDS)
+def test_figures_are_those_of_all_images_at_once(kind, size):
+    scores, labels = answers(kind)
+    wanted = worth(scores, labels, kind).figures
+    assert tuple(wanted) == METRICS[kind]
+    assert summed(kind, scores, labels, size).compute() == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_with_different_counts_find_what_one_finds(kind):
+    """Their states as torchmetrics brings them together: sums, and lists one after the other."""
+    scores, labels = answers(kind)
+    parts = [summed(kind, scores[rank::2], labels[rank::2], 5) for rank in (0, 1)]
+    both = copy.deepcopy(parts[0])
+    for name, how in both._reductions.items():
+        one, other = (getattr(part, name) for part in parts)
+        setattr(both, name, one + other if isinstance(one, list) else how(torch.stack([one, other])))
+    assert both.compute() == pytest.approx(worth(scores, labels, kind).figures, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_pass_starts_from_nothing(kind):
+    scores, labels = answers(kind)
+    figures = summed(kind, scores[:10], labels[:10], 5)
+    figures.compute()
+    figures.reset()
+    figures.update(scores[10:], labels[10:])
+    assert figures.compute() == pytest.approx(worth(scores[10:], labels[10:], kind).figures, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_that_are_not_finite_are_worth_nothing(kind):
+    scores, labels = answers(kind)
+    scores[3] = torch.nan
+    found = summed(kind, scores, labels, 8).compute()
+    assert tuple(found) == METRICS[kind]
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_four_classes_have_their_best_four_for_the_best_five():
+    scores, labels = answers("classes", outputs=4)
+    assert summed("classes", scores, labels, 8).compute()["top5"] == 1
+
+
+def test_numbers_may_come_as_integers_in_some_batches():
+    figures = Figures("regression", 1)
+    figures.update(torch.tensor([[1.0], [2.5]]), torch.tensor([1, 2]))
+    figures.update(torch.tensor([[0.0]]), torch.tensor([[0.5]]))
+    assert figures.compute()["mae"] == pytest.approx(1 / 3)
