@@ -23,7 +23,7 @@ from mimsuite.data.label_table import read_labels
 from mimsuite.errors import InputError
 from mimsuite.hyperrule import hyper_rule
 from mimsuite.init_weights import Weights, find_weights
-from mimsuite.labelled import decide_labels
+from mimsuite.labelled import check_objective, decide_labels
 from mimsuite.run import RunFolder
 from mimsuite.settings import budget, plain_geometry, positive
 from mimsuite.training import Kind, begin, carry_out, native_size, processes
@@ -65,6 +65,7 @@ def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
     if cfg.objective.smoothing == "auto":
         cfg.objective.smoothing = SMOOTHING if labelled.facts.kind == "classes" else 0.0
         notes.append(f"objective.smoothing={cfg.objective.smoothing:g} (the labels are {labelled.facts.kind})")
+    check_objective(cfg, labelled.facts)
     pace = budget(cfg, len(labelled.train))
     team = processes(cfg)
     return build.Job(
