@@ -114,7 +114,7 @@ def test_an_experiment_opens_with_its_command(name):
 
 
 @pytest.mark.parametrize("name", PACE)
-def test_a_published_recipe_says_what_was_published_and_by_whom_it_was_run(name):
+def test_a_published_recipe_says_what_was_published_and_that_we_did_not_run_it(name):
     text = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
     assert re.search(r"^# (Paper|Published)\b.*\d+\.\d % top-1.*Not run by us", text, re.MULTILINE)
 
@@ -232,10 +232,10 @@ def test_maes_and_simmims_encoders_are_those_of_their_pretraining(decided):
 def test_vits_pretraining_has_dropout_and_falls_in_a_line(decided):
     job = decided("scratch_vit_large")
     schedule, steps, warmup = schedule_of(job), job.pace.steps, job.pace.warmup
-    middle = (warmup + steps - 1) // 2
+    quarter = warmup + (steps - warmup) // 4  # halfway a cosine would have the same rate
     assert job.config.hidden_dropout_prob == 0.1
     assert job.config.attention_probs_dropout_prob == 0
-    assert schedule(middle) == pytest.approx(1 - 0.99 * (middle - warmup) / (steps - 1 - warmup))
+    assert schedule(quarter) == pytest.approx(1 - 0.99 * (quarter - warmup) / (steps - 1 - warmup))
 
 
 def test_vit_falls_to_zero_by_half_a_cosine(decided):
