@@ -84,6 +84,7 @@ def begin(cfg: DictConfig, overrides: Sequence[str]) -> Begun:
     end_with_parent()
     resume, overwrite = check_flag(cfg, "resume"), check_flag(cfg, "overwrite")
     given = list(overrides)
+    prefer_given(cfg, overrides)
     held = check_out(cfg.out, resume=resume, overwrite=overwrite) if leads() else holds_run(cfg.out)
     if resume and held:
         given = [*first_overrides(cfg), *given]
@@ -96,6 +97,13 @@ def begin(cfg: DictConfig, overrides: Sequence[str]) -> Begun:
     index = open_data(cfg.data)
     weights = find_weights(cfg.init) if cfg.init is not None else None
     return Begun(cfg, given, trusted, index, weights, workers)
+
+
+def prefer_given(cfg: DictConfig, given: Sequence[str]) -> None:
+    """Lets `steps` of the command line win over `epochs` of an experiment, and the other way round."""
+    said = [key for key in ("steps", "epochs") if any(override.startswith(f"{key}=") for override in given)]
+    if len(said) == 1:
+        cfg["epochs" if said == ["steps"] else "steps"] = None
 
 
 def carry_out(job: build.Job, kind: Kind) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mimsuite.confdir import conf_dir
 from mimsuite.errors import InputError
 from mimsuite.instantiate import instantiate
 from mimsuite.settings import budget, geometry, warmup_steps
+from mimsuite.training import prefer_given
 
 IMAGENET = 1_281_167
 OF_FINETUNE = ("finetune_", "scratch")  # tests/test_finetune_recipes.py
@@ -137,3 +138,15 @@ def test_a_warm_up_is_steps_a_share_of_the_run_or_auto(value, steps):
 def test_another_warm_up_is_refused(value):
     with pytest.raises(InputError, match=r"schedule.warmup=.* use steps \(500\), a fraction below 1 \(0.05\), or auto"):
         warmup_steps(value, 1000)
+
+
+def test_steps_of_the_command_line_win_over_epochs_of_an_experiment():
+    cfg = composed("mae_vit_base_800ep", "steps=5")
+    prefer_given(cfg, ["experiment=mae_vit_base_800ep", "steps=5"])
+    assert (cfg.steps, cfg.epochs) == (5, None)
+
+
+def test_without_steps_an_experiments_epochs_stay():
+    cfg = composed("mae_vit_base_800ep")
+    prefer_given(cfg, ["experiment=mae_vit_base_800ep"])
+    assert (cfg.steps, cfg.epochs) == (None, 800)

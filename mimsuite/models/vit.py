@@ -439,7 +439,9 @@ class VisionTransformer(nn.Module):
         self.config.image_size = image_size
 
     def depth_of(self, name: str) -> int:
-        """Depth of a parameter: 0 embeddings and shared relative positions, i block i from 1, then norm and pooler.
+        """Depth of a parameter: 0 embeddings, i block i from 1, then norm, pooler and shared relative positions.
+
+        The latter as in BEiT's and SimMIM's published code, for the last blocks use them, too.
 
         Raises:
             InputError: no such parameter.
@@ -447,9 +449,9 @@ class VisionTransformer(nn.Module):
         block = re.match(r"encoder\.layer\.(\d+)\.", name)
         if block and int(block[1]) < self.num_blocks:
             return int(block[1]) + 1
-        if name.startswith(("embeddings.", "encoder.rel_pos_bias.")):
+        if name.startswith("embeddings."):
             return 0
-        if name.startswith(("layernorm.", "pooler.")):
+        if name.startswith(("layernorm.", "pooler.", "encoder.rel_pos_bias.")):
             return self.num_blocks + 1
         raise InputError(f"{name} is no parameter of a ViT encoder; use a name of its named_parameters()")
 

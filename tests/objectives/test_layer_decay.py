@@ -143,9 +143,9 @@ def test_the_scales_of_vit_base_are_simmims():
     assert len(groups) == 28
 
 
-def test_a_shared_relative_position_bias_learns_as_the_embeddings():
+def test_a_shared_relative_position_bias_learns_as_the_head():
     model = vit(use_shared_relative_position_bias=True)
-    assert depth_in(model, "vit.encoder.rel_pos_bias.relative_position_bias_table") == 0
+    assert depth_in(model, "vit.encoder.rel_pos_bias.relative_position_bias_table") == model.encoder.num_blocks + 1
 
 
 def test_frozen_parameters_are_in_no_group_and_no_group_is_empty():
