@@ -106,7 +106,20 @@ def test_importing_models_stays_cheap():
 
 @pytest.mark.parametrize(
     "task",
-    ["pretrain", "probe", "finetune", "evaluate", "embed", "reconstruct", "plot", "pack", "inspect", "models", "demo", "doctor"],
+    [
+        "pretrain",
+        "probe",
+        "finetune",
+        "evaluate",
+        "embed",
+        "reconstruct",
+        "plot",
+        "pack",
+        "inspect",
+        "models",
+        "demo",
+        "doctor",
+    ],
 )
 def test_tasks_start_without_torch(task):
     code = f"import sys, mimsuite.tasks.{task}; print([x for x in ('torch', 'lightning', 'wandb') if x in sys.modules])"
