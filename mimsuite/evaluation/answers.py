@@ -80,6 +80,8 @@ def match(own: Own, labels: Sequence[Label], classes: Sequence[str] | None, data
         InputError: other labels than the classifier was trained for, or another number of classes than outputs.
     """
     kind, outputs = kind_of(labels, data), len(own.names)
+    if kind == "classes" and own.kind == "regression" and classes is None:
+        kind = "regression"  # numbers that happen to be whole ones in this split
     if own.kind not in (None, kind):
         raise InputError(
             f"init={own.init} predicts {WORDS[str(own.kind)]}, but the labels of {data} are {WORDS[kind]}; use other "

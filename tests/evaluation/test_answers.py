@@ -39,7 +39,12 @@ def test_names_that_occur_twice_are_no_names_to_match_by():
     [
         (Own("m", None, "ab"), [0, 2], ["x", "y", "z"], "init=m has 2 outputs, but data=d has 3 classes"),
         (Own("m", None, "ab"), [0, 2], None, "init=m has 2 outputs, but data=d has a label 2, so 3 classes at least"),
-        (Own("m", "regression", "0"), [0, 2], None, "init=m predicts numbers, but the labels of data=d are single cl"),
+        (
+            Own("m", "regression", "0"),
+            [0, 1],
+            ["a", "b"],
+            "init=m predicts numbers, but the labels of data=d are single cl",
+        ),
         (
             Own("m", "classes", "ab"),
             [(0,), (1,)],
@@ -65,3 +70,4 @@ def test_names_of_the_model_serve_where_the_data_has_none():
     assert match(Own("m", None, ["cat", "dog"]), [0, 1], None, "d").names == ("cat", "dog")
     assert match(Own("m", None, ["LABEL_0", "LABEL_1"]), [0, 1], None, "d").names is None
     assert match(Own("m", None, ["LABEL_0"]), [0.5, 1.5], None, "d") == ("regression", 1, None, None, "")
+    assert match(Own("m", "regression", ["LABEL_0"]), [3, 1], None, "d").kind == "regression"
