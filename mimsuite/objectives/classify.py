@@ -93,6 +93,10 @@ class ClassifyObjective(LightningModule):
                 module.eval()
         return self
 
+    def on_train_start(self) -> None:
+        """Sets the modes: Lightning's fit takes and keeps those that it finds."""
+        self.train()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
         torch.manual_seed(self._micro_seed(batch_idx))
