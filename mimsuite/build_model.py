@@ -126,7 +126,8 @@ def classifier_config(config: Any, cfg: DictConfig, weights: Weights | None, lab
         "architectures": None,
     }
     if config.model_type == "vit":
-        changes |= {"mask_mode": "replace", "decoder_hidden_size": None}
+        of_masking = ("mask_mode", *(f"decoder_{key}" for key in MAE_KEYS))
+        changes |= {name: getattr(type(config), name) for name in of_masking}  # the defaults, which no file names
     if cfg.head.pool not in CLASSIFIER_POOLS:
         raise InputError(f"head.pool={cfg.head.pool} is unknown; head.pool takes {', '.join(CLASSIFIER_POOLS)}")
     if cfg.head.pool == "cls" and not config.class_tokens[-1]:
