@@ -198,7 +198,11 @@ def budget(cfg: DictConfig, samples: int) -> Budget:
             f"steps={steps} ({DEFAULT_EPOCHS} epochs of {per_epoch} batches, at least {low:,}, at most {high:,} steps; "
             "set steps= or epochs=)"
         )
-    lr = positive(cfg, "lr", auto=float(cfg.optim.base_lr) * batch / cfg.optim.base_batch)
+    decay = cfg.optim.weight_decay
+    if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < math.inf:
+        raise InputError(f"optim.weight_decay={decay} is no number from 0; use 0.05, or 0 for none")
+    base, per = (positive(cfg.optim, key, name=f"optim.{key}") for key in ("base_lr", "base_batch"))
+    lr = positive(cfg, "lr", auto=base * batch / per)
     if cfg.lr == "auto":
         notes.append(f"lr={lr:.3g} ({cfg.optim.base_lr:g} x batch {batch} / {cfg.optim.base_batch})")
     warmup = warmup_steps(cfg.schedule.warmup, steps)
