@@ -18,7 +18,9 @@ from mimsuite import api, build_model
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.init_weights import find_weights
+from mimsuite.evaluation.features import pooled
+from mimsuite.evaluation.saved_head import load_head
+from mimsuite.init_weights import Weights, find_weights
 from mimsuite.masking import RandomMask
 from mimsuite.metrics import visible_mean_loss
 from mimsuite.models import (
@@ -30,7 +32,9 @@ from mimsuite.models import (
     ViTImageProcessor,
     ViTModel,
 )
+from mimsuite.normalize import Normalize
 from mimsuite.objectives.mim import predict
+from mimsuite.trained import is_masked
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 NAMES = ("red", "green", "blue")
@@ -233,15 +237,16 @@ def test_label_sets_and_numbers(label, options, names, classifier, tmp_path):
 def masked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("masked")
     torch.manual_seed(0)
-    ViTForMaskedImageModeling(ViTConfig(**SIZES, image_size=32, patch_size=8, encoder_stride=8)).save_pretrained(folder)
+    sizes = SIZES | {"num_hidden_layers": 2}
+    ViTForMaskedImageModeling(ViTConfig(**sizes, image_size=32, patch_size=8, encoder_stride=8)).save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def probe(masked, shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("probe") / "out"
-    quick = {"workers": 0, "baselines": False, "preset.epochs": 3, "preset.norms": ["layernorm"], "pool": "both"}
-    return str(out), api.probe(init=masked, data=shards, out=str(out), **quick)
+    quick = {"workers": 0, "baselines": False, "preset.epochs": 3, "preset.norms": ["layernorm"]}
+    return str(out), api.probe(init=masked, data=shards, out=str(out), layers=[1], pool="both", **quick)
 
 
 def test_a_probe_gives_its_own_figures_again(probe, shards, tmp_path):
@@ -250,6 +255,19 @@ def test_a_probe_gives_its_own_figures_again(probe, shards, tmp_path):
     assert summary["metrics"]["test/top1"] == own["probe/top1"]
     assert summary["metrics"]["test/top5"] == own["probe/top5"]
     assert (tmp_path / "out" / "confusion.csv").read_text() == (Path(probe[0]) / "confusion.csv").read_text()
+
+
+def test_a_probe_s_features_are_rounded_as_those_it_was_made_of(probe, masked, shards, tmp_path):
+    found = evaluate(tmp_path / "out", init=probe[0], data=shards, mistakes=0)["metrics"]["test/loss"]
+    head, facts = load_head(Path(probe[0]))
+    encoder = build_model.encoder(find_weights(masked), build_model.config_of(find_weights(masked)), (32, 32))
+    (batch,) = eval_loader(open_data(shards), "test", image_size=(32, 32), batch=99, workers=0, labels=True)
+    with torch.no_grad():
+        (features,) = encoder.forward_layers(Normalize(facts.mean, facts.std)(batch.images), [1])
+        views = pooled(features, "both").half(), pooled(features, "both")
+    rounded, exact = (float(F.cross_entropy(head.scores(x), batch.labels)) for x in views)
+    assert found == pytest.approx(rounded, abs=1e-10)
+    assert abs(found - exact) > 1e-8
 
 
 def test_a_probe_whose_encoder_is_gone_is_refused(probe, shards, tmp_path):
@@ -289,6 +307,10 @@ def test_a_run_without_weights_is_read_from_its_checkpoint(pretrained, shards, t
     shutil.rmtree(run / "weights")
     summary = evaluate(tmp_path / "out", init=str(run), data=shards, split="val")
     assert summary["metrics"]["val/loss"] == pytest.approx(pretrained[1]["metrics"]["val/loss"], abs=1e-6)
+
+
+def test_a_checkpoint_that_names_no_class_is_a_masked_image_model_s():
+    assert is_masked(Weights("old", None, Path("step_000001.ckpt"), {"model_type": "vit"}, {}))
 
 
 @pytest.mark.slow
@@ -390,7 +412,7 @@ def test_a_damaged_config_of_a_run_is_refused(pretrained, shards, tmp_path):
     assert "\n" not in str(e.value)
 
 
-def test_16_bit_images_are_scaled_by_their_own_maximum(vit, shards, tmp_path):
+def test_16_bit_images_are_scaled_by_their_own_maximum(vit, masked, shards, tmp_path):
     import tifffile
 
     data = tmp_path / "deep"
@@ -408,6 +430,6 @@ def test_16_bit_images_are_scaled_by_their_own_maximum(vit, shards, tmp_path):
             out.addfile(copy, io.BytesIO(content))
     (data / "classes.txt").write_text("\n".join(NAMES))
     assert open_data(str(data)).dtype == "uint16"
-    plain = evaluate(tmp_path / "a", init=vit, data=shards, mistakes=0)["metrics"]
-    deep = evaluate(tmp_path / "b", init=vit, data=str(data))["metrics"]
-    assert deep["test/loss"] == pytest.approx(plain["test/loss"], rel=1e-4)
+    for init in (vit, masked):
+        plain, deep = (evaluate(tmp_path / "out", init=init, data=d, overwrite=True) for d in (shards, str(data)))
+        assert deep["metrics"]["test/loss"] == pytest.approx(plain["metrics"]["test/loss"], rel=1e-4)

@@ -129,6 +129,8 @@ def test_images_that_cannot_be_decoded_are_left_out_and_named(index, tmp_path, c
     assert torch.equal(found.labels, labels[kept])
     assert torch.equal(found.verdicts.predicted, whole.verdicts.predicted[kept])
     assert int(found.worth.confusion.sum()) == COUNT - 1
+    pixels, labels, _ = pixels_of(index)
+    assert found.loss == pytest.approx(float(F.cross_entropy(network(pixels[kept]), labels[kept])), rel=1e-5)
     assert "left out  1 images that cannot be decoded: k04 in" in caplog.text
 
 
