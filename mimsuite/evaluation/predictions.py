@@ -19,7 +19,7 @@ from mimsuite.data.tar import printable
 from mimsuite.evaluation.classifier import Judged
 from mimsuite.evaluation.confusion import draw_confusion, write_confusion
 from mimsuite.evaluation.mistakes import Said, mistakes_sheet
-from mimsuite.evaluation.scores import Kind
+from mimsuite.evaluation.scores import MOST_CONFUSED, Kind
 from mimsuite.pictures import to_display
 
 log = logging.getLogger("mimsuite")
@@ -30,9 +30,6 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     "regression": ("key", "label", "predicted", "error"),
 }
 """Columns of `predictions.csv`; `most_wrong` is the label of a set whose probability is farthest from the truth."""
-
-MOST_CLASSES = 2000
-"""Classes up to which a confusion matrix is written."""
 
 
 def report(
@@ -63,8 +60,8 @@ def report(
     if judged.worth.per_class is not None:
         write_per_class(folder / "per_class.csv", judged, kind, names)
     counts = judged.worth.confusion
-    if counts is not None and len(counts) > MOST_CLASSES:
-        log.info("no confusion matrix: there are %s classes, and it has up to %s", f"{len(counts):,}", MOST_CLASSES)
+    if counts is None and kind == "classes":
+        log.info("no confusion matrix: there are more than %s classes", f"{MOST_CONFUSED:,}")
     elif counts is not None:
         write_confusion(counts, folder / "confusion.csv", names)
         draw_confusion(counts, folder / "confusion.png", names)

@@ -22,12 +22,17 @@ METRICS: dict[Kind, tuple[str, ...]] = {
 """The figures of each kind of labels; the first is the one to choose by (all but `mae`: more is better)."""
 
 
+MOST_CONFUSED = 2_000
+"""Classes up to which it is counted which is taken for which: of 20,000 the table would have 3 GB."""
+
+
 class Worth(NamedTuple):
     """What predictions are worth.
 
     Attributes:
         figures: the names of `METRICS` -> values; all but `mae` (in the labels' unit) at most 1.
-        confusion: `(K, K)` int64, images of class `row` that were taken for class `column`; None without classes.
+        confusion: `(K, K)` int64, images of class `row` that were taken for class `column`; None without classes, and
+            for more than `MOST_CONFUSED` of them.
         per_class: `(K,)` float64, the accuracy of each class, or the average precision of each label; NaN where the
             images have none of it; None for numbers.
     """
@@ -111,7 +116,9 @@ class Tally:
             outputs: K, classes or columns of the targets.
         """
         self._kind: Kind = kind
-        self._counts = torch.zeros(outputs, outputs, dtype=torch.int64) if kind == "classes" else None
+        classes, table = kind == "classes", outputs <= MOST_CONFUSED
+        self._counts = torch.zeros(outputs, outputs, dtype=torch.int64) if classes and table else None
+        self._right, self._seen = (torch.zeros(outputs if classes else 0, dtype=torch.int64) for _ in range(2))
         self._five = 0
         self._kept: list[tuple[Tensor, Tensor]] = []
 
@@ -127,12 +134,15 @@ class Tally:
         """
         if bad := int((~scores.isfinite().all(1)).sum()):
             raise RunError(f"scores of {bad} of {len(scores)} images are not finite; the weights may have diverged")
-        if self._counts is None:
+        if self._kind != "classes":
             self._kept.append((scores.cpu().double(), labels.cpu().double().reshape(len(labels), -1)))
             return
-        labels, outputs = labels.to(scores.device), len(self._counts)
-        pairs = (labels * outputs + scores.argmax(1)).bincount(minlength=outputs**2)
-        self._counts += pairs.reshape(outputs, outputs).cpu()
+        labels, outputs, predicted = labels.to(scores.device), len(self._seen), scores.argmax(1)
+        if self._counts is not None:
+            pairs = (labels * outputs + predicted).bincount(minlength=outputs**2)
+            self._counts += pairs.reshape(outputs, outputs).cpu()
+        self._seen += labels.bincount(minlength=outputs).cpu()
+        self._right += labels[labels == predicted].bincount(minlength=outputs).cpu()
         best = scores.topk(min(5, outputs), dim=1).indices
         self._five += int((best == labels[:, None]).sum())
 
@@ -142,12 +152,19 @@ class Tally:
         Raises:
             InputError: no images; label sets without any label; numbers that are all equal.
         """
-        if self._counts is not None:
-            return _accuracies(self._counts, self._five)
+        if self._kind == "classes":
+            return self._accuracies()
         if not self._kept:
             raise InputError("no predictions to judge: there are no images; check data= and split=")
         scores, labels = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
         return _precision(scores, labels) if self._kind == "multilabel" else _regression(scores, labels)
+
+    def _accuracies(self) -> Worth:
+        images = int(self._seen.sum())
+        if not images:
+            raise InputError("no predictions to judge: there are no images; check data= and split=")
+        figures = {"top1": int(self._right.sum()) / images, "top5": self._five / images}
+        return Worth(figures, self._counts, self._right.double() / self._seen)
 
 
 def worth(scores: Tensor, labels: Tensor, kind: Kind) -> Worth:
@@ -155,15 +172,6 @@ def worth(scores: Tensor, labels: Tensor, kind: Kind) -> Worth:
     tally = Tally(kind, scores.shape[1])
     tally.update(scores, labels)
     return tally.compute()
-
-
-def _accuracies(counts: Tensor, five: int) -> Worth:
-    images = int(counts.sum())
-    if not images:
-        raise InputError("no predictions to judge: there are no images; check data= and split=")
-    right = counts.diagonal().double()
-    figures = {"top1": float(right.sum()) / images, "top5": five / images}
-    return Worth(figures, counts, right / counts.sum(1))
 
 
 def _precision(scores: Tensor, labels: Tensor) -> Worth:

@@ -108,13 +108,14 @@ def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(clas
 
 
 def test_without_mistakes_and_with_too_many_classes_there_are_no_pictures(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("mimsuite.evaluation.predictions.MOST_CLASSES", 2)
+    monkeypatch.setattr("mimsuite.evaluation.scores.MOST_CONFUSED", 2)
+    monkeypatch.setattr("mimsuite.evaluation.predictions.MOST_CONFUSED", 2)
     caplog.set_level("INFO", "mimsuite")
     right = judged(torch.eye(3), torch.arange(3), "classes")
     assert report(tmp_path, right, "classes", NAMES, pictures=24, what="val", images=None) == 0
     assert {p.name for p in tmp_path.iterdir()} == {"predictions.csv", "per_class.csv"}
     assert [record.getMessage() for record in caplog.records] == [
-        "no confusion matrix: there are 3 classes, and it has up to 2",
+        "no confusion matrix: there are more than 2 classes",
         "nothing is wrong, so there is no picture of mistakes",
     ]
 

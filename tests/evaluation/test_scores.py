@@ -33,6 +33,17 @@ def test_confusion_matrix_and_accuracies_equal_those_of_scikit_learn():
     assert got.per_class[[0, 1, 2]].tolist() == pytest.approx([expected[c, c] / expected[c].sum() for c in range(3)])
 
 
+def test_of_very_many_classes_nothing_but_the_table_is_left_out(monkeypatch):
+    scores, labels = drawn()
+    labels[labels == 3] = 2
+    small = worth(scores, labels, "classes")
+    monkeypatch.setattr("mimsuite.evaluation.scores.MOST_CONFUSED", 6)
+    large = worth(scores, labels, "classes")
+    assert large.confusion is None
+    assert large.figures == small.figures
+    assert torch.equal(large.per_class.nan_to_num(-1), small.per_class.nan_to_num(-1))
+
+
 def test_top5_counts_the_five_best_and_all_of_fewer_classes():
     scores = torch.arange(7.0).expand(7, 7)
     assert worth(scores, torch.arange(7), "classes").figures["top5"] == pytest.approx(5 / 7)
