@@ -131,6 +131,9 @@ def objects(canary):
         ("pretrain", "init", {"out": "run"}),
         ("pack", "src", {"out": "shards"}),
         ("probe", "init", {"out": "probe"}),
+        ("finetune", "init", {"out": "run"}),
+        ("finetune", "data", {"out": "run"}),
+        ("evaluate", "init", {"out": "looks"}),
         ("reconstruct", "init", {"out": "x.png"}),
     ],
 )
