@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+AVERAGED = "averaged.module."  # names of a run's averaged weights in its checkpoints
+
+
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """Where `init=` leads.
@@ -69,7 +72,9 @@ class Weights:
 
         assert self.checkpoint is not None
         state = load_checkpoint(self.checkpoint)["state_dict"]
-        return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        averaged = any(name.startswith(AVERAGED) for name in state)  # then these are what the run itself judges
+        prefix = AVERAGED if averaged else "model."
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def find_weights(init: str) -> Weights:

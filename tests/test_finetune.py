@@ -218,7 +218,8 @@ def test_without_the_callback_the_last_weights_are_the_weights(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_leaves_a_checkpoint_that_loads_as_a_classifier(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("ema", "prefix"), [(None, "model."), (0.5, "averaged.module.")])
+def test_a_signal_leaves_a_checkpoint_that_loads_as_what_is_judged(data, ema, prefix, tmp_path, monkeypatch):
     out, right = tmp_path / "out", ClassifyObjective.training_step
 
     def step(self, batch, index):
@@ -227,14 +228,14 @@ def test_a_signal_leaves_a_checkpoint_that_loads_as_a_classifier(data, tmp_path,
         return right(self, batch, index)
 
     monkeypatch.setattr(ClassifyObjective, "training_step", step)
-    summary = api.finetune(out=str(out), data=data, **KEYS | {"val_every": 5})
+    summary = api.finetune(out=str(out), data=data, **KEYS | {"val_every": 5, "objective.ema": ema})
     assert (summary["exit_code"], summary["status"], summary["steps"]) == (143, "interrupted", 3)
     assert not (out / "weights").exists()
     model = api.load(str(out))
     assert type(model).__name__ == "ViTForImageClassification"
     assert model.config.id2label == {0: "red", 1: "green", 2: "blue"}
     state = load_checkpoint(newest(out / "checkpoints"))["state_dict"]
-    assert all(torch.equal(value, state[f"model.{name}"]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, state[f"{prefix}{name}"]) for name, value in model.state_dict().items())
 
 
 def outcome(capsys, **values):

@@ -303,7 +303,8 @@ class CvtConfig(ModelConfig):
             "cls_token": ([False] * (stages - 1) + [True],),
             "qkv_projection_method": (["dw_bn"] * stages,),
         }
-        return self._beyond(known)
+        shallow = any(depth <= stage for stage, depth in enumerate(self.depth))  # transformers takes the stage's rate
+        return self._beyond(known) + ([f"depth={self.depth}"] if shallow else [])
 
     def __post_init__(self, mlp_ratios: list[float] | None) -> None:
         super().__post_init__()

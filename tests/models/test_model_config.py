@@ -12,7 +12,7 @@ import torch
 from mimsuite.errors import InputError
 from mimsuite.models import BitModel, CvtForMaskedImageModeling, CvtModel, ViTForMaskedImageModeling, ViTModel
 from mimsuite.models.auto import AutoConfig
-from mimsuite.models.config import BitConfig, ViTConfig
+from mimsuite.models.config import BitConfig, CvtConfig, ViTConfig
 
 
 def test_the_defaults_are_vit_base():
@@ -311,3 +311,22 @@ def test_another_familys_config_is_a_type_error(cls):
     other = ViTConfig() if cls.base_prefix != "vit" else BitConfig()
     with pytest.raises(TypeError, match=f"takes a {cls.config_class.__name__}, got {type(other).__name__}"):
         cls(other)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        (ViTConfig(), []),
+        (ViTConfig(drop_path_rate=0.1, position="sincos2d", init_scheme="mae"), []),
+        (ViTConfig(classifier_pool="mean", num_register_tokens=4), ["classifier_pool=mean", "num_register_tokens=4"]),
+        (ViTConfig(use_class_token=False), ["use_class_token=False"]),
+        (CvtConfig(), []),
+        (CvtConfig(depth=[1, 1, 10], hidden_act="quick_gelu"), ["hidden_act=quick_gelu", "depth=[1, 1, 10]"]),
+        (CvtConfig(cls_token=[False] * 3), ["cls_token=[False, False, False]"]),
+        (BitConfig(), []),
+        (BitConfig(classifier_pool="mean"), []),
+        (BitConfig(output_stride=16, width_factor=3), ["output_stride=16", "width_factor=3"]),
+    ],
+)
+def test_what_transformers_cannot_compute_is_named(config, found):
+    assert config.not_in_transformers == found
