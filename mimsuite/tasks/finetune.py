@@ -88,11 +88,11 @@ def apply_rule(cfg: DictConfig, images: int, index: DataIndex) -> list[str]:
         cfg.schedule.warmup = rule.warmup if cfg.schedule.warmup == "auto" else cfg.schedule.warmup
         cfg.steps = rule.steps if cfg.steps is None and cfg.epochs is None else cfg.steps
         cfg.image_size = rule.crop if cfg.image_size == "auto" else cfg.image_size
-    for node, key, value in ((cfg.objective, "mixup", rule.mixup), (cfg.augment, "share", rule.share)):
-        if key in node and node[key] == "auto":
+    for group, key, value in (("objective", "mixup", rule.mixup), ("augment", "share", rule.share)):
+        if cfg[group].get(key) == "auto":
             if not ruled:
-                raise InputError(f"{key}=auto needs schedule=hyperrule, which decides it; give a number")
-            node[key] = value
+                raise InputError(f"{group}.{key}=auto needs schedule=hyperrule, which decides it; give a number")
+            cfg[group][key] = value
     if not ruled:
         return []
     sizes = f"crops of {rule.crop} of {rule.resize} pixels"
