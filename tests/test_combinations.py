@@ -8,7 +8,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from mimsuite import api, app
+from mimsuite import api, app, training
 from mimsuite.combinations import check_ratio, mask_cell
 from mimsuite.curves import read_metrics
 from mimsuite.errors import InputError, RunError
@@ -16,7 +16,6 @@ from mimsuite.init_weights import find_weights
 from mimsuite.models import BitConfig, CvtConfig, ViTConfig, ViTModel
 from mimsuite.objectives.mim import MIMObjective
 from mimsuite.settings import mask_unit, sides
-from mimsuite.tasks import pretrain as task
 
 NANO = {"model": "vit_nano", "batch": 8}
 POSITION_BIAS = {"objective": "mae", "model.use_shared_relative_position_bias": True}
@@ -33,7 +32,7 @@ def checked(monkeypatch, tmp_path, capsys):
     def claim(*_, **__):
         raise Passed
 
-    monkeypatch.setattr(task, "RunFolder", claim)
+    monkeypatch.setattr(training, "RunFolder", claim)
 
     def run(**values):
         out = tmp_path / "out"
@@ -425,7 +424,7 @@ def banner(monkeypatch, tmp_path, caplog):
             drawn.extend(batch.mask for _, batch in zip(range(12), data.train_dataloader(), strict=False))
             raise Passed
 
-        monkeypatch.setattr(task, "fit", draw)
+        monkeypatch.setattr(training, "fit", draw)
         with pytest.raises(Passed):
             api.call("pretrain", {"out": str(tmp_path / "out"), **TINY, "steps": 12, **values})
         lines = [record.getMessage() for record in caplog.records]
