@@ -141,11 +141,11 @@ def classifier_config(config: Any, cfg: DictConfig, weights: Weights | None, lab
             raise InputError(f"drop_path={rate} is no rate from 0 to below 1; use 0.1, or 0 for none")
         stages = len(config.depth) if config.model_type == "cvt" else 0  # of a CvT the last stage drops (spec of CvT)
         changes["drop_path_rate"] = [0.0] * (stages - 1) + [rate] if stages else rate
-    check_freeze(cfg, config.num_blocks)
+    frozen_depth(cfg, config.num_blocks)
     return config.changed(**changes)
 
 
-def check_freeze(cfg: DictConfig, blocks: int) -> int:
+def frozen_depth(cfg: DictConfig, blocks: int) -> int:
     """The deepest parameters that `freeze` keeps as they are, as `depth_of` counts; -1 for none.
 
     Raises:
@@ -196,7 +196,7 @@ def classifier(config: Any, weights: Weights | None, cfg: DictConfig) -> ForImag
         nn.init.zeros_(linear.bias)
     if hasattr(config, "image_size"):
         model.encoder.set_image_size(config.image_size)
-    deepest, encoder = check_freeze(cfg, config.num_blocks), model.network()
+    deepest, encoder = frozen_depth(cfg, config.num_blocks), model.network()
     for name, parameter in encoder.named_parameters():  # type: ignore[attr-defined]
         if encoder.depth_of(name) <= deepest:
             parameter.requires_grad_(False)

@@ -63,6 +63,14 @@ def leads() -> bool:
     return (found.rank if found else int(os.environ.get("NODE_RANK") or 0)) == 0
 
 
+def command_line(task: str, overrides: Sequence[str]) -> list[str]:
+    """What the processes of this run are started with: this command's arguments, or those of a call from Python."""
+    import __main__
+
+    own = getattr(__main__, "__spec__", None)
+    return sys.argv[1:] if own is not None and own.name == f"mimsuite.tasks.{task}" else list(overrides)
+
+
 def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
     """Runs a task in `local` processes on this machine and waits for them; returns the exit code of the run.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from mimsuite.data.open import open_data
 from mimsuite.errors import RunError
 from mimsuite.init_weights import Weights, find_weights
 from mimsuite.instantiate import trusted_targets
-from mimsuite.launch import Team, end_with_parent, launch, leads, team
+from mimsuite.launch import Team, command_line, end_with_parent, launch, leads, team
 from mimsuite.resume import continue_config, first_overrides
 from mimsuite.run import RunFolder, check_out, environment, holds_run, speak
 from mimsuite.settings import PRECISIONS, check_choice, check_flag, micro_batch, sides, whole
@@ -129,14 +128,6 @@ def processes(cfg: DictConfig) -> Team:
     if local == "auto":
         local = build.device_count(str(cfg.trainer.accelerator))
     return Team(0, local, nodes)
-
-
-def command_line(task: str, overrides: Sequence[str]) -> list[str]:
-    """What the processes of this run are started with: this command's arguments, or those of a call from Python."""
-    import __main__
-
-    own = getattr(__main__, "__spec__", None)
-    return sys.argv[1:] if own is not None and own.name == f"mimsuite.tasks.{task}" else list(overrides)
 
 
 def read_summary(out: str) -> dict[str, Any]:

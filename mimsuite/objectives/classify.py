@@ -25,6 +25,8 @@ from mimsuite.types import Batch
 
 _MIXING = 0x4D4958
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 class ClassifyObjective(LightningModule):
     """Trains an encoder and its classifier; validation judges the averaged weights where there are some.
@@ -162,10 +164,11 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     Buffers are copied: running statistics are averages already.
     """
 
-    def move(mean: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
-        kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        return mean + (now - mean) * (1 - kept)
+    @torch.no_grad()
+    def move(means: Tensors, now: Tensors, steps: Tensor | int) -> None:
+        done = int(steps)  # once for all parameters: on a GPU it waits for the device
+        torch._foreach_lerp_(means, now, 1 - min(decay, (1 + done) / (10 + done)))
 
-    made = AveragedModel(model, avg_fn=move)
+    made = AveragedModel(model, multi_avg_fn=move)
     made.requires_grad_(False)
     return made

@@ -6,7 +6,6 @@ import csv
 import json
 import logging
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.init_weights import Weights, find_weights
-from mimsuite.launch import end_with_parent, launch, leads, team
+from mimsuite.launch import command_line, end_with_parent, launch, leads, team
 from mimsuite.run import RunFolder, cache_folder, check_out, speak, write_json
 from mimsuite.settings import FALLBACK_SIZE, check_flag, pair, sides, whole
 from mimsuite.version import __version__
@@ -93,7 +92,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         check_out(cfg.out, overwrite=overwrite)
     plan = decide(cfg)
     if plan.devices > 1 and team() is None:
-        code = launch("probe", command_line(overrides), plan.devices, 1)
+        code = launch("probe", command_line("probe", overrides), plan.devices, 1)
         file = Path(cfg.out) / "summary.json"
         return (json.loads(file.read_text()) if file.is_file() else {}) | {"exit_code": code}
     with RunFolder(cfg.out, overwrite=overwrite, leads=leads()) as folder:
@@ -252,14 +251,6 @@ def shot_numbers(value: Any) -> list[int]:
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
         raise InputError(f"shots={value} is no list of whole numbers from 1; use shots=[1,5,10], or [] for none")
     return sorted(set(given))
-
-
-def command_line(overrides: Sequence[str]) -> list[str]:
-    """What the processes of this run are started with: this command's arguments, or those of a call from Python."""
-    import __main__
-
-    own = getattr(__main__, "__spec__", None)
-    return sys.argv[1:] if own is not None and own.name == __name__ else list(overrides)
 
 
 # --- doing it ------------------------------------------------------------------------------------------------------
