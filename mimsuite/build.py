@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from mimsuite.normalize import Normalize
     from mimsuite.objectives.classify import ClassifyObjective
     from mimsuite.objectives.mim import MIMObjective
+    from mimsuite.objectives.objective import Objective
     from mimsuite.run import RunFolder
-
-    Objective = MIMObjective | ClassifyObjective
 
 IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
 IMAGES_ON_CPU = 64

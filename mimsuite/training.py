@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
     from mimsuite.data.datamodule import ImageData
+    from mimsuite.objectives.objective import Objective
 
 log = logging.getLogger("mimsuite")
 
@@ -60,15 +61,13 @@ class Kind:
 
     Attributes:
         task: its name.
-        write_back: puts what the task decided into the config, so that `config.yaml` repeats the run.
         make: the Lightning module and the loaders.
         banner: says what is about to happen.
         finish: writes the results of a run that came to its end; returns the figures, and more for `summary.json`.
     """
 
     task: str
-    write_back: Callable[[build.Job], None]
-    make: Callable[[build.Job, build.Compute], tuple[build.Objective, ImageData]]
+    make: Callable[[build.Job, build.Compute], tuple[Objective, ImageData]]
     banner: Callable[[build.Job, build.Compute, Any], None]
     finish: Callable[[build.Job, RunFolder, Any, build.Parts], tuple[dict[str, float], dict[str, Any]]]
 
@@ -150,7 +149,6 @@ def train(job: build.Job, folder: RunFolder, kind: Kind) -> dict[str, Any]:
     micro = micro_batch(cfg, pace.batch, job.team.size, build.micro_limit(device, job.geo.image_size))
     compute = build.Compute(device, precision, reason, micro)
     write_back(job, compute)
-    kind.write_back(job)
     facts = {"device": device.name, "threads": torch.get_num_threads(), "processes": job.team.size}
     if folder.resumed:
         warn_of_changes(folder, facts)
@@ -240,7 +238,7 @@ def notes(job: build.Job, compute: build.Compute) -> None:
         log.info("          %s", note)
 
 
-def fit(trainer: Trainer, objective: build.Objective, data: ImageData, checkpoint: Path | None, micro: int) -> None:
+def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Path | None, micro: int) -> None:
     """Trains; what a user can mend comes out as one line.
 
     Raises:
@@ -271,7 +269,7 @@ def fit(trainer: Trainer, objective: build.Objective, data: ImageData, checkpoin
 
 
 def finish(
-    job: build.Job, folder: RunFolder, trainer: Trainer, objective: build.Objective, parts: build.Parts, kind: Kind
+    job: build.Job, folder: RunFolder, trainer: Trainer, objective: Objective, parts: build.Parts, kind: Kind
 ) -> dict[str, Any]:
     """Writes curves, the task's results and `summary.json`."""
     from mimsuite.curves import curves, read_metrics

@@ -44,7 +44,7 @@ ROWS = [
     {f"models.{n}" for n in ("composed", "tasks", "auto", "images", "resize", "processing")}
     | {"init_weights", "resume", "feature_pictures", "labelled"},
     {"data", "data.collate", "data.datamodule"},
-    {f"objectives.{n}" for n in ("classify", "large_batch", "mim", "mixing", "optim")}
+    {f"objectives.{n}" for n in ("classify", "large_batch", "mim", "mixing", "objective", "optim")}
     | {"objectives", "evaluation", "evaluation.figures"}
     | {f"evaluation.{n}" for n in ("features", "feature_pass", "stored", "embedding_map", "knn")}
     | {f"evaluation.{n}" for n in ("linear", "logistic", "probe_picture", "saved_head")}

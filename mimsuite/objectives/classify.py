@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MeanMetric
@@ -20,7 +18,8 @@ from mimsuite.losses import classification_loss
 from mimsuite.models.composed import ForImageClassification
 from mimsuite.normalize import Normalize
 from mimsuite.objectives.mixing import Mixing, soft_loss
-from mimsuite.objectives.optim import clip_or_skip, poison
+from mimsuite.objectives.objective import Objective
+from mimsuite.objectives.optim import poison
 from mimsuite.types import Batch
 
 _MIXING = 0x4D4958
@@ -28,25 +27,22 @@ _MIXING = 0x4D4958
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-class ClassifyObjective(LightningModule):
+class ClassifyObjective(Objective):
     """Trains an encoder and its classifier; validation judges the averaged weights where there are some.
 
     Args:
         model: encoder and linear layer.
-        normalize: integer images `(B, C, H, W)` to normalised floats, on the device.
+        normalize: see `Objective`.
         kind: of the labels.
         mixup: alpha of mixup, 0 for none (Zhang et al. 2018).
         cutmix: alpha of CutMix, 0 for none (Yun et al. 2019); with both, each batch takes one of them.
         smoothing: of the targets (Szegedy et al. 2016).
         class_weights: factors on the loss of each class, or None.
         ema: decay per step of an exponential moving average of the weights, less in the first steps; None for none.
-        optimizer: completes `torch.optim` with parameter groups.
-        groups: the optimizer's parameter groups.
-        schedule: factor on the learning rate for a step.
-        clip: largest global gradient norm, or None.
-        seed: of the run; dropout, drop path and mixing are drawn from it, the step, the micro-batch and the rank.
-        about: plain values that checkpoints carry beside the weights (`config`, `preprocessor`).
+        around: the other arguments of `Objective`.
     """
+
+    model: ForImageClassification
 
     def __init__(
         self,
@@ -59,15 +55,10 @@ class ClassifyObjective(LightningModule):
         smoothing: float,
         class_weights: list[float] | None,
         ema: float | None,
-        optimizer: Callable[[Iterable[dict[str, Any]]], torch.optim.Optimizer],
-        groups: list[dict[str, Any]],
-        schedule: Callable[[int], float],
-        clip: float | None,
-        seed: int,
-        about: dict[str, Any],
+        **around: Any,
     ) -> None:
-        super().__init__()
-        self.model, self.normalize, self.kind = model, normalize, kind
+        super().__init__(model, normalize, **around)
+        self.kind = kind
         outputs = model.config.num_labels
         self.mixing = Mixing(mixup=mixup, cutmix=cutmix, smoothing=smoothing, outputs=outputs, kind=kind)
         self.weights: Tensor | None
@@ -75,12 +66,7 @@ class ClassifyObjective(LightningModule):
             "weights", None if class_weights is None else torch.tensor(class_weights), persistent=False
         )
         self.averaged = None if ema is None else averaged(model, ema)
-        self.optimizer_of, self.groups, self.schedule, self.clip = optimizer, groups, schedule, clip
-        self.seed, self.about = seed, about
         self.val_loss, self.figures = MeanMetric(), Figures(kind, outputs)
-        self.grad_norm: Tensor | None = None
-        self.skipped = False
-        self.last: dict[str, float] = {}
 
     @property
     def judged(self) -> ForImageClassification:
@@ -99,19 +85,11 @@ class ClassifyObjective(LightningModule):
         """Sets the modes: Lightning's fit takes and keeps those that it finds."""
         self.train()
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
-        torch.manual_seed(self._micro_seed(batch_idx))
-
-    def _micro_seed(self, batch_idx: int) -> int:
-        micro = batch_idx % self.trainer.accumulate_grad_batches
-        return mix(self.seed, self.trainer.global_step, micro, self.trainer.global_rank)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, a scalar."""
         assert batch.labels is not None
         pixels = self.normalize(batch.images)
-        pixels, targets = self.mixing(pixels, batch.labels, mix(self._micro_seed(batch_idx), _MIXING))
+        pixels, targets = self.mixing(pixels, batch.labels, mix(self.micro_seed(batch_idx), _MIXING))
         return poison(soft_loss(self.model(pixels).logits, targets, self.kind, self.weights))
 
     def optimizer_step(
@@ -135,27 +113,12 @@ class ClassifyObjective(LightningModule):
         self.figures.update(logits, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Gives the figures of the pass to the loggers, also of the one before the first step."""
-        self.last = {"val/loss": float(self.val_loss.compute())}
-        self.last |= {f"val/{name}": value for name, value in self.figures.compute().items()}
+        """Publishes the figures of the pass."""
+        figures = {"val/loss": float(self.val_loss.compute())}
+        figures |= {f"val/{name}": value for name, value in self.figures.compute().items()}
         self.val_loss.reset()
         self.figures.reset()
-        for logger in self.trainer.loggers:
-            logger.log_metrics(self.last, self.trainer.global_step)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Makes a checkpoint enough to load the model from: adds its config and its preprocessing."""
-        checkpoint["mimsuite"] = self.about
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """One optimizer, one learning-rate factor per step."""
-        optimizer = self.optimizer_of(self.groups)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clips the global gradient norm and keeps its value from before; where it is not finite, skips the update."""
-        self.grad_norm, self.skipped = clip_or_skip(self.model.parameters(), self.clip)
+        self.publish(figures)
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:

@@ -43,7 +43,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Everything that can be wrong with the input is looked at before torch is imported and before `out` is touched.
     """
-    return carry_out(decide(cfg, overrides), Kind("finetune", write_back, make, banner, finish))
+    return carry_out(decide(cfg, overrides), Kind("finetune", make, banner, finish))
 
 
 def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
@@ -111,10 +111,6 @@ def layer_decay(cfg: DictConfig, weights: Weights | None) -> str:
     if positive(cfg, "layer_decay", auto=1.0) > 1:
         raise InputError(f"layer_decay={cfg.layer_decay} is above 1; use 1 for none, or 0.75")
     return f"layer_decay={cfg.layer_decay:g} ({reason})"
-
-
-def write_back(job: build.Job) -> None:
-    """Nothing more: what this task decides stands in the config already."""
 
 
 def make(job: build.Job, compute: build.Compute) -> tuple[ClassifyObjective, ImageData]:

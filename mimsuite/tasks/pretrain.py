@@ -27,7 +27,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Everything that can be wrong with the input is looked at before torch is imported and before `out` is touched.
     """
-    return carry_out(decide(cfg, overrides), Kind("pretrain", write_back, make, banner, finish))
+    return carry_out(decide(cfg, overrides), Kind("pretrain", make, banner, finish))
 
 
 def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
@@ -53,18 +53,15 @@ def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
     config = for_objective(config, cfg, weights, given)
     pace = budget(cfg, index.num_samples(index.select("train")))
     probe = probing(cfg, index, pace.steps * pace.batch)
-    notes = () if probe is None else (probe.note,)
+    notes: tuple[str, ...] = ()
+    cfg.mask.unit = geo.mask_unit
+    if probe is not None:
+        decided = {"images": probe.images, "val_images": probe.val_images, "labels": probe.labels}
+        cfg.callbacks.online_probe.update(decided)
+        notes = (probe.note,)
     return build.Job(
         cfg, overrides, trusted, index, weights, config, geo, pace, begun.workers, processes(cfg), notes, probing=probe
     )
-
-
-def write_back(job: build.Job) -> None:
-    """Puts mask unit and what the online probe looks at into the config."""
-    job.cfg.mask.unit = job.geo.mask_unit
-    if job.probing is not None:
-        node, found = job.cfg.callbacks.online_probe, job.probing
-        node.images, node.val_images, node.labels = found.images, found.val_images, found.labels
 
 
 def make(job: build.Job, compute: build.Compute) -> tuple[MIMObjective, ImageData]:
