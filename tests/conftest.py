@@ -18,6 +18,15 @@ def two_threads():
     torch.set_num_threads(1 if BESIDE else 2)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tests that compare bits, fork, or have tensors so small that a second thread costs time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     patch = pytest.MonkeyPatch()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coloured import NAMES, as_json, write_shards
 from omegaconf import OmegaConf
 from PIL import Image
 from torch.nn import functional as F
@@ -36,46 +37,16 @@ from mimsuite.normalize import Normalize
 from mimsuite.objectives.mim import predict
 from mimsuite.trained import is_masked
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-NAMES = ("red", "green", "blue")
 COUNT = 30
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def write_shards(folder, label, classes=NAMES):
-    """Noisy pictures whose class is their mean colour, in a training, a validation and a test shard."""
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for split in ("train", "val", "test"):
-        with tarfile.open(folder / f"{split}-000000.tar", "w") as archive:
-            for i in range(COUNT):
-                pixels = np.clip(random.normal(100 + 12 * np.eye(3)[i % 3], 60, (32, 32, 3)), 0, 255)
-                picture = io.BytesIO()
-                Image.fromarray(pixels.astype(np.uint8)).save(picture, "PNG")
-                members = [("png", picture.getvalue()), *([label(i % 3)] if label else [])]
-                for ending, data in members:
-                    member = tarfile.TarInfo(f"{split}{i:02d}.{ending}")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
-    if classes:
-        (folder / "classes.txt").write_text("\n".join(classes))
-    return str(folder)
-
-
-def as_json(label):
-    return "json", json.dumps({"label": label}).encode()
+PICTURES = {"splits": dict.fromkeys(("train", "val", "test"), COUNT), "side": 32, "contrast": 12}
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return write_shards(tmp_path_factory.mktemp("data") / "shards", lambda i: ("cls", str(i).encode()))
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", **PICTURES)
 
 
 @pytest.fixture(scope="module")
@@ -209,17 +180,17 @@ def test_classes_in_another_order_are_found_by_name_and_others_by_number(vit, cl
     ("label", "options", "names"),
     [
         (
-            lambda i: as_json([i] if i else [0, 2]),
+            as_json(lambda kind, _: [kind] if kind else [0, 2]),
             {"problem_type": "multi_label_classification"},
             {"test/map", "test/loss"},
         ),
-        (lambda i: as_json(1.5 * i), {"names": 1}, {"test/r2", "test/mae", "test/loss"}),
+        (as_json(lambda kind, _: 1.5 * kind), {"names": 1}, {"test/r2", "test/mae", "test/loss"}),
     ],
     ids=["sets", "numbers"],
 )
 def test_label_sets_and_numbers(label, options, names, classifier, tmp_path):
     init = classifier(**options)
-    data = write_shards(tmp_path / "shards", label)
+    data = write_shards(tmp_path / "shards", label=label, **PICTURES)
     summary = evaluate(tmp_path / "out", init=init, data=data)
     logits, labels = logits_of(init, data)
     loss = F.mse_loss if "test/r2" in names else F.binary_cross_entropy_with_logits
@@ -354,7 +325,7 @@ def test_a_run_on_training_images_alone_is_judged_on_those_it_held_out(masked, s
 
 def test_what_does_not_go_together_is_refused_in_one_line_and_writes_nothing(vit, classifier, masked, shards, tmp_path):
     ViTModel(ViTConfig(**SIZES, image_size=32, patch_size=8)).save_pretrained(tmp_path / "bare")
-    bare = write_shards(tmp_path / "bare-shards", None)
+    bare = write_shards(tmp_path / "bare-shards", label=lambda *_: [], **PICTURES)
     bad = [
         ({"init": str(tmp_path / "bare")}, r"is an encoder without a classifier or decoder \(ViTModel\); train one wi"),
         ({"init": classifier(5)}, "has 5 outputs, but data=.* has 3 classes; use other data"),

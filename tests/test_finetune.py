@@ -1,15 +1,12 @@
 """Fine-tuning as a whole: what is chosen, judged and read, the kinds of labels, and what is refused in one line."""
 
-import io
 import json
 import signal
-import tarfile
 
-import numpy as np
 import pytest
 import torch
+from coloured import as_class, as_json, write_shards
 from hydra import compose, initialize_config_dir
-from PIL import Image
 from safetensors.torch import load_file
 
 from mimsuite import api, app
@@ -22,6 +19,8 @@ from mimsuite.evaluation.scores import METRICS
 from mimsuite.objectives.classify import ClassifyObjective
 from mimsuite.tasks import finetune
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VIT = {
     **{"model": "vit_nano", "model.hidden_size": 16, "model.num_hidden_layers": 2, "model.num_attention_heads": 2},
     **{"model.intermediate_size": 32, "model.patch_size": 4},
@@ -30,42 +29,6 @@ KEYS = {
     **{"batch": 16, "steps": 6, "val_every": 2, "precision": "32-true", "workers": 0, "lr": 0.01, "image_size": 16},
     **VIT,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def write_shards(folder, splits, label, names=("red", "green", "blue"), broken=()):
-    """Noisy pictures whose kind is their mean colour; `label` gives the label's ending and text."""
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for split, count in splits.items():
-        with tarfile.open(folder / f"{split}-000000.tar", "w") as archive:
-            for i in range(count):
-                pixels = np.clip(draw.normal(100 + 30 * np.eye(3)[i % 3], 60, (16, 16, 3)), 0, 255).astype(np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                content = b"no picture" if split in broken else picture.getvalue()
-                for ending, data in (("png", content), *label(i % 3, draw)):
-                    member = tarfile.TarInfo(f"{split}{i}.{ending}")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
-    if names:
-        (folder / "classes.txt").write_text("\n".join(names) + "\n")
-    return str(folder)
-
-
-def as_class(kind, _):
-    return [("cls", str(kind).encode())]
-
-
-def as_json(make):
-    return lambda kind, draw: [("json", json.dumps({"label": make(kind, draw)}).encode())]
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,13 @@
 """Fine-tuning in two processes: the losses, figures, best weights and test figures of one."""
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from coloured import write_shards
 from safetensors.torch import load_file
 
 from mimsuite import api
@@ -29,21 +26,7 @@ KEYS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Noisy pictures whose class is their mean colour; 45 to validate on, which two processes cannot share evenly."""
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 60), ("val", 45), ("test", 30)):
-        with tarfile.open(folder / f"{split}-000000.tar", "w") as archive:
-            for i in range(count):
-                pixels = np.clip(draw.normal(100 + 30 * np.eye(3)[i % 3], 60, (16, 16, 3)), 0, 255).astype(np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                for ending, content in (("png", picture.getvalue()), ("cls", str(i % 3).encode())):
-                    member = tarfile.TarInfo(f"{split}{i}.{ending}")
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-    (folder / "classes.txt").write_text("red\ngreen\nblue\n")
-    return str(folder)
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", {"train": 60, "val": 45, "test": 30})
 
 
 @pytest.fixture(scope="module")

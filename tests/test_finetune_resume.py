@@ -1,13 +1,10 @@
 """Fine-tuning that repeats, stops, is killed and goes on: the same bits, the same best weights, the same figures."""
 
-import io
 import json
-import tarfile
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from coloured import write_shards
 from safetensors.torch import load_file
 
 from mimsuite import api, app, training
@@ -15,7 +12,7 @@ from mimsuite.callbacks.checkpoints import Checkpoints
 from mimsuite.curves import read_metrics
 from mimsuite.errors import InputError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 VIT = {
     **{"model": "vit_nano", "model.hidden_size": 24, "model.num_hidden_layers": 2, "model.num_attention_heads": 2},
@@ -30,32 +27,10 @@ KEYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Noisy pictures whose class is their mean colour."""
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 60), ("val", 45), ("test", 30)):
-        with tarfile.open(folder / f"{split}-000000.tar", "w") as archive:
-            for i in range(count):
-                pixels = np.clip(draw.normal(100 + 30 * np.eye(3)[i % 3], 60, (16, 16, 3)), 0, 255).astype(np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                for ending, content in (("png", picture.getvalue()), ("cls", str(i % 3).encode())):
-                    member = tarfile.TarInfo(f"{split}{i}.{ending}")
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-    (folder / "classes.txt").write_text("red\ngreen\nblue\n")
-    return str(folder)
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", {"train": 60, "val": 45, "test": 30})
 
 
 @pytest.fixture(scope="module")

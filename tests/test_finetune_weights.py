@@ -1,14 +1,13 @@
 """What fine-tuning writes and starts from: Hugging Face folders, their numbers there, other sizes, frozen parts."""
 
-import io
 import json
 import os
-import tarfile
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from coloured import write_shards
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -28,7 +27,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other people's imports
     transformers = pytest.importorskip("transformers")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 CVT = CvtConfig(
@@ -45,36 +44,9 @@ KEYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def write_shards(folder, names, splits):
-    """Noisy pictures whose class is their mean colour."""
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for split, count in splits.items():
-        with tarfile.open(folder / f"{split}-000000.tar", "w") as archive:
-            for i in range(count):
-                pixels = np.clip(draw.normal(100 + 30 * np.eye(3)[i % 3], 60, (16, 16, 3)), 0, 255).astype(np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                for ending, content in (("png", picture.getvalue()), ("cls", str(i % 3).encode())):
-                    member = tarfile.TarInfo(f"{split}{i}.{ending}")
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-    (folder / "classes.txt").write_text("\n".join(names) + "\n")
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    splits = {"train": 48, "val": 20, "test": 20}
-    return write_shards(tmp_path_factory.mktemp("data") / "shards", ("red", "green", "blue"), splits)
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", {"train": 48, "val": 20, "test": 20})
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +123,7 @@ def test_a_run_from_a_finetuned_one_keeps_its_head_for_the_same_classes(runs, da
 
 
 def test_a_run_for_other_classes_gets_a_fresh_head(runs, tmp_path, caplog):
-    other = write_shards(tmp_path / "shards", ("rot", "gruen", "blau"), {"train": 48, "val": 20})
+    other = write_shards(tmp_path / "shards", {"train": 48, "val": 20}, names=("rot", "gruen", "blau"))
     out = tmp_path / "out"
     changes = {"steps": 1, "val_every": 1, "freeze": "all", "head.std": 0}
     api.finetune(out=str(out), data=other, init=str(runs("vit")[0]), **KEYS | changes)
@@ -245,7 +217,7 @@ def test_weights_of_224_pixels_are_trained_at_384_with_577_tokens(data, tmp_path
     before.save_pretrained(tmp_path / "vit")
     keys = KEYS | {"image_size": 384, "batch": 2, "steps": 1, "val_every": 1, "loader.val_limit": 2, "freeze": 0}
     out = tmp_path / "out"
-    no_test = write_shards(tmp_path / "shards", ("red", "green", "blue"), {"train": 6, "val": 3})
+    no_test = write_shards(tmp_path / "shards", {"train": 6, "val": 3})
     assert api.finetune(out=str(out), data=no_test, init=str(tmp_path / "vit"), **keys)["status"] == "done"
     table = tensors(out / "weights-last")["vit.embeddings.position_embeddings"]
     assert table.shape == (1, 577, 16)

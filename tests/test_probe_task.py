@@ -1,17 +1,16 @@
 """`mimsuite probe`: what it refuses, measures, chooses, writes, and that its head gives the same figure again."""
 
 import csv
-import io
 import json
 import math
 import os
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import pytest
 import torch
+from coloured import as_json, write_shards
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -26,17 +25,12 @@ from mimsuite.init_weights import find_weights
 from mimsuite.models import BitConfig, BitForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 from mimsuite.tasks.probe import decide, numbered, pooled_views
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CONFIG = ViTConfig(**SIZES, image_size=16, patch_size=8, encoder_stride=8, hidden_dropout_prob=0.3)
+SPLITS = {"train": 120, "test": 60}
 QUICK = {"workers": 0, "baselines": False, "preset.epochs": 3, "batch": 32}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -47,32 +41,9 @@ def model(tmp_path_factory):
     return folder
 
 
-def write_shards(folder, label):
-    """Noisy pictures whose class is their mean colour, in a training and a test shard."""
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for split, count in (("train", 120), ("test", 60)):
-        with tarfile.open(folder / f"{split}-000000.tar", "w") as archive:
-            for i in range(count):
-                kind = i % 3
-                pixels = np.clip(random.normal(100 + 12 * np.eye(3)[kind], 60, (16, 16, 3)), 0, 255).astype(np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                for ending, data in (("png", picture.getvalue()), label(kind, random)):
-                    member = tarfile.TarInfo(f"{split}{i}.{ending}")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
-    (folder / "classes.txt").write_text("red\ngreen\nblue\n")
-    return folder
-
-
-def as_json(label):
-    return "json", json.dumps({"label": label}).encode()
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return write_shards(tmp_path_factory.mktemp("data") / "shards", lambda kind, _: ("cls", str(kind).encode()))
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", SPLITS, contrast=12)
 
 
 @pytest.fixture(scope="module")
@@ -199,12 +170,12 @@ def test_damaged_heads_are_refused(plain, tmp_path):
 @pytest.mark.parametrize(
     ("label", "names"),
     [
-        (lambda kind, random: as_json([kind] if random.random() < 0.5 else [kind, (kind + 1) % 3]), {"map"}),
-        (lambda kind, random: as_json(float(10 * kind + random.normal())), {"r2", "mae"}),
+        (as_json(lambda kind, random: [kind] if random.random() < 0.5 else [kind, (kind + 1) % 3]), {"map"}),
+        (as_json(lambda kind, random: float(10 * kind + random.normal())), {"r2", "mae"}),
     ],
 )
 def test_label_sets_and_numbers(label, names, model, tmp_path):
-    shards = write_shards(tmp_path / "shards", label)
+    shards = write_shards(tmp_path / "shards", SPLITS, label, contrast=12)
     summary = api.call("probe", {"init": str(model), "data": str(shards), "out": str(tmp_path / "out"), **QUICK})
     assert set(summary["metrics"]) == {f"{probe}/{name}" for probe in ("knn", "probe") for name in names}
     assert not (tmp_path / "out" / "confusion.csv").exists()

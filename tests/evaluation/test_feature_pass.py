@@ -37,16 +37,9 @@ from mimsuite.models import (
 )
 from mimsuite.normalize import Normalize
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COUNT, BATCH = 22, 5  # the last batch has two
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of several, a busy machine makes ten times slower what is as small as this; and a fork may not use them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 TRAIN, TEST = Selection("train"), Selection("test")

@@ -17,16 +17,10 @@ from mimsuite.evaluation.linear import Head, Recipe, Trial, choose, fit_heads, p
 from mimsuite.evaluation.logistic import held_out
 from mimsuite.evaluation.scores import Task
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FAST = Recipe(("batchnorm", "layernorm", "none"), (0.03, 0.3), 10, 128, "newton")
 A, B, WIDE = View(1, "mean"), View(2, "mean"), View(2, "both")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made(n, seed, classes=6, width=20, kind="1"):

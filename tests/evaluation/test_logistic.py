@@ -18,16 +18,9 @@ from mimsuite.evaluation.features import Features, raw_pixel_features
 from mimsuite.evaluation.logistic import accuracy, fit_linear, linear_probe
 from mimsuite.types import Batch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGENETTE = Path(__file__).parents[2] / "../shared/data/imagenette-224"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On a busy machine two threads wait for each other at each of the many small operations: ten times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made(n, seed, classes=6, width=20):

@@ -23,17 +23,10 @@ from mimsuite.models import (
 from mimsuite.models.bit import BitLayer, StandardizedConv2d, pad_by_size
 from mimsuite.models.config import make_div
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = {"embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [1, 2, 2, 2], "num_groups": 4}
 LAYER_TYPES = ["preactivation", "bottleneck"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors as small as these are slower on two threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tiny(**changes):

@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
     from transformers.models.bit import modeling_bit  # noqa: F401 - loaded here, quietly
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 TINY = {"embedding_size": 16, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 2, 1, 2], "num_groups": 4}
 VARIANTS = {
@@ -33,15 +33,6 @@ VARIANTS = {
     "fewer stages": {"hidden_sizes": [32, 64], "depths": [2, 1]},
 }
 SIZES = [(64, 64), (70, 51)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors as small as these are slower on two threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def randomise(model, std=0.3):

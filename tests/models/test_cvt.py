@@ -15,17 +15,10 @@ from mimsuite.errors import InputError
 from mimsuite.models import CvtConfig, CvtForImageClassification, CvtForMaskedImageModeling, CvtModel
 from mimsuite.models import cvt as cvt_module
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = {"embed_dim": [8, 12, 24], "num_heads": [1, 2, 3], "depth": [1, 2, 2], "mlp_ratio": [2.0, 2.0, 2.0]}
 STILL = {"drop_path_rate": [0.0, 0.0, 0.0]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Handing tensors this small to several threads costs more than it gains, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(**changes):

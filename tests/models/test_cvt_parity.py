@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
     from transformers.models.cvt import modeling_cvt  # noqa: F401 - loaded here, quietly
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 # Their drop path is indexed by stage and drops the shortcut too: compared at rate 0 only.
 TINY = {
@@ -119,15 +119,6 @@ def same_statistics(ours, reference, tolerance=1e-8):
     assert mine.keys() == wanted.keys()
     for name, buffer in mine.items():
         close(buffer, wanted[name], tolerance)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Handing tensors this small to several threads costs more than it gains, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @every_variant

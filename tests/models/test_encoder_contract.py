@@ -24,6 +24,8 @@ from mimsuite.models import (
 from mimsuite.patches import expand_mask
 from mimsuite.types import Encoder, FeatureMap
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Family(NamedTuple):
     config: Callable[..., Any]
@@ -79,15 +81,6 @@ MASKS = ["random", "units", "block", "all", "none"]
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 every_mask = pytest.mark.parametrize("kind", MASKS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Handing tensors this small to several threads costs more than it gains, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 VARIANTS = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in PLAIN]

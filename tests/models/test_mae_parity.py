@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
     from transformers.models.vit_mae import modeling_vit_mae
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 TINY = {
     "hidden_size": 24,
@@ -47,14 +47,6 @@ SHAPES = {
 }
 every_shape = pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 every_ratio = pytest.mark.parametrize("ratio", [0.75, 0.5])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def theirs(ratio=0.75, norm=False, **changes):

@@ -19,7 +19,7 @@ from mimsuite.models import (
 from mimsuite.models.composed import hidden_cells
 from mimsuite.patches import expand_mask
 
-pytestmark = pytest.mark.slow  # all of it: 900 short tests
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]  # all of it: 900 short tests
 
 VIT = {
     "hidden_size": 24,
@@ -77,14 +77,6 @@ every_target = pytest.mark.parametrize("target", TARGETS)
 every_encoder_and_unit = pytest.mark.parametrize(
     ("name", "unit"), [(n, u) for n in ENCODERS for u in (UNITS if n.startswith("vit") else [*UNITS, FINEST])]
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

@@ -15,6 +15,8 @@ from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedIm
 from mimsuite.models.positions import sincos_positions
 from mimsuite.objectives.optim import param_groups
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 TINY = {
@@ -46,14 +48,6 @@ KINDS = {
 DROPPING = {name: changes for name, changes in KINDS.items() if name.startswith("drop")}
 every_kind = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 every_drop = pytest.mark.parametrize("changes", DROPPING.values(), ids=DROPPING)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny(**changes):
