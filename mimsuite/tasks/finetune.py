@@ -13,7 +13,6 @@ from mimsuite.build_model import (
     classifier,
     classifier_config,
     keeps_head,
-    load_model,
     model_config,
     normalizer,
     save_weights,
@@ -21,11 +20,13 @@ from mimsuite.build_model import (
 from mimsuite.data.index import DataIndex
 from mimsuite.data.label_table import read_labels
 from mimsuite.errors import InputError
+from mimsuite.evaluation.answers import Answers
 from mimsuite.hyperrule import hyper_rule
-from mimsuite.init_weights import Weights, find_weights
+from mimsuite.init_weights import Weights
 from mimsuite.labelled import check_objective, decide_labels
 from mimsuite.run import RunFolder
 from mimsuite.settings import budget, plain_geometry, positive
+from mimsuite.trained import find_trained, scorer
 from mimsuite.training import Kind, begin, carry_out, native_size, processes
 
 if TYPE_CHECKING:
@@ -165,19 +166,17 @@ def finish(
 
 def last_figure(job: build.Job, folder: RunFolder) -> dict[str, float]:
     """What the best weights, as they lie in `weights/`, are worth on `test`."""
-    from mimsuite.evaluation.classifier import Classifier, judge, label_tensor
+    from mimsuite.evaluation.classifier import judge, label_tensor
 
     index, labelled, size = job.index, job.labelled, job.geo.image_size
     assert labelled is not None
-    weights, samples, device = find_weights(str(folder.path)), index.records("test"), build.torch_device()
-    model: Any = load_model(weights).eval().to(device)
-    kind, outputs = labelled.facts.kind, labelled.facts.outputs
-    normalize = normalizer(index, weights).to(device)
+    trained, samples = find_trained(str(folder.path)), index.records("test")
+    answers = Answers(labelled.facts.kind, labelled.facts.outputs, names=None, order=None, note="")
     judged = judge(
-        Classifier(lambda pixels: model(pixels).logits, normalize, kind, outputs, device=device),
+        scorer(trained, index, answers, size, flip=False),
         index,
         samples,
-        label_tensor(read_labels(index, samples), kind, outputs),
+        label_tensor(read_labels(index, samples), answers.kind, answers.outputs),
         image_size=size,
         batch=job.cfg.micro_batch,
         workers=job.workers,
