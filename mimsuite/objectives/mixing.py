@@ -21,7 +21,8 @@ class Mixing:
     A batch has one weight, drawn from Beta(alpha, alpha), and is mixed in one of two ways: mixup (Zhang et al. 2018)
     averages pixels, CutMix (Yun et al. 2019) puts a box of the one image into the other. This is how DeiT (Touvron et
     al. 2021) and MAE (He et al. 2022, table 9) do it. What is drawn are a few numbers on the host, from the seed of
-    the call alone; nothing is copied to or from the device.
+    the call alone; nothing is copied to or from the device. A batch is what one process puts through at once: with
+    another micro-batch or number of processes, other images are mixed.
     """
 
     def __init__(
