@@ -163,10 +163,14 @@ def train(job: build.Job, folder: RunFolder, kind: Kind) -> dict[str, Any]:
     trainer, parts = build.trainer(job, folder, compute, objective=objective, step=step_of(checkpoint), imports=imports)
     try:
         fit(trainer, objective, data, checkpoint, micro)
+        if parts.checkpoints.exit_code:
+            parts.checkpoints.listen()  # again, or a second signal would keep the stopped run from its summary
+        return finish(job, folder, trainer, objective, parts, kind)
     finally:
         if parts.wandb is not None:
             parts.wandb.close()
-    return finish(job, folder, trainer, objective, parts, kind)
+        if team() is None:  # the processes of a team end now, and each may be told so from several sides
+            parts.checkpoints.release()
 
 
 def warn_of_changes(folder: RunFolder, facts: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """Fine-tuning that repeats, stops, is killed and goes on: the same bits, the same best weights, the same figures."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -133,6 +135,26 @@ def test_an_interrupted_run_goes_on_to_the_bit(name, end, step, committed, whole
     assert json.loads((out / "checkpoints" / "latest.json").read_text())["step"] == committed
     resumed = api.finetune(out=str(out), resume=True)
     assert_same_run(out, resumed, *whole(name))
+
+
+def test_a_second_signal_does_not_keep_a_stopped_run_from_its_summary(data, tmp_path, monkeypatch):
+    """As where a process learns from several sides that it must stop; before and after the run it is ours."""
+    heard, finish = [], training.finish
+
+    def late(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(*arguments)
+
+    signalled_at(6, monkeypatch)
+    monkeypatch.setattr(training, "finish", late)
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        stopped = finetune(tmp_path / "out", data, "vit")
+        assert (stopped["exit_code"], stopped["status"], heard) == (143, "interrupted", [])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("name", ["vit", "cvt"])

@@ -59,15 +59,16 @@ class Checkpoints(Callback):
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals from the first validation on."""
-        self._listen()
+        self.listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals; a resumed run's checkpoint counts as saved."""
         self._saved = trainer.global_step
         self._counted = time.perf_counter()
-        self._listen()
+        self.listen()
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
+        """Takes the signals over."""
         if not self._before and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._stop) for number in EXIT_CODES}
 
@@ -117,6 +118,10 @@ class Checkpoints(Callback):
         self._count()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the signals back, as Lightning is about to do with its own."""
+        self.release()
+
+    def release(self) -> None:
         """Gives the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
