@@ -35,7 +35,7 @@ class ClassifyObjective(Objective):
         normalize: see `Objective`.
         kind: of the labels.
         mixup: alpha of mixup, 0 for none (Zhang et al. 2018).
-        cutmix: alpha of CutMix, 0 for none (Yun et al. 2019); with both, each batch takes one of them.
+        cutmix: alpha of CutMix, 0 for none (Yun et al. 2019); with both, each micro-batch takes one of them.
         smoothing: of the targets (Szegedy et al. 2016).
         class_weights: factors on the loss of each class, or None.
         ema: decay per step of an exponential moving average of the weights, less in the first steps; None for none.
