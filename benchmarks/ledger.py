@@ -241,7 +241,7 @@ def forward_flops(model: Any, pixels: Any, cfg: Entry) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mimsuite.geometry import hidden_units
+    from mimsuite.masked.geometry import hidden_units
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         if hasattr(model, "masked_loss"):

@@ -30,12 +30,12 @@ import torch
 import webdataset
 from PIL import Image
 
-from mimsuite.data.augment import RandomResizedCrop
+from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import ImageData
 from mimsuite.data.index import DataIndex, Samples, Shard, build_index, open_index, write_index
-from mimsuite.data.plan import Plan
+from mimsuite.data.order import Plan
 from mimsuite.data.sources import ShardFiles
-from mimsuite.normalize import Normalize
+from mimsuite.masked.normalization import Normalize
 
 SOURCE = Path(__file__).resolve().parents[2] / "shared/data/imagenette-224"
 MEAN, STD = torch.tensor([0.46, 0.46, 0.43])[:, None, None], torch.tensor([0.27, 0.27, 0.29])[:, None, None]

@@ -32,16 +32,17 @@ from omegaconf import DictConfig
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from mimsuite import build, build_model
-from mimsuite.confdir import conf_dir
+from mimsuite.config.folder import conf_dir
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
-from mimsuite.evaluation.features import Features, View, pooled
-from mimsuite.evaluation.linear import Recipe, fit_heads, probe_matrix
-from mimsuite.evaluation.logistic import linear_probe
-from mimsuite.evaluation.scores import Task
+from mimsuite.evaluation.features.views import Features, View, pooled
+from mimsuite.evaluation.probes.linear import Recipe, fit_heads, probe_matrix
+from mimsuite.evaluation.probes.logistic import linear_probe
+from mimsuite.masked.normalization import Normalize
+from mimsuite.metrics.scores import Task
 from mimsuite.models import ViTConfig, ViTModel
-from mimsuite.normalize import Normalize
+from mimsuite.models import load as build_model
+from mimsuite.runs import trainer as build
 from mimsuite.tasks import probe
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data"

@@ -82,8 +82,8 @@ def load(init: str) -> nn.Module:
     Raises:
         InputError: `init` holds no weights, or damaged ones.
     """
-    from mimsuite.build_model import load_model
-    from mimsuite.init_weights import find_weights
+    from mimsuite.models.load import load_model
+    from mimsuite.weights.init import find_weights
 
     return load_model(find_weights(init)).eval()
 
@@ -100,9 +100,9 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     from mimsuite.cli import PATH_KEYS
-    from mimsuite.confdir import conf_dir
+    from mimsuite.config.folder import conf_dir
+    from mimsuite.config.hints import explain
     from mimsuite.errors import InputError
-    from mimsuite.hints import explain
 
     overrides = [f"{k}={hydra_value(v, path=k in PATH_KEYS)}" for k, v in values.items() if v is not None]
     outer = GlobalHydra.instance().hydra  # ours in `demo`, or the caller's own application

@@ -16,9 +16,9 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mimsuite.confdir import conf_dir
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.hints import explain
 from mimsuite.errors import InputError, RunError
-from mimsuite.hints import explain
 from mimsuite.version import __version__
 
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
@@ -33,7 +33,7 @@ def main(task: str, run: Task) -> None:
     os.environ.setdefault("MIMSUITE_STARTED", str(time.time()))
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
-        from mimsuite.helptext import help_text
+        from mimsuite.config.help import help_text
 
         print(help_text(task, conf_dir()))
         sys.exit(0)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mimsuite import api, app
 from mimsuite.data.open import open_data
-from mimsuite.data.pack import pack
+from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError
 
 
@@ -351,7 +351,7 @@ def test_inspect_names_bad_values(values, says, images, shards, tmp_path, capsys
 
 @pytest.mark.parametrize("task", ["pack", "inspect"])
 def test_every_key_of_the_task_is_documented(task):
-    from mimsuite.confdir import conf_dir
+    from mimsuite.config.folder import conf_dir
 
     text = (conf_dir() / f"{task}.yaml").read_text()
     keys = text.partition("_self_\n")[2].strip().splitlines()

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import torch
 
-from mimsuite import checkpoint as module
-from mimsuite.checkpoint import CommittedCheckpointIO, load_checkpoint, newest
 from mimsuite.errors import InputError, RunError
+from mimsuite.runs import checkpoints as module
+from mimsuite.runs.checkpoints import CommittedCheckpointIO, load_checkpoint, newest
 
 
 def content(step):

@@ -7,8 +7,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mimsuite import cli
-from mimsuite.confdir import conf_dir
-from mimsuite.helptext import help_text
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.help import help_text
 from mimsuite.version import __version__
 
 

@@ -8,14 +8,15 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from mimsuite import api, app, training
-from mimsuite.combinations import check_ratio, mask_cell
-from mimsuite.curves import read_metrics
+from mimsuite import api, app
 from mimsuite.errors import InputError, RunError
-from mimsuite.init_weights import find_weights
 from mimsuite.models import BitConfig, CvtConfig, ViTConfig, ViTModel
 from mimsuite.objectives.mim import MIMObjective
-from mimsuite.settings import mask_unit, sides
+from mimsuite.pictures.curves import read_metrics
+from mimsuite.runs import life as training
+from mimsuite.settings.combinations import check_ratio, mask_cell
+from mimsuite.settings.read import mask_unit, sides
+from mimsuite.weights.init import find_weights
 
 NANO = {"model": "vit_nano", "batch": 8}
 POSITION_BIAS = {"objective": "mae", "model.use_shared_relative_position_bias": True}

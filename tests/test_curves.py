@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimsuite.curves import curves, read_metrics
 from mimsuite.errors import InputError
+from mimsuite.pictures.curves import curves, read_metrics
 
 CSV = "step,train/loss,val/loss,optim/lr\n10,0.9,,0.001\n20,0.8,0.85,0.002\n30,nan,,\n"
 

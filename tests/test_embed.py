@@ -14,7 +14,6 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import Selection, open_index
 from mimsuite.data.open import EMBEDDED
 from mimsuite.errors import InputError
-from mimsuite.evaluation.embedding_map import draw_map, principal_plane
 from mimsuite.models import (
     BitConfig,
     BitForImageClassification,
@@ -23,6 +22,7 @@ from mimsuite.models import (
     ViTConfig,
     ViTForMaskedImageModeling,
 )
+from mimsuite.pictures.maps import draw_map, principal_plane
 from mimsuite.tasks import embed as task
 
 MODELS = {

@@ -15,15 +15,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.nn import functional as F
 
-from mimsuite import api, build_model
+from mimsuite import api
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features import pooled
-from mimsuite.evaluation.saved_head import load_head
-from mimsuite.init_weights import Weights, find_weights
-from mimsuite.masking import RandomMask
-from mimsuite.metrics import visible_mean_loss
+from mimsuite.evaluation.features.views import pooled
+from mimsuite.evaluation.judging.trained import is_masked
+from mimsuite.evaluation.probes.saved_head import load_head
+from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.samplers import RandomMask
+from mimsuite.metrics.psnr import visible_mean_loss
 from mimsuite.models import (
     BitConfig,
     BitForImageClassification,
@@ -33,9 +34,9 @@ from mimsuite.models import (
     ViTImageProcessor,
     ViTModel,
 )
-from mimsuite.normalize import Normalize
+from mimsuite.models import load as build_model
 from mimsuite.objectives.mim import predict
-from mimsuite.trained import is_masked
+from mimsuite.weights.init import Weights, find_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -288,9 +289,9 @@ def test_a_checkpoint_that_names_no_class_is_a_masked_image_model_s():
 def test_the_command_line_changes_the_masks_of_a_run(pretrained, shards, tmp_path):
     run = pretrained[0]
     one = evaluate(tmp_path / "a", init=run, data=shards, **{"mask.ratio": 0.5})["mask"]
-    assert (one["_target_"], one["ratio"], one["unit"]) == ("mimsuite.masking.RandomMask", 0.5, 8)
+    assert (one["_target_"], one["ratio"], one["unit"]) == ("mimsuite.masked.samplers.RandomMask", 0.5, 8)
     other = evaluate(tmp_path / "b", init=run, data=shards, **{"mask": "grid", "mask.unit": 16})["mask"]
-    assert (other["_target_"], other["ratio"], other["unit"]) == ("mimsuite.masking.GridMask", 0.75, 16)
+    assert (other["_target_"], other["ratio"], other["unit"]) == ("mimsuite.masked.samplers.GridMask", 0.75, 16)
 
 
 def test_masked_weights_alone_take_the_masks_of_the_config_and_any_size(masked, shards, tmp_path):

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from mimsuite.errors import InputError
-from mimsuite.feature_pictures import (
+from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
+from mimsuite.pictures.features import (
     as_png,
     attention_maps,
     framed,
@@ -17,7 +18,6 @@ from mimsuite.feature_pictures import (
     principal_colours,
     spotlight,
 )
-from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 
 GRID = (3, 4)
 

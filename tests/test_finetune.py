@@ -10,13 +10,13 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from mimsuite import api, app
-from mimsuite.checkpoint import load_checkpoint, newest
-from mimsuite.confdir import conf_dir
-from mimsuite.curves import read_metrics
+from mimsuite.config.folder import conf_dir
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError
-from mimsuite.evaluation.scores import METRICS
+from mimsuite.metrics.scores import METRICS
 from mimsuite.objectives.classify import ClassifyObjective
+from mimsuite.pictures.curves import read_metrics
+from mimsuite.runs.checkpoints import load_checkpoint, newest
 from mimsuite.tasks import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")

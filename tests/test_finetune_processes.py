@@ -11,7 +11,7 @@ from coloured import write_shards
 from safetensors.torch import load_file
 
 from mimsuite import api
-from mimsuite.curves import read_metrics
+from mimsuite.pictures.curves import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

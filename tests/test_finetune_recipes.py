@@ -8,14 +8,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from mimsuite import build, build_model
-from mimsuite.confdir import conf_dir
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
-from mimsuite.instantiate import instantiate
-from mimsuite.labelled import Labelled
+from mimsuite.models import load as build_model
 from mimsuite.objectives.mixing import Mixing
+from mimsuite.runs import trainer as build
+from mimsuite.runs.life import Begun
+from mimsuite.settings.labels import Labelled
 from mimsuite.tasks import finetune
-from mimsuite.training import Begun
 
 IMAGENET, IMAGENET_21K = 1_281_167, 14_197_122
 HALF = (0.5, 0.5, 0.5)

@@ -9,10 +9,11 @@ import torch
 from coloured import write_shards
 from safetensors.torch import load_file
 
-from mimsuite import api, app, training
+from mimsuite import api, app
 from mimsuite.callbacks.checkpoints import Checkpoints
-from mimsuite.curves import read_metrics
 from mimsuite.errors import InputError
+from mimsuite.pictures.curves import read_metrics
+from mimsuite.runs import life as training
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 

@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mimsuite import api
-from mimsuite.curves import read_metrics
 from mimsuite.models import (
     CvtConfig,
     CvtModel,
@@ -21,6 +20,7 @@ from mimsuite.models import (
     ViTModel,
 )
 from mimsuite.objectives.classify import ClassifyObjective
+from mimsuite.pictures.curves import read_metrics
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 with warnings.catch_warnings():

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimsuite.confdir import conf_dir
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.instantiate import instantiate
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
-from mimsuite.instantiate import instantiate
-from mimsuite.masking import RandomMask
+from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.samplers import RandomMask
 from mimsuite.models import AutoModelForMaskedImageModeling
-from mimsuite.normalize import Normalize
 from mimsuite.objectives.optim import param_groups
 from mimsuite.tasks.models import model_node
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mimsuite.hyperrule import hyper_rule
 from mimsuite.objectives.optim import WarmupSteps
-from mimsuite.settings import warmup_steps
+from mimsuite.settings.hyperrule import hyper_rule
+from mimsuite.settings.read import warmup_steps
 
 
 def published_marks(images):

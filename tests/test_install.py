@@ -37,7 +37,7 @@ def test_a_wheel_installed_elsewhere_finds_its_configuration_and_data(wheel, tmp
     subprocess.run([*install, str(wheel)], check=True, timeout=110)
     answers([sys.executable, "-m", "mimsuite.cli", "pretrain", "--cfg", "job"], tmp_path, target)
     code = (
-        "import mimsuite; from mimsuite.data.open import open_data; from mimsuite.init_weights import find_weights; "
+        "import mimsuite; from mimsuite.data.open import open_data; from mimsuite.weights.init import find_weights; "
         "print(mimsuite.__file__, open_data(None).splits.keys(), len(find_weights('demo:bit').state()))"
     )
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(target)}

@@ -3,8 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
+from mimsuite.config.instantiate import instantiate, judge, trusted_targets
 from mimsuite.errors import InputError
-from mimsuite.instantiate import instantiate, judge, trusted_targets
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ from mimsuite.instantiate import instantiate, judge, trusted_targets
         "torch.serialization.load",
         "numpy.load",
         "webdataset.gopen",
-        "mimsuite.run.shutil.rmtree",
-        "mimsuite.run.os.system",
-        "mimsuite.checkpoint.torch.load",
+        "mimsuite.runs.folder.shutil.rmtree",
+        "mimsuite.runs.folder.os.system",
+        "mimsuite.runs.checkpoints.torch.load",
         "lightning.pytorch.trainer.trainer.os.system",
         "hydra.utils.get_method",
     ],

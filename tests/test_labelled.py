@@ -13,7 +13,7 @@ from PIL import Image
 from mimsuite.data.label_table import read_labels
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.labelled import check_objective, decide_labels
+from mimsuite.settings.labels import check_objective, decide_labels
 
 KEYS = {"data": "d", "label_fraction": 1.0, "class_weights": None, "seed": 0}
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from mimsuite import loggers
-from mimsuite.loggers import FileLogger, WandbLogger, wandb_mode
+from mimsuite.runs import loggers
+from mimsuite.runs.loggers import FileLogger, WandbLogger, wandb_mode
 
 
 def test_rows_have_empty_cells_where_a_step_has_no_value(tmp_path):

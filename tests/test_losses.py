@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mimsuite.combinations import LOSSES
 from mimsuite.errors import InputError
-from mimsuite.losses import ERRORS, classification_loss, error_of, masked_error, masked_error_patches, widen
+from mimsuite.masked.losses import ERRORS, classification_loss, error_of, masked_error, masked_error_patches, widen
+from mimsuite.settings.combinations import LOSSES
 
 
 def test_masked_error_is_the_mean_over_hidden_pixels_of_the_batch():

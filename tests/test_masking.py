@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mimsuite.errors import InputError
-from mimsuite.geometry import auto_mask_unit, check_image_size, check_unit, hidden_units
-from mimsuite.masking import BlockMask, GridMask, InverseBlockMask, MaskGenerator, NoMask, RandomMask
+from mimsuite.masked.geometry import auto_mask_unit, check_image_size, check_unit, hidden_units
+from mimsuite.masked.samplers import BlockMask, GridMask, InverseBlockMask, MaskGenerator, NoMask, RandomMask
 
 SAMPLERS = [RandomMask, BlockMask, InverseBlockMask, GridMask]
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchmetrics.functional import mean_absolute_error
 
-from mimsuite.losses import masked_error
-from mimsuite.metrics import HiddenPSNR, hidden_psnr, visible_mean_loss, visible_median_loss
+from mimsuite.masked.losses import masked_error
+from mimsuite.metrics.psnr import HiddenPSNR, hidden_psnr, visible_mean_loss, visible_median_loss
 
 MASK = torch.tensor([[[1, 0], [0, 1]], [[0, 1], [0, 0]]]).bool()
 

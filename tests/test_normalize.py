@@ -2,7 +2,7 @@
 
 import torch
 
-from mimsuite.normalize import Normalize
+from mimsuite.masked.normalization import Normalize
 
 
 def test_a_constant_channel_becomes_zero_and_comes_back():

@@ -18,14 +18,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mimsuite import api, app
-from mimsuite.checkpoint import CommittedCheckpointIO, durable_write
-from mimsuite.data import decode as decode_module
+from mimsuite.config.instantiate import instantiate
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.data.decode import DecodeError, open_image
+from mimsuite.data.images import decode as decode_module
+from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index import build_index, open_index, write_index
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError
-from mimsuite.instantiate import instantiate
+from mimsuite.runs.checkpoints import CommittedCheckpointIO, durable_write
 
 pytestmark = pytest.mark.slow
 
@@ -263,8 +263,8 @@ TARGETS = [
     "webdataset.WebDataset",
     "hydra.utils.call",
     "mimsuite.data.sources.os.system",
-    "mimsuite.data.pack.shutil.rmtree",
-    "mimsuite.instantiate.importlib.import_module",
+    "mimsuite.data.packing.pack.shutil.rmtree",
+    "mimsuite.config.instantiate.importlib.import_module",
     "mimsuite.data.sources.ShardFiles.read.__globals__",
     "mimsuite.errors.InputError.__class__",
     "torch.optim.AdamW.__init__.__globals__.get",
@@ -275,11 +275,11 @@ TARGETS = [
     "mimsuite.app.main",
     "mimsuite.cli.main",
     "mimsuite.tasks.pack.run",
-    "mimsuite.instantiate.instantiate",
-    "mimsuite.run.write_text",
-    "mimsuite.run.RunFolder",
-    "mimsuite.data.pack.pack",
-    "mimsuite.checkpoint.durable_write",
+    "mimsuite.config.instantiate.instantiate",
+    "mimsuite.runs.folder.write_text",
+    "mimsuite.runs.folder.RunFolder",
+    "mimsuite.data.packing.pack.pack",
+    "mimsuite.runs.checkpoints.durable_write",
 ]
 
 
@@ -295,7 +295,7 @@ def test_a_target_that_is_no_part_of_ours_is_refused_at_any_depth(target, canary
         {**hostile, "_partial_": True},
     ]
     for node in nodes:
-        with pytest.raises(InputError, match=r"is not allowed|does not exist") as error:
+        with pytest.raises(InputError, match="is not allowed") as error:
             instantiate(OmegaConf.create(node))
         assert "\n" not in str(error.value)
 
@@ -489,7 +489,7 @@ def test_a_hostile_run_folder_is_refused_as_init(write, canary, tmp_path):
 def test_a_hostile_checkpoint_is_refused_on_resume(canary, tmp_path, capsys):
     from hydra import compose, initialize_config_dir
 
-    from mimsuite.confdir import conf_dir
+    from mimsuite.config.folder import conf_dir
 
     run = tmp_path / "run"
     commit_bomb(canary, run, archive)

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from mimsuite import api
 from mimsuite.callbacks import online_probe
 from mimsuite.callbacks.online_probe import OnlineProbe, affordable, in_order
-from mimsuite.curves import read_metrics
-from mimsuite.data.augment import CenterCrop
+from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.datamodule import ImageData
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.settings import probing
+from mimsuite.pictures.curves import read_metrics
+from mimsuite.settings.read import probing
 
 CVT = {"model": "cvt_nano", "image_size": 32, "batch": 16, "steps": 4, "val_every": 1, "workers": 0}
 CVT |= {"loader.val_limit": 20, "precision": "32-true"}

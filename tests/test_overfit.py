@@ -6,16 +6,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from mimsuite.build_model import drops, for_objective, masked_model, model_config, normalizer
-from mimsuite.confdir import conf_dir
+from mimsuite.config.folder import conf_dir
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
-from mimsuite.losses import masked_error
-from mimsuite.masking import RandomMask
-from mimsuite.metrics import visible_mean_loss
+from mimsuite.masked.losses import masked_error
+from mimsuite.masked.patches import expand_mask
+from mimsuite.masked.samplers import RandomMask
+from mimsuite.metrics.psnr import visible_mean_loss
+from mimsuite.models.load import drops, for_objective, masked_model, model_config, normalizer
 from mimsuite.objectives.mim import predict
 from mimsuite.objectives.optim import WarmupCosine, param_groups
-from mimsuite.patches import expand_mask
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError
-from mimsuite.patches import as_grid_mask, expand_mask, fold_patches, gather_patches, reduce_mask
+from mimsuite.masked.patches import as_grid_mask, expand_mask, fold_patches, gather_patches, reduce_mask
 
 
 def test_expand_repeats_every_cell_over_its_block():

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from mimsuite.errors import InputError
-from mimsuite.normalize import Normalize
-from mimsuite.pictures import (
+from mimsuite.masked.normalization import Normalize
+from mimsuite.pictures.sheets import (
     Panel,
     contact_sheet,
     hog_glyphs,
@@ -351,6 +351,6 @@ def test_contact_sheet_refuses_nothing_and_captions_that_do_not_fit(pictures, ca
 
 
 def test_pictures_import_neither_torch_nor_matplotlib():
-    code = "import sys, mimsuite.pictures; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    code = "import sys, mimsuite.pictures.sheets; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,8 +11,8 @@ from PIL import Image
 
 import mimsuite
 from mimsuite import cli
-from mimsuite.curves import curves, read_metrics
 from mimsuite.errors import InputError
+from mimsuite.pictures.curves import curves, read_metrics
 from mimsuite.tasks.plot import names
 
 HEAD = "step,val/loss,val/psnr,train/loss,optim/lr,perf/img_per_s,perf/data_wait,optim/grad_norm\r\n"

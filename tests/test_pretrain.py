@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mimsuite import api
-from mimsuite.curves import read_metrics
 from mimsuite.errors import InputError, RunError
+from mimsuite.pictures.curves import read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -233,7 +233,7 @@ def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(ru
 
 
 def failing_saves(monkeypatch, numbers):
-    from mimsuite import checkpoint
+    from mimsuite.runs import checkpoints as checkpoint
 
     right, count = checkpoint.commit, iter(range(1, 100))
 
@@ -370,7 +370,7 @@ def test_weights_of_another_family_are_refused(convolutional, tmp_path):
 
 
 def test_eight_images_can_be_overfitted(tmp_path):
-    from mimsuite.metrics import visible_mean_loss
+    from mimsuite.metrics.psnr import visible_mean_loss
 
     folder = tmp_path / "images"
     folder.mkdir()
@@ -389,8 +389,8 @@ def test_eight_images_can_be_overfitted(tmp_path):
 def flat(cfg, loss):
     from mimsuite.data.datamodule import eval_loader
     from mimsuite.data.open import open_data
-    from mimsuite.masking import RandomMask
-    from mimsuite.normalize import Normalize
+    from mimsuite.masked.normalization import Normalize
+    from mimsuite.masked.samplers import RandomMask
 
     index = open_data(cfg.data)
     batch = next(

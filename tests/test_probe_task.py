@@ -14,16 +14,17 @@ from coloured import as_json, write_shards
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from mimsuite import api, build_model
-from mimsuite.confdir import conf_dir
+from mimsuite import api
+from mimsuite.config.folder import conf_dir
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features import pooled
-from mimsuite.evaluation.saved_head import load_head
-from mimsuite.init_weights import find_weights
+from mimsuite.evaluation.features.views import pooled
+from mimsuite.evaluation.probes.saved_head import load_head
 from mimsuite.models import BitConfig, BitForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
+from mimsuite.models import load as build_model
 from mimsuite.tasks.probe import decide, numbered, pooled_views
+from mimsuite.weights.init import find_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -141,7 +142,7 @@ def test_features_made_in_another_way_give_other_scores(change, plain, shards):
 
 def test_fresh_features_are_those_that_were_cached(plain, shards):
     """The very vectors but for float16, so that no other layer, pooling, mode or transform went in."""
-    from mimsuite.run import cache_folder
+    from mimsuite.runs.folder import cache_folder
 
     _, x, _ = fresh(plain[0], shards)
     stored = [np.load(p) for p in (cache_folder() / "features").glob("*/layer-01-mean.npy")]

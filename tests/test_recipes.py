@@ -7,13 +7,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from mimsuite import build, build_model
-from mimsuite.combinations import check_combination, check_ratio, mask_cell
-from mimsuite.confdir import conf_dir
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
-from mimsuite.instantiate import instantiate
-from mimsuite.settings import budget, geometry, warmup_steps
-from mimsuite.training import prefer_given
+from mimsuite.models import load as build_model
+from mimsuite.runs import trainer as build
+from mimsuite.runs.life import prefer_given
+from mimsuite.settings.combinations import check_combination, check_ratio, mask_cell
+from mimsuite.settings.read import budget, geometry, warmup_steps
 
 IMAGENET = 1_281_167
 OF_FINETUNE = ("finetune_", "scratch")  # tests/test_finetune_recipes.py

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mimsuite.errors import InputError
-from mimsuite.resume import continue_config
+from mimsuite.settings.resume import continue_config
 
 
 @pytest.fixture

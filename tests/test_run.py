@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mimsuite.errors import InputError
-from mimsuite.run import RunFolder, check_out, environment, redact, speak
+from mimsuite.runs.folder import RunFolder, check_out, environment, redact, speak
 
 
 def test_an_absent_and_an_empty_folder_are_fine(tmp_path):

@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mimsuite import api, build_model
-from mimsuite import scene as scene_module
+from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.models import ViTConfig, ViTForMaskedImageModeling, ViTImageProcessor
-from mimsuite.scene import Scene
+from mimsuite.models import load as build_model
+from mimsuite.pictures import scene as scene_module
+from mimsuite.pictures.scene import Scene
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 DECODER = {f"decoder_{key}": value for key, value in SIZES.items()}

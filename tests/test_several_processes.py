@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from mimsuite import api
-from mimsuite.checkpoint import load_checkpoint, newest
-from mimsuite.curves import read_metrics
 from mimsuite.errors import InputError
-from mimsuite.launch import Team, free_port, team
+from mimsuite.pictures.curves import read_metrics
+from mimsuite.runs.checkpoints import load_checkpoint, newest
+from mimsuite.runs.processes import Team, free_port, team
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from mimsuite import api
-from mimsuite.checkpoint import load_checkpoint, newest
 from mimsuite.errors import RunError
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.objectives.optim import clip_or_skip, poison
+from mimsuite.runs.checkpoints import load_checkpoint, newest
 
 KEYS = {
     "model": "vit_nano",

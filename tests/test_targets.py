@@ -12,10 +12,10 @@ from PIL import Image
 from skimage.feature import hog as skimage_hog
 
 import mimsuite
-from mimsuite import targets
 from mimsuite.errors import InputError
-from mimsuite.patches import expand_mask, gather_patches, reduce_mask
-from mimsuite.targets import HOG, TARGETS, NormPixels, Pixels, cell_statistics, hog, nearest_visible
+from mimsuite.masked import targets
+from mimsuite.masked.patches import expand_mask, gather_patches, reduce_mask
+from mimsuite.masked.targets import HOG, TARGETS, NormPixels, Pixels, cell_statistics, hog, nearest_visible
 
 CELLS = [(8, 8), (16, 16), (8, 16), (16, 8)]
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mimsuite import api
-from mimsuite.data.pack import pack
+from mimsuite.data.packing.pack import pack
 from mimsuite.models import ViTConfig, ViTForMaskedImageModeling, ViTImageProcessor, ViTModel
 
 pytestmark = pytest.mark.slow

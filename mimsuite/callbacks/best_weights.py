@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mimsuite.evaluation.scores import METRICS
+from mimsuite.metrics.scores import METRICS
 from mimsuite.objectives.classify import ClassifyObjective
 
 log = logging.getLogger("mimsuite")

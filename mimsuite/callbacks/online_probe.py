@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mimsuite.data.datamodule import ImageData
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features import evaluation_mode, pooled
-from mimsuite.evaluation.knn import knn_predict
-from mimsuite.evaluation.logistic import accuracy, fit_linear
-from mimsuite.evaluation.quality import alpha_req, rankme
+from mimsuite.evaluation.features.views import evaluation_mode, pooled
+from mimsuite.evaluation.probes.knn import knn_predict
+from mimsuite.evaluation.probes.logistic import accuracy, fit_linear
+from mimsuite.evaluation.probes.quality import alpha_req, rankme
 from mimsuite.objectives.mim import MIMObjective
 
 log = logging.getLogger("mimsuite")

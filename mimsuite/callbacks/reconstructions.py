@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mimsuite.loggers import WandbLogger
 from mimsuite.objectives.mim import MIMObjective, predict
-from mimsuite.reconstruction import reconstruct
+from mimsuite.pictures.reconstruction import reconstruct
+from mimsuite.runs.loggers import WandbLogger
 from mimsuite.types import Batch
 
 

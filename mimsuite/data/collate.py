@@ -11,7 +11,7 @@ from mimsuite.data.hashing import mix
 from mimsuite.data.labels import Label
 from mimsuite.data.reader import Failure, Sample, too_many
 from mimsuite.errors import InputError
-from mimsuite.masking import MaskSampler
+from mimsuite.masked.samplers import MaskSampler
 from mimsuite.types import Batch
 
 _MASK, _CHOICE = 2, 3

@@ -14,13 +14,13 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from mimsuite.data.augment import CenterCrop, Transform
+from mimsuite.data.augment.crop import CenterCrop, Transform
 from mimsuite.data.collate import Collate
 from mimsuite.data.index import DataIndex, Samples, Selection
-from mimsuite.data.plan import Plan
+from mimsuite.data.order import Plan
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError, RunError
-from mimsuite.masking import MaskSampler
+from mimsuite.masked.samplers import MaskSampler
 from mimsuite.types import Batch
 
 _SALT_VAL, _SALT_WHOLE = 0x56414C, 0x57484F4C

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.hashing import hash_key, mix, splitmix64
+from mimsuite.data.images.stats import profile
 from mimsuite.data.labels import has_label
 from mimsuite.data.sources import INFO, ShardFiles, find_shards, is_image_folder, read_info, split_of
-from mimsuite.data.stats import profile
 from mimsuite.data.tar import RECORD, header_name, scan_shard, split_name
 from mimsuite.errors import InputError, RunError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mimsuite.data.index import DataIndex, open_index
 from mimsuite.data.sources import is_image_folder
-from mimsuite.run import cache_folder
+from mimsuite.runs.folder import cache_folder
 
 log = logging.getLogger("mimsuite")
 
@@ -36,7 +36,7 @@ def open_data(data: str | None) -> DataIndex:
 
 def packed(source: Path) -> Path:
     """The shards of an image folder in the user's cache; packed on first use and when a file changed."""
-    from mimsuite.data.pack import pack
+    from mimsuite.data.packing.pack import pack
 
     folder = cache_folder() / "packed" / fingerprint(source)
     if not (folder / "index.json").is_file():

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mimsuite.data.augment import Transform
-from mimsuite.data.decode import DecodeError, conform, open_image
+from mimsuite.data.augment.crop import Transform
 from mimsuite.data.hashing import mix
+from mimsuite.data.images.decode import DecodeError, conform, open_image
 from mimsuite.data.index import DataIndex, Samples, check_key, read_member
 from mimsuite.data.label_table import read_label
 from mimsuite.data.labels import Label

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mimsuite.encoders.config import Activation
+from mimsuite.encoders.layers import init_xavier
+from mimsuite.encoders.positions import resize_positions, sincos_positions
+from mimsuite.encoders.vit import ViTLayer
+from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
-from mimsuite.models.config import ViTConfig
-from mimsuite.models.config_base import Activation
-from mimsuite.models.layers import init_xavier
-from mimsuite.models.positions import resize_positions, sincos_positions
-from mimsuite.models.vit import ViTLayer
-from mimsuite.patches import as_grid_mask, fold_patches
+from mimsuite.masked.patches import as_grid_mask, fold_patches
 
 # Shapes: B images, a feature map of h * w = N cells with D features, C channels of the target, E the decoder's width.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mimsuite.patches import fold_patches
+from mimsuite.masked.patches import fold_patches
 
 
 class _Fold(nn.Module):

@@ -9,7 +9,10 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "auto": (
+    "encoders.bit_config": ("BitConfig",),
+    "encoders.cvt_config": ("CvtConfig",),
+    "encoders.vit_config": ("ViTConfig",),
+    "models.auto": (
         "AutoBackbone",
         "AutoConfig",
         "AutoImageProcessor",
@@ -17,25 +20,15 @@ _HOMES = {
         "AutoModelForImageClassification",
         "AutoModelForMaskedImageModeling",
     ),
-    "config": ("BitConfig", "CvtConfig", "ViTConfig"),
-    "processing": (
+    "models.bit": ("BitBackbone", "BitForImageClassification", "BitForMaskedImageModeling", "BitModel"),
+    "models.cvt": ("CvtForImageClassification", "CvtForMaskedImageModeling", "CvtModel"),
+    "models.vit": ("ViTForImageClassification", "ViTForMaskedImageModeling", "ViTModel"),
+    "processors.processors": (
         "BitImageProcessor",
         "ConvNextImageProcessor",
         "ViTFeatureExtractor",
         "ViTImageProcessor",
         "ViTImageProcessorFast",
-    ),
-    "tasks": (
-        "BitBackbone",
-        "BitForImageClassification",
-        "BitForMaskedImageModeling",
-        "BitModel",
-        "CvtForImageClassification",
-        "CvtForMaskedImageModeling",
-        "CvtModel",
-        "ViTForImageClassification",
-        "ViTForMaskedImageModeling",
-        "ViTModel",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -46,7 +39,7 @@ __all__ = sorted(_HOME)  # noqa: PLE0605 - made from the table above
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'mimsuite.models' has no attribute {name!r}")
-    return getattr(import_module(f"mimsuite.models.{_HOME[name]}"), name)
+    return getattr(import_module(f"mimsuite.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -6,9 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError
-from mimsuite.models.config_base import ModelConfig
-from mimsuite.models.source import find_folder, read_json
+from mimsuite.weights.source import find_folder, read_json
 
 # One row per family; names of `mimsuite.models`.
 FAMILIES: dict[str, dict[str, str]] = {

@@ -8,20 +8,20 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from mimsuite.errors import InputError
-from mimsuite.heads.classifier import linear_head, pool
-from mimsuite.losses import classification_loss, masked_error, masked_error_patches
-from mimsuite.models.config_base import ModelConfig, Side, pair
-from mimsuite.models.layers import given_pixels
-from mimsuite.models.outputs import (
+from mimsuite.encoders.config import ModelConfig, Side, pair
+from mimsuite.encoders.layers import given_pixels
+from mimsuite.encoders.outputs import (
     ImageClassifierOutputWithNoAttention,
     MaskedImageModelingOutput,
     returned,
 )
-from mimsuite.patches import as_grid_mask, expand_mask
-from mimsuite.targets import TARGETS
+from mimsuite.errors import InputError
+from mimsuite.heads.classifier import linear_head, pool
+from mimsuite.masked.losses import classification_loss, masked_error, masked_error_patches
+from mimsuite.masked.patches import as_grid_mask, expand_mask
+from mimsuite.masked.targets import TARGETS
+from mimsuite.models.pretrained import Pretrained, lift_keys
 from mimsuite.types import Encoder, FeatureMap
-from mimsuite.weights.huggingface import Pretrained, lift_keys
 
 
 class MaskedHead(Protocol):
@@ -57,7 +57,7 @@ class ForMaskedImageModeling(Pretrained):
 
     Attributes:
         stride_field: what the config calls the stride of the encoder.
-        target: what is predicted (`mimsuite.targets`).
+        target: what is predicted (`mimsuite.masked.targets`).
         head_stride: `(h, w)` pixels per cell that the head writes.
 
     Raises:
@@ -108,7 +108,7 @@ class ForMaskedImageModeling(Pretrained):
                 encoder's `mask_stride`.
             hidden_per_image: hidden cells of `mask` in each image, if all have the same number and the caller knows
                 it: then nothing is counted on the device and all shapes are known to `torch.compile`.
-            kind: of the error, one of `mimsuite.losses.ERRORS`; that of `forward` is "l1".
+            kind: of the error, one of `mimsuite.masked.losses.ERRORS`; that of `forward` is "l1".
 
         Returns:
             A scalar in float32 or wider.
@@ -263,7 +263,7 @@ class DenseForImageClassification(ForImageClassification):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Returns the logits, and with `labels` the loss (see `mimsuite.losses.classification_loss`).
+        """Returns the logits, and with `labels` the loss (see `mimsuite.masked.losses.classification_loss`).
 
         Args:
             pixel_values: `(B, C, H, W)` normalised floats.

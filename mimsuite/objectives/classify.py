@@ -12,11 +12,11 @@ from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MeanMetric
 
 from mimsuite.data.hashing import mix
-from mimsuite.evaluation.figures import Figures
-from mimsuite.evaluation.scores import Kind
-from mimsuite.losses import classification_loss
+from mimsuite.masked.losses import classification_loss
+from mimsuite.masked.normalization import Normalize
+from mimsuite.metrics.running import Figures
+from mimsuite.metrics.scores import Kind
 from mimsuite.models.composed import ForImageClassification
-from mimsuite.normalize import Normalize
 from mimsuite.objectives.mixing import Mixing, soft_loss
 from mimsuite.objectives.objective import Objective
 from mimsuite.objectives.optim import poison

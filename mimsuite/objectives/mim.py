@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from mimsuite.losses import error_of, masked_error
-from mimsuite.metrics import HiddenPSNR
+from mimsuite.masked.losses import error_of, masked_error
+from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.patches import expand_mask
+from mimsuite.metrics.psnr import HiddenPSNR
 from mimsuite.models.composed import ForMaskedImageModeling
-from mimsuite.normalize import Normalize
 from mimsuite.objectives.objective import Objective
 from mimsuite.objectives.optim import poison
-from mimsuite.patches import expand_mask
 from mimsuite.types import Batch
 
 
@@ -23,7 +23,7 @@ class MIMObjective(Objective):
     Args:
         model: encoder and head.
         normalize: see `Objective`.
-        loss: kind of the error, one of `mimsuite.losses.ERRORS`.
+        loss: kind of the error, one of `mimsuite.masked.losses.ERRORS`.
         around: the other arguments of `Objective`.
     """
 
@@ -68,7 +68,7 @@ def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor, kind: s
         model: encoder and head.
         pixels: `(B, C, H, W)` normalised floats.
         mask: `(B, h, w)` bool, True = hidden, one cell per mask unit.
-        kind: of the error, one of `mimsuite.losses.ERRORS`.
+        kind: of the error, one of `mimsuite.masked.losses.ERRORS`.
 
     Returns:
         A scalar, and the prediction in the places and channels of `model.target`.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mimsuite.data.label_table import Kind
 from mimsuite.errors import InputError
-from mimsuite.losses import widen
+from mimsuite.masked.losses import widen
 
 
 class Mixing:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from mimsuite.data.hashing import mix
-from mimsuite.normalize import Normalize
+from mimsuite.masked.normalization import Normalize
 from mimsuite.objectives.optim import clip_or_skip
 from mimsuite.types import Batch
 

@@ -177,8 +177,8 @@ class WarmupMilestones:
 class WarmupSteps:
     """Factor on the peak learning rate: linear warm-up from 0, then 1, and a tenth after each mark.
 
-    At `steps`, `warmup` and `milestones` of `mimsuite.hyperrule` this is BiT-HyperRule (Kolesnikov et al. 2020,
-    section 3.3, and the published code): the step of a mark still has the rate of those before it.
+    At `steps`, `warmup` and `milestones` of `mimsuite.settings.hyperrule` this is BiT-HyperRule (Kolesnikov et al.
+    2020, section 3.3, and the published code): the step of a mark still has the rate of those before it.
     """
 
     def __init__(self, *, steps: int, warmup: int, marks: Sequence[float]) -> None:

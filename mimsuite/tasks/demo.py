@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from mimsuite import api, app
 from mimsuite.data.open import EMBEDDED
-from mimsuite.run import check_outputs, speak, write_json
-from mimsuite.settings import check_flag, whole
+from mimsuite.runs.folder import check_outputs, speak, write_json
+from mimsuite.settings.read import check_flag, whole
 
 log = logging.getLogger("mimsuite")
 
@@ -81,8 +81,8 @@ def write_images(folder: Path, count: int) -> None:
 
     from PIL import Image
 
+    from mimsuite.data.checks.inspect import raw_samples
     from mimsuite.data.index import open_index
-    from mimsuite.data.inspect import raw_samples
 
     index = open_index(str(EMBEDDED))
     assert index.classes is not None
@@ -101,13 +101,13 @@ def flat_loss(run: Path) -> float:
     import torch
     from omegaconf import OmegaConf
 
-    from mimsuite import build_model
-    from mimsuite.data.augment import CenterCrop
+    from mimsuite.data.augment.crop import CenterCrop
     from mimsuite.data.datamodule import ImageData
     from mimsuite.data.open import open_data
-    from mimsuite.init_weights import find_weights
-    from mimsuite.masking import RandomMask
-    from mimsuite.metrics import visible_mean_loss
+    from mimsuite.masked.samplers import RandomMask
+    from mimsuite.metrics.psnr import visible_mean_loss
+    from mimsuite.models import load as build_model
+    from mimsuite.weights.init import find_weights
 
     cfg = OmegaConf.load(run / "config.yaml")
     size = (cfg.image_size[0], cfg.image_size[1])
@@ -137,7 +137,7 @@ def summarize(
     out: Path, pretrained: dict[str, Any], probed: dict[str, Any], drawn: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Prints and returns the figures of the demo."""
-    from mimsuite.curves import read_metrics
+    from mimsuite.pictures.curves import read_metrics
 
     losses = read_metrics(out / "pretrain" / "metrics.csv")["val/loss"][1]
     metrics = probed["metrics"]

@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.run import cache_folder, speak, write_json
-from mimsuite.settings import check_flag
+from mimsuite.runs.folder import cache_folder, speak, write_json
+from mimsuite.settings.read import check_flag
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")

@@ -14,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from mimsuite import app, build, build_model
+from mimsuite import app
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
-from mimsuite.init_weights import Weights, find_weights
-from mimsuite.run import check_picture, speak
-from mimsuite.settings import FALLBACK_SIZE, check_choice, check_flag, pair, sides, whole
+from mimsuite.models import load as build_model
+from mimsuite.runs import trainer as build
+from mimsuite.runs.folder import check_picture, speak
+from mimsuite.settings.read import FALLBACK_SIZE, check_choice, check_flag, pair, sides, whole
+from mimsuite.weights.init import Weights, find_weights
 
 if TYPE_CHECKING:
-    from mimsuite.evaluation.features import Pool, View
-    from mimsuite.evaluation.stored import StoredFeatures
+    from mimsuite.evaluation.features.stored import StoredFeatures
+    from mimsuite.evaluation.features.views import Pool, View
 
 log = logging.getLogger("mimsuite")
 
@@ -159,7 +161,7 @@ def features(
     workers: int,
 ) -> tuple[StoredFeatures, View]:
     """One view of the images, computed or read where an earlier task stored it."""
-    from mimsuite.evaluation.features import View
+    from mimsuite.evaluation.features.views import View
 
     encoder = build_model.encoder(weights, build_model.config_of(weights), size)
     reading = build_model.feature_pass(
@@ -227,7 +229,7 @@ def write_csv(path: Path, x: NDArray[np.float32], labels: NDArray[Any] | None, k
 
 def draw(path: Path, x: NDArray[np.float32], labels: NDArray[Any] | None, index: DataIndex, title: str) -> None:
     """Draws the map; points have colours where every image has one class."""
-    from mimsuite.evaluation.embedding_map import draw_map, principal_plane
+    from mimsuite.pictures.maps import draw_map, principal_plane
 
     one_class = labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
     draw_map(principal_plane(x), labels if one_class else None, index.classes, title, path)

@@ -11,18 +11,20 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, open_dict
 
-from mimsuite import app, build, build_model
+from mimsuite import app
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.label_table import read_labels
 from mimsuite.data.labels import Label
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.evaluation.answers import Answers, match
-from mimsuite.geometry import check_image_size
-from mimsuite.run import RunFolder, check_out, speak
-from mimsuite.run_masks import BATCH, Masking, masking_of
-from mimsuite.settings import check_flag, pair, sides, whole
-from mimsuite.trained import Trained, find_trained, fit_dtype, own_answers, scorer
+from mimsuite.evaluation.judging.answers import Answers, match
+from mimsuite.evaluation.judging.trained import Trained, find_trained, fit_dtype, own_answers, scorer
+from mimsuite.masked.geometry import check_image_size
+from mimsuite.models import load as build_model
+from mimsuite.runs import trainer as build
+from mimsuite.runs.folder import RunFolder, check_out, speak
+from mimsuite.settings.masks import BATCH, Masking, masking_of
+from mimsuite.settings.read import check_flag, pair, sides, whole
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -181,8 +183,8 @@ def check_sizes(config: Any, sizes: Sequence[Size]) -> None:
 
 def judge_all(plan: Plan, folder: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """The figures of a classifier at every size, and what else the summary says; files for the first size."""
-    from mimsuite.evaluation.classifier import judge, label_tensor
-    from mimsuite.evaluation.predictions import images_of, report
+    from mimsuite.evaluation.judging.classifier import judge, label_tensor
+    from mimsuite.evaluation.judging.predictions import images_of, report
 
     answers, records = plan.answers, plan.index.records(plan.part)
     assert answers is not None
@@ -209,7 +211,7 @@ def judge_all(plan: Plan, folder: Path) -> tuple[list[dict[str, float]], dict[st
 def masked_all(plan: Plan, masking: Masking) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """The figures of a masked image model at every size, and what else the summary says."""
     from mimsuite.data.datamodule import eval_loader
-    from mimsuite.evaluation.masked import masked_figures
+    from mimsuite.evaluation.judging.masked import masked_figures
 
     device, count = build.torch_device(), plan.index.num_samples(plan.part)
     normalize = build_model.normalizer_of(plan.trained.weights).to(device)

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from mimsuite import app, build
-from mimsuite.build_model import (
+from mimsuite import app
+from mimsuite.data.index import DataIndex
+from mimsuite.data.label_table import read_labels
+from mimsuite.errors import InputError
+from mimsuite.evaluation.judging.answers import Answers
+from mimsuite.evaluation.judging.trained import find_trained, scorer
+from mimsuite.models.load import (
     classifier,
     classifier_config,
     keeps_head,
@@ -17,17 +22,13 @@ from mimsuite.build_model import (
     normalizer,
     save_weights,
 )
-from mimsuite.data.index import DataIndex
-from mimsuite.data.label_table import read_labels
-from mimsuite.errors import InputError
-from mimsuite.evaluation.answers import Answers
-from mimsuite.hyperrule import hyper_rule
-from mimsuite.init_weights import Weights
-from mimsuite.labelled import check_objective, decide_labels
-from mimsuite.run import RunFolder
-from mimsuite.settings import budget, plain_geometry, positive
-from mimsuite.trained import find_trained, scorer
-from mimsuite.training import Kind, begin, carry_out, native_size, processes
+from mimsuite.runs import trainer as build
+from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.life import Kind, begin, carry_out, native_size, processes
+from mimsuite.settings.hyperrule import hyper_rule
+from mimsuite.settings.labels import check_objective, decide_labels
+from mimsuite.settings.read import budget, plain_geometry, positive
+from mimsuite.weights.init import Weights
 
 if TYPE_CHECKING:
     from mimsuite.data.datamodule import ImageData
@@ -166,7 +167,7 @@ def finish(
 
 def last_figure(job: build.Job, folder: RunFolder) -> dict[str, float]:
     """What the best weights, as they lie in `weights/`, are worth on `test`."""
-    from mimsuite.evaluation.classifier import judge, label_tensor
+    from mimsuite.evaluation.judging.classifier import judge, label_tensor
 
     index, labelled, size = job.index, job.labelled, job.geo.image_size
     assert labelled is not None

@@ -13,17 +13,17 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.open import open_data
+from mimsuite.data.progress import reported
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
-from mimsuite.progress import reported
-from mimsuite.run import check_outputs, speak, write_json
-from mimsuite.settings import check_flag, whole
+from mimsuite.runs.folder import check_outputs, speak, write_json
+from mimsuite.settings.read import check_flag, whole
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from mimsuite.data.checks.inspect import RawSample
     from mimsuite.data.index import DataIndex
-    from mimsuite.data.inspect import RawSample
 
 log = logging.getLogger("mimsuite")
 
@@ -53,7 +53,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if not faults:
             raise
         return finish(out, {"problems": faults})
-    from mimsuite.data.inspect import summary
+    from mimsuite.data.checks.inspect import summary
 
     facts = summary(index)
     report(facts)
@@ -75,8 +75,8 @@ def write_beside(data: str | None) -> None:
 
 def shard_faults(data: str | None) -> list[dict[str, Any]]:
     """What is wrong with the shards of data that cannot be opened; nothing for a folder of images."""
+    from mimsuite.data.checks.verify import check_shards
     from mimsuite.data.sources import is_image_folder
-    from mimsuite.data.verify import check_shards
 
     if data is None or is_image_folder(data):
         return []
@@ -85,7 +85,7 @@ def shard_faults(data: str | None) -> list[dict[str, Any]]:
 
 def all_faults(index: DataIndex) -> list[dict[str, Any]]:
     """Reads everything; what is wrong, as plain values."""
-    from mimsuite.data.verify import verify
+    from mimsuite.data.checks.verify import verify
 
     with reported("verify") as progress:
         return [problem._asdict() for problem in verify(index, progress)]
@@ -110,8 +110,8 @@ def finish(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 def draw(index: DataIndex, count: int) -> Image.Image:
     """The contact sheet: `count` training images with their classes, else their keys."""
-    from mimsuite.data.inspect import raw_samples
-    from mimsuite.pictures import contact_sheet
+    from mimsuite.data.checks.inspect import raw_samples
+    from mimsuite.pictures.sheets import contact_sheet
 
     part = index.select("train") if "train" in index.splits else next(iter(index.splits))
     shown = [(s, thumbnail(s.data)) for s in raw_samples(index, part, count)]
@@ -132,7 +132,7 @@ def caption(sample: RawSample, names: Sequence[str]) -> str:
 
 def thumbnail(data: bytes) -> NDArray[np.uint8]:
     """A sample as a small picture: three channels at most, 8 bits; a broken one is grey."""
-    from mimsuite.data.decode import DecodeError, conform, open_image
+    from mimsuite.data.images.decode import DecodeError, conform, open_image
 
     try:
         image = open_image(data)

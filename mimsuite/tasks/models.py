@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite import app
-from mimsuite.confdir import conf_dir
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.hints import unknown_choice
+from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
-from mimsuite.hints import unknown_choice
-from mimsuite.instantiate import instantiate
-from mimsuite.run import speak
-from mimsuite.settings import sides, whole
+from mimsuite.runs.folder import speak
+from mimsuite.settings.read import sides, whole
 
 ANY_SIZE, ANY_SIZE_NANO = 224, 64
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.progress import reported
 from mimsuite.errors import InputError
-from mimsuite.progress import reported
-from mimsuite.run import speak
-from mimsuite.settings import check_flag, positive, whole
+from mimsuite.runs.folder import speak
+from mimsuite.settings.read import check_flag, positive, whole
 
 if TYPE_CHECKING:
-    from mimsuite.data.pack_plan import Choice
+    from mimsuite.data.packing.plan import Choice
 
 log = logging.getLogger("mimsuite")
 
@@ -32,7 +32,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     src, out = Path(cfg.src), Path(cfg.out)
     if check_flag(cfg, "dry_run"):
         return dry_run(src, out, choice, shard_size, resized=image_size is not None)
-    from mimsuite.data.pack import pack
+    from mimsuite.data.packing.pack import pack
 
     with reported("pack") as progress:
         index = pack(src, out, **choice._asdict(), shard_size=shard_size, image_size=image_size, progress=progress)
@@ -49,7 +49,7 @@ def choices(cfg: DictConfig) -> Choice:
     if cfg.val_fraction != 0 and not 0 < positive(cfg, "val_fraction") < 1:
         raise InputError(f"val_fraction={cfg.val_fraction} is not in [0, 1); use 0.1, or 0 for no val split")
     seed = whole(cfg, "seed", least=0)
-    from mimsuite.data.pack_plan import Choice
+    from mimsuite.data.packing.plan import Choice
 
     return Choice(
         labels=str(cfg.labels),
@@ -68,8 +68,8 @@ def text(cfg: DictConfig, key: str) -> str | None:
 
 def dry_run(src: Path, out: Path, choice: Choice, shard_size: int, *, resized: bool) -> dict[str, Any]:
     """Says what would be written, and writes nothing."""
-    from mimsuite.data.pack import forecast
-    from mimsuite.data.pack_journal import check_out
+    from mimsuite.data.packing.journal import check_out
+    from mimsuite.data.packing.pack import forecast
 
     check_out(out)
     found = forecast(src, choice, shard_size)

@@ -11,11 +11,11 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from mimsuite import app
-from mimsuite.curves import Series, curves, read_metrics
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
-from mimsuite.run import check_picture, speak
-from mimsuite.settings import check_flag
+from mimsuite.pictures.curves import Series, curves, read_metrics
+from mimsuite.runs.folder import check_picture, speak
+from mimsuite.settings.read import check_flag
 
 log = logging.getLogger("mimsuite")
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from mimsuite import app, build
-from mimsuite.build_model import drops, for_objective, masked_model, model_config, normalizer, save_weights
-from mimsuite.combinations import check_combination, check_ratio, mask_cell
-from mimsuite.run import RunFolder
-from mimsuite.settings import budget, geometry, probing
-from mimsuite.training import Kind, begin, carry_out, native_size, processes
+from mimsuite import app
+from mimsuite.models.load import drops, for_objective, masked_model, model_config, normalizer, save_weights
+from mimsuite.runs import trainer as build
+from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.life import Kind, begin, carry_out, native_size, processes
+from mimsuite.settings.combinations import check_combination, check_ratio, mask_cell
+from mimsuite.settings.read import budget, geometry, probing
 
 if TYPE_CHECKING:
     from mimsuite.data.datamodule import ImageData

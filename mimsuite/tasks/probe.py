@@ -13,24 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
-from mimsuite import app, build, build_model
+from mimsuite import app
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.init_weights import Weights, find_weights
-from mimsuite.launch import command_line, end_with_parent, launch, leads, team
-from mimsuite.run import RunFolder, cache_folder, check_out, speak, write_json
-from mimsuite.settings import FALLBACK_SIZE, check_flag, pair, sides, whole
+from mimsuite.models import load as build_model
+from mimsuite.runs import trainer as build
+from mimsuite.runs.folder import RunFolder, cache_folder, check_out, speak, write_json
+from mimsuite.runs.processes import command_line, end_with_parent, launch, leads, team
+from mimsuite.settings.read import FALLBACK_SIZE, check_flag, pair, sides, whole
 from mimsuite.version import __version__
+from mimsuite.weights.init import Weights, find_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mimsuite.evaluation.attentive import Attended
-    from mimsuite.evaluation.feature_pass import FeaturePass
-    from mimsuite.evaluation.features import Features, View
-    from mimsuite.evaluation.few_shot import FewShot
-    from mimsuite.evaluation.linear import Probed, Recipe
+    from mimsuite.evaluation.features.passes import FeaturePass
+    from mimsuite.evaluation.features.views import Features, View
+    from mimsuite.evaluation.probes.attentive import Attended
+    from mimsuite.evaluation.probes.few_shot import FewShot
+    from mimsuite.evaluation.probes.linear import Probed, Recipe
 
 log = logging.getLogger("mimsuite")
 
@@ -286,14 +288,14 @@ def probe(plan: Plan) -> list[Found]:
 
 def wanted_views(plan: Plan) -> list[View]:
     """The views of matrix and kNN."""
-    from mimsuite.evaluation.features import View
+    from mimsuite.evaluation.features.views import View
 
     return [View(*v) for v in dict.fromkeys((*plan.views, plan.knn_view))]  # type: ignore[arg-type]
 
 
 def grid_view(plan: Plan) -> list[View]:
     """All cells of the last layer, where the attentive probe needs them."""
-    from mimsuite.evaluation.features import View
+    from mimsuite.evaluation.features.views import View
 
     return [View(plan.depth, "grid")] if plan.attentive else []
 
@@ -323,11 +325,11 @@ def feature_pass(plan: Plan, encoder: nn.Module) -> FeaturePass:
 
 def measure(plan: Plan, name: str, train: dict[View, Features], test: dict[View, Features]) -> Found:
     """kNN, the matrix, and what else is asked for."""
-    from mimsuite.evaluation.attentive import attentive_probe
-    from mimsuite.evaluation.features import View
-    from mimsuite.evaluation.few_shot import few_shot
-    from mimsuite.evaluation.knn import knn_figures
-    from mimsuite.evaluation.linear import probe_matrix
+    from mimsuite.evaluation.features.views import View
+    from mimsuite.evaluation.probes.attentive import attentive_probe
+    from mimsuite.evaluation.probes.few_shot import few_shot
+    from mimsuite.evaluation.probes.knn import knn_figures
+    from mimsuite.evaluation.probes.linear import probe_matrix
 
     device = build.torch_device()
     at: View = View(*plan.knn_view)  # type: ignore[arg-type]
@@ -345,7 +347,7 @@ def measure(plan: Plan, name: str, train: dict[View, Features], test: dict[View,
 
 def recipe(plan: Plan) -> Recipe:
     """How the heads are trained."""
-    from mimsuite.evaluation.linear import Recipe
+    from mimsuite.evaluation.probes.linear import Recipe
 
     return Recipe(**plan.recipe)
 
@@ -353,8 +355,8 @@ def recipe(plan: Plan) -> Recipe:
 def measure_pixels(plan: Plan) -> Found:
     """The same for the images themselves, shrunk."""
     from mimsuite.data.datamodule import eval_loader
-    from mimsuite.evaluation.feature_pass import data_words
-    from mimsuite.evaluation.features import View, cached_features, fingerprint, raw_pixel_features
+    from mimsuite.evaluation.features.passes import data_words
+    from mimsuite.evaluation.features.views import View, cached_features, fingerprint, raw_pixel_features
 
     def features(part: Selection) -> Features:
         def compute() -> Features:
@@ -447,16 +449,16 @@ def summary_of(one: Found) -> dict[str, Any]:
 
 def main_metric(one: Found) -> str:
     """The figure that trials are chosen by."""
-    from mimsuite.evaluation.scores import METRICS
+    from mimsuite.metrics.scores import METRICS
 
     return METRICS[one.probed.task.kind][0]
 
 
 def write(folder: Path, plan: Plan, found: Sequence[Found]) -> None:
     """Writes tables, pictures and the winning head."""
-    from mimsuite.evaluation.confusion import draw_confusion, write_confusion
-    from mimsuite.evaluation.probe_picture import draw_probe
-    from mimsuite.evaluation.saved_head import HeadFacts, save_head
+    from mimsuite.evaluation.probes.saved_head import HeadFacts, save_head
+    from mimsuite.pictures.confusion import draw_confusion, write_confusion
+    from mimsuite.pictures.probes import draw_probe
 
     with (folder / "probe.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from mimsuite import app, build
-from mimsuite.combinations import check_ratio, plain
-from mimsuite.confdir import conf_dir
+from mimsuite import app
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.instantiate import trusted_targets
 from mimsuite.errors import InputError
-from mimsuite.instantiate import trusted_targets
-from mimsuite.pictures import animation, check_channels, choose_mode
-from mimsuite.run import check_picture, holds_run, speak
-from mimsuite.scene import Scene, known_mask
-from mimsuite.settings import check_flag, whole
+from mimsuite.pictures.scene import Scene, known_mask
+from mimsuite.pictures.sheets import animation, check_channels, choose_mode
+from mimsuite.runs import trainer as build
+from mimsuite.runs.folder import check_picture, holds_run, speak
+from mimsuite.settings.combinations import check_ratio, plain
+from mimsuite.settings.read import check_flag, whole
 
 if TYPE_CHECKING:
-    from mimsuite.reconstruction import Reconstruction
+    from mimsuite.pictures.reconstruction import Reconstruction
 
 log = logging.getLogger("mimsuite")
 
@@ -93,7 +94,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def save_sheet(out: Path, results: Mapping[str, Reconstruction], title: str, *, compared: bool) -> None:
     """Writes the sheet of the one setting, or that of all side by side."""
-    from mimsuite.reconstruction import compare
+    from mimsuite.pictures.reconstruction import compare
 
     out.parent.mkdir(parents=True, exist_ok=True)
     (compare(results, title) if compared else next(iter(results.values())).sheet(title)).save(out)

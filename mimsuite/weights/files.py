@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mimsuite.errors import InputError
-from mimsuite.models.source import MissingFileError, read_json
+from mimsuite.weights.source import MissingFileError, read_json
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 DECODER = "decoder.safetensors"  # of a model whose other file is the bare encoder

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mimsuite.data.augment import CenterCrop, RandomResizedCrop
-from mimsuite.data.decode import Box, open_image
+from mimsuite.data.augment.crop import CenterCrop, RandomResizedCrop
+from mimsuite.data.images.decode import Box, open_image
 from mimsuite.errors import InputError
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mimsuite.data import collate
-from mimsuite.data.augment import RandomResizedCrop
+from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.collate import Collate, same_count
 from mimsuite.data.datamodule import ImageData, eval_loader
 from mimsuite.data.index import open_index
 from mimsuite.data.reader import Sample
 from mimsuite.errors import InputError
-from mimsuite.masking import BlockMask, NoMask, RandomMask
+from mimsuite.masked.samplers import BlockMask, NoMask, RandomMask
 
 GRID = (6, 6)
 THREE = (RandomMask(0.25), RandomMask(0.5), RandomMask(0.75))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mimsuite.data import decode as module
-from mimsuite.data.decode import Box, DecodeError, conform, decode, open_image, reduction
+from mimsuite.data.images import decode as module
+from mimsuite.data.images.decode import Box, DecodeError, conform, decode, open_image, reduction
 
 
 def smooth(height=45, width=70, channels=3):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimsuite.data.erasing import RandomErasing
+from mimsuite.data.augment.erasing import RandomErasing
 from mimsuite.errors import InputError
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.1, 0.15, 0.05]

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from mimsuite.callbacks.bad_samples import BadSamples
-from mimsuite.data.augment import CenterCrop
+from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.data.decode import Box, DecodeError, decode, open_image
 from mimsuite.data.hashing import hash_key
+from mimsuite.data.images.decode import Box, DecodeError, decode, open_image
 from mimsuite.data.index import open_index
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError
@@ -156,7 +156,7 @@ BOMBS = {"PNG": png_bomb, "JPEG": jpeg_bomb}
 
 WATCHED = """
 import sys
-from mimsuite.data.decode import DecodeError, open_image
+from mimsuite.data.images.decode import DecodeError, open_image
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 data = open(sys.argv[1], "rb").read()

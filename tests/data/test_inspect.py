@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimsuite.data.duplicates import find_duplicates
+from mimsuite.data.checks.duplicates import find_duplicates
+from mimsuite.data.checks.inspect import raw_samples, summary
+from mimsuite.data.checks.verify import check_shards, verify
 from mimsuite.data.index import index_beside, open_index, read_index
-from mimsuite.data.inspect import raw_samples, summary
-from mimsuite.data.verify import check_shards, verify
 from mimsuite.errors import InputError
 
 LONG = "k" * 200

@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mimsuite.data.augment import CenterCrop, RandomResizedCrop
+from mimsuite.data.augment.crop import CenterCrop, RandomResizedCrop
 from mimsuite.data.datamodule import ImageData, eval_loader
-from mimsuite.data.decode import decode
 from mimsuite.data.hashing import hash_key
+from mimsuite.data.images.decode import decode
 from mimsuite.data.index import open_index
 from mimsuite.data.labels import parse_label
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError, RunError
-from mimsuite.masking import RandomMask
+from mimsuite.masked.samplers import RandomMask
 from mimsuite.types import Batch
 
 SIZE = (16, 16)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from mimsuite.data.checks.inspect import label_counts, raw_samples, summary
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.data.decode import decode
 from mimsuite.data.hashing import hash_key
+from mimsuite.data.images.decode import decode
 from mimsuite.data.index import open_index
-from mimsuite.data.inspect import label_counts, raw_samples, summary
-from mimsuite.data.pack import pack
+from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError
 
 
@@ -286,7 +286,7 @@ def test_members_have_plain_headers(tmp_path):
 
 def test_two_processes_may_pack_the_same_folder_to_the_cache(tmp_path, monkeypatch, jpeg):
     from mimsuite.data import open as module
-    from mimsuite.data import pack as packing
+    from mimsuite.data.packing import pack as packing
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = tmp_path / "photos"

@@ -7,11 +7,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from mimsuite.data.decode import DecodeError, decode, open_image
-from mimsuite.data.encode import encode_file, kind_of, smaller
+from mimsuite.data.checks.inspect import raw_samples
+from mimsuite.data.images.decode import DecodeError, decode, open_image
+from mimsuite.data.images.encode import encode_file, kind_of, smaller
 from mimsuite.data.index import open_index
-from mimsuite.data.inspect import raw_samples
-from mimsuite.data.pack import pack
+from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mimsuite.data.checks.inspect import label_counts, raw_samples
 from mimsuite.data.index import open_index
-from mimsuite.data.inspect import label_counts, raw_samples
-from mimsuite.data.pack import forecast, pack
-from mimsuite.data.pack_plan import Choice, plan_pack
+from mimsuite.data.packing.pack import forecast, pack
+from mimsuite.data.packing.plan import Choice, plan_pack
 from mimsuite.errors import InputError
 
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from mimsuite import progress
+from mimsuite.data import progress
 from mimsuite.tasks.inspect import caption, thumbnail
 
 
@@ -55,6 +55,6 @@ def test_a_thumbnail_shows_three_channels_at_most(dtype, channels):
     ],
 )
 def test_captions_say_the_label_or_else_the_key(label, names, text):
-    from mimsuite.data.inspect import RawSample
+    from mimsuite.data.checks.inspect import RawSample
 
     assert caption(RawSample("bad\udcff", "jpg", b"", label), names) == text

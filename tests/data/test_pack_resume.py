@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mimsuite.data.index import JOURNAL, open_index
-from mimsuite.data.pack import pack
+from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError, RunError
 
 OPTIONS = {"val_fraction": 0.2, "shard_size": 12_000}
@@ -186,7 +186,7 @@ def test_a_stop_between_index_and_end_is_mended(photos, whole, tmp_path, monkeyp
     def stop(journal):
         raise StoppedError
 
-    monkeypatch.setattr("mimsuite.data.pack_journal.Journal.remove", stop)
+    monkeypatch.setattr("mimsuite.data.packing.journal.Journal.remove", stop)
     with pytest.raises(StoppedError):
         pack(photos, tmp_path / "out", **OPTIONS)
     monkeypatch.undo()
@@ -206,7 +206,7 @@ def test_a_full_disk_is_a_run_error_and_the_pack_goes_on_afterwards(photos, whol
         stream._size += len(data)
         return stream._file.write(data)
 
-    monkeypatch.setattr("mimsuite.data.pack._Hashed.write", full)
+    monkeypatch.setattr("mimsuite.data.packing.pack._Hashed.write", full)
     with pytest.raises(RunError, match=r"cannot be written \(No space left on device\); mend that, and the same comm"):
         pack(photos, tmp_path / "out", **OPTIONS)
     monkeypatch.undo()

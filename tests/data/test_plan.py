@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mimsuite.data.hashing import mix, permutation, splitmix64
-from mimsuite.data.plan import Plan
+from mimsuite.data.order import Plan
 from mimsuite.errors import InputError
 
 SIZES = [100, 37, 250, 64, 64, 1, 80, 120, 33, 90]

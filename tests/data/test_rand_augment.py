@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from mimsuite.data import rand_augment as ra
-from mimsuite.data.rand_augment import OPERATIONS, Draw, RandAugment
+from mimsuite.data.augment import rand_augment as ra
+from mimsuite.data.augment.rand_augment import OPERATIONS, Draw, RandAugment
 from mimsuite.errors import InputError
 
 FILL = [120, 30, 250]

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from mimsuite.data.augment import RandomResizedCrop
-from mimsuite.data.decode import Box
-from mimsuite.data.erasing import RandomErasing
-from mimsuite.data.rand_augment import RandAugment
-from mimsuite.data.supervised import Supervised
+from mimsuite.config.instantiate import instantiate
+from mimsuite.data.augment.crop import RandomResizedCrop
+from mimsuite.data.augment.erasing import RandomErasing
+from mimsuite.data.augment.rand_augment import RandAugment
+from mimsuite.data.augment.supervised import Supervised
+from mimsuite.data.images.decode import Box
 from mimsuite.errors import InputError
-from mimsuite.instantiate import instantiate
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
 CONF = Path(__file__).resolve().parents[2] / "conf"

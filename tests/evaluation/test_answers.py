@@ -3,7 +3,7 @@
 import pytest
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.answers import Own, kind_of, match, ordered
+from mimsuite.evaluation.judging.answers import Own, kind_of, match, ordered
 
 
 def test_labels_tell_what_they_are():

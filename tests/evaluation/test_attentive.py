@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation import attentive
-from mimsuite.evaluation.attentive import AttentiveRecipe, attentive_probe, fit_attentive, judge
-from mimsuite.evaluation.features import Features
-from mimsuite.evaluation.logistic import held_out
-from mimsuite.evaluation.scores import task_of
+from mimsuite.evaluation.features.views import Features
+from mimsuite.evaluation.probes import attentive
+from mimsuite.evaluation.probes.attentive import AttentiveRecipe, attentive_probe, fit_attentive, judge
+from mimsuite.evaluation.probes.logistic import held_out
+from mimsuite.metrics.scores import task_of
 
 QUICK = AttentiveRecipe(lrs=(1e-3, 1e-2), epochs=8, batch=32)
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from mimsuite.data.index import open_index
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.classifier import Classifier, averaged, judge, label_tensor, losses, verdict
-from mimsuite.evaluation.scores import worth
-from mimsuite.normalize import Normalize
+from mimsuite.evaluation.judging.classifier import Classifier, averaged, judge, label_tensor, losses, verdict
+from mimsuite.masked.normalization import Normalize
+from mimsuite.metrics.scores import worth
 
 COUNT = 11
 BROKEN = 4

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.confusion import _worst, draw_confusion, write_confusion
+from mimsuite.pictures.confusion import _worst, draw_confusion, write_confusion
 
 COUNTS = torch.tensor([[8, 2, 0], [0, 0, 0], [1, 0, 9]])
 

@@ -21,12 +21,13 @@ from torch import distributed, nn
 
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import Selection, open_index
-from mimsuite.data.pack import pack
+from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation import feature_pass
-from mimsuite.evaluation.feature_pass import FeaturePass, share
-from mimsuite.evaluation.features import View, check_comparable, evaluation_mode
-from mimsuite.evaluation.stored import StoredFeatures
+from mimsuite.evaluation.features import passes as feature_pass
+from mimsuite.evaluation.features.passes import FeaturePass, share
+from mimsuite.evaluation.features.stored import StoredFeatures
+from mimsuite.evaluation.features.views import View, check_comparable, evaluation_mode
+from mimsuite.masked.normalization import Normalize
 from mimsuite.models import (
     BitConfig,
     BitForMaskedImageModeling,
@@ -35,7 +36,6 @@ from mimsuite.models import (
     ViTConfig,
     ViTForMaskedImageModeling,
 )
-from mimsuite.normalize import Normalize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features import (
+from mimsuite.evaluation.features.views import (
     Features,
     cached_features,
     check_comparable,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features import Features
-from mimsuite.evaluation.few_shot import STRENGTH, draw, few_shot
-from mimsuite.evaluation.logistic import accuracy, fit_linear
+from mimsuite.evaluation.features.views import Features
+from mimsuite.evaluation.probes.few_shot import STRENGTH, draw, few_shot
+from mimsuite.evaluation.probes.logistic import accuracy, fit_linear
 
 
 def made(n, seed, classes=4):

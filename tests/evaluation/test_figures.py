@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from mimsuite.evaluation.figures import Figures
-from mimsuite.evaluation.scores import METRICS, worth
+from mimsuite.metrics.running import Figures
+from mimsuite.metrics.scores import METRICS, worth
 
 KINDS = tuple(METRICS)
 

@@ -7,8 +7,8 @@ from sklearn.metrics import average_precision_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features import Features
-from mimsuite.evaluation.knn import knn_figures, knn_mean, knn_predict
+from mimsuite.evaluation.features.views import Features
+from mimsuite.evaluation.probes.knn import knn_figures, knn_mean, knn_predict
 
 
 def blobs(n, seed, dtype=torch.float64):

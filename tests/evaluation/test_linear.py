@@ -11,11 +11,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation import linear
-from mimsuite.evaluation.features import Features, View
-from mimsuite.evaluation.linear import Head, Recipe, Trial, choose, fit_heads, pace, probe_matrix
-from mimsuite.evaluation.logistic import held_out
-from mimsuite.evaluation.scores import Task
+from mimsuite.evaluation.features.views import Features, View
+from mimsuite.evaluation.probes import linear
+from mimsuite.evaluation.probes.linear import Head, Recipe, Trial, choose, fit_heads, pace, probe_matrix
+from mimsuite.evaluation.probes.logistic import held_out
+from mimsuite.metrics.scores import Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,9 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation import logistic
-from mimsuite.evaluation.features import Features, raw_pixel_features
-from mimsuite.evaluation.logistic import accuracy, fit_linear, linear_probe
+from mimsuite.evaluation.features.views import Features, raw_pixel_features
+from mimsuite.evaluation.probes import logistic
+from mimsuite.evaluation.probes.logistic import accuracy, fit_linear, linear_probe
 from mimsuite.types import Batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")

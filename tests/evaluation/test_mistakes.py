@@ -11,10 +11,10 @@ import torch
 
 from mimsuite.data.index import open_index
 from mimsuite.errors import InputError
-from mimsuite.evaluation.classifier import Judged, verdict
-from mimsuite.evaluation.mistakes import Said, mistakes_sheet
-from mimsuite.evaluation.predictions import images_of, report, said_of, worst, write_predictions
-from mimsuite.evaluation.scores import worth
+from mimsuite.evaluation.judging.classifier import Judged, verdict
+from mimsuite.evaluation.judging.predictions import images_of, report, said_of, worst, write_predictions
+from mimsuite.metrics.scores import worth
+from mimsuite.pictures.mistakes import Said, mistakes_sheet
 
 NAMES = ["cat", "dog", "cow"]
 
@@ -108,8 +108,8 @@ def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(clas
 
 
 def test_without_mistakes_and_with_too_many_classes_there_are_no_pictures(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("mimsuite.evaluation.scores.MOST_CONFUSED", 2)
-    monkeypatch.setattr("mimsuite.evaluation.predictions.MOST_CONFUSED", 2)
+    monkeypatch.setattr("mimsuite.metrics.scores.MOST_CONFUSED", 2)
+    monkeypatch.setattr("mimsuite.evaluation.judging.predictions.MOST_CONFUSED", 2)
     caplog.set_level("INFO", "mimsuite")
     right = judged(torch.eye(3), torch.arange(3), "classes")
     assert report(tmp_path, right, "classes", NAMES, pictures=24, what="val", images=None) == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.quality import alpha_req, rankme
+from mimsuite.evaluation.probes.quality import alpha_req, rankme
 
 
 def with_singular_values(values, n, centred=False, seed=0):

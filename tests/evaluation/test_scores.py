@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import average_precision_score, confusion_matrix, r2_score
 
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.features import Features
-from mimsuite.evaluation.scores import Tally, label_kind, task_of, worth
+from mimsuite.evaluation.features.views import Features
+from mimsuite.metrics.scores import Tally, label_kind, task_of, worth
 
 
 def drawn(n=60, k=7, seed=0):
@@ -37,7 +37,7 @@ def test_of_very_many_classes_nothing_but_the_table_is_left_out(monkeypatch):
     scores, labels = drawn()
     labels[labels == 3] = 2
     small = worth(scores, labels, "classes")
-    monkeypatch.setattr("mimsuite.evaluation.scores.MOST_CONFUSED", 6)
+    monkeypatch.setattr("mimsuite.metrics.scores.MOST_CONFUSED", 6)
     large = worth(scores, labels, "classes")
     assert large.confusion is None
     assert large.figures == small.figures

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mimsuite.encoders.bit import BitLayer, StandardizedConv2d, pad_by_size
+from mimsuite.encoders.bit_config import make_div
 from mimsuite.errors import InputError
 from mimsuite.models import (
     AutoBackbone,
@@ -20,8 +22,6 @@ from mimsuite.models import (
     CvtConfig,
     ViTConfig,
 )
-from mimsuite.models.bit import BitLayer, StandardizedConv2d, pad_by_size
-from mimsuite.models.config import make_div
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mimsuite.errors import InputError
 from mimsuite.models import AutoImageProcessor, BitImageProcessor, ConvNextImageProcessor
-from mimsuite.models.resize import center_crop, resize_pil, resized_extent
+from mimsuite.processors.resize import center_crop, resize_pil, resized_extent
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mimsuite.encoders import cvt as cvt_module
 from mimsuite.errors import InputError
 from mimsuite.models import CvtConfig, CvtForImageClassification, CvtForMaskedImageModeling, CvtModel
-from mimsuite.models import cvt as cvt_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

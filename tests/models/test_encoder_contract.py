@@ -9,7 +9,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from mimsuite.errors import InputError
-from mimsuite.losses import masked_error
+from mimsuite.masked.losses import masked_error
+from mimsuite.masked.patches import expand_mask
 from mimsuite.models import (
     BitConfig,
     BitForImageClassification,
@@ -21,7 +22,6 @@ from mimsuite.models import (
     ViTForImageClassification,
     ViTForMaskedImageModeling,
 )
-from mimsuite.patches import expand_mask
 from mimsuite.types import Encoder, FeatureMap
 
 pytestmark = pytest.mark.usefixtures("one_thread")

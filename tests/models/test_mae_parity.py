@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from mimsuite.encoders.positions import sincos_positions
+from mimsuite.encoders.vit import classic_key
 from mimsuite.models import ViTConfig, ViTForMaskedImageModeling
-from mimsuite.models.positions import sincos_positions
-from mimsuite.models.vit import classic_key
 from mimsuite.weights.files import read_tensors, write_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mimsuite.encoders.bit_config import BitConfig
+from mimsuite.encoders.cvt_config import CvtConfig
+from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
 from mimsuite.models import BitModel, CvtForMaskedImageModeling, CvtModel, ViTForMaskedImageModeling, ViTModel
 from mimsuite.models.auto import AutoConfig
-from mimsuite.models.config import BitConfig, CvtConfig, ViTConfig
 
 
 def test_the_defaults_are_vit_base():

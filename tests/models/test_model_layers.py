@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from mimsuite.errors import InputError
-from mimsuite.models.config_base import ACTIVATION_NAMES
-from mimsuite.models.layers import (
+from mimsuite.encoders.config import ACTIVATION_NAMES
+from mimsuite.encoders.layers import (
     ACTIVATIONS,
     activation,
     attend,
@@ -16,6 +15,7 @@ from mimsuite.models.layers import (
     init_truncated_normal,
     use_plain_attention,
 )
+from mimsuite.errors import InputError
 
 X = torch.linspace(-4, 4, 101, dtype=torch.float64)
 

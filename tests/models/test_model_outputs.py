@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mimsuite.models.outputs import (
+from mimsuite.encoders.outputs import (
     BaseModelOutputWithPooling,
     ImageClassifierOutput,
     MaskedImageModelingOutput,

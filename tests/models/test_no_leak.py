@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mimsuite.losses import masked_error
-from mimsuite.masking import BlockMask, GridMask, InverseBlockMask, RandomMask
+from mimsuite.masked.losses import masked_error
+from mimsuite.masked.patches import expand_mask
+from mimsuite.masked.samplers import BlockMask, GridMask, InverseBlockMask, RandomMask
 from mimsuite.models import (
     BitConfig,
     BitForMaskedImageModeling,
@@ -17,7 +18,6 @@ from mimsuite.models import (
     ViTForMaskedImageModeling,
 )
 from mimsuite.models.composed import hidden_cells
-from mimsuite.patches import expand_mask
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]  # all of it: 900 short tests
 

@@ -19,7 +19,7 @@ from mimsuite.models import (
     ViTImageProcessor,
     ViTImageProcessorFast,
 )
-from mimsuite.models.resize import center_crop, parse_size, resize_pil, resized_extent
+from mimsuite.processors.resize import center_crop, parse_size, resize_pil, resized_extent
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 BOTH = pytest.mark.parametrize("cls", [ViTImageProcessor, ViTImageProcessorFast])

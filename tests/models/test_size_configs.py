@@ -5,8 +5,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from mimsuite import api
-from mimsuite.confdir import conf_dir
-from mimsuite.instantiate import instantiate
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.instantiate import instantiate
 from mimsuite.models import AutoModel, AutoModelForImageClassification, CvtForImageClassification
 from mimsuite.tasks.models import model_node
 

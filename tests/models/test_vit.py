@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from mimsuite.encoders.positions import resize_positions
 from mimsuite.errors import InputError
+from mimsuite.masked.patches import expand_mask
 from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
-from mimsuite.models.positions import resize_positions
-from mimsuite.patches import expand_mask
 from mimsuite.types import FeatureMap
 
 TINY = {

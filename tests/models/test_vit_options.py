@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+from mimsuite.encoders.positions import sincos_positions
 from mimsuite.errors import InputError
 from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
-from mimsuite.models.positions import sincos_positions
 from mimsuite.objectives.optim import param_groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")

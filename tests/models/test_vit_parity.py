@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from mimsuite.encoders.vit import classic_key
 from mimsuite.models import ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
-from mimsuite.models.vit import classic_key
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 with warnings.catch_warnings():

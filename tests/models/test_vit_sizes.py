@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mimsuite.instantiate import instantiate
+from mimsuite.config.instantiate import instantiate
 from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
 from mimsuite.tasks.models import model_node
 

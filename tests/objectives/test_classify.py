@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mimsuite.masked.normalization import Normalize
 from mimsuite.models import CvtConfig, CvtForImageClassification, ViTConfig, ViTForImageClassification
-from mimsuite.normalize import Normalize
 from mimsuite.objectives.classify import ClassifyObjective, averaged
 from mimsuite.types import Batch
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
-from mimsuite.instantiate import instantiate
 from mimsuite.objectives.large_batch import LAMB, LARS
 
 CONF = Path(__file__).parents[2] / "conf/optim"

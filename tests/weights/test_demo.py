@@ -7,12 +7,12 @@ import mimsuite
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.init_weights import find_weights
-from mimsuite.masking import RandomMask
-from mimsuite.metrics import visible_mean_loss
+from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.samplers import RandomMask
+from mimsuite.metrics.psnr import visible_mean_loss
 from mimsuite.models import AutoImageProcessor, AutoModelForMaskedImageModeling
-from mimsuite.models.source import DEMOS
-from mimsuite.normalize import Normalize
+from mimsuite.weights.init import find_weights
+from mimsuite.weights.source import DEMOS
 
 NAMES = ["vit", "cvt", "bit"]
 

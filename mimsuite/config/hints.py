@@ -1,0 +1,73 @@
+"""Turns Hydra's errors into one line with a hint: what was misspelt, what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from mimsuite.config.folder import conf_dir
+
+SWEEP = re.compile(r"Ambiguous value for argument '([^']+)'")
+UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
+
+
+def explain(error: Exception, task: str) -> str:
+    """One line for an error of Hydra or OmegaConf: the thing, the value, what is allowed, a guess."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return unknown_choice(error.missing_cfg_file, list(error.options or []))
+    if match := UNKNOWN_KEY.search(str(error)):
+        full = re.search(r"full_key: (\S+)", str(error))
+        return unknown_key(match[1] or (full[1] if full else match[2]), task)
+    if isinstance(error, MissingMandatoryValue):
+        key = str(getattr(error, "full_key", None) or "a key")
+        return f"{key}= is missing; give {key}=..., `mimsuite {task} --help` says what it takes"
+    if match := SWEEP.search(text):
+        key, _, value = match[1].partition("=")
+        return f"{key}={value} is a sweep; for a list write {key}=[{value}], for a sweep add -m"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}; an argument is key=value, a list is [a,b]; quote odd values"
+    return text
+
+
+def unknown_choice(missing: str, options: list[str]) -> str:
+    """`model=vit_tny`: names the group, the value, the nearest and all choices."""
+    group, _, choice = str(Path(missing).with_suffix("")).rpartition("/")
+    options = options or sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+    guess = get_close_matches(choice, options, n=1)
+    hint = f"did you mean {group}={guess[0]}? " if guess else ""
+    return f"{group}={choice} is unknown; {hint}{group} takes {', '.join(options)}"
+
+
+def unknown_key(key: str, task: str) -> str:
+    """`btach=3`: names the key and the nearest one that exists."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        known = sorted(set(dotted(compose(config_name=task))))
+    guess = get_close_matches(key, known, n=1, cutoff=0.5)
+    if not guess:
+        last = {name.rpartition(".")[2]: name for name in known}
+        guess = [last[name] for name in get_close_matches(key.rpartition(".")[2], last, n=1)]
+    hint = f"did you mean {guess[0]}? " if guess else ""
+    return f"unknown key {key!r}; {hint}`mimsuite {task} --help` lists the keys"
+
+
+def dotted(cfg: DictConfig) -> Iterator[str]:
+    """All key names of a config, inner ones with dots."""
+
+    def walk(node: object, prefix: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, inner in node.items():
+                yield f"{prefix}{key}"
+                yield from walk(inner, f"{prefix}{key}.")
+
+    return walk(OmegaConf.to_container(cfg, resolve=False), "")

@@ -1,0 +1,177 @@
+"""The one place where `_target_` is obeyed: only targets on a written list are called, judged before any call."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mimsuite.errors import InputError
+
+ALLOWED = frozenset(
+    {
+        "torch.optim.adamw.AdamW",
+        "torch.optim.sgd.SGD",
+        "lightning.pytorch.trainer.trainer.Trainer",
+    }
+)
+ROOTS = ("mimsuite", "torch", "lightning", "torchmetrics")
+ROOMS = ("callbacks", "data.augment", "encoders", "heads", "masked", "models", "objectives", "runs.loggers")
+"""Where the classes lie that configs name; no other class of ours is built, for some would write or remove files."""
+
+MOVED = {
+    "mimsuite.data.augment.CenterCrop": "mimsuite.data.augment.crop.CenterCrop",
+    "mimsuite.data.augment.RandomResizedCrop": "mimsuite.data.augment.crop.RandomResizedCrop",
+    "mimsuite.data.supervised.Supervised": "mimsuite.data.augment.supervised.Supervised",
+    "mimsuite.loggers.WandbLogger": "mimsuite.runs.loggers.WandbLogger",
+    "mimsuite.masking.BlockMask": "mimsuite.masked.samplers.BlockMask",
+    "mimsuite.masking.GridMask": "mimsuite.masked.samplers.GridMask",
+    "mimsuite.masking.InverseBlockMask": "mimsuite.masked.samplers.InverseBlockMask",
+    "mimsuite.masking.NoMask": "mimsuite.masked.samplers.NoMask",
+    "mimsuite.masking.RandomMask": "mimsuite.masked.samplers.RandomMask",
+}
+"""Targets in the `config.yaml` of runs of 0.1.0 -> where they are now."""
+
+
+def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any) -> Any:
+    """Builds what a config node describes, after every `_target_` in it has been judged.
+
+    Args:
+        node: a config with `_target_`.
+        trusted: further targets that may be called, by their own module and name.
+        extra: keyword arguments that the caller fills in; they win over the node's.
+
+    Raises:
+        InputError: a target that is not allowed, does not exist, or does not take its arguments.
+    """
+    values = current(OmegaConf.to_container(node, resolve=True))
+    assert isinstance(values, dict)
+    for target in targets(values):
+        judge(target, trusted)
+    if (text := unresolved(values)) is not None:
+        raise InputError(f"{node._target_}: {text!r} would be resolved a second time, unjudged; write it without ${{")
+    from hydra.utils import instantiate as build
+
+    made = build(
+        {k: v for k, v in values.items() if k not in extra}, _convert_="all", _partial_=True
+    )  # inner nodes are built; `extra` stays out of Hydra's hands
+    if values.get("_partial_"):
+        return functools.partial(made, **extra)
+    try:
+        inspect.signature(made.func).bind(*made.args, **made.keywords, **extra)
+    except TypeError as error:
+        raise InputError(f"{node._target_}: {error}; check the keys of this group") from error
+    try:
+        return made(**extra)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{node._target_}: {error}") from error
+
+
+def current(value: Any) -> Any:
+    """A nested container in which every `_target_` that has moved has its new name."""
+    if isinstance(value, dict):
+        renamed = {key: current(inner) for key, inner in value.items()}
+        if "_target_" in renamed:
+            renamed["_target_"] = MOVED.get(str(renamed["_target_"]), renamed["_target_"])
+        return renamed
+    return [current(inner) for inner in value] if isinstance(value, list) else value
+
+
+def current_config(stored: DictConfig) -> DictConfig:
+    """The config of an earlier run, with targets by their names of today."""
+    made = OmegaConf.create(current(OmegaConf.to_container(stored, resolve=False)))
+    assert isinstance(made, DictConfig)
+    return made
+
+
+def targets(value: Any) -> Iterator[str]:
+    """Every `_target_` in a nested container."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield str(value["_target_"])
+        for inner in value.values():
+            yield from targets(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from targets(inner)
+
+
+def unresolved(value: Any) -> str | None:
+    """A string in a nested container that still holds an interpolation, which could become a `_target_`, or None."""
+    if isinstance(value, str):
+        return value if "${" in value else None
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next((text for part in parts if (text := unresolved(part)) is not None), None)
+
+
+def judge(target: str, trusted: Collection[str]) -> None:
+    """Refuses a target unless the object it resolves to is a class of ours for configs, or on the list; calls nothing.
+
+    Judged is the object, by the module that defines it, not the name by which it was found. Functions of ours are
+    refused: `api.call`, for one, would take `trusted_targets` from its caller. So are the classes outside `ROOMS`:
+    some claim and clear run folders.
+
+    Raises:
+        InputError: the target is not allowed or does not exist.
+    """
+    refusal = (
+        f"_target_={target} is not allowed; allowed are mimsuite's classes for configs ({', '.join(ROOMS)}) and "
+        f"{', '.join(sorted(ALLOWED))}; to trust it, add trusted_targets=[{target}] to the command line"
+    )
+    if target in trusted:
+        return
+    if target.partition(".")[0] not in ROOTS:
+        raise InputError(refusal)
+    found = resolve(target)
+    if not is_ours(found) and home(found) not in ALLOWED:
+        raise InputError(refusal)
+
+
+def home(found: Any) -> str:
+    """The module and name that an object itself says it has."""
+    return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+
+
+def is_ours(found: Any) -> bool:
+    """Whether an object is a class that a file of one of `ROOMS` defines."""
+    module = f"{getattr(found, '__module__', '')}."
+    return isinstance(found, type) and any(module.startswith(f"mimsuite.{room}.") for room in ROOMS)
+
+
+def resolve(target: str) -> Any:
+    """The object that a dotted name means.
+
+    Raises:
+        InputError: there is no such object.
+    """
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[cut:]:
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    raise InputError(f"_target_={target} does not exist; check its spelling")
+
+
+def trusted_targets(cfg: DictConfig, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The targets that the user vouches for on the command line.
+
+    Raises:
+        InputError: `trusted_targets` was set by a config file.
+    """
+    given = any(override.lstrip("+").startswith("trusted_targets=") for override in overrides)
+    if cfg.trusted_targets and not given:
+        raise InputError(
+            f"trusted_targets={list(cfg.trusted_targets)} stands in a config file; give it on the command line"
+        )
+    return tuple(cfg.trusted_targets)

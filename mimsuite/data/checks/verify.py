@@ -1,0 +1,146 @@
+"""Whether every byte of a data set is as it should be: checksums, headers, tables, pictures, labels and keys."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mimsuite.data.hashing import hash_key
+from mimsuite.data.images.decode import DecodeError, decode
+from mimsuite.data.index import DataIndex, Samples, Shard, read_index, sha256_of
+from mimsuite.data.labels import parse_label
+from mimsuite.data.sources import ShardFiles, find_shards
+from mimsuite.data.tar import hidden_image, image_of, printable, read_groups, scan_shard, split_name
+from mimsuite.errors import InputError
+
+_AHEAD = 8  # images per thread that are read ahead
+
+
+class Problem(NamedTuple):
+    """What is wrong: in which shard, at which offset (bytes; -1: the whole file), with which key ("" : none), why."""
+
+    shard: str
+    offset: int
+    key: str
+    reason: str
+
+
+def verify(index: DataIndex, progress: Callable[[int, int], None]) -> Iterator[Problem]:
+    """Reads and decodes everything.
+
+    Args:
+        index: the data set.
+        progress: called with (images done, images in all).
+    """
+    done, total = 0, sum(index.num_samples(split) for split in index.splits)
+    for split, shards in index.splits.items():
+        keys, counts = np.unique(index.records(split).keys(), return_counts=True)
+        twice = {int(key): 0 for key in keys[counts > 1]}
+        for shard in shards:
+            found = list(check_file(shard.path, shard.sha256, shard.bytes))
+            yield from found
+            if not any(problem.offset >= 0 for problem in found):
+                yield from _check_names(shard, twice)
+                for problem in _check_samples(index, shard):
+                    done += 1
+                    progress(done, total)
+                    if problem is not None:
+                        yield problem
+            else:
+                done += shard.samples
+
+
+def check_shards(data: str) -> Iterator[Problem]:
+    """The faults of the shards themselves, for data that cannot be opened at all.
+
+    Raises:
+        InputError: not even the shards can be named.
+    """
+    folder = Path(os.path.abspath(Path(data).expanduser()))
+    if (folder / "index.json").is_file():
+        for shards in read_index(folder).splits.values():
+            for shard in shards:
+                yield from check_file(shard.path, shard.sha256, shard.bytes)
+        return
+    for path in find_shards(data)[1]:
+        yield from check_file(str(path), None, None)
+
+
+def check_file(path: str, sha256: str | None, size: int | None) -> Iterator[Problem]:
+    """Checks the headers of a shard, and its size and checksum where these are known."""
+    try:
+        scan_shard(path)
+        if size is not None and os.stat(path).st_size != size:
+            yield Problem(path, -1, "", f"{os.stat(path).st_size} bytes, index.json says {size}; copy it again")
+        elif sha256 is not None and sha256_of(Path(path)) != sha256:
+            yield Problem(path, -1, "", "its sha256 is not the one in index.json; copy it again")
+    except InputError as error:
+        offset = re.search(r"offset (\d+)", str(error))
+        yield Problem(path, int(offset[1]) if offset else 0, "", str(error))
+
+
+def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
+    """Images that nobody sees because of a dot in their key, and keys that come again in a split."""
+    for key, group in read_groups(shard.path):
+        offset = group[0][1].offset
+        if name := hidden_image(group):
+            reason = f"{printable(name)} is no sample: its ending begins at the first dot; put _ for the dots"
+            yield Problem(shard.path, offset, printable(key), reason)
+        elif image_of(group) is not None and (number := hash_key(key)) in twice:
+            twice[number] += 1
+            if twice[number] > 1:
+                yield Problem(shard.path, offset, printable(key), "another sample of the split has the same key")
+
+
+def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
+    """One answer per sample of the shard, in order."""
+    samples, files, rows = Samples((shard,)), ShardFiles(), scan_shard(shard.path)
+    if not np.array_equal(rows, np.array([samples[i][1] for i in range(len(samples))], dtype=rows.dtype)):
+        yield Problem(shard.path, -1, "", f"{shard.table} is not its table; pack the data again")
+        return
+    names = ((key, group) for key, group in read_groups(shard.path) if image_of(group) is not None)
+
+    def check(key: str, offset: int, image: bytes, label: tuple[str, bytes] | None) -> Problem | None:
+        try:
+            decode(image, index.channels, index.dtype)
+            if index.has_labels:
+                if label is None:
+                    raise InputError("it has no label; others have one")
+                parse_label(label[1], label[0], key, len(index.classes) if index.classes else None)
+        except (DecodeError, InputError) as error:
+            return Problem(shard.path, offset, printable(key), str(error))
+        return None
+
+    def jobs() -> Iterator[tuple[str, int, bytes, tuple[str, bytes] | None]]:
+        for row, (key, group) in zip(rows, names, strict=True):
+            offset, at = int(row["image_offset"]), int(row["label_offset"])
+            label = None
+            if row["label_header"]:
+                ending = next(split_name(member.name)[1] for _, member in group if member.offset == at)
+                label = ending, files.read(shard.path, at, int(row["label_size"]))
+            yield key, offset, files.read(shard.path, offset, int(row["image_size"])), label
+
+    yield from _ahead(check, jobs())
+
+
+def _ahead(
+    work: Callable[[str, int, bytes, tuple[str, bytes] | None], Problem | None],
+    jobs: Iterable[tuple[str, int, bytes, tuple[str, bytes] | None]],
+) -> Iterator[Problem | None]:
+    """The results in order, computed on all cores some way ahead."""
+    threads = os.cpu_count() or 1
+    waiting: deque[Future[Problem | None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for job in jobs:
+            waiting.append(pool.submit(work, *job))
+            if len(waiting) > _AHEAD * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

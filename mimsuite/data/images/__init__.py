@@ -1,0 +1,1 @@
+"""Single images: decoded, encoded, counted."""

@@ -1,0 +1,125 @@
+"""The bytes that a shard holds of an image file: its own, those of a smaller picture, or PNG for foreign kinds."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mimsuite.data.images import tiff
+from mimsuite.data.images.decode import DecodeError, Pixels, open_image
+
+_JPEG, _NUMPY = b"\xff\xd8\xff", b"\x93NUMPY"
+_JPEG_QUALITY = 95
+
+
+class Content(NamedTuple):
+    """What becomes a member of a shard.
+
+    Attributes:
+        ending: of the member, without a dot.
+        data: its bytes.
+        channels: of the decoded image.
+    """
+
+    ending: str
+    data: bytes
+    channels: int
+
+
+def encode_file(path: Path, image_size: int | None) -> Content | DecodeError:
+    """Reads an image file, decodes it once, and decides what is stored.
+
+    JPEG, PNG, WebP, TIFF and .npy keep their bytes; other kinds (GIF, BMP, PPM: the first picture) become PNG.
+    With `image_size`, pictures whose short side is longer are resized (Lanczos, upright): JPEG to JPEG of quality
+    95, arrays to arrays, else 8 bits of one or three channels and 16 bits of one to PNG, and the rest to .npy.
+
+    Returns:
+        The content, or why the file cannot be used.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return DecodeError(error.strerror or "cannot be read")
+    try:
+        ending = kind_of(data)
+        image = open_image(data)
+        size = smaller(image.height, image.width, image_size)
+        if size is None:
+            pixels = image.pixels()
+            return Content(ending, data, image.channels) if ending else Content("png", _png(pixels), image.channels)
+        pixels = resize(image.pixels(cover=(2 * size[0], 2 * size[1])), size)
+        if ending == "jpg":
+            return Content("jpg", _jpeg(pixels), image.channels)
+        if ending == "npy" or not (image.channels == 1 or (image.channels == 3 and not image.deep)):
+            return Content("npy", _npy(pixels), image.channels)
+        return Content("png", _png(pixels), image.channels)
+    except DecodeError as error:
+        return error
+
+
+def is_deep_colour_png(data: bytes) -> bool:
+    """Whether this is a PNG of RGB or RGBA with 16 bits a value, of which Pillow reads the upper eight."""
+    return data[:4] == b"\x89PNG" and data[24:25] == b"\x10" and data[25:26] in (b"\2", b"\6")
+
+
+def kind_of(data: bytes) -> str:
+    """The ending of the kinds that shards hold, told by the first bytes; empty for others."""
+    if data.startswith(_JPEG):
+        return "jpg"
+    if data.startswith(_NUMPY):
+        return "npy"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return "tif" if data.startswith(tiff.MAGICS) else ""
+
+
+def smaller(height: int, width: int, side: int | None) -> tuple[int, int] | None:
+    """The size with a short side of `side` pixels; None where the image is not larger than that."""
+    short = min(height, width)
+    if side is None or short <= side:
+        return None
+    return max(1, round(height * side / short)), max(1, round(width * side / short))
+
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Lanczos with antialiasing, `(H, W, C)` to `(*size, C)`; 16-bit values through float32, rounded."""
+    height, width = size
+
+    def one(plane: Pixels) -> Pixels:
+        return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS))
+
+    if pixels.dtype == np.uint8:
+        if pixels.shape[2] == 3:
+            return np.array(one(np.ascontiguousarray(pixels)))
+        return np.stack([one(np.ascontiguousarray(pixels[..., i])) for i in range(pixels.shape[2])], axis=-1)
+    planes = [one(pixels[..., i].astype(np.float32)) for i in range(pixels.shape[2])]
+    rounded: Pixels = np.clip(np.rint(np.stack(planes, axis=-1)), 0, 0xFFFF)
+    return rounded.astype(np.uint16)
+
+
+def _picture(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels if pixels.shape[2] == 3 else pixels[..., 0]))
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    _picture(pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def _png(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    _picture(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _npy(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.ascontiguousarray(pixels), allow_pickle=False)
+    return stream.getvalue()

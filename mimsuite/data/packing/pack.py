@@ -1,0 +1,328 @@
+"""How planned images become shards and an index: in parallel, the same bytes each time, and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import __version__ as pillow_version
+
+from mimsuite.data.images.decode import DecodeError
+from mimsuite.data.images.encode import Content, encode_file, is_deep_colour_png
+from mimsuite.data.index import DataIndex, build_index, write_index
+from mimsuite.data.labels import Label
+from mimsuite.data.packing.journal import Journal, ShardLine
+from mimsuite.data.packing.plan import Choice, PackPlan, Picture, plan_pack
+from mimsuite.data.tar import BLOCK, printable
+from mimsuite.errors import InputError, RunError
+
+log = logging.getLogger("mimsuite")
+
+_AHEAD = 8  # images per thread that are encoded ahead of the writer
+_RECORD = 20 * BLOCK  # tar files are padded to this
+
+Progress = Callable[[int, int], None]
+
+
+class Forecast(NamedTuple):
+    """What a pack would write.
+
+    Attributes:
+        images, shards: per split.
+        labels: per split, the images of each class; empty without classes.
+        classes: their names.
+        bytes: of all shards.
+    """
+
+    images: dict[str, int]
+    shards: dict[str, int]
+    labels: dict[str, dict[int, int]]
+    classes: list[str]
+    bytes: int
+
+
+def pack(
+    src: Path,
+    out: Path,
+    *,
+    labels: str = "auto",
+    labels_file: str | None = None,
+    labels_column: str | None = None,
+    group_by: str | None = None,
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    shard_size: int = 256 << 20,
+    image_size: int | None = None,
+    progress: Progress | None = None,
+) -> DataIndex:
+    """Writes the images below `src` to shards with an index; the same files and options give the same bytes.
+
+    Images that cannot be decoded are named in the log and left out. When `out` holds a pack of the same source and
+    options that was stopped, this one goes on after its last whole shard.
+
+    Args:
+        src: folder of images.
+        out: folder to write; must be absent, empty, or hold a half-finished pack.
+        labels: "folder" (the class is the first sub-folder, numbered by name), "none", a CSV file (see
+            `csv_labels`), or "auto": "folder" if every image lies in a sub-folder and there are at least two.
+        labels_file, labels_column: columns of the CSV file with paths and labels; None takes the usual names.
+        group_by: "folder" (images in one folder stay in one split), "folder:N" (that share the N-th part of the
+            path, counted from 1), or a column of the CSV file.
+        val_fraction: share of each class, in [0, 1), that goes from train to a split `val`.
+        seed: decides which images go to `val`, and the order in the shards.
+        shard_size: bytes of images after which the next shard begins.
+        image_size: see `encode_file`; None keeps all pixels.
+        progress: called with (images done, images in all).
+
+    Raises:
+        InputError: a value, a label or a group is wrong; `out` holds something else; images have channel counts
+            that do not go together, or none can be read.
+        RunError: `out` cannot be written any more.
+    """
+    choice = Choice(labels, labels_file, labels_column, group_by, val_fraction, seed)
+    plan = checked_plan(src, choice, shard_size, image_size)
+    options = _options(src, choice, shard_size, image_size)
+    with Journal(Path(os.path.abspath(out)), options, _digest(plan)) as journal:
+        try:
+            _write(plan.pictures, journal, shard_size, image_size, progress or (lambda done, total: None))
+            return _finish(plan, journal)
+        except OSError as error:
+            raise RunError(
+                f"out={out} cannot be written ({error.strerror}); mend that, and the same command goes on"
+            ) from error
+
+
+def forecast(src: Path, choice: Choice, shard_size: int) -> Forecast:
+    """What `pack` would write, from names and file sizes alone.
+
+    It is exact where all files are kept as they are, and their paths are ASCII and shorter than 95 characters.
+
+    Raises:
+        InputError: as `pack`, as far as that needs no image.
+    """
+    plan = checked_plan(src, choice, shard_size, None)
+    images: Counter[str] = Counter()
+    shards: Counter[str] = Counter()
+    labels: dict[str, Counter[int]] = {}
+    total = payload = inside = 0  # of all closed shards; of the images, and of all, in the open one
+    for picture in plan.pictures:
+        classes = labels.setdefault(picture.split, Counter())
+        if plan.classes:
+            classes.update(classes_of(picture.label))
+        sizes = [os.stat(picture.path).st_size, *map(len, _label_member(picture.label).values())]
+        if picture.split not in shards or payload >= shard_size:
+            total += _tar_bytes(inside)
+            shards[picture.split] += 1
+            payload = inside = 0
+        images[picture.split] += 1
+        payload += sum(sizes)
+        inside += sum(BLOCK + -(-size // BLOCK) * BLOCK for size in sizes)
+    counts = {split: dict(sorted(classes.items())) for split, classes in labels.items()}
+    return Forecast(dict(images), dict(shards), counts, plan.classes, total + _tar_bytes(inside))
+
+
+def _tar_bytes(members: int) -> int:
+    """With the two blocks at the end, padded to whole records; 0 for no members."""
+    return -(-(members + 2 * BLOCK) // _RECORD) * _RECORD if members else 0
+
+
+def checked_plan(src: Path, choice: Choice, shard_size: int, image_size: int | None) -> PackPlan:
+    """The plan of a pack, after the sizes have been checked."""
+    if shard_size < 1:
+        raise InputError(f"shard_size={shard_size} is not a positive size; use 256 MiB")
+    if image_size is not None and image_size < 1:
+        raise InputError(f"image_size={image_size} is not a positive size; use a side in pixels (256)")
+    return plan_pack(src, choice)
+
+
+def classes_of(label: Label | None) -> tuple[int, ...]:
+    """The classes that a label counts for; none for regression."""
+    if isinstance(label, tuple):
+        return label
+    return (label,) if isinstance(label, int) else ()
+
+
+def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None) -> dict[str, Any]:
+    """All that decides the bytes, for the journal."""
+    csv = hashlib.sha256(choice.csv.read_bytes()).hexdigest() if choice.csv is not None else None
+    return {
+        "src": os.path.realpath(src),
+        **choice._asdict(),
+        "shard_size": shard_size,
+        "image_size": image_size,
+        "content of the labels file": csv,
+        "Pillow": pillow_version,
+    }
+
+
+def _digest(plan: PackPlan) -> str:
+    """Changes when a file is added, removed or changed."""
+    digest = hashlib.sha256()
+    for picture in plan.pictures:
+        try:
+            stat = os.stat(picture.path)
+        except OSError as error:
+            raise InputError(f"{_shown(picture.path)} cannot be read ({error.strerror}); remove it") from error
+        digest.update(f"{picture.path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _write(
+    pictures: Sequence[Picture], journal: Journal, shard_size: int, image_size: int | None, progress: Progress
+) -> None:
+    """Writes the shards that the journal does not know yet."""
+    begin = journal.position
+    if begin:
+        log.info("going on after %d of %d images: %d shards are finished", begin, len(pictures), len(journal.lines))
+    shard: _Shard | None = None
+    bad = list[str]()
+    reduced = False
+    seen = {count: path for line in journal.lines for count, path in line.channels.items()}
+    try:
+        for number, (picture, content) in enumerate(_encode_all(pictures[begin:], image_size), start=begin):
+            if shard is not None and shard.split != picture.split:
+                journal.add(shard.close(number, bad))
+                shard, bad = None, []
+            if isinstance(content, DecodeError):
+                bad.append(str(picture.path))
+                log.warning("left out: %s (%s)", _shown(picture.path), content)
+            else:
+                _check_channels(seen, content.channels, picture.path)
+                if not reduced and is_deep_colour_png(content.data):
+                    log.warning("%s has 16-bit colour, and is read as 8 bits; TIFF keeps 16", _shown(picture.path))
+                    reduced = True
+                shard = shard or _Shard(journal.out, picture.split, journal.count(picture.split))
+                shard.write(picture, content)
+                if shard.payload >= shard_size:
+                    journal.add(shard.close(number + 1, bad))
+                    shard, bad = None, []
+            progress(number + 1, len(pictures))
+        if shard is not None:
+            journal.add(shard.close(len(pictures), bad))
+            shard, bad = None, []
+    finally:
+        if shard is not None:
+            shard.abandon()
+    left_out = len(bad) + sum(len(line.bad) for line in journal.lines)
+    if not journal.lines:
+        journal.discard()
+        raise InputError(
+            f"src={os.path.commonpath([p.path.parent for p in pictures])}: none of {len(pictures)} images can be "
+            "decoded; the log names them"
+        )
+    if left_out:
+        log.warning("%d of %d files could not be read and are left out", left_out, len(pictures))
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))
+
+
+def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
+    """Grey and colour go together; other counts only with themselves."""
+    if channels not in seen:
+        seen[channels] = str(path)
+        if len(seen) > 1 and not set(seen) <= {1, 3}:
+            found = ", ".join(f"{count} ({printable(name)})" for count, name in sorted(seen.items()))
+            raise InputError(f"images have different channel counts: {found}; pack each kind by itself")
+
+
+def _encode_all(pictures: Sequence[Picture], size: int | None) -> Iterator[tuple[Picture, Content | DecodeError]]:
+    """Reads, decodes and encodes on all cores, some way ahead of the writer."""
+    threads = os.cpu_count() or 1
+    waiting: deque[tuple[Picture, Future[Content | DecodeError]]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for picture in pictures:
+            waiting.append((picture, pool.submit(encode_file, picture.path, size)))
+            if len(waiting) > _AHEAD * threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _label_member(label: Label | None) -> dict[str, bytes]:
+    if label is None:
+        return {}
+    if isinstance(label, int):
+        return {"cls": str(label).encode()}
+    return {"json": json.dumps({"label": label}).encode()}
+
+
+class _Shard:
+    """Writes one `SPLIT-NNNNNN.tar` with webdataset's writer; owner and time of all members are fixed."""
+
+    def __init__(self, out: Path, split: str, number: int) -> None:
+        from webdataset.writer import TarWriter
+
+        self.split, self.payload = split, 0
+        self._path, self._samples = out / f"{split}-{number:06d}.tar", 0
+        self._channels: dict[int, str] = {}
+        self._part = self._path.with_name(f"{self._path.name}.part")
+        self._stream = _Hashed(self._part)
+        self._tar = TarWriter(self._stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
+
+    def write(self, picture: Picture, content: Content) -> None:
+        """Writes one sample."""
+        sample: dict[str, str | bytes] = {"__key__": picture.key, content.ending: content.data}
+        self.payload += self._tar.write(sample | _label_member(picture.label))
+        self._channels.setdefault(content.channels, str(picture.path))
+        self._samples += 1
+
+    def close(self, after: int, bad: Sequence[str]) -> ShardLine:
+        """Puts the shard in its place; `after` is the number of the first image behind it."""
+        self._tar.close()
+        size, digest = self._stream.close()
+        os.replace(self._part, self._path)
+        return ShardLine(self._path.name, self.split, digest, size, self._samples, after, tuple(bad), self._channels)
+
+    def abandon(self) -> None:
+        """Takes away what was written; a disk that is full complains again, and was named already."""
+        for close in (self._tar.close, self._stream.close):
+            with contextlib.suppress(OSError):
+                close()
+        self._part.unlink(missing_ok=True)
+
+
+class _Hashed:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self._hash, self._size = path.open("wb"), hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        """Writes and hashes."""
+        self._hash.update(data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def close(self) -> tuple[int, str]:
+        """Bytes and sha256 of what was written, once it is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._size, self._hash.hexdigest()
+
+
+def _finish(plan: PackPlan, journal: Journal) -> DataIndex:
+    """Writes classes, tables and, last, the index; then the journal goes."""
+    out = journal.out
+    if plan.classes:
+        (out / "classes.txt").write_text("".join(f"{name}\n" for name in plan.classes), encoding="utf-8")
+    hashes = {out / line.file: line.sha256 for line in journal.lines}
+    index = build_index(out, list(hashes), out, hashes)
+    write_index(out, index)
+    journal.remove()
+    return index

@@ -1,0 +1,1 @@
+"""ViT, CvT and BiT: a config file and a network file each."""

@@ -1,0 +1,256 @@
+"""What the families share: activations, drop path, attention, fresh weights, and hiding before a first convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mimsuite.encoders.config import Activation, ModelConfig
+from mimsuite.errors import InputError
+from mimsuite.masked.patches import as_grid_mask, expand_mask
+
+TensorFunction = Callable[[Tensor], Tensor]
+State = TypeVar("State")
+
+
+class Dense(nn.Module):
+    """A linear layer under the name `dense`, as the transformers' files have it."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `(..., outputs)` from `(..., inputs)`."""
+        out: Tensor = self.dense(x)
+        return out
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """`x * sigmoid(1.702 x)` (Hendrycks & Gimpel 2016), the GELU of the original CvT."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+_gelu_tanh = partial(F.gelu, approximate="tanh")
+ACTIVATIONS: dict[str, TensorFunction] = {
+    "gelu": F.gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "selu": F.selu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def activation(name: Activation) -> TensorFunction:
+    """Returns the activation of a name, or the function itself.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if not isinstance(name, str):
+        return name
+    if name not in ACTIVATIONS:
+        raise InputError(f"activation {name!r} is not one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
+    """Zeroes `branch (B, ...)` for a `rate` share of the samples and scales the rest by `1 / (1 - rate)`.
+
+    Stochastic depth (Huang et al. 2016), on the residual branch only.
+    """
+    if rate == 0.0 or not training:
+        return branch
+    ones = branch.new_ones(branch.shape[0], *[1] * (branch.ndim - 1))
+    return branch * F.dropout(ones, rate)
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Returns a rate per block, from 0 linearly to `rate`."""
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def use_plain_attention(implementation: str, device: str, dtype: torch.dtype, gradient: bool) -> bool:
+    """Whether to compute attention as matmul, softmax, matmul instead of by torch's fused function.
+
+    "auto" is a table, not a measurement at start, so that a run repeats: on a CPU in bfloat16 with gradients
+    the plain form is 2 to 7 times faster, elsewhere the fused one is as fast or faster.
+    """
+    if implementation == "auto":
+        return device == "cpu" and dtype == torch.bfloat16 and gradient
+    return implementation == "eager"
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    dropout: float,
+    bias: Tensor | None,
+    head_mask: Tensor | None,
+    implementation: str,
+    need_weights: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention per head: `softmax(query key^T * scale + bias) value`.
+
+    Args:
+        query: `(B, heads, N, d)`.
+        key: `(B, heads, M, d)`.
+        value: `(B, heads, M, d)`.
+        scale: factor on the scores.
+        dropout: on the probabilities; 0 in eval mode.
+        bias: `(heads, N, M)`, added to the scores.
+        head_mask: `(heads,)`, a factor on the probabilities of each head.
+        implementation: "auto", "sdpa" or "eager".
+        need_weights: also return the probabilities, after dropout and head mask, under any implementation.
+
+    Returns:
+        `(B, heads, N, d)`, and `(B, heads, N, M)` or None.
+    """
+    gradient = torch.is_grad_enabled() and query.requires_grad
+    if need_weights or use_plain_attention(implementation, query.device.type, query.dtype, gradient):
+        scores = (query * scale) @ key.transpose(-2, -1)
+        scores = scores if bias is None else scores + bias.to(scores.dtype)
+        weights = F.dropout(scores.softmax(-1), dropout)
+        if head_mask is not None:
+            weights = weights * head_mask.to(weights.dtype)[:, None, None]
+        return weights @ value, weights if need_weights else None
+    mask = None if bias is None else bias.to(query.dtype)[None]
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    # A factor per head on the probabilities is the same factor on the head's result.
+    return context if head_mask is None else context * head_mask.to(context.dtype)[:, None, None], None
+
+
+def init_truncated_normal(module: nn.Module, std: float) -> None:
+    """Draws Linear and Conv2d weights of a module tree: normals of `std`, cut at -2 and 2; biases 0.
+
+    LayerNorms become 1 and 0. Uses torch's global generator.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+
+
+def init_xavier(module: nn.Module) -> None:
+    """Draws Linear and Conv2d weights from Xavier's uniform distribution, a convolution's as one matrix; biases 0.
+
+    MAE's published code does so for encoder and decoder. Uses torch's global generator.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight.view(len(part.weight), -1))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def check_config(config: ModelConfig, expected: type[ModelConfig]) -> None:
+    """Checks that a network gets its own family's configuration.
+
+    Raises:
+        TypeError: it does not.
+    """
+    if not isinstance(config, expected):
+        raise TypeError(f"this network takes a {expected.__name__}, got {type(config).__name__}; use its own config")
+
+
+def of_layers(states: Iterable[State], layers: Sequence[int], count: int) -> dict[int, State]:
+    """Takes the states of `layers`, numbered from 1, and nothing from `states` past the deepest of them.
+
+    Args:
+        states: what the layers put out, in their order; computed as it is taken.
+        layers: their numbers.
+        count: the number of layers there are.
+
+    Raises:
+        InputError: no layer, or one that there is not.
+    """
+    if not layers or not all(1 <= layer <= count for layer in layers):
+        raise InputError(f"layers={list(layers)} are not some of the encoder's layers 1 to {count}; use these numbers")
+    found, deepest = {}, max(layers)
+    for number, state in enumerate(states, start=1):
+        if number in layers:
+            found[number] = state
+        if number == deepest:
+            break
+    return found
+
+
+def given_pixels(pixel_values: Tensor | None) -> Tensor:
+    """Returns the pixels, which the signature allows to be left out.
+
+    Raises:
+        InputError: they were.
+    """
+    if pixel_values is None:
+        raise InputError("You have to specify pixel_values")
+    return pixel_values
+
+
+def check_pixels(pixels: Tensor, channels: int) -> None:
+    """Checks that images are `(B, channels, H, W)`.
+
+    Raises:
+        InputError: they are not.
+    """
+    if pixels.ndim != 4:
+        raise InputError(f"pixel_values have shape {tuple(pixels.shape)}; expected (batch, channels, height, width)")
+    if pixels.shape[1] != channels:
+        raise InputError(f"pixel_values have {pixels.shape[1]} channels; the model expects num_channels={channels}")
+
+
+def hide_pixels(pixels: Tensor, mask: Tensor, cell: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Sets hidden pixels to 0, the mean of normalised data, for networks whose first convolution overlaps cells.
+
+    Args:
+        pixels: `(B, C, H, W)`.
+        mask: `(B, rows, columns)` bool, True = hidden.
+        cell: `(h, w)` pixels of the first map's cells, of which `mask`'s must be whole multiples.
+
+    Returns:
+        The pixels, and the mask on the first map, `(B, H / h, W / w)`.
+
+    Raises:
+        InputError: a mask that fits no such cells, or another batch.
+    """
+    height, width = pixels.shape[-2:]
+    if height % cell[0] or width % cell[1]:
+        raise InputError(f"image {height}x{width} with a mask is not a multiple of {cell[0]}x{cell[1]} pixels; crop it")
+    cells = as_grid_mask(mask, len(pixels), (height // cell[0], width // cell[1]))
+    return pixels.masked_fill(expand_mask(cells, (height, width)).unsqueeze(1), 0), cells
+
+
+def place_mask_token(stem: Tensor, cells: Tensor, token: Tensor | None) -> Tensor:
+    """Replaces the hidden cells of the first map by a token.
+
+    Args:
+        stem: `(B, E, h, w)`.
+        cells: `(B, h, w)` bool, True = hidden.
+        token: `(1, E, 1, 1)`.
+
+    Raises:
+        InputError: no token, or a map that does not tile the image.
+    """
+    if token is None:
+        raise InputError("the model has no mask token, so it takes no mask; build it with use_mask_token=True")
+    if stem.shape[-2:] != cells.shape[-2:]:
+        raise InputError(
+            f"the first map is {stem.shape[-2]}x{stem.shape[-1]} but the mask {cells.shape[-2]}x{cells.shape[-1]}; "
+            "masks need a padding that keeps whole cells (CvT: patch_padding, BiT: global_padding)"
+        )
+    return torch.where(cells.unsqueeze(1), token.to(stem.dtype), stem)

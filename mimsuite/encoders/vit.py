@@ -1,0 +1,552 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021), with the parameter names of Hugging Face's files."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mimsuite.encoders.config import Side, pair
+from mimsuite.encoders.layers import (
+    Dense,
+    activation,
+    attend,
+    check_config,
+    check_pixels,
+    drop_path,
+    drop_path_rates,
+    given_pixels,
+    init_truncated_normal,
+    init_xavier,
+    of_layers,
+)
+from mimsuite.encoders.outputs import BaseModelOutputWithPooling, returned
+from mimsuite.encoders.positions import RelativePositionBias, resize_positions, sincos_positions
+from mimsuite.encoders.vit_config import ViTConfig
+from mimsuite.errors import InputError
+from mimsuite.masked.patches import as_grid_mask
+from mimsuite.types import FeatureMap
+
+# Shapes: B images, N = gh * gw patches, K of them visible, D features; T tokens: the class token (if any) first, then R
+# register tokens, then the patches.
+
+
+class _QueryKeyValue(nn.Module):
+    """Three projections, kept apart in files and computed as one product, which is up to twice as fast."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width, bias)
+        self.key = nn.Linear(width, width, bias)
+        self.value = nn.Linear(width, width, bias)
+
+    def forward(self, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns query, key and value, each `(B, heads, T, D / heads)`."""
+        parts = (self.query, self.key, self.value)
+        weight = torch.cat([p.weight for p in parts])
+        bias = None if self.query.bias is None else torch.cat([p.bias for p in parts])
+        batch, count, width = tokens.shape
+        fused = F.linear(tokens, weight, bias).view(batch, count, 3, heads, width // heads)
+        query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+
+class ViTAttention(nn.Module):
+    """Multi-head self-attention and its output projection."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.heads = config.num_attention_heads
+        self.attention = _QueryKeyValue(config.hidden_size, config.qkv_bias)
+        self.output = Dense(config.hidden_size, config.hidden_size, config.use_attention_output_bias)
+
+    def forward(
+        self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns `(B, T, D)`, and the probabilities `(B, heads, T, T)` or None.
+
+        Arguments as for `attend`.
+        """
+        query, key, value = self.attention(tokens, self.heads)
+        context, weights = attend(
+            query,
+            key,
+            value,
+            scale=query.shape[-1] ** -0.5,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            bias=bias,
+            head_mask=head_mask,
+            implementation=self.config.attn_implementation,
+            need_weights=need_weights,
+        )
+        return self.output(context.transpose(1, 2).reshape(tokens.shape)), weights
+
+
+class ViTLayer(nn.Module):
+    """A pre-norm block: attention, then MLP, each added to its input."""
+
+    def __init__(self, config: ViTConfig, drop_path_rate: float) -> None:
+        super().__init__()
+        width, hidden, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        self.drop_path_rate = drop_path_rate
+        self.layernorm_before = nn.LayerNorm(width, eps)
+        self.attention = ViTAttention(config)
+        self.layernorm_after = nn.LayerNorm(width, eps)
+        self.intermediate = Dense(width, hidden, config.use_mlp_bias)
+        self.activation = activation(config.hidden_act)
+        self.output = Dense(hidden, width, config.use_mlp_bias)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        scaled = config.layer_scale_init_value is not None
+        self.gamma_1 = nn.Parameter(torch.empty(width)) if scaled else None
+        self.gamma_2 = nn.Parameter(torch.empty(width)) if scaled else None
+
+    def forward(
+        self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the tokens `(B, T, D)` and the attention probabilities or None."""
+        attended, weights = self.attention(self.layernorm_before(tokens), bias, head_mask, need_weights)
+        tokens = tokens + self._branch(attended, self.gamma_1)
+        expanded = self.activation(self.intermediate(self.layernorm_after(tokens)))
+        return tokens + self._branch(self.output(expanded), self.gamma_2), weights
+
+    def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
+        x = self.dropout(x)
+        return drop_path(x if gamma is None else x * gamma, self.drop_path_rate, self.training)
+
+
+class ViTEmbeddings(nn.Module):
+    """Patches, mask token, class token, register tokens and positions."""
+
+    def __init__(self, config: ViTConfig, use_mask_token: bool) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.hidden_size, pair(config.patch_size)
+        tokens = math.prod(_grid_of(config.image_size, config)) + config.use_class_token
+        absolute = config.use_absolute_position_embeddings
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_class_token else None
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if use_mask_token else None
+        learned = config.position == "learned"  # fixed ones stand in files all the same
+        table = torch.empty(1, tokens, width)
+        self.position_embeddings = nn.Parameter(table, requires_grad=learned) if absolute else None
+        registers = config.num_register_tokens
+        self.register_tokens = nn.Parameter(torch.empty(1, registers, width)) if registers else None
+        projection = nn.Conv2d(config.num_channels, width, patch, patch, bias=config.use_patch_bias)
+        self.patch_embeddings = nn.ModuleDict({"projection": projection})
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixels: Tensor, mask: Tensor | None, interpolate: bool) -> Tensor:
+        """Returns `(B, T, D)` from `pixels (B, C, H, W)` and `mask (B, gh, gw)` bool, True = hidden."""
+        self._check_pixels(pixels, interpolate)
+        projected = self.patch_embeddings["projection"](pixels)
+        tokens = projected.flatten(2).transpose(1, 2)
+        if mask is not None:
+            if self.mask_token is None:
+                raise InputError("the model has no mask token, so it takes no mask; build it with use_mask_token=True")
+            tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
+        if self.cls_token is not None:
+            tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+        if self.position_embeddings is not None:
+            tokens = tokens + self.positions((projected.shape[-2], projected.shape[-1]))
+        if self.register_tokens is not None:
+            first = int(self.config.use_class_token)
+            registers = self.register_tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
+            tokens = torch.cat([tokens[:, :first], registers, tokens[:, first:]], dim=1)
+        dropped: Tensor = self.dropout(tokens)
+        return dropped
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Returns the position table for a grid, `(1, T, D)`.
+
+        Unchanged for the config's grid, else bicubic.
+        """
+        table = self.position_embeddings
+        assert table is not None
+        stored = _grid_of(self.config.image_size, self.config)
+        if grid == stored:
+            return table
+        return resize_positions(table, stored, grid, class_token=self.config.use_class_token)
+
+    def _check_pixels(self, pixels: Tensor, interpolate: bool) -> None:
+        channels, (height, width) = self.config.num_channels, pair(self.config.image_size)
+        check_pixels(pixels, channels)
+        given = (pixels.shape[2], pixels.shape[3])
+        if given == (height, width):
+            return
+        if not interpolate:
+            raise InputError(
+                f"Input image size ({given[0]}*{given[1]}) doesn't match model ({height}*{width}). "
+                f"Resize the images or pass interpolate_pos_encoding=True."
+            )
+        if min(_grid_of(list(given), self.config)) < 1:
+            raise InputError(
+                f"Input image size ({given[0]}*{given[1]}) is smaller than a patch ({self.config.patch_size})"
+            )
+
+
+class _Blocks(nn.Module):
+    """The blocks under the name `layer`, and what they share."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
+        self.layer = nn.ModuleList(ViTLayer(config, rate) for rate in rates)
+        grid, heads = _grid_of(config.image_size, config), config.num_attention_heads
+        shared = config.use_shared_relative_position_bias
+        self.rel_pos_bias = RelativePositionBias(grid, heads, config.use_class_token) if shared else None
+
+
+class VisionTransformer(nn.Module):
+    """The network; fulfils `mimsuite.types.Encoder`.
+
+    Args:
+        config: sizes and switches.
+        add_pooling_layer: adds a linear layer and an activation on the class token (`pooler_output`).
+        use_mask_token: adds the token that takes the place of hidden patches.
+
+    Attributes:
+        num_features: D.
+        stride: `(ph, pw)` pixels.
+        mask_stride: `(ph, pw)` pixels.
+        num_layers: blocks.
+        num_blocks: blocks.
+        extra: tokens before the patches.
+        interpolate_positions: whether images of another size than the config's are taken, positions
+            interpolated; `interpolate_pos_encoding` of a call wins. False unless set.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner
+            values.
+        on_new_grid: what `set_image_size` calls with the new `(gh, gw)`, for a decoder with positions of its own.
+    """
+
+    def __init__(self, config: ViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False) -> None:
+        super().__init__()
+        check_config(config, ViTConfig)
+        if add_pooling_layer and not config.use_class_token:
+            raise InputError("use_class_token=False leaves the pooler without input; pass add_pooling_layer=False")
+        self.config = config
+        self.num_features = config.hidden_size
+        self.stride, self.mask_stride = config.stride, config.mask_stride
+        self.num_layers = self.num_blocks = config.num_hidden_layers
+        self.extra = config.use_class_token + config.num_register_tokens
+        self.interpolate_positions = False
+        self.gradient_checkpointing = False
+        self.on_new_grid: Callable[[tuple[int, int]], None] | None = None
+        self.embeddings = ViTEmbeddings(config, use_mask_token)
+        self.encoder = _Blocks(config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.pooler = Dense(config.hidden_size, config.pooler_output_size) if add_pooling_layer else None
+        self.pooler_activation = activation(config.pooler_act)
+        self.register_load_state_dict_pre_hook(_rename_aliases)  # type: ignore[no-untyped-call]
+        init_weights(self)
+
+    def forward_features(self, pixels: Tensor, mask: Tensor | None = None) -> FeatureMap:
+        """Encodes images; the features come after the final LayerNorm.
+
+        Args:
+            pixels: `(B, C, H, W)` normalised floats.
+            mask: `(B, rows, columns)` bool, True = hidden, on any regular grid whose cells are whole patches.
+                Hidden pixels influence nothing, not even as NaN. If the config's `mask_mode` is "drop", hidden places
+                of the feature map are 0, and every image must hide the same number of patches.
+
+        Raises:
+            InputError: another image size than the config's (see `interpolate_positions`), other channels, a
+                mask that fits no patches, or a mask and no mask token.
+        """
+        return self.features_where(pixels, mask, None)
+
+    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> tuple[FeatureMap, ...]:
+        """Features of blocks, numbered from 1, of whole images.
+
+        The last block's are those of `forward_features`, after the final LayerNorm; those of an earlier one are its
+        output, before any LayerNorm (`hidden_states[layer]`).
+
+        Args:
+            pixels: `(B, C, H, W)` normalised floats.
+            layers: numbers of blocks; the deepest is the last that runs.
+
+        Raises:
+            InputError: no such block, or as `forward_features`.
+        """
+        grid, last = self._grid(pixels), self.num_layers
+        blocks = islice(self._depths(pixels, None, None, self.interpolate_positions, None, False), 1, None)
+        found = {n: tokens for n, (tokens, _) in of_layers(blocks, layers, last).items()}
+        return tuple(self.feature_map(self.layernorm(found[n]) if n == last else found[n], grid) for n in layers)
+
+    def features_where(self, pixels: Tensor, mask: Tensor | None, hidden_per_image: int | None) -> FeatureMap:
+        """`forward_features` for callers that know how many cells of the mask are hidden in each image.
+
+        Then dropping them needs no count on the device.
+        """
+        grid = self._grid(pixels)
+        hidden = None if mask is None else as_grid_mask(mask, len(pixels), grid)
+        if mask is not None and hidden_per_image is not None:
+            hidden_per_image *= grid[0] * grid[1] // mask[0].numel()
+        kept = self.kept(hidden, hidden_per_image)
+        tokens, _, _ = self._encode(pixels, hidden, kept, self.interpolate_positions)
+        return self.feature_map(self.layernorm(tokens), grid, kept)
+
+    def kept(self, hidden: Tensor | None, hidden_per_image: int | None = None) -> Tensor | None:
+        """Numbers of the patches that the blocks see, `(B, K)` int64, in order; None for all.
+
+        Args:
+            hidden: `(B, gh, gw)` bool, True = hidden.
+            hidden_per_image: hidden patches of each image; None: count them, which waits for the device.
+
+        Raises:
+            InputError: the images hide different numbers of patches, so that they fit in no tensor.
+        """
+        if self.config.mask_mode == "replace" or hidden is None:
+            return None
+        flat = hidden.flatten(1)
+        if hidden_per_image is None:
+            fewest, most = (int(n) for n in flat.sum(1).aminmax())
+            if fewest != most:
+                raise InputError(
+                    f"the masks of the batch hide {fewest} to {most} patches; dropping them needs the same number in "
+                    "each image"
+                )
+            hidden_per_image = most
+        return flat.to(torch.uint8).argsort(dim=1, stable=True)[:, : flat.shape[1] - hidden_per_image]
+
+    def feature_map(self, tokens: Tensor, grid: tuple[int, int], kept: Tensor | None = None) -> FeatureMap:
+        """Splits tokens `(B, T, D)` into the patches on their grid and the class token.
+
+        With `kept` the patches are those; all other places of the grid are 0.
+        """
+        patches = tokens[:, self.extra :]
+        if kept is not None:
+            empty = patches.new_zeros(len(tokens), grid[0] * grid[1], patches.shape[2])
+            patches = empty.scatter(1, kept.unsqueeze(-1).expand_as(patches), patches)
+        on_grid = patches.transpose(1, 2).reshape(len(tokens), -1, *grid)
+        return FeatureMap(on_grid, tokens[:, 0] if self.config.use_class_token else None)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Runs the network; None for a switch means the config's value.
+
+        Args:
+            pixel_values: `(B, C, H, W)` normalised floats, cast to the parameters' dtype.
+            bool_masked_pos: `(B, N)` or `(B, rows, columns)`, True = hidden.
+            head_mask: `(heads,)` or `(L, heads)`: 1 keeps a head, 0 removes it, fractions scale it.
+            output_attentions: also return the attention probabilities.
+            output_hidden_states: also return the tokens after the embeddings and after every block.
+            interpolate_pos_encoding: take images of any size and interpolate the positions.
+            return_dict: False: a tuple instead of `BaseModelOutputWithPooling`.
+
+        Raises:
+            InputError: no pixels, or values that do not fit the model (a ValueError).
+        """
+        pixels = given_pixels(pixel_values)
+        config = self.config
+        mask = None
+        if bool_masked_pos is not None:
+            mask = as_grid_mask(bool_masked_pos, len(pixels), self._grid(pixels))
+        interpolate = self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
+        need_weights = config.output_attentions if output_attentions is None else output_attentions
+        need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        tokens, states, weights = self._encode(
+            pixels, mask, self.kept(mask), interpolate, head_mask, need_weights, need_states
+        )
+        last = self.layernorm(tokens)
+        pooled = None if self.pooler is None else self.pooler_activation(self.pooler(last[:, 0]))
+        out = BaseModelOutputWithPooling(last, pooled, states, weights)
+        return returned(out, config.return_dict, return_dict)
+
+    def _encode(
+        self,
+        pixels: Tensor,
+        mask: Tensor | None,
+        kept: Tensor | None,
+        interpolate: bool,
+        head_mask: Tensor | None = None,
+        need_weights: bool = False,
+        need_states: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        """Tokens before the final LayerNorm; if needed also those of every depth, and the probabilities."""
+        states: list[Tensor] = []
+        weights: list[Any] = []
+        for tokens, probabilities in self._depths(pixels, mask, kept, interpolate, head_mask, need_weights):
+            if need_states:
+                states.append(tokens)
+            weights.append(probabilities)
+        return tokens, tuple(states) if need_states else None, tuple(weights[1:]) if need_weights else None
+
+    def _depths(
+        self,
+        pixels: Tensor,
+        mask: Tensor | None,
+        kept: Tensor | None,
+        interpolate: bool,
+        head_mask: Tensor | None,
+        need_weights: bool,
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Tokens after the embeddings and after every block, each with the probabilities, if needed, of its block."""
+        replaced = mask if kept is None else None
+        tokens = self.embeddings(pixels.to(self.layernorm.weight.dtype), replaced, interpolate)
+        if kept is not None:
+            patches = tokens[:, self.extra :]
+            visible = patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
+            tokens = torch.cat([tokens[:, : self.extra], visible], dim=1)
+        bias = self._position_bias(tokens)
+        probabilities: Tensor | None = None
+        yield tokens, probabilities
+        for layer, factors in zip(self.encoder.layer, self._head_factors(head_mask), strict=True):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens, probabilities = checkpoint(layer, tokens, bias, factors, need_weights, use_reentrant=False)
+            else:
+                tokens, probabilities = layer(tokens, bias, factors, need_weights)
+            yield tokens, probabilities
+
+    def set_image_size(self, image_size: Side, mode: str = "hf") -> None:
+        """Makes another image size the model's own: resizes the positions once, notes it in the config.
+
+        Args:
+            image_size: pixels, side or `[H, W]`.
+            mode: see `resize_positions`.
+
+        Raises:
+            InputError: an image smaller than a patch, or a model with relative positions, which have no other
+                size.
+        """
+        old, new = _grid_of(self.config.image_size, self.config), _grid_of(image_size, self.config)
+        if min(new) < 1:
+            raise InputError(f"image_size={image_size} is smaller than patch_size={self.config.patch_size}")
+        if self.encoder.rel_pos_bias is not None and new != old:
+            raise InputError(
+                f"image_size={image_size}: relative position biases cannot be resized; keep {self.config.image_size}"
+            )
+        table = self.embeddings.position_embeddings
+        if table is not None and new != old:
+            resized = resize_positions(table.detach(), old, new, mode, class_token=self.config.use_class_token)
+            self.embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
+        if self.on_new_grid is not None:
+            self.on_new_grid(new)
+        self.config.image_size = image_size
+
+    def depth_of(self, name: str) -> int:
+        """Depth of a parameter: 0 embeddings, i block i from 1, then norm, pooler and shared relative positions.
+
+        The latter as in BEiT's and SimMIM's published code, for the last blocks use them, too.
+
+        Raises:
+            InputError: no such parameter.
+        """
+        block = re.match(r"encoder\.layer\.(\d+)\.", name)
+        if block and int(block[1]) < self.num_blocks:
+            return int(block[1]) + 1
+        if name.startswith("embeddings."):
+            return 0
+        if name.startswith(("layernorm.", "pooler.", "encoder.rel_pos_bias.")):
+            return self.num_blocks + 1
+        raise InputError(f"{name} is no parameter of a ViT encoder; use a name of its named_parameters()")
+
+    def _grid(self, pixels: Tensor) -> tuple[int, int]:
+        return _grid_of([pixels.shape[-2], pixels.shape[-1]], self.config)
+
+    def _position_bias(self, tokens: Tensor) -> Tensor | None:
+        shared = self.encoder.rel_pos_bias
+        if shared is None:
+            return None
+        if len(shared.relative_position_index) != tokens.shape[1]:
+            raise InputError(
+                f"{tokens.shape[1]} tokens, but relative position biases for "
+                f"{len(shared.relative_position_index)}; they cannot be interpolated: use images of "
+                f"{self.config.image_size} pixels"
+            )
+        bias: Tensor = shared()
+        return bias
+
+    def _head_factors(self, head_mask: Tensor | None) -> list[Tensor | None]:
+        """One `(heads,)` tensor or None per block."""
+        depth, heads = self.config.num_hidden_layers, self.config.num_attention_heads
+        if head_mask is None:
+            return [None] * depth
+        if tuple(head_mask.shape) not in ((heads,), (depth, heads)):
+            raise InputError(f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},) or ({depth}, {heads})")
+        return list(head_mask.expand(depth, heads))
+
+
+@torch.no_grad()
+def init_weights(model: VisionTransformer) -> None:
+    """Draws all parameters anew from torch's global generator.
+
+    "hf": truncated normals, mask token 0. "simmim": the mask token is drawn too, and the last layer of both
+    branches of block i (from 1) is divided by sqrt(2 i) (SimMIM's published code). "mae": see `init_xavier`.
+    """
+    config, std = model.config, model.config.initializer_range
+    embeddings = model.embeddings
+    init_truncated_normal(model, std)
+    for token in (embeddings.cls_token, embeddings.position_embeddings, embeddings.register_tokens):
+        if token is not None:
+            nn.init.trunc_normal_(token, std=std)
+    if config.position == "sincos2d" and embeddings.position_embeddings is not None:
+        grid = _grid_of(config.image_size, config)
+        embeddings.position_embeddings.copy_(
+            sincos_positions(grid, config.hidden_size, class_token=config.use_class_token)
+        )
+    if config.init_scheme == "mae":
+        init_xavier(model)
+    if model.encoder.rel_pos_bias is not None:
+        nn.init.zeros_(model.encoder.rel_pos_bias.relative_position_bias_table)
+    simmim = config.init_scheme == "simmim"
+    if model.embeddings.mask_token is not None:
+        if simmim:
+            nn.init.trunc_normal_(model.embeddings.mask_token, std=0.02, a=-0.02, b=0.02)
+        else:
+            nn.init.zeros_(model.embeddings.mask_token)
+    for number, layer in enumerate(model.encoder.layer, start=1):
+        assert isinstance(layer, ViTLayer)
+        if simmim:
+            layer.attention.output.dense.weight /= math.sqrt(2 * number)
+            layer.output.dense.weight /= math.sqrt(2 * number)
+        for gamma in (layer.gamma_1, layer.gamma_2):
+            if gamma is not None and config.layer_scale_init_value is not None:
+                nn.init.constant_(gamma, config.layer_scale_init_value)
+
+
+_ALIASES = (
+    (re.compile(r"(^|\.)layers\.(\d+)\."), r"\1encoder.layer.\2."),
+    (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
+    (re.compile(r"\.attention\.k_proj\."), ".attention.attention.key."),
+    (re.compile(r"\.attention\.v_proj\."), ".attention.attention.value."),
+    (re.compile(r"\.attention\.o_proj\."), ".attention.output.dense."),
+    (re.compile(r"\.mlp\.fc1\."), ".intermediate.dense."),
+    (re.compile(r"\.mlp\.fc2\."), ".output.dense."),
+)
+
+
+def classic_key(key: str) -> str:
+    """Returns the name in files of a parameter named as Hugging Face 5 names it in memory.
+
+    Others unchanged.
+    """
+    if not _ALIASES[0][0].search(key):
+        return key
+    for pattern, name in _ALIASES:
+        key = pattern.sub(name, key)
+    return key
+
+
+def _rename_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for key in [k for k in state if k.startswith(prefix)]:
+        state[prefix + classic_key(key.removeprefix(prefix))] = state.pop(key)
+
+
+def _grid_of(image_size: Side, config: ViTConfig) -> tuple[int, int]:
+    (height, width), (down, across) = pair(image_size), pair(config.patch_size)
+    return height // down, width // across

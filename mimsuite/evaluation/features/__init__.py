@@ -1,0 +1,1 @@
+"""Features of a frozen encoder: computed in one pass, kept on disk."""

@@ -1,0 +1,323 @@
+"""One pass of a frozen encoder over whole images, for all the layers and poolings that are wanted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mimsuite.data.augment.crop import RandomResizedCrop
+from mimsuite.data.datamodule import eval_loader
+from mimsuite.data.index import DataIndex, Samples, Selection
+from mimsuite.data.progress import reported
+from mimsuite.errors import InputError, RunError
+from mimsuite.evaluation.features.stored import Rows, StoredFeatures, describe, open_stored, publish, temporary, written
+from mimsuite.evaluation.features.views import View, evaluation_mode, fingerprint, pooled
+from mimsuite.masked.normalization import Normalize
+from mimsuite.types import Batch, Encoder
+
+log = logging.getLogger("mimsuite")
+
+FORMAT = 1  # of the files, and of how features are computed; another number never meets files of this one
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class FeaturePass:
+    """How features are computed: the same for every part of every data set that it reads.
+
+    Attributes:
+        encoder: keeps the contract `types.Encoder`; at `image_size`, on `device`.
+        model: what the weights do not say of the encoder: its configuration as text.
+        normalize: images as loaded -> normalised floats; on `device`.
+        image_size: `(H, W)` pixels of the centre crops.
+        device: where it is computed.
+        batch: images per forward pass.
+        workers: processes that read.
+        folder: features are stored in folders `features-<hash>` below it.
+    """
+
+    encoder: nn.Module
+    model: str
+    normalize: Normalize
+    image_size: tuple[int, int]
+    device: str
+    batch: int
+    workers: int
+    folder: Path
+
+    def read(
+        self,
+        index: DataIndex,
+        part: Selection,
+        views: Sequence[View],
+        *,
+        augmented: int = 0,
+        seed: int = 0,
+    ) -> StoredFeatures:
+        """Returns the features of a part of a data set; computes in one pass those that are not stored yet.
+
+        Whole images, no gradients, evaluation mode; every submodule gets its own mode back. Images that cannot be
+        decoded are left out. Under `torch.distributed` all processes call it, and each encodes some of the batches of
+        one process alone, so that the features are the same; they must see the same `folder`.
+
+        Args:
+            index: the data set.
+            part: a split, or a part of one.
+            views: layers and poolings.
+            augmented: further rows per image, of random crops that may be mirrored.
+            seed: decides these, with the number of the copy and the sample's key.
+
+        Raises:
+            InputError: no such layer, a class token that it has not, or images that the encoder cannot take.
+            RunError: features that are not finite or too large for float16, or a full disk.
+        """
+        encoder = self.encoder
+        if not isinstance(encoder, Encoder):
+            raise TypeError(f"{type(encoder).__name__} does not keep the contract types.Encoder; give model.encoder")
+        network = fingerprint(encoder.state_dict(), self.model, "")
+        made = f"{self._transform_words()}; encoder {network}"
+        copies = f"; {augmented} augmented copies, seed {seed}" if augmented else ""
+        mark = fingerprint({}, f"{FORMAT}; {made}{copies}", data_words(index, part))
+        folder = self.folder / f"features-{mark}"
+        missing = _first_says(lambda: _missing(folder, mark, views))
+        if missing:
+            about = {"fingerprint": mark, "made": made, "data": f"{Path(index.root).name} {part.split} ({part.part})"}
+            self._fill(folder, index, part, missing, about, augmented, seed)
+        return StoredFeatures(folder)
+
+    def _transform_words(self) -> str:
+        (height, width), normalize = self.image_size, self.normalize
+        mean, std = (" ".join(map(repr, t.flatten().tolist())) for t in (normalize.mean, normalize.std))
+        return (
+            f"{height}x{width} px, centre crop, mean {mean}, std {std}, maximum {normalize.maximum}, no mask, "
+            "evaluation mode"
+        )
+
+    def _fill(
+        self,
+        folder: Path,
+        index: DataIndex,
+        part: Selection,
+        views: Sequence[View],
+        about: dict[str, Any],
+        augmented: int,
+        seed: int,
+    ) -> None:
+        """Computes views and stores them."""
+        rank, _ = _place()
+        samples = index.records(part)
+        if not len(samples):
+            raise InputError(f"split={part.split} of {index.root} is empty; name another")
+        scratch = Path(_first_says(lambda: _scratch(folder)))
+        began = time.monotonic()
+        try:
+            with written(self.folder), evaluation_mode(self.encoder), torch.inference_mode():
+                seen = self._pass(scratch, index, samples, views, augmented, seed)
+                shares = _gathered(seen)
+                if rank == 0:
+                    _describe(scratch, samples, shares, about | {"samples": len(samples), "copies": augmented})
+                    publish(scratch, folder)
+                _first_says(lambda: None)  # nobody reads before it is there
+        finally:
+            if rank == 0:
+                shutil.rmtree(scratch, ignore_errors=True)
+        seconds, rows = time.monotonic() - began, len(samples) * (1 + augmented)
+        log.info(
+            "features  %s: %s images in %.1f s, %.0f a second; stored in %s",
+            about["data"],
+            f"{rows:,}",
+            seconds,
+            rows / seconds,
+            folder,
+        )
+
+    def _pass(
+        self, scratch: Path, index: DataIndex, samples: Samples, views: Sequence[View], augmented: int, seed: int
+    ) -> _Seen:
+        """Encodes this process's share of the samples and writes their rows."""
+        rank, world = _place()
+        first, end = share(len(samples), self.batch, rank, world)
+        own = samples.take(np.arange(first, end))
+        labelled = bool((samples.column("label_header") > 0).all())
+        seen = _Seen(own.keys().view(np.int64), [], [], np.ones(end - first, dtype=bool), [])
+        steps = self._encoded(index, own, views, augmented, seed, labelled)
+        head = next(steps, None)
+        if rank == 0:
+            assert head is not None  # rank 0 has the first batch
+            count = len(samples) * (1 + augmented)
+            Rows.create(scratch, {view: (count, *rows.shape[1:]) for view, rows in head[2].items()})
+        _first_says(lambda: None)  # nobody writes before the files are there
+        shown = reported(f"features of {index.root}") if rank == 0 else nullcontext(lambda done, total: None)
+        with Rows(scratch, views) as rows, shown as report:
+            done, total = 0, (end - first) * (1 + augmented)
+            report(0, total)
+            while head is not None:
+                copy, batch, values = head
+                number = done - copy * (end - first)
+                rows.write(copy * len(samples) + first + number, values)
+                seen.add(number, batch, clean=copy == 0)
+                done += len(batch.ids)
+                report(done, total)
+                head = next(steps, None)
+        return seen
+
+    def _encoded(
+        self, index: DataIndex, samples: Samples, views: Sequence[View], augmented: int, seed: int, labelled: bool
+    ) -> Iterator[tuple[int, Batch, dict[View, NDArray[np.float16]]]]:
+        """Number of the copy, batch and views of it, batch by batch."""
+        encoder = self.encoder
+        assert isinstance(encoder, Encoder)
+        layers = sorted({view.layer for view in views})
+        for copy in range(1 + augmented if len(samples) else 0):
+            loader = eval_loader(
+                index,
+                samples,
+                image_size=self.image_size,
+                batch=self.batch,
+                workers=self.workers,
+                labels=labelled and copy == 0,
+                keys=True,
+                augment=(RandomResizedCrop(self.image_size), seed, copy) if copy else None,
+            )
+            for batch in loader:
+                pixels = self.normalize(batch.images.to(self.device, non_blocking=True))
+                maps = dict(zip(layers, encoder.forward_layers(pixels, layers), strict=True))
+                yield copy, batch, {v: _half(pooled(maps[v.layer], v.pool), v, batch) for v in views}
+
+
+@dataclass
+class _Seen:
+    """What a process saw of its share, in the order of the samples.
+
+    Attributes:
+        ids: of the samples, as the index has them.
+        keys, labels: of the clean images.
+        good: which samples could be decoded, in every copy.
+        bad: what could not, in words.
+    """
+
+    ids: NDArray[np.int64]
+    keys: list[str]
+    labels: list[Tensor]
+    good: NDArray[np.bool_]
+    bad: list[str]
+
+    def add(self, number: int, batch: Batch, *, clean: bool) -> None:
+        """Takes note of a batch whose first sample has that number."""
+        rows = slice(number, number + len(batch.ids))
+        self.good[rows] &= batch.ids.numpy() == self.ids[rows]  # another's picture stands in for a broken one
+        self.bad += [f"{b.key} in {b.shard}: {b.reason}" for b in batch.bad]
+        if clean:
+            self.keys += batch.keys or []
+            self.labels += [] if batch.labels is None else [batch.labels]
+
+
+def share(count: int, batch: int, rank: int, world: int) -> tuple[int, int]:
+    """First sample of a process's share and the one after its last: whole batches of one process alone."""
+    batches = -(-count // batch)
+    first, end = (min(count, batches * n // world * batch) for n in (rank, rank + 1))
+    return first, end
+
+
+def data_words(index: DataIndex, part: Selection) -> str:
+    """What names the images of a part of a data set, their order and how they are decoded."""
+    shards = " ".join(
+        f"{Path(s.path).name} {s.bytes} {s.sha256 or os.stat(s.path).st_mtime_ns}" for s in index.splits[part.split]
+    )
+    return f"{part} {index.channels} {index.dtype} {shards}"
+
+
+def _half(values: Tensor, view: View, batch: Batch) -> NDArray[np.float16]:
+    """Features of a batch in float16, where they fit."""
+    half: NDArray[np.float16] = values.half().cpu().numpy()
+    good = np.isfinite(half).reshape(len(half), -1).all(1)
+    if not good.all():
+        finite = bool(values.isfinite().all())
+        what = "too large for float16 (65504)" if finite else "not finite"
+        key = (batch.keys or [""])[int(np.flatnonzero(~good)[0])]
+        raise RunError(
+            f"features of {int((~good).sum())} of {len(half)} images are {what} ({view}; first {key}); the weights may "
+            "be damaged or diverged"
+        )
+    return half
+
+
+def _missing(folder: Path, mark: str, views: Sequence[View]) -> list[View]:
+    """The views that have to be computed; removes a folder that is not usable."""
+    stored = open_stored(folder, mark)
+    if stored is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return list(dict.fromkeys(views))
+    missing = [view for view in dict.fromkeys(views) if not stored.has(view)]
+    if not missing:
+        log.info("features  stored in %s", folder)
+    return missing
+
+
+def _scratch(folder: Path) -> str:
+    with written(folder.parent):
+        return str(temporary(folder))
+
+
+def _describe(scratch: Path, samples: Samples, shares: Sequence[_Seen], about: dict[str, Any]) -> None:
+    """Puts together what the processes saw, and writes it beside the rows."""
+    kept = np.flatnonzero(np.concatenate([seen.good for seen in shares]))
+    bad = list(dict.fromkeys(text for seen in shares for text in seen.bad))
+    if not len(kept):
+        raise InputError(f"no image can be decoded: {'; '.join(bad[:3])}; check the files")
+    if bad:
+        log.warning("features  left out %d images that cannot be decoded: %s", len(samples) - len(kept), "; ".join(bad))
+    labels = [part for seen in shares for part in seen.labels]
+    describe(
+        scratch,
+        about,
+        keys=[key for seen in shares for key in seen.keys],
+        ids=np.concatenate([seen.ids for seen in shares]),
+        labels=torch.cat(labels).numpy() if labels else None,
+        kept=kept,
+    )
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+def _place() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _first_says(value: Callable[[], Value]) -> Value:
+    """What the first process finds, in all of them; they wait for it."""
+    rank, world = _place()
+    if world == 1:
+        return value()
+    said: list[Any] = [value() if rank == 0 else None]
+    torch.distributed.broadcast_object_list(said)
+    found: Value = said[0]
+    return found
+
+
+def _gathered(value: Value) -> list[Value]:
+    """What all processes have, in the first one; nothing in the others."""
+    rank, world = _place()
+    if world == 1:
+        return [value]
+    found: list[Any] = [None] * world
+    torch.distributed.gather_object(value, found if rank == 0 else None)
+    return found if rank == 0 else []

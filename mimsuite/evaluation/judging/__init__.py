@@ -1,0 +1,1 @@
+"""Trained models against labels or hidden pixels: metrics, predictions, the worst mistakes."""

@@ -1,0 +1,217 @@
+"""What a classifier says of every image of a split, and what that is worth: one pass, whole images, no gradients."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mimsuite.data.datamodule import eval_loader
+from mimsuite.data.index import DataIndex, Samples
+from mimsuite.data.labels import Label
+from mimsuite.data.progress import reported
+from mimsuite.errors import InputError
+from mimsuite.masked.losses import widen
+from mimsuite.masked.normalization import Normalize
+from mimsuite.metrics.scores import Kind, Tally, Worth
+from mimsuite.types import BadSample
+
+log = logging.getLogger("mimsuite")
+
+# Shapes: B images of a batch, N of the split, K outputs.
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What gives scores, and how images reach it.
+
+    Attributes:
+        network: normalised floats `(B, C, H, W)` to logits, or predicted numbers, `(B, K)`; in evaluation mode.
+        normalize: images as loaded to normalised floats.
+        kind: what is predicted.
+        outputs: K.
+        order: which of the network's outputs is the data's class 0, 1, ...; None where they agree.
+        flip: whether each image is also looked at mirrored, and the answers averaged, see `averaged`.
+        device: where network and statistics lie.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    normalize: Normalize
+    kind: Kind
+    outputs: int
+    order: Sequence[int] | None = None
+    flip: bool = False
+    device: str = "cpu"
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Logits or predicted numbers of images as loaded, `(B, K)`, in float32 or wider."""
+        pixels = self.normalize(images.to(self.device, non_blocking=True))
+        scores = widen(self.network(pixels))
+        if self.flip:
+            scores = averaged(scores, widen(self.network(pixels.flip(-1))), self.kind)
+        return scores if self.order is None else scores[:, list(self.order)]
+
+
+class Verdicts(NamedTuple):
+    """What is said of each image, on the CPU.
+
+    Attributes:
+        predicted: `(N,)` int64 classes; `(N, K)` bool, labels with a probability of 0.5 or more; or `(N, K)` numbers.
+        at: `(N,)` int64, what the two next speak of: the predicted class, or the label or column that is most wrong.
+        probability: `(N,)` of it; NaN of numbers.
+        of_true: `(N,)` of the true class; NaN of anything else.
+        wrong: `(N,)` how wrong: probability of the predicted minus that of the true class; distance of the label's
+            probability from 0 or 1; absolute error. Negative where nothing is wrong.
+    """
+
+    predicted: Tensor
+    at: Tensor
+    probability: Tensor
+    of_true: Tensor
+    wrong: Tensor
+
+
+class Judged(NamedTuple):
+    """A split, judged.
+
+    Attributes:
+        worth: the figures.
+        loss: mean cross entropy; binary cross entropy, mean over images and labels; or mean squared error.
+        numbers: `(N,)` int64, which samples these are; those that cannot be decoded are left out.
+        keys: their N names.
+        labels: `(N,)` int64 classes or `(N, K)` floats.
+        verdicts: what was said of them.
+    """
+
+    worth: Worth
+    loss: float
+    numbers: Tensor
+    keys: list[str]
+    labels: Tensor
+    verdicts: Verdicts
+
+
+@torch.inference_mode()
+def judge(
+    classifier: Classifier,
+    index: DataIndex,
+    samples: Samples,
+    labels: Tensor,
+    *,
+    image_size: tuple[int, int],
+    batch: int,
+    workers: int,
+) -> Judged:
+    """Looks at every image once, at the centre crop.
+
+    Args:
+        classifier: at `image_size`.
+        index: the data set.
+        samples: whose images.
+        labels: of all samples, see `label_tensor`.
+        image_size: `(H, W)` pixels.
+        batch: images per forward pass.
+        workers: processes that read.
+
+    Raises:
+        InputError: no image can be decoded, or labels of which the figures are not defined.
+        RunError: scores that are not finite, or a shard that cannot be read.
+    """
+    tally, total = Tally(classifier.kind, classifier.outputs), 0.0
+    numbers: list[Tensor] = []
+    keys: list[str] = []
+    bad: list[BadSample] = []
+    verdicts: list[Verdicts] = []
+    ids, done = torch.from_numpy(samples.keys().view(np.int64)), 0
+    loader = eval_loader(index, samples, image_size=image_size, batch=batch, workers=workers, labels=False, keys=True)
+    with reported(f"evaluating {index.root}") as report:
+        for part in loader:
+            own = torch.arange(done, done + len(part.ids))
+            good = part.ids == ids[own]  # another's picture stands in for one that cannot be decoded
+            done += len(part.ids)
+            report(done, len(samples))
+            bad += part.bad
+            if not good.any():
+                continue
+            own = own[good]
+            scores, wanted = classifier.scores(part.images[good]), labels[own].to(classifier.device)
+            tally.update(scores, wanted)
+            total += float(losses(scores, wanted, classifier.kind).double().sum())
+            verdicts.append(Verdicts(*(t.cpu() for t in verdict(scores, wanted, classifier.kind))))
+            numbers.append(own)
+            keys += [key for key, kept in zip(part.keys or [], good.tolist(), strict=True) if kept]
+    said = "; ".join(dict.fromkeys(f"{b.key} in {b.shard}: {b.reason}" for b in bad))
+    if not keys:
+        raise InputError(f"no image can be decoded: {said[:300]}; check the files")
+    if len(keys) < len(samples):
+        log.warning("left out  %d images that cannot be decoded: %s", len(samples) - len(keys), said)
+    found = torch.cat(numbers)
+    every = Verdicts(*(torch.cat(column) for column in zip(*verdicts, strict=True)))
+    return Judged(tally.compute(), total / len(keys), found, keys, labels[found], every)
+
+
+def label_tensor(labels: Sequence[Label], kind: Kind, outputs: int) -> Tensor:
+    """`(N,)` int64 of classes, `(N, K)` float32 zeros and ones of label sets, `(N, 1)` float32 of numbers."""
+    if kind == "classes":
+        return torch.tensor(labels, dtype=torch.int64)
+    if kind == "regression":
+        return torch.tensor(labels, dtype=torch.float32)[:, None]
+    sets = torch.zeros(len(labels), outputs)
+    for row, own in zip(sets, labels, strict=True):
+        row[list(own)] = 1.0  # type: ignore[arg-type]
+    return sets
+
+
+def averaged(first: Tensor, second: Tensor, kind: Kind) -> Tensor:
+    """Scores that stand for the mean of two predictions of the same images.
+
+    Probabilities are averaged (Krizhevsky et al. 2012, section 4.1, who average what the softmax gives over crops and
+    their reflections), and numbers as they are. What is returned has these probabilities: their logarithms for
+    classes, logits for label sets; computed from logarithms, so that none becomes 0 or 1.
+
+    Args:
+        first: `(B, K)` scores.
+        second: likewise.
+        kind: what they are.
+    """
+    if kind == "regression":
+        return (first + second) / 2
+    if kind == "classes":
+        return torch.logaddexp(first.log_softmax(1), second.log_softmax(1)) - math.log(2)
+    there = torch.logaddexp(F.logsigmoid(first), F.logsigmoid(second))
+    absent = torch.logaddexp(F.logsigmoid(-first), F.logsigmoid(-second))
+    return there - absent
+
+
+def losses(scores: Tensor, labels: Tensor, kind: Kind) -> Tensor:
+    """The loss of each image, `(B,)`: see `Judged.loss`."""
+    if kind == "classes":
+        return F.cross_entropy(scores, labels, reduction="none")
+    labels = labels.to(scores.dtype)
+    if kind == "multilabel":
+        return F.binary_cross_entropy_with_logits(scores, labels, reduction="none").mean(1)
+    return (scores - labels).square().mean(1)
+
+
+def verdict(scores: Tensor, labels: Tensor, kind: Kind) -> Verdicts:
+    """What scores `(B, K)` say of images with these labels."""
+    nothing = torch.full((len(scores),), torch.nan, dtype=scores.dtype, device=scores.device)
+    if kind == "classes":
+        probabilities, predicted = scores.softmax(1), scores.argmax(1)
+        own, true = (probabilities.gather(1, which[:, None])[:, 0] for which in (predicted, labels))
+        return Verdicts(predicted, predicted, own, true, torch.where(predicted == labels, -1.0, own - true))
+    if kind == "multilabel":
+        probabilities = scores.sigmoid()
+        said = probabilities >= 0.5
+        distance, at = (probabilities - labels).abs().max(1)
+        wrong = torch.where((said != labels.bool()).any(1), distance, -1.0)
+        return Verdicts(said, at, probabilities.gather(1, at[:, None])[:, 0], nothing, wrong)
+    error, at = (scores - labels).abs().max(1)
+    return Verdicts(scores, at, nothing, nothing, torch.where(error > 0, error, -1.0))

@@ -1,0 +1,81 @@
+"""What a masked image model is worth on a split: the figures of a run's validation, of all images of the split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from mimsuite.data.progress import reported
+from mimsuite.errors import InputError
+from mimsuite.masked.normalization import Normalize
+from mimsuite.metrics.psnr import HiddenPSNR, visible_mean_loss
+from mimsuite.models.composed import ForMaskedImageModeling
+from mimsuite.objectives.mim import predict
+from mimsuite.types import Batch
+
+log = logging.getLogger("mimsuite")
+
+
+@torch.inference_mode()
+def masked_figures(
+    model: ForMaskedImageModeling,
+    loader: Iterable[Batch],
+    normalize: Normalize,
+    *,
+    loss: str,
+    device: str,
+    images: int,
+) -> dict[str, float]:
+    """The masked loss, the PSNR of hidden pixels, and the loss of a flat colour, where there are such.
+
+    Computed as `MIMObjective` validates: a batch's loss counts by its images, and where an image cannot be decoded
+    another stands in for it. With masks that hide the same in every image the size of the batches changes nothing.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        loader: batches with masks.
+        normalize: images as loaded to normalised floats, on `device`.
+        loss: kind of the error, one of `mimsuite.masked.losses.ERRORS`.
+        device: where it is computed.
+        images: how many the loader gives.
+
+    Returns:
+        `loss`; `psnr`, in dB, where the prediction is a picture; and of L1 of pixels `loss_mean_colour`, what
+        predicting the mean colour of each image's visible pixels would reach: a model has to be below it.
+
+    Raises:
+        InputError: an empty loader, or images that cannot be decoded.
+    """
+    psnr = HiddenPSNR().to(device)
+    flat = model.target.name == "pixels" and loss == "l1"
+    total, colour = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    done, bad = 0, 0
+    with reported("evaluating under masks") as report:
+        for batch in loader:
+            assert batch.mask is not None
+            pixels, mask = normalize(batch.images.to(device, non_blocking=True)), batch.mask.to(device)
+            value, prediction = predict(model, pixels, mask, loss)
+            total += weighted(value, pixels)
+            picture = model.target.picture(prediction, pixels, mask, model.head_stride)
+            if picture is not None:
+                psnr.update(normalize.undo(picture), normalize.undo(pixels), mask)
+            if flat:
+                colour += weighted(visible_mean_loss(pixels, mask), pixels)
+            done, bad = done + len(pixels), bad + len(batch.bad)
+            report(done, images)
+    if not done:
+        raise InputError("no images to evaluate: the split is empty; check data= and split=")
+    if bad:
+        log.warning("bad       %d images cannot be decoded; others stand in for them", bad)
+    figures = {"loss": float(total / done)}
+    if model.target.mode != "orientations":
+        figures["psnr"] = float(psnr.compute())
+    return figures | ({"loss_mean_colour": float(colour / done)} if flat else {})
+
+
+def weighted(value: Tensor, pixels: Tensor) -> Tensor:
+    """A batch's mean, times its images, float64 on the CPU."""
+    return value.double().cpu() * len(pixels)

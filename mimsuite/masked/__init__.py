@@ -1,0 +1,1 @@
+"""The mathematics of masked modeling: patches, masks, targets, losses."""

@@ -1,0 +1,1 @@
+"""Metrics that are summed over batches: accuracies, average precision, errors, PSNR."""

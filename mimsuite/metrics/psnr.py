@@ -1,0 +1,84 @@
+"""Figures of masked image modeling: PSNR of hidden pixels, and the loss that a flat colour would reach."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mimsuite.masked.losses import masked_error, widen
+from mimsuite.masked.patches import expand_mask
+
+SMALLEST_ERROR = 1e-10
+
+
+def hidden_psnr(prediction: Tensor, pixels: Tensor, mask: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image over its hidden pixels, in dB.
+
+    Args:
+        prediction: `(B, C, H, W)` in [0, 1]; values outside are clipped, as they would be in a picture.
+        pixels: the true image, likewise.
+        mask: `(B, gh, gw)` bool, True = hidden, on a grid that divides the image.
+
+    Returns:
+        `(B,)` float32 or wider; at most 100 (a perfect prediction); NaN where nothing is hidden.
+    """
+    hidden = _pixel_mask(mask, pixels)
+    error = (widen(prediction).clamp(0, 1) - widen(pixels).clamp(0, 1)).square().masked_fill(~hidden, 0)
+    mean = error.sum((1, 2, 3)) / (hidden.sum((1, 2, 3)) * pixels.shape[1])
+    return -10 * mean.clamp_min(SMALLEST_ERROR).log10()
+
+
+class HiddenPSNR(Metric):
+    """Mean of `hidden_psnr` over all images with something hidden, across batches and processes."""
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Tensor
+        self.images: Tensor
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, pixels: Tensor, mask: Tensor) -> None:
+        """Adds a batch; arguments as in `hidden_psnr`."""
+        psnr = hidden_psnr(prediction, pixels, mask)
+        psnr = psnr[~psnr.isnan()]
+        self.total += psnr.double().sum()
+        self.images += len(psnr)
+
+    def compute(self) -> Tensor:
+        """Returns the mean, a scalar in dB."""
+        return self.total / self.images
+
+
+def visible_mean_loss(pixels: Tensor, mask: Tensor) -> Tensor:
+    """Masked L1 of predicting, in every image, the mean colour of its visible pixels: what a model must beat.
+
+    Args:
+        pixels: `(B, C, H, W)` normalised floats.
+        mask: `(B, gh, gw)` bool, True = hidden, on a grid that divides the image.
+
+    Returns:
+        A scalar, comparable with `losses.masked_error`. An image without visible pixels is predicted as 0, the
+        mean of the data.
+    """
+    visible = ~_pixel_mask(mask, pixels)
+    total = widen(pixels).masked_fill(~visible, 0).sum((2, 3), keepdim=True)
+    colour = total / visible.sum((2, 3), keepdim=True).clamp_min(1)
+    return masked_error(colour.expand_as(pixels), pixels, mask)
+
+
+def visible_median_loss(pixels: Tensor, mask: Tensor) -> Tensor:
+    """The same for the median of each channel over the visible pixels, the best flat colour under L1."""
+    hidden = _pixel_mask(mask, pixels)
+    seen = widen(pixels).masked_fill(hidden, torch.nan)
+    colour = seen.flatten(2).nanmedian(2).values.nan_to_num(0)[:, :, None, None]
+    return masked_error(colour.expand_as(pixels), pixels, mask)
+
+
+def _pixel_mask(mask: Tensor, pixels: Tensor) -> Tensor:
+    """Returns `mask` repeated to pixels, `(B, 1, H, W)` bool."""
+    return expand_mask(mask, (pixels.shape[-2], pixels.shape[-1])).bool().unsqueeze(1)

@@ -1,0 +1,191 @@
+"""From masked images to a picture of what a model makes of them; one function serves training, task and notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mimsuite.masked.losses import masked_error
+from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.targets import Target
+from mimsuite.metrics.psnr import hidden_psnr
+from mimsuite.pictures.sheets import (
+    Components,
+    Panel,
+    Shown,
+    choose_mode,
+    hog_glyphs,
+    reconstruction_sheet,
+    settings_sheet,
+    to_display,
+)
+
+Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
+WORDS = {
+    ("pixels", "raw"): "",
+    ("norm_pixels", "predicted_stats"): " (brightness and contrast of hidden cells from the nearest visible ones)",
+    ("norm_pixels", "oracle_stats"): " (brightness and contrast of hidden cells from the hidden pixels themselves)",
+    (
+        "norm_pixels",
+        "raw",
+    ): " (cells of mean 0 and deviation 1 as they are predicted, shown with the data's statistics)",
+    ("hog", "orientations"): " (strokes run along edges)",
+}
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Some images, what was hidden of them, and what a model made of it.
+
+    Attributes:
+        original: `(N, H, W, 3)` uint8: the images, or what is predicted of them where that is shown itself: the
+            orientations of their gradients, or their normalised cells in the mode "raw".
+        prediction: likewise, the whole picture.
+        images: `(N, h, w, 3)` uint8, where `original` is not the images; else None.
+        mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
+        unit: side of a mask unit in pixels of the image.
+        target: name of what is predicted.
+        mode: how the prediction became a picture, one of the target's `mimsuite.pictures.sheets.MODES`.
+        colours: which channels are shown, in words; empty where that is plain.
+        loss: the masked loss over all images.
+        losses: `(N,)`, that of each image alone; 0 where nothing is hidden.
+        psnr: `(N,)`, in dB, over each image's hidden pixels; NaN where nothing is hidden; None where
+            `original` is not the images.
+    """
+
+    original: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+    images: NDArray[np.uint8] | None
+    mask: NDArray[np.bool_]
+    unit: int
+    target: str
+    mode: str
+    colours: str
+    loss: float
+    losses: NDArray[np.float64]
+    psnr: NDArray[np.float64] | None
+
+    def sheet(self, title: str) -> Image.Image:
+        """One row per image: original, masked, prediction, paste, error."""
+        share = f"{self.mask.mean():.0%} hidden in units of {self.unit} px"
+        return reconstruction_sheet(
+            self.original,
+            self.prediction,
+            self.mask,
+            title=title,
+            footer=f"{self.how()}, {share}, masked loss {self.loss:.4f}",
+            captions=self.captions(),
+            images=self.images,
+        )
+
+    def how(self) -> str:
+        """How the prediction became a picture, in words."""
+        colours = f", {self.colours}" if self.colours else ""
+        return f"mode {self.mode}{WORDS[self.target, self.mode]}{colours}"
+
+    def captions(self) -> list[str]:
+        """Masked loss and PSNR of each image, in words."""
+        texts = [f"masked loss {loss:.4f}" for loss in self.losses]
+        if self.psnr is not None:
+            texts = [f"{text}, PSNR {value:.1f} dB" for text, value in zip(texts, self.psnr, strict=True)]
+        return [text if hidden.any() else "nothing hidden" for text, hidden in zip(texts, self.mask, strict=True)]
+
+
+def colour_words(channels: int, shown: Shown | None) -> str:
+    """What of an image's channels is shown, in words; nothing for red, green and blue, or grey, as they are."""
+    if isinstance(shown, Components):
+        return f"first three principal components of the {channels} channels of visible pixels as red, green, blue"
+    if shown is None and channels in (1, 3):
+        return ""
+    if shown is None and channels == 2:
+        return "channel 0 of 2 as grey"
+    numbers = ", ".join(map(str, shown or (0, 1, 2)))
+    return f"channels {numbers} of {channels} as red, green, blue"
+
+
+def compare(settings: Mapping[str, Reconstruction], title: str) -> Image.Image:
+    """One sheet of the same images under several settings of the masks, each by its name.
+
+    One row per image: original, then masked and paste for every setting, with masked loss and PSNR below.
+    """
+    first = next(iter(settings.values()))
+    panels = [
+        Panel(name, found.prediction, found.mask, [text.removeprefix("masked ") for text in found.captions()])
+        for name, found in settings.items()
+    ]
+    below = "masked loss" if first.psnr is None else "masked loss and PSNR of the hidden pixels"
+    footer = f"{first.how()}, units of {first.unit} px; below each pair its {below}"
+    return settings_sheet(first.original, panels, title=title, footer=footer, images=first.images)
+
+
+@torch.inference_mode()
+def reconstruct(
+    predict: Predict,
+    target: Target,
+    cell: tuple[int, int],
+    normalize: Normalize,
+    images: Tensor,
+    mask: Tensor,
+    *,
+    mode: str = "auto",
+    kind: str = "l1",
+    shown: Shown | None = None,
+) -> Reconstruction:
+    """Runs a model on masked images.
+
+    But in the mode "oracle_stats" the pictures do not depend on hidden pixels, except for the column of originals and
+    what is computed from it.
+
+    Args:
+        predict: `(pixels, mask, kind)` to the masked loss and the whole prediction of the target.
+        target: what is predicted.
+        cell: `(h, w)` pixels of a cell of the feature map.
+        normalize: integer images to normalised floats.
+        images: `(N, C, H, W)` uint8 or int32.
+        mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
+        mode: how the prediction becomes a picture, one of the target's modes; "auto": the first.
+        kind: of the loss, one of `mimsuite.masked.losses.ERRORS`.
+        shown: which channels are shown, see `mimsuite.pictures.sheets.to_display`.
+
+    Raises:
+        InputError: a mode that the target does not have.
+    """
+    mode = choose_mode(target.name, mode)
+    pixels = normalize(images)
+    loss, prediction = predict(pixels, mask, kind)
+    wanted = target.dense(pixels, cell)
+    each = [slice(i, i + 1) for i in range(len(mask))]
+    losses = [float(masked_error(prediction[i], wanted[i], mask[i], kind)) for i in each]
+    picture = target.picture(prediction, pixels, mask, cell, mode)
+
+    def display(values: Tensor) -> NDArray[np.uint8]:
+        mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
+        return to_display(values.float().cpu().numpy(), mean, std, shown)
+
+    whole, psnr = display(pixels), None
+    if picture is None:
+        original, drawn = (hog_glyphs(t.float().cpu().numpy()) for t in (wanted, prediction))
+    elif target.name != "pixels" and mode == "raw":
+        original, drawn = display(wanted), display(picture)
+    else:
+        original, drawn = whole, display(picture)
+        psnr = hidden_psnr(normalize.undo(picture), normalize.undo(pixels), mask).double().cpu().numpy()
+    return Reconstruction(
+        original=original,
+        prediction=drawn,
+        images=None if original is whole else whole,
+        mask=mask.cpu().numpy(),
+        unit=images.shape[-2] // mask.shape[-2],
+        target=target.name,
+        mode=mode,
+        colours=colour_words(images.shape[1], shown),
+        loss=float(loss),
+        losses=np.array(losses),
+        psnr=psnr,
+    )

@@ -1,0 +1,1 @@
+"""Image processors in Hugging Face form."""

@@ -1,0 +1,216 @@
+"""Where a run's figures go: `metrics.csv` and `metrics.jsonl` in the run folder, and wandb."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import netrc
+import os
+import queue
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mimsuite.runs.folder import write_text
+
+log = logging.getLogger("mimsuite")
+
+WANDB_PATIENCE = 10.0
+
+
+class _Sink(Logger):
+    """What Lightning asks of a logger and ours have no use for."""
+
+    @property
+    def version(self) -> str:
+        """Unused."""
+        return "0"
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `config.yaml` holds them, and wandb got the config when it began."""
+
+
+class FileLogger(_Sink):
+    """Appends each set of figures to `metrics.jsonl` and to `metrics.csv` (columns `step` and the metric names).
+
+    Args:
+        folder: the run folder.
+        step: figures of later steps are dropped first, because a resumed run writes them again; -1 drops all.
+    """
+
+    def __init__(self, folder: Path, step: int = -1) -> None:
+        super().__init__()
+        self._jsonl, self._csv = folder / "metrics.jsonl", folder / "metrics.csv"
+        lines = self._jsonl.read_text().splitlines() if self._jsonl.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last line
+        self._rows = [row for row in rows if row["step"] <= step]
+        self._columns: list[str] = ["step"]
+        self.last: dict[str, float] = {}
+        write_text(self._jsonl, "".join(json.dumps(row) + "\n" for row in self._rows))
+        for row in self._rows:
+            self.last |= {k: v for k, v in row.items() if k != "step"}
+        self._write_csv()
+
+    @property
+    def name(self) -> str:
+        """The logger's name, for Lightning."""
+        return "files"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Appends one row."""
+        row: dict[str, float] = {"step": step or 0} | {k: float(v) for k, v in metrics.items() if k != "epoch"}
+        self.last |= {k: v for k, v in row.items() if k != "step"}
+        self._rows.append(row)
+        with self._jsonl.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if new := [key for key in row if key not in self._columns]:
+            self._columns += new
+            self._write_csv()
+        else:
+            with self._csv.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+
+    def _write_csv(self) -> None:
+        for row in self._rows:
+            self._columns += [key for key in row if key not in self._columns]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self._csv, text.getvalue())
+
+
+class WandbLogger(_Sink):
+    """wandb as a guest: it never prompts, never ends a run, and costs at most ten seconds when it cannot be reached.
+
+    Online only if a key is there (`WANDB_API_KEY`, or a netrc entry for its server) and `WANDB_MODE` does not say
+    otherwise. Its files stay in the run folder. All calls run on a thread of their own; after the first failure wandb
+    is left alone and one line says so.
+
+    Args:
+        folder: the run folder.
+        project: wandb project.
+        group: wandb group, or None for none.
+        run_config: the run's config, plain values.
+    """
+
+    def __init__(self, folder: Path, *, project: str, group: str | None, run_config: dict[str, Any]) -> None:
+        super().__init__()
+        self.failed = False
+        self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._work,
+            args=(self._arguments(folder, project, group, run_config),),
+            name="wandb",
+            daemon=True,
+        )
+        self._thread.start()
+
+    @staticmethod
+    def _arguments(folder: Path, project: str, group: str | None, config: dict[str, Any]) -> dict[str, Any]:
+        """What `wandb.init` gets; a resumed run keeps its id online and becomes `-r2`, `-r3`, ... offline."""
+        record = folder / "wandb" / "run.json"
+        record.parent.mkdir(parents=True, exist_ok=True)
+        state: dict[str, Any] = {"id": secrets.token_hex(4), "starts": 0}
+        if record.exists():
+            state = json.loads(record.read_text())
+        state["starts"] += 1
+        write_text(record, json.dumps(state))
+        mode, first = wandb_mode(), state["starts"] == 1
+        again = not first and mode == "offline"
+        return {
+            "project": project,
+            "group": state["id"] if again and group is None else group,
+            "name": folder.resolve().name,
+            "id": f"{state['id']}-r{state['starts']}" if again else state["id"],
+            "resume": "allow" if mode == "online" else None,
+            "dir": str(folder),
+            "mode": mode,
+            "config": config,
+        }
+
+    def _work(self, arguments: dict[str, Any]) -> None:
+        """The thread: opens the wandb run, then does what is put into the queue until None comes."""
+        try:
+            # In a notebook wandb asks every Jupyter server for the notebook's name, and complains in red that none
+            # knows it, unless this variable names something that exists.
+            os.environ.setdefault("WANDB_NOTEBOOK_NAME", arguments["dir"])
+            import wandb
+
+            settings = wandb.Settings(
+                init_timeout=WANDB_PATIENCE * 0.8,
+                console="off",
+                silent=True,
+                disable_git=True,
+                disable_code=True,
+                x_disable_meta=True,
+                x_disable_stats=True,
+            )
+            run = wandb.init(settings=settings, **arguments)
+            while (call := self._queue.get()) is not None:
+                call(run)
+            run.finish()
+        except Exception as error:  # a guest's trouble, of whatever kind, must not become the run's
+            self.failed = True
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            log.warning("wandb is left alone from here on: %s", first)
+
+    @property
+    def name(self) -> str:
+        """The logger's name, for Lightning."""
+        return "wandb"
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Queues a set of figures."""
+        row = {k: float(v) for k, v in metrics.items() if k != "epoch"}
+        self._put(lambda run: run.log(row, step=step))
+
+    @rank_zero_only
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Queues a picture that lies in the run folder."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(str(path))}, step=step)
+
+        self._put(send)
+
+    def _put(self, call: Callable[[Any], None]) -> None:
+        if not self.failed:
+            self._queue.put(call)
+
+    @rank_zero_only
+    def close(self) -> None:
+        """Ends the wandb run; waits at most ten seconds for it."""
+        self._queue.put(None)
+        self._thread.join(WANDB_PATIENCE)
+        if self._thread.is_alive():
+            self.failed = True
+            log.warning(
+                "wandb did not finish within %d s and is left behind; its files stay in the run folder",
+                WANDB_PATIENCE,
+            )
+
+
+def wandb_mode() -> str:
+    """`online` if a key is there, else `offline`; `WANDB_MODE` decides where it is set."""
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return "online" if netrc.netrc().authenticators(host) else "offline"
+    except (OSError, netrc.NetrcParseError):
+        return "offline"

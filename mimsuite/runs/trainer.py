@@ -1,0 +1,374 @@
+"""Turns a checked job into the objects of a run: device, loaders, Lightning module, Trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mimsuite.models.load import drops, preprocessor, save_weights
+from mimsuite.errors import InputError
+from mimsuite.weights.init import Weights
+from mimsuite.config.instantiate import instantiate
+from mimsuite.runs.processes import Team
+from mimsuite.runs.folder import redact
+from mimsuite.settings.read import Budget, Geometry, Probing
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+
+    from mimsuite.callbacks.checkpoints import Checkpoints
+    from mimsuite.data.datamodule import ImageData
+    from mimsuite.data.index import DataIndex
+    from mimsuite.settings.labels import Labelled
+    from mimsuite.runs.loggers import FileLogger, WandbLogger
+    from mimsuite.masked.samplers import MaskSampler
+    from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
+    from mimsuite.masked.normalization import Normalize
+    from mimsuite.objectives.classify import ClassifyObjective
+    from mimsuite.objectives.mim import MIMObjective
+    from mimsuite.objectives.objective import Objective
+    from mimsuite.runs.folder import RunFolder
+
+IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
+IMAGES_ON_CPU = 64
+OF_THE_MODEL = ("target", "mask_mode")  # keys of the objective that the model's config holds
+EXCHANGE_TIMEOUT = 90  # seconds that a process waits for the others before it takes one for dead
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a run computes on: Lightning's accelerator (`cpu`, `gpu`, `mps`) and a name for people."""
+
+    accelerator: str
+    name: str
+    memory_gib: float
+    fast_bf16: bool
+
+
+def device(accelerator: str) -> Device:
+    """The device that `trainer.accelerator` means here."""
+    import torch
+
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
+        raise InputError(f"trainer.accelerator={accelerator} is unknown; it takes auto, cpu, gpu, mps")
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        facts = torch.cuda.get_device_properties(0)
+        return Device(
+            "gpu",
+            facts.name,
+            facts.total_memory / 2**30,
+            torch.cuda.is_bf16_supported(including_emulation=False),
+        )
+    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
+        return Device("mps", "Apple GPU", 8.0, False)
+    if accelerator not in ("auto", "cpu"):
+        raise InputError(f"trainer.accelerator={accelerator}, but this machine has none; use trainer.accelerator=cpu")
+    amx = torch.backends.cpu.get_cpu_capability() == "AMX" or torch.cpu._is_amx_tile_supported()
+    return Device("cpu", f"CPU, {torch.get_num_threads()} threads{', AMX' if amx else ''}", 0.0, amx)
+
+
+def device_count(accelerator: str) -> int:
+    """How many devices of this machine a run takes by itself: all GPUs, else one."""
+    import torch
+
+    return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+
+
+def is_broken_exchange(error: RuntimeError) -> bool:
+    """Whether an error says that the processes of a run cannot reach each other any more."""
+    import torch.distributed
+
+    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
+
+
+def torch_device() -> str:
+    """The name by which torch knows the device that `auto` means here."""
+    return {"gpu": "cuda"}.get(found := device("auto").accelerator, found)
+
+
+def precision(asked: str, on: Device) -> tuple[str, str]:
+    """Lightning's name of the precision and the reason for it."""
+    if asked != "auto":
+        return asked, "as asked"
+    if on.fast_bf16:
+        return "bf16-mixed", f"{on.name} is fast at bfloat16"
+    return "32-true", f"{on.name} is not fast at bfloat16"
+
+
+def micro_limit(on: Device, image_size: tuple[int, int]) -> int:
+    """The most images that `micro_batch=auto` puts through at once: by memory, for a ViT-Base."""
+    images = IMAGES_ON_CPU if on.accelerator == "cpu" else on.memory_gib * IMAGES_PER_GIB
+    return max(1, int(images * 224 * 224 / (image_size[0] * image_size[1])))
+
+
+def auto_workers() -> int:
+    """Loader processes: one per core that this process may use but one, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(1, cores - 1), 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training run, decided and checked, before torch is imported.
+
+    Attributes:
+        cfg: the composed config.
+        overrides: the command line's `key=value` arguments.
+        trusted: further targets that configs may name.
+        index: the data.
+        weights: what `init=` names, or None.
+        config: the model's config object.
+        geo: sizes in pixels.
+        pace: length and learning rate.
+        workers: loader processes.
+        team: the processes of the run.
+        notes: `key=value (reason)` for what the task chose itself.
+        probing: what the online probe looks at, or None without one.
+        labelled: what supervised training learns from, or None.
+    """
+
+    cfg: DictConfig
+    overrides: Sequence[str]
+    trusted: Sequence[str]
+    index: DataIndex
+    weights: Weights | None
+    config: Any
+    geo: Geometry
+    pace: Budget
+    workers: int
+    team: Team
+    notes: tuple[str, ...] = ()
+    probing: Probing | None = None
+    labelled: Labelled | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a run computes: the device, Lightning's name of the precision and its reason, images per forward pass."""
+
+    device: Device
+    precision: str
+    reason: str
+    micro_batch: int
+
+
+def mim_objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> MIMObjective:
+    """The Lightning module of a pretraining run."""
+    from mimsuite.objectives.optim import param_groups
+
+    decays = decays_mask_token(job.config)
+    groups = param_groups(model, weight_decay=job.cfg.optim.weight_decay, decay_mask_token=decays)
+    fields = {k: v for k, v in job.cfg.objective.items() if k not in OF_THE_MODEL}
+    made: MIMObjective = instantiate(
+        OmegaConf.create(fields), job.trusted, **around_model(job, model, normalize, groups)
+    )
+    return made
+
+
+def classify_objective(job: Job, model: ForImageClassification, normalize: Normalize) -> ClassifyObjective:
+    """The Lightning module of a supervised run."""
+    from mimsuite.objectives.optim import layer_groups
+
+    cfg, labelled = job.cfg, job.labelled
+    assert labelled is not None
+    groups = layer_groups(model, weight_decay=cfg.optim.weight_decay, lr=job.pace.lr, layer_decay=cfg.layer_decay)
+    made: ClassifyObjective = instantiate(
+        cfg.objective,
+        job.trusted,
+        **around_model(job, model, normalize, groups),
+        kind=labelled.facts.kind,
+        class_weights=labelled.class_weights,
+    )
+    return made
+
+
+def around_model(job: Job, model: Any, normalize: Normalize, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """What both Lightning modules take: the model, and its optimizer and schedule to be.
+
+    Raises:
+        InputError: a value that the optimizer does not take.
+    """
+    cfg, pace = job.cfg, job.pace
+    fields = {k: v for k, v in cfg.optim.items() if k not in ("base_lr", "base_batch", "weight_decay")}
+    optimizer = instantiate(OmegaConf.create(fields), job.trusted, lr=pace.lr)
+    try:
+        optimizer([dict(group) for group in groups])  # a bad value speaks now, in one line, not inside the trainer
+    except ValueError as error:
+        raise InputError(f"{cfg.optim._target_}: {error}") from error
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    return {
+        "model": model,
+        "normalize": normalize,
+        "optimizer": optimizer,
+        "groups": groups,
+        "schedule": instantiate(cfg.schedule, job.trusted, steps=pace.steps, warmup=pace.warmup),
+        "clip": cfg.trainer.clip,
+        "seed": cfg.seed,
+        "about": {"config": config, "preprocessor": preprocessor(normalize, job.geo.image_size).to_dict()},
+    }
+
+
+def decays_mask_token(config: Any) -> bool:
+    """Whether weight decay acts on the mask token: in SimMIM's ViT, as its code has it, and nowhere else."""
+    return bool(config.model_type == "vit" and not drops(config) and config.mim_target != "hog")
+
+
+def mask_samplers(cfg: DictConfig, trusted: Sequence[str], drops: bool) -> list[MaskSampler]:
+    """What draws the masks: several for a list of ratios where hidden patches are dropped, else one.
+
+    `mask.unit` is for the geometry alone.
+    """
+    fields = OmegaConf.to_container(cfg.mask, resolve=True)
+    assert isinstance(fields, dict)
+    del fields["unit"]
+    several = drops and isinstance(fields.get("ratio"), list)
+    choices = [{"ratio": ratio} for ratio in fields["ratio"]] if several else [{}]
+    return [instantiate(OmegaConf.create(fields | choice), trusted) for choice in choices]
+
+
+def masked_data(job: Job, micro_batch: int) -> ImageData:
+    """The loaders of a pretraining run."""
+    from mimsuite.data.datamodule import ImageData
+
+    transform = instantiate(job.cfg.augment, job.trusted, size=list(job.geo.image_size))
+    masks = mask_samplers(job.cfg, job.trusted, job.geo.drops)
+    return ImageData(
+        job.index,
+        **loading(job, micro_batch),
+        mask_unit=job.geo.mask_unit,
+        train_transform=transform,
+        masks=masks,
+    )
+
+
+def labelled_data(job: Job, micro_batch: int, normalize: Normalize) -> ImageData:
+    """The loaders of a supervised run."""
+    from mimsuite.data.datamodule import ImageData
+
+    labelled = job.labelled
+    assert labelled is not None
+    filled: dict[str, Any] = {"size": list(job.geo.image_size)}
+    if "erasing" in job.cfg.augment:
+        filled |= {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
+    transform = instantiate(job.cfg.augment, job.trusted, **filled)
+    return ImageData(
+        job.index,
+        **loading(job, micro_batch),
+        mask_unit=None,
+        train_transform=transform,
+        masks=(),
+        labels=True,
+        train=labelled.train,
+        val=labelled.choose,
+    )
+
+
+def loading(job: Job, micro_batch: int) -> dict[str, Any]:
+    """What all loaders take."""
+    cfg = job.cfg
+    return {
+        "image_size": job.geo.image_size,
+        "batch": job.pace.batch,
+        "micro_batch": micro_batch,
+        "steps": job.pace.steps,
+        "seed": cfg.seed,
+        "workers": job.workers,
+        "lanes": cfg.loader.lanes,
+        "window": cfg.loader.window,
+        "val_limit": cfg.loader.val_limit,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run asks for its results after training."""
+
+    files: FileLogger | None
+    wandb: WandbLogger | None
+    checkpoints: Checkpoints
+    callbacks: Sequence[Callback]
+
+
+def trainer(
+    job: Job, folder: RunFolder, compute: Compute, *, objective: Objective, step: int, imports: float
+) -> tuple[Trainer, Parts]:
+    """Lightning's Trainer with our loggers, callbacks and checkpoints.
+
+    Args:
+        job: the run.
+        folder: where it writes.
+        compute: how it computes.
+        objective: what it trains.
+        step: optimizer steps done before, for a resumed run; -1 for none.
+        imports: seconds that importing torch, lightning and wandb took.
+    """
+    from mimsuite.callbacks.checkpoints import Checkpoints
+    from mimsuite.runs.checkpoints import CommittedCheckpointIO
+    from mimsuite.runs.loggers import FileLogger
+
+    cfg, pace, trusted = job.cfg, job.pace, job.trusted
+    files = FileLogger(folder.path, step) if folder.leads else None
+    known = OmegaConf.create(redact(OmegaConf.to_yaml(cfg, resolve=True)))
+    shared = {"folder": folder.path, "run_config": OmegaConf.to_container(known)}
+    loggers = {str(name): instantiate(node, trusted, **shared) for name, node in cfg.logger.items() if folder.leads}
+    checkpoints = Checkpoints(folder.path / "checkpoints", pace.save_every)
+    samples = job.index.num_samples(job.index.select("train"))
+
+    def save(model: Any) -> None:
+        save_weights(folder.path / "weights", model, objective.normalize, job.geo.image_size)
+
+    filled: dict[str, dict[str, Any]] = {
+        "monitor": {"batch": pace.batch, "started": started(), "imports": imports},
+        "reconstructions": {"folder": folder.pictures},
+        "bad_samples": {"folder": folder.path, "samples": samples},
+        "skipped_steps": {"folder": folder.path},
+        "best_weights": {"save": save},
+    }
+    nodes = {str(k): v for k, v in cfg.callbacks.items() if job.probing is not None or k != "online_probe"}
+    callbacks = [instantiate(node, trusted, **filled.get(name, {})) for name, node in nodes.items()]
+    accumulate = pace.batch // (job.team.size * compute.micro_batch)
+    made: Trainer = instantiate(
+        OmegaConf.create({k: v for k, v in cfg.trainer.items() if k != "clip"} | {"num_nodes": job.team.nodes}),
+        trusted,
+        accelerator=compute.device.accelerator,
+        devices=job.team.local,
+        strategy=strategy(job.team, compute.device),
+        precision=compute.precision,
+        max_steps=pace.steps,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=pace.val_every * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=-1,  # the whole validation set, before the first step
+        logger=[files, *loggers.values()] if files else [],
+        callbacks=[*callbacks, checkpoints],
+        plugins=[CommittedCheckpointIO()],
+        default_root_dir=str(folder.path),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the plan knows the ranks
+        log_every_n_steps=1,  # unused: the monitor gives the loggers their figures; a larger one makes Lightning warn
+    )
+    return made, Parts(files, loggers.get("wandb"), checkpoints, callbacks)
+
+
+def strategy(team: Team, on: Device) -> Any:
+    """Lightning's strategy: one device, or one process for each with gradients averaged (DDP)."""
+    if team.size == 1:
+        return "auto"
+    from datetime import timedelta
+
+    from lightning.pytorch.strategies import DDPStrategy
+
+    backend = "gloo" if on.accelerator == "cpu" else None
+    return DDPStrategy(process_group_backend=backend, timeout=timedelta(seconds=EXCHANGE_TIMEOUT))
+
+
+def started() -> float | None:
+    """When the command was given that this process runs, or None where Python called."""
+    return float(os.environ["MIMSUITE_STARTED"]) if "MIMSUITE_STARTED" in os.environ else None

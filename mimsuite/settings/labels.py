@@ -1,0 +1,167 @@
+"""What a supervised run learns from: which images, which labels, and which images choose its best weights.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, ListConfig
+
+from mimsuite.data.index import DataIndex, Samples
+from mimsuite.data.label_table import LabelFacts, balanced_weights, label_facts, read_labels, share_of
+from mimsuite.data.labels import Label
+from mimsuite.errors import InputError
+from mimsuite.settings.read import positive
+
+PROBLEM_TYPES = {
+    "classes": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled images of a run.
+
+    Attributes:
+        facts: what is to be predicted; counts are those of all training images.
+        train: the images that are learnt from.
+        choose: the images that the best weights are chosen on.
+        chosen_on: what these are, in words.
+        class_weights: factors on the loss of each class, or None.
+        notes: `key=value (reason)` for what was chosen here.
+    """
+
+    facts: LabelFacts
+    train: Samples
+    choose: Samples
+    chosen_on: str
+    class_weights: list[float] | None
+    notes: tuple[str, ...]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """The config's `id2label`."""
+        named = self.facts.names or [f"LABEL_{i}" for i in range(self.facts.outputs)]
+        return dict(enumerate(named))
+
+
+def decide_labels(cfg: DictConfig, index: DataIndex) -> Labelled:
+    """Reads the labels and chooses the images.
+
+    Args:
+        cfg: read are `label_fraction`, `class_weights`, `seed`, `data`.
+        index: the data.
+
+    Raises:
+        InputError: no labels, wrong ones, or a value of the wrong kind.
+    """
+    if not index.has_labels:
+        raise InputError(f"data={cfg.data} has no labels; finetune needs one per image (.cls or .json in the shards)")
+    fit, choose = index.select("fit"), index.select("choose")
+    samples, chosen = index.records(fit), index.records(choose)
+    labels, other = read_labels(index, samples), read_labels(index, chosen)
+    facts = label_facts(index, labels)
+    check_labels(index, facts, other, choose.split)
+    if "test" in index.splits:
+        check_labels(index, facts, read_labels(index, index.records("test")), "test")
+    fraction = positive(cfg, "label_fraction")
+    numbers = share_of(samples, labels, fraction, cfg.seed)
+    notes = []
+    if fraction < 1:
+        how = "of each class" if facts.kind == "classes" else "of all"
+        notes.append(f"label_fraction={fraction:g} ({len(numbers):,} of {len(labels):,} images, the share {how})")
+    on = choose.split if choose.part == "all" else f"{len(chosen):,} images held out from {choose.split}"
+    kept = label_facts(index, [labels[i] for i in numbers.tolist()])
+    weights = class_weights(cfg, facts, kept)
+    return Labelled(facts, samples.take(numbers), chosen, on, weights, tuple(notes))
+
+
+def check_labels(index: DataIndex, facts: LabelFacts, labels: Sequence[Label], split: str) -> None:
+    """Refuses labels of another kind than the training images', and classes that these do not have.
+
+    Raises:
+        InputError: such labels.
+    """
+    kinds = {type(label) for label in labels}
+    expected: dict[str, set[type]] = {"classes": {int}, "multilabel": {tuple}, "regression": {int, float}}
+    if not kinds <= expected[facts.kind]:
+        raise InputError(
+            f"data {index.root}: the training labels are {facts.kind}, those of {split} are not; label all splits in "
+            "the same way"
+        )
+    if (
+        facts.kind == "classes"
+        and (high := max((int(v) for v in labels if isinstance(v, int)), default=0)) >= facts.outputs
+    ):
+        raise InputError(
+            f"data {index.root}: {split} has a label {high}, but the training images have classes 0 to "
+            f"{facts.outputs - 1}; mend the labels, or name all classes in classes.txt"
+        )
+    if facts.kind == "regression" and len(set(labels)) == 1:
+        raise InputError(
+            f"data {index.root}: all {len(labels)} labels of {split} are {labels[0]}, so R2 is not defined; take "
+            "images whose labels differ"
+        )
+    if facts.kind == "multilabel" and not any(labels):
+        raise InputError(
+            f"data {index.root}: none of the {len(labels)} images of {split} has a label, so average precision is not "
+            "defined; check the labels"
+        )
+
+
+def check_objective(cfg: DictConfig, facts: LabelFacts) -> None:
+    """Refuses what the labels cannot be mixed, smoothed or averaged with, before anything is built or written.
+
+    Raises:
+        InputError: such a value.
+    """
+    limits = {
+        "mixup": (math.inf, "0 for none, or 0.8"),
+        "cutmix": (math.inf, "0 for none, or 1.0"),
+        "smoothing": (1, "0.1, or 0 for none"),
+        "ema": (1, "0.9998, or null for none"),
+    }
+    for key, (end, fix) in limits.items():
+        value: Any = cfg.objective.get(key, 0)
+        if key == "ema" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < end:
+            where = "from 0" if end == math.inf else "from 0 to below 1"
+            raise InputError(f"objective.{key}={value} is no number {where}; use {fix}")
+    if facts.kind == "regression" and cfg.objective.get("smoothing"):
+        raise InputError(
+            f"objective.smoothing={cfg.objective.smoothing}, but the labels are numbers; use objective.smoothing=0"
+        )
+
+
+def class_weights(cfg: DictConfig, facts: LabelFacts, kept: LabelFacts) -> list[float] | None:
+    """The factors of `class_weights=balanced`, or of a list.
+
+    Raises:
+        InputError: neither; labels that are no classes.
+    """
+    given: Any = cfg.class_weights
+    if given is None:
+        return None
+    if facts.kind == "regression":
+        raise InputError(f"class_weights={given}, but the labels are numbers; leave class_weights out")
+    if given == "balanced":
+        assert kept.counts is not None
+        counts = np.zeros(facts.outputs, dtype=np.int64)
+        counts[: len(kept.counts)] = kept.counts
+        return balanced_weights(counts, facts.names)
+    numbers = list(given) if isinstance(given, (list, tuple, ListConfig)) else []
+    good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < math.inf for v in numbers)
+    if len(numbers) != facts.outputs or not good:
+        raise InputError(
+            f"class_weights={given} is no list of {facts.outputs} numbers, one per class; give one, or balanced"
+        )
+    return [float(v) for v in numbers]

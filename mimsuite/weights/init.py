@@ -1,0 +1,131 @@
+"""What `init=` names: a run folder, a Hugging Face style folder, `hf:ORG/NAME` or `demo:NAME`.
+
+Needs no torch to look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimsuite.errors import InputError
+from mimsuite.weights.source import find_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+AVERAGED = "averaged.module."  # names of a run's averaged weights in its checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Where `init=` leads.
+
+    Attributes:
+        init: what the user gave.
+        folder: a Hugging Face style folder, or None.
+        checkpoint: a committed checkpoint of ours, or None.
+        config: the model's config as JSON holds it.
+        preprocessor: `preprocessor_config.json`, empty where there is none.
+    """
+
+    init: str
+    folder: Path | None
+    checkpoint: Path | None
+    config: dict[str, Any]
+    preprocessor: dict[str, Any]
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """`(H, W)` that the weights were trained at, where the config or else the preprocessing says it."""
+        written = self.preprocessor.get("size")
+        if self.preprocessor.get("do_center_crop"):
+            written = self.preprocessor.get("crop_size", written)
+        size = self.config.get("image_size", written)
+        if isinstance(size, dict):
+            size = [size.get(side, size.get("shortest_edge")) for side in ("height", "width")]
+        sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size, size]
+        whole = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
+        return (sides[0], sides[1]) if whole else None
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation per channel that the weights were trained with, where they are written down."""
+        if "image_mean" not in self.preprocessor:
+            return None
+        return tuple(self.preprocessor["image_mean"]), tuple(self.preprocessor["image_std"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Reads the tensors, by their names in the model.
+
+        Raises:
+            InputError: damaged files.
+        """
+        if self.folder is not None:
+            from mimsuite.weights.files import read_decoder, read_folder
+
+            return read_folder(self.folder) | read_decoder(self.folder)
+        from mimsuite.runs.checkpoints import load_checkpoint
+
+        assert self.checkpoint is not None
+        state = load_checkpoint(self.checkpoint)["state_dict"]
+        averaged = any(name.startswith(AVERAGED) for name in state)  # then these are what the run itself judges
+        prefix = AVERAGED if averaged else "model."
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def find_weights(init: str) -> Weights:
+    """Finds what `init=` names: a run folder (its `weights/`, else its newest checkpoint), or a Hugging Face folder.
+
+    The folder may be on this disk, on the hub (`hf:ORG/NAME`), or one of those that we ship (`demo:NAME`).
+
+    Raises:
+        InputError: nothing there that holds weights.
+    """
+    folder = Path(init)
+    if init.startswith(("hf:", "demo:")):
+        return in_folder(init, find_folder(init))
+    if not folder.exists():
+        raise InputError(
+            f"init={init} does not exist; give a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME"
+        )
+    if not folder.is_dir():
+        raise InputError(f"init={init} is a file; give a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME")
+    if (folder / "weights" / "config.json").is_file():
+        return in_folder(init, folder / "weights")
+    if (folder / "config.json").is_file():
+        return in_folder(init, folder)
+    if (folder / "checkpoints" / "latest.json").is_file():
+        from mimsuite.runs.checkpoints import load_checkpoint, newest
+
+        path = newest(folder / "checkpoints")
+        assert path is not None
+        about = load_checkpoint(path)["mimsuite"]
+        return Weights(init, None, path, about["config"], about["preprocessor"])
+    raise InputError(
+        f"init={init} holds no weights/, checkpoints/ or config.json; give a run folder or a Hugging Face folder"
+    )
+
+
+def in_folder(init: str, folder: Path) -> Weights:
+    """Weights in a Hugging Face style folder."""
+    config = read_object(init, folder / "config.json")
+    if config is None:
+        raise InputError(f"init={init}: {folder} has no config.json; give a run folder or a Hugging Face folder")
+    return Weights(init, folder, None, config, read_object(init, folder / "preprocessor_config.json") or {})
+
+
+def read_object(init: str, path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"init={init}: {path} cannot be read as JSON ({error}); restore the file") from error
+    if not isinstance(content, dict):
+        raise InputError(f"init={init}: {path} holds no JSON object; restore the file")
+    return content
