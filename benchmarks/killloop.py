@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mimsuite.runs.checkpoints import load_checkpoint, newest
+from mimsuite.weights.checkpoints import load_checkpoint, newest
 
 STEPS, BATCH = 60, 16
 KEYS = {

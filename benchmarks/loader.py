@@ -33,7 +33,7 @@ from PIL import Image
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import ImageData
 from mimsuite.data.index import DataIndex, Samples, Shard, build_index, open_index, write_index
-from mimsuite.data.order import Plan
+from mimsuite.data.order import BatchOrder
 from mimsuite.data.sources import ShardFiles
 from mimsuite.masked.normalization import Normalize
 
@@ -220,7 +220,7 @@ def read_theirs(index: DataIndex) -> float:
 def far_position() -> float:
     """Seconds to a batch at step 1,234,567 of an order of a thousand million samples."""
     sizes = np.full(100_000, 10_000)
-    plan = Plan(sizes, 256, seed=0)
+    plan = BatchOrder(sizes, 256, seed=0)
     return timed(lambda: next(plan.batches(1_234_567, 1_234_568)))
 
 

@@ -41,8 +41,8 @@ from mimsuite.evaluation.probes.logistic import linear_probe
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.scores import Task
 from mimsuite.models import ViTConfig, ViTModel
-from mimsuite.models import load as build_model
-from mimsuite.runs import trainer as build
+from mimsuite.models.load import config_of, load_encoder
+from mimsuite.settings.machine import auto_workers
 from mimsuite.tasks import probe
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data"
@@ -156,7 +156,7 @@ def epochs(rounds: int, device: str) -> None:
 
     def encode() -> None:
         some = samples.take(np.arange(TIMED))
-        workers = build.auto_workers()
+        workers = auto_workers()
         with torch.inference_mode():
             for batch in eval_loader(index, some, image_size=size, batch=128, workers=workers, labels=True):
                 pooled(encoder.forward_features(normalize(batch.images.to(device))), "mean").cpu()
@@ -184,7 +184,7 @@ def epochs(rounds: int, device: str) -> None:
 def agreement(init: str, data: str, image_size: str) -> None:
     """Our chosen head beside L-BFGS on the same features."""
     plan = probe.decide(config(init=f"'{init}'", data=f"'{data}'", out="x", image_size=image_size, baselines="false"))
-    encoder = build_model.encoder(plan.weights, build_model.config_of(plan.weights), plan.image_size)
+    encoder = load_encoder(plan.weights, config_of(plan.weights), plan.image_size)
     train, test = probe.read(plan, encoder, probe.wanted_views(plan))
     began = time.perf_counter()
     found = probe_matrix(train, test, fast())

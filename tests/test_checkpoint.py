@@ -10,7 +10,8 @@ import torch
 
 from mimsuite.errors import InputError, RunError
 from mimsuite.runs import checkpoints as module
-from mimsuite.runs.checkpoints import CommittedCheckpointIO, load_checkpoint, newest
+from mimsuite.runs.checkpoints import CommittedCheckpointIO
+from mimsuite.weights.checkpoints import load_checkpoint, newest
 
 
 def content(step):

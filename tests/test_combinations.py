@@ -15,7 +15,7 @@ from mimsuite.objectives.mim import MIMObjective
 from mimsuite.pictures.curves import read_metrics
 from mimsuite.runs import life as training
 from mimsuite.settings.combinations import check_ratio, mask_cell
-from mimsuite.settings.read import mask_unit, sides
+from mimsuite.settings.read import mask_unit, read_size
 from mimsuite.weights.init import find_weights
 
 NANO = {"model": "vit_nano", "batch": 8}
@@ -242,7 +242,7 @@ MODELS = {
 def fits_together(model, drops, target, values):
     """The checks of sizes that a run makes."""
     cfg = OmegaConf.create({"mask": {"unit": values.get("mask.unit", "auto"), "ratio": 0.4}})
-    size = sides(OmegaConf.create([values.get("image_size", 64)])[0])
+    size = read_size(OmegaConf.create([values.get("image_size", 64)])[0])
     unit = mask_unit(cfg, size, model.stride, mask_cell(model.mask_stride, target), drops)
     check_ratio(cfg, size[0] * size[1] // unit**2, drops)
 

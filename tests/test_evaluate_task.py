@@ -34,7 +34,7 @@ from mimsuite.models import (
     ViTImageProcessor,
     ViTModel,
 )
-from mimsuite.models import load as build_model
+from mimsuite.models.load import config_of, load_encoder, normalizer_of, trained_model
 from mimsuite.objectives.mim import predict
 from mimsuite.weights.init import Weights, find_weights
 
@@ -232,7 +232,7 @@ def test_a_probe_gives_its_own_figures_again(probe, shards, tmp_path):
 def test_a_probe_s_features_are_rounded_as_those_it_was_made_of(probe, masked, shards, tmp_path):
     found = evaluate(tmp_path / "out", init=probe[0], data=shards, mistakes=0)["metrics"]["test/loss"]
     head, facts = load_head(Path(probe[0]))
-    encoder = build_model.encoder(find_weights(masked), build_model.config_of(find_weights(masked)), (32, 32))
+    encoder = load_encoder(find_weights(masked), config_of(find_weights(masked)), (32, 32))
     (batch,) = eval_loader(open_data(shards), "test", image_size=(32, 32), batch=99, workers=0, labels=True)
     with torch.no_grad():
         (features,) = encoder.forward_layers(Normalize(facts.mean, facts.std)(batch.images), [1])
@@ -298,11 +298,11 @@ def test_masked_weights_alone_take_the_masks_of_the_config_and_any_size(masked, 
     summary = evaluate(tmp_path / "out", init=masked, data=shards, image_size=[48, 32, 64])
     assert set(summary["metrics"]) == {"test/loss", "test/psnr", "test/loss_mean_colour"}
     weights = find_weights(masked)
-    index, normalize = open_data(shards), build_model.normalizer_of(weights)
+    index, normalize = open_data(shards), normalizer_of(weights)
     assert [row["image_size"] for row in summary["sizes"]] == [[48, 48], [32, 32], [64, 64]]
     for row in summary["sizes"]:
         size = tuple(row["image_size"])
-        model = build_model.trained_model(weights, build_model.config_of(weights), size)
+        model = trained_model(weights, config_of(weights), size)
         loader = eval_loader(
             index, "test", image_size=size, batch=99, workers=0, labels=False, mask=RandomMask(0.6), mask_unit=8
         )

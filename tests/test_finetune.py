@@ -16,8 +16,8 @@ from mimsuite.errors import InputError
 from mimsuite.metrics.scores import METRICS
 from mimsuite.objectives.classify import ClassifyObjective
 from mimsuite.pictures.curves import read_metrics
-from mimsuite.runs.checkpoints import load_checkpoint, newest
 from mimsuite.tasks import finetune
+from mimsuite.weights.checkpoints import load_checkpoint, newest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,11 +11,11 @@ from hydra import compose, initialize_config_dir
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
-from mimsuite.models import load as build_model
+from mimsuite.models.load import classifier, normalizer
 from mimsuite.objectives.mixing import Mixing
-from mimsuite.runs import trainer as build
-from mimsuite.runs.life import Begun
-from mimsuite.settings.labels import Labelled
+from mimsuite.runs.life import RunInputs
+from mimsuite.runs.trainer import classify_objective
+from mimsuite.settings.labels import TrainingLabels
 from mimsuite.tasks import finetune
 
 IMAGENET, IMAGENET_21K = 1_281_167, 14_197_122
@@ -71,8 +71,8 @@ def decided():
         count = images or (IMAGENET_21K if name == "scratch_vit_large" else IMAGENET)
         index = SimpleNamespace(image_size=size, channels=3, dtype="uint8", mean=HALF, std=HALF)
         facts = SimpleNamespace(kind="classes", outputs=1000, names=None)
-        labelled = Labelled(facts, range(count), range(100), "val", None, ())
-        patch.setattr(finetune, "begin", lambda cfg, given: Begun(cfg, list(given), (), index, None, 0))
+        labelled = TrainingLabels(facts, range(count), range(100), "val", None, ())
+        patch.setattr(finetune, "begin", lambda cfg, given: RunInputs(cfg, list(given), (), index, None, 0))
         patch.setattr(finetune, "decide_labels", lambda cfg, index: labelled)
         return finetune.decide(cfg, [])
 
@@ -88,8 +88,8 @@ def made(decided):
     def make(name):
         job = decided(name)
         with torch.device("meta"):
-            model = build_model.classifier(job.config, job.weights, job.cfg)
-        return build.classify_objective(job, model, build_model.normalizer(job.index, job.weights))
+            model = classifier(job.config, job.weights, job.cfg)
+        return classify_objective(job, model, normalizer(job.index, job.weights))
 
     return make
 

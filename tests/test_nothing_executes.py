@@ -23,9 +23,10 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.images import decode as decode_module
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index import build_index, open_index, write_index
+from mimsuite.data.storage import durable_write
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError
-from mimsuite.runs.checkpoints import CommittedCheckpointIO, durable_write
+from mimsuite.runs.checkpoints import CommittedCheckpointIO
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ from mimsuite.masked.losses import masked_error
 from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.samplers import RandomMask
 from mimsuite.metrics.psnr import visible_mean_loss
-from mimsuite.models.load import drops, for_objective, masked_model, model_config, normalizer
+from mimsuite.models.load import drops_patches, masked_model, normalizer
 from mimsuite.objectives.mim import predict
 from mimsuite.objectives.optim import WarmupCosine, param_groups
+from mimsuite.settings.model import for_objective, model_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -45,7 +46,7 @@ def make(overrides):
 def learn(model, cfg, lr):
     """300 steps of AdamW on the eight pictures."""
     pixels, draw = emoji(), masks(cfg, torch.Generator().manual_seed(1))
-    dropped = drops(model.config)
+    dropped = drops_patches(model.config)
     groups = param_groups(model, weight_decay=0.05, decay_mask_token=model.config.model_type == "vit" and not dropped)
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95 if dropped else 0.999))  # as published
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(steps=STEPS, warmup=STEPS // 20, start=1e-3))

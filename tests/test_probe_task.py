@@ -22,7 +22,7 @@ from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import pooled
 from mimsuite.evaluation.probes.saved_head import load_head
 from mimsuite.models import BitConfig, BitForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
-from mimsuite.models import load as build_model
+from mimsuite.models.load import config_of, load_encoder
 from mimsuite.tasks.probe import decide, numbered, pooled_views
 from mimsuite.weights.init import find_weights
 
@@ -103,7 +103,7 @@ def fresh(folder, shards, *, pool=None, layer=None, mode="eval"):
     head, facts = load_head(folder)
     weights, index = find_weights(facts.init), open_data(str(shards))
     size = tuple(facts.image_size)
-    encoder = build_model.encoder(weights, build_model.config_of(weights), size)
+    encoder = load_encoder(weights, config_of(weights), size)
     encoder.train(mode == "train")
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (facts.mean, facts.std))
     (batch,) = eval_loader(index, "test", image_size=size, batch=60, workers=0, labels=True)
@@ -142,7 +142,7 @@ def test_features_made_in_another_way_give_other_scores(change, plain, shards):
 
 def test_fresh_features_are_those_that_were_cached(plain, shards):
     """The very vectors but for float16, so that no other layer, pooling, mode or transform went in."""
-    from mimsuite.runs.folder import cache_folder
+    from mimsuite.data.storage import cache_folder
 
     _, x, _ = fresh(plain[0], shards)
     stored = [np.load(p) for p in (cache_folder() / "features").glob("*/layer-01-mean.npy")]

@@ -10,10 +10,11 @@ from hydra import compose, initialize_config_dir
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
-from mimsuite.models import load as build_model
-from mimsuite.runs import trainer as build
+from mimsuite.models.load import masked_model
 from mimsuite.runs.life import prefer_given
+from mimsuite.runs.trainer import decays_mask_token, mask_samplers
 from mimsuite.settings.combinations import check_combination, check_ratio, mask_cell
+from mimsuite.settings.model import for_objective, model_config
 from mimsuite.settings.read import budget, geometry, warmup_steps
 
 IMAGENET = 1_281_167
@@ -41,7 +42,7 @@ def composed(name, *overrides):
 def decided(name, side=400):
     """Config, model config, geometry and budget, as `pretrain` decides them for ImageNet."""
     cfg = composed(name)
-    draft = build_model.model_config(cfg, None, [], ())
+    draft = model_config(cfg, None, [], ())
     check_combination(cfg, draft)
     index = SimpleNamespace(image_size=(side, side), channels=3)
     native = getattr(draft, "image_size", None)
@@ -53,18 +54,18 @@ def decided(name, side=400):
         cell=mask_cell(draft.mask_stride, cfg.objective.target),
         drops=cfg.objective.mask_mode == "drop",
     )
-    config = build_model.model_config(cfg, None, [], (), geo.image_size, geo.channels)
-    return cfg, build_model.for_objective(config, cfg, None, []), geo, budget(cfg, IMAGENET)
+    config = model_config(cfg, None, [], (), geo.image_size, geo.channels)
+    return cfg, for_objective(config, cfg, None, []), geo, budget(cfg, IMAGENET)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_builds(name):
     cfg, config, geo, _ = decided(name)
     with torch.device("meta"):
-        model = build_model.masked_model(config, None, cfg.head, ())
+        model = masked_model(config, None, cfg.head, ())
         pixels = torch.zeros(2, 3, *geo.image_size)
     units = geo.image_size[0] // geo.mask_unit
-    (sampler, *_) = build.mask_samplers(cfg, (), geo.drops)
+    (sampler, *_) = mask_samplers(cfg, (), geo.drops)
     mask = sampler((units, units), torch.Generator().manual_seed(0))[None].expand(2, -1, -1)
     assert model.masked_loss(pixels, mask.to("meta"), int(mask[0].sum()), cfg.objective.loss).shape == ()
 
@@ -91,7 +92,7 @@ def test_a_published_recipe_has_the_published_numbers(name):
     assert cfg.augment.flip == 0.5
     assert cfg.trainer.clip == clip
     assert cfg.optim.weight_decay == 0.05
-    assert build.decays_mask_token(config) == decay
+    assert decays_mask_token(config) == decay
 
 
 def test_simmim_multiplies_the_rate_by_a_tenth_at_epoch_700():
@@ -103,7 +104,7 @@ def test_simmim_multiplies_the_rate_by_a_tenth_at_epoch_700():
 def test_simmims_vit_is_the_published_one():
     _, config, _, _ = decided("simmim_vit_base_800ep")
     with torch.device("meta"):
-        model = build_model.masked_model(config, None, composed("simmim_vit_base_800ep").head, ())
+        model = masked_model(config, None, composed("simmim_vit_base_800ep").head, ())
     # SimMIM's files have no key bias: 12 blocks of 768 fewer.
     assert sum(p.numel() for p in model.parameters()) - 12 * 768 == 86_256_720
 

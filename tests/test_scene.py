@@ -10,7 +10,6 @@ from PIL import Image
 from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.models import ViTConfig, ViTForMaskedImageModeling, ViTImageProcessor
-from mimsuite.models import load as build_model
 from mimsuite.pictures import scene as scene_module
 from mimsuite.pictures.scene import Scene
 
@@ -81,7 +80,7 @@ def test_reads_model_and_images_once(folders, monkeypatch):
 
     watch(scene_module, "find_images")
     watch(scene_module, "picture")
-    watch(build_model, "trained_model")
+    watch(scene_module, "trained_model")
     scene = Scene(folders["pixels"], count=2)
     assert read == []
     for seed in range(3):

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import read_metrics
-from mimsuite.runs.checkpoints import load_checkpoint, newest
 from mimsuite.runs.processes import Team, free_port, team
+from mimsuite.weights.checkpoints import load_checkpoint, newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

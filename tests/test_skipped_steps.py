@@ -11,7 +11,7 @@ from mimsuite import api
 from mimsuite.errors import RunError
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.objectives.optim import clip_or_skip, poison
-from mimsuite.runs.checkpoints import load_checkpoint, newest
+from mimsuite.weights.checkpoints import load_checkpoint, newest
 
 KEYS = {
     "model": "vit_nano",

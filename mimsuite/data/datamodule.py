@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from mimsuite.data.augment.crop import CenterCrop, Transform
 from mimsuite.data.collate import Collate
 from mimsuite.data.index import DataIndex, Samples, Selection
-from mimsuite.data.order import Plan
+from mimsuite.data.order import BatchOrder
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import MaskSampler
@@ -50,7 +50,7 @@ class StepBatches(Sampler[list[Item]]):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BatchOrder,
         *,
         steps: int,
         micro: int,
@@ -134,7 +134,7 @@ class ImageData(lightning.LightningDataModule):
             steps: optimizer steps of the whole run.
             seed: decides order, crops and masks of training.
             workers: processes that read; 0 reads in the main process.
-            lanes, window: see `Plan`.
+            lanes, window: see `BatchOrder`.
             val_limit: at most so many validation images are used, chosen once by their keys.
             labels: whether labels are read.
             train: what to train on; None takes the role "train" of the index.
@@ -154,7 +154,7 @@ class ImageData(lightning.LightningDataModule):
             Collate(m, grid, classes, keys) for m, keys in ((masks, False), (masks[:1], val_keys), ((), False))
         )
         self._train = index.records(index.select("train")) if train is None else train
-        self.plan = Plan(self._train.sizes, batch, seed, lanes, window)
+        self.plan = BatchOrder(self._train.sizes, batch, seed, lanes, window)
         curve = index.records(index.select("curve")) if val is None else val
         self._val = curve.take(curve.smallest(val_limit, _SALT_VAL)[:val_limit])
 

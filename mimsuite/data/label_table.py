@@ -17,7 +17,7 @@ from mimsuite.data.sources import ShardFiles
 from mimsuite.data.tar import BLOCK, printable, split_name
 from mimsuite.errors import InputError
 
-Kind = Literal["classes", "multilabel", "regression"]
+LabelKind = Literal["classes", "multilabel", "regression"]
 
 _SALT = 0x53484152
 _MOST_CLASSES = 1 << 20  # a larger number is hardly meant as a class
@@ -34,7 +34,7 @@ class LabelFacts:
         counts: `(outputs,)`, images of each class, or with each label; None for numbers.
     """
 
-    kind: Kind
+    kind: LabelKind
     outputs: int
     names: tuple[str, ...] | None
     counts: NDArray[np.int64] | None
@@ -98,7 +98,7 @@ def label_facts(index: DataIndex, labels: Sequence[Label]) -> LabelFacts:
         )
     if float in kinds:
         return LabelFacts("regression", 1, None, None)
-    kind: Kind = "multilabel" if tuple in kinds else "classes"
+    kind: LabelKind = "multilabel" if tuple in kinds else "classes"
     if kind == "multilabel" and not index.classes:
         raise InputError(
             f"data {index.root}: labels are lists, and the number of classes is not known; name the classes in "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mimsuite.data.index import DataIndex, open_index
 from mimsuite.data.sources import is_image_folder
-from mimsuite.runs.folder import cache_folder
+from mimsuite.data.storage import cache_folder
 
 log = logging.getLogger("mimsuite")
 

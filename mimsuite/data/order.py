@@ -13,7 +13,7 @@ from mimsuite.errors import InputError
 _SHARDS, _WINDOW = 1, 2
 
 
-class Plan:
+class BatchOrder:
     """The batches of all epochs.
 
     In each epoch the shards are permuted and dealt to `lanes` lanes: each gets an equal stretch of them (a

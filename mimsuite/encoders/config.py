@@ -291,7 +291,7 @@ class ModelConfig:
             setattr(self, name, sides)
 
 
-def pair(side: Side) -> tuple[int, int]:
+def as_pair(side: Side) -> tuple[int, int]:
     """Returns `(height, width)` of a side given as one number or as a pair."""
     return (side, side) if isinstance(side, int) else (side[0], side[1])
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mimsuite.encoders.config import Side, pair
+from mimsuite.encoders.config import Side, as_pair
 from mimsuite.encoders.layers import (
     Dense,
     activation,
@@ -128,7 +128,7 @@ class ViTEmbeddings(nn.Module):
     def __init__(self, config: ViTConfig, use_mask_token: bool) -> None:
         super().__init__()
         self.config = config
-        width, patch = config.hidden_size, pair(config.patch_size)
+        width, patch = config.hidden_size, as_pair(config.patch_size)
         tokens = math.prod(_grid_of(config.image_size, config)) + config.use_class_token
         absolute = config.use_absolute_position_embeddings
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_class_token else None
@@ -175,7 +175,7 @@ class ViTEmbeddings(nn.Module):
         return resize_positions(table, stored, grid, class_token=self.config.use_class_token)
 
     def _check_pixels(self, pixels: Tensor, interpolate: bool) -> None:
-        channels, (height, width) = self.config.num_channels, pair(self.config.image_size)
+        channels, (height, width) = self.config.num_channels, as_pair(self.config.image_size)
         check_pixels(pixels, channels)
         given = (pixels.shape[2], pixels.shape[3])
         if given == (height, width):
@@ -548,5 +548,5 @@ def _rename_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: A
 
 
 def _grid_of(image_size: Side, config: ViTConfig) -> tuple[int, int]:
-    (height, width), (down, across) = pair(image_size), pair(config.patch_size)
+    (height, width), (down, across) = as_pair(image_size), as_pair(config.patch_size)
     return height // down, width // across

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mimsuite.encoders.config import Activation, ModelConfig, Side, pair
+from mimsuite.encoders.config import Activation, ModelConfig, Side, as_pair
 from mimsuite.errors import InputError
 from mimsuite.words import INIT_SCHEMES, MASK_MODES, POSITIONS
 
@@ -112,12 +112,12 @@ class ViTConfig(ModelConfig):
     @property
     def stride(self) -> tuple[int, int]:
         """`(h, w)` pixels per cell of the feature map: the patch."""
-        return pair(self.patch_size)
+        return as_pair(self.patch_size)
 
     @property
     def mask_stride(self) -> tuple[int, int]:
         """`(h, w)` pixels of the finest cell that the encoder can hide: the patch."""
-        return pair(self.patch_size)
+        return as_pair(self.patch_size)
 
     @property
     def class_tokens(self) -> list[bool]:
@@ -175,7 +175,7 @@ class ViTConfig(ModelConfig):
             raise InputError(
                 f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
             )
-        if any(p > s for p, s in zip(pair(self.patch_size), pair(self.image_size), strict=True)):
+        if any(p > s for p, s in zip(as_pair(self.patch_size), as_pair(self.image_size), strict=True)):
             raise InputError(f"patch_size={self.patch_size} is larger than image_size={self.image_size}")
         self._check_tokens()
 

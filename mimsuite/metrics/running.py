@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from mimsuite.metrics.scores import METRICS, Kind, worth
+from mimsuite.metrics.scores import METRICS, LabelKind, worth
 
 
 class Figures(Metric):
@@ -21,7 +21,7 @@ class Figures(Metric):
 
     full_state_update = False
 
-    def __init__(self, kind: Kind, outputs: int) -> None:
+    def __init__(self, kind: LabelKind, outputs: int) -> None:
         """Starts from nothing.
 
         Args:

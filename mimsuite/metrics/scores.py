@@ -12,9 +12,9 @@ from mimsuite.errors import InputError, RunError
 if TYPE_CHECKING:
     from mimsuite.evaluation.features.views import Features
 
-Kind = Literal["classes", "multilabel", "regression"]
+LabelKind = Literal["classes", "multilabel", "regression"]
 
-METRICS: dict[Kind, tuple[str, ...]] = {
+METRICS: dict[LabelKind, tuple[str, ...]] = {
     "classes": ("top1", "top5"),
     "multilabel": ("map",),
     "regression": ("r2", "mae"),
@@ -26,7 +26,7 @@ MOST_CONFUSED = 2_000
 """Classes up to which it is counted which is taken for which: of 20,000 the table would have 3 GB."""
 
 
-class Worth(NamedTuple):
+class Scores(NamedTuple):
     """What predictions are worth.
 
     Attributes:
@@ -42,7 +42,7 @@ class Worth(NamedTuple):
     per_class: Tensor | None
 
 
-def label_kind(labels: Tensor, name: str) -> Kind:
+def label_kind(labels: Tensor, name: str) -> LabelKind:
     """Tells what labels are, as a loader gives them.
 
     `(N,)` integers are classes; `(N, K)` floats, all 0 or 1 and K at least 2, are label sets; other floats, `(N,)` or
@@ -66,7 +66,7 @@ def label_kind(labels: Tensor, name: str) -> Kind:
     )
 
 
-class Task(NamedTuple):
+class LabelTask(NamedTuple):
     """What is to be predicted.
 
     Attributes:
@@ -76,13 +76,13 @@ class Task(NamedTuple):
         test: likewise.
     """
 
-    kind: Kind
+    kind: LabelKind
     outputs: int
     train: Tensor
     test: Tensor
 
 
-def task_of(train: Features, test: Features) -> Task:
+def task_of(train: Features, test: Features) -> LabelTask:
     """Returns what the labels of two splits ask for.
 
     Raises:
@@ -102,20 +102,20 @@ def task_of(train: Features, test: Features) -> Task:
             f"{tuple(theirs.shape)}; label both splits in the same way"
         )
     outputs = int(max(ours.max(), theirs.max())) + 1 if kind == "classes" else ours.shape[1]
-    return Task(kind, outputs, ours, theirs)
+    return LabelTask(kind, outputs, ours, theirs)
 
 
 class Tally:
     """Collects scores and labels batch by batch; every image counts once, whatever the batches' sizes."""
 
-    def __init__(self, kind: Kind, outputs: int) -> None:
+    def __init__(self, kind: LabelKind, outputs: int) -> None:
         """Starts from nothing.
 
         Args:
             kind: what the labels are.
             outputs: K, classes or columns of the targets.
         """
-        self._kind: Kind = kind
+        self._kind: LabelKind = kind
         classes, table = kind == "classes", outputs <= MOST_CONFUSED
         self._counts = torch.zeros(outputs, outputs, dtype=torch.int64) if classes and table else None
         self._right, self._seen = (torch.zeros(outputs if classes else 0, dtype=torch.int64) for _ in range(2))
@@ -146,7 +146,7 @@ class Tally:
         best = scores.topk(min(5, outputs), dim=1).indices
         self._five += int((best == labels[:, None]).sum())
 
-    def compute(self) -> Worth:
+    def compute(self) -> Scores:
         """Returns what all scores so far are worth.
 
         Raises:
@@ -159,22 +159,22 @@ class Tally:
         scores, labels = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
         return _precision(scores, labels) if self._kind == "multilabel" else _regression(scores, labels)
 
-    def _accuracies(self) -> Worth:
+    def _accuracies(self) -> Scores:
         images = int(self._seen.sum())
         if not images:
             raise InputError("no predictions to judge: there are no images; check data= and split=")
         figures = {"top1": int(self._right.sum()) / images, "top5": self._five / images}
-        return Worth(figures, self._counts, self._right.double() / self._seen)
+        return Scores(figures, self._counts, self._right.double() / self._seen)
 
 
-def worth(scores: Tensor, labels: Tensor, kind: Kind) -> Worth:
+def worth(scores: Tensor, labels: Tensor, kind: LabelKind) -> Scores:
     """Returns what `scores (N, K)` are worth against `labels`, as of `Tally.update`."""
     tally = Tally(kind, scores.shape[1])
     tally.update(scores, labels)
     return tally.compute()
 
 
-def _precision(scores: Tensor, labels: Tensor) -> Worth:
+def _precision(scores: Tensor, labels: Tensor) -> Scores:
     """Mean over the labels that some image has: the average precision of a label that none has is not defined."""
     from torchmetrics.functional.classification import binary_average_precision
 
@@ -186,10 +186,10 @@ def _precision(scores: Tensor, labels: Tensor) -> Worth:
         # Ranks, for torchmetrics squeezes scores outside [0, 1], and large ones would become equal.
         ranks = torch.unique(scores[:, label], return_inverse=True)[1].double() / len(scores)
         per_class[label] = binary_average_precision(ranks, labels[:, label].long())
-    return Worth({"map": float(per_class[found].mean())}, None, per_class)
+    return Scores({"map": float(per_class[found].mean())}, None, per_class)
 
 
-def _regression(scores: Tensor, labels: Tensor) -> Worth:
+def _regression(scores: Tensor, labels: Tensor) -> Scores:
     """R2 is the mean over the columns."""
     from torchmetrics.functional import mean_absolute_error, r2_score
 
@@ -198,4 +198,4 @@ def _regression(scores: Tensor, labels: Tensor) -> Worth:
             f"all {len(labels)} labels are {labels[0].tolist()}, so R2 is not defined; take images whose labels differ"
         )
     figures = {"r2": float(r2_score(scores, labels)), "mae": float(mean_absolute_error(scores, labels))}
-    return Worth(figures, None, None)
+    return Scores(figures, None, None)

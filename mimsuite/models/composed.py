@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from mimsuite.encoders.config import ModelConfig, Side, pair
+from mimsuite.encoders.config import ModelConfig, Side, as_pair
 from mimsuite.encoders.layers import given_pixels
 from mimsuite.encoders.outputs import (
     ImageClassifierOutputWithNoAttention,
@@ -78,7 +78,7 @@ class ForMaskedImageModeling(Pretrained):
         self.config = config
         self.add_module(self.base_prefix, encoder)
         lift_keys(self)
-        self.target, self.head_stride = TARGETS[config.mim_target], pair(encoder_stride)
+        self.target, self.head_stride = TARGETS[config.mim_target], as_pair(encoder_stride)
         self.num_channels, scale = self.target.channels(num_channels), self.target.scale
         if any(side % scale for side in self.head_stride):
             raise InputError(

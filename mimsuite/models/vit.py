@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mimsuite.encoders.config import pair
+from mimsuite.encoders.config import as_pair
 from mimsuite.encoders.layers import check_config, init_truncated_normal
 from mimsuite.encoders.outputs import (
     ImageClassifierOutput,
@@ -68,7 +68,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
 
     def __init__(self, config: ViTConfig, head: HeadFactory | None = None) -> None:
         check_config(config, ViTConfig)
-        size, patch = pair(config.image_size), pair(config.patch_size)
+        size, patch = as_pair(config.image_size), as_pair(config.patch_size)
         if any(s % p for s, p in zip(size, patch, strict=True)):
             raise InputError(f"image_size={config.image_size} is not a multiple of patch_size={config.patch_size}")
         drops = config.mask_mode == "drop"

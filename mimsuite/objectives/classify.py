@@ -15,7 +15,7 @@ from mimsuite.data.hashing import mix
 from mimsuite.masked.losses import classification_loss
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.running import Figures
-from mimsuite.metrics.scores import Kind
+from mimsuite.metrics.scores import LabelKind
 from mimsuite.models.composed import ForImageClassification
 from mimsuite.objectives.mixing import Mixing, soft_loss
 from mimsuite.objectives.objective import Objective
@@ -49,7 +49,7 @@ class ClassifyObjective(Objective):
         model: ForImageClassification,
         normalize: Normalize,
         *,
-        kind: Kind,
+        kind: LabelKind,
         mixup: float,
         cutmix: float,
         smoothing: float,

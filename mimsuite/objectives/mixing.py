@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mimsuite.data.label_table import Kind
+from mimsuite.data.label_table import LabelKind
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
 
@@ -44,7 +44,7 @@ class Mixing:
             smoothing: what is taken from the label and spread evenly over all classes (Szegedy et al. 2016); of a set,
                 0 and 1 become `smoothing / 2` and `1 - smoothing / 2`.
             outputs: K, the classes, labels or numbers.
-            kind: what the labels are, one of `label_table.Kind`.
+            kind: what the labels are, one of `label_table.LabelKind`.
             probability: of a batch to be mixed.
             switch: where both are on, the probability of CutMix.
 
@@ -60,8 +60,8 @@ class Mixing:
         for name, chance in (("probability", probability), ("switch", switch)):
             if not 0 <= chance <= 1:
                 raise InputError(f"objective.{name}={chance} is not between 0 and 1; use 0.5")
-        if kind not in get_args(Kind):
-            raise InputError(f"labels of kind {kind} are unknown; {', '.join(get_args(Kind))} can be mixed")
+        if kind not in get_args(LabelKind):
+            raise InputError(f"labels of kind {kind} are unknown; {', '.join(get_args(LabelKind))} can be mixed")
         if kind == "regression" and smoothing:
             raise InputError(f"objective.smoothing={smoothing}, but the labels are numbers; use objective.smoothing=0")
         self._mixup, self._cutmix, self._smoothing = mixup, cutmix, smoothing
@@ -157,7 +157,7 @@ def soft_loss(logits: Tensor, targets: Tensor, kind: str, weights: Tensor | None
     if kind == "multilabel":
         return F.binary_cross_entropy_with_logits(logits, targets, weights)
     if kind != "regression":
-        raise InputError(f"labels of kind {kind} are unknown; {', '.join(get_args(Kind))} have a loss")
+        raise InputError(f"labels of kind {kind} are unknown; {', '.join(get_args(LabelKind))} have a loss")
     if weights is not None:
         raise InputError("class_weights are given, but the labels are numbers; leave class_weights away")
     return F.mse_loss(logits, targets)

@@ -18,14 +18,14 @@ _SIDE, _LINE, _GAP, _MARGIN, _HEAD = 192, 19, 14, 16, 34  # pixels
 _INK, _TRUE, _WRONG, _FRAME, _PAPER = (20, 20, 20), (20, 110, 40), (190, 20, 40), (205, 205, 205), (255, 255, 255)
 
 
-class Said(NamedTuple):
+class Caption(NamedTuple):
     """The two lines below an image, each a text and a number that stands at its right end (perhaps empty)."""
 
     true: tuple[str, str]
     predicted: tuple[str, str]
 
 
-def mistakes_sheet(images: Sequence[NDArray[np.uint8]], said: Sequence[Said], title: str) -> Image.Image:
+def mistakes_sheet(images: Sequence[NDArray[np.uint8]], said: Sequence[Caption], title: str) -> Image.Image:
     """Draws images in rows of `COLUMNS`, under each the truth (green) and below what was predicted (red).
 
     Small images are enlarged by a whole factor, pixel by pixel; large ones are shrunk to 192 pixels.

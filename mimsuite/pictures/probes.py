@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mimsuite.evaluation.features.views import View
-from mimsuite.evaluation.probes.linear import Probed, Trial
+from mimsuite.evaluation.probes.linear import LinearResult, Trial
 from mimsuite.metrics.scores import METRICS
 
 # Of Okabe and Ito 2008, as in `mimsuite.pictures.curves`; markers and dashes tell them apart without colours.
@@ -25,7 +25,7 @@ def best_of(figures: Mapping[Trial, float]) -> dict[View, float]:
     return best
 
 
-def draw_probe(probed: Probed, layers: int, out: Path, baselines: Mapping[str, float] | None = None) -> None:
+def draw_probe(probed: LinearResult, layers: int, out: Path, baselines: Mapping[str, float] | None = None) -> None:
     """Draws the best held-out figure of each layer, a line per pooling, and saves a PNG.
 
     The trial that was chosen is marked; a star shows what it reaches on the test split, where the others never were.

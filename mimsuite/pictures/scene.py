@@ -19,11 +19,12 @@ from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.open import open_data
 from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
-from mimsuite.models import load as build_model
+from mimsuite.models.device import torch_device
+from mimsuite.models.load import config_of, drops_patches, normalizer_of, trained_model
 from mimsuite.pictures.sheets import Components, check_channels, choose_mode, principal_components
-from mimsuite.runs import trainer as build
+from mimsuite.runs.trainer import mask_samplers
 from mimsuite.settings.combinations import check_ratio, mask_cell
-from mimsuite.settings.read import FALLBACK_SIZE, mask_unit, sides, whole
+from mimsuite.settings.read import FALLBACK_SIZE, mask_unit, read_int, read_size
 from mimsuite.weights.init import find_weights
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mimsuite.models.composed import ForMaskedImageModeling
     from mimsuite.pictures.reconstruction import Reconstruction
 
-Named = tuple[str, bytes]
+NamedBytes = tuple[str, bytes]
 
 
 class Scene:
@@ -61,12 +62,12 @@ class Scene:
     def __init__(
         self, init: str, images: str | None = None, *, count: int = 8, image_size: int | Sequence[int] | str = "auto"
     ) -> None:
-        self._source, self._count = images, whole(OmegaConf.create({"count": count}), "count")
+        self._source, self._count = images, read_int(OmegaConf.create({"count": count}), "count")
         self._weights = find_weights(init)
-        self.config: Any = build_model.config_of(self._weights)
+        self.config: Any = config_of(self._weights)
         native = self._weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE)
-        self.size = native if image_size == "auto" else sides(image_size)
-        self.drops = build_model.drops(self.config)
+        self.size = native if image_size == "auto" else read_size(image_size)
+        self.drops = drops_patches(self.config)
         self.title = f"{init}: {images or 'emoji-64'}"
 
     @cached_property
@@ -82,12 +83,12 @@ class Scene:
         dtype = "uint16" if self._normalize.maximum > 255 else "uint8"
         channels = self.config.num_channels
         read = [picture(name, data, self.size, channels, dtype) for name, data in self._found]
-        return torch.stack(read).to(build.torch_device())
+        return torch.stack(read).to(torch_device())
 
     @cached_property
     def model(self) -> ForMaskedImageModeling:
         """The model in evaluation mode at the size of the images, on the device."""
-        return build_model.trained_model(self._weights, self.config, self.size).to(build.torch_device())
+        return trained_model(self._weights, self.config, self.size).to(torch_device())
 
     def draw(
         self,
@@ -121,8 +122,8 @@ class Scene:
             check_ratio(cfg, rows * columns, self.drops)
         except InputError as error:
             raise InputError(str(error).replace("mask.", "")) from error
-        samplers = build.mask_samplers(cfg, [], self.drops)[:1]
-        return self.show(self.masks(samplers, (rows, columns), whole(cfg, "seed", least=0)), mode=mode)[0]
+        samplers = mask_samplers(cfg, [], self.drops)[:1]
+        return self.show(self.masks(samplers, (rows, columns), read_int(cfg, "seed", least=0)), mode=mode)[0]
 
     def with_images(self, images: Tensor) -> Scene:
         """The same model and names, hence the same masks, over other pixels.
@@ -193,12 +194,12 @@ class Scene:
         return [draw(mask.to(images.device), mode=mode, shown=shown) for mask in masks]
 
     @cached_property
-    def _found(self) -> list[Named]:
+    def _found(self) -> list[NamedBytes]:
         return find_images(self._source, self._count)
 
     @cached_property
     def _normalize(self) -> Normalize:
-        return build_model.normalizer_of(self._weights).to(build.torch_device())
+        return normalizer_of(self._weights).to(torch_device())
 
     def _components(self, hidden: Tensor) -> Components:
         mean, std = self._normalize.mean.flatten().tolist(), self._normalize.std.flatten().tolist()
@@ -228,7 +229,7 @@ def known_mask(kind: Any, key: str = "masks") -> DictConfig:
     return node
 
 
-def find_images(images: str | None, count: int) -> list[Named]:
+def find_images(images: str | None, count: int) -> list[NamedBytes]:
     """The first `count` encoded images, by name: of a file, a folder, or a data set's validation part.
 
     Raises:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from mimsuite.errors import InputError, RunError
+from mimsuite.data.storage import write_bytes, write_json
+from mimsuite.errors import RunError
+from mimsuite.weights.checkpoints import load_checkpoint
 
 log = logging.getLogger("mimsuite")
 
@@ -24,8 +26,7 @@ FAILURES = 3
 class CommittedCheckpointIO(CheckpointIO):
     """Lightning's place to write checkpoints, made atomic.
 
-    A save writes `NAME.part` in the same folder, flushes it to the disk, hashes it, renames it to `NAME`, flushes the
-    folder, and replaces `latest.json` the same way. The two newest checkpoints are kept. A save that fails keeps the
+    A save writes a part in the same folder, flushes it to the disk, renames it to `NAME`, flushes the folder, and replaces `latest.json` the same way. The two newest checkpoints are kept. A save that fails keeps the
     old ones, removes its rest and warns; three failures in a row stop the run.
     """
 
@@ -43,7 +44,6 @@ class CommittedCheckpointIO(CheckpointIO):
             commit(checkpoint, path)
         except OSError as error:
             self._failures += 1
-            path.with_name(f"{path.name}.part").unlink(missing_ok=True)
             log.warning("checkpoint %s was not written: %s; the one before it is kept", path.name, error)
             if self._failures >= FAILURES:
                 raise RunError(
@@ -70,29 +70,16 @@ def commit(checkpoint: dict[str, Any], path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     content = buffer.getbuffer()
-    durable_write(path, content)
+    write_bytes(path, content, durable=True)
     latest = {
         "step": checkpoint["global_step"],
         "file": path.name,
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
     }
-    durable_write(path.parent / "latest.json", (json.dumps(latest, indent=2) + "\n").encode())
+    write_json(path.parent / "latest.json", latest, durable=True)
 
 
-def durable_write(path: Path, content: bytes | memoryview) -> None:
-    """Replaces a file so that after a power cut either the old or the new content is there."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -101,52 +88,5 @@ def prune(folder: Path, keep: int) -> None:
         old.unlink(missing_ok=True)
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest committed checkpoint of a run's `checkpoints/`, or None where there is none.
-
-    Where it is damaged, the one before it, with a warning.
-
-    Raises:
-        InputError: `latest.json` or the file it names is damaged, and no other checkpoint can be read.
-    """
-    pointer = folder / "latest.json"
-    if not pointer.is_file():
-        return None
-    damaged = None
-    try:
-        latest = json.loads(pointer.read_text())
-        damaged = path = folder / str(latest["file"])
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() == latest["sha256"]:
-            return path
-        problem = "its sha256 differs from latest.json"
-    except (OSError, ValueError, KeyError) as error:
-        problem = str(error)
-    for older in sorted(set(folder.glob("step_*.ckpt")) - {damaged}, reverse=True):
-        try:
-            step = load_checkpoint(older)["global_step"]
-        except InputError:
-            continue
-        log.warning("checkpoint %s cannot be used (%s); going on from step %d instead", pointer, problem, step)
-        return older
-    raise InputError(
-        f"checkpoint {pointer} cannot be used: {problem}; restore the file or start again with overwrite=true"
-    )
 
 
-def load_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
-    """Reads a checkpoint with `weights_only=True`.
-
-    Raises:
-        InputError: the file is no checkpoint, is damaged, or holds more than tensors and plain values.
-    """
-    try:
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here; each means that the file cannot be used
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"checkpoint {path} cannot be read: {first}; use another init= or an older checkpoint"
-        ) from error
-    if not isinstance(loaded, dict) or "state_dict" not in loaded:
-        raise InputError(f"checkpoint {path} is not one of mimsuite's: it has no state_dict; use a run folder")
-    return loaded

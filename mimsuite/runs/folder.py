@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mimsuite.data.storage import write_json, write_text
 from mimsuite.errors import InputError
 from mimsuite.runs.processes import leads
 from mimsuite.version import __version__
@@ -276,9 +277,6 @@ class RunFolder:
         self.close()
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for what can be made again (`XDG_CACHE_HOME/mimsuite`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimsuite"
 
 
 def environment() -> dict[str, Any]:
@@ -304,16 +302,8 @@ def redact(text: str) -> str:
     return _SECRET.sub(r"\1<secret>", text)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a small file in one step, so that a reader never sees half of it."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 class Console(logging.Handler):

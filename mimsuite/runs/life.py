@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from mimsuite.runs import trainer as build
+from mimsuite.models.device import find_device
+from mimsuite.runs.machine import device_count, is_broken_exchange, micro_limit, precision
+from mimsuite.runs.trainer import Compute, Job, Parts, make_trainer
+from mimsuite.settings.machine import auto_workers
 from mimsuite.data.index import DataIndex
 from mimsuite.data.open import open_data
 from mimsuite.errors import RunError
@@ -22,7 +25,7 @@ from mimsuite.config.instantiate import trusted_targets
 from mimsuite.runs.processes import Team, command_line, end_with_parent, launch, leads, team
 from mimsuite.settings.resume import continue_config, first_overrides
 from mimsuite.runs.folder import RunFolder, check_out, environment, holds_run, speak
-from mimsuite.settings.read import PRECISIONS, check_choice, check_flag, micro_batch, sides, whole
+from mimsuite.settings.read import PRECISIONS, read_choice, read_flag, micro_batch, read_size, read_int
 from mimsuite.version import __version__
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ log = logging.getLogger("mimsuite")
 
 
 @dataclass(frozen=True)
-class Begun:
+class RunInputs:
     """What every training task looks at first.
 
     Attributes:
@@ -56,7 +59,7 @@ class Begun:
 
 
 @dataclass(frozen=True)
-class Kind:
+class TrainingTask:
     """What a task adds to `train`.
 
     Attributes:
@@ -67,12 +70,12 @@ class Kind:
     """
 
     task: str
-    make: Callable[[build.Job, build.Compute], tuple[Objective, ImageData]]
-    banner: Callable[[build.Job, build.Compute, Any], None]
-    finish: Callable[[build.Job, RunFolder, Any, build.Parts], tuple[dict[str, float], dict[str, Any]]]
+    make: Callable[[Job, Compute], tuple[Objective, ImageData]]
+    banner: Callable[[Job, Compute, Any], None]
+    finish: Callable[[Job, RunFolder, Any, Parts], tuple[dict[str, float], dict[str, Any]]]
 
 
-def begin(cfg: DictConfig, overrides: Sequence[str]) -> Begun:
+def begin(cfg: DictConfig, overrides: Sequence[str]) -> RunInputs:
     """Opens what the run needs and checks what all training tasks have.
 
     Raises:
@@ -80,7 +83,7 @@ def begin(cfg: DictConfig, overrides: Sequence[str]) -> Begun:
     """
     speak()
     end_with_parent()
-    resume, overwrite = check_flag(cfg, "resume"), check_flag(cfg, "overwrite")
+    resume, overwrite = read_flag(cfg, "resume"), read_flag(cfg, "overwrite")
     given = list(overrides)
     prefer_given(cfg, overrides)
     held = check_out(cfg.out, resume=resume, overwrite=overwrite) if leads() else holds_run(cfg.out)
@@ -88,13 +91,13 @@ def begin(cfg: DictConfig, overrides: Sequence[str]) -> Begun:
         given = [*first_overrides(cfg), *given]
         cfg = continue_config(cfg, overrides)
     trusted = trusted_targets(cfg, overrides)
-    check_choice(cfg, "precision", PRECISIONS)
-    whole(cfg, "seed", least=0)
-    workers = whole(cfg, "workers", auto=build.auto_workers(), least=0)
-    whole(cfg, "devices", auto=1)
+    read_choice(cfg, "precision", PRECISIONS)
+    read_int(cfg, "seed", least=0)
+    workers = read_int(cfg, "workers", auto=auto_workers(), least=0)
+    read_int(cfg, "devices", auto=1)
     index = open_data(cfg.data)
     weights = find_weights(cfg.init) if cfg.init is not None else None
-    return Begun(cfg, given, trusted, index, weights, workers)
+    return RunInputs(cfg, given, trusted, index, weights, workers)
 
 
 def prefer_given(cfg: DictConfig, given: Sequence[str]) -> None:
@@ -104,7 +107,7 @@ def prefer_given(cfg: DictConfig, given: Sequence[str]) -> None:
         cfg["epochs" if said == ["steps"] else "steps"] = None
 
 
-def carry_out(job: build.Job, kind: Kind) -> dict[str, Any]:
+def carry_out(job: Job, kind: TrainingTask) -> dict[str, Any]:
     """Trains, in this process or in several that it starts; returns the content of `summary.json`.
 
     Of a run that a signal stopped, also its exit code.
@@ -123,9 +126,9 @@ def processes(cfg: DictConfig) -> Team:
     """The processes that the run has: those that exist already, else as many as it asks for."""
     if found := team():
         return found
-    local, nodes = cfg.devices, whole(cfg.trainer, "num_nodes", name="trainer.num_nodes")
+    local, nodes = cfg.devices, read_int(cfg.trainer, "num_nodes", name="trainer.num_nodes")
     if local == "auto":
-        local = build.device_count(str(cfg.trainer.accelerator))
+        local = device_count(str(cfg.trainer.accelerator))
     return Team(0, local, nodes)
 
 
@@ -136,18 +139,18 @@ def read_summary(out: str) -> dict[str, Any]:
     return found
 
 
-def train(job: build.Job, folder: RunFolder, kind: Kind) -> dict[str, Any]:
+def train(job: Job, folder: RunFolder, kind: TrainingTask) -> dict[str, Any]:
     """Builds the objects of a run, trains, and writes the results."""
     imports = import_heavy()
     import torch
 
-    from mimsuite.runs.checkpoints import newest
+    from mimsuite.weights.checkpoints import newest
 
     cfg, pace = job.cfg, job.pace
-    device = build.device(str(cfg.trainer.accelerator))
-    precision, reason = build.precision(str(cfg.precision), device)
-    micro = micro_batch(cfg, pace.batch, job.team.size, build.micro_limit(device, job.geo.image_size))
-    compute = build.Compute(device, precision, reason, micro)
+    device = find_device(str(cfg.trainer.accelerator))
+    precision, reason = precision(str(cfg.precision), device)
+    micro = micro_batch(cfg, pace.batch, job.team.size, micro_limit(device, job.geo.image_size))
+    compute = Compute(device, precision, reason, micro)
     write_back(job, compute)
     facts = {"device": device.name, "threads": torch.get_num_threads(), "processes": job.team.size}
     if folder.resumed:
@@ -160,7 +163,7 @@ def train(job: build.Job, folder: RunFolder, kind: Kind) -> dict[str, Any]:
         banner(job, kind)
         kind.banner(job, compute, objective)
         notes(job, compute)
-    trainer, parts = build.trainer(job, folder, compute, objective=objective, step=step_of(checkpoint), imports=imports)
+    trainer, parts = make_trainer(job, folder, compute, objective=objective, step=step_of(checkpoint), imports=imports)
     try:
         fit(trainer, objective, data, checkpoint, micro)
         if parts.checkpoints.exit_code:
@@ -169,7 +172,7 @@ def train(job: build.Job, folder: RunFolder, kind: Kind) -> dict[str, Any]:
     finally:
         if parts.wandb is not None:
             parts.wandb.close()
-        if team() is None:  # the processes of a team end now, and each may be told so from several sides
+        if team() is None:  # the processes of a team end now, and each may be told so from several read_size
             parts.checkpoints.release()
 
 
@@ -207,10 +210,10 @@ def step_of(checkpoint: Path | None) -> int:
 def native_size(config: Any) -> tuple[int, int] | None:
     """The `(H, W)` that a model is made for, or None for one that takes any."""
     size = getattr(config, "image_size", None)
-    return None if size is None else sides(size)
+    return None if size is None else read_size(size)
 
 
-def write_back(job: build.Job, compute: build.Compute) -> None:
+def write_back(job: Job, compute: Compute) -> None:
     """Puts every resolved `auto` into the config, so that `config.yaml` repeats the run on any machine."""
     cfg, geo, pace = job.cfg, job.geo, job.pace
     cfg.data = None if cfg.data is None else str(Path(cfg.data).absolute())
@@ -221,7 +224,7 @@ def write_back(job: build.Job, compute: build.Compute) -> None:
     cfg.precision, cfg.micro_batch = compute.precision, compute.micro_batch
 
 
-def banner(job: build.Job, kind: Kind) -> None:
+def banner(job: Job, kind: TrainingTask) -> None:
     """Says where the run goes and what it learns from."""
     index = job.index
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
@@ -229,7 +232,7 @@ def banner(job: build.Job, kind: Kind) -> None:
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
 
 
-def notes(job: build.Job, compute: build.Compute) -> None:
+def notes(job: Job, compute: Compute) -> None:
     """Says how long the run is, and every `auto` with its reason."""
     cfg, pace = job.cfg, job.pace
     log.info("length    %d steps of %d images (%.1f epochs), seed %d", pace.steps, pace.batch, pace.epochs, cfg.seed)
@@ -264,7 +267,7 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
                 f"the device is out of memory at micro_batch={micro}; use micro_batch={max(1, micro // 2)}"
             ) from error
         except RuntimeError as error:
-            if trainer.world_size > 1 and build.is_broken_exchange(error):
+            if trainer.world_size > 1 and is_broken_exchange(error):
                 raise RunError(
                     "another process of this run ended or hangs, its own message says why; resume=true goes on from "
                     "the last checkpoint"
@@ -273,7 +276,7 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
 
 
 def finish(
-    job: build.Job, folder: RunFolder, trainer: Trainer, objective: Objective, parts: build.Parts, kind: Kind
+    job: Job, folder: RunFolder, trainer: Trainer, objective: Objective, parts: Parts, kind: TrainingTask
 ) -> dict[str, Any]:
     """Writes curves, the task's results and `summary.json`."""
     from mimsuite.pictures.curves import curves, read_metrics

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mimsuite.runs.folder import write_text
+from mimsuite.data.storage import write_text
 
 log = logging.getLogger("mimsuite")
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mimsuite.models.load import drops, preprocessor, save_weights
+from mimsuite.models.device import Device
+from mimsuite.models.load import drops_patches, preprocessor, save_weights
 from mimsuite.errors import InputError
 from mimsuite.weights.init import Weights
 from mimsuite.config.instantiate import instantiate
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mimsuite.callbacks.checkpoints import Checkpoints
     from mimsuite.data.datamodule import ImageData
     from mimsuite.data.index import DataIndex
-    from mimsuite.settings.labels import Labelled
+    from mimsuite.settings.labels import TrainingLabels
     from mimsuite.runs.loggers import FileLogger, WandbLogger
     from mimsuite.masked.samplers import MaskSampler
     from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
@@ -33,83 +34,24 @@ if TYPE_CHECKING:
     from mimsuite.objectives.objective import Objective
     from mimsuite.runs.folder import RunFolder
 
-IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
-IMAGES_ON_CPU = 64
 OF_THE_MODEL = ("target", "mask_mode")  # keys of the objective that the model's config holds
 EXCHANGE_TIMEOUT = 90  # seconds that a process waits for the others before it takes one for dead
 
 
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """What a run computes on: Lightning's accelerator (`cpu`, `gpu`, `mps`) and a name for people."""
-
-    accelerator: str
-    name: str
-    memory_gib: float
-    fast_bf16: bool
 
 
-def device(accelerator: str) -> Device:
-    """The device that `trainer.accelerator` means here."""
-    import torch
-
-    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        raise InputError(f"trainer.accelerator={accelerator} is unknown; it takes auto, cpu, gpu, mps")
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        facts = torch.cuda.get_device_properties(0)
-        return Device(
-            "gpu",
-            facts.name,
-            facts.total_memory / 2**30,
-            torch.cuda.is_bf16_supported(including_emulation=False),
-        )
-    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
-        return Device("mps", "Apple GPU", 8.0, False)
-    if accelerator not in ("auto", "cpu"):
-        raise InputError(f"trainer.accelerator={accelerator}, but this machine has none; use trainer.accelerator=cpu")
-    amx = torch.backends.cpu.get_cpu_capability() == "AMX" or torch.cpu._is_amx_tile_supported()
-    return Device("cpu", f"CPU, {torch.get_num_threads()} threads{', AMX' if amx else ''}", 0.0, amx)
 
 
-def device_count(accelerator: str) -> int:
-    """How many devices of this machine a run takes by itself: all GPUs, else one."""
-    import torch
-
-    return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
 
 
-def is_broken_exchange(error: RuntimeError) -> bool:
-    """Whether an error says that the processes of a run cannot reach each other any more."""
-    import torch.distributed
-
-    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
 
 
-def torch_device() -> str:
-    """The name by which torch knows the device that `auto` means here."""
-    return {"gpu": "cuda"}.get(found := device("auto").accelerator, found)
 
 
-def precision(asked: str, on: Device) -> tuple[str, str]:
-    """Lightning's name of the precision and the reason for it."""
-    if asked != "auto":
-        return asked, "as asked"
-    if on.fast_bf16:
-        return "bf16-mixed", f"{on.name} is fast at bfloat16"
-    return "32-true", f"{on.name} is not fast at bfloat16"
 
 
-def micro_limit(on: Device, image_size: tuple[int, int]) -> int:
-    """The most images that `micro_batch=auto` puts through at once: by memory, for a ViT-Base."""
-    images = IMAGES_ON_CPU if on.accelerator == "cpu" else on.memory_gib * IMAGES_PER_GIB
-    return max(1, int(images * 224 * 224 / (image_size[0] * image_size[1])))
 
 
-def auto_workers() -> int:
-    """Loader processes: one per core that this process may use but one, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(1, cores - 1), 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +86,7 @@ class Job:
     team: Team
     notes: tuple[str, ...] = ()
     probing: Probing | None = None
-    labelled: Labelled | None = None
+    labelled: TrainingLabels | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +157,7 @@ def around_model(job: Job, model: Any, normalize: Normalize, groups: list[dict[s
 
 def decays_mask_token(config: Any) -> bool:
     """Whether weight decay acts on the mask token: in SimMIM's ViT, as its code has it, and nowhere else."""
-    return bool(config.model_type == "vit" and not drops(config) and config.mim_target != "hog")
+    return bool(config.model_type == "vit" and not drops_patches(config) and config.mim_target != "hog")
 
 
 def mask_samplers(cfg: DictConfig, trusted: Sequence[str], drops: bool) -> list[MaskSampler]:
@@ -294,7 +236,7 @@ class Parts:
     callbacks: Sequence[Callback]
 
 
-def trainer(
+def make_trainer(
     job: Job, folder: RunFolder, compute: Compute, *, objective: Objective, step: int, imports: float
 ) -> tuple[Trainer, Parts]:
     """Lightning's Trainer with our loggers, callbacks and checkpoints.

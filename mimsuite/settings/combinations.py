@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from mimsuite.encoders.config import MIM_TARGETS
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import HOG_CELL, Pair, around, hidden_units
-from mimsuite.settings.read import check_choice, whole
+from mimsuite.settings.read import read_choice, read_int
 from mimsuite.words import MASK_MODES
 
 LOSSES = ("l1", "mse", "smooth_l1")
@@ -30,9 +30,9 @@ def check_combination(cfg: DictConfig, config: Any) -> None:
     Raises:
         InputError: parts that do not go together; the message names some that do.
     """
-    check_choice(cfg, "objective.loss", LOSSES)
-    target = check_choice(cfg, "objective.target", MIM_TARGETS)
-    drops = check_choice(cfg, "objective.mask_mode", MASK_MODES) == "drop"
+    read_choice(cfg, "objective.loss", LOSSES)
+    target = read_choice(cfg, "objective.target", MIM_TARGETS)
+    drops = read_choice(cfg, "objective.mask_mode", MASK_MODES) == "drop"
     family, head = config.model_type, str(cfg.head.get("_target_"))
     if drops and family != "vit":
         raise InputError(
@@ -79,7 +79,7 @@ def check_head(head: DictConfig, keys: tuple[str, ...] | None) -> None:
             raise InputError(f"head.{key} is unknown; {head._target_} takes {takes}; leave head.{key} out")
     if not keys:
         return
-    width, _, heads, _ = (whole(head, key, name=f"head.{key}") for key in keys)
+    width, _, heads, _ = (read_int(head, key, name=f"head.{key}") for key in keys)
     if width % heads or width % 4:
         fits = " or ".join(str(size) for size in around(width, math.lcm(heads, 4)))
         raise InputError(

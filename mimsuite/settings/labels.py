@@ -17,7 +17,7 @@ from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.label_table import LabelFacts, balanced_weights, label_facts, read_labels, share_of
 from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
-from mimsuite.settings.read import positive
+from mimsuite.settings.read import read_positive
 
 PROBLEM_TYPES = {
     "classes": "single_label_classification",
@@ -27,7 +27,7 @@ PROBLEM_TYPES = {
 
 
 @dataclass(frozen=True)
-class Labelled:
+class TrainingLabels:
     """The labelled images of a run.
 
     Attributes:
@@ -53,7 +53,7 @@ class Labelled:
         return dict(enumerate(named))
 
 
-def decide_labels(cfg: DictConfig, index: DataIndex) -> Labelled:
+def decide_labels(cfg: DictConfig, index: DataIndex) -> TrainingLabels:
     """Reads the labels and chooses the images.
 
     Args:
@@ -72,7 +72,7 @@ def decide_labels(cfg: DictConfig, index: DataIndex) -> Labelled:
     check_labels(index, facts, other, choose.split)
     if "test" in index.splits:
         check_labels(index, facts, read_labels(index, index.records("test")), "test")
-    fraction = positive(cfg, "label_fraction")
+    fraction = read_positive(cfg, "label_fraction")
     numbers = share_of(samples, labels, fraction, cfg.seed)
     notes = []
     if fraction < 1:
@@ -81,7 +81,7 @@ def decide_labels(cfg: DictConfig, index: DataIndex) -> Labelled:
     on = choose.split if choose.part == "all" else f"{len(chosen):,} images held out from {choose.split}"
     kept = label_facts(index, [labels[i] for i in numbers.tolist()])
     weights = class_weights(cfg, facts, kept)
-    return Labelled(facts, samples.take(numbers), chosen, on, weights, tuple(notes))
+    return TrainingLabels(facts, samples.take(numbers), chosen, on, weights, tuple(notes))
 
 
 def check_labels(index: DataIndex, facts: LabelFacts, labels: Sequence[Label], split: str) -> None:

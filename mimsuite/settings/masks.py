@@ -13,11 +13,11 @@ from yaml import YAMLError
 
 from mimsuite.config.instantiate import current_config, trusted_targets
 from mimsuite.errors import InputError
-from mimsuite.models import load as build_model
-from mimsuite.runs import trainer as build
+from mimsuite.models.load import drops_patches
 from mimsuite.runs.folder import holds_run
+from mimsuite.runs.trainer import mask_samplers
 from mimsuite.settings.combinations import LOSSES, NO_MASK, check_ratio, mask_cell
-from mimsuite.settings.read import mask_unit, whole
+from mimsuite.settings.read import mask_unit, read_int
 
 if TYPE_CHECKING:
     from mimsuite.masked.samplers import MaskSampler
@@ -88,7 +88,7 @@ def masking_of(
     loss = "l1" if stored is None else str(stored.objective.get("loss"))
     if loss not in LOSSES:
         raise InputError(f"the config of init={cfg.init} has objective.loss={loss}; known are {', '.join(LOSSES)}")
-    drops, units = build_model.drops(config), []
+    drops, units = drops_patches(config), []
     for size in sizes:
         cell = mask_cell(config.mask_stride, config.mim_target)
         units.append(mask_unit(made, size, config.stride, cell, drops))
@@ -98,9 +98,9 @@ def masking_of(
     plain = {str(key): value for key, value in values.items()}
     kind, ratio = str(plain["_target_"]).rpartition(".")[2], plain.get("ratio")
     note = f"{kind} of {ratio}, units of {', '.join(map(str, units))} px, {whose}"
-    limit = images if stored is None else whole(stored.loader, "val_limit", name="loader.val_limit")
+    limit = images if stored is None else read_int(stored.loader, "val_limit", name="loader.val_limit")
     if limit < images:
         note += f"; it validated on {limit:,} images, these are {images:,}, so its own figures differ"
-    sampler = build.mask_samplers(made, trusted_targets(cfg, overrides), drops)[0]
-    batch = BATCH if stored is None else whole(stored, "micro_batch", auto=BATCH)
+    sampler = mask_samplers(made, trusted_targets(cfg, overrides), drops)[0]
+    batch = BATCH if stored is None else read_int(stored, "micro_batch", auto=BATCH)
     return Masking(sampler, plain, tuple(units), loss, batch, note)

@@ -117,11 +117,11 @@ def chosen_size(
 ) -> tuple[tuple[int, int], list[str]]:
     """The `(H, W)` that `image_size` means, and why."""
     if cfg.image_size != "auto":
-        return sides(cfg.image_size), []
+        return read_size(cfg.image_size), []
     native = native or (FALLBACK_SIZE, FALLBACK_SIZE)
     image_size = auto_image_size(native, index.image_size, stride)
-    reason = "the model's" if image_size == native else f"the data's median is {pair(index.image_size)}"
-    return image_size, [f"image_size={pair(image_size)} ({reason})"]
+    reason = "the model's" if image_size == native else f"the data's median is {format_size(index.image_size)}"
+    return image_size, [f"image_size={format_size(image_size)} ({reason})"]
 
 
 def chosen_channels(cfg: DictConfig, index: DataIndex) -> int:
@@ -130,7 +130,7 @@ def chosen_channels(cfg: DictConfig, index: DataIndex) -> int:
     Raises:
         InputError: not those of the data.
     """
-    channels = whole(cfg, "channels", auto=index.channels)
+    channels = read_int(cfg, "channels", auto=index.channels)
     if channels != index.channels:
         raise InputError(
             f"channels={channels} but the images have {index.channels}; use channels={index.channels} or other data"
@@ -150,7 +150,7 @@ def mask_unit(
     Raises:
         InputError: sizes that do not fit, with sizes that would.
     """
-    given = whole(cfg.mask, "unit", auto=0, name="mask.unit")
+    given = read_int(cfg.mask, "unit", auto=0, name="mask.unit")
     check_image_size(image_size, stride, 1 if given % math.lcm(*cell) else max(given, 1))
     unit = given or (math.lcm(*cell) if drops else auto_mask_unit(image_size, cell))
     check_unit(image_size, stride, cell, unit)
@@ -178,7 +178,7 @@ def budget(cfg: DictConfig, samples: int) -> Budget:
         InputError: a value of the wrong kind; both `steps` and `epochs`; less data than one batch.
     """
     notes = []
-    batch = whole(cfg, "batch")
+    batch = read_int(cfg, "batch")
     if samples < batch:
         raise InputError(
             f"batch={batch} is larger than the {samples} training images; use batch={2 ** int(math.log2(samples))}"
@@ -187,9 +187,9 @@ def budget(cfg: DictConfig, samples: int) -> Budget:
     if cfg.steps is not None and cfg.epochs is not None:
         raise InputError(f"steps={cfg.steps} and epochs={cfg.epochs} are both set; give one of them")
     if cfg.steps is not None:
-        steps = whole(cfg, "steps")
+        steps = read_int(cfg, "steps")
     elif cfg.epochs is not None:
-        steps = max(1, round(positive(cfg, "epochs") * per_epoch))
+        steps = max(1, round(read_positive(cfg, "epochs") * per_epoch))
         notes.append(f"steps={steps} ({cfg.epochs} epochs of {per_epoch} batches)")
     else:
         low, high = DEFAULT_STEPS
@@ -201,18 +201,18 @@ def budget(cfg: DictConfig, samples: int) -> Budget:
     decay = cfg.optim.weight_decay
     if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < math.inf:
         raise InputError(f"optim.weight_decay={decay} is no number from 0; use 0.05, or 0 for none")
-    base, per = (positive(cfg.optim, key, name=f"optim.{key}") for key in ("base_lr", "base_batch"))
-    lr = positive(cfg, "lr", auto=base * batch / per)
+    base, per = (read_positive(cfg.optim, key, name=f"optim.{key}") for key in ("base_lr", "base_batch"))
+    lr = read_positive(cfg, "lr", auto=base * batch / per)
     if cfg.lr == "auto":
         notes.append(f"lr={lr:.3g} ({cfg.optim.base_lr:g} x batch {batch} / {cfg.optim.base_batch})")
     warmup = warmup_steps(cfg.schedule.warmup, steps)
     if warmup != cfg.schedule.warmup:
         share = "a twentieth" if cfg.schedule.warmup == "auto" else f"{cfg.schedule.warmup:g}"
         notes.append(f"schedule.warmup={warmup} ({share} of the run)")
-    val_every = whole(cfg, "val_every", auto=max(1, steps // 10))
+    val_every = read_int(cfg, "val_every", auto=max(1, steps // 10))
     if cfg.val_every == "auto":
         notes.append(f"val_every={val_every} (a tenth of the run)")
-    save_every = whole(cfg, "save_every", auto=val_every)
+    save_every = read_int(cfg, "save_every", auto=val_every)
     return Budget(batch, steps, steps / per_epoch, lr, warmup, val_every, save_every, tuple(notes))
 
 
@@ -272,12 +272,12 @@ def probing(cfg: DictConfig, index: DataIndex, shown: int) -> Probing | None:
     Raises:
         InputError: a value of the wrong kind; `labels=true` where the data has none.
     """
-    if not check_flag(cfg, "online_probe"):
+    if not read_flag(cfg, "online_probe"):
         return None
     node, home = cfg.callbacks.get("online_probe"), "callbacks.online_probe"
     if node is None:
         raise InputError(f"online_probe=true, but {home} is taken out; leave one of the two away")
-    share = positive(node, "share", name=f"{home}.share")
+    share = read_positive(node, "share", name=f"{home}.share")
     if share > 1:
         raise InputError(f"{home}.share={node.share} is above 1; it is a part of the run's time, such as 0.05")
     labels = index.has_labels if node.labels == "auto" else node.labels
@@ -291,7 +291,7 @@ def probing(cfg: DictConfig, index: DataIndex, shown: int) -> Probing | None:
     )
     of_the_run = share * shown / 2 / sum(ROUND)
     images, val_images = (
-        whole(node, key, auto=min(count, most, max(least, int(of_the_run * most))), name=f"{home}.{key}")
+        read_int(node, key, auto=min(count, most, max(least, int(of_the_run * most))), name=f"{home}.{key}")
         for key, count, most, least in zip(("images", "val_images"), there, ROUND, SMALLEST_ROUND, strict=True)
     )
     return Probing(images, val_images, share, labels)
@@ -316,7 +316,7 @@ def micro_batch(cfg: DictConfig, batch: int, devices: int, limit: int) -> int:
     share = batch // devices
     if cfg.micro_batch == "auto":
         return max(n for n in range(1, min(share, max(limit, 1)) + 1) if share % n == 0)
-    micro = whole(cfg, "micro_batch")
+    micro = read_int(cfg, "micro_batch")
     if share % micro:
         fits = max(n for n in range(1, min(share, micro) + 1) if share % n == 0)
         raise InputError(
@@ -325,7 +325,7 @@ def micro_batch(cfg: DictConfig, batch: int, devices: int, limit: int) -> int:
     return micro
 
 
-def check_choice(cfg: DictConfig, key: str, allowed: Sequence[str]) -> str:
+def read_choice(cfg: DictConfig, key: str, allowed: Sequence[str]) -> str:
     """The value of a string key, such as `precision` or `objective.loss`, if it is one of `allowed`."""
     value = str(OmegaConf.select(cfg, key))
     if value not in allowed:
@@ -333,14 +333,14 @@ def check_choice(cfg: DictConfig, key: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def check_flag(cfg: DictConfig, key: str) -> bool:
+def read_flag(cfg: DictConfig, key: str) -> bool:
     """A true-or-false key's value."""
     if not isinstance(cfg[key], bool):
         raise InputError(f"{key}={cfg[key]} is not true or false; use {key}=true or {key}=false")
     return bool(cfg[key])
 
 
-def whole(node: DictConfig, key: str, *, auto: int | None = None, least: int = 1, name: str | None = None) -> int:
+def read_int(node: DictConfig, key: str, *, auto: int | None = None, least: int = 1, name: str | None = None) -> int:
     """A whole number of at least `least`; `auto` stands for the given value where one is given."""
     value: Any = node[key]
     if value == "auto" and auto is not None:
@@ -350,7 +350,7 @@ def whole(node: DictConfig, key: str, *, auto: int | None = None, least: int = 1
     return value
 
 
-def positive(node: DictConfig, key: str, *, auto: float | None = None, name: str | None = None) -> float:
+def read_positive(node: DictConfig, key: str, *, auto: float | None = None, name: str | None = None) -> float:
     """A finite number above 0; `auto` stands for the given value where one is given."""
     value: Any = node[key]
     if value == "auto" and auto is not None:
@@ -365,7 +365,7 @@ def or_auto(auto: object) -> str:
     return "; give one" if auto is None else "; give one, or auto"
 
 
-def sides(value: Any) -> tuple[int, int]:
+def read_size(value: Any) -> tuple[int, int]:
     """`image_size=96` or `[96,160]` as `(H, W)`."""
     pair_given = isinstance(value, (list, tuple, ListConfig))
     numbers = list(value) if pair_given else [value, value]
@@ -374,6 +374,6 @@ def sides(value: Any) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def pair(size: tuple[int, int]) -> str:
+def format_size(size: tuple[int, int]) -> str:
     """A size as a user writes it: `96` or `[96,160]`."""
     return str(size[0]) if size[0] == size[1] else f"[{size[0]},{size[1]}]"

@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 
 from mimsuite import api, app
 from mimsuite.data.open import EMBEDDED
-from mimsuite.runs.folder import check_outputs, speak, write_json
-from mimsuite.settings.read import check_flag, whole
+from mimsuite.data.storage import write_json
+from mimsuite.models.load import normalizer_of
+from mimsuite.runs.folder import check_outputs, speak
+from mimsuite.settings.read import read_flag, read_int
 
 log = logging.getLogger("mimsuite")
 
@@ -25,9 +27,9 @@ IMAGES = 200
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Runs every step; returns the figures that it prints."""
     speak()
-    overwrite = check_flag(cfg, "overwrite")
+    overwrite = read_flag(cfg, "overwrite")
     out = check_outputs(cfg.out, PARTS, overwrite=overwrite)
-    steps, batch, seed = whole(cfg, "steps"), whole(cfg, "batch"), whole(cfg, "seed", least=0)
+    steps, batch, seed = read_int(cfg, "steps"), read_int(cfg, "batch"), read_int(cfg, "seed", least=0)
     began = time.perf_counter()
     clear(out)
     title(1, f"{IMAGES} emoji as PNG files, packed into shards: how your own images get in")
@@ -106,12 +108,11 @@ def flat_loss(run: Path) -> float:
     from mimsuite.data.open import open_data
     from mimsuite.masked.samplers import RandomMask
     from mimsuite.metrics.psnr import visible_mean_loss
-    from mimsuite.models import load as build_model
     from mimsuite.weights.init import find_weights
 
     cfg = OmegaConf.load(run / "config.yaml")
     size = (cfg.image_size[0], cfg.image_size[1])
-    normalize = build_model.normalizer_of(find_weights(str(run)))
+    normalize = normalizer_of(find_weights(str(run)))
     data = ImageData(
         open_data(cfg.data),
         image_size=size,

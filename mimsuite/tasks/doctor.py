@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.open import open_data
+from mimsuite.data.storage import cache_folder, write_json
 from mimsuite.errors import InputError
-from mimsuite.runs.folder import cache_folder, speak, write_json
-from mimsuite.settings.read import check_flag
+from mimsuite.runs.folder import speak
+from mimsuite.settings.read import read_flag
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -63,7 +64,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         InputError: `out` is no .json file.
     """
     speak()
-    strict = check_flag(cfg, "strict")
+    strict = read_flag(cfg, "strict")
     if cfg.out is not None and (Path(cfg.out).suffix != ".json" or Path(cfg.out).is_dir()):
         raise InputError(f"out={cfg.out} is no .json file; use out=doctor.json")
     found = [*basics(), *libraries(installed()), *traps(installed(), factories()), *torch_build(), *cpu(), *threads()]

@@ -19,10 +19,11 @@ from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
-from mimsuite.models import load as build_model
-from mimsuite.runs import trainer as build
+from mimsuite.models.device import torch_device
+from mimsuite.models.load import check_channels, config_of, load_encoder
 from mimsuite.runs.folder import check_picture, speak
-from mimsuite.settings.read import FALLBACK_SIZE, check_choice, check_flag, pair, sides, whole
+from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.read import FALLBACK_SIZE, format_size, read_choice, read_flag, read_int, read_size
 from mimsuite.weights.init import Weights, find_weights
 
 if TYPE_CHECKING:
@@ -37,20 +38,22 @@ ENDINGS = (".npz", ".parquet", ".csv")
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the features of a split; returns counts and places."""
     speak()
-    overwrite = check_flag(cfg, "overwrite")
+    overwrite = read_flag(cfg, "overwrite")
     out = check_table(cfg.out, overwrite=overwrite)
     picture = check_map(cfg, out, overwrite=overwrite)
-    pool = check_choice(cfg, "pool", ("mean", "cls", "both"))
-    batch, workers = whole(cfg, "batch"), whole(cfg, "workers", auto=build.auto_workers(), least=0)
+    pool = read_choice(cfg, "pool", ("mean", "cls", "both"))
+    batch, workers = read_int(cfg, "batch"), read_int(cfg, "workers", auto=auto_workers(), least=0)
     weights = find_weights(cfg.init)
-    config = build_model.config_of(weights)
+    config = config_of(weights)
     layer = layer_of(cfg, config.class_tokens, pool)
-    size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
+    size = (
+        weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else read_size(cfg.image_size)
+    )
     index = open_data(cfg.data)
-    build_model.check_channels(index, weights)
+    check_channels(index, weights)
     part = choose_part(index, str(cfg.split))
     count = index.num_samples(part)
-    log.info("data      %s: %s (%s images) at %s px", index.root, part.split, f"{count:,}", pair(size))
+    log.info("data      %s: %s (%s images) at %s px", index.root, part.split, f"{count:,}", format_size(size))
     stored, view = features(weights, index, part, (layer, pool), size, batch, workers)
     found = stored.features(view)
     x, labels = found.x.numpy(), None if found.labels is None else found.labels.numpy()
@@ -161,12 +164,11 @@ def features(
     workers: int,
 ) -> tuple[StoredFeatures, View]:
     """One view of the images, computed or read where an earlier task stored it."""
+    from mimsuite.evaluation.features.passes import feature_pass
     from mimsuite.evaluation.features.views import View
 
-    encoder = build_model.encoder(weights, build_model.config_of(weights), size)
-    reading = build_model.feature_pass(
-        weights, index, encoder, size, device=build.torch_device(), batch=batch, workers=workers
-    )
+    encoder = load_encoder(weights, config_of(weights), size)
+    reading = feature_pass(weights, index, encoder, size, device=torch_device(), batch=batch, workers=workers)
     view = View(wanted[0], cast("Pool", wanted[1]))
     return reading.read(index, part, [view]), view
 

@@ -18,13 +18,14 @@ from mimsuite.data.labels import Label
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.answers import Answers, match
-from mimsuite.evaluation.judging.trained import Trained, find_trained, fit_dtype, own_answers, scorer
+from mimsuite.evaluation.judging.trained import TrainedModel, find_trained, fit_dtype, own_answers, scorer
 from mimsuite.masked.geometry import check_image_size
-from mimsuite.models import load as build_model
-from mimsuite.runs import trainer as build
+from mimsuite.models.device import torch_device
+from mimsuite.models.load import check_channels, config_of, normalizer_of, trained_model
 from mimsuite.runs.folder import RunFolder, check_out, speak
+from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.masks import BATCH, Masking, masking_of
-from mimsuite.settings.read import check_flag, pair, sides, whole
+from mimsuite.settings.read import format_size, read_flag, read_int, read_size
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -33,7 +34,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluateSettings:
     """An evaluation, decided and checked.
 
     Attributes:
@@ -47,7 +48,7 @@ class Plan:
         mistakes: images in the picture.
     """
 
-    trained: Trained
+    trained: TrainedModel
     index: DataIndex
     part: Selection
     prefix: str
@@ -64,7 +65,7 @@ class Plan:
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluates; returns the content of `summary.json`."""
     speak()
-    overwrite = check_flag(cfg, "overwrite")
+    overwrite = read_flag(cfg, "overwrite")
     check_out(cfg.out, overwrite=overwrite)
     check_apart(cfg)
     plan = decide(cfg, overrides)
@@ -73,18 +74,18 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             cfg.mask = plan.masking.mask  # those of a run, perhaps: config.yaml says what was done
     with RunFolder(cfg.out, overwrite=overwrite) as folder:
         folder.log_to_file()
-        folder.describe(cfg, overrides, {"device": build.torch_device()})
+        folder.describe(cfg, overrides, {"device": torch_device()})
         count = plan.index.num_samples(plan.part)
         log.info("mimsuite %s evaluate of %s -> %s", __version__, cfg.init, cfg.out)
         log.info(
             "data      %s: %s (%s images) at %s px",
-            *(plan.index.root, plan.prefix, f"{count:,}", ", ".join(map(pair, plan.sizes))),
+            *(plan.index.root, plan.prefix, f"{count:,}", ", ".join(map(format_size, plan.sizes))),
         )
         if plan.masking is not None:
             log.info("masks     %s", plan.masking.note)
         rows, more = judge_all(plan, folder.path) if plan.masking is None else masked_all(plan, plan.masking)
         for size, row in zip(plan.sizes, rows, strict=True):
-            log.info("%-9s %s", pair(size), ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
+            log.info("%-9s %s", format_size(size), ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
         if len(rows) > 1:
             several = [{"image_size": list(size), **row} for size, row in zip(plan.sizes, rows, strict=True)]
             write_csv(folder.path / "sizes.csv", several)
@@ -97,19 +98,19 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 # --- what is to be done --------------------------------------------------------------------------------------------
 
 
-def decide(cfg: DictConfig, overrides: Sequence[str]) -> Plan:
+def decide(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings:
     """Checks every key.
 
     Raises:
         InputError: a value that the task, the model or the data does not take.
     """
-    flip, mistakes = check_flag(cfg, "flip"), whole(cfg, "mistakes", least=0)
+    flip, mistakes = read_flag(cfg, "flip"), read_int(cfg, "mistakes", least=0)
     trained = find_trained(cfg.init)
-    config = build_model.config_of(trained.weights)
+    config = config_of(trained.weights)
     if trained.masked and flip:
         raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
     index = open_data(cfg.data)
-    build_model.check_channels(index, trained.weights)
+    check_channels(index, trained.weights)
     part = choose_part(index, str(cfg.split), masked=trained.masked)
     sizes = image_sizes(cfg.image_size, trained.image_size)
     check_sizes(config, sizes)
@@ -125,11 +126,11 @@ def decide(cfg: DictConfig, overrides: Sequence[str]) -> Plan:
             )
         labels = read_labels(index, index.records(part))
         answers = match(own_answers(trained, config), labels, index.classes, f"data={cfg.data or 'emoji-64'}")
-    return Plan(
+    return EvaluateSettings(
         *(trained, index, part, part.split if part.part == "all" else "held_out", sizes),
         *(labels, answers, masking, flip, mistakes),
-        batch=whole(cfg, "batch", auto=masking.batch if masking else BATCH),
-        workers=whole(cfg, "workers", auto=build.auto_workers(), least=0),
+        batch=read_int(cfg, "batch", auto=masking.batch if masking else BATCH),
+        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
     )
 
 
@@ -161,7 +162,7 @@ def image_sizes(value: Any, native: Size) -> tuple[Size, ...]:
     if value == "auto":
         return (native,)
     listed = isinstance(value, ListConfig) and (len(value) > 2 or any(isinstance(v, ListConfig) for v in value))
-    found = tuple(sides(v) for v in value) if listed else (sides(value),)
+    found = tuple(read_size(v) for v in value) if listed else (read_size(value),)
     if len(set(found)) < len(found):
         raise InputError(f"image_size={value} names a size twice; use different ones, such as image_size=[224,288,384]")
     return found
@@ -173,15 +174,17 @@ def check_sizes(config: Any, sizes: Sequence[Size]) -> None:
         return
     for size in sizes:
         check_image_size(size, config.stride)
-        if config.use_shared_relative_position_bias and size != sides(config.image_size):
-            own = pair(sides(config.image_size))
-            raise InputError(f"image_size={pair(size)}: relative positions cannot be resized; use image_size={own}")
+        if config.use_shared_relative_position_bias and size != read_size(config.image_size):
+            own = format_size(read_size(config.image_size))
+            raise InputError(
+                f"image_size={format_size(size)}: relative positions cannot be resized; use image_size={own}"
+            )
 
 
 # --- doing it ------------------------------------------------------------------------------------------------------
 
 
-def judge_all(plan: Plan, folder: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
+def judge_all(plan: EvaluateSettings, folder: Path) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """The figures of a classifier at every size, and what else the summary says; files for the first size."""
     from mimsuite.evaluation.judging.classifier import judge, label_tensor
     from mimsuite.evaluation.judging.predictions import images_of, report
@@ -208,19 +211,17 @@ def judge_all(plan: Plan, folder: Path) -> tuple[list[dict[str, float]], dict[st
     return rows, more
 
 
-def masked_all(plan: Plan, masking: Masking) -> tuple[list[dict[str, float]], dict[str, Any]]:
+def masked_all(plan: EvaluateSettings, masking: Masking) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """The figures of a masked image model at every size, and what else the summary says."""
     from mimsuite.data.datamodule import eval_loader
     from mimsuite.evaluation.judging.masked import masked_figures
 
-    device, count = build.torch_device(), plan.index.num_samples(plan.part)
-    normalize = build_model.normalizer_of(plan.trained.weights).to(device)
+    device, count = torch_device(), plan.index.num_samples(plan.part)
+    normalize = normalizer_of(plan.trained.weights).to(device)
     fit_dtype(normalize, plan.index)
     rows = []
     for size, unit in zip(plan.sizes, masking.units, strict=True):
-        model = build_model.trained_model(plan.trained.weights, build_model.config_of(plan.trained.weights), size).to(
-            device
-        )
+        model = trained_model(plan.trained.weights, config_of(plan.trained.weights), size).to(device)
         loader = eval_loader(
             *(plan.index, plan.part),
             image_size=size,

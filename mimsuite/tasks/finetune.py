@@ -14,20 +14,14 @@ from mimsuite.data.label_table import read_labels
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.answers import Answers
 from mimsuite.evaluation.judging.trained import find_trained, scorer
-from mimsuite.models.load import (
-    classifier,
-    classifier_config,
-    keeps_head,
-    model_config,
-    normalizer,
-    save_weights,
-)
-from mimsuite.runs import trainer as build
+from mimsuite.models.load import classifier, keeps_head, normalizer, save_weights
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import Kind, begin, carry_out, native_size, processes
+from mimsuite.runs.life import TrainingTask, begin, carry_out, native_size, processes
+from mimsuite.runs.trainer import Compute, Job, Parts, classify_objective, labelled_data
 from mimsuite.settings.hyperrule import hyper_rule
 from mimsuite.settings.labels import check_objective, decide_labels
-from mimsuite.settings.read import budget, plain_geometry, positive
+from mimsuite.settings.model import classifier_config, frozen_depth, model_config
+from mimsuite.settings.read import budget, plain_geometry, read_positive
 from mimsuite.weights.init import Weights
 
 if TYPE_CHECKING:
@@ -45,10 +39,10 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Everything that can be wrong with the input is looked at before torch is imported and before `out` is touched.
     """
-    return carry_out(decide(cfg, overrides), Kind("finetune", make, banner, finish))
+    return carry_out(decide(cfg, overrides), TrainingTask("finetune", make, banner, finish))
 
 
-def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
+def decide(cfg: DictConfig, overrides: Sequence[str]) -> Job:
     """Checks every key.
 
     Raises:
@@ -70,7 +64,7 @@ def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
     check_objective(cfg, labelled.facts)
     pace = budget(cfg, len(labelled.train))
     team = processes(cfg)
-    return build.Job(
+    return Job(
         cfg, overrides, trusted, index, weights, config, geo, pace, begun.workers, team, tuple(notes), labelled=labelled
     )
 
@@ -110,19 +104,21 @@ def layer_decay(cfg: DictConfig, weights: Weights | None) -> str:
     reason = "as asked"
     if cfg.layer_decay == "auto":
         cfg.layer_decay, reason = (LAYER_DECAY, "pretrained weights") if weights else (1.0, "fresh weights")
-    if positive(cfg, "layer_decay", auto=1.0) > 1:
+    if read_positive(cfg, "layer_decay", auto=1.0) > 1:
         raise InputError(f"layer_decay={cfg.layer_decay} is above 1; use 1 for none, or 0.75")
     return f"layer_decay={cfg.layer_decay:g} ({reason})"
 
 
-def make(job: build.Job, compute: build.Compute) -> tuple[ClassifyObjective, ImageData]:
+def make(job: Job, compute: Compute) -> tuple[ClassifyObjective, ImageData]:
     """The Lightning module and the loaders."""
-    model = classifier(job.config, job.weights, job.cfg)
+    model = classifier(
+        job.config, job.weights, std=job.cfg.head.std, frozen=frozen_depth(job.cfg, job.config.num_blocks)
+    )
     normalize = normalizer(job.index, job.weights)
-    return build.classify_objective(job, model, normalize), build.labelled_data(job, compute.micro_batch, normalize)
+    return classify_objective(job, model, normalize), labelled_data(job, compute.micro_batch, normalize)
 
 
-def banner(job: build.Job, compute: build.Compute, objective: ClassifyObjective) -> None:
+def banner(job: Job, compute: Compute, objective: ClassifyObjective) -> None:
     """Says what is about to happen: labels, model, and whether other libraries will read the result."""
     cfg, labelled = job.cfg, job.labelled
     assert labelled is not None
@@ -147,7 +143,7 @@ def banner(job: build.Job, compute: build.Compute, objective: ClassifyObjective)
 
 
 def finish(
-    job: build.Job, folder: RunFolder, objective: ClassifyObjective, parts: build.Parts
+    job: Job, folder: RunFolder, objective: ClassifyObjective, parts: Parts
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Writes the last weights, and judges the best ones on the images that nothing was chosen on."""
     from mimsuite.callbacks.best_weights import BestWeights
@@ -165,7 +161,7 @@ def finish(
     return figures, more
 
 
-def last_figure(job: build.Job, folder: RunFolder) -> dict[str, float]:
+def last_figure(job: Job, folder: RunFolder) -> dict[str, float]:
     """What the best weights, as they lie in `weights/`, are worth on `test`."""
     from mimsuite.evaluation.judging.classifier import judge, label_tensor
 

@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.open import open_data
 from mimsuite.data.progress import reported
+from mimsuite.data.storage import write_json
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
-from mimsuite.runs.folder import check_outputs, speak, write_json
-from mimsuite.settings.read import check_flag, whole
+from mimsuite.runs.folder import check_outputs, speak
+from mimsuite.settings.read import read_flag, read_int
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,9 +43,9 @@ FAULTS = {
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Looks at a data set; returns what it writes to `inspect.json`, with `exit_code` 2 where `verify` finds faults."""
     speak()
-    out = check_outputs(cfg.out, OUTPUTS, overwrite=check_flag(cfg, "overwrite"))
-    count, check = whole(cfg, "count"), check_flag(cfg, "verify")
-    if check_flag(cfg, "index"):
+    out = check_outputs(cfg.out, OUTPUTS, overwrite=read_flag(cfg, "overwrite"))
+    count, check = read_int(cfg, "count"), read_flag(cfg, "verify")
+    if read_flag(cfg, "index"):
         write_beside(cfg.data)
     try:
         index = open_data(cfg.data)

@@ -15,7 +15,7 @@ from mimsuite.config.hints import unknown_choice
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
 from mimsuite.runs.folder import speak
-from mimsuite.settings.read import sides, whole
+from mimsuite.settings.read import read_int, read_size
 
 ANY_SIZE, ANY_SIZE_NANO = 224, 64
 
@@ -25,8 +25,8 @@ log = logging.getLogger("mimsuite")
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Prints the table; returns its rows under `models`."""
     speak()
-    size = None if cfg.image_size is None else sides(cfg.image_size)
-    channels = whole(cfg, "channels")
+    size = None if cfg.image_size is None else read_size(cfg.image_size)
+    channels = read_int(cfg, "channels")
     files = sorted((conf_dir() / "model").glob("*.yaml"))
     names = [file.stem for file in files]
     if cfg.name is not None and cfg.name not in names:
@@ -58,7 +58,7 @@ def row(file: Path, image_size: tuple[int, int] | None, channels: int) -> dict[s
 
     node = model_node(file)
     if image_size is None:
-        image_size = sides(node.get("image_size", ANY_SIZE_NANO if file.stem.endswith("_nano") else ANY_SIZE))
+        image_size = read_size(node.get("image_size", ANY_SIZE_NANO if file.stem.endswith("_nano") else ANY_SIZE))
     own_size = {"image_size": list(image_size)} if "image_size" in node else {}
     config = instantiate(node, num_channels=channels, **own_size)
     with torch.device("meta"):

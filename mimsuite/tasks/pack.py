@@ -13,7 +13,7 @@ from mimsuite import app
 from mimsuite.data.progress import reported
 from mimsuite.errors import InputError
 from mimsuite.runs.folder import speak
-from mimsuite.settings.read import check_flag, positive, whole
+from mimsuite.settings.read import read_flag, read_int, read_positive
 
 if TYPE_CHECKING:
     from mimsuite.data.packing.plan import Choice
@@ -27,10 +27,10 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Packs a folder; returns the number of images per split and the classes."""
     speak()
     choice = choices(cfg)
-    shard_size = int(positive(cfg, "shard_size") * 2**20)
-    image_size = None if cfg.image_size is None else whole(cfg, "image_size")
+    shard_size = int(read_positive(cfg, "shard_size") * 2**20)
+    image_size = None if cfg.image_size is None else read_int(cfg, "image_size")
     src, out = Path(cfg.src), Path(cfg.out)
-    if check_flag(cfg, "dry_run"):
+    if read_flag(cfg, "dry_run"):
         return dry_run(src, out, choice, shard_size, resized=image_size is not None)
     from mimsuite.data.packing.pack import pack
 
@@ -46,9 +46,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def choices(cfg: DictConfig) -> Choice:
     """Labels, splits, groups and seed, checked as far as that needs no file."""
-    if cfg.val_fraction != 0 and not 0 < positive(cfg, "val_fraction") < 1:
+    if cfg.val_fraction != 0 and not 0 < read_positive(cfg, "val_fraction") < 1:
         raise InputError(f"val_fraction={cfg.val_fraction} is not in [0, 1); use 0.1, or 0 for no val split")
-    seed = whole(cfg, "seed", least=0)
+    seed = read_int(cfg, "seed", least=0)
     from mimsuite.data.packing.plan import Choice
 
     return Choice(

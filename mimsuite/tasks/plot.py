@@ -15,7 +15,7 @@ from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import Series, curves, read_metrics
 from mimsuite.runs.folder import check_picture, speak
-from mimsuite.settings.read import check_flag
+from mimsuite.settings.read import read_flag
 
 log = logging.getLogger("mimsuite")
 
@@ -26,7 +26,7 @@ HINTED = 12  # runs that an error names
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Draws the picture; returns its place and each run's last figures."""
     speak()
-    out = check_picture(cfg.out, overwrite=check_flag(cfg, "overwrite"))
+    out = check_picture(cfg.out, overwrite=read_flag(cfg, "overwrite"))
     folders = [Path(text) for text in listed(cfg, "runs")]
     metrics = None if cfg.metrics is None else listed(cfg, "metrics")
     runs = dict(zip(names(folders), map(figures, folders), strict=True))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.models.load import drops, for_objective, masked_model, model_config, normalizer, save_weights
-from mimsuite.runs import trainer as build
+from mimsuite.models.load import drops_patches, masked_model, normalizer, save_weights
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import Kind, begin, carry_out, native_size, processes
+from mimsuite.runs.life import TrainingTask, begin, carry_out, native_size, processes
+from mimsuite.runs.trainer import Compute, Job, Parts, masked_data, mim_objective
 from mimsuite.settings.combinations import check_combination, check_ratio, mask_cell
+from mimsuite.settings.model import for_objective, model_config
 from mimsuite.settings.read import budget, geometry, probing
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Everything that can be wrong with the input is looked at before torch is imported and before `out` is touched.
     """
-    return carry_out(decide(cfg, overrides), Kind("pretrain", make, banner, finish))
+    return carry_out(decide(cfg, overrides), TrainingTask("pretrain", make, banner, finish))
 
 
-def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
+def decide(cfg: DictConfig, overrides: Sequence[str]) -> Job:
     """Checks every key.
 
     Raises:
@@ -60,19 +61,19 @@ def decide(cfg: DictConfig, overrides: Sequence[str]) -> build.Job:
         decided = {"images": probe.images, "val_images": probe.val_images, "labels": probe.labels}
         cfg.callbacks.online_probe.update(decided)
         notes = (probe.note,)
-    return build.Job(
+    return Job(
         cfg, overrides, trusted, index, weights, config, geo, pace, begun.workers, processes(cfg), notes, probing=probe
     )
 
 
-def make(job: build.Job, compute: build.Compute) -> tuple[MIMObjective, ImageData]:
+def make(job: Job, compute: Compute) -> tuple[MIMObjective, ImageData]:
     """The Lightning module and the loaders."""
     model = masked_model(job.config, job.weights, job.cfg.head, job.trusted)
-    objective = build.mim_objective(job, model, normalizer(job.index, job.weights))
-    return objective, build.masked_data(job, compute.micro_batch)
+    objective = mim_objective(job, model, normalizer(job.index, job.weights))
+    return objective, masked_data(job, compute.micro_batch)
 
 
-def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> None:
+def banner(job: Job, compute: Compute, objective: MIMObjective) -> None:
     """Says what is about to happen: model, geometry, masks."""
     cfg, geo = job.cfg, job.geo
     (height, width), stride, cell = geo.image_size, job.config.stride, job.config.mask_stride
@@ -99,7 +100,7 @@ def banner(job: build.Job, compute: build.Compute, objective: MIMObjective) -> N
 
 def decoder(config: Any) -> str:
     """What predicts, in words."""
-    if not drops(config):
+    if not drops_patches(config):
         return "SimMIM's head on the whole map"
     sizes = f"{config.decoder_num_hidden_layers} blocks of width {config.decoder_hidden_size}"
     return f"MAE's decoder ({sizes}, {config.decoder_num_attention_heads} heads) on the visible patches"
@@ -111,7 +112,7 @@ def span(low: int, high: int) -> str:
 
 
 def finish(
-    job: build.Job, folder: RunFolder, objective: MIMObjective, parts: build.Parts
+    job: Job, folder: RunFolder, objective: MIMObjective, parts: Parts
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Writes the weights."""
     assert parts.files is not None

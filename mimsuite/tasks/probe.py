@@ -16,12 +16,14 @@ from omegaconf import DictConfig, ListConfig
 from mimsuite import app
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
+from mimsuite.data.storage import cache_folder, write_json
 from mimsuite.errors import InputError
-from mimsuite.models import load as build_model
-from mimsuite.runs import trainer as build
-from mimsuite.runs.folder import RunFolder, cache_folder, check_out, speak, write_json
+from mimsuite.models.device import torch_device
+from mimsuite.models.load import check_channels, config_of, load_encoder, normalizer
+from mimsuite.runs.folder import RunFolder, check_out, speak
 from mimsuite.runs.processes import command_line, end_with_parent, launch, leads, team
-from mimsuite.settings.read import FALLBACK_SIZE, check_flag, pair, sides, whole
+from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.read import FALLBACK_SIZE, format_size, read_flag, read_int, read_size
 from mimsuite.version import __version__
 from mimsuite.weights.init import Weights, find_weights
 
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
 
     from mimsuite.evaluation.features.passes import FeaturePass
     from mimsuite.evaluation.features.views import Features, View
-    from mimsuite.evaluation.probes.attentive import Attended
+    from mimsuite.evaluation.probes.attentive import AttentiveResult
     from mimsuite.evaluation.probes.few_shot import FewShot
-    from mimsuite.evaluation.probes.linear import Probed, Recipe
+    from mimsuite.evaluation.probes.linear import LinearResult, Recipe
 
 log = logging.getLogger("mimsuite")
 
@@ -45,7 +47,7 @@ COLUMNS = ("features", "probe", "layer", "pool", "norm", "lr", "k", "shots", "me
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProbeSettings:
     """A probe, decided and checked, before torch is imported.
 
     Attributes:
@@ -74,22 +76,22 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeResult:
     """What one kind of features is worth."""
 
     features: str
     knn: dict[int, dict[str, float]]
     knn_view: View
-    probed: Probed
+    probed: LinearResult
     few: dict[int, FewShot]
-    attended: Attended | None
+    attended: AttentiveResult | None
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Probes an encoder; returns the content of `summary.json`."""
     speak()
     end_with_parent()
-    overwrite = check_flag(cfg, "overwrite")
+    overwrite = read_flag(cfg, "overwrite")
     if leads():
         check_out(cfg.out, overwrite=overwrite)
     plan = decide(cfg)
@@ -105,7 +107,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         heads = len(plan.views) * len(plan.recipe["norms"]) * len(plan.recipe["lrs"])
         log.info(
             "image     %s px; %d heads: layers %s, pool %s, %s, %d rates, %d epochs",
-            *(pair(plan.image_size), heads, listed(layer for layer, _ in plan.views)),
+            *(format_size(plan.image_size), heads, listed(layer for layer, _ in plan.views)),
             *(listed(pool for _, pool in plan.views), listed(plan.recipe["norms"]), len(plan.recipe["lrs"])),
             plan.recipe["epochs"],
         )
@@ -132,7 +134,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 # --- what is to be done --------------------------------------------------------------------------------------------
 
 
-def decide(cfg: DictConfig) -> Plan:
+def decide(cfg: DictConfig) -> ProbeSettings:
     """Checks every key.
 
     Raises:
@@ -141,10 +143,12 @@ def decide(cfg: DictConfig) -> Plan:
     weights = find_weights(cfg.init)
     index = open_data(cfg.data)
     check_data(index, weights, cfg)
-    size = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else sides(cfg.image_size)
+    size = (
+        weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE) if cfg.image_size == "auto" else read_size(cfg.image_size)
+    )
     test = index.select("test") if cfg.split == "auto" else Selection(str(cfg.split))
     index.num_samples(test)
-    tokens = build_model.config_of(weights).class_tokens
+    tokens = config_of(weights).class_tokens
     depths = cfg.preset.layers if cfg.layers == "auto" else cfg.layers
     pool = cfg.preset.pool if cfg.pool == "auto" else cfg.pool
     pools = [] if pool == "auto" else words(pool, "pool", POOLS)
@@ -152,7 +156,7 @@ def decide(cfg: DictConfig) -> Plan:
     views = pooled_views(layers, pools, tokens, chosen=depths not in DEPTHS)
     knn_pool = pools[0] if pools and (pools[0] == "mean" or tokens[-1]) else "mean"
     running = team()
-    return Plan(
+    return ProbeSettings(
         weights=weights,
         index=index,
         train=index.select("train"),
@@ -163,18 +167,18 @@ def decide(cfg: DictConfig) -> Plan:
         knn_view=(len(tokens), knn_pool),
         recipe=recipe_of(cfg.preset),
         shots=tuple(shot_numbers(cfg.shots)),
-        attentive=check_flag(cfg, "attentive"),
-        baselines=check_flag(cfg, "baselines"),
-        batch=whole(cfg, "batch"),
-        workers=whole(cfg, "workers", auto=build.auto_workers(), least=0),
-        seed=whole(cfg, "seed", least=0),
-        devices=running.size if running else whole(cfg, "devices", auto=1),
+        attentive=read_flag(cfg, "attentive"),
+        baselines=read_flag(cfg, "baselines"),
+        batch=read_int(cfg, "batch"),
+        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        seed=read_int(cfg, "seed", least=0),
+        devices=running.size if running else read_int(cfg, "devices", auto=1),
     )
 
 
 def check_data(index: DataIndex, weights: Weights, cfg: DictConfig) -> None:
     """Refuses data that the encoder cannot take or that carries no labels."""
-    build_model.check_channels(index, weights)
+    check_channels(index, weights)
     if not index.has_labels:
         raise InputError(f"data={cfg.data} has no labels; a probe needs one per image (.cls or .json in the shards)")
 
@@ -231,7 +235,7 @@ def recipe_of(preset: DictConfig) -> dict[str, Any]:
     lrs = list(preset.lrs) if isinstance(preset.lrs, ListConfig) else [preset.lrs]
     if not lrs or any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < math.inf for v in lrs):
         raise InputError(f"preset.lrs={preset.lrs} is no list of numbers above 0; use preset.lrs=[0.03,0.1,0.3]")
-    epochs, warmup = whole(preset, "epochs", name="preset.epochs"), preset.warmup
+    epochs, warmup = read_int(preset, "epochs", name="preset.epochs"), preset.warmup
     if isinstance(warmup, bool) or not isinstance(warmup, (int, float)) or not 0 <= warmup < epochs:
         raise InputError(f"preset.warmup={warmup} is no number of epochs from 0 to below preset.epochs={epochs}; use 0")
     optimizer = str(preset.optimizer)
@@ -241,7 +245,7 @@ def recipe_of(preset: DictConfig) -> dict[str, Any]:
         "norms": words(preset.norms, "preset.norms", NORMS),
         "lrs": [float(lr) for lr in dict.fromkeys(lrs)],
         "epochs": epochs,
-        "batch": whole(preset, "batch", name="preset.batch"),
+        "batch": read_int(preset, "batch", name="preset.batch"),
         "optimizer": optimizer,
         "warmup": float(warmup),
     }
@@ -258,7 +262,7 @@ def shot_numbers(value: Any) -> list[int]:
 # --- doing it ------------------------------------------------------------------------------------------------------
 
 
-def probe(plan: Plan) -> list[Found]:
+def probe(plan: ProbeSettings) -> list[ProbeResult]:
     """Features first, of all that is compared; then, in the first process alone, the probes."""
     import torch
     from torch import distributed
@@ -267,13 +271,13 @@ def probe(plan: Plan) -> list[Found]:
     if running is not None and running.size > 1:
         distributed.init_process_group("gloo")
     try:
-        config = build_model.config_of(plan.weights)
-        encoder = build_model.encoder(plan.weights, config, plan.image_size)
+        config = config_of(plan.weights)
+        encoder = load_encoder(plan.weights, config, plan.image_size)
         views = wanted_views(plan)
         every = {"pretrained": read(plan, encoder, views + grid_view(plan))}
         if plan.baselines:
             torch.manual_seed(plan.seed)
-            fresh = build_model.encoder(None, config, plan.image_size)
+            fresh = load_encoder(None, config, plan.image_size)
             every["random initialisation"] = read(plan, fresh, views)
     finally:
         if distributed.is_available() and distributed.is_initialized():
@@ -286,33 +290,35 @@ def probe(plan: Plan) -> list[Found]:
     return found
 
 
-def wanted_views(plan: Plan) -> list[View]:
+def wanted_views(plan: ProbeSettings) -> list[View]:
     """The views of matrix and kNN."""
     from mimsuite.evaluation.features.views import View
 
     return [View(*v) for v in dict.fromkeys((*plan.views, plan.knn_view))]  # type: ignore[arg-type]
 
 
-def grid_view(plan: Plan) -> list[View]:
+def grid_view(plan: ProbeSettings) -> list[View]:
     """All cells of the last layer, where the attentive probe needs them."""
     from mimsuite.evaluation.features.views import View
 
     return [View(plan.depth, "grid")] if plan.attentive else []
 
 
-def read(plan: Plan, encoder: nn.Module, views: Sequence[View]) -> list[dict[View, Features]]:
+def read(plan: ProbeSettings, encoder: nn.Module, views: Sequence[View]) -> list[dict[View, Features]]:
     """Features of the training and of the test images."""
-    passing = feature_pass(plan, encoder)
+    passing = reader(plan, encoder)
     parts = [passing.read(plan.index, part, views) for part in (plan.train, plan.test)]
     return [{view: stored.features(view) for view in views} for stored in parts] if leads() else []
 
 
-def feature_pass(plan: Plan, encoder: nn.Module) -> FeaturePass:
+def reader(plan: ProbeSettings, encoder: nn.Module) -> FeaturePass:
     """How features are computed."""
-    device, running = build.torch_device(), team()
+    from mimsuite.evaluation.features.passes import feature_pass
+
+    device, running = torch_device(), team()
     if device == "cuda" and running is not None:
         device = f"cuda:{running.rank % running.local}"
-    return build_model.feature_pass(
+    return feature_pass(
         plan.weights,
         plan.index,
         encoder,
@@ -323,7 +329,7 @@ def feature_pass(plan: Plan, encoder: nn.Module) -> FeaturePass:
     )
 
 
-def measure(plan: Plan, name: str, train: dict[View, Features], test: dict[View, Features]) -> Found:
+def measure(plan: ProbeSettings, name: str, train: dict[View, Features], test: dict[View, Features]) -> ProbeResult:
     """kNN, the matrix, and what else is asked for."""
     from mimsuite.evaluation.features.views import View
     from mimsuite.evaluation.probes.attentive import attentive_probe
@@ -331,7 +337,7 @@ def measure(plan: Plan, name: str, train: dict[View, Features], test: dict[View,
     from mimsuite.evaluation.probes.knn import knn_figures
     from mimsuite.evaluation.probes.linear import probe_matrix
 
-    device = build.torch_device()
+    device = torch_device()
     at: View = View(*plan.knn_view)  # type: ignore[arg-type]
     at = at if at in train else next(iter(train))
     knn = knn_figures(train[at], test[at], device=device)
@@ -342,17 +348,17 @@ def measure(plan: Plan, name: str, train: dict[View, Features], test: dict[View,
     few = few_shot(train[best], test[best], plan.shots, names=plan.index.classes, device=device) if plan.shots else {}
     grid = View(plan.depth, "grid")
     attended = attentive_probe(train[grid], test[grid], seed=plan.seed, device=device) if grid in train else None
-    return Found(name, knn, at, probed, few, attended)
+    return ProbeResult(name, knn, at, probed, few, attended)
 
 
-def recipe(plan: Plan) -> Recipe:
+def recipe(plan: ProbeSettings) -> Recipe:
     """How the heads are trained."""
     from mimsuite.evaluation.probes.linear import Recipe
 
     return Recipe(**plan.recipe)
 
 
-def measure_pixels(plan: Plan) -> Found:
+def measure_pixels(plan: ProbeSettings) -> ProbeResult:
     """The same for the images themselves, shrunk."""
     from mimsuite.data.datamodule import eval_loader
     from mimsuite.evaluation.features.passes import data_words
@@ -376,7 +382,7 @@ def measure_pixels(plan: Plan) -> Found:
 # --- what is written -----------------------------------------------------------------------------------------------
 
 
-def figures(found: Sequence[Found]) -> dict[str, float]:
+def figures(found: Sequence[ProbeResult]) -> dict[str, float]:
     """The metrics of `summary.json`: plain names for the encoder, prefixed ones for what it is compared with."""
     metrics: dict[str, float] = {}
     for one in found:
@@ -390,7 +396,7 @@ def figures(found: Sequence[Found]) -> dict[str, float]:
     return metrics
 
 
-def rows(found: Sequence[Found]) -> list[dict[str, Any]]:
+def rows(found: Sequence[ProbeResult]) -> list[dict[str, Any]]:
     """The lines of `probe.csv`: every trial, of which the chosen one alone has a figure on the test split."""
     lines: list[dict[str, Any]] = []
     for one in found:
@@ -415,7 +421,7 @@ def rows(found: Sequence[Found]) -> list[dict[str, Any]]:
     return lines
 
 
-def summary_of(one: Found) -> dict[str, Any]:
+def summary_of(one: ProbeResult) -> dict[str, Any]:
     """One row of `probe.json`."""
     best, probed = one.probed.best, one.probed
     content: dict[str, Any] = {
@@ -447,14 +453,14 @@ def summary_of(one: Found) -> dict[str, Any]:
     return content
 
 
-def main_metric(one: Found) -> str:
+def main_metric(one: ProbeResult) -> str:
     """The figure that trials are chosen by."""
     from mimsuite.metrics.scores import METRICS
 
     return METRICS[one.probed.task.kind][0]
 
 
-def write(folder: Path, plan: Plan, found: Sequence[Found]) -> None:
+def write(folder: Path, plan: ProbeSettings, found: Sequence[ProbeResult]) -> None:
     """Writes tables, pictures and the winning head."""
     from mimsuite.evaluation.probes.saved_head import HeadFacts, save_head
     from mimsuite.pictures.confusion import draw_confusion, write_confusion
@@ -476,7 +482,7 @@ def write(folder: Path, plan: Plan, found: Sequence[Found]) -> None:
     if own.worth.confusion is not None:
         write_confusion(own.worth.confusion, folder / "confusion.csv", names)
         draw_confusion(own.worth.confusion, folder / "confusion.png", names)
-    normalize = build_model.normalizer(plan.index, plan.weights)
+    normalize = normalizer(plan.index, plan.weights)
     init = Path(plan.weights.init)
     facts = HeadFacts(
         init=str(init.absolute()) if init.exists() else plan.weights.init,
@@ -494,7 +500,7 @@ def write(folder: Path, plan: Plan, found: Sequence[Found]) -> None:
     save_head(folder, own.head, facts)
 
 
-def spoken_part(plan: Plan) -> Any:
+def spoken_part(plan: ProbeSettings) -> Any:
     """Says a split with its size."""
     parts: Mapping[str, Selection] = {"train": plan.train, "test": plan.test}
     return lambda name: f"{parts[name].split} ({plan.index.num_samples(parts[name]):,})"
@@ -505,7 +511,7 @@ def listed(values: Any) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
 
-def spoken_table(found: Sequence[Found]) -> str:
+def spoken_table(found: Sequence[ProbeResult]) -> str:
     """The figures as people read them."""
     names = list(found[0].probed.worth.figures)
     k = max(found[0].knn)

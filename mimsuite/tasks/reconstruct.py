@@ -19,10 +19,10 @@ from mimsuite.config.instantiate import trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.pictures.scene import Scene, known_mask
 from mimsuite.pictures.sheets import animation, check_channels, choose_mode
-from mimsuite.runs import trainer as build
 from mimsuite.runs.folder import check_picture, holds_run, speak
+from mimsuite.runs.trainer import mask_samplers
 from mimsuite.settings.combinations import check_ratio, plain
-from mimsuite.settings.read import check_flag, whole
+from mimsuite.settings.read import read_flag, read_int
 
 if TYPE_CHECKING:
     from mimsuite.pictures.reconstruction import Reconstruction
@@ -62,12 +62,12 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with `gif` the steps of the frames.
     """
     speak()
-    overwrite = check_flag(cfg, "overwrite")
-    if check_flag(cfg, "gif"):
+    overwrite = read_flag(cfg, "overwrite")
+    if read_flag(cfg, "gif"):
         return animate(cfg, overrides, overwrite=overwrite)
     out = check_sheet(cfg.out, overwrite=overwrite)
     table = None if cfg.csv is None else check_file("csv", cfg.csv, ".csv", overwrite=overwrite)
-    seed = whole(cfg, "seed", least=0)
+    seed = read_int(cfg, "seed", least=0)
     trusted = trusted_targets(cfg, overrides)
     settings = mask_settings(cfg, overrides)
     scene = Scene(cfg.init, cfg.images, count=cfg.count, image_size=plain(cfg.image_size))
@@ -78,7 +78,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     grid = scene.grid(cfg)
     for setting in settings:
         check_share(setting, grid[0] * grid[1], scene.drops, listed=cfg.ratios is not None)
-    samplers = [build.mask_samplers(setting.cfg, trusted, scene.drops)[0] for setting in settings]
+    samplers = [mask_samplers(setting.cfg, trusted, scene.drops)[0] for setting in settings]
     results = scene.show(scene.masks(samplers, grid, seed), mode=mode, channels=channels)
     by_name = {setting.name: result for setting, result in zip(settings, results, strict=True)}
     compared = cfg.ratios is not None or cfg.masks is not None

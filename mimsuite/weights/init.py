@@ -68,7 +68,7 @@ class Weights:
             from mimsuite.weights.files import read_decoder, read_folder
 
             return read_folder(self.folder) | read_decoder(self.folder)
-        from mimsuite.runs.checkpoints import load_checkpoint
+        from mimsuite.weights.checkpoints import load_checkpoint
 
         assert self.checkpoint is not None
         state = load_checkpoint(self.checkpoint)["state_dict"]
@@ -99,7 +99,7 @@ def find_weights(init: str) -> Weights:
     if (folder / "config.json").is_file():
         return in_folder(init, folder)
     if (folder / "checkpoints" / "latest.json").is_file():
-        from mimsuite.runs.checkpoints import load_checkpoint, newest
+        from mimsuite.weights.checkpoints import load_checkpoint, newest
 
         path = newest(folder / "checkpoints")
         assert path is not None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mimsuite.data.hashing import mix, permutation, splitmix64
-from mimsuite.data.order import Plan
+from mimsuite.data.order import BatchOrder
 from mimsuite.errors import InputError
 
 SIZES = [100, 37, 250, 64, 64, 1, 80, 120, 33, 90]
@@ -26,7 +26,7 @@ def batches(plan, start, stop, rank=0, world=1):
     ],
 )
 def test_order_is_frozen(arguments, golden):
-    plan = Plan(*arguments)
+    plan = BatchOrder(*arguments)
     order = batches(plan, 0, 3 * plan.steps_per_epoch)
     assert hashlib.sha256(repr(order).encode()).hexdigest()[:16] == golden
 
@@ -47,7 +47,7 @@ def test_permutation_is_the_stable_argsort_of_the_cut_hashes():
 @pytest.mark.parametrize(("lanes", "window"), [(1, 16), (1, 2), (2, 2), (8, 1)])
 @pytest.mark.parametrize("world", [2, 4, 8])
 def test_ranks_together_give_the_same_global_batches(lanes, window, world):
-    plan = Plan(SIZES, 32, 1, lanes, window)
+    plan = BatchOrder(SIZES, 32, 1, lanes, window)
     steps = 2 * plan.steps_per_epoch + 1
     ranks = [batches(plan, 0, steps, rank, world) for rank in range(world)]
     joined = [(parts[0][0], [n for _, numbers in parts for n in numbers]) for parts in zip(*ranks, strict=True)]
@@ -55,7 +55,7 @@ def test_ranks_together_give_the_same_global_batches(lanes, window, world):
 
 
 def test_every_sample_is_used_once_per_epoch_but_the_tail():
-    plan = Plan(SIZES, 32, 0, window=3)
+    plan = BatchOrder(SIZES, 32, 0, window=3)
     total = sum(SIZES)
     assert plan.steps_per_epoch == total // 32
     for epoch in range(3):
@@ -69,7 +69,7 @@ def test_every_sample_is_used_once_per_epoch_but_the_tail():
 
 
 def test_lanes_never_repeat_a_sample_when_shards_are_uneven():
-    plan = Plan([5, 0, 7, 3, 9, 11, 2], 6, 0, lanes=3, window=2)
+    plan = BatchOrder([5, 0, 7, 3, 9, 11, 2], 6, 0, lanes=3, window=2)
     assert plan.steps_per_epoch == 37 // 6
     for epoch in range(20):
         first = epoch * plan.steps_per_epoch
@@ -78,26 +78,26 @@ def test_lanes_never_repeat_a_sample_when_shards_are_uneven():
 
 
 def test_a_lane_reads_its_own_shards_only():
-    plan = Plan([10] * 8, 8, 0, lanes=2, window=2)
+    plan = BatchOrder([10] * 8, 8, 0, lanes=2, window=2)
     shards = [{n // 10 for _, part in batches(plan, 0, plan.steps_per_epoch, rank, 2) for n in part} for rank in (0, 1)]
     assert shards[0].isdisjoint(shards[1])
     assert len(shards[0]) == len(shards[1]) == 4
 
 
 def test_epochs_and_seeds_differ():
-    plan = Plan(SIZES, 32, 0)
+    plan = BatchOrder(SIZES, 32, 0)
     n = plan.steps_per_epoch
     assert batches(plan, 0, 1)[0][1] != batches(plan, n, n + 1)[0][1]
-    assert batches(plan, 0, 1) != batches(Plan(SIZES, 32, 1), 0, 1)
+    assert batches(plan, 0, 1) != batches(BatchOrder(SIZES, 32, 1), 0, 1)
 
 
 def test_starting_in_the_middle_gives_the_same_batches():
-    plan = Plan(SIZES, 32, 0, window=2)
-    assert batches(Plan(SIZES, 32, 0, window=2), 17, 60) == batches(plan, 0, 60)[17:]
+    plan = BatchOrder(SIZES, 32, 0, window=2)
+    assert batches(BatchOrder(SIZES, 32, 0, window=2), 17, 60) == batches(plan, 0, 60)[17:]
 
 
 def test_a_position_in_a_billion_samples_is_found_at_once():
-    plan = Plan(np.full(100_000, 10_000), 4096, 0)
+    plan = BatchOrder(np.full(100_000, 10_000), 4096, 0)
     fastest = 1.0
     for step in (123_456, 600_000, 1_000_000):
         start = time.perf_counter()
@@ -116,22 +116,24 @@ def test_a_position_in_a_billion_samples_is_found_at_once():
 )
 def test_impossible_plans_are_refused(arguments, words):
     with pytest.raises(InputError, match=words) as error:
-        Plan(SIZES, seed=0, **arguments)
+        BatchOrder(SIZES, seed=0, **arguments)
     assert "\n" not in str(error.value)
 
 
 def test_a_world_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(InputError, match="batch=32 is not a multiple of the 3 devices; use batch=33"):
-        next(Plan(SIZES, 32, 0).batches(0, 1, 0, 3))
+        next(BatchOrder(SIZES, 32, 0).batches(0, 1, 0, 3))
 
 
 @pytest.mark.parametrize("lanes", [1, 4])
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_from_every_batch_of_a_thousand_samples_the_order_goes_on_the_same(lanes, world):
-    plan = Plan([50] * 20, 40, 3, lanes, window=3)
+    plan = BatchOrder([50] * 20, 40, 3, lanes, window=3)
     whole = batches(plan, 0, 2 * plan.steps_per_epoch)
     for start in range(len(whole)):
-        ranks = [batches(Plan([50] * 20, 40, 3, lanes, 3), start, len(whole), rank, world) for rank in range(world)]
+        ranks = [
+            batches(BatchOrder([50] * 20, 40, 3, lanes, 3), start, len(whole), rank, world) for rank in range(world)
+        ]
         joined = [(parts[0][0], [n for _, numbers in parts for n in numbers]) for parts in zip(*ranks, strict=True)]
         assert joined == whole[start:]
 
@@ -150,7 +152,7 @@ def test_from_every_batch_of_a_thousand_samples_the_order_goes_on_the_same(lanes
 )
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_eight_ranks_use_every_sample_once_but_the_tail_in_equal_batches(sizes, lanes):
-    plan, total = Plan(sizes, 16, 0, lanes, window=2), sum(sizes)
+    plan, total = BatchOrder(sizes, 16, 0, lanes, window=2), sum(sizes)
     for epoch in range(2):
         first = epoch * plan.steps_per_epoch
         ranks = [batches(plan, first, first + plan.steps_per_epoch, rank, 8) for rank in range(8)]

@@ -3,7 +3,7 @@
 import pytest
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.judging.answers import Own, kind_of, match, ordered
+from mimsuite.evaluation.judging.answers import ClassifierOutputs, kind_of, match, ordered
 
 
 def test_labels_tell_what_they_are():
@@ -37,23 +37,33 @@ def test_names_that_occur_twice_are_no_names_to_match_by():
 @pytest.mark.parametrize(
     ("own", "labels", "classes", "message"),
     [
-        (Own("m", None, "ab"), [0, 2], ["x", "y", "z"], "init=m has 2 outputs, but data=d has 3 classes"),
-        (Own("m", None, "ab"), [0, 2], None, "init=m has 2 outputs, but data=d has a label 2, so 3 classes at least"),
+        (ClassifierOutputs("m", None, "ab"), [0, 2], ["x", "y", "z"], "init=m has 2 outputs, but data=d has 3 classes"),
         (
-            Own("m", "regression", "0"),
+            ClassifierOutputs("m", None, "ab"),
+            [0, 2],
+            None,
+            "init=m has 2 outputs, but data=d has a label 2, so 3 classes at least",
+        ),
+        (
+            ClassifierOutputs("m", "regression", "0"),
             [0, 1],
             ["a", "b"],
             "init=m predicts numbers, but the labels of data=d are single cl",
         ),
         (
-            Own("m", "classes", "ab"),
+            ClassifierOutputs("m", "classes", "ab"),
             [(0,), (1,)],
             ["a", "b"],
             "predicts single classes, but the labels of data=d are se",
         ),
-        (Own("m", None, "ab"), [0.5, 2], None, "init=m has 2 outputs, but the labels of data=d are single numbers"),
-        (Own("m", None, "ab"), [(0,)], None, "data=d: labels are lists, and its classes have no names"),
-        (Own("m", None, "ab"), [0, 2], ["a", "b", "c"], "init=m has 2 outputs, but data=d has 3 classes"),
+        (
+            ClassifierOutputs("m", None, "ab"),
+            [0.5, 2],
+            None,
+            "init=m has 2 outputs, but the labels of data=d are single numbers",
+        ),
+        (ClassifierOutputs("m", None, "ab"), [(0,)], None, "data=d: labels are lists, and its classes have no names"),
+        (ClassifierOutputs("m", None, "ab"), [0, 2], ["a", "b", "c"], "init=m has 2 outputs, but data=d has 3 classes"),
     ],
 )
 def test_what_does_not_fit_is_said_with_both_numbers(own, labels, classes, message):
@@ -63,11 +73,11 @@ def test_what_does_not_fit_is_said_with_both_numbers(own, labels, classes, messa
 
 
 def test_classes_that_no_image_has_may_be_missing_at_the_end():
-    assert match(Own("m", None, ["a", "b"]), [0, 1], ["a", "b", "c"], "d").names == ("a", "b")
+    assert match(ClassifierOutputs("m", None, ["a", "b"]), [0, 1], ["a", "b", "c"], "d").names == ("a", "b")
 
 
 def test_names_of_the_model_serve_where_the_data_has_none():
-    assert match(Own("m", None, ["cat", "dog"]), [0, 1], None, "d").names == ("cat", "dog")
-    assert match(Own("m", None, ["LABEL_0", "LABEL_1"]), [0, 1], None, "d").names is None
-    assert match(Own("m", None, ["LABEL_0"]), [0.5, 1.5], None, "d") == ("regression", 1, None, None, "")
-    assert match(Own("m", "regression", ["LABEL_0"]), [3, 1], None, "d").kind == "regression"
+    assert match(ClassifierOutputs("m", None, ["cat", "dog"]), [0, 1], None, "d").names == ("cat", "dog")
+    assert match(ClassifierOutputs("m", None, ["LABEL_0", "LABEL_1"]), [0, 1], None, "d").names is None
+    assert match(ClassifierOutputs("m", None, ["LABEL_0"]), [0.5, 1.5], None, "d") == ("regression", 1, None, None, "")
+    assert match(ClassifierOutputs("m", "regression", ["LABEL_0"]), [3, 1], None, "d").kind == "regression"

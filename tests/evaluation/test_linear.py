@@ -13,9 +13,9 @@ from torch import nn
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features, View
 from mimsuite.evaluation.probes import linear
-from mimsuite.evaluation.probes.linear import Head, Recipe, Trial, choose, fit_heads, pace, probe_matrix
+from mimsuite.evaluation.probes.linear import LinearHead, Recipe, Trial, choose, fit_heads, pace, probe_matrix
 from mimsuite.evaluation.probes.logistic import held_out
-from mimsuite.metrics.scores import Task
+from mimsuite.metrics.scores import LabelTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,7 +51,7 @@ def whole(n):
 
 
 def of_classes(features, outputs=6):
-    return Task("classes", outputs, features.labels, features.labels)
+    return LabelTask("classes", outputs, features.labels, features.labels)
 
 
 def one(norm="none", lr=0.3, **changes):
@@ -299,6 +299,6 @@ def test_one_class_is_refused():
 
 def test_scores_are_float64_and_layernorm_is_the_heads_own():
     x = torch.randn(5, 20, generator=torch.Generator().manual_seed(0)) + 2
-    head = Head(torch.eye(20, dtype=torch.float64)[:6], torch.zeros(6, dtype=torch.float64), True)
+    head = LinearHead(torch.eye(20, dtype=torch.float64)[:6], torch.zeros(6, dtype=torch.float64), True)
     expected = nn.functional.layer_norm(x.double(), (20,), eps=1e-6)[:, :6]
     torch.testing.assert_close(head.scores(x), expected)

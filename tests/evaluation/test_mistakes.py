@@ -11,16 +11,16 @@ import torch
 
 from mimsuite.data.index import open_index
 from mimsuite.errors import InputError
-from mimsuite.evaluation.judging.classifier import Judged, verdict
+from mimsuite.evaluation.judging.classifier import Evaluation, verdict
 from mimsuite.evaluation.judging.predictions import images_of, report, said_of, worst, write_predictions
 from mimsuite.metrics.scores import worth
-from mimsuite.pictures.mistakes import Said, mistakes_sheet
+from mimsuite.pictures.mistakes import Caption, mistakes_sheet
 
 NAMES = ["cat", "dog", "cow"]
 
 
 def judged(scores, labels, kind):
-    return Judged(
+    return Evaluation(
         worth(scores, labels, kind),
         0.0,
         torch.arange(len(labels)) + 10,
@@ -120,7 +120,7 @@ def test_without_mistakes_and_with_too_many_classes_there_are_no_pictures(tmp_pa
     ]
 
 
-SAID = Said(("true", "0.10"), ("predicted", "0.90"))
+SAID = Caption(("true", "0.10"), ("predicted", "0.90"))
 
 
 def test_small_images_are_enlarged_pixel_by_pixel_and_stand_in_rows_of_six():
@@ -145,8 +145,8 @@ def test_large_images_are_shrunk_without_distortion():
 
 def test_a_long_name_leaves_room_for_its_probability_and_a_long_title_is_whole():
     image = np.zeros((32, 32, 3), np.uint8)
-    long = Said(("a very long name of a class that does not fit", "0.10"), ("x\ny", "0.90"))
-    short = mistakes_sheet([image], [Said(("", "0.10"), ("", ""))], "title " * 9)
+    long = Caption(("a very long name of a class that does not fit", "0.10"), ("x\ny", "0.90"))
+    short = mistakes_sheet([image], [Caption(("", "0.10"), ("", ""))], "title " * 9)
     sheet = mistakes_sheet([image], [long], "title " * 9)
     assert sheet.size == short.size
     assert sheet.width > 192 + 2 * 16

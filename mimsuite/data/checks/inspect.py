@@ -30,7 +30,7 @@ class RawSample(NamedTuple):
     label: Label | None
 
 
-class Named:
+class NameCounter:
     """Counts things, and keeps the names of the first."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ def _labels(index: DataIndex, split: str) -> dict[str, Any]:
     counts: Counter[int] = Counter()
     kinds: Counter[str] = Counter()
     values = list[float]()
-    missing, wrong = Named(), Named()
+    missing, wrong = NameCounter(), NameCounter()
     files, samples = ShardFiles(), index.records(split)
     for number in range(len(samples)) if index.has_labels else ():
         shard, row = samples[number]
@@ -159,7 +159,7 @@ def _names(index: DataIndex, split: str) -> dict[str, Any]:
     """Walks the headers of a split."""
     keys, counts = np.unique(index.records(split).keys(), return_counts=True)
     repeated = set(keys[counts > 1].tolist())
-    twice, odd, hidden = Named(), Named(), Named()
+    twice, odd, hidden = NameCounter(), NameCounter(), NameCounter()
     longest = 0
     for shard in index.splits[split]:
         for key, group in read_groups(shard.path):

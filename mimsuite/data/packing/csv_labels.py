@@ -30,7 +30,7 @@ class Row(NamedTuple):
     group: str
 
 
-class Labelled(NamedTuple):
+class LabelledRow(NamedTuple):
     """What the rows say: one label per file, and the names of the classes (none for regression)."""
 
     labels: dict[str, Label]
@@ -97,7 +97,7 @@ def read_rows(
     return rows
 
 
-def parse_labels(file: Path, rows: Mapping[str, Row]) -> Labelled:
+def parse_labels(file: Path, rows: Mapping[str, Row]) -> LabelledRow:
     """Tells what kind of labels the rows hold, and reads them.
 
     `;` or `|` in any row makes all of them lists of classes; else whole numbers are classes, other numbers
@@ -115,7 +115,7 @@ def parse_labels(file: Path, rows: Mapping[str, Row]) -> Labelled:
                     "separator that is too many"
                 )
         numbers, classes = _classes(file, {name: (rows[name].line, parts) for name, parts in lists.items()})
-        return Labelled({n: tuple(sorted({numbers[p] for p in parts})) for n, parts in lists.items()}, classes)
+        return LabelledRow({n: tuple(sorted({numbers[p] for p in parts})) for n, parts in lists.items()}, classes)
     texts = {name: row.label for name, row in rows.items()}
     numeric = [name for name, text in texts.items() if _NUMBER.fullmatch(text)]
     if len(numeric) == len(texts) and not all(_INTEGER.fullmatch(text) for text in texts.values()):
@@ -123,9 +123,9 @@ def parse_labels(file: Path, rows: Mapping[str, Row]) -> Labelled:
         for name, value in values.items():
             if not math.isfinite(value):
                 raise InputError(f"{file} row {rows[name].line}: label {texts[name]!r} is not finite; mend it")
-        return Labelled(dict(values), [])
+        return LabelledRow(dict(values), [])
     numbers, classes = _classes(file, {name: (rows[name].line, [text]) for name, text in texts.items()})
-    return Labelled({name: numbers[text] for name, text in texts.items()}, classes)
+    return LabelledRow({name: numbers[text] for name, text in texts.items()}, classes)
 
 
 def _several(label: str) -> bool:

@@ -20,7 +20,7 @@ from mimsuite.data.images.encode import Content, encode_file, is_deep_colour_png
 from mimsuite.data.index import DataIndex, build_index, write_index
 from mimsuite.data.labels import Label
 from mimsuite.data.packing.journal import Journal, ShardLine
-from mimsuite.data.packing.plan import Choice, PackPlan, Picture, plan_pack
+from mimsuite.data.packing.plan import Choice, PackPlan, SourceImage, plan_pack
 from mimsuite.data.tar import BLOCK, printable
 from mimsuite.errors import InputError, RunError
 
@@ -176,7 +176,7 @@ def _digest(plan: PackPlan) -> str:
 
 
 def _write(
-    pictures: Sequence[Picture], journal: Journal, shard_size: int, image_size: int | None, progress: Progress
+    pictures: Sequence[SourceImage], journal: Journal, shard_size: int, image_size: int | None, progress: Progress
 ) -> None:
     """Writes the shards that the journal does not know yet."""
     begin = journal.position
@@ -235,10 +235,12 @@ def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
             raise InputError(f"images have different channel counts: {found}; pack each kind by itself")
 
 
-def _encode_all(pictures: Sequence[Picture], size: int | None) -> Iterator[tuple[Picture, Content | DecodeError]]:
+def _encode_all(
+    pictures: Sequence[SourceImage], size: int | None
+) -> Iterator[tuple[SourceImage, Content | DecodeError]]:
     """Reads, decodes and encodes on all cores, some way ahead of the writer."""
     threads = os.cpu_count() or 1
-    waiting: deque[tuple[Picture, Future[Content | DecodeError]]] = deque()
+    waiting: deque[tuple[SourceImage, Future[Content | DecodeError]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for picture in pictures:
@@ -274,7 +276,7 @@ class _Shard:
         self._stream = _Hashed(self._part)
         self._tar = TarWriter(self._stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
 
-    def write(self, picture: Picture, content: Content) -> None:
+    def write(self, picture: SourceImage, content: Content) -> None:
         """Writes one sample."""
         sample: dict[str, str | bytes] = {"__key__": picture.key, content.ending: content.data}
         self.payload += self._tar.write(sample | _label_member(picture.label))

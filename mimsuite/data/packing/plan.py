@@ -25,7 +25,7 @@ _FAR = 2.0  # groups may bring at most this many times the wanted share of val, 
 SPLITS = ("train", "val", "test")
 
 
-class Picture(NamedTuple):
+class SourceImage(NamedTuple):
     """A file to pack: where it lies, its key, split, label (None: none) and group ("" : none)."""
 
     path: Path
@@ -38,7 +38,7 @@ class Picture(NamedTuple):
 class PackPlan(NamedTuple):
     """The pictures in the order in which they are written, and the names of the classes (none: no classes)."""
 
-    pictures: list[Picture]
+    pictures: list[SourceImage]
     classes: list[str]
 
 
@@ -94,7 +94,7 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
     if choice.group_by and (part := _folder_part(choice.group_by)):
         groups = [_folder_group(name, part) for name in names]
     keys = _keys(parts)
-    pictures = [Picture(*fields) for fields in zip(files, keys, splits, labels, groups, strict=True)]
+    pictures = [SourceImage(*fields) for fields in zip(files, keys, splits, labels, groups, strict=True)]
     pictures = _split_groups(pictures, choice) if choice.group_by else _split(pictures, choice)
     ranked = sorted(
         pictures, key=lambda p: (SPLITS.index(p.split), mix(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key)
@@ -178,7 +178,7 @@ def _keys(parts: Sequence[Sequence[str]]) -> list[str]:
     return keys
 
 
-def _split(pictures: list[Picture], choice: Choice) -> list[Picture]:
+def _split(pictures: list[SourceImage], choice: Choice) -> list[SourceImage]:
     """Moves a share of each class from train to val: the pictures whose keys have the smallest hashes."""
     moved: set[str] = set()
     by_class: defaultdict[int, list[str]] = defaultdict(list)
@@ -193,7 +193,7 @@ def _split(pictures: list[Picture], choice: Choice) -> list[Picture]:
     return [p._replace(split="val") if p.key in moved else p for p in pictures]
 
 
-def _stratum(picture: Picture) -> int:
+def _stratum(picture: SourceImage) -> int:
     """What the split is balanced by: the class; nothing for several classes, regression, or no labels."""
     return picture.label if isinstance(picture.label, int) else -1
 
@@ -215,7 +215,7 @@ def _folder_group(name: str, part: str) -> str:
     return folders[number - 1]
 
 
-def _split_groups(pictures: list[Picture], choice: Choice) -> list[Picture]:
+def _split_groups(pictures: list[SourceImage], choice: Choice) -> list[SourceImage]:
     """Moves whole groups from train to val, until each class has about its share there.
 
     Groups are looked at in the order of their hashes; one moves if that brings the counts of its classes nearer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -21,11 +22,14 @@ from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.progress import reported
+from mimsuite.data.storage import cache_folder
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.stored import Rows, StoredFeatures, describe, open_stored, publish, temporary, written
 from mimsuite.evaluation.features.views import View, evaluation_mode, fingerprint, pooled
 from mimsuite.masked.normalization import Normalize
+from mimsuite.models.load import normalizer
 from mimsuite.types import Batch, Encoder
+from mimsuite.weights.init import Weights
 
 log = logging.getLogger("mimsuite")
 
@@ -321,3 +325,36 @@ def _gathered(value: Value) -> list[Value]:
     found: list[Any] = [None] * world
     torch.distributed.gather_object(value, found if rank == 0 else None)
     return found if rank == 0 else []
+
+
+def feature_pass(
+    weights: Weights,
+    index: DataIndex,
+    network: nn.Module,
+    image_size: tuple[int, int],
+    *,
+    device: str,
+    batch: int,
+    workers: int,
+) -> FeaturePass:
+    """How features of images are computed, and kept in the user's cache.
+
+    Args:
+        weights: whose config and statistics hold.
+        index: the data.
+        network: the encoder, at `image_size`; perhaps at random initialisation.
+        image_size: `(H, W)` pixels.
+        device: where it is computed.
+        batch: images per forward pass.
+        workers: processes that read.
+    """
+    return FeaturePass(
+        encoder=network.to(device),
+        model=json.dumps(weights.config, sort_keys=True),
+        normalize=normalizer(index, weights).to(device),
+        image_size=image_size,
+        device=device,
+        batch=batch,
+        workers=workers,
+        folder=cache_folder() / "features",
+    )

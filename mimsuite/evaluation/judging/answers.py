@@ -10,10 +10,10 @@ from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
 
 if TYPE_CHECKING:
-    from mimsuite.metrics.scores import Kind
+    from mimsuite.metrics.scores import LabelKind
 
 WORDS: dict[str, str] = {"classes": "single classes", "multilabel": "sets of labels", "regression": "numbers"}
-PROBLEMS: dict[str, Kind] = {
+PROBLEMS: dict[str, LabelKind] = {
     "single_label_classification": "classes",
     "multi_label_classification": "multilabel",
     "regression": "regression",
@@ -23,7 +23,7 @@ PROBLEMS: dict[str, Kind] = {
 _NUMBERED = re.compile(r"LABEL_\d+|\d+")
 
 
-class Own(NamedTuple):
+class ClassifierOutputs(NamedTuple):
     """What a classifier says of itself.
 
     Attributes:
@@ -33,7 +33,7 @@ class Own(NamedTuple):
     """
 
     init: str
-    kind: Kind | None
+    kind: LabelKind | None
     names: Sequence[str]
 
 
@@ -48,14 +48,14 @@ class Answers(NamedTuple):
         note: how the outputs were matched, where that is not plain; else empty.
     """
 
-    kind: Kind
+    kind: LabelKind
     outputs: int
     names: tuple[str, ...] | None
     order: tuple[int, ...] | None
     note: str
 
 
-def kind_of(labels: Sequence[Label], data: str) -> Kind:
+def kind_of(labels: Sequence[Label], data: str) -> LabelKind:
     """What labels are: whole numbers are classes, lists label sets, and decimal numbers to be predicted.
 
     Raises:
@@ -67,7 +67,7 @@ def kind_of(labels: Sequence[Label], data: str) -> Kind:
     return "multilabel" if tuple in kinds else "regression" if float in kinds else "classes"
 
 
-def match(own: Own, labels: Sequence[Label], classes: Sequence[str] | None, data: str) -> Answers:
+def match(own: ClassifierOutputs, labels: Sequence[Label], classes: Sequence[str] | None, data: str) -> Answers:
     """Matches the outputs of a classifier with the classes of the data: by name where the names are the same.
 
     Args:

@@ -20,7 +20,7 @@ from mimsuite.data.progress import reported
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.scores import Kind, Tally, Worth
+from mimsuite.metrics.scores import LabelKind, Scores, Tally
 from mimsuite.types import BadSample
 
 log = logging.getLogger("mimsuite")
@@ -44,7 +44,7 @@ class Classifier:
 
     network: Callable[[Tensor], Tensor]
     normalize: Normalize
-    kind: Kind
+    kind: LabelKind
     outputs: int
     order: Sequence[int] | None = None
     flip: bool = False
@@ -78,7 +78,7 @@ class Verdicts(NamedTuple):
     wrong: Tensor
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """A split, judged.
 
     Attributes:
@@ -90,7 +90,7 @@ class Judged(NamedTuple):
         verdicts: what was said of them.
     """
 
-    worth: Worth
+    worth: Scores
     loss: float
     numbers: Tensor
     keys: list[str]
@@ -108,7 +108,7 @@ def judge(
     image_size: tuple[int, int],
     batch: int,
     workers: int,
-) -> Judged:
+) -> Evaluation:
     """Looks at every image once, at the centre crop.
 
     Args:
@@ -154,10 +154,10 @@ def judge(
         log.warning("left out  %d images that cannot be decoded: %s", len(samples) - len(keys), said)
     found = torch.cat(numbers)
     every = Verdicts(*(torch.cat(column) for column in zip(*verdicts, strict=True)))
-    return Judged(tally.compute(), total / len(keys), found, keys, labels[found], every)
+    return Evaluation(tally.compute(), total / len(keys), found, keys, labels[found], every)
 
 
-def label_tensor(labels: Sequence[Label], kind: Kind, outputs: int) -> Tensor:
+def label_tensor(labels: Sequence[Label], kind: LabelKind, outputs: int) -> Tensor:
     """`(N,)` int64 of classes, `(N, K)` float32 zeros and ones of label sets, `(N, 1)` float32 of numbers."""
     if kind == "classes":
         return torch.tensor(labels, dtype=torch.int64)
@@ -169,7 +169,7 @@ def label_tensor(labels: Sequence[Label], kind: Kind, outputs: int) -> Tensor:
     return sets
 
 
-def averaged(first: Tensor, second: Tensor, kind: Kind) -> Tensor:
+def averaged(first: Tensor, second: Tensor, kind: LabelKind) -> Tensor:
     """Scores that stand for the mean of two predictions of the same images.
 
     Probabilities are averaged (Krizhevsky et al. 2012, section 4.1, who average what the softmax gives over crops and
@@ -190,8 +190,8 @@ def averaged(first: Tensor, second: Tensor, kind: Kind) -> Tensor:
     return there - absent
 
 
-def losses(scores: Tensor, labels: Tensor, kind: Kind) -> Tensor:
-    """The loss of each image, `(B,)`: see `Judged.loss`."""
+def losses(scores: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
+    """The loss of each image, `(B,)`: see `Evaluation.loss`."""
     if kind == "classes":
         return F.cross_entropy(scores, labels, reduction="none")
     labels = labels.to(scores.dtype)
@@ -200,7 +200,7 @@ def losses(scores: Tensor, labels: Tensor, kind: Kind) -> Tensor:
     return (scores - labels).square().mean(1)
 
 
-def verdict(scores: Tensor, labels: Tensor, kind: Kind) -> Verdicts:
+def verdict(scores: Tensor, labels: Tensor, kind: LabelKind) -> Verdicts:
     """What scores `(B, K)` say of images with these labels."""
     nothing = torch.full((len(scores),), torch.nan, dtype=scores.dtype, device=scores.device)
     if kind == "classes":

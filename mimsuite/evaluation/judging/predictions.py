@@ -16,15 +16,15 @@ from torch import Tensor
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.tar import printable
-from mimsuite.evaluation.judging.classifier import Judged
-from mimsuite.metrics.scores import MOST_CONFUSED, Kind
+from mimsuite.evaluation.judging.classifier import Evaluation
+from mimsuite.metrics.scores import MOST_CONFUSED, LabelKind
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
-from mimsuite.pictures.mistakes import Said, mistakes_sheet
+from mimsuite.pictures.mistakes import Caption, mistakes_sheet
 from mimsuite.pictures.sheets import to_display
 
 log = logging.getLogger("mimsuite")
 
-COLUMNS: dict[Kind, tuple[str, ...]] = {
+COLUMNS: dict[LabelKind, tuple[str, ...]] = {
     "classes": ("key", "label", "predicted", "probability_of_predicted", "probability_of_label"),
     "multilabel": ("key", "labels", "predicted", "most_wrong", "probability_of_most_wrong"),
     "regression": ("key", "label", "predicted", "error"),
@@ -34,8 +34,8 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 
 def report(
     folder: Path,
-    judged: Judged,
-    kind: Kind,
+    judged: Evaluation,
+    kind: LabelKind,
     names: Sequence[str] | None,
     *,
     pictures: int,
@@ -76,7 +76,7 @@ def report(
     return mistakes
 
 
-def write_predictions(path: Path, judged: Judged, kind: Kind, names: Sequence[str] | None) -> None:
+def write_predictions(path: Path, judged: Evaluation, kind: LabelKind, names: Sequence[str] | None) -> None:
     """Writes a CSV with a line per image, in the order of the samples; columns: see `COLUMNS`.
 
     Sets of labels are joined by `|`.
@@ -97,7 +97,7 @@ def write_predictions(path: Path, judged: Judged, kind: Kind, names: Sequence[st
     write_rows(path, COLUMNS[kind], ((printable(key), *row) for key, row in zip(judged.keys, rows, strict=True)))
 
 
-def write_per_class(path: Path, judged: Judged, kind: Kind, names: Sequence[str] | None) -> None:
+def write_per_class(path: Path, judged: Evaluation, kind: LabelKind, names: Sequence[str] | None) -> None:
     """Writes a CSV with a line per class: its images, and its accuracy or average precision, empty without images."""
     per_class, labels = judged.worth.per_class, judged.labels
     assert per_class is not None
@@ -116,7 +116,7 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
         writer.writerows(rows)
 
 
-def worst(judged: Judged, count: int) -> tuple[Tensor, int]:
+def worst(judged: Evaluation, count: int) -> tuple[Tensor, int]:
     """The most wrong images, at most `count`, the worst first, `(M,)` int64; and how many are wrong at all."""
     wrong = judged.verdicts.wrong
     mistakes = int((wrong >= 0).sum())
@@ -124,20 +124,20 @@ def worst(judged: Judged, count: int) -> tuple[Tensor, int]:
     return order[: min(count, mistakes)], mistakes
 
 
-def said_of(judged: Judged, place: int, kind: Kind, names: Sequence[str] | None) -> Said:
+def said_of(judged: Evaluation, place: int, kind: LabelKind, names: Sequence[str] | None) -> Caption:
     """What stands below the picture of an image."""
     verdicts = judged.verdicts
     at, own = int(verdicts.at[place]), float(verdicts.probability[place])
     if kind == "classes":
         label, true = int(judged.labels[place]), float(verdicts.of_true[place])
-        return Said((name(label, names), f"{true:.2f}"), (name(at, names), f"{own:.2f}"))
+        return Caption((name(label, names), f"{true:.2f}"), (name(at, names), f"{own:.2f}"))
     if kind == "multilabel":
         there = bool(judged.labels[place, at])
         words = ("present", "absent") if there else ("absent", "present")
-        return Said((f"{name(at, names)}: {words[0]}", ""), (words[1], f"{own:.2f}"))
+        return Caption((f"{name(at, names)}: {words[0]}", ""), (words[1], f"{own:.2f}"))
     values = (float(table[place, at]) for table in (judged.labels, verdicts.predicted))
     label_text, predicted = (f"{value:.4g}" for value in values)
-    return Said(("true", label_text), ("predicted", predicted))
+    return Caption(("true", label_text), ("predicted", predicted))
 
 
 def images_of(

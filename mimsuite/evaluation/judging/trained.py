@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
-from mimsuite.evaluation.judging.answers import PROBLEMS, Answers, Own
-from mimsuite.models import load as build_model
-from mimsuite.runs import trainer as build
+from mimsuite.evaluation.judging.answers import PROBLEMS, Answers, ClassifierOutputs
+from mimsuite.models.device import torch_device
+from mimsuite.models.load import config_of, load_encoder, load_model, normalizer_of
 from mimsuite.settings.read import FALLBACK_SIZE
 from mimsuite.weights.init import Weights, find_weights
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mimsuite.evaluation.judging.classifier import Classifier
-    from mimsuite.evaluation.probes.linear import Head
+    from mimsuite.evaluation.probes.linear import LinearHead
     from mimsuite.evaluation.probes.saved_head import HeadFacts
     from mimsuite.masked.normalization import Normalize
 
@@ -26,7 +26,7 @@ CLASSIFIER, MASKED = "ForImageClassification", "ForMaskedImageModeling"  # ends 
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """Something trained, not yet loaded.
 
     Attributes:
@@ -38,7 +38,7 @@ class Trained:
 
     init: str
     weights: Weights
-    probe: tuple[Head, HeadFacts] | None
+    probe: tuple[LinearHead, HeadFacts] | None
     masked: bool
 
     @property
@@ -50,7 +50,7 @@ class Trained:
         return self.weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE)
 
 
-def find_trained(init: str) -> Trained:
+def find_trained(init: str) -> TrainedModel:
     """Finds out what `init=` names; but for a probe without torch.
 
     Raises:
@@ -58,12 +58,12 @@ def find_trained(init: str) -> Trained:
     """
     if not (Path(init) / "head.json").is_file():
         weights = find_weights(init)
-        return Trained(init, weights, None, is_masked(weights))
+        return TrainedModel(init, weights, None, is_masked(weights))
     from mimsuite.evaluation.probes.saved_head import load_head
 
     probe = load_head(Path(init))
     try:
-        return Trained(init, find_weights(probe[1].init), probe, masked=False)
+        return TrainedModel(init, find_weights(probe[1].init), probe, masked=False)
     except InputError as error:
         raise InputError(f"init={init} is a probe whose encoder is not where it was: {error}") from error
 
@@ -86,7 +86,7 @@ def is_masked(weights: Weights) -> bool:
     )
 
 
-def own_answers(trained: Trained, config: Any) -> Own:
+def own_answers(trained: TrainedModel, config: Any) -> ClassifierOutputs:
     """What a classifier or a probe says of its outputs.
 
     Raises:
@@ -94,14 +94,16 @@ def own_answers(trained: Trained, config: Any) -> Own:
     """
     if trained.probe is not None:
         head, facts = trained.probe
-        return Own(trained.init, facts.kind, facts.classes or [str(n) for n in range(len(head.bias))])
+        return ClassifierOutputs(trained.init, facts.kind, facts.classes or [str(n) for n in range(len(head.bias))])
     if not config.num_labels:
         raise InputError(f"init={trained.init} has num_labels=0, so no classifier; train one with `mimsuite finetune`")
     kind = PROBLEMS.get(str(config.problem_type)) or ("regression" if config.num_labels == 1 else None)
-    return Own(trained.init, kind, [str(config.id2label.get(n, n)) for n in range(config.num_labels)])
+    return ClassifierOutputs(trained.init, kind, [str(config.id2label.get(n, n)) for n in range(config.num_labels)])
 
 
-def scorer(trained: Trained, index: DataIndex, answers: Answers, size: tuple[int, int], *, flip: bool) -> Classifier:
+def scorer(
+    trained: TrainedModel, index: DataIndex, answers: Answers, size: tuple[int, int], *, flip: bool
+) -> Classifier:
     """A classifier or a probe at one size, on the device, in evaluation mode, in float32.
 
     Args:
@@ -113,13 +115,13 @@ def scorer(trained: Trained, index: DataIndex, answers: Answers, size: tuple[int
     """
     from mimsuite.evaluation.judging.classifier import Classifier
 
-    device = build.torch_device()
+    device = torch_device()
     if trained.probe is not None:
         network, normalize = probe_network(trained.weights, trained.probe, size, device)
     else:
-        model: Any = build_model.load_model(trained.weights).eval().to(device)
+        model: Any = load_model(trained.weights).eval().to(device)
         model.encoder.set_image_size(size)
-        normalize = build_model.normalizer_of(trained.weights)
+        normalize = normalizer_of(trained.weights)
 
         def network(pixels: Tensor) -> Tensor:
             logits: Tensor = model(pixels, return_dict=True).logits
@@ -129,13 +131,13 @@ def scorer(trained: Trained, index: DataIndex, answers: Answers, size: tuple[int
     return Classifier(network, normalize.to(device), answers.kind, answers.outputs, answers.order, flip, device)
 
 
-def probe_network(weights: Weights, probe: tuple[Head, HeadFacts], size: tuple[int, int], device: str) -> Any:
+def probe_network(weights: Weights, probe: tuple[LinearHead, HeadFacts], size: tuple[int, int], device: str) -> Any:
     """Pixels to scores by encoder and head, and the normalisation that the probe used."""
     from mimsuite.evaluation.features.views import pooled
     from mimsuite.masked.normalization import Normalize
 
     head, facts = probe
-    encoder: Any = build_model.encoder(weights, build_model.config_of(weights), size).to(device)
+    encoder: Any = load_encoder(weights, config_of(weights), size).to(device)
 
     def network(pixels: Tensor) -> Tensor:
         (features,) = encoder.forward_layers(pixels, [facts.layer])

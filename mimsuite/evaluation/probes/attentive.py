@@ -18,7 +18,7 @@ from mimsuite.evaluation.features.views import Features, check_comparable
 from mimsuite.evaluation.probes.linear import check_enough, pace, training_targets
 from mimsuite.evaluation.probes.logistic import held_out
 from mimsuite.heads.attentive import EPS, AttentiveHead
-from mimsuite.metrics.scores import METRICS, Kind, Tally, Task, Worth, task_of
+from mimsuite.metrics.scores import METRICS, LabelKind, LabelTask, Scores, Tally, task_of
 
 _CHUNK = 512  # images at a time where nothing is trained
 _SALT = 0x41545450
@@ -48,7 +48,7 @@ class AttentiveRecipe:
     queries: int | None = None
 
 
-class Attended(NamedTuple):
+class AttentiveResult(NamedTuple):
     """What an attentive probe found.
 
     Attributes:
@@ -67,8 +67,8 @@ class Attended(NamedTuple):
     epochs: int
     seconds: float
     head: AttentiveHead
-    worth: Worth
-    task: Task
+    worth: Scores
+    task: LabelTask
 
 
 def attentive_probe(
@@ -78,7 +78,7 @@ def attentive_probe(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> Attended:
+) -> AttentiveResult:
     """Trains a head per learning rate, and reports the best one on the test features.
 
     A fifth of the training features, chosen by a hash of the sample ids (of every class, where there are classes), is
@@ -120,13 +120,13 @@ def attentive_probe(
     if head is None:
         raise RunError(f"the attentive head diverged at lr={best} on all training images; use smaller learning rates")
     found = judge(head, test.x, torch.arange(len(test.x)), task.test, task.kind)
-    return Attended(figures, best, recipe.epochs, time.monotonic() - started, head.cpu(), found, task)
+    return AttentiveResult(figures, best, recipe.epochs, time.monotonic() - started, head.cpu(), found, task)
 
 
 def fit_attentive(
     x: Tensor,
     rows: Tensor,
-    task: Task,
+    task: LabelTask,
     lr: float,
     recipe: AttentiveRecipe,
     *,
@@ -199,7 +199,7 @@ def cell_statistics(head: AttentiveHead, x: Tensor, rows: Tensor) -> tuple[Tenso
     return total / count, (variance + EPS).sqrt()
 
 
-def judge(head: AttentiveHead, x: Tensor, rows: Tensor, labels: Tensor, kind: Kind) -> Worth:
+def judge(head: AttentiveHead, x: Tensor, rows: Tensor, labels: Tensor, kind: LabelKind) -> Scores:
     """Returns what a head is worth on samples.
 
     Args:
@@ -216,11 +216,11 @@ def judge(head: AttentiveHead, x: Tensor, rows: Tensor, labels: Tensor, kind: Ki
     return tally.compute()
 
 
-def _main(found: Worth, task: Task) -> float:
+def _main(found: Scores, task: LabelTask) -> float:
     return found.figures[METRICS[task.kind][0]]
 
 
-def _loss(scores: Tensor, targets: Tensor, kind: Kind) -> Tensor:
+def _loss(scores: Tensor, targets: Tensor, kind: LabelKind) -> Tensor:
     if kind == "classes":
         return F.cross_entropy(scores, targets)
     if kind == "multilabel":

@@ -15,7 +15,7 @@ from mimsuite.data.hashing import mix, permutation
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features, View, check_comparable
 from mimsuite.evaluation.probes.logistic import held_out, statistics
-from mimsuite.metrics.scores import METRICS, Kind, Task, Worth, task_of, worth
+from mimsuite.metrics.scores import METRICS, LabelKind, LabelTask, Scores, task_of, worth
 
 Norm = Literal["batchnorm", "layernorm", "none"]
 Optimizer = Literal["sgd", "lars", "newton"]
@@ -65,7 +65,7 @@ class Recipe:
     warmup: float = 0.0
 
 
-class Head(NamedTuple):
+class LinearHead(NamedTuple):
     """A linear head on features as an encoder gives them.
 
     Attributes:
@@ -86,7 +86,7 @@ class Head(NamedTuple):
         return x @ self.weight.T + self.bias
 
 
-class Probed(NamedTuple):
+class LinearResult(NamedTuple):
     """What the matrix found.
 
     Attributes:
@@ -100,9 +100,9 @@ class Probed(NamedTuple):
 
     held_out: dict[Trial, float]
     best: Trial
-    head: Head
-    worth: Worth
-    task: Task
+    head: LinearHead
+    worth: Scores
+    task: LabelTask
 
 
 def probe_matrix(
@@ -112,7 +112,7 @@ def probe_matrix(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> Probed:
+) -> LinearResult:
     """Trains a head for every view, normalisation and learning rate, and reports the best one on the test features.
 
     A fifth of the training features, chosen by a hash of the sample ids (of every class, where there are classes), is
@@ -144,18 +144,18 @@ def probe_matrix(
     once = Recipe(**{**vars(recipe), "norms": (best.norm,), "lrs": (best.lr,)})
     everything = torch.ones_like(held)
     head = fit_heads({best.view: parts[best.view]}, everything, task, once, seed=seed, device=device)[best]
-    return Probed(figures, best, head, worth(head.scores(test[best.view].x), task.test, task.kind), task)
+    return LinearResult(figures, best, head, worth(head.scores(test[best.view].x), task.test, task.kind), task)
 
 
 def fit_heads(
     xs: Mapping[View, Tensor],
     rows: Tensor,
-    task: Task,
+    task: LabelTask,
     recipe: Recipe,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> dict[Trial, Head]:
+) -> dict[Trial, LinearHead]:
     """Trains one head for every view, normalisation and learning rate, all in one loop over the samples.
 
     Each epoch takes every sample once, in an order that depends on seed and epoch alone. The loss is cross entropy for
@@ -242,7 +242,7 @@ class _Group:
             self._root = self._whitening()
         self._kept = self._all_inputs() if inputs * len(rows) * width * 4 <= _KEPT else None
 
-    def step(self, place: Tensor, targets: Tensor, kind: Kind, factor: float) -> None:
+    def step(self, place: Tensor, targets: Tensor, kind: LabelKind, factor: float) -> None:
         """One optimizer step of every head.
 
         Args:
@@ -302,7 +302,7 @@ class _Group:
         trust = torch.where((weight > 0) & (slope > 0), TRUST * weight / slope, torch.ones_like(weight))
         return trust.repeat_interleave(self._shape[2], 1)[..., None]
 
-    def heads(self, offset: Tensor, spread: Tensor) -> dict[Trial, Head]:
+    def heads(self, offset: Tensor, spread: Tensor) -> dict[Trial, LinearHead]:
         """Returns the heads with all that was done to features and targets folded in.
 
         Args:
@@ -322,7 +322,7 @@ class _Group:
                     weight = weights[g, place] * self._scales[g]
                     bias = biases[g, place] - weight @ self._centres[g]
                     folded = weight * spread[:, None], bias * spread + offset
-                    found[Trial(view, norm, lr)] = Head(*folded, norm == "layernorm")
+                    found[Trial(view, norm, lr)] = LinearHead(*folded, norm == "layernorm")
         return found
 
 
@@ -337,7 +337,7 @@ def _centring(x: Tensor, rows: Tensor, norm: Norm, newton: bool) -> tuple[Tensor
     return centre, torch.ones_like(centre)
 
 
-def gradient(scores: Tensor, targets: Tensor, kind: Kind) -> Tensor:
+def gradient(scores: Tensor, targets: Tensor, kind: LabelKind) -> Tensor:
     """Returns the derivative of each sample's loss by the scores, `(G, L, K, B)`, as `scores`.
 
     Args:
@@ -353,7 +353,7 @@ def gradient(scores: Tensor, targets: Tensor, kind: Kind) -> Tensor:
     return scores.sub_(targets.T)
 
 
-def training_targets(task: Task, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def training_targets(task: LabelTask, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the targets of the chosen samples, with the `(K,)` mean and deviation that numbers are standardised by.
 
     Args:
@@ -375,7 +375,7 @@ def pace(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def held_out_figure(head: Head, x: Tensor, task: Task, held: Tensor) -> float:
+def held_out_figure(head: LinearHead, x: Tensor, task: LabelTask, held: Tensor) -> float:
     """Returns what a head is worth on the samples that were held out; NaN for one that diverged."""
     if not (head.weight.isfinite().all() and head.bias.isfinite().all()):
         return math.nan
@@ -394,7 +394,7 @@ def choose(figures: Mapping[Trial, float]) -> Trial:
     return max(finite, key=lambda trial: finite[trial])
 
 
-def check_enough(task: Task, held: Tensor) -> None:
+def check_enough(task: LabelTask, held: Tensor) -> None:
     """Raises InputError unless there is something to tell apart, and something to choose by."""
     if (task.kind == "classes" and len(torch.unique(task.train)) < 2) or not held.any():
         raise InputError(

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Pool, View
-from mimsuite.evaluation.probes.linear import Head
-from mimsuite.metrics.scores import METRICS, Kind
+from mimsuite.evaluation.probes.linear import LinearHead
+from mimsuite.metrics.scores import METRICS, LabelKind
 
 TENSORS, ABOUT = "head.safetensors", "head.json"
 
@@ -46,7 +46,7 @@ class HeadFacts:
     std: Sequence[float]
     maximum: int
     layernorm: bool
-    kind: Kind
+    kind: LabelKind
     classes: Sequence[str] | None
 
     @property
@@ -55,13 +55,13 @@ class HeadFacts:
         return View(self.layer, self.pool)
 
 
-def save_head(folder: Path, head: Head, facts: HeadFacts) -> None:
+def save_head(folder: Path, head: LinearHead, facts: HeadFacts) -> None:
     """Writes weight `(K, D)` and bias `(K,)`, float64, and the facts."""
     save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, folder / TENSORS)
     (folder / ABOUT).write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
 
 
-def load_head(folder: Path) -> tuple[Head, HeadFacts]:
+def load_head(folder: Path) -> tuple[LinearHead, HeadFacts]:
     """Reads what `save_head` wrote.
 
     Raises:
@@ -73,7 +73,7 @@ def load_head(folder: Path) -> tuple[Head, HeadFacts]:
         content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         facts = HeadFacts(**checked(content))
         tensors = load_file(folder / TENSORS)
-        head = Head(tensors["weight"], tensors["bias"], facts.layernorm)
+        head = LinearHead(tensors["weight"], tensors["bias"], facts.layernorm)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(f"the head in {folder} cannot be read ({error}); run the probe again") from error
     if head.weight.ndim != 2 or head.bias.shape != head.weight.shape[:1] or head.weight.dtype != torch.float64:

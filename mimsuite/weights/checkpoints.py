@@ -1,0 +1,66 @@
+"""Committed checkpoints of a run, read: the newest that is whole. Written they are by `mimsuite.runs.checkpoints`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mimsuite.errors import InputError
+
+log = logging.getLogger("mimsuite")
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest committed checkpoint of a run's `checkpoints/`, or None where there is none.
+
+    Where it is damaged, the one before it, with a warning.
+
+    Raises:
+        InputError: `latest.json` or the file it names is damaged, and no other checkpoint can be read.
+    """
+    pointer = folder / "latest.json"
+    if not pointer.is_file():
+        return None
+    damaged = None
+    try:
+        latest = json.loads(pointer.read_text())
+        damaged = path = folder / str(latest["file"])
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == latest["sha256"]:
+            return path
+        problem = "its sha256 differs from latest.json"
+    except (OSError, ValueError, KeyError) as error:
+        problem = str(error)
+    for older in sorted(set(folder.glob("step_*.ckpt")) - {damaged}, reverse=True):
+        try:
+            step = load_checkpoint(older)["global_step"]
+        except InputError:
+            continue
+        log.warning("checkpoint %s cannot be used (%s); going on from step %d instead", pointer, problem, step)
+        return older
+    raise InputError(
+        f"checkpoint {pointer} cannot be used: {problem}; restore the file or start again with overwrite=true"
+    )
+
+
+def load_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
+    """Reads a checkpoint with `weights_only=True`.
+
+    Raises:
+        InputError: the file is no checkpoint, is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds here; each means that the file cannot be used
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"checkpoint {path} cannot be read: {first}; use another init= or an older checkpoint"
+        ) from error
+    if not isinstance(loaded, dict) or "state_dict" not in loaded:
+        raise InputError(f"checkpoint {path} is not one of mimsuite's: it has no state_dict; use a run folder")
+    return loaded
