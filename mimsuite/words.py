@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 INIT_SCHEMES = ("hf", "simmim", "mae")
 POSITIONS = ("learned", "sincos2d")
 MASK_MODES = ("replace", "drop")
@@ -9,3 +11,14 @@ PROJECTION_METHODS = ("dw_bn", "avg", "linear")
 LAYER_TYPES = ("preactivation", "bottleneck")
 PADDINGS = ("SAME", "VALID")
 OUTPUT_STRIDES = (4, 8, 16, 32)
+
+LabelKind = Literal["classes", "multilabel", "regression"]
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+
+Pool = Literal["mean", "cls", "both", "grid"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+Norm = Literal["batchnorm", "layernorm", "none"]
+PROBE_NORMS: tuple[Norm, ...] = get_args(Norm)
+ProbeOptimizer = Literal["newton", "sgd", "lars"]
+PROBE_OPTIMIZERS: tuple[ProbeOptimizer, ...] = get_args(ProbeOptimizer)
+DEPTHS = ("last", "middle", "quarters", "all")

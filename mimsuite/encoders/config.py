@@ -78,6 +78,26 @@ class ModelConfig:
     classifier_pool: str = "auto"
 
     @property
+    def needs_whole_cells(self) -> bool:
+        """Whether an image must consist of whole cells: not where convolutions pad it."""
+        return False
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """`(H, W)` pixels that the weights are made for; None: any size."""
+        return None
+
+    @property
+    def fixed_grid(self) -> bool:
+        """Whether positions are known for the whole grid of `fixed_size` only."""
+        return False
+
+    @property
+    def drops_patches(self) -> bool:
+        """Whether hidden patches are dropped."""
+        return False
+
+    @property
     def not_in_transformers(self) -> list[str]:
         """`field=value` of what changes a classifier's logits and is unknown to, or wrong in, transformers."""
         return []

@@ -130,6 +130,26 @@ class ViTConfig(ModelConfig):
         return self.num_hidden_layers
 
     @property
+    def needs_whole_cells(self) -> bool:
+        """Patches have to tile the image."""
+        return True
+
+    @property
+    def fixed_size(self) -> tuple[int, int]:
+        """`(H, W)` pixels of `image_size`."""
+        return as_pair(self.image_size)
+
+    @property
+    def fixed_grid(self) -> bool:
+        """Relative positions cannot be resized."""
+        return self.use_shared_relative_position_bias
+
+    @property
+    def drops_patches(self) -> bool:
+        """Whether `mask_mode` is "drop" (MAE)."""
+        return self.mask_mode == "drop"
+
+    @property
     def not_in_transformers(self) -> list[str]:
         """Fields whose values change what a classifier computes and that transformers does not know."""
         known = {

@@ -14,13 +14,13 @@ from torchmetrics import MeanMetric
 from mimsuite.data.hashing import mix
 from mimsuite.masked.losses import classification_loss
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.running import Figures
-from mimsuite.metrics.scores import LabelKind
+from mimsuite.metrics.running import RunningMetrics
 from mimsuite.models.composed import ForImageClassification
 from mimsuite.objectives.mixing import Mixing, soft_loss
 from mimsuite.objectives.objective import Objective
 from mimsuite.objectives.optim import poison
 from mimsuite.types import Batch
+from mimsuite.words import LabelKind
 
 _MIXING = 0x4D4958
 
@@ -66,7 +66,7 @@ class ClassifyObjective(Objective):
             "weights", None if class_weights is None else torch.tensor(class_weights), persistent=False
         )
         self.averaged = None if ema is None else averaged(model, ema)
-        self.val_loss, self.figures = MeanMetric(), Figures(kind, outputs)
+        self.val_loss, self.figures = MeanMetric(), RunningMetrics(kind, outputs)
 
     @property
     def judged(self) -> ForImageClassification:

@@ -12,16 +12,16 @@ from mimsuite import app
 from mimsuite.data.index import DataIndex
 from mimsuite.data.label_table import read_labels
 from mimsuite.errors import InputError
-from mimsuite.evaluation.judging.answers import Answers
-from mimsuite.evaluation.judging.trained import find_trained, scorer
 from mimsuite.models.load import classifier, keeps_head, normalizer, save_weights
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import TrainingTask, begin, carry_out, native_size, processes
 from mimsuite.runs.trainer import Compute, Job, Parts, classify_objective, labelled_data
+from mimsuite.settings.class_match import MatchedOutputs
 from mimsuite.settings.hyperrule import hyper_rule
 from mimsuite.settings.labels import check_objective, decide_labels
 from mimsuite.settings.model import classifier_config, frozen_depth, model_config
 from mimsuite.settings.read import budget, plain_geometry, read_positive
+from mimsuite.settings.trained import find_trained
 from mimsuite.weights.init import Weights
 
 if TYPE_CHECKING:
@@ -163,22 +163,23 @@ def finish(
 
 def last_figure(job: Job, folder: RunFolder) -> dict[str, float]:
     """What the best weights, as they lie in `weights/`, are worth on `test`."""
-    from mimsuite.evaluation.judging.classifier import judge, label_tensor
+    from mimsuite.evaluation.judging.classifier import evaluate_classifier, label_tensor
+    from mimsuite.evaluation.judging.load import load_classifier
 
     index, labelled, size = job.index, job.labelled, job.geo.image_size
     assert labelled is not None
     trained, samples = find_trained(str(folder.path)), index.records("test")
-    answers = Answers(labelled.facts.kind, labelled.facts.outputs, names=None, order=None, note="")
-    judged = judge(
-        scorer(trained, index, answers, size, flip=False),
+    outputs = MatchedOutputs(labelled.facts.kind, labelled.facts.outputs, names=None, order=None, note="")
+    found = evaluate_classifier(
+        load_classifier(trained, index, outputs, size, flip=False),
         index,
         samples,
-        label_tensor(read_labels(index, samples), answers.kind, answers.outputs),
+        label_tensor(read_labels(index, samples), outputs.kind, outputs.outputs),
         image_size=size,
         batch=job.cfg.micro_batch,
         workers=job.workers,
     )
-    return {f"test/{name}": value for name, value in (judged.worth.figures | {"loss": judged.loss}).items()}
+    return {f"test/{name}": value for name, value in (found.scores.metrics | {"loss": found.loss}).items()}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.features.views import Features, View
+from mimsuite.evaluation.features.views import Features
+from mimsuite.settings.views import View
 
 log = logging.getLogger("mimsuite")
 
@@ -39,7 +40,7 @@ class StoredFeatures:
         """Opens a folder.
 
         Raises:
-            OSError, ValueError: none of ours, or a damaged one.
+            OSError, ValueError: not a folder of features, or a damaged one.
         """
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if missing := [name for name in _NEEDED if name not in about]:
@@ -70,7 +71,7 @@ class StoredFeatures:
         """Returns a view; vectors as float32 in memory, a grid as float16 mapped from the file.
 
         Raises:
-            InputError: nobody stored it.
+            InputError: it is not stored.
         """
         if not self.has(view):
             raise InputError(f"{self.folder} holds no features of {view}; make them first")
@@ -210,7 +211,7 @@ def publish(made: Path, folder: Path) -> None:
 
 @contextmanager
 def written(folder: Path) -> Iterator[None]:
-    """Says in one line that a disk did not take what was to be written below `folder`."""
+    """Turns an error of the disk below `folder` into one line with the fix."""
     try:
         yield
     except OSError as error:
