@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mimsuite.data.index import DataIndex
     from mimsuite.settings.labels import TrainingLabels
     from mimsuite.runs.loggers import FileLogger, WandbLogger
-    from mimsuite.masked.samplers import MaskSampler
     from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
     from mimsuite.masked.normalization import Normalize
     from mimsuite.objectives.classify import ClassifyObjective
@@ -160,25 +159,13 @@ def decays_mask_token(config: Any) -> bool:
     return bool(config.model_type == "vit" and not drops_patches(config) and config.mim_target != "hog")
 
 
-def mask_samplers(cfg: DictConfig, trusted: Sequence[str], drops: bool) -> list[MaskSampler]:
-    """What draws the masks: several for a list of ratios where hidden patches are dropped, else one.
-
-    `mask.unit` is for the geometry alone.
-    """
-    fields = OmegaConf.to_container(cfg.mask, resolve=True)
-    assert isinstance(fields, dict)
-    del fields["unit"]
-    several = drops and isinstance(fields.get("ratio"), list)
-    choices = [{"ratio": ratio} for ratio in fields["ratio"]] if several else [{}]
-    return [instantiate(OmegaConf.create(fields | choice), trusted) for choice in choices]
-
-
 def masked_data(job: Job, micro_batch: int) -> ImageData:
     """The loaders of a pretraining run."""
     from mimsuite.data.datamodule import ImageData
+    from mimsuite.masked.samplers import make_samplers
 
     transform = instantiate(job.cfg.augment, job.trusted, size=list(job.geo.image_size))
-    masks = mask_samplers(job.cfg, job.trusted, job.geo.drops)
+    masks = make_samplers(job.cfg.mask, job.trusted, job.geo.drops)
     return ImageData(
         job.index,
         **loading(job, micro_batch),
