@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-MODEL_TYPES = ("vit", "cvt", "bit")
 INIT_SCHEMES = ("hf", "simmim", "mae")
 POSITIONS = ("learned", "sincos2d")
 MASK_MODES = ("replace", "drop")

@@ -4,13 +4,13 @@ import pytest
 
 from mimsuite.errors import InputError
 from mimsuite.models import AutoConfig, BitConfig, CvtConfig, ViTConfig
+from mimsuite.models.families import FAMILIES
 from mimsuite.types import EncoderConfig
-from mimsuite.words import MODEL_TYPES
 
 DECODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 
 
-@pytest.mark.parametrize("family", MODEL_TYPES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_configs_of_all_families_keep_the_contract(family):
     config = AutoConfig.for_model(family)
     assert isinstance(config, EncoderConfig)
