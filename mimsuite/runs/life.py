@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite.models.device import find_device
-from mimsuite.runs.machine import device_count, is_broken_exchange, micro_limit, precision
+from mimsuite.runs.machine import device_count, is_broken_exchange, micro_limit, precision as choose_precision
 from mimsuite.runs.trainer import Compute, Job, Parts, make_trainer
 from mimsuite.settings.machine import auto_workers
 from mimsuite.data.index import DataIndex
@@ -144,11 +144,12 @@ def train(job: Job, folder: RunFolder, kind: TrainingTask) -> dict[str, Any]:
     imports = import_heavy()
     import torch
 
+    from mimsuite.runs.loggers import close_loggers
     from mimsuite.weights.checkpoints import newest
 
     cfg, pace = job.cfg, job.pace
     device = find_device(str(cfg.trainer.accelerator))
-    precision, reason = precision(str(cfg.precision), device)
+    precision, reason = choose_precision(str(cfg.precision), device)
     micro = micro_batch(cfg, pace.batch, job.team.size, micro_limit(device, job.geo.image_size))
     compute = Compute(device, precision, reason, micro)
     write_back(job, compute)
@@ -170,8 +171,7 @@ def train(job: Job, folder: RunFolder, kind: TrainingTask) -> dict[str, Any]:
             parts.checkpoints.listen()  # again, or a second signal would keep the stopped run from its summary
         return finish(job, folder, trainer, objective, parts, kind)
     finally:
-        if parts.wandb is not None:
-            parts.wandb.close()
+        close_loggers(parts.loggers)
         if team() is None:  # the processes of a team end now, and each may be told so from several read_size
             parts.checkpoints.release()
 

@@ -20,12 +20,14 @@ from mimsuite.settings.read import Budget, Geometry, Probing
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
+    from lightning.pytorch.loggers.logger import Logger
 
     from mimsuite.callbacks.checkpoints import Checkpoints
+    from mimsuite.callbacks.context import RunContext
     from mimsuite.data.datamodule import ImageData
     from mimsuite.data.index import DataIndex
     from mimsuite.settings.labels import TrainingLabels
-    from mimsuite.runs.loggers import FileLogger, WandbLogger
+    from mimsuite.runs.loggers import FileLogger
     from mimsuite.masked.samplers import MaskSampler
     from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
     from mimsuite.masked.normalization import Normalize
@@ -231,7 +233,7 @@ class Parts:
     """What a run asks for its results after training."""
 
     files: FileLogger | None
-    wandb: WandbLogger | None
+    loggers: Sequence[Logger]
     checkpoints: Checkpoints
     callbacks: Sequence[Callback]
 
@@ -250,29 +252,16 @@ def make_trainer(
         imports: seconds that importing torch, lightning and wandb took.
     """
     from mimsuite.callbacks.checkpoints import Checkpoints
+    from mimsuite.callbacks.context import make_callbacks
     from mimsuite.runs.checkpoints import CommittedCheckpointIO
-    from mimsuite.runs.loggers import FileLogger
+    from mimsuite.runs.loggers import FileLogger, make_loggers
 
     cfg, pace, trusted = job.cfg, job.pace, job.trusted
     files = FileLogger(folder.path, step) if folder.leads else None
-    known = OmegaConf.create(redact(OmegaConf.to_yaml(cfg, resolve=True)))
-    shared = {"folder": folder.path, "run_config": OmegaConf.to_container(known)}
-    loggers = {str(name): instantiate(node, trusted, **shared) for name, node in cfg.logger.items() if folder.leads}
+    context = make_context(job, folder, objective, imports)
+    loggers = make_loggers(cfg.logger, context, trusted)
+    callbacks = make_callbacks(cfg.callbacks, context, trusted)
     checkpoints = Checkpoints(folder.path / "checkpoints", pace.save_every)
-    samples = job.index.num_samples(job.index.select("train"))
-
-    def save(model: Any) -> None:
-        save_weights(folder.path / "weights", model, objective.normalize, job.geo.image_size)
-
-    filled: dict[str, dict[str, Any]] = {
-        "monitor": {"batch": pace.batch, "started": started(), "imports": imports},
-        "reconstructions": {"folder": folder.pictures},
-        "bad_samples": {"folder": folder.path, "samples": samples},
-        "skipped_steps": {"folder": folder.path},
-        "best_weights": {"save": save},
-    }
-    nodes = {str(k): v for k, v in cfg.callbacks.items() if job.probing is not None or k != "online_probe"}
-    callbacks = [instantiate(node, trusted, **filled.get(name, {})) for name, node in nodes.items()]
     accumulate = pace.batch // (job.team.size * compute.micro_batch)
     made: Trainer = instantiate(
         OmegaConf.create({k: v for k, v in cfg.trainer.items() if k != "clip"} | {"num_nodes": job.team.nodes}),
@@ -286,7 +275,7 @@ def make_trainer(
         val_check_interval=pace.val_every * accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=-1,  # the whole validation set, before the first step
-        logger=[files, *loggers.values()] if files else [],
+        logger=[files, *loggers] if files else [],
         callbacks=[*callbacks, checkpoints],
         plugins=[CommittedCheckpointIO()],
         default_root_dir=str(folder.path),
@@ -296,7 +285,31 @@ def make_trainer(
         use_distributed_sampler=False,  # the plan knows the ranks
         log_every_n_steps=1,  # unused: the monitor gives the loggers their figures; a larger one makes Lightning warn
     )
-    return made, Parts(files, loggers.get("wandb"), checkpoints, callbacks)
+    return made, Parts(files, loggers, checkpoints, callbacks)
+
+
+def make_context(job: Job, folder: RunFolder, objective: Objective, imports: float) -> RunContext:
+    """What the callbacks and loggers of a run may know of it."""
+    from mimsuite.callbacks.context import RunContext
+
+    config = OmegaConf.to_container(OmegaConf.create(redact(OmegaConf.to_yaml(job.cfg, resolve=True))))
+    assert isinstance(config, dict)
+    return RunContext(
+        folder=folder.path,
+        pictures=folder.pictures,
+        config={str(key): value for key, value in config.items()},
+        batch=job.pace.batch,
+        steps=job.pace.steps,
+        image_size=job.geo.image_size,
+        samples=job.index.num_samples(job.index.select("train")),
+        leads=folder.leads,
+        started=started(),
+        imports=imports,
+        online_probe=job.probing is not None,
+        save_weights=lambda model: save_weights(
+            folder.path / "weights", model, objective.normalize, job.geo.image_size
+        ),
+    )
 
 
 def strategy(team: Team, on: Device) -> Any:
