@@ -25,8 +25,9 @@ from mimsuite.config.instantiate import trusted_targets
 from mimsuite.runs.processes import Team, command_line, end_with_parent, launch, leads, team
 from mimsuite.settings.resume import continue_config, first_overrides
 from mimsuite.runs.folder import RunFolder, check_out, environment, holds_run, speak
-from mimsuite.settings.read import PRECISIONS, read_choice, read_flag, micro_batch, read_size, read_int
+from mimsuite.settings.read import read_choice, read_flag, micro_batch, read_size, read_int
 from mimsuite.version import __version__
+from mimsuite.words import PRECISIONS
 
 if TYPE_CHECKING:
     from lightning import Trainer

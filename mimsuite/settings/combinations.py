@@ -7,13 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from mimsuite.encoders.config import MIM_TARGETS
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import HOG_CELL, Pair, around, hidden_units
 from mimsuite.settings.read import read_choice, read_int
-from mimsuite.words import MASK_MODES
+from mimsuite.words import LOSSES, MASK_MODES, TARGETS
 
-LOSSES = ("l1", "mse", "smooth_l1")
 SIMMIM_HEAD, MAE_HEAD = "mimsuite.heads.simmim.SimMIMHead", "mimsuite.heads.mae.MAEDecoder"
 NO_MASK = "mimsuite.masked.samplers.NoMask"
 MAE_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -31,7 +29,7 @@ def check_combination(cfg: DictConfig, config: Any) -> None:
         InputError: parts that do not go together; the message names some that do.
     """
     read_choice(cfg, "objective.loss", LOSSES)
-    target = read_choice(cfg, "objective.target", MIM_TARGETS)
+    target = read_choice(cfg, "objective.target", TARGETS)
     drops = read_choice(cfg, "objective.mask_mode", MASK_MODES) == "drop"
     family, head = config.model_type, str(cfg.head.get("_target_"))
     if drops and family != "vit":

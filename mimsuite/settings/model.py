@@ -9,12 +9,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import instantiate
-from mimsuite.encoders.config import CLASSIFIER_POOLS, as_pair
+from mimsuite.encoders.config import as_pair
 from mimsuite.errors import InputError
 from mimsuite.models.load import config_of, side
 from mimsuite.settings.combinations import MAE_KEYS
 from mimsuite.settings.labels import PROBLEM_TYPES, TrainingLabels
 from mimsuite.weights.init import Weights
+from mimsuite.words import CLASSIFIER_POOLS
 
 
 def model_config(

@@ -13,7 +13,6 @@ from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import auto_mask_unit, check_image_size, check_unit
 
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 DEFAULT_EPOCHS = 100
 DEFAULT_STEPS = (1_000, 100_000)
 FALLBACK_SIZE = 224
