@@ -32,6 +32,11 @@ OUTPUT_STRIDES = (4, 8, 16, 32)
 
 LabelKind = Literal["classes", "multilabel", "regression"]
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+PROBLEM_TYPE_OF: dict[LabelKind, str] = {
+    "classes": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
 
 Pool = Literal["mean", "cls", "both", "grid"]
 POOLS: tuple[Pool, ...] = get_args(Pool)

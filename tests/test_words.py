@@ -18,7 +18,6 @@ from mimsuite.masked.losses import ERRORS
 from mimsuite.masked.modes import MODES
 from mimsuite.masked.targets import TARGETS
 from mimsuite.metrics.scores import METRICS
-from mimsuite.settings.labels import PROBLEM_TYPES
 
 PACKAGE = Path(mimsuite.__file__).parent
 LISTS = {name: value for name, value in vars(words).items() if name.isupper() and isinstance(value, tuple)}
@@ -32,7 +31,7 @@ LISTS = {name: value for name, value in vars(words).items() if name.isupper() an
         (TARGETS, words.TARGETS),
         (MODES, words.TARGETS),
         (METRICS, words.LABEL_KINDS),
-        (PROBLEM_TYPES, words.LABEL_KINDS),
+        (words.PROBLEM_TYPE_OF, words.LABEL_KINDS),
     ],
     ids=["activations", "losses", "targets", "modes of targets", "metrics", "problem types of labels"],
 )
@@ -41,7 +40,7 @@ def test_a_table_of_objects_has_exactly_the_words_of_its_list(table, allowed):
 
 
 def test_every_kind_of_labels_has_a_problem_type_of_its_own():
-    assert sorted(PROBLEM_TYPES.values()) == sorted(words.PROBLEM_TYPES)
+    assert sorted(words.PROBLEM_TYPE_OF.values()) == sorted(words.PROBLEM_TYPES)
 
 
 def test_every_choice_of_a_mask_is_a_sampler_and_every_sampler_a_choice():
