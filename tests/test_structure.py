@@ -101,7 +101,7 @@ def parameters(path):
 
 
 def test_configs_are_read_in_settings_only():
-    """Below, a DictConfig is a group that is handed to `instantiate`; tasks hand theirs to settings in their first line."""
+    """Below them a DictConfig is a group that is handed to `instantiate`; tasks hand theirs to settings at once."""
     groups = {
         ("callbacks.context", "nodes"),
         ("models.load", "head"),
