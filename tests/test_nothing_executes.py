@@ -23,7 +23,7 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.images import decode as decode_module
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index import build_index, open_index, write_index
-from mimsuite.data.storage import durable_write
+from mimsuite.data.storage import write_bytes
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError
 from mimsuite.runs.checkpoints import CommittedCheckpointIO
@@ -280,7 +280,7 @@ TARGETS = [
     "mimsuite.runs.folder.write_text",
     "mimsuite.runs.folder.RunFolder",
     "mimsuite.data.packing.pack.pack",
-    "mimsuite.runs.checkpoints.durable_write",
+    "mimsuite.data.storage.write_bytes",
 ]
 
 
@@ -475,7 +475,7 @@ def commit_bomb(canary, folder, write):
 
     content = path.read_bytes()
     latest = {"step": 1, "file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    durable_write(path.parent / "latest.json", json.dumps(latest).encode())
+    write_bytes(path.parent / "latest.json", json.dumps(latest).encode())
     return path
 
 
