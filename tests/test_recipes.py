@@ -135,7 +135,7 @@ def test_another_warm_up_is_refused(value):
 
 def test_steps_of_the_command_line_win_over_epochs_of_an_experiment():
     cfg = composed("mae_vit_base_800ep", "steps=5")
-    prefer_given(cfg, ["experiment=mae_vit_base_800ep", "steps=5"])
+    cfg = prefer_given(cfg, ["experiment=mae_vit_base_800ep", "steps=5"])
     assert (cfg.steps, cfg.epochs) == (5, None)
 
 
