@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import torch
 
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.classifier import Evaluation, verdict
 from mimsuite.evaluation.judging.predictions import images_of, report, said_of, worst, write_predictions
