@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = False) -> None:
     """Replaces a JSON file in one step."""
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode(), durable=durable)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Replaces a CSV file in one step; its folder is made.
+
+    Args:
+        path: the file.
+        columns: its first line.
+        rows: the lines below.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def _flush(path: Path, flags: int) -> None:
