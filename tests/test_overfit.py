@@ -14,7 +14,6 @@ from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.samplers import RandomMask
 from mimsuite.metrics.psnr import visible_mean_loss
 from mimsuite.models.load import drops_patches, masked_model, normalizer
-from mimsuite.objectives.mim import predict
 from mimsuite.objectives.optim import WarmupCosine, param_groups
 from mimsuite.settings.model import for_objective, model_config
 
@@ -72,7 +71,7 @@ def figures(model, cfg, flat):
     target, kind = model.target.dense(pixels, model.head_stride), cfg.objective.loss
     model.eval()
     with torch.no_grad():
-        pairs = [(predict(model, pixels, m, kind)[0], flat(target, m, kind)) for m in (draw() for _ in range(DRAWS))]
+        pairs = [(model.predict(pixels, m, kind)[0], flat(target, m, kind)) for m in (draw() for _ in range(DRAWS))]
     return [float(torch.stack(column).mean()) for column in zip(*pairs, strict=True)]
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from mimsuite.runs.trainer import decays_mask_token
 
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
@@ -13,7 +14,6 @@ from mimsuite.errors import InputError
 from mimsuite.masked.samplers import make_samplers
 from mimsuite.models.load import masked_model
 from mimsuite.runs.life import prefer_given
-from mimsuite.runs.trainer import decays_mask_token
 from mimsuite.settings.combinations import check_combination, check_ratio, mask_cell
 from mimsuite.settings.model import for_objective, model_config
 from mimsuite.settings.read import budget, geometry, warmup_steps

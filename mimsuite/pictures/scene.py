@@ -188,12 +188,11 @@ class Scene:
         images = self.images
         import torch
 
-        from mimsuite.objectives.mim import predict
         from mimsuite.pictures.reconstruction import reconstruct
 
         shown = self._components(torch.stack(list(masks)).any(0)) if isinstance(channels, str) else channels
-        run = partial(predict, self.model)
-        draw = partial(reconstruct, run, self.model.target, self.model.head_stride, self._normalize, images)
+        model = self.model
+        draw = partial(reconstruct, model.predict, model.target, model.head_stride, self._normalize, images)
         return [draw(mask.to(images.device), mode=mode, shown=shown) for mask in masks]
 
     @cached_property
