@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,21 @@ def move_folder(source: Path, place: Path, last: str) -> None:
     except OSError:
         if not (place / last).is_file():
             raise
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Replaces a CSV file in one step; its folder is made.
+
+    Args:
+        path: the file.
+        columns: its first line.
+        rows: the lines below.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def _flush(path: Path, flags: int) -> None:
