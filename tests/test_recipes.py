@@ -10,9 +10,10 @@ from hydra import compose, initialize_config_dir
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
+from mimsuite.masked.samplers import make_samplers
 from mimsuite.models.load import masked_model
 from mimsuite.runs.life import prefer_given
-from mimsuite.runs.trainer import decays_mask_token, mask_samplers
+from mimsuite.runs.trainer import decays_mask_token
 from mimsuite.settings.combinations import check_combination, check_ratio, mask_cell
 from mimsuite.settings.model import for_objective, model_config
 from mimsuite.settings.read import budget, geometry, warmup_steps
@@ -65,7 +66,7 @@ def test_an_experiment_builds(name):
         model = masked_model(config, None, cfg.head, ())
         pixels = torch.zeros(2, 3, *geo.image_size)
     units = geo.image_size[0] // geo.mask_unit
-    (sampler, *_) = mask_samplers(cfg, (), geo.drops)
+    (sampler, *_) = make_samplers(cfg.mask, (), geo.drops)
     mask = sampler((units, units), torch.Generator().manual_seed(0))[None].expand(2, -1, -1)
     assert model.masked_loss(pixels, mask.to("meta"), int(mask[0].sum()), cfg.objective.loss).shape == ()
 

@@ -8,13 +8,14 @@ import torch
 
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import masked_error
+from mimsuite.masked.modes import MODES
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import TARGETS, hog
 from mimsuite.metrics.psnr import hidden_psnr
 from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 from mimsuite.objectives.mim import predict
 from mimsuite.pictures.reconstruction import WORDS, Reconstruction, colour_words, reconstruct
-from mimsuite.pictures.sheets import MODES, Components, hog_glyphs, principal_components, to_display
+from mimsuite.pictures.sheets import Components, hog_glyphs, principal_components, to_display
 
 NAMES = tuple(TARGETS)
 MODE_OF = {"pixels": "raw", "norm_pixels": "predicted_stats", "hog": "orientations"}

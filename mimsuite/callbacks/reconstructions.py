@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from mimsuite.callbacks.context import RunContext
 from mimsuite.objectives.mim import MIMObjective, predict
 from mimsuite.pictures.reconstruction import reconstruct
 from mimsuite.runs.loggers import WandbLogger
@@ -19,11 +19,11 @@ class Reconstructions(Callback):
 
     Args:
         images: how many of the first validation images stand on the sheet.
-        folder: the run's `pictures/`.
+        context: facts of the run.
     """
 
-    def __init__(self, *, images: int, folder: Path) -> None:
-        self.images, self.folder = images, folder
+    def __init__(self, *, images: int, context: RunContext) -> None:
+        self.images, self.folder = images, context.pictures
         self._batch: Batch | None = None
 
     def on_validation_batch_end(

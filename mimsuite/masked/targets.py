@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import HOG_CELL
 from mimsuite.masked.losses import widen
+from mimsuite.masked.modes import MODES, choose_mode
 from mimsuite.masked.patches import expand_mask, gather_patches, reduce_mask
-from mimsuite.pictures.sheets import MODES, choose_mode
 
 Pair = tuple[int, int]
 NORM_EPS = 1e-6  # added to the variance, as MAE does
@@ -29,7 +29,7 @@ class Target(Protocol):
     Attributes:
         name: as a model's config has it.
         scale: pixels of the image per place of the target, down and across.
-        mode: how a prediction becomes a picture unless said otherwise, see `mimsuite.pictures.sheets.MODES`.
+        mode: how a prediction becomes a picture unless said otherwise, see `mimsuite.masked.modes.MODES`.
     """
 
     name: str

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mimsuite.masked.losses import masked_error
+from mimsuite.masked.modes import choose_mode
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import Target
 from mimsuite.metrics.psnr import hidden_psnr
@@ -19,7 +20,6 @@ from mimsuite.pictures.sheets import (
     Components,
     Panel,
     Shown,
-    choose_mode,
     hog_glyphs,
     reconstruction_sheet,
     settings_sheet,
@@ -51,7 +51,7 @@ class Reconstruction:
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
         unit: side of a mask unit in pixels of the image.
         target: name of what is predicted.
-        mode: how the prediction became a picture, one of the target's `mimsuite.pictures.sheets.MODES`.
+        mode: how the prediction became a picture, one of the target's `mimsuite.masked.modes.MODES`.
         colours: which channels are shown, in words; empty where that is plain.
         loss: the masked loss over all images.
         losses: `(N,)`, that of each image alone; 0 where nothing is hidden.

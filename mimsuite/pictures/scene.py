@@ -19,10 +19,10 @@ from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.open import open_data
 from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
+from mimsuite.masked.modes import choose_mode
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, drops_patches, normalizer_of, trained_model
-from mimsuite.pictures.sheets import Components, check_channels, choose_mode, principal_components
-from mimsuite.runs.trainer import mask_samplers
+from mimsuite.pictures.sheets import Components, check_channels, principal_components
 from mimsuite.settings.combinations import check_ratio, mask_cell
 from mimsuite.settings.read import FALLBACK_SIZE, mask_unit, read_int, read_size
 from mimsuite.weights.init import find_weights
@@ -122,7 +122,9 @@ class Scene:
             check_ratio(cfg, rows * columns, self.drops)
         except InputError as error:
             raise InputError(str(error).replace("mask.", "")) from error
-        samplers = mask_samplers(cfg, [], self.drops)[:1]
+        from mimsuite.masked.samplers import make_samplers
+
+        samplers = make_samplers(cfg.mask, [], self.drops)[:1]
         return self.show(self.masks(samplers, (rows, columns), read_int(cfg, "seed", least=0)), mode=mode)[0]
 
     def with_images(self, images: Tensor) -> Scene:

@@ -6,23 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mimsuite.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
-MODES: dict[str, tuple[str, ...]] = {
-    "pixels": ("raw",),
-    "norm_pixels": ("predicted_stats", "oracle_stats", "raw"),
-    "hog": ("orientations",),
-}
-"""How a prediction of each target may become a picture, the default first."""
 
 T = TypeVar("T", bound=np.generic)
 
@@ -31,22 +21,6 @@ _SLATE = (44, 50, 60)
 _GAP, _MARGIN = 6, 16
 # Black, violet, orange, pale yellow: brightness grows evenly, so that it also reads in grey.
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
-
-
-def choose_mode(target: str, mode: str) -> str:
-    """One of the target's `MODES`; "auto" is its default.
-
-    Raises:
-        InputError: an unknown mode, or one of another target.
-    """
-    own = MODES[target]
-    if mode == "auto" or mode in own:
-        return own[0] if mode == "auto" else mode
-    fix = f"use mode={' or '.join(own)}" if target != "hog" else "use mode=auto, which draws orientations"
-    for other, modes in MODES.items():
-        if mode in modes:
-            raise InputError(f"mode={mode} is for a model that predicts {other}, and this one predicts {target}; {fix}")
-    raise InputError(f"mode={mode} is unknown; {fix}")
 
 
 @dataclass(frozen=True)

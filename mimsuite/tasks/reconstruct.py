@@ -17,10 +17,10 @@ from mimsuite import app
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import trusted_targets
 from mimsuite.errors import InputError
+from mimsuite.masked.modes import choose_mode
 from mimsuite.pictures.scene import Scene, known_mask
-from mimsuite.pictures.sheets import animation, check_channels, choose_mode
+from mimsuite.pictures.sheets import animation, check_channels
 from mimsuite.runs.folder import check_picture, holds_run, speak
-from mimsuite.runs.trainer import mask_samplers
 from mimsuite.settings.combinations import check_ratio, plain
 from mimsuite.settings.read import read_flag, read_int
 
@@ -78,7 +78,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     grid = scene.grid(cfg)
     for setting in settings:
         check_share(setting, grid[0] * grid[1], scene.drops, listed=cfg.ratios is not None)
-    samplers = [mask_samplers(setting.cfg, trusted, scene.drops)[0] for setting in settings]
+    from mimsuite.masked.samplers import make_samplers
+
+    samplers = [make_samplers(setting.cfg.mask, trusted, scene.drops)[0] for setting in settings]
     results = scene.show(scene.masks(samplers, grid, seed), mode=mode, channels=channels)
     by_name = {setting.name: result for setting, result in zip(settings, results, strict=True)}
     compared = cfg.ratios is not None or cfg.masks is not None
