@@ -18,6 +18,7 @@ from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
 from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
 
+
 @dataclass(frozen=True)
 class TrainingLabels:
     """The labelled images of a run.
