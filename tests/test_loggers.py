@@ -1,4 +1,4 @@
-"""Figures on disk, and wandb as a guest that may be absent, slow or broken."""
+"""Metrics on disk, and wandb as a guest that may be absent, slow or broken."""
 
 import json
 import socket
@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from run_facts import context_of
 
 from mimsuite.runs import loggers
 from mimsuite.runs.loggers import FileLogger, WandbLogger, wandb_mode
@@ -54,7 +55,7 @@ def test_a_broken_wandb_costs_a_warning(monkeypatch, tmp_path, caplog):
         raise RuntimeError("no such thing")
 
     monkeypatch.setattr(wandb, "init", broken)
-    logger = WandbLogger(tmp_path, project="p", group=None, run_config={})
+    logger = WandbLogger(project="p", group=None, context=context_of(tmp_path))
     logger.log_metrics({"a": 1.0}, 1)
     logger.close()
     assert logger.failed
@@ -72,7 +73,7 @@ def test_an_unreachable_wandb_costs_at_most_ten_seconds(server, monkeypatch, tmp
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
         began = time.monotonic()
-        logger = WandbLogger(tmp_path, project="p", group=None, run_config={"a": 1})
+        logger = WandbLogger(project="p", group=None, context=context_of(tmp_path))
         logger.log_metrics({"a": 1.0}, 1)
         logger.close()
         assert logger.failed

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from mimsuite.callbacks.context import RunContext
 from mimsuite.errors import InputError
 from mimsuite.types import BadSample, Batch
 
@@ -24,14 +24,13 @@ class BadSamples(Callback):
     With several processes each writes down its own, and their number is added up after each validation.
 
     Args:
-        folder: the run folder.
-        max_fraction: of the training images; `LEAST` are allowed in any case.
-        samples: training images.
+        max_fraction: largest share of the training images; `LEAST` are allowed in any case.
+        context: facts of the run.
     """
 
-    def __init__(self, *, folder: Path, max_fraction: float, samples: int) -> None:
-        self.file = folder / "bad_samples.jsonl"
-        self.limit = max(LEAST, int(max_fraction * samples))
+    def __init__(self, *, max_fraction: float, context: RunContext) -> None:
+        self.file = context.folder / "bad_samples.jsonl"
+        self.limit = max(LEAST, int(max_fraction * context.samples))
         self._seen: set[BadSample] = set()
         self._last: BadSample | None = None
 

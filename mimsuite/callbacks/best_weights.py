@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from mimsuite.callbacks.context import RunContext
 from mimsuite.metrics.scores import METRICS
 from mimsuite.objectives.classify import ClassifyObjective
 
@@ -21,15 +21,15 @@ class BestWeights(Callback):
     What is validated is what is written. Validation before the first step does not count.
 
     Args:
-        save: writes a model's Hugging Face folder.
+        context: facts of the run.
 
     Attributes:
         value: the best figure so far; None before the first validation.
         step: the optimizer steps done when it was reached.
     """
 
-    def __init__(self, *, save: Callable[[Any], None]) -> None:
-        self.save = save
+    def __init__(self, *, context: RunContext) -> None:
+        self.save_weights = context.save_weights
         self.value: float | None = None
         self.step = 0
 
@@ -49,4 +49,4 @@ class BestWeights(Callback):
             return
         self.value, self.step = found, trainer.global_step
         if trainer.is_global_zero:
-            self.save(pl_module.judged)
+            self.save_weights(pl_module.judged)

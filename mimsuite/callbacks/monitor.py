@@ -1,4 +1,4 @@
-"""What one sees while a run trains: a progress bar or plain lines, and the figures for the loggers."""
+"""What one sees while a run trains: a progress bar or plain lines, and the metrics for the loggers."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mimsuite.callbacks.context import RunContext
+
 log = logging.getLogger("mimsuite")
 
 LINE_EVERY = 10.0
 
 
 class Monitor(Callback):
-    """Measures throughput and waiting for data; shows progress; gives the loggers their figures.
+    """Measures throughput and waiting for data; shows progress; gives the loggers their metrics.
 
     Logged every `log_every` optimizer steps, under the number of steps done: `train/loss` (mean since the last
-    figure), `optim/lr` (of the next step), `optim/grad_norm` (before clipping), `perf/img_per_s`,
+    line), `optim/lr` (of the next step), `optim/grad_norm` (before clipping), `perf/img_per_s`,
     `perf/data_wait` (share of the time spent waiting for the loader).
 
     Args:
-        log_every: optimizer steps between figures.
-        batch: images per optimizer step.
-        started: when the command was given (seconds since the epoch), or None for a run from Python.
-        imports: seconds that importing torch, lightning and wandb took.
+        log_every: optimizer steps between metrics.
+        context: facts of the run.
     """
 
-    def __init__(self, *, log_every: int, batch: int, started: float | None, imports: float) -> None:
-        self.log_every, self.batch, self.started, self.imports = log_every, batch, started, imports
+    def __init__(self, *, log_every: int, context: RunContext) -> None:
+        self.log_every, self.context = log_every, context
         self._progress: Progress | None = None
         self._losses: list[torch.Tensor] = []
         self._waited = 0.0
@@ -48,12 +48,12 @@ class Monitor(Callback):
             columns = (
                 TextColumn("{task.completed}/{task.total} steps"),
                 BarColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[metrics]}"),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
             )
             self._progress = Progress(*columns, console=Console(), refresh_per_second=4)
-            self._progress.add_task("train", total=trainer.max_steps, completed=trainer.global_step, figures="")
+            self._progress.add_task("train", total=trainer.max_steps, completed=trainer.global_step, metrics="")
             self._progress.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -63,17 +63,17 @@ class Monitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Collects the loss; every `log_every` optimizer steps, gives the figures out."""
+        """Collects the loss; every `log_every` optimizer steps, logs the metrics."""
         self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # Lightning divided it
         step = trainer.global_step
         if step > self._step_before and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            if step == 1 and trainer.is_global_zero and self.started is not None:
+            if step == 1 and trainer.is_global_zero and self.context.started is not None:
                 log.info(
                     "first step %.1f s after the command, of which %.1f s imported torch, lightning and wandb",
-                    *(time.time() - self.started, self.imports),
+                    *(time.time() - self.context.started, self.context.imports),
                 )
             if step % self.log_every == 0 or step == trainer.max_steps:
-                self._figures(trainer, pl_module, step)
+                self._log_metrics(trainer, pl_module, step)
             self._show(trainer, step)
         self._ready = time.perf_counter()
 
@@ -97,21 +97,21 @@ class Monitor(Callback):
             self._progress.stop()
             self._progress = None
 
-    def _figures(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+    def _log_metrics(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
-        figures = {
+        metrics = {
             "train/loss": float(trainer.strategy.reduce(torch.stack(self._losses).float().mean(), reduce_op="mean")),
             "optim/lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "perf/img_per_s": (step - self._step_before) * self.batch / seconds,
+            "perf/img_per_s": (step - self._step_before) * self.context.batch / seconds,
             "perf/data_wait": self._waited / seconds,
         }
         grad_norm = getattr(module, "grad_norm", None)
         if grad_norm is not None:
-            figures["optim/grad_norm"] = float(grad_norm)
+            metrics["optim/grad_norm"] = float(grad_norm)
         for logger in trainer.loggers:
-            logger.log_metrics(figures, step)
-        self._shown = figures
+            logger.log_metrics(metrics, step)
+        self._shown = metrics
         self._losses, self._waited, self._since, self._step_before = [], 0.0, now, step
 
     def _show(self, trainer: Trainer, step: int) -> None:
@@ -122,14 +122,14 @@ class Monitor(Callback):
             f"data wait {self._shown['perf/data_wait']:.0%}"
         )
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=step, figures=text)
+            self._progress.update(self._progress.task_ids[0], completed=step, metrics=text)
         elif time.perf_counter() - self._last_line >= LINE_EVERY or step == trainer.max_steps:
-            left = (trainer.max_steps - step) * self.batch / max(self._shown["perf/img_per_s"], 1e-9)
+            left = (trainer.max_steps - step) * self.context.batch / max(self._shown["perf/img_per_s"], 1e-9)
             log.info("step %d/%d  %s  ETA %s", step, trainer.max_steps, text, clock(left))
             self._last_line = time.perf_counter()
 
 
 def clock(seconds: float) -> str:
     """A duration as `h:mm:ss`."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    total = round(seconds)
+    return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"

@@ -10,6 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mimsuite.callbacks.context import RunContext
 from mimsuite.data.datamodule import ImageData
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import evaluation_mode, pooled
@@ -55,6 +56,11 @@ class OnlineProbe(Callback):
         self._began = time.perf_counter()
         self._spent, self._rounds = 0.0, 0
         self._cost: float | None = None
+
+    @staticmethod
+    def is_wanted(context: RunContext) -> bool:
+        """Only where the user asked for it (`online_probe=true`)."""
+        return context.online_probe
 
     def state_dict(self) -> dict[str, Any]:
         """What rounds have cost, for a resumed run to go on within the same share."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from mimsuite.objectives.mim import MIMObjective, predict
+from mimsuite.callbacks.context import RunContext
+from mimsuite.objectives.mim import MIMObjective
 from mimsuite.pictures.reconstruction import reconstruct
 from mimsuite.runs.loggers import WandbLogger
 from mimsuite.types import Batch
@@ -19,11 +18,11 @@ class Reconstructions(Callback):
 
     Args:
         images: how many of the first validation images stand on the sheet.
-        folder: the run's `pictures/`.
+        context: facts of the run.
     """
 
-    def __init__(self, *, images: int, folder: Path) -> None:
-        self.images, self.folder = images, folder
+    def __init__(self, *, images: int, context: RunContext) -> None:
+        self.images, self.folder = images, context.pictures
         self._batch: Batch | None = None
 
     def on_validation_batch_end(
@@ -48,7 +47,7 @@ class Reconstructions(Callback):
         assert mask is not None
         model = pl_module.model
         result = reconstruct(
-            partial(predict, model),
+            model.predict,
             model.target,
             model.head_stride,
             pl_module.normalize,

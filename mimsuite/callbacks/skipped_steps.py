@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from mimsuite.callbacks.context import RunContext
 from mimsuite.errors import RunError
 
 log = logging.getLogger("mimsuite")
@@ -22,11 +22,11 @@ class SkippedSteps(Callback):
     The weights are then those from before the first of the three. It reads `skipped` of the Lightning module.
 
     Args:
-        folder: the run folder.
+        context: facts of the run.
     """
 
-    def __init__(self, *, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, *, context: RunContext) -> None:
+        self.folder = context.folder
         self._ids: list[int] = []
         self._row = 0
 

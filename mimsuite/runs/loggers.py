@@ -1,4 +1,4 @@
-"""Where a run's figures go: `metrics.csv` and `metrics.jsonl` in the run folder, and wandb."""
+"""Where a run's metrics go: `metrics.csv` and `metrics.jsonl` in the run folder, and wandb."""
 
 from __future__ import annotations
 
@@ -11,19 +11,41 @@ import os
 import queue
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
 
+from mimsuite.callbacks.context import RunContext, make_parts
 from mimsuite.data.storage import write_text
 
 log = logging.getLogger("mimsuite")
 
 WANDB_PATIENCE = 10.0
+
+
+def make_loggers(nodes: DictConfig, context: RunContext, trusted: Collection[str]) -> list[Logger]:
+    """The loggers that the config names, in the process that leads; none in the others.
+
+    Args:
+        nodes: the config's `logger`.
+        context: facts of the run.
+        trusted: further targets that may be called.
+
+    Raises:
+        InputError: a node without a target, a target that is not allowed, or one that is not a logger.
+    """
+    return make_parts("logger", nodes, Logger, context, trusted) if context.leads else []
+
+
+def close_loggers(loggers: Iterable[Logger]) -> None:
+    """Ends the loggers that have a `close`."""
+    for logger in loggers:
+        getattr(logger, "close", lambda: None)()
 
 
 class _Sink(Logger):
@@ -39,11 +61,11 @@ class _Sink(Logger):
 
 
 class FileLogger(_Sink):
-    """Appends each set of figures to `metrics.jsonl` and to `metrics.csv` (columns `step` and the metric names).
+    """Appends each set of metrics to `metrics.jsonl` and to `metrics.csv` (columns `step` and the metric names).
 
     Args:
         folder: the run folder.
-        step: figures of later steps are dropped first, because a resumed run writes them again; -1 drops all.
+        step: metrics of later steps are dropped first, because a resumed run writes them again; -1 drops all.
     """
 
     def __init__(self, folder: Path, step: int = -1) -> None:
@@ -97,26 +119,25 @@ class WandbLogger(_Sink):
     is left alone and one line says so.
 
     Args:
-        folder: the run folder.
         project: wandb project.
         group: wandb group, or None for none.
-        run_config: the run's config, plain values.
+        context: facts of the run.
     """
 
-    def __init__(self, folder: Path, *, project: str, group: str | None, run_config: dict[str, Any]) -> None:
+    def __init__(self, *, project: str, group: str | None, context: RunContext) -> None:
         super().__init__()
         self.failed = False
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._work,
-            args=(self._arguments(folder, project, group, run_config),),
+            args=(self._arguments(context.folder, project, group, context.config),),
             name="wandb",
             daemon=True,
         )
         self._thread.start()
 
     @staticmethod
-    def _arguments(folder: Path, project: str, group: str | None, config: dict[str, Any]) -> dict[str, Any]:
+    def _arguments(folder: Path, project: str, group: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
         """What `wandb.init` gets; a resumed run keeps its id online and becomes `-r2`, `-r3`, ... offline."""
         record = folder / "wandb" / "run.json"
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +156,7 @@ class WandbLogger(_Sink):
             "resume": "allow" if mode == "online" else None,
             "dir": str(folder),
             "mode": mode,
-            "config": config,
+            "config": dict(config),
         }
 
     def _work(self, arguments: dict[str, Any]) -> None:
@@ -171,7 +192,7 @@ class WandbLogger(_Sink):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Queues a set of figures."""
+        """Queues a set of metrics."""
         row = {k: float(v) for k, v in metrics.items() if k != "epoch"}
         self._put(lambda run: run.log(row, step=step))
 

@@ -8,15 +8,14 @@ from typing import NamedTuple
 
 from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
-from mimsuite.settings.labels import PROBLEM_TYPES
-from mimsuite.words import LABEL_KINDS, LabelKind
+from mimsuite.words import PROBLEM_TYPE_OF, LabelKind
 
 LABEL_NOUNS: dict[LabelKind, str] = {
     "classes": "single classes",
     "multilabel": "sets of labels",
     "regression": "numbers",
 }
-KIND_OF_PROBLEM: dict[str, LabelKind] = {PROBLEM_TYPES[kind]: kind for kind in LABEL_KINDS}
+KIND_OF_PROBLEM: dict[str, LabelKind] = {problem: kind for kind, problem in PROBLEM_TYPE_OF.items()}
 """The kind of labels for each `problem_type` of a model's config."""
 
 _NUMBERED = re.compile(r"LABEL_\d+|\d+")

@@ -16,7 +16,7 @@ from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.outputs import check_file
-from mimsuite.settings.read import read_choice, read_flag, read_int
+from mimsuite.settings.read import read, read_choice, read_flag, read_int
 from mimsuite.settings.views import VECTOR_POOLS, View, read_view
 from mimsuite.weights.init import Weights, find_weights
 
@@ -60,12 +60,12 @@ def read_embed(cfg: DictConfig) -> EmbedSettings:
     """
     overwrite = read_flag(cfg, "overwrite")
     out = read_table(cfg.out, overwrite=overwrite)
-    picture = read_map(cfg.map, out, overwrite=overwrite)
+    picture = read_map(read(cfg, "map"), out, overwrite=overwrite)
     pool = read_choice(cfg, "pool", VECTOR_POOLS)
     batch, workers = read_int(cfg, "batch"), read_int(cfg, "workers", auto=auto_workers(), least=0)
     weights = find_weights(cfg.init)
-    view = read_view(cfg.layer, pool, config_of(weights).class_tokens)
-    image_size = read_image_size(cfg.image_size, weights.image_size)
+    view = read_view(read(cfg, "layer"), pool, config_of(weights).class_tokens)
+    image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     index = open_data(cfg.data)
     check_channels(index, weights)
     part = choose_split(index, str(cfg.split), otherwise="train")
@@ -79,7 +79,7 @@ def read_table(value: Any, *, overwrite: bool) -> Path:
     Raises:
         InputError: it may not be written there, or .parquet without pyarrow.
     """
-    path = check_file("out", value, TABLES, overwrite=overwrite)
+    path = check_file("out", str(value), TABLES, overwrite=overwrite)
     if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
         raise InputError(
             f'out={value} needs pyarrow, which is not installed; pip install "mimsuite[parquet]", or use '
@@ -96,7 +96,7 @@ def read_map(value: Any, out: Path, *, overwrite: bool) -> Path | None:
     """
     if value in (None, False):
         return None
-    place = out.with_suffix(".png") if value == "auto" else value
+    place = out.with_suffix(".png") if value == "auto" else str(value)
     try:
         return check_file("map", place, (".png",), overwrite=overwrite)
     except InputError as error:

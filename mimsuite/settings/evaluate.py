@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.label_table import read_labels
@@ -20,9 +20,11 @@ from mimsuite.settings.class_match import MatchedOutputs, match_outputs
 from mimsuite.settings.images import Size, choose_split, read_image_sizes
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.masks import BATCH, Masking, read_masking
-from mimsuite.settings.outputs import check_run_folder
-from mimsuite.settings.read import format_size, read_flag, read_int
+from mimsuite.settings.outputs import check_apart, check_run_folder
+from mimsuite.settings.read import format_size, read, read_flag, read_int
+from mimsuite.settings.resolve import resolved, written
 from mimsuite.settings.trained import TrainedModel, classifier_outputs, find_trained
+from mimsuite.types import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class EvaluateSettings:
         mistakes: images in the picture.
         batch: images per forward pass.
         workers: loader processes.
+        config: what `config.yaml` holds, with the masks that are used: perhaps those of a run.
     """
 
     out: Path
@@ -60,6 +63,7 @@ class EvaluateSettings:
     mistakes: int
     batch: int
     workers: int
+    config: Mapping[str, Any]
 
     @property
     def images(self) -> int:
@@ -75,7 +79,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
     """
     overwrite = read_flag(cfg, "overwrite")
     check_run_folder(cfg.out, overwrite=overwrite)
-    check_apart(cfg.out, cfg.init)
+    check_apart(str(cfg.init), str(cfg.out))
     flip, mistakes = read_flag(cfg, "flip"), read_int(cfg, "mistakes", least=0)
     trained = find_trained(cfg.init)
     config = config_of(trained.weights)
@@ -84,7 +88,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
     index = open_data(cfg.data)
     check_channels(index, trained.weights)
     part = choose_split(index, str(cfg.split), otherwise="held_out" if trained.masked else "refuse")
-    sizes = read_image_sizes(cfg.image_size, trained.image_size)
+    sizes = read_image_sizes(read(cfg, "image_size"), trained.image_size)
     check_sizes(config, sizes)
     masking = read_masking(cfg, overrides, config, sizes, index.num_samples(part)) if trained.masked else None
     labels, outputs = ((), None) if trained.masked else read_classes(trained, config, index, part, cfg.data)
@@ -103,11 +107,12 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
         mistakes=mistakes,
         batch=read_int(cfg, "batch", auto=masking.batch if masking else BATCH),
         workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        config=written(resolved(cfg, {"mask": masking.node}) if masking else cfg),
     )
 
 
 def read_classes(
-    trained: TrainedModel, config: Any, index: DataIndex, part: Selection, data: str | None
+    trained: TrainedModel, config: EncoderConfig, index: DataIndex, part: Selection, data: str | None
 ) -> tuple[Sequence[Label], MatchedOutputs]:
     """The labels of all images, and which output of the classifier is which of their classes.
 
@@ -123,28 +128,15 @@ def read_classes(
     return labels, match_outputs(own, labels, index.classes, f"data={data or 'emoji-64'}")
 
 
-def check_apart(out: Any, init: Any) -> None:
-    """Refuses an `out` that holds what `init` names: overwriting would remove it."""
-    source, target = Path(str(init)).resolve(), Path(str(out)).resolve()
-    if target == source or target in source.parents:
-        raise InputError(f"out={out} holds init={init}, which it would replace; use another out=")
-
-
-def check_sizes(config: Any, sizes: Sequence[Size]) -> None:
+def check_sizes(config: EncoderConfig, sizes: Sequence[Size]) -> None:
     """Checks that a ViT's patches tile each size, and that its positions can be resized to it."""
     if not config.needs_whole_cells:
         return
     for size in sizes:
         check_image_size(size, config.stride)
-        if config.fixed_grid and size != config.fixed_size:
+        own = config.fixed_size
+        if config.fixed_grid and own is not None and size != own:
             raise InputError(
                 f"image_size={format_size(size)}: relative positions cannot be resized; "
-                f"use image_size={format_size(config.fixed_size)}"
+                f"use image_size={format_size(own)}"
             )
-
-
-def write_back(cfg: DictConfig, settings: EvaluateSettings) -> None:
-    """Puts the masks that are used, perhaps those of a run, into the config that is written to `config.yaml`."""
-    if settings.masking is not None:
-        with open_dict(cfg):
-            cfg.mask = settings.masking.node

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from omegaconf import ListConfig
-
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.errors import InputError
-from mimsuite.settings.read import FALLBACK_SIZE, read_size
+from mimsuite.settings.geometry import FALLBACK_SIZE
+from mimsuite.settings.read import read_size
 
 Size = tuple[int, int]
 
@@ -34,7 +33,7 @@ def read_image_sizes(value: Any, native: Size | None) -> tuple[Size, ...]:
     Raises:
         InputError: not sizes, or one twice.
     """
-    several = isinstance(value, ListConfig) and (len(value) > 2 or any(isinstance(v, ListConfig) for v in value))
+    several = isinstance(value, list) and (len(value) > 2 or any(isinstance(v, list) for v in value))
     found = tuple(read_size(v) for v in value) if several else (read_image_size(value, native),)
     if len(set(found)) < len(found):
         raise InputError(f"image_size={value} names a size twice; use different ones, such as image_size=[224,288,384]")

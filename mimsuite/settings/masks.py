@@ -16,9 +16,12 @@ from yaml import YAMLError
 
 from mimsuite.config.instantiate import current_config, trusted_targets
 from mimsuite.errors import InputError
-from mimsuite.settings.combinations import LOSSES, NO_MASK, check_ratio, mask_cell
+from mimsuite.settings.combinations import NO_MASK, hidden_range, mask_cell
+from mimsuite.settings.geometry import mask_unit
 from mimsuite.settings.outputs import holds_run
-from mimsuite.settings.read import mask_unit, read_int
+from mimsuite.settings.read import read_int
+from mimsuite.types import EncoderConfig
+from mimsuite.words import LOSSES
 
 BATCH = 64  # images per forward pass, where no run names a number
 
@@ -66,7 +69,7 @@ def stored_config(init: str) -> DictConfig | None:
 
 
 def read_masking(
-    cfg: DictConfig, overrides: Sequence[str], config: Any, sizes: Sequence[tuple[int, int]], images: int
+    cfg: DictConfig, overrides: Sequence[str], config: EncoderConfig, sizes: Sequence[tuple[int, int]], images: int
 ) -> Masking:
     """The masks of a run's validation, or those of `mask` where there is no run or the command line names a mask.
 
@@ -94,7 +97,7 @@ def read_masking(
     plain = {str(key): value for key, value in values.items()}
     name, ratio = str(plain["_target_"]).rpartition(".")[2], plain.get("ratio")
     note = f"{name} of {ratio}, units of {', '.join(map(str, units))} px, {origin}"
-    limit = images if stored is None else read_int(stored.loader, "val_limit", name="loader.val_limit")
+    limit = images if stored is None else read_int(stored, "loader.val_limit")
     if limit < images:
         note += f"; it validated on {limit:,} images, these are {images:,}, so its own metrics differ"
     batch = BATCH if stored is None else read_int(stored, "micro_batch", auto=BATCH)
@@ -112,12 +115,13 @@ def chosen_masks(cfg: DictConfig, overrides: Sequence[str], stored: DictConfig |
     return merged, f"as the run validated{' but for ' + ', '.join(changed) if changed else ''}"
 
 
-def checked_unit(made: DictConfig, config: Any, size: tuple[int, int], drops: bool) -> int:
+def checked_unit(made: DictConfig, config: EncoderConfig, size: tuple[int, int], drops: bool) -> int:
     """Side of a mask unit in pixels at one image size.
 
     Raises:
         InputError: masks that do not fit the images or the model.
     """
-    unit = mask_unit(made, size, config.stride, mask_cell(config.mask_stride, config.mim_target), drops)
-    check_ratio(made, (size[0] // unit) * (size[1] // unit), drops)
+    cell = mask_cell(config.mask_stride, config.mim_target)
+    unit = mask_unit(read_int(made, "mask.unit", auto=0), size, config.stride, cell, drops)
+    hidden_range(made, (size[0] // unit) * (size[1] // unit), drops)
     return unit

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
@@ -17,10 +17,20 @@ from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.outputs import check_run_folder
-from mimsuite.settings.read import read_flag, read_int
-from mimsuite.settings.views import VECTOR_POOLS, View, choose_views, is_list, read_layers, read_words
+from mimsuite.settings.read import (
+    is_int,
+    is_number,
+    read,
+    read_choice,
+    read_choices,
+    read_flag,
+    read_int,
+    read_number,
+)
+from mimsuite.settings.resolve import written
+from mimsuite.settings.views import VECTOR_POOLS, View, choose_views, read_layers
 from mimsuite.weights.init import Weights, find_weights
-from mimsuite.words import DEPTHS, PROBE_NORMS, PROBE_OPTIMIZERS, Norm, ProbeOptimizer
+from mimsuite.words import DEPTHS, PROBE_NORMS, PROBE_OPTIMIZERS, Norm, Pool, ProbeOptimizer
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,7 @@ class ProbeSettings:
         workers: loader processes.
         seed: decides the random encoder and the order of samples.
         devices: processes that compute the features.
+        config: what `config.yaml` holds.
     """
 
     out: Path
@@ -91,27 +102,28 @@ class ProbeSettings:
     workers: int
     seed: int
     devices: int
+    config: Mapping[str, Any]
 
 
-def read_probe(cfg: DictConfig, *, writes: bool = True) -> ProbeSettings:
+def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     """Reads and checks every key.
 
     Args:
         cfg: the composed config.
-        writes: whether this process writes `out`, so that it must be free.
+        leads: whether this process writes `out`, which must be free then.
 
     Raises:
         InputError: a value that the task, the encoder or the data does not take.
     """
     overwrite = read_flag(cfg, "overwrite")
-    if writes:
+    if leads:
         check_run_folder(cfg.out, overwrite=overwrite)
     weights = find_weights(cfg.init)
     index = open_data(cfg.data)
     check_channels(index, weights)
     if not index.has_labels:
         raise InputError(f"data={cfg.data} has no labels; a probe needs one per image (.cls or .json in the shards)")
-    image_size = read_image_size(cfg.image_size, weights.image_size)
+    image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     test = choose_split(index, str(cfg.split))
     tokens = config_of(weights).class_tokens
     views, knn_view = read_views(cfg, tokens)
@@ -126,14 +138,15 @@ def read_probe(cfg: DictConfig, *, writes: bool = True) -> ProbeSettings:
         depth=len(tokens),
         views=views,
         knn_view=knn_view,
-        recipe=read_recipe(cfg.preset),
-        shots=read_shots(cfg.shots),
+        recipe=read_recipe(cfg),
+        shots=read_shots(cfg),
         attentive=read_flag(cfg, "attentive"),
         baselines=read_flag(cfg, "baselines"),
         batch=read_int(cfg, "batch"),
         workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
         seed=read_int(cfg, "seed", least=0),
         devices=read_int(cfg, "devices", auto=1),
+        config=written(cfg),
     )
 
 
@@ -143,49 +156,50 @@ def read_views(cfg: DictConfig, tokens: Sequence[bool]) -> tuple[tuple[View, ...
     Args:
         cfg: read are `layers`, `pool` and those of `preset`.
         tokens: whether each layer of the encoder has a class token.
+
+    Raises:
+        InputError: layers or class tokens that the encoder does not have.
     """
-    depths = cfg.preset.layers if cfg.layers == "auto" else cfg.layers
-    pool = cfg.preset.pool if cfg.pool == "auto" else cfg.pool
-    pools = [] if pool == "auto" else read_words(pool, "pool", VECTOR_POOLS)
+    layers, pool = ("preset." * (read(cfg, key) == "auto") + key for key in ("layers", "pool"))
+    depths = read(cfg, layers)
+    pools = () if read(cfg, pool) == "auto" else read_choices(cfg, pool, VECTOR_POOLS)
     views = choose_views(read_layers(depths, len(tokens)), pools, tokens, chosen=depths not in DEPTHS)
     knn_pool = pools[0] if pools and (pools[0] == "mean" or tokens[-1]) else "mean"
-    return views, View(len(tokens), knn_pool)  # type: ignore[arg-type]
+    return views, View(len(tokens), cast("Pool", knn_pool))
 
 
-def read_recipe(preset: DictConfig) -> LinearRecipe:
-    """How linear heads are trained, from a choice of `conf/preset`.
+def read_recipe(cfg: DictConfig) -> LinearRecipe:
+    """How linear heads are trained.
+
+    Args:
+        cfg: read is `preset`.
 
     Raises:
         InputError: a value of the wrong kind.
     """
-    lrs = list(preset.lrs) if isinstance(preset.lrs, ListConfig) else [preset.lrs]
-    if not lrs or any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < math.inf for v in lrs):
-        raise InputError(f"preset.lrs={preset.lrs} is not a list of numbers above 0; use preset.lrs=[0.03,0.1,0.3]")
-    epochs, warmup = read_int(preset, "epochs", name="preset.epochs"), preset.warmup
-    if isinstance(warmup, bool) or not isinstance(warmup, (int, float)) or not 0 <= warmup < epochs:
-        raise InputError(
-            f"preset.warmup={warmup} is not a number of epochs from 0 to below preset.epochs={epochs}; use 0"
-        )
-    optimizer = str(preset.optimizer)
-    if optimizer not in PROBE_OPTIMIZERS:
-        raise InputError(f"preset.optimizer={optimizer} is unknown; it takes {', '.join(PROBE_OPTIMIZERS)}")
+    given = read(cfg, "preset.lrs")
+    lrs = given if isinstance(given, list) else [given]
+    if not lrs or not all(is_number(lr) and 0 < lr < math.inf for lr in lrs):
+        raise InputError(f"preset.lrs={given} is not a list of numbers above 0; use preset.lrs=[0.03,0.1,0.3]")
+    epochs = read_int(cfg, "preset.epochs")
     return LinearRecipe(
-        norms=cast("list[Norm]", read_words(preset.norms, "preset.norms", PROBE_NORMS)),
+        norms=cast("tuple[Norm, ...]", read_choices(cfg, "preset.norms", PROBE_NORMS)),
         lrs=[float(lr) for lr in dict.fromkeys(lrs)],
         epochs=epochs,
-        batch=read_int(preset, "batch", name="preset.batch"),
-        optimizer=optimizer,
-        warmup=float(warmup),
+        batch=read_int(cfg, "preset.batch"),
+        optimizer=cast("ProbeOptimizer", read_choice(cfg, "preset.optimizer", PROBE_OPTIMIZERS)),
+        warmup=read_number(cfg, "preset.warmup", below=epochs, use="a number of epochs below preset.epochs, or 0"),
     )
 
 
-def read_shots(value: Any) -> tuple[int, ...]:
+def read_shots(cfg: DictConfig) -> tuple[int, ...]:
     """Images per class, ascending.
 
     Raises:
         InputError: not whole numbers from 1.
     """
-    given = list(value) if is_list(value) else [value]
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
+    value = read(cfg, "shots")
+    given = value if isinstance(value, list) else [value]
+    if not all(is_int(n) and n > 0 for n in given):
         raise InputError(f"shots={value} is not a list of whole numbers from 1; use shots=[1,5,10], or [] for none")
     return tuple(sorted(set(given)))

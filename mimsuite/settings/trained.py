@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mimsuite.errors import InputError
 from mimsuite.settings.class_match import KIND_OF_PROBLEM, ClassifierOutputs
 from mimsuite.settings.probe_head import FACTS, ProbeHead, find_head
+from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 
 CLASSIFIER, MASKED = "ForImageClassification", "ForMaskedImageModeling"  # ends of class names in `architectures`
@@ -73,7 +73,7 @@ def is_masked(weights: Weights) -> bool:
     )
 
 
-def classifier_outputs(trained: TrainedModel, config: Any) -> ClassifierOutputs:
+def classifier_outputs(trained: TrainedModel, config: EncoderConfig) -> ClassifierOutputs:
     """What a classifier or a probe predicts, by its own files.
 
     Raises:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-from omegaconf import ListConfig
-
 from mimsuite.errors import InputError
+from mimsuite.settings.read import is_int
 from mimsuite.words import DEPTHS, POOLS, Pool
 
 VECTOR_POOLS = tuple(pool for pool in POOLS if pool != "grid")
@@ -29,31 +28,14 @@ class View(NamedTuple):
         return f"layer {self.layer}, {self.pool}"
 
 
-def is_list(value: Any) -> bool:
-    """Whether a config value is a list."""
-    return isinstance(value, (list, tuple, ListConfig))
-
-
-def read_words(value: Any, key: str, allowed: Sequence[str]) -> list[str]:
-    """A word or a list of words, each once.
-
-    Raises:
-        InputError: none, or one that is not allowed.
-    """
-    given = [str(v) for v in value] if is_list(value) else [str(value)]
-    if not given or set(given) - set(allowed):
-        raise InputError(f"{key}={value} is unknown; {key} takes {', '.join(allowed)}, or a list of them")
-    return list(dict.fromkeys(given))
-
-
 def read_layers(value: Any, depth: int) -> list[int]:
-    """Numbers of layers, ascending, from a word or a list.
+    """Numbers of layers, ascending, from a word or a list; takes the value itself.
 
     Raises:
         InputError: an unknown word, or a number that the encoder does not have.
     """
-    if is_list(value):
-        if not value or any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= depth for n in value):
+    if isinstance(value, list):
+        if not value or not all(is_int(n) and 1 <= n <= depth for n in value):
             raise InputError(f"layers={value}: this encoder's layers are 1 to {depth}; use numbers from these")
         return sorted(set(value))
     if value not in DEPTHS:
@@ -73,7 +55,7 @@ def read_view(layer: Any, pool: str, tokens: Sequence[bool]) -> View:
     """The one view that `layer=` and `pool=` name.
 
     Args:
-        layer: a number from 1, "middle" or "auto".
+        layer: value of the key: a number from 1, "middle" or "auto".
         pool: how the layer becomes a vector.
         tokens: whether each layer has a class token.
 
@@ -83,7 +65,7 @@ def read_view(layer: Any, pool: str, tokens: Sequence[bool]) -> View:
     depth = len(tokens)
     named: dict[Any, int] = {"auto": depth, "middle": max(1, depth // 2)}
     number = named.get(layer, layer)
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= depth:
+    if not is_int(number) or not 1 <= number <= depth:
         raise InputError(f"layer={layer}: this encoder's layers are 1 to {depth}; use one of these, middle or auto")
     if pool != "mean" and not tokens[number - 1]:
         having = [n for n, has in enumerate(tokens, start=1) if has]

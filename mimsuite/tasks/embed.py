@@ -13,7 +13,7 @@ from mimsuite import app
 from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_encoder
-from mimsuite.runs.folder import speak
+from mimsuite.runs.console import speak
 from mimsuite.settings.embed import EmbedSettings, read_embed
 from mimsuite.settings.read import format_size
 

@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.models.device import torch_device
-from mimsuite.runs.folder import RunFolder, speak
-from mimsuite.settings.evaluate import EvaluateSettings, read_evaluate, write_back
+from mimsuite.runs.console import speak
+from mimsuite.runs.folder import RunFolder
+from mimsuite.settings.evaluate import EvaluateSettings, read_evaluate
 from mimsuite.settings.read import format_size
 from mimsuite.version import __version__
 
@@ -22,14 +23,13 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluates; returns the content of `summary.json`."""
     speak()
     settings = read_evaluate(cfg, overrides)
-    write_back(cfg, settings)
 
     from mimsuite.evaluation.judging.sizes import evaluate_sizes, make_sampler
 
     sampler = make_sampler(settings.masking)  # a wrong mask is refused before `out` is touched
     with RunFolder(settings.out, overwrite=settings.overwrite) as folder:
         folder.log_to_file()
-        folder.describe(cfg, overrides, {"device": torch_device()})
+        folder.describe(settings.config, overrides, {"device": torch_device()})
         announce(settings)
         rows, more = evaluate_sizes(settings, sampler, folder.path)
         for size, row in zip(settings.sizes, rows, strict=True):

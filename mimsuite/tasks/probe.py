@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.index import Selection
 from mimsuite.models.device import torch_device
-from mimsuite.runs.folder import RunFolder, speak
-from mimsuite.runs.processes import command_line, end_with_parent, launch, leads, team
+from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.life import start
+from mimsuite.runs.processes import command_line, launch, leads, processes_of, team
 from mimsuite.settings.probe import ProbeSettings, read_probe
 from mimsuite.settings.read import format_size
 from mimsuite.version import __version__
@@ -23,16 +24,13 @@ log = logging.getLogger("mimsuite")
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Probes an encoder; returns the content of `summary.json`."""
-    speak()
-    end_with_parent()
-    settings = read_probe(cfg, writes=leads())
+    settings = read_probe(cfg, leads=start())
     if settings.devices > 1 and team() is None:
         return in_processes(settings, overrides)
-    members = team()
-    processes = members.size if members else settings.devices
+    processes = processes_of(settings.devices, 1, "auto").size
     with RunFolder(settings.out, overwrite=settings.overwrite, leads=leads()) as folder:
         folder.log_to_file()
-        folder.describe(cfg, overrides, {"processes": processes})
+        folder.describe(settings.config, overrides, {"processes": processes})
         announce(settings)
 
         from mimsuite.evaluation.features.exchange import joined

@@ -12,13 +12,14 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from run_facts import context_of
 
 from mimsuite.callbacks.bad_samples import BadSamples
 from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import Box, DecodeError, decode, open_image
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError
 from mimsuite.types import BadSample
@@ -367,7 +368,7 @@ def test_replacements_and_names_are_the_same_for_any_workers_and_again(sparse):
 
 
 def test_a_run_goes_on_over_few_bad_samples_and_writes_each_down_once(sparse, tmp_path):
-    watch = BadSamples(folder=tmp_path, max_fraction=0.001, samples=4000)
+    watch = BadSamples(max_fraction=0.001, context=context_of(tmp_path, samples=4000))
     for _ in range(3):
         for batch in eval_loader(sparse, "train", image_size=(8, 8), batch=500, workers=0, labels=False):
             watch.note(batch)
@@ -381,7 +382,7 @@ def test_a_run_goes_on_over_few_bad_samples_and_writes_each_down_once(sparse, tm
 
 @pytest.mark.parametrize(("samples", "allowed"), [(100, 20), (20_000, 20), (30_000, 30)])
 def test_too_many_bad_samples_stop_the_run_with_the_list(samples, allowed, sparse, tmp_path):
-    watch = BadSamples(folder=tmp_path, max_fraction=0.001, samples=samples)
+    watch = BadSamples(max_fraction=0.001, context=context_of(tmp_path, samples=samples))
     batch = next(iter(eval_loader(sparse, "test", image_size=(8, 8), batch=1, workers=0, labels=False)))
     bad = [BadSample("a.tar", f"k{i}", "why") for i in range(allowed + 1)]
     watch.note(batch._replace(bad=bad[:allowed]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,10 @@ from torch import Tensor, nn
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples, Selection
+from mimsuite.data.members import labelled
 from mimsuite.data.progress import reported
 from mimsuite.data.storage import cache_folder
+from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.exchange import from_first, gathered, place
 from mimsuite.evaluation.features.pixels import PixelLayer
@@ -165,9 +166,9 @@ class FeaturePass:
         rank, world = place()
         first, end = share(len(samples), self.batch, rank, world)
         own = samples.take(np.arange(first, end))
-        labelled = bool((samples.column("label_header") > 0).all())
+        with_labels = bool(labelled(samples).all())
         seen = _Seen(own.keys().view(np.int64), [], [], np.ones(end - first, dtype=bool), [])
-        steps = self._encoded(index, own, views, augmented, seed, labelled)
+        steps = self._encoded(index, own, views, augmented, seed, with_labels)
         head = next(steps, None)
         if rank == 0:
             assert head is not None  # rank 0 has the first batch
@@ -248,8 +249,9 @@ def share(count: int, batch: int, rank: int, world: int) -> tuple[int, int]:
 
 def data_words(index: DataIndex, part: Selection) -> str:
     """What names the images of a part of a data set, their order and how they are decoded."""
+    store = store_of(index.root)
     shards = " ".join(
-        f"{Path(s.path).name} {s.bytes} {s.sha256 or os.stat(s.path).st_mtime_ns}" for s in index.splits[part.split]
+        f"{Path(s.path).name} {s.bytes} {s.sha256 or store.stat(s.path).version}" for s in index.splits[part.split]
     )
     return f"{part} {index.channels} {index.dtype} {shards}"
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mimsuite.data.storage import move_file, move_folder
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features
 from mimsuite.settings.views import View
@@ -199,14 +200,14 @@ def _alive(process: int) -> bool:
 
 def publish(made: Path, folder: Path) -> None:
     """Gives a finished folder its name, or adds its views to those that are there already."""
-    try:
-        os.rename(made, folder)
-    except OSError:
-        if not StoredFeatures(folder).same_samples(StoredFeatures(made)):
-            raise RunError(f"{folder} holds other samples than were just read; remove it and start again") from None
-        for file in sorted(made.glob("layer-*.npy")):
-            os.replace(file, folder / file.name)
-        shutil.rmtree(made)
+    move_folder(made, folder, ABOUT)
+    if not made.exists():
+        return
+    if not StoredFeatures(folder).same_samples(StoredFeatures(made)):
+        raise RunError(f"{folder} holds other samples than were just read; remove it and start again")
+    for file in sorted(made.glob("layer-*.npy")):
+        move_file(file, folder / file.name)
+    shutil.rmtree(made)
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.data.storage import replacing
+from mimsuite.data.storage import replacing, write_rows
 from mimsuite.data.tar import printable
-from mimsuite.evaluation.csv_table import write_csv
 from mimsuite.settings.embed import TABLES
 
 Writer = Callable[[Path, NDArray[np.float32], NDArray[Any] | None, Sequence[str]], None]
@@ -63,7 +62,7 @@ def write_text_table(path: Path, x: NDArray[np.float32], labels: NDArray[Any] | 
             names += [f"{name}_{i}" for i in range(values.shape[1])] if several else [name]
             for one in values.T if several else [values]:
                 columns.append([str(v) if isinstance(v, int) else f"{v:.9g}" for v in one.tolist()])
-    write_csv(path, names, zip(*columns, strict=True))
+    write_rows(path, names, zip(*columns, strict=True))
 
 
 WRITERS: dict[str, Writer] = dict(zip(TABLES, (write_npz, write_parquet, write_text_table), strict=True))

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples
+from mimsuite.data.storage import write_rows
 from mimsuite.data.tar import printable
-from mimsuite.evaluation.csv_table import write_csv
 from mimsuite.evaluation.judging.classifier import Evaluation
 from mimsuite.metrics.scores import MOST_CONFUSED
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
+from mimsuite.pictures.display import to_display
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
-from mimsuite.pictures.sheets import to_display
 from mimsuite.words import LabelKind
 
 log = logging.getLogger("mimsuite")
@@ -95,7 +95,7 @@ def write_predictions(path: Path, evaluation: Evaluation, kind: LabelKind, names
     else:
         numbers = zip(evaluation.labels[:, 0].tolist(), answers.predicted[:, 0].tolist(), strict=True)
         rows = ((f"{label:.9g}", f"{p:.9g}", f"{p - label:.6g}") for label, p in numbers)
-    write_csv(path, COLUMNS[kind], ((printable(key), *row) for key, row in zip(evaluation.keys, rows, strict=True)))
+    write_rows(path, COLUMNS[kind], ((printable(key), *row) for key, row in zip(evaluation.keys, rows, strict=True)))
 
 
 def write_per_class(path: Path, evaluation: Evaluation, kind: LabelKind, names: Sequence[str] | None) -> None:
@@ -106,7 +106,7 @@ def write_per_class(path: Path, evaluation: Evaluation, kind: LabelKind, names: 
     metric = "accuracy" if kind == "classes" else "average_precision"
     lines = enumerate(zip(images.tolist(), per_class.tolist(), strict=True))
     rows = ((name(n, names), count, f"{value:.6g}" if count else "") for n, (count, value) in lines)
-    write_csv(path, ("class", "images", metric), rows)
+    write_rows(path, ("class", "images", metric), rows)
 
 
 def worst(evaluation: Evaluation, count: int) -> tuple[Tensor, int]:

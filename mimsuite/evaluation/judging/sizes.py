@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.evaluation.csv_table import write_csv
+from mimsuite.data.storage import write_rows
 from mimsuite.evaluation.judging.classifier import evaluate_classifier, label_tensor
 from mimsuite.evaluation.judging.load import fit_dtype, load_classifier
 from mimsuite.evaluation.judging.masked import masked_metrics
@@ -117,4 +117,4 @@ def write_sizes(path: Path, sizes: Sequence[Size], rows: Sequence[Row]) -> None:
     """Writes a line per image size."""
     names = list(rows[0])
     lines = ([*size, *(row[name] for name in names)] for size, row in zip(sizes, rows, strict=True))
-    write_csv(path, ["height", "width", *names], lines)
+    write_rows(path, ["height", "width", *names], lines)

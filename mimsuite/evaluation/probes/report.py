@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mimsuite.data.storage import write_json
-from mimsuite.evaluation.csv_table import write_csv
+from mimsuite.data.storage import write_json, write_rows
 from mimsuite.evaluation.probes.linear import best_by_layer
 from mimsuite.evaluation.probes.measure import ProbeResult
 from mimsuite.evaluation.probes.saved_head import save_head
@@ -33,7 +32,7 @@ def write_report(folder: Path, settings: ProbeSettings, results: Sequence[ProbeR
     """
     encoder, metric = results[0].linear, main_metric(results[0])
     names = class_names(settings, encoder.task.outputs)
-    write_csv(folder / "probe.csv", COLUMNS, ([row.get(name, "") for name in COLUMNS] for row in table_rows(results)))
+    write_rows(folder / "probe.csv", COLUMNS, ([row.get(name, "") for name in COLUMNS] for row in table_rows(results)))
     content = {"metric": metric, "kind": encoder.task.kind, "classes": names}
     write_json(folder / "probe.json", content | {"rows": [json_row(result) for result in results]})
     draw_heads(folder / "probe.png", settings, results)

@@ -1,0 +1,126 @@
+"""What a run tells its callbacks and loggers about itself, and how the nodes of a config become such objects."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback
+from omegaconf import DictConfig
+
+from mimsuite.config.instantiate import MOVED, instantiate, judge, resolve
+from mimsuite.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Facts of a training run for its callbacks and loggers.
+
+    A class whose constructor has a parameter annotated `RunContext` gets it, whatever the parameter and the node in
+    the config are called. This holds for classes of a user, too.
+
+    Attributes:
+        folder: the run folder.
+        pictures: the folder in it for pictures; it may not exist yet.
+        config: the run's config as plain values, without secrets.
+        batch: images per optimizer step, over all processes.
+        steps: optimizer steps of the whole run.
+        image_size: `(H, W)` in pixels.
+        samples: training images.
+        leads: whether this process is the one that writes files.
+        started: when the command was given (seconds since the epoch), or None for a run from Python.
+        imports: seconds that importing torch, lightning and wandb took.
+        online_probe: whether the run measures its features while it trains.
+        save_weights: writes a model to the run's `weights/`, a Hugging Face folder.
+    """
+
+    folder: Path
+    pictures: Path
+    config: Mapping[str, Any]
+    batch: int
+    steps: int
+    image_size: tuple[int, int]
+    samples: int
+    leads: bool
+    started: float | None
+    imports: float
+    online_probe: bool
+    save_weights: Callable[[Any], None]
+
+
+def make_callbacks(nodes: DictConfig, context: RunContext, trusted: Collection[str]) -> list[Callback]:
+    """The callbacks of a run, in the order of their nodes.
+
+    Args:
+        nodes: the config's `callbacks`, every value of it resolved.
+        context: facts of the run.
+        trusted: further targets that may be called.
+
+    Raises:
+        InputError: a node without a target, a target that is not allowed, or one that is not a callback.
+    """
+    return make_parts("callbacks", nodes, Callback, context, trusted)
+
+
+def make_parts(group: str, nodes: DictConfig, kind: type, context: RunContext, trusted: Collection[str]) -> list[Any]:
+    """Builds every node of a group; a class that wants a `RunContext` gets it.
+
+    A class may have a method `is_wanted(context)`, which needs no instance. Where it returns False, nothing is built.
+
+    Args:
+        group: name of the config's key, for errors.
+        nodes: configs with `_target_`, by name.
+        kind: the class that all objects must belong to.
+        context: facts of the run.
+        trusted: further targets that may be called.
+
+    Raises:
+        InputError: a node without a target, a target that is not allowed, or one that gives something else.
+    """
+    parts: list[Any] = []
+    for name, node in nodes.items():
+        key = f"{group}.{name!s}"
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            raise InputError(f"{key}={node} has no _target_; to remove it, use ~{key}")
+        target = find_target(str(node._target_), trusted)
+        if not getattr(target, "is_wanted", lambda _: True)(context):
+            continue
+        part = instantiate(node, trusted, **dict.fromkeys(parameters_of_type(target, RunContext), context))
+        if not isinstance(part, kind):
+            wanted = f"{kind.__module__}.{kind.__qualname__}"
+            raise InputError(f"{key}: {node._target_} is not a {wanted}; use a subclass of it")
+        parts.append(part)
+    return parts
+
+
+def find_target(name: str, trusted: Collection[str]) -> Any:
+    """The class or function that a `_target_` names.
+
+    Raises:
+        InputError: it is not allowed or does not exist.
+    """
+    name = MOVED.get(name, name)
+    judge(name, trusted)
+    return resolve(name)
+
+
+def parameters_of_type(target: Any, kind: type) -> list[str]:
+    """Names of the parameters of a class or function that are annotated with a type, or with it and others (`|`)."""
+    try:
+        parameters = inspect.signature(target, eval_str=True).parameters
+    except NameError:  # a name that is imported for type checkers only
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # built in, without a signature
+        return []
+    return [name for name, parameter in parameters.items() if _means(parameter.annotation, kind)]
+
+
+def _means(annotation: Any, kind: type) -> bool:
+    if isinstance(annotation, str):
+        return kind.__name__ in re.findall(r"\w+", annotation)
+    return annotation is kind or kind in typing.get_args(annotation)
