@@ -21,6 +21,7 @@ from mimsuite.metrics.scores import MOST_CONFUSED, LabelKind
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
 from mimsuite.pictures.display import to_display
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
+from mimsuite.pictures.saving import save_image
 
 log = logging.getLogger("mimsuite")
 
@@ -72,7 +73,7 @@ def report(
         said = [said_of(judged, place, kind, names) for place in chosen.tolist()]
         noun = "errors" if kind == "regression" else "mistakes"
         title = f"the {len(chosen)} worst of {mistakes:,} {noun} among {len(judged.keys):,} images of {what}"
-        mistakes_sheet(images(judged.numbers[chosen]), said, title).save(folder / "mistakes.png")
+        save_image(mistakes_sheet(images(judged.numbers[chosen]), said, title), folder / "mistakes.png")
     return mistakes
 
 
