@@ -197,8 +197,8 @@ def test_the_animation_shows_the_run_s_pictures_in_the_order_of_steps_and_holds_
         ({"out": "x.png"}, "out=.*x.png does not end in .gif; use out=.*x.gif"),
         ({"gif": False}, "is a GIF, which gif=true makes of a run's pictures; add gif=true or use a .png"),
         ({"gif": "yes"}, "gif=yes is not true or false"),
-        ({"count": 3}, "which count= cannot change; remove count="),
-        ({"mask.ratio": 0.3}, "which mask.ratio= cannot change; remove mask.ratio="),
+        ({"count": 3}, "count= cannot change them; remove count="),
+        ({"mask.ratio": 0.3}, "mask.ratio= cannot change them; remove mask.ratio="),
     ],
 )
 def test_what_makes_no_animation_is_refused_in_one_line(change, message, trained, make, tmp_path):

@@ -140,9 +140,7 @@ class Scene:
             seed: decides, with an image's name, which parts are hidden.
             trusted: further targets that a choice may name.
         """
-        seeds = [
-            mix(seed, hash_key(name)) for name in self.names
-        ]  # a missing image is refused before torch is imported
+        seeds = [mix(seed, hash_key(name)) for name in self.names]  # an error of images comes before torch is imported
         import torch
 
         from mimsuite.masked.samplers import make_samplers

@@ -120,10 +120,8 @@ def read_masks(cfg: DictConfig, overrides: Sequence[str]) -> list[tuple[str, Dic
     if cfg.masks is None:
         named = {name_of_mask(cfg.mask): cfg.mask}
     else:
-        hint = " (ratios=[0.3,0.6] goes with masks=)"
-        refuse(
-            (o for o in given if o.startswith(("mask=", "mask.")) and not o.startswith("mask.unit=")), "masks=", hint
-        )
+        of_mask = (o for o in given if o.startswith(("mask=", "mask.")) and not o.startswith("mask.unit="))
+        refuse(of_mask, "masks=", " (ratios=[0.3,0.6] goes with masks=)")
         named = {name: load_mask(name, "masks") for name in read_several(cfg, "masks", "masks=[random,block]")}
     ratios: list[Any] = [None]
     if cfg.ratios is not None:
@@ -193,12 +191,13 @@ def read_animation(cfg: DictConfig, overrides: Sequence[str]) -> AnimationSettin
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     if other := next((key for key in keys if key.partition(".")[0] in NOT_OF_A_GIF), None):
         raise InputError(
-            f"gif=true shows the pictures that the run wrote, which {other}= cannot change; remove {other}="
+            f"gif=true shows the pictures that the run wrote; {other}= cannot change them; remove {other}="
         )
     init = str(read(cfg, "init"))
     if not holds_run(init):
         raise InputError(
-            f"init={init} is not a run folder, and gif=true shows the pictures that a run wrote; use a run, or gif=false"
+            f"init={init} is not a run folder, and gif=true shows the pictures that a run wrote; use a run folder, or "
+            "gif=false"
         )
     paths = (Path(init) / "pictures").glob("*")
     frames = {int(match[1]): path for path in paths if (match := STEP.fullmatch(path.name))}
