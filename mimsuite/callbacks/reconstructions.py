@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from mimsuite.callbacks.context import RunContext
 from mimsuite.objectives.mim import MIMObjective
 from mimsuite.pictures.reconstruction import reconstruct
+from mimsuite.pictures.saving import save_image
 from mimsuite.runs.loggers import WandbLogger
 from mimsuite.types import Batch
 
@@ -53,12 +54,11 @@ class Reconstructions(Callback):
             pl_module.normalize,
             images,
             mask[: self.images],
-            kind=pl_module.loss,
+            loss=pl_module.loss,
         )
         step = trainer.global_step
         path = self.folder / f"step_{step:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        result.sheet(f"step {step}").save(path)
+        save_image(result.sheet(f"step {step}"), path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_picture("reconstructions", path, step)

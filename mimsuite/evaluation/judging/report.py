@@ -21,6 +21,7 @@ from mimsuite.metrics.scores import MOST_CONFUSED
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
 from mimsuite.pictures.display import to_display
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
+from mimsuite.pictures.saving import save_image
 from mimsuite.words import LabelKind
 
 log = logging.getLogger("mimsuite")
@@ -73,7 +74,7 @@ def write_report(
         captions = [caption_of(evaluation, place, kind, names) for place in chosen.tolist()]
         noun = "errors" if kind == "regression" else "mistakes"
         title = f"the {len(chosen)} worst of {mistakes:,} {noun} among {len(evaluation.keys):,} images of {split}"
-        mistakes_sheet(images(evaluation.numbers[chosen]), captions, title).save(folder / "mistakes.png")
+        save_image(mistakes_sheet(images(evaluation.numbers[chosen]), captions, title), folder / "mistakes.png")
     return mistakes
 
 
