@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from mimsuite.encoders.config import Activation
 from mimsuite.encoders.layers import init_xavier
 from mimsuite.encoders.positions import resize_positions, sincos_positions
-from mimsuite.encoders.vit import ViTLayer
 from mimsuite.encoders.vit_config import ViTConfig
+from mimsuite.encoders.vit_layers import ViTLayer
 from mimsuite.errors import InputError
 from mimsuite.masked.patches import as_grid_mask, fold_patches
 

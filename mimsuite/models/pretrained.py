@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from mimsuite.data.storage import write_text
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError
 from mimsuite.types import Encoder
-from mimsuite.weights.files import read_decoder, read_folder, write_decoder, write_folder, write_text
+from mimsuite.weights.files import read_decoder, read_folder, write_decoder, write_folder
 from mimsuite.weights.source import find_folder
 
 MAX_SHARD_BYTES = 5 * 10**9
