@@ -297,7 +297,7 @@ class VisionTransformer(nn.Module):
             return 0
         if name.startswith(("layernorm.", "pooler.", "encoder.rel_pos_bias.")):
             return self.num_blocks + 1
-        raise InputError(f"{name} is no parameter of a ViT encoder; use a name of its named_parameters()")
+        raise InputError(f"{name} is not a parameter of a ViT encoder; use a name of its named_parameters()")
 
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
         return grid_of([pixels.shape[-2], pixels.shape[-1]], self.config)

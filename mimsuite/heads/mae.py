@@ -1,4 +1,4 @@
-"""MAE's decoder: a small transformer that fills the holes which dropped patches leave (He et al. 2022, section 3)."""
+"""MAE's decoder: a small transformer that fills the places of dropped patches (He et al. 2022, section 3)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class MAEDecoder(nn.Module):
         """Returns the target `(B, C, h * sh, w * sw)`.
 
         Args:
-            grid: `(B, D, h, w)`; what stands in hidden cells is not looked at.
+            grid: `(B, D, h, w)`; values in hidden cells are ignored.
             cls: `(B, D)`, if the encoder has a class token.
             hidden: `(B, rows, columns)` bool on a grid that divides `(h, w)`; None: all is visible.
         """
