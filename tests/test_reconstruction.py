@@ -13,8 +13,8 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import TARGETS, hog
 from mimsuite.metrics.psnr import hidden_psnr
 from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
+from mimsuite.pictures.display import Components, hog_glyphs, principal_components, to_display
 from mimsuite.pictures.reconstruction import WORDS, Reconstruction, colour_words, reconstruct
-from mimsuite.pictures.sheets import Components, hog_glyphs, principal_components, to_display
 
 NAMES = tuple(TARGETS)
 MODE_OF = {"pixels": "raw", "norm_pixels": "predicted_stats", "hog": "orientations"}

@@ -73,7 +73,8 @@ def config_of(weights: Weights) -> EncoderConfig:
     """The config object of weights, at their own image size; needs no torch."""
     from mimsuite.models import AutoConfig
 
-    return AutoConfig.from_dict(weights.config)
+    config: EncoderConfig = AutoConfig.from_dict(weights.config)
+    return config
 
 
 def masked_model(

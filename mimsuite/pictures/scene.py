@@ -22,7 +22,8 @@ from mimsuite.errors import InputError
 from mimsuite.masked.modes import choose_mode
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, drops_patches, normalizer_of, trained_model
-from mimsuite.pictures.sheets import Components, check_channels, principal_components
+from mimsuite.pictures.display import Components, principal_components
+from mimsuite.settings.channels import check_channels
 from mimsuite.settings.combinations import check_ratio, mask_cell
 from mimsuite.settings.read import FALLBACK_SIZE, mask_unit, read_int, read_size
 from mimsuite.weights.init import find_weights

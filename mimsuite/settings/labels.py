@@ -18,13 +18,6 @@ from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
 from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
 
-PROBLEM_TYPE_OF = {
-    "classes": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "regression": "regression",
-}
-"""What a model's config calls each kind of labels."""
-
 
 @dataclass(frozen=True)
 class TrainingLabels:

@@ -12,11 +12,11 @@ from mimsuite.encoders.config import as_pair, as_side
 from mimsuite.errors import InputError
 from mimsuite.models.load import config_of
 from mimsuite.settings.combinations import MAE_KEYS
-from mimsuite.settings.labels import PROBLEM_TYPE_OF, TrainingLabels
+from mimsuite.settings.labels import TrainingLabels
 from mimsuite.settings.read import is_int, read, read_choice, read_int, read_number
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights
-from mimsuite.words import CLASSIFIER_POOLS
+from mimsuite.words import CLASSIFIER_POOLS, PROBLEM_TYPE_OF
 
 
 def overrides_group(overrides: Sequence[str], group: str) -> bool:
