@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.callbacks.context import RunContext
-from mimsuite.objectives.mim import MIMObjective, predict
+from mimsuite.objectives.mim import MIMObjective
 from mimsuite.pictures.reconstruction import reconstruct
 from mimsuite.runs.loggers import WandbLogger
 from mimsuite.types import Batch
@@ -48,7 +47,7 @@ class Reconstructions(Callback):
         assert mask is not None
         model = pl_module.model
         result = reconstruct(
-            partial(predict, model),
+            model.predict,
             model.target,
             model.head_stride,
             pl_module.normalize,

@@ -13,22 +13,7 @@ from typing import Any, ClassVar, Self
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
 from mimsuite.weights.source import find_folder, read_json
-
-ACTIVATION_NAMES = (
-    "gelu",
-    "gelu_new",
-    "gelu_pytorch_tanh",
-    "quick_gelu",
-    "relu",
-    "selu",
-    "silu",
-    "swish",
-    "tanh",
-)
-ATTENTION_NAMES = ("auto", "sdpa", "eager")
-MIM_TARGETS = ("pixels", "norm_pixels", "hog")
-CLASSIFIER_POOLS = ("auto", "cls", "mean")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+from mimsuite.words import ACTIVATION_NAMES, ATTENTION_IMPLEMENTATIONS, CLASSIFIER_POOLS, PROBLEM_TYPES, TARGETS
 
 Activation = str | Callable[..., Any]
 Side = int | list[int]
@@ -201,8 +186,8 @@ class ModelConfig(ABC):
             self._check_choice("problem_type", PROBLEM_TYPES)
         for name in ("output_hidden_states", "output_attentions", "return_dict"):
             self._check_bool(name)
-        self._check_choice("attn_implementation", ATTENTION_NAMES)
-        self._check_choice("mim_target", MIM_TARGETS)
+        self._check_choice("attn_implementation", ATTENTION_IMPLEMENTATIONS)
+        self._check_choice("mim_target", TARGETS)
         self._check_choice("classifier_pool", CLASSIFIER_POOLS)
         if self.dtype is not None:
             self.dtype = str(self.dtype).removeprefix("torch.")

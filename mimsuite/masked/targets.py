@@ -16,6 +16,7 @@ from mimsuite.masked.geometry import HOG_CELL
 from mimsuite.masked.losses import widen
 from mimsuite.masked.modes import MODES, choose_mode
 from mimsuite.masked.patches import expand_mask, gather_patches, reduce_mask
+from mimsuite.types import Encoder, EncoderConfig
 
 Pair = tuple[int, int]
 NORM_EPS = 1e-6  # added to the variance, as MAE does
@@ -154,7 +155,18 @@ class HOG:
         choose_mode(self.name, mode)
 
 
-TARGETS: dict[str, Target] = {"pixels": Pixels(), "norm_pixels": NormPixels(), "hog": HOG()}
+TARGETS: dict[str, type[Target]] = {"pixels": Pixels, "norm_pixels": NormPixels, "hog": HOG}
+
+
+def make_target(config: EncoderConfig, encoder: Encoder) -> Target:
+    """The target of one model, by its config's `mim_target`.
+
+    Args:
+        config: of the model.
+        encoder: the one that is trained, for targets that are its own features or those of a copy; pixels and HOG need
+            none.
+    """
+    return TARGETS[config.mim_target]()
 
 
 def hog(pixels: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from mimsuite.masked.losses import error_of, masked_error
+from mimsuite.masked.losses import error_of
 from mimsuite.masked.normalization import Normalize
-from mimsuite.masked.patches import expand_mask
 from mimsuite.metrics.psnr import HiddenPSNR
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.objectives.objective import Objective
@@ -23,7 +22,7 @@ class MIMObjective(Objective):
     Args:
         model: encoder and head.
         normalize: see `Objective`.
-        loss: kind of the error, one of `mimsuite.masked.losses.ERRORS`.
+        loss: the error, one of `mimsuite.words.LOSSES`.
         around: the other arguments of `Objective`.
     """
 
@@ -45,7 +44,7 @@ class MIMObjective(Objective):
         """Adds a batch to the masked loss and, where the prediction is a picture, to the PSNR of hidden pixels."""
         assert batch.mask is not None
         pixels = self.normalize(batch.images)
-        loss, prediction = predict(self.model, pixels, batch.mask, self.loss)
+        loss, prediction = self.model.predict(pixels, batch.mask, self.loss)
         self.val_loss.update(loss, weight=len(pixels))
         picture = self.model.target.picture(prediction, pixels, batch.mask, self.model.head_stride)
         if picture is not None:
@@ -59,22 +58,3 @@ class MIMObjective(Objective):
         self.val_loss.reset()
         self.val_psnr.reset()
         self.publish(figures)
-
-
-def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor, kind: str = "l1") -> tuple[Tensor, Tensor]:
-    """The masked loss and the whole prediction, float32.
-
-    Args:
-        model: encoder and head.
-        pixels: `(B, C, H, W)` normalised floats.
-        mask: `(B, h, w)` bool, True = hidden, one cell per mask unit.
-        kind: of the error, one of `mimsuite.masked.losses.ERRORS`.
-
-    Returns:
-        A scalar, and the prediction in the places and channels of `model.target`.
-    """
-    down, across = model.encoder.mask_stride
-    cells = expand_mask(mask, (pixels.shape[-2] // down, pixels.shape[-1] // across))
-    predicted = model(pixels, cells).reconstruction
-    target = model.target.dense(pixels, model.head_stride)
-    return masked_error(predicted, target, mask, kind).float(), predicted.float()

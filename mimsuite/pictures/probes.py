@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-# Of Okabe and Ito 2008, as in `mimsuite.pictures.curves`; markers and dashes tell them apart without colours.
-_LOOKS = {"mean": ("#0072B2", "o", "-"), "cls": ("#D55E00", "s", "--"), "both": ("#009E73", "^", ":")}
+from mimsuite.pictures.figures import new_figure, save_figure, style_axes
+from mimsuite.pictures.palette import BLUE, GREEN, GREY, VERMILION
+
+# Markers and dashes tell them apart without colours.
+_LOOKS = {"mean": (BLUE, "o", "-"), "cls": (VERMILION, "s", "--"), "both": (GREEN, "^", ":")}
 _LABELS = {"top1": "top-1 accuracy (fraction)", "map": "mean average precision (fraction)", "r2": "R2 (1: perfect)"}
 _POOLS = {"mean": "mean of the patches", "cls": "class token", "both": "class token and mean"}
 
@@ -51,12 +54,10 @@ def draw_probe(
         title: above the picture.
         baselines: name -> score on the test split, drawn as level lines.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.2, 4.6), dpi=100, layout="constrained")
-    canvas, axis = FigureCanvasAgg(figure), figure.subplots()
+    figure = new_figure(7.2, 4.6)
+    axis = figure.subplots()
     for pool, (colour, marker, dashes) in _LOOKS.items():
         if points := sorted(best.get(pool, {}).items()):
             x, y = zip(*points, strict=True)
@@ -65,15 +66,13 @@ def draw_probe(
     label = f"test split: {chosen.test:.3f}"
     axis.plot(chosen.layer, chosen.test, "*", markersize=13, color="black", linestyle="", label=label)
     for (name, score), dashes in zip((baselines or {}).items(), ("-.", ":"), strict=False):
-        axis.axhline(score, color="#606060", linewidth=1, linestyle=dashes, label=f"{name}, test split")
+        axis.axhline(score, color=GREY, linewidth=1, linestyle=dashes, label=f"{name}, test split")
     axis.set_xlabel(f"layer (of {num_layers}; the last one after the final norm)")
     axis.set_ylabel(_LABELS[metric])
     axis.set_xlim(0.5, num_layers + 0.5)
     axis.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
     axis.ticklabel_format(axis="y", useOffset=False)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    style_axes(axis)
     axis.set_title(title, fontsize=11, loc="left")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    canvas.print_png(out)
+    save_figure(figure, out)

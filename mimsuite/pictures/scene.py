@@ -22,7 +22,8 @@ from mimsuite.errors import InputError
 from mimsuite.masked.modes import choose_mode
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, drops_patches, normalizer_of, trained_model
-from mimsuite.pictures.sheets import Components, check_channels, principal_components
+from mimsuite.pictures.display import Components, principal_components
+from mimsuite.settings.channels import check_channels
 from mimsuite.settings.combinations import check_ratio, mask_cell
 from mimsuite.settings.read import FALLBACK_SIZE, mask_unit, read_int, read_size
 from mimsuite.weights.init import find_weights
@@ -187,12 +188,11 @@ class Scene:
         images = self.images
         import torch
 
-        from mimsuite.objectives.mim import predict
         from mimsuite.pictures.reconstruction import reconstruct
 
         shown = self._components(torch.stack(list(masks)).any(0)) if isinstance(channels, str) else channels
-        run = partial(predict, self.model)
-        draw = partial(reconstruct, run, self.model.target, self.model.head_stride, self._normalize, images)
+        model = self.model
+        draw = partial(reconstruct, model.predict, model.target, model.head_stride, self._normalize, images)
         return [draw(mask.to(images.device), mode=mode, shown=shown) for mask in masks]
 
     @cached_property

@@ -85,9 +85,7 @@ def classify_objective(
     from mimsuite.objectives.groups import layer_groups
 
     labels, budget = settings.labels, settings.budget
-    groups = layer_groups(
-        model, weight_decay=budget.weight_decay, lr=budget.lr, layer_decay=settings.layer_decay
-    )
+    groups = layer_groups(model, weight_decay=budget.weight_decay, lr=budget.lr, layer_decay=settings.layer_decay)
     made: ClassifyObjective = instantiate(
         settings.groups.objective,
         settings.inputs.trusted,

@@ -61,12 +61,8 @@ def check_dropping(config: EncoderConfig, head: str) -> None:
         raise InputError(
             f"head {head} cannot fill the places of dropped patches (objective=mae); use head=dec8 or head=dec1"
         )
-    if config.use_shared_relative_position_bias:
-        positions = "" if config.use_absolute_position_embeddings else " model.use_absolute_position_embeddings=true"
-        raise InputError(
-            "model.use_shared_relative_position_bias=true knows whole grids of patches only, and objective=mae drops "
-            f"some; use model.use_shared_relative_position_bias=false{positions}, or objective=simmim"
-        )
+    if config.drop_obstacle is not None:
+        raise InputError(config.drop_obstacle)
 
 
 def check_head(cfg: DictConfig, head: str) -> None:

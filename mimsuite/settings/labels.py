@@ -18,6 +18,7 @@ from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
 from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
 
+
 @dataclass(frozen=True)
 class TrainingLabels:
     """The labelled images of a run.
@@ -130,9 +131,7 @@ def check_objective(cfg: DictConfig, facts: LabelFacts) -> None:
             read_number(cfg, f"objective.{key}", below=below, use=use)
     smoothing = cfg.objective.get("smoothing")
     if facts.kind == "regression" and smoothing:
-        raise InputError(
-            f"objective.smoothing={smoothing}, but the labels are numbers; use objective.smoothing=0"
-        )
+        raise InputError(f"objective.smoothing={smoothing}, but the labels are numbers; use objective.smoothing=0")
 
 
 def class_weights(cfg: DictConfig, facts: LabelFacts, kept: LabelFacts) -> list[float] | None:

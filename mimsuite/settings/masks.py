@@ -15,8 +15,9 @@ from mimsuite.config.instantiate import current_config, trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.models.load import drops_patches
 from mimsuite.runs.folder import holds_run
-from mimsuite.settings.combinations import LOSSES, NO_MASK, check_ratio, mask_cell
+from mimsuite.settings.combinations import NO_MASK, check_ratio, mask_cell
 from mimsuite.settings.read import mask_unit, read_int
+from mimsuite.words import LOSSES
 
 if TYPE_CHECKING:
     from mimsuite.masked.samplers import MaskSampler

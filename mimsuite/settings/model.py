@@ -73,10 +73,10 @@ def fresh_config(
     if channels is not None:
         sizes["num_channels"] = channels
     try:
-        config: EncoderConfig = instantiate(node, trusted, **sizes)
+        made: EncoderConfig = instantiate(node, trusted, **sizes)
     except TypeError as error:
         raise InputError(f"model: {error}") from error
-    return config
+    return made
 
 
 def masked_config(
@@ -95,24 +95,16 @@ def masked_config(
     Raises:
         InputError: a key that the decoder does not have, or a wrong value.
     """
-    changes: dict[str, Any] = {"mim_target": read(cfg, "objective.target")}
-    if as_pair(config.encoder_stride) != config.stride:
-        stride = as_side(config.stride)
-        if weights is None or overrides_group(overrides, "model"):
-            raise InputError(
-                f"model.encoder_stride={config.encoder_stride} is not the model's stride; use "
-                f"model.encoder_stride={str(stride).replace(' ', '')}"
-            )
-        changes["encoder_stride"] = stride  # of weights that were made for something else
-    if not config.can_drop:
-        return config.changed(**changes)
-    mode = str(read(cfg, "objective.mask_mode"))
-    decoder: dict[str, Any] = {"decoder_hidden_size": None}
-    if mode == "drop":
-        before = None if weights is None or overrides_group(overrides, "head") else config_of(weights)
-        own = getattr(before, "decoder_hidden_size", None) is not None
-        decoder = {f"decoder_{k}": getattr(before, f"decoder_{k}") if own else cfg.head[k] for k in MAE_KEYS}
-    return config.changed(**changes, mask_mode=mode, **decoder)
+    if as_pair(config.encoder_stride) != config.stride and (weights is None or overrides_group(overrides, "model")):
+        wanted = str(as_side(config.stride)).replace(" ", "")
+        raise InputError(
+            f"model.encoder_stride={config.encoder_stride} is not the model's stride; use model.encoder_stride={wanted}"
+        )
+    decoder = None
+    if read(cfg, "objective.mask_mode") == "drop":
+        before = None if weights is None or overrides_group(overrides, "head") else config_of(weights).decoder_sizes
+        decoder = before or {key: cfg.head[key] for key in MAE_KEYS}
+    return config.with_masking(str(read(cfg, "objective.target")), decoder)
 
 
 def classifier_config(config: EncoderConfig, cfg: DictConfig, labels: TrainingLabels) -> EncoderConfig:

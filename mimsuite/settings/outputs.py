@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+
 from mimsuite.errors import InputError
 
 RUN_NAMES = (

@@ -56,8 +56,8 @@ class Groups:
     optimizer: DictConfig
     schedule: DictConfig
     trainer: DictConfig
-    loggers: Mapping[str, DictConfig]
-    callbacks: Mapping[str, DictConfig]
+    loggers: DictConfig
+    callbacks: DictConfig
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,8 @@ def groups_of(cfg: DictConfig) -> Groups:
         optimizer=without(cfg.optim, OF_THE_OPTIMIZER),
         schedule=cfg.schedule,
         trainer=without(cfg.trainer, ("clip",)),
-        loggers={str(name): node for name, node in (cfg.logger or {}).items()},
-        callbacks={str(name): node for name, node in (cfg.callbacks or {}).items()},
+        loggers=cfg.logger or DictConfig({}),
+        callbacks=cfg.callbacks or DictConfig({}),
     )
 
 

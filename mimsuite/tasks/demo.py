@@ -81,7 +81,7 @@ def write_images(folder: Path, count: int) -> None:
     from PIL import Image
 
     from mimsuite.data.checks.inspect import raw_samples
-    from mimsuite.data.index import open_index
+    from mimsuite.data.open import open_index
 
     index = open_index(str(EMBEDDED))
     assert index.classes is not None

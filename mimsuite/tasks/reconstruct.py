@@ -18,9 +18,10 @@ from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.masked.modes import choose_mode
+from mimsuite.pictures.saving import save_animation
 from mimsuite.pictures.scene import Scene, known_mask
-from mimsuite.pictures.sheets import animation, check_channels
 from mimsuite.runs.folder import check_picture, holds_run, speak
+from mimsuite.settings.channels import check_channels
 from mimsuite.settings.combinations import check_ratio, plain
 from mimsuite.settings.read import read_flag, read_int
 
@@ -135,8 +136,7 @@ def animate(cfg: DictConfig, overrides: Sequence[str], *, overwrite: bool) -> di
             f"init={cfg.init} holds no pictures/step_*.png yet; use gif=false, which draws the run as it is"
         )
     steps = [step for step, _ in sorted(found)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    animation([path for _, path in sorted(found)], out)
+    save_animation([path for _, path in sorted(found)], out)
     log.info("%d pictures, steps %d to %d; animation in %s", len(steps), steps[0], steps[-1], out)
     return {"steps": steps, "out": str(out)}
 
