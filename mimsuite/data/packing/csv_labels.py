@@ -152,8 +152,8 @@ def _classes(file: Path, labels: Mapping[str, tuple[int, list[str]]]) -> tuple[d
     wrong = next((t for t in lines if not _INTEGER.fullmatch(t) or not 0 <= int(t) < MOST_CLASSES), None)
     if wrong is not None:
         raise InputError(
-            f"{file} row {lines[wrong]}: label {wrong!r} is not a class; whole numbers from 0 to {MOST_CLASSES - 1} are "
-            "classes; for regression write decimals (3.0), one a row"
+            f"{file} row {lines[wrong]}: label {wrong!r} is not a class; classes are whole numbers from 0 to "
+            f"{MOST_CLASSES - 1}; for regression write decimals (3.0), one a row"
         )
     return {text: int(text) for text in lines}, [str(i) for i in range(max(map(int, lines)) + 1)]
 
