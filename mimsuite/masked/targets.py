@@ -58,7 +58,7 @@ class Target(Protocol):
     def picture(
         self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair, mode: str = "auto"
     ) -> Tensor | None:
-        """`(B, C, H, W)` to be shown with the data's statistics, from a prediction; None where the target has no pixels.
+        """`(B, C, H, W)` to be shown with the data's statistics, from a prediction; None without pixels.
 
         No mode but "oracle_stats" looks at hidden pixels.
 

@@ -77,7 +77,8 @@ def _download(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise InputError(
-            f"{name!r} is not a local folder, and reading it from the hub needs huggingface_hub: pip install mimsuite[hub]"
+            f"{name!r} is not a local folder, and reading it from the hub needs huggingface_hub; "
+            "pip install mimsuite[hub]"
         ) from None
     repository, _, revision = name.partition("@")
     try:
