@@ -14,8 +14,9 @@ from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.samplers import RandomMask
 from mimsuite.metrics.psnr import visible_mean_loss
 from mimsuite.models.load import drops_patches, masked_model, normalizer
+from mimsuite.objectives.groups import param_groups
 from mimsuite.objectives.mim import predict
-from mimsuite.objectives.optim import WarmupCosine, param_groups
+from mimsuite.objectives.schedules import WarmupCosine
 from mimsuite.settings.model import for_objective, model_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

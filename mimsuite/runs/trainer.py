@@ -103,7 +103,7 @@ class Compute:
 
 def mim_objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize) -> MIMObjective:
     """The Lightning module of a pretraining run."""
-    from mimsuite.objectives.optim import param_groups
+    from mimsuite.objectives.groups import param_groups
 
     decays = decays_mask_token(job.config)
     groups = param_groups(model, weight_decay=job.cfg.optim.weight_decay, decay_mask_token=decays)
@@ -116,7 +116,7 @@ def mim_objective(job: Job, model: ForMaskedImageModeling, normalize: Normalize)
 
 def classify_objective(job: Job, model: ForImageClassification, normalize: Normalize) -> ClassifyObjective:
     """The Lightning module of a supervised run."""
-    from mimsuite.objectives.optim import layer_groups
+    from mimsuite.objectives.groups import layer_groups
 
     cfg, labelled = job.cfg, job.labelled
     assert labelled is not None
@@ -125,7 +125,7 @@ def classify_objective(job: Job, model: ForImageClassification, normalize: Norma
         cfg.objective,
         job.trusted,
         **around_model(job, model, normalize, groups),
-        kind=labelled.facts.kind,
+        label_kind=labelled.facts.kind,
         class_weights=labelled.class_weights,
     )
     return made
@@ -153,7 +153,7 @@ def around_model(job: Job, model: Any, normalize: Normalize, groups: list[dict[s
         "schedule": instantiate(cfg.schedule, job.trusted, steps=pace.steps, warmup=pace.warmup),
         "clip": cfg.trainer.clip,
         "seed": cfg.seed,
-        "about": {"config": config, "preprocessor": preprocessor(normalize, job.geo.image_size).to_dict()},
+        "description": {"config": config, "preprocessor": preprocessor(normalize, job.geo.image_size).to_dict()},
     }
 
 

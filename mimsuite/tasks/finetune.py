@@ -150,9 +150,9 @@ def finish(
 
     best = next((c for c in parts.callbacks if isinstance(c, BestWeights)), None)
     size, place = job.geo.image_size, folder.path / "weights"
-    save_weights(folder.path / "weights-last", objective.judged, objective.normalize, size)
+    save_weights(folder.path / "weights-last", objective.evaluated_model, objective.normalize, size)
     if best is None or best.value is None:
-        save_weights(place, objective.judged, objective.normalize, size)
+        save_weights(place, objective.evaluated_model, objective.normalize, size)
     more = {} if best is None or best.value is None else {"best_step": best.step, "best_value": best.value}
     figures = last_figure(job, folder) if "test" in job.index.splits else {}
     shown = figures or {k: v for k, v in (parts.files.last if parts.files else {}).items() if k.startswith("val/")}

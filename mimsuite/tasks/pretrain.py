@@ -117,7 +117,7 @@ def finish(
     """Writes the weights."""
     assert parts.files is not None
     place = folder.path / "weights"
-    save_weights(place, objective.model, objective.normalize, job.geo.image_size)
+    save_weights(place, objective.evaluated_model, objective.normalize, job.geo.image_size)
     log.info("done: %d steps, val/loss %.4f; weights in %s", job.pace.steps, parts.files.last["val/loss"], place)
     return {}, {}
 
