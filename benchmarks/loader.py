@@ -32,9 +32,14 @@ from PIL import Image
 
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import ImageData
-from mimsuite.data.index import DataIndex, Samples, Shard, build_index, open_index, write_index
+from mimsuite.data.index import DataIndex, Samples, Shard
+from mimsuite.data.index_json import write_index
+from mimsuite.data.members import read_image, read_label
+from mimsuite.data.open import open_index
 from mimsuite.data.order import BatchOrder
-from mimsuite.data.sources import ShardFiles
+from mimsuite.data.scan import build_index
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.local import LocalStore
 from mimsuite.masked.normalization import Normalize
 
 SOURCE = Path(__file__).resolve().parents[2] / "shared/data/imagenette-224"
@@ -154,11 +159,10 @@ def ours(index: DataIndex, side: int, steps: int, workers: int, normalised: bool
 
 def read_ours(samples: Samples) -> float:
     """Undecoded samples per second, picture and label, in the order of the shards."""
-    files, began = ShardFiles(), time.perf_counter()
+    files, began = ShardFiles(LocalStore()), time.perf_counter()
     for number in range(len(samples)):
-        shard, row = samples[number]
-        files.read(shard.path, int(row["image_offset"]), int(row["image_size"]))
-        files.read(shard.path, int(row["label_offset"]), int(row["label_size"]))
+        read_image(files, *samples[number])
+        read_label(files, *samples[number])
     return len(samples) / (time.perf_counter() - began)
 
 
@@ -228,7 +232,7 @@ OPENED = """
 import sys, time, torch
 sys.path.insert(0, sys.argv[3])
 import loader
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 torch.set_num_threads(1)
 before, began = loader.memory(), time.perf_counter()
 index = open_index(sys.argv[1])

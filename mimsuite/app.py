@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain
 from mimsuite.errors import InputError, RunError
+from mimsuite.settings.resolve import resolved
 from mimsuite.version import __version__
 
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
@@ -94,7 +95,7 @@ def speaks_of_hydra(file: Path) -> bool:
         text = file.read_text(encoding="utf-8")
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"{file} cannot be read: {error}; mend it or remove it") from error
+        raise InputError(f"{file} cannot be read: {error}; fix it or remove it") from error
     return re.search(r"@package\s.*hydra", text) is not None or "hydra" in json.dumps(content, default=str).lower()
 
 
@@ -109,7 +110,7 @@ def for_this_job(cfg: DictConfig) -> DictConfig:
             raise InputError(
                 f"-m with devices={cfg.devices}: sweeps run on one device; use devices=1 or start the runs one by one"
             )
-        cfg.out = f"{cfg.out}/{hydra_cfg.job.num}"
+        return resolved(cfg, {"out": f"{cfg.out}/{hydra_cfg.job.num}"})
     return cfg
 
 

@@ -1,9 +1,19 @@
-"""The contracts that the parts share: what an encoder gives and what a batch holds. Imports no torch at run time."""
+"""The contracts that the parts share: what an encoder gives, what its config tells, what a batch holds. Needs no torch.
+
+Glossary, as all files use the words:
+    cell: a square of the encoder's grid, that is, of its feature map; its size in pixels is the stride.
+    unit: a square of the mask; it is hidden or visible as a whole, and consists of whole cells that can be hidden.
+    patch: the pixels of a cell; a ViT embeds patches.
+    place: an element of the target: a pixel, or a coarser one (HOG has 8 x 8 pixels per place).
+    micro-batch: the images of one forward pass; gradients of several add up to one optimizer step.
+    lane: a stream of samples that is read on its own; a batch takes from all lanes in turn.
+    window: the samples that are held in memory to be shuffled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +80,167 @@ class Encoder(Protocol):
         Raises:
             InputError: no such parameter.
         """
+        ...
+
+
+@runtime_checkable
+class EncoderConfig(Protocol):
+    """What the config of every encoder tells; nothing outside `encoders` and `models` asks which family it is.
+
+    It needs no torch. Copies are checked anew unless a method says otherwise.
+    """
+
+    @property
+    def model_type(self) -> str:
+        """The family, as `config.json` names it."""
+        ...
+
+    @property
+    def num_channels(self) -> int:
+        """C of the images."""
+        ...
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels per cell of the feature map."""
+        ...
+
+    @property
+    def mask_stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels of the finest cell that the encoder can hide."""
+        ...
+
+    @property
+    def encoder_stride(self) -> int | list[int]:
+        """Pixels per cell that the head of a masked image model writes: a side, or `[h, w]`."""
+        ...
+
+    @property
+    def stride_field(self) -> str | None:
+        """The field that is the stride, such as `patch_size`; None where the stride follows from several fields."""
+        ...
+
+    @property
+    def num_blocks(self) -> int:
+        """Residual blocks, counted through all stages."""
+        ...
+
+    @property
+    def class_tokens(self) -> list[bool]:
+        """Whether the features of a layer have a class token, for every layer."""
+        ...
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the features that the encoder ends with have a class token."""
+        ...
+
+    @property
+    def needs_whole_cells(self) -> bool:
+        """Whether an image must consist of whole cells."""
+        ...
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """`(H, W)` pixels that the weights are made for; None for an encoder that takes any size."""
+        ...
+
+    @property
+    def fixed_grid(self) -> bool:
+        """Whether positions are known for the whole grid of `fixed_size` only, so that they cannot be resized."""
+        ...
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether the encoder can drop hidden patches, so that it sees visible ones only."""
+        ...
+
+    @property
+    def drop_obstacle(self) -> str | None:
+        """Why this encoder cannot drop hidden patches, and the fix, in one line; None where it can."""
+        ...
+
+    @property
+    def drops_patches(self) -> bool:
+        """Whether it does drop them."""
+        ...
+
+    @property
+    def decoder_sizes(self) -> dict[str, int] | None:
+        """The sizes of MAE's decoder, by the names that `with_masking` takes; None without one."""
+        ...
+
+    @property
+    def decays_mask_token(self) -> bool:
+        """Whether weight decay acts on the mask token, as in SimMIM's code for its ViT."""
+        ...
+
+    @property
+    def mim_target(self) -> str:
+        """What a masked image model predicts, one of `words.TARGETS`."""
+        ...
+
+    @property
+    def classifier_pool(self) -> str:
+        """What a classifier looks at, one of `words.CLASSIFIER_POOLS`."""
+        ...
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of a classifier."""
+        ...
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class names by number."""
+        ...
+
+    @property
+    def problem_type(self) -> str | None:
+        """What a classifier's labels are, one of `words.PROBLEM_TYPES`; None: inferred at each call."""
+        ...
+
+    @property
+    def architectures(self) -> list[str] | None:
+        """Class names of the weights beside the file."""
+        ...
+
+    @property
+    def not_in_transformers(self) -> list[str]:
+        """`field=value` of what changes a classifier's logits and is unknown to, or wrong in, transformers."""
+        ...
+
+    def with_drop_path(self, rate: float) -> Self:
+        """A copy with stochastic depth that rises to `rate`, where the family drops blocks."""
+        ...
+
+    def with_image_size(self, size: tuple[int, int]) -> Self:
+        """A copy that is made for `(H, W)` pixels, not checked; without `fixed_size` a copy of the same."""
+        ...
+
+    def with_masking(self, target: str, decoder: Mapping[str, int] | None = None) -> Self:
+        """A copy of a masked image model whose head covers the image.
+
+        Args:
+            target: what it predicts.
+            decoder: sizes of MAE's decoder, `hidden_size` and the like; then hidden patches are dropped. None: they
+                are replaced, and the head is SimMIM's.
+
+        Raises:
+            InputError: a decoder for an encoder that cannot drop patches, or sizes that do not fit.
+        """
+        ...
+
+    def without_masking(self) -> Self:
+        """A copy without what concerns masked images alone, for a classifier."""
+        ...
+
+    def changed(self, **overrides: Any) -> Self:
+        """A copy with other values; what was derived from them is derived anew."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `config.json` holds."""
         ...
 
 

@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 INIT_SCHEMES = ("hf", "simmim", "mae")
 POSITIONS = ("learned", "sincos2d")
 MASK_MODES = ("replace", "drop")
+TARGETS = ("pixels", "norm_pixels", "hog")
+LOSSES = ("l1", "mse", "smooth_l1")
+CLASSIFIER_POOLS = ("auto", "cls", "mean")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "eager")
+ACTIVATION_NAMES = (
+    "gelu",
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "quick_gelu",
+    "relu",
+    "selu",
+    "silu",
+    "swish",
+    "tanh",
+)
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+MOST_CLASSES = 2**20  # a larger number is hardly meant as a class
 PROJECTION_METHODS = ("dw_bn", "avg", "linear")
 LAYER_TYPES = ("preactivation", "bottleneck")
 PADDINGS = ("SAME", "VALID")
 OUTPUT_STRIDES = (4, 8, 16, 32)
+
+LabelKind = Literal["classes", "multilabel", "regression"]
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+PROBLEM_TYPE_OF: dict[LabelKind, str] = {
+    "classes": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+
+Pool = Literal["mean", "cls", "both", "grid"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+Norm = Literal["batchnorm", "layernorm", "none"]
+PROBE_NORMS: tuple[Norm, ...] = get_args(Norm)
+ProbeOptimizer = Literal["newton", "sgd", "lars"]
+PROBE_OPTIMIZERS: tuple[ProbeOptimizer, ...] = get_args(ProbeOptimizer)
+DEPTHS = ("last", "middle", "quarters", "all")

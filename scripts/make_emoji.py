@@ -23,7 +23,8 @@ from typing import NamedTuple
 from PIL import Image
 from webdataset.writer import TarWriter
 
-from mimsuite.data.index import build_index, write_index
+from mimsuite.data.index_json import write_index
+from mimsuite.data.scan import build_index
 
 VAL_FRACTION = 0.16
 SIZE = 64

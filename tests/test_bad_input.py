@@ -172,7 +172,7 @@ def test_config_errors_answer_within_two_seconds_without_torch(tmp_path, process
         ({"devices": 0}, "devices=0 is not a whole number of at least 1"),
         ({"seed": "x"}, "seed=x is not a whole number"),
         ({"resume": "yes"}, "resume=yes is not true or false"),
-        ({"image_size": [64]}, "image_size=[64] is no size"),
+        ({"image_size": [64]}, "image_size=[64] is not a size"),
         ({"model.hidden_size": 100}, "hidden_size=100 is not a multiple of num_attention_heads"),
         ({"init": "nowhere"}, "init=nowhere does not exist"),
         ({"model": "vit_nan"}, "did you mean model=vit_nano?"),

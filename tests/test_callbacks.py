@@ -12,7 +12,7 @@ from mimsuite.callbacks.reconstructions import Reconstructions
 from mimsuite.errors import InputError
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
-from mimsuite.masked.targets import TARGETS
+from mimsuite.masked.targets import Pixels
 from mimsuite.types import Batch
 
 
@@ -25,7 +25,7 @@ class Anything(LightningModule):
         if batch.mask is None:
             return None
         normalize = Normalize([0.5] * 3, [0.25] * 3)
-        facts = {"target": TARGETS["pixels"], "cell": (8, 8), "normalize": normalize, "loss_name": "l1"}
+        facts = {"target": Pixels(), "cell": (8, 8), "normalize": normalize, "loss_name": "l1"}
         prediction = normalize(batch.images)
         return MaskedPrediction(
             images=batch.images, mask=batch.mask, prediction=prediction, loss=prediction.sum() * 0, **facts

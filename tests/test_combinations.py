@@ -14,8 +14,9 @@ from mimsuite.models import BitConfig, CvtConfig, ViTConfig, ViTModel
 from mimsuite.objectives.mim import MIMObjective
 from mimsuite.pictures.curves import read_metrics
 from mimsuite.runs import life as training
-from mimsuite.settings.combinations import check_ratio, mask_cell
-from mimsuite.settings.read import mask_unit, read_size
+from mimsuite.settings.combinations import hidden_range, mask_cell
+from mimsuite.settings.geometry import mask_unit
+from mimsuite.settings.read import read_int, read_size
 from mimsuite.weights.init import find_weights
 
 NANO = {"model": "vit_nano", "batch": 8}
@@ -108,15 +109,15 @@ def refuses_with_a_fix_that_works(checked, values, says, fewest=1):
         ({"mask": "none", "objective": "mae"}, "mask=none hides nothing"),
         (
             {"objective.target": "hog", "model.patch_size": 4},
-            "of which the model's stride 4x4 is no multiple",
+            "the model's stride 4x4 is not a multiple",
         ),
-        ({"objective.target": "hog", "model.patch_size": [8, 4]}, "of which the model's stride 8x4 is no multiple"),
+        ({"objective.target": "hog", "model.patch_size": [8, 4]}, "the model's stride 8x4 is not a multiple"),
         ({"objective.target": "hog", "model": "bit_nano", "model.output_stride": 4}, "a model with a larger stride"),
-        ({"objective.target": "hog", "model": "cvt_nano", "mask.unit": 4}, "of which mask.unit=4 is no multiple"),
-        ({"objective.target": "hog", "model": "bit_nano", "mask.unit": 12}, "of which mask.unit=12 is no multiple"),
+        ({"objective.target": "hog", "model": "cvt_nano", "mask.unit": 4}, "mask.unit=4 is not a multiple"),
+        ({"objective.target": "hog", "model": "bit_nano", "mask.unit": 12}, "mask.unit=12 is not a multiple"),
         ({"mask.ratio": 1.01}, "mask.ratio=1.01 is not in (0, 1]"),
-        ({"mask.ratio": [0.4]}, "mask.ratio=[0.4] is no range"),
-        ({"mask": "grid", "mask.ratio": [0.4]}, "mask.ratio=[0.4] is no range"),
+        ({"mask.ratio": [0.4]}, "mask.ratio=[0.4] is not a range"),
+        ({"mask": "grid", "mask.ratio": [0.4]}, "mask.ratio=[0.4] is not a range"),
         ({"objective": "mae", "mask.unit": 32, "mask.ratio": 0.8}, "hides all 4 units of an image"),
         ({"objective": "mae", "mask.unit": 64}, "hides all 1 units of an image"),
         ({"objective.target": "pixel"}, "objective.target=pixel is unknown"),
@@ -145,8 +146,8 @@ def test_what_does_not_go_together_is_refused_with_a_fix_that_works(values, says
         ([0.4, 1.2], False, "mask.ratio=[0.4, 1.2] is not in (0, 1]"),
         ([[0.4, 0.8]], False, "mask.ratio=[[0.4, 0.8]] is not in (0, 1]"),
         ({"low": 0.4}, False, "mask.ratio={'low': 0.4} is not in (0, 1]"),
-        ([0.8, 0.4], False, "mask.ratio=[0.8, 0.4] is no range"),
-        ([0.4, 0.6, 0.8], False, "mask.ratio=[0.4, 0.6, 0.8] is no range"),
+        ([0.8, 0.4], False, "mask.ratio=[0.8, 0.4] is not a range"),
+        ([0.4, 0.6, 0.8], False, "mask.ratio=[0.4, 0.6, 0.8] is not a range"),
         ([0.75, "x"], True, "mask.ratio=[0.75, 'x'] is not in (0, 1]"),
         (1, True, "mask.ratio=1 hides all 64 units of an image"),
         (0.99, True, "use mask.ratio=0.984 or less"),
@@ -155,7 +156,7 @@ def test_what_does_not_go_together_is_refused_with_a_fix_that_works(values, says
 )
 def test_a_wrong_ratio_is_named_with_one_that_works(ratio, drops, says):
     def check(value):
-        check_ratio(OmegaConf.create({"mask": {"unit": "auto", "ratio": value}}), 64, drops)
+        hidden_range(OmegaConf.create({"mask": {"unit": "auto", "ratio": value}}), 64, drops)
 
     with pytest.raises(InputError, match=re.escape(says)) as error:
         check(ratio)
@@ -243,8 +244,10 @@ def fits_together(model, drops, target, values):
     """The checks of sizes that a run makes."""
     cfg = OmegaConf.create({"mask": {"unit": values.get("mask.unit", "auto"), "ratio": 0.4}})
     size = read_size(OmegaConf.create([values.get("image_size", 64)])[0])
-    unit = mask_unit(cfg, size, model.stride, mask_cell(model.mask_stride, target), drops)
-    check_ratio(cfg, size[0] * size[1] // unit**2, drops)
+    unit = mask_unit(
+        read_int(cfg, "mask.unit", auto=0), size, model.stride, mask_cell(model.mask_stride, target), drops
+    )
+    hidden_range(cfg, size[0] * size[1] // unit**2, drops)
 
 
 @pytest.mark.parametrize(

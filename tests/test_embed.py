@@ -11,8 +11,8 @@ from PIL import Image
 
 import mimsuite
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.data.index import Selection, open_index
-from mimsuite.data.open import EMBEDDED
+from mimsuite.data.index import Selection
+from mimsuite.data.open import EMBEDDED, open_index
 from mimsuite.errors import InputError
 from mimsuite.models import (
     BitConfig,

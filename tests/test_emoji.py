@@ -16,7 +16,7 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 import mimsuite
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(mimsuite.__file__).parent / "data" / "emoji-64"

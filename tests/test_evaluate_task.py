@@ -35,7 +35,6 @@ from mimsuite.models import (
     ViTModel,
 )
 from mimsuite.models.load import config_of, load_encoder, normalizer_of, trained_model
-from mimsuite.objectives.mim import predict
 from mimsuite.weights.init import Weights, find_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -309,7 +308,7 @@ def test_masked_weights_alone_take_the_masks_of_the_config_and_any_size(masked, 
         (batch,) = loader
         pixels = normalize(batch.images)
         with torch.no_grad():
-            assert row["loss"] == pytest.approx(float(predict(model, pixels, batch.mask)[0]), rel=1e-5)
+            assert row["loss"] == pytest.approx(float(model.predict(pixels, batch.mask)[0]), rel=1e-5)
         assert row["loss_mean_colour"] == pytest.approx(float(visible_mean_loss(pixels, batch.mask)), rel=1e-5)
 
 

@@ -115,7 +115,7 @@ def test_the_best_step_by_validation_is_what_lies_in_weights(data, tmp_path, mon
     def pretend(self):
         right(self)
         self.last["val/top1"] = next(made)
-        saved[self.trainer.global_step] = {k: v.clone() for k, v in self.judged.state_dict().items()}
+        saved[self.trainer.global_step] = {k: v.clone() for k, v in self.evaluated_model.state_dict().items()}
 
     monkeypatch.setattr(ClassifyObjective, "on_validation_epoch_end", pretend)
     summary = api.finetune(out=str(tmp_path / "out"), data=data, **KEYS | {"objective.ema": 0.5})
@@ -212,20 +212,20 @@ def outcome(capsys, **values):
     [
         ({"model": "bit_nano", "head.pool": "cls"}, "head.pool=cls, but this encoder has no class token"),
         ({"head.pool": "max"}, "head.pool=max is unknown"),
-        ({"head.std": -1}, "head.std=-1 is no number from 0"),
+        ({"head.std": -1}, "head.std=-1 is not a number from 0"),
         ({"freeze": 99}, "freeze=99: this encoder has 4 blocks; use a number from 0 to 4, or all"),
         ({"freeze": "none"}, "freeze=none: this encoder has 4 blocks"),
         ({"label_fraction": 0}, "label_fraction=0 is not a number above 0"),
-        ({"class_weights": [1, 2]}, "class_weights=[1, 2] is no list of 3 numbers"),
-        ({"objective.mixup": -1}, "objective.mixup=-1 is no number from 0"),
-        ({"objective.smoothing": 2}, "objective.smoothing=2 is no number from 0 to below 1"),
-        ({"objective.ema": 1}, "objective.ema=1 is no number from 0 to below 1"),
+        ({"class_weights": [1, 2]}, "class_weights=[1, 2] is not a list of 3 numbers"),
+        ({"objective.mixup": -1}, "objective.mixup=-1 is not a number from 0"),
+        ({"objective.smoothing": 2}, "objective.smoothing=2 is not a number from 0 to below 1"),
+        ({"objective.ema": 1}, "objective.ema=1 is not a number from 0 to below 1"),
         ({"layer_decay": 1.5}, "layer_decay=1.5 is above 1"),
         ({"layer_decay": 0}, "layer_decay=0 is not a number above 0"),
-        ({"drop_path": 1}, "drop_path=1 is no rate from 0 to below 1"),
+        ({"drop_path": 1}, "drop_path=1 is not a number from 0 to below 1"),
         ({"image_size": 62}, "image height 62 is not a multiple of the model's stride 8"),
-        ({"schedule.warmup": -1}, "schedule.warmup=-1 is no whole number of steps"),
-        ({"optim.weight_decay": -0.1}, "optim.weight_decay=-0.1 is no number from 0"),
+        ({"schedule.warmup": -1}, "schedule.warmup=-1 is neither a whole number of steps"),
+        ({"optim.weight_decay": -0.1}, "optim.weight_decay=-0.1 is not a number from 0"),
         ({"optim.base_lr": "fast"}, "optim.base_lr=fast is not a number above 0"),
         ({"optim": "adamm"}, "did you mean optim=adamw?"),
         ({"schedule": "cosin"}, "did you mean schedule=cosine?"),

@@ -13,10 +13,9 @@ from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
 from mimsuite.models.load import classifier, normalizer
 from mimsuite.objectives.mixing import Mixing
-from mimsuite.runs.life import RunInputs
-from mimsuite.runs.trainer import classify_objective
+from mimsuite.runs.objects import classify_objective
+from mimsuite.settings import finetune, training
 from mimsuite.settings.labels import TrainingLabels
-from mimsuite.tasks import finetune
 
 IMAGENET, IMAGENET_21K = 1_281_167, 14_197_122
 HALF = (0.5, 0.5, 0.5)
@@ -61,7 +60,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def decided():
-    """A function: the job that `finetune` decides for an experiment, for as many images with 1,000 classes."""
+    """A function: the settings that `finetune` reads for an experiment, for as many images with 1,000 classes."""
     patch = pytest.MonkeyPatch()
 
     @functools.cache
@@ -72,9 +71,9 @@ def decided():
         index = SimpleNamespace(image_size=size, channels=3, dtype="uint8", mean=HALF, std=HALF)
         facts = SimpleNamespace(kind="classes", outputs=1000, names=None)
         labelled = TrainingLabels(facts, range(count), range(100), "val", None, ())
-        patch.setattr(finetune, "begin", lambda cfg, given: RunInputs(cfg, list(given), (), index, None, 0))
-        patch.setattr(finetune, "decide_labels", lambda cfg, index: labelled)
-        return finetune.decide(cfg, [])
+        patch.setattr(training, "open_data", lambda data: index)
+        patch.setattr(finetune, "read_training_labels", lambda cfg, index: labelled)
+        return finetune.read_finetune(cfg, [])
 
     yield decide
     patch.undo()
@@ -88,18 +87,18 @@ def made(decided):
     def make(name):
         job = decided(name)
         with torch.device("meta"):
-            model = classifier(job.config, job.weights, job.cfg)
-        return classify_objective(job, model, normalizer(job.index, job.weights))
+            model = classifier(job.model, None, std=job.head_std, frozen=job.frozen_depth)
+        return classify_objective(job, model, normalizer(job.inputs.index, None))
 
     return make
 
 
 def schedule_of(job):
-    return instantiate(job.cfg.schedule, (), steps=job.pace.steps, warmup=job.pace.warmup)
+    return instantiate(job.groups.schedule, (), steps=job.budget.steps, warmup=job.budget.warmup)
 
 
 def transform_of(job):
-    return instantiate(job.cfg.augment, (), size=list(job.geo.image_size), mean=HALF, std=HALF)
+    return instantiate(job.groups.augment, (), size=list(job.geometry.image_size), mean=HALF, std=HALF)
 
 
 def scales(objective, *parts):
@@ -130,7 +129,7 @@ def test_an_experiment_builds(name, decided, made):
     transform, generator = transform_of(job), torch.Generator().manual_seed(0)
     box = transform.box(500, 500, generator)
     part = image[box.top : box.top + box.height, box.left : box.left + box.width]
-    assert transform(part, generator).shape == (3, *job.geo.image_size)
+    assert transform(part, generator).shape == (3, *job.geometry.image_size)
 
 
 @pytest.mark.parametrize("name", PACE)
@@ -138,13 +137,13 @@ def test_a_published_recipe_has_the_published_length_and_rates(name, decided):
     steps, batch, lr, warmup, (first, last), decay, layers, clip = PACE[name]
     job = decided(name)
     schedule = schedule_of(job)
-    assert (job.pace.steps, job.pace.batch, job.pace.warmup) == (steps, batch, warmup)
-    assert job.pace.lr == pytest.approx(lr)
-    assert schedule(job.pace.warmup) == pytest.approx(1)
+    assert (job.budget.steps, job.budget.batch, job.budget.warmup) == (steps, batch, warmup)
+    assert job.budget.lr == pytest.approx(lr)
+    assert schedule(job.budget.warmup) == pytest.approx(1)
     assert lr * schedule(0) == pytest.approx(first, abs=1e-12)
     assert lr * schedule(steps - 1) == pytest.approx(last, abs=1e-12)
-    assert job.cfg.optim.weight_decay == decay
-    assert (job.cfg.layer_decay, job.cfg.trainer.clip) == (layers, clip)
+    assert job.budget.weight_decay == decay
+    assert (job.layer_decay, job.inputs.clip) == (layers, clip)
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -152,7 +151,7 @@ def test_a_published_recipe_changes_pictures_as_published(name, decided):
     size, crop, interpolation, mixup, cutmix, smoothing, erasing, randomly = PICTURES[name]
     job = decided(name)
     cfg = job.cfg
-    assert job.geo.image_size == (size, size)
+    assert job.geometry.image_size == (size, size)
     assert (cfg.augment.share is None) == (crop is not None)
     assert crop is None or list(cfg.augment.scale) == [crop, 1.0]
     assert (cfg.augment.interpolation, cfg.augment.flip, cfg.augment.erasing) == (interpolation, 0.5, erasing)
@@ -163,8 +162,8 @@ def test_a_published_recipe_changes_pictures_as_published(name, decided):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_published_recipe_has_its_model_and_head(name, decided):
     job = decided(name)
-    config = job.config
-    assert (config.model_type, config.drop_path_rate, config.classifier_pool, job.cfg.head.std) == MODELS[name]
+    config = job.model
+    assert (config.model_type, config.drop_path_rate, config.classifier_pool, job.head_std) == MODELS[name]
 
 
 def test_every_experiment_but_our_own_is_compared_with_what_was_published():
@@ -232,10 +231,10 @@ def test_maes_and_simmims_encoders_are_those_of_their_pretraining(decided):
 
 def test_vits_pretraining_has_dropout_and_falls_in_a_line(decided):
     job = decided("scratch_vit_large")
-    schedule, steps, warmup = schedule_of(job), job.pace.steps, job.pace.warmup
+    schedule, steps, warmup = schedule_of(job), job.budget.steps, job.budget.warmup
     quarter = warmup + (steps - warmup) // 4  # halfway a cosine would have the same rate
-    assert job.config.hidden_dropout_prob == 0.1
-    assert job.config.attention_probs_dropout_prob == 0
+    assert job.model.hidden_dropout_prob == 0.1
+    assert job.model.attention_probs_dropout_prob == 0
     assert schedule(quarter) == pytest.approx(1 - 0.99 * (quarter - warmup) / (steps - 1 - warmup))
 
 
@@ -263,19 +262,19 @@ def test_the_hyperrule_decides_length_rates_and_mixup_from_the_data(decided, ima
     job = decided("finetune_bit_hyperrule", images=images)
     schedule = schedule_of(job)
     warmup, first, second, third, last = marks
-    assert (job.pace.steps, job.pace.warmup, job.pace.lr) == (last, warmup, pytest.approx(0.003))
+    assert (job.budget.steps, job.budget.warmup, job.budget.lr) == (last, warmup, pytest.approx(0.003))
     steps = (warmup // 2, warmup, first, first + 1, second + 1, third + 1, last - 1)
     assert [0.003 * schedule(step) for step in steps] == pytest.approx(
         [0.0015, 0.003, 0.003, 3e-4, 3e-5, 3e-6, 3e-6], rel=1e-6
     )
-    assert job.cfg.objective.mixup == mixup
+    assert job.groups.objective.mixup == mixup
 
 
 @pytest.mark.parametrize(("size", "crop", "resized"), [((32, 32), 128, 160), ((224, 224), 480, 512)])
 def test_the_hyperrule_decides_sizes_from_the_data(decided, size, crop, resized):
     job = decided("finetune_bit_hyperrule", size=size)
     box = transform_of(job).box(resized, resized, torch.Generator().manual_seed(0))
-    assert job.geo.image_size == (crop, crop)
+    assert job.geometry.image_size == (crop, crop)
     assert (box.height, box.width) == (crop, crop)
 
 
@@ -291,5 +290,5 @@ def test_what_the_hyperrule_decides_needs_its_schedule(decided):
 @pytest.mark.parametrize(("name", "share"), [("finetune_mae_vit_base", 0.05), ("finetune_simmim_vit_base", 0.2)])
 def test_a_recipe_that_is_cut_keeps_its_shape(decided, name, share):
     job = decided(name, "epochs=10")
-    assert job.pace.warmup == round(share * job.pace.steps)
-    assert job.pace.steps == 10 * (IMAGENET // job.pace.batch)
+    assert job.budget.warmup == round(share * job.budget.steps)
+    assert job.budget.steps == 10 * (IMAGENET // job.budget.batch)

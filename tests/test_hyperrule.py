@@ -3,8 +3,8 @@
 import pytest
 
 from mimsuite.objectives.schedules import WarmupSteps
+from mimsuite.settings.budget import warmup_steps
 from mimsuite.settings.hyperrule import hyper_rule
-from mimsuite.settings.read import warmup_steps
 
 
 def published_marks(images):

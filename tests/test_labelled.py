@@ -13,7 +13,7 @@ from PIL import Image
 from mimsuite.data.label_table import read_labels
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.settings.labels import check_objective, decide_labels
+from mimsuite.settings.labels import check_objective, read_training_labels
 
 KEYS = {"data": "d", "label_fraction": 1.0, "class_weights": None, "seed": 0}
 
@@ -38,7 +38,7 @@ def shards(folder, splits, names=None):
 
 
 def decide(index, **changes):
-    return decide_labels(OmegaConf.create(KEYS | changes), index)
+    return read_training_labels(OmegaConf.create(KEYS | changes), index)
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +102,9 @@ def test_names_are_those_of_the_data_or_numbers(uneven, tmp_path):
     [
         ({"label_fraction": 0}, "label_fraction=0 is not a number above 0"),
         ({"label_fraction": 1.5}, "label_fraction=1.5 is not above 0 and at most 1"),
-        ({"class_weights": [1, 2]}, r"class_weights=\[1, 2\] is no list of 3 numbers, one per class"),
-        ({"class_weights": [1, 2, -1]}, "is no list of 3 numbers"),
-        ({"class_weights": "even"}, "class_weights=even is no list of 3 numbers"),
+        ({"class_weights": [1, 2]}, r"class_weights=\[1, 2\] is not a list of 3 numbers, one per class"),
+        ({"class_weights": [1, 2, -1]}, "is not a list of 3 numbers"),
+        ({"class_weights": "even"}, "class_weights=even is not a list of 3 numbers"),
     ],
 )
 def test_bad_values_are_refused(values, says, uneven):
@@ -154,10 +154,10 @@ def test_numbers_have_no_class_weights(tmp_path):
 @pytest.mark.parametrize(
     ("values", "kind", "says"),
     [
-        ({"mixup": -1}, "classes", "objective.mixup=-1 is no number from 0; use 0 for none, or 0.8"),
-        ({"cutmix": "yes"}, "classes", "objective.cutmix=yes is no number from 0"),
-        ({"smoothing": 1}, "classes", "objective.smoothing=1 is no number from 0 to below 1"),
-        ({"ema": 1.0}, "multilabel", "objective.ema=1.0 is no number from 0 to below 1; use 0.9998"),
+        ({"mixup": -1}, "classes", "objective.mixup=-1 is not a number from 0; use 0 for none, or 0.8"),
+        ({"cutmix": "yes"}, "classes", "objective.cutmix=yes is not a number from 0"),
+        ({"smoothing": 1}, "classes", "objective.smoothing=1 is not a number from 0 to below 1"),
+        ({"ema": 1.0}, "multilabel", "objective.ema=1.0 is not a number from 0 to below 1; use 0.9998"),
         ({"smoothing": 0.1}, "regression", "but the labels are numbers; use objective.smoothing=0"),
     ],
 )

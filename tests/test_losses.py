@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from mimsuite.errors import InputError
-from mimsuite.masked.losses import ERRORS, classification_loss, error_of, masked_error, masked_error_patches, widen
-from mimsuite.settings.combinations import LOSSES
+from mimsuite.heads.losses import classification_loss
+from mimsuite.masked.losses import error_of, masked_error, masked_error_patches, widen
 
 
 def test_masked_error_is_the_mean_over_hidden_pixels_of_the_batch():
@@ -33,10 +33,6 @@ def test_every_kind_of_error_is_its_formula_dense_and_of_patches(kind):
     torch.testing.assert_close(found, wanted, rtol=1e-7, atol=0)
     patches = masked_error_patches(prediction[mask].flatten(1), target[mask].flatten(1), 3, kind)
     torch.testing.assert_close(patches, found, rtol=1e-12, atol=0)
-
-
-def test_the_kinds_of_error_are_those_that_the_config_takes():
-    assert tuple(ERRORS) == LOSSES
 
 
 def test_an_unknown_kind_of_error_is_refused():

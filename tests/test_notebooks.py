@@ -157,14 +157,14 @@ def test_shows_pictures_without_ipywidgets_too(path, offline, monkeypatch):
 
 
 @pytest.mark.slow
-def test_moving_a_slider_draws_other_pictures_and_figures(offline, monkeypatch):
+def test_moving_a_slider_draws_other_pictures_and_scores(offline, monkeypatch):
     monkeypatch.setattr(IPython.display, "display", lambda picture: None)
     names = run_up_to_sliders(ROOT / "notebooks" / "01_reconstruct.ipynb", lambda box: None)
-    seen = {(names["screen"].value, names["figures"].value)}
+    seen = {(names["screen"].value, names["scores"].value)}
     for knob, value in {"ratio": 0.3, "unit": 8, "mask": "grid", "seed": 5}.items():
         names["knobs"][knob].value = value
-        seen.add((names["screen"].value, names["figures"].value))
-    assert len({picture for picture, _ in seen}) == len({figures for _, figures in seen}) == 5
-    for picture, figures in seen:
+        seen.add((names["screen"].value, names["scores"].value))
+    assert len({picture for picture, _ in seen}) == len({scores for _, scores in seen}) == 5
+    for picture, scores in seen:
         Image.open(io.BytesIO(picture)).load()
-        assert re.fullmatch(r"masked loss 0\.\d{3}, PSNR \d+\.\d dB", figures)
+        assert re.fullmatch(r"masked loss 0\.\d{3}, PSNR \d+\.\d dB", scores)

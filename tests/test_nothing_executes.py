@@ -22,8 +22,10 @@ from mimsuite.config.instantiate import instantiate
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.images import decode as decode_module
 from mimsuite.data.images.decode import DecodeError, open_image
-from mimsuite.data.index import build_index, open_index, write_index
-from mimsuite.data.storage import durable_write
+from mimsuite.data.index_json import write_index
+from mimsuite.data.open import open_index
+from mimsuite.data.scan import build_index
+from mimsuite.data.storage import write_bytes
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError
 from mimsuite.runs.checkpoints import CommittedCheckpointIO
@@ -263,10 +265,10 @@ TARGETS = [
     "webdataset.gopen",
     "webdataset.WebDataset",
     "hydra.utils.call",
-    "mimsuite.data.sources.os.system",
+    "mimsuite.data.storage.os.system",
     "mimsuite.data.packing.pack.shutil.rmtree",
     "mimsuite.config.instantiate.importlib.import_module",
-    "mimsuite.data.sources.ShardFiles.read.__globals__",
+    "mimsuite.data.shard_files.ShardFiles.read.__globals__",
     "mimsuite.errors.InputError.__class__",
     "torch.optim.AdamW.__init__.__globals__.get",
     "lightning.pytorch.Trainer.fit",
@@ -280,7 +282,7 @@ TARGETS = [
     "mimsuite.runs.folder.write_text",
     "mimsuite.runs.folder.RunFolder",
     "mimsuite.data.packing.pack.pack",
-    "mimsuite.runs.checkpoints.durable_write",
+    "mimsuite.data.storage.write_bytes",
 ]
 
 
@@ -475,7 +477,7 @@ def commit_bomb(canary, folder, write):
 
     content = path.read_bytes()
     latest = {"step": 1, "file": path.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    durable_write(path.parent / "latest.json", json.dumps(latest).encode())
+    write_bytes(path.parent / "latest.json", json.dumps(latest).encode())
     return path
 
 

@@ -16,7 +16,7 @@ from mimsuite.data.datamodule import ImageData
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import read_metrics
-from mimsuite.settings.read import probing
+from mimsuite.settings.online_probe import read_online_probe
 
 CVT = {"model": "cvt_nano", "image_size": 32, "batch": 16, "steps": 4, "val_every": 1, "workers": 0}
 CVT |= {"loader.val_limit": 20, "precision": "32-true"}
@@ -118,12 +118,12 @@ def index(train=10**6, val=50_000, labels=True):
     ],
 )
 def test_auto_takes_as_many_images_as_a_run_can_afford(samples, shown, expected):
-    found = probing(config(), index(**samples), shown)
+    found = read_online_probe(config(), index(**samples), shown)
     assert (found.images, found.val_images) == expected
 
 
 def test_without_labels_the_banner_says_what_is_left_out():
-    found = probing(config(), index(labels=False), 10**8)
+    found = read_online_probe(config(), index(labels=False), 10**8)
     assert not found.labels
     assert "without labels RankMe and alpha-ReQ only" in found.note
 
@@ -140,12 +140,12 @@ def test_without_labels_the_banner_says_what_is_left_out():
 )
 def test_wrong_values_are_named_in_one_line(values, labels, says):
     with pytest.raises(InputError, match=says) as error:
-        probing(config(**values), index(labels=labels), 10**6)
+        read_online_probe(config(**values), index(labels=labels), 10**6)
     assert "\n" not in str(error.value)
 
 
 def test_it_is_off_unless_asked_for():
-    assert probing(OmegaConf.create({"online_probe": False}), index(), 10**6) is None
+    assert read_online_probe(OmegaConf.create({"online_probe": False}), index(), 10**6) is None
 
 
 def test_features_that_are_not_finite_give_a_warning_and_no_metrics(monkeypatch, caplog):

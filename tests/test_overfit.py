@@ -13,11 +13,10 @@ from mimsuite.masked.losses import masked_error
 from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.samplers import RandomMask
 from mimsuite.metrics.psnr import visible_mean_loss
-from mimsuite.models.load import drops_patches, masked_model, normalizer
+from mimsuite.models.load import masked_model, normalizer
 from mimsuite.objectives.groups import param_groups
-from mimsuite.objectives.mim import predict
 from mimsuite.objectives.schedules import WarmupCosine
-from mimsuite.settings.model import for_objective, model_config
+from mimsuite.settings.model import masked_config, read_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -39,16 +38,16 @@ def make(overrides):
     """A fresh model as `mimsuite pretrain` with these arguments makes it, and the config."""
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         cfg = compose("pretrain", overrides)
-    config = model_config(cfg, None, overrides, (), (64, 64), 3)
+    config = read_model(cfg, None, overrides, (), image_size=(64, 64), channels=3)
     torch.manual_seed(0)
-    return masked_model(for_objective(config, cfg, None, overrides), None, cfg.head, ()).train(), cfg
+    return masked_model(masked_config(config, cfg, None, overrides), None, cfg.head, ()).train(), cfg
 
 
 def learn(model, cfg, lr):
     """300 steps of AdamW on the eight pictures."""
     pixels, draw = emoji(), masks(cfg, torch.Generator().manual_seed(1))
-    dropped = drops_patches(model.config)
-    groups = param_groups(model, weight_decay=0.05, decay_mask_token=model.config.model_type == "vit" and not dropped)
+    dropped = model.config.drops_patches
+    groups = param_groups(model, weight_decay=0.05, decay_mask_token=model.config.decays_mask_token)
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95 if dropped else 0.999))  # as published
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(steps=STEPS, warmup=STEPS // 20, start=1e-3))
     for _ in range(STEPS):
@@ -73,7 +72,7 @@ def figures(model, cfg, flat):
     target, kind = model.target.dense(pixels, model.head_stride), cfg.objective.loss
     model.eval()
     with torch.no_grad():
-        pairs = [(predict(model, pixels, m, kind)[0], flat(target, m, kind)) for m in (draw() for _ in range(DRAWS))]
+        pairs = [(model.predict(pixels, m, kind)[0], flat(target, m, kind)) for m in (draw() for _ in range(DRAWS))]
     return [float(torch.stack(column).mean()) for column in zip(*pairs, strict=True)]
 
 

@@ -1,24 +1,21 @@
 """Pictures: what stands in which cell, and curves from a run's figures."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from mimsuite import pictures
 from mimsuite.errors import InputError
 from mimsuite.masked.normalization import Normalize
-from mimsuite.pictures.sheets import (
-    Panel,
-    contact_sheet,
-    hog_glyphs,
-    principal_components,
-    reconstruction_sheet,
-    settings_sheet,
-    to_display,
-)
+from mimsuite.pictures.components import find_components
+from mimsuite.pictures.display import hog_glyphs, principal_components, to_display
+from mimsuite.pictures.sheets import Panel, contact_sheet, reconstruction_sheet, settings_sheet
 
 RNG = np.random.default_rng(0)
 MASK = np.array([[[1, 0], [0, 1]], [[0, 1], [0, 0]]], dtype=bool)
@@ -354,3 +351,39 @@ def test_pictures_import_neither_torch_nor_matplotlib():
     code = "import sys, mimsuite.pictures.sheets; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_principal_components_are_those_of_the_covariance_with_positive_largest_weights():
+    random = np.random.default_rng(3)
+    values = random.normal(size=(500, 5)) @ random.normal(size=(5, 5)) + 7
+    found = find_components(values.astype(np.float32), 3)
+    centred = values.astype(np.float32) - values.astype(np.float32).mean(0, dtype=np.float64)
+    _, lengths, axes = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(found.variances, lengths**2 / 500, rtol=1e-10)
+    np.testing.assert_allclose(np.abs(found.axes @ axes[:3].T), np.eye(3), atol=1e-8)
+    assert (found.axes[np.arange(3), np.abs(found.axes).argmax(1)] > 0).all()
+    np.testing.assert_allclose(found.scores, centred @ found.axes.T, atol=1e-12)
+    np.testing.assert_allclose((found.scores * found.spread(1e-9)).std(0), 0.2, atol=1e-12)
+
+
+def test_components_that_hardly_vary_are_not_spread():
+    values = np.zeros((50, 3))
+    values[:, 0] = RNG.normal(size=50)
+    values[:, 1] = RNG.normal(size=50) * 1e-8
+    assert (find_components(values, 3).spread(1e-6) > 0).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "home"),
+    [
+        (r"load_default|truetype", "palette.py"),
+        (r"#[0-9A-Fa-f]{6}|\(\d{2,3}, \d{2,3}, \d{2,3}\)", "palette.py"),
+        (r"\beigh\b|\bsvd\b|pca_lowrank", "components.py"),
+        (r"print_png|savefig|mkdir|\.save\((?!file)", "figures.py saving.py"),
+    ],
+)
+def test_colours_fonts_components_and_files_have_one_home(pattern, home):
+    """In a whole package of pictures; a colour that is written elsewhere would be a second palette."""
+    folder = Path(pictures.__file__).parent
+    found = {path.name for path in folder.glob("*.py") if re.search(pattern, path.read_text())}
+    assert found == set(home.split())

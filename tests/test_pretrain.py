@@ -365,7 +365,7 @@ def test_a_convolutional_run_starts_from_another(convolutional, tmp_path):
 
 def test_weights_of_another_family_are_refused(convolutional, tmp_path):
     family, out, _ = convolutional
-    with pytest.raises(InputError, match=f"holds a {family}, but model= names a vit; leave model= out"):
+    with pytest.raises(InputError, match=f"holds a {family}, but model= names a vit; remove model="):
         pretrain(tmp_path / "next", init=str(out), model="vit_nano")
 
 

@@ -10,12 +10,12 @@ from hydra import compose, initialize_config_dir
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
+from mimsuite.masked.samplers import make_samplers
 from mimsuite.models.load import masked_model
-from mimsuite.runs.life import prefer_given
-from mimsuite.runs.trainer import decays_mask_token, mask_samplers
-from mimsuite.settings.combinations import check_combination, check_ratio, mask_cell
-from mimsuite.settings.model import for_objective, model_config
-from mimsuite.settings.read import budget, geometry, warmup_steps
+from mimsuite.settings.budget import read_budget, warmup_steps
+from mimsuite.settings.combinations import hidden_range
+from mimsuite.settings.pretrain import read_pretrain
+from mimsuite.settings.training import prefer_given
 
 IMAGENET = 1_281_167
 OF_FINETUNE = ("finetune_", "scratch")  # tests/test_finetune_recipes.py
@@ -40,22 +40,13 @@ def composed(name, *overrides):
 
 
 def decided(name, side=400):
-    """Config, model config, geometry and budget, as `pretrain` decides them for ImageNet."""
+    """Config, model config, geometry and budget, as `pretrain` reads them for ImageNet."""
+    index = SimpleNamespace(image_size=(side, side), channels=3, num_samples=lambda part: IMAGENET, select=str)
     cfg = composed(name)
-    draft = model_config(cfg, None, [], ())
-    check_combination(cfg, draft)
-    index = SimpleNamespace(image_size=(side, side), channels=3)
-    native = getattr(draft, "image_size", None)
-    geo = geometry(
-        cfg,
-        index,
-        native=None if native is None else (native, native),
-        stride=draft.stride,
-        cell=mask_cell(draft.mask_stride, cfg.objective.target),
-        drops=cfg.objective.mask_mode == "drop",
-    )
-    config = model_config(cfg, None, [], (), geo.image_size, geo.channels)
-    return cfg, for_objective(config, cfg, None, []), geo, budget(cfg, IMAGENET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mimsuite.settings.training.open_data", lambda data: index)
+        settings = read_pretrain(cfg, [])
+    return cfg, settings.model, settings.geometry, settings.budget
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -65,7 +56,7 @@ def test_an_experiment_builds(name):
         model = masked_model(config, None, cfg.head, ())
         pixels = torch.zeros(2, 3, *geo.image_size)
     units = geo.image_size[0] // geo.mask_unit
-    (sampler, *_) = mask_samplers(cfg, (), geo.drops)
+    (sampler, *_) = make_samplers(cfg.mask, (), geo.drops)
     mask = sampler((units, units), torch.Generator().manual_seed(0))[None].expand(2, -1, -1)
     assert model.masked_loss(pixels, mask.to("meta"), int(mask[0].sum()), cfg.objective.loss).shape == ()
 
@@ -87,12 +78,12 @@ def test_a_published_recipe_has_the_published_numbers(name):
     for step, factor in zip((0, pace.steps // 2, pace.steps - 1), factors, strict=True):
         assert factor is None or schedule(step) == pytest.approx(factor, abs=1e-12)
     assert schedule(pace.warmup) == pytest.approx(1)
-    assert (check_ratio(cfg, geo.units, geo.drops), geo.units) == ((hidden, hidden), units)
+    assert (hidden_range(cfg, geo.units, geo.drops), geo.units) == ((hidden, hidden), units)
     assert cfg.augment.scale[0] == crop
     assert cfg.augment.flip == 0.5
     assert cfg.trainer.clip == clip
     assert cfg.optim.weight_decay == 0.05
-    assert decays_mask_token(config) == decay
+    assert config.decays_mask_token == decay
 
 
 def test_simmim_multiplies_the_rate_by_a_tenth_at_epoch_700():
@@ -125,7 +116,7 @@ def test_the_light_decoder_has_one_block_with_heads_of_64():
 
 def test_epochs_of_a_recipe_can_be_cut_and_all_shares_stay():
     cfg = composed("simmim_vit_base_800ep", "epochs=80")
-    pace = budget(cfg, IMAGENET)
+    pace = read_budget(cfg, IMAGENET)
     schedule = instantiate(cfg.schedule, (), steps=pace.steps, warmup=pace.warmup)
     assert (pace.steps, pace.warmup) == (80 * 625, 625)
     assert [schedule(70 * 625 - 1), schedule(70 * 625)] == pytest.approx([1, 0.1])
@@ -144,7 +135,7 @@ def test_another_warm_up_is_refused(value):
 
 def test_steps_of_the_command_line_win_over_epochs_of_an_experiment():
     cfg = composed("mae_vit_base_800ep", "steps=5")
-    prefer_given(cfg, ["experiment=mae_vit_base_800ep", "steps=5"])
+    cfg = prefer_given(cfg, ["experiment=mae_vit_base_800ep", "steps=5"])
     assert (cfg.steps, cfg.epochs) == (5, None)
 
 

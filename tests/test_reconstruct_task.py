@@ -266,7 +266,7 @@ def test_the_colours_of_a_comparison_come_from_what_is_visible_under_every_mask(
         (3, [0, 1.5, 2], "is not three channel numbers from 0 to 2"),
         (3, "rgb", "channels_shown=rgb is not three channel numbers"),
         (1, [0, 1, 2], r"from 0 to 0; use such as channels_shown=\[0,0,0\]$"),
-        (2, "pca", "channels_shown=pca takes 3 channels or more, and there are 2; leave it out"),
+        (2, "pca", "channels_shown=pca takes 3 channels or more, and the images have 2; remove channels_shown="),
     ],
 )
 def test_channels_that_are_not_there_are_refused_in_one_line(channels, shown, message, make, tmp_path):

@@ -8,13 +8,13 @@ import torch
 
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import masked_error
+from mimsuite.masked.modes import MODES
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import TARGETS, hog
 from mimsuite.metrics.psnr import hidden_psnr
 from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
-from mimsuite.objectives.mim import predict
+from mimsuite.pictures.display import Components, hog_glyphs, principal_components, to_display
 from mimsuite.pictures.reconstruction import WORDS, Reconstruction, colour_words, reconstruct
-from mimsuite.pictures.sheets import MODES, Components, hog_glyphs, principal_components, to_display
 
 NAMES = tuple(TARGETS)
 MODE_OF = {"pixels": "raw", "norm_pixels": "predicted_stats", "hog": "orientations"}
@@ -54,7 +54,7 @@ def oracle(target, change=0.0):
 
 
 def draw(name, images=None, mask=None, run=None, **options):
-    target = TARGETS[name]
+    target = TARGETS[name]()
     images = pictures() if images is None else images
     mask = some_mask(len(images)) if mask is None else mask
     return reconstruct(run or oracle(target), target, CELL, Normalize(MEAN, STD), images, mask, **options)
@@ -77,7 +77,7 @@ def test_arrays_of_every_mode_have_their_shapes(name):
 
 @pytest.mark.parametrize("name", ["pixels", "norm_pixels"])
 def test_pictures_of_pixels_are_the_images_and_their_psnr(name):
-    found, images, mask = draw(name, run=oracle(TARGETS[name], 0.1)), pictures(), some_mask()
+    found, images, mask = draw(name, run=oracle(TARGETS[name](), 0.1)), pictures(), some_mask()
     assert found.images is None
     np.testing.assert_array_equal(found.original, shown(images))
     drawn = torch.from_numpy(found.prediction).permute(0, 3, 1, 2) / 255
@@ -101,7 +101,7 @@ def test_a_perfect_prediction_of_normalised_pixels_is_the_image_where_it_is_visi
 
 def test_of_orientations_the_glyphs_are_shown_beside_the_images():
     images = pictures()
-    change = oracle(TARGETS["hog"], 0.25)
+    change = oracle(TARGETS["hog"](), 0.25)
     found = draw("hog", images, run=change)
     assert found.psnr is None
     np.testing.assert_array_equal(found.images, shown(images))
@@ -131,7 +131,7 @@ def drawn_with(monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_footer_names_mode_mask_and_loss_and_captions_the_psnr(name, monkeypatch):
     given = drawn_with(monkeypatch)
-    found = draw(name, run=oracle(TARGETS[name], 0.1))
+    found = draw(name, run=oracle(TARGETS[name](), 0.1))
     found.sheet("the title")
     assert given["title"] == "the title"
     assert given["footer"].startswith(f"mode {MODE_OF[name]}")
@@ -167,7 +167,7 @@ def test_an_image_of_which_nothing_is_hidden_has_no_psnr(monkeypatch):
 @pytest.mark.parametrize("kind", ["l1", "mse"])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_of_an_image_is_that_of_the_image_alone(name, kind):
-    target, images, mask = TARGETS[name], pictures(), some_mask()
+    target, images, mask = TARGETS[name](), pictures(), some_mask()
 
     def run(pixels, mask, kind):
         wanted = target.dense(pixels, CELL)
@@ -218,16 +218,15 @@ def drawn_of_two(name, family, mode, colours=False):
     network, mask = model(name, family), some_mask()
     mask[0, 1, 2] = True  # the same number in every image, as dropping needs it
 
-    def run(pixels, mask, kind):
-        return predict(network, pixels, mask, kind)
-
     one, hidden = pictures(), on_pixels(mask)[:, None]
     other = torch.where(hidden, pictures(seed=1) // 2, one)
     normalize = Normalize(MEAN, STD)
 
     def draw(images):
         shown = principal_components(normalize(images).numpy(), MEAN, STD, mask.numpy()) if colours else None
-        return reconstruct(run, network.target, network.head_stride, normalize, images, mask, mode=mode, shown=shown)
+        return reconstruct(
+            network.predict, network.target, network.head_stride, normalize, images, mask, mode=mode, shown=shown
+        )
 
     return draw(one), draw(other)
 
@@ -269,8 +268,8 @@ def test_a_perfect_prediction_of_normalised_pixels_is_the_image_with_oracle_stat
 
 def test_normalised_pixels_are_shown_as_they_are_predicted_in_the_mode_raw():
     images = pictures()
-    found = draw("norm_pixels", images, run=oracle(TARGETS["norm_pixels"], 0.5), mode="raw")
-    wanted = TARGETS["norm_pixels"].dense(Normalize(MEAN, STD)(images), CELL).numpy()
+    found = draw("norm_pixels", images, run=oracle(TARGETS["norm_pixels"](), 0.5), mode="raw")
+    wanted = TARGETS["norm_pixels"]().dense(Normalize(MEAN, STD)(images), CELL).numpy()
     np.testing.assert_array_equal(found.images, shown(images))
     np.testing.assert_array_equal(found.original, to_display(wanted, MEAN, STD))
     np.testing.assert_array_equal(found.prediction, to_display(wanted + 0.5, MEAN, STD))
@@ -308,7 +307,7 @@ def test_a_mode_of_another_target_is_refused(name, mode, message):
 @pytest.mark.parametrize("name", NAMES)
 def test_visible_pixels_of_the_picture_are_not_pasted_in(name):
     """The prediction is the model's, also where it could have seen the answer."""
-    target = TARGETS[name]
+    target = TARGETS[name]()
 
     def run(pixels, mask, kind):
         zero = torch.zeros_like(target.dense(pixels, CELL))
@@ -324,7 +323,7 @@ def test_visible_pixels_of_the_picture_are_not_pasted_in(name):
 def test_images_of_16_bits_are_shown_at_8():
     images = pictures().to(torch.int32) * 257
     found = reconstruct(
-        oracle(TARGETS["pixels"]), TARGETS["pixels"], CELL, Normalize(MEAN, STD, 65535), images, some_mask()
+        oracle(TARGETS["pixels"]()), TARGETS["pixels"](), CELL, Normalize(MEAN, STD, 65535), images, some_mask()
     )
     np.testing.assert_array_equal(found.original, shown(pictures()))
 
@@ -334,7 +333,7 @@ def test_nothing_of_a_reconstruction_needs_a_gradient(name):
     weight = torch.nn.Parameter(torch.ones(()))
 
     def run(pixels, mask, kind):
-        return weight, TARGETS[name].dense(pixels, CELL) * weight
+        return weight, TARGETS[name]().dense(pixels, CELL) * weight
 
     found = draw(name, run=run)
     assert isinstance(found, Reconstruction)

@@ -7,12 +7,16 @@ import pytest
 from omegaconf import OmegaConf
 
 from mimsuite.errors import InputError
-from mimsuite.runs.folder import RunFolder, check_out, environment, redact, speak
+from mimsuite.runs.console import speak
+from mimsuite.runs.environment import environment
+from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.secrets import redact
+from mimsuite.settings.outputs import check_run_folder
 
 
 def test_an_absent_and_an_empty_folder_are_fine(tmp_path):
-    assert check_out(tmp_path / "new") is False
-    assert check_out(tmp_path) is False
+    assert check_run_folder(tmp_path / "new") is False
+    assert check_run_folder(tmp_path) is False
 
 
 @pytest.mark.parametrize(("resume", "goes_on"), [(False, " resume=true to go on,"), (None, "")])
@@ -43,7 +47,7 @@ def test_overwrite_refuses_a_folder_with_foreign_names(tmp_path):
 def test_a_file_as_out_is_refused(tmp_path):
     (tmp_path / "x").write_text("file")
     with pytest.raises(InputError, match="is a file"):
-        check_out(tmp_path / "x", overwrite=True)
+        check_run_folder(tmp_path / "x", overwrite=True)
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
@@ -55,12 +59,12 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 def test_resume_needs_a_run(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds no config.yaml"):
-        check_out(tmp_path, resume=True)
+        check_run_folder(tmp_path, resume=True)
 
 
 def test_resume_and_overwrite_contradict(tmp_path):
     with pytest.raises(InputError, match="contradict"):
-        check_out(tmp_path, resume=True, overwrite=True)
+        check_run_folder(tmp_path, resume=True, overwrite=True)
 
 
 def test_describe_writes_what_repeats_the_run(tmp_path):

@@ -1,6 +1,7 @@
 """The shape of the project: imports run downwards, cheap imports stay cheap, packages are shipped, names agree."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -81,6 +82,73 @@ def test_rooms_import_downwards():
 
 def test_the_top_of_the_package_holds_at_most_25_names():
     assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 25
+
+
+def test_no_file_is_long():
+    long = {name: len(path.read_text().splitlines()) for name, path in modules()}
+    assert not {name: lines for name, lines in long.items() if lines > 450}
+    tasks = {name: lines for name, lines in long.items() if name.startswith("tasks.") and name != "tasks.doctor"}
+    assert max(tasks.values()) <= 200, tasks
+
+
+def parameters(path):
+    """`function: parameter: annotation` of every parameter in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            name = getattr(node, "name", "lambda")
+            for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+                yield name, argument.arg, ast.unparse(argument.annotation) if argument.annotation else ""
+
+
+def test_configs_are_read_in_settings_only():
+    """Below them a DictConfig is a group that is handed to `instantiate`; tasks hand theirs to settings at once."""
+    groups = {
+        ("callbacks.context", "nodes"),
+        ("models.load", "head"),
+        ("masked.samplers", "node"),
+        ("runs.loggers", "nodes"),
+    }
+    found = {
+        (name, parameter)
+        for name, path in modules()
+        if room(name) not in ("config", "settings", "app")
+        for function, parameter, annotation in parameters(path)
+        if "DictConfig" in annotation and not (room(name) == "tasks" and function == "run")
+    }
+    assert found <= groups, found - groups
+
+
+def test_only_one_function_writes_into_a_config():
+    writers = {
+        name
+        for name, path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Attribute) and ast.unparse(node) in ("OmegaConf.update", "OmegaConf.set_struct"))
+        or (
+            isinstance(node, (ast.Assign, ast.AugAssign)) and "cfg." in ast.unparse(getattr(node, "targets", [node])[0])
+        )
+    }
+    assert writers == {"settings.resolve"}
+
+
+def test_nobody_outside_asks_for_the_family():
+    wrong = [
+        f"{name}: {line.strip()}"
+        for name, path in modules()
+        if room(name) not in ("encoders", "models")
+        for line in path.read_text().splitlines()
+        if re.search(r"model_type [!=]=|hasattr\((config|self\.config|model\.config)\b", line)
+    ]
+    assert not wrong
+
+
+def test_files_are_replaced_by_one_writer():
+    users = {
+        name
+        for name, path in modules()
+        if re.search(r"os\.(replace|rename)\(|\.(replace|rename)\(path", path.read_text())
+    }
+    assert {room(name) for name in users} <= {"data"}, users
 
 
 def test_no_module_takes_the_place_of_a_task():

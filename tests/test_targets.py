@@ -153,7 +153,7 @@ def test_statistics_of_cells_that_do_not_tile_the_image_are_refused():
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", TARGETS)
 def test_cells_are_cut_out_of_the_whole_target(name, cell):
-    target, pixels = TARGETS[name], noise(3, 4, 32, 48)
+    target, pixels = TARGETS[name](), noise(3, 4, 32, 48)
     grid = (32 // cell[0], 48 // cell[1])
     where = (torch.rand(3, *grid, generator=generator()) < 0.5).nonzero(as_tuple=True)
     dense = target.dense(pixels, cell)
@@ -174,7 +174,7 @@ def test_cells_are_cut_out_of_the_whole_target(name, cell):
 )
 @pytest.mark.parametrize("name", TARGETS)
 def test_half_types_are_cast_up_before_they_are_computed_with(name, given, wanted):
-    target, pixels = TARGETS[name], noise(2, 3, 16, 16).to(given)
+    target, pixels = TARGETS[name](), noise(2, 3, 16, 16).to(given)
     where = tuple(torch.zeros(3, 1, dtype=torch.int64))
     dense, cells = target.dense(pixels, (8, 8)), target.cells(pixels, (2, 2), where)
     assert dense.dtype == cells.dtype == wanted
@@ -183,7 +183,7 @@ def test_half_types_are_cast_up_before_they_are_computed_with(name, given, wante
 
 
 def test_targets_change_no_pixels():
-    for target in TARGETS.values():
+    for target in (make() for make in TARGETS.values()):
         pixels = noise(1, 3, 16, 16)
         before = pixels.clone()
         target.dense(pixels, (8, 8))
@@ -316,9 +316,9 @@ def test_a_mask_of_numbers_is_one_of_truths():
 def test_orientations_are_no_picture():
     pixels = noise(1, 3, 16, 16)
     assert HOG().picture(hog(pixels), pixels, torch.zeros(1, 2, 2, dtype=torch.bool), (8, 8)) is None
-    assert {name: target.mode for name, target in TARGETS.items()} == {
+    assert {name: make().mode for name, make in TARGETS.items()} == {
         "pixels": "raw",
         "norm_pixels": "predicted_stats",
         "hog": "orientations",
     }
-    assert [target.name for target in TARGETS.values()] == list(TARGETS)
+    assert [make().name for make in TARGETS.values()] == list(TARGETS)

@@ -1,4 +1,4 @@
-"""How batches reach a training run and an evaluation: loaders over the plan, and over a split once."""
+"""How batches reach a training run and an evaluation: loaders over the order of a run, and over a split once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Item = tuple[int, int, int]  # (epoch, number of the sample, optimizer step)
 
 
 class BatchLoader(DataLoader[Any]):
-    """A `DataLoader` that raises here, with its own one-line message, the error that a worker met."""
+    """A `DataLoader` that raises the error of a worker here, with its own one-line message."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yields batches.
@@ -50,7 +50,7 @@ class StepBatches(Sampler[list[Item]]):
 
     def __init__(
         self,
-        plan: BatchOrder,
+        order: BatchOrder,
         *,
         steps: int,
         micro: int,
@@ -58,7 +58,7 @@ class StepBatches(Sampler[list[Item]]):
         place: tuple[int, int],
         start: Callable[[], int],
     ) -> None:
-        self._plan, self._steps, self._micro, self._start = plan, steps, micro, start
+        self._order, self._steps, self._micro, self._start = order, steps, micro, start
         self._place, self._share = place, batch // place[1]
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class StepBatches(Sampler[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         """Yields lists of (epoch, number, step)."""
         first_step = self._start()
-        for step, (epoch, numbers) in enumerate(self._plan.batches(first_step, self._steps, *self._place), first_step):
+        for step, (epoch, numbers) in enumerate(self._order.batches(first_step, self._steps, *self._place), first_step):
             items = [(epoch, number, step) for number in numbers.tolist()]
             for first in range(0, self._share, self._micro):
                 yield items[first : first + self._micro]
@@ -95,9 +95,9 @@ class FixedBatches(Sampler[list[Item]]):
 
 
 class ImageData(lightning.LightningDataModule):
-    """Batches of a run: training batches by the plan, validation batches with fixed crops and masks.
+    """Batches of a run: training batches in the order of the run, validation batches with fixed crops and masks.
 
-    A trainer must not put its own sampler in (`use_distributed_sampler=False`): the plan knows the ranks.
+    A trainer must not put its own sampler in (`use_distributed_sampler=False`): the order knows the ranks.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ImageData(lightning.LightningDataModule):
         val: Samples | None = None,
         val_keys: bool = False,
     ) -> None:
-        """Makes the plan of the run; reads no image.
+        """Sets the order of the run; reads no image.
 
         Args:
             index: the data set.
@@ -154,7 +154,7 @@ class ImageData(lightning.LightningDataModule):
             Collate(m, grid, classes, keys) for m, keys in ((masks, False), (masks[:1], val_keys), ((), False))
         )
         self._train = index.records(index.select("train")) if train is None else train
-        self.plan = BatchOrder(self._train.sizes, batch, seed, lanes, window)
+        self.order = BatchOrder(self._train.sizes, batch, seed, lanes, window)
         curve = index.records(index.select("curve")) if val is None else val
         self._val = curve.take(curve.smallest(val_limit, _SALT_VAL)[:val_limit])
 
@@ -174,7 +174,7 @@ class ImageData(lightning.LightningDataModule):
             )
         reader = ImageReader(self._index, self._train, self._train_transform, seed=self._seed, labels=self._labels)
         batches = StepBatches(
-            self.plan,
+            self.order,
             steps=self._steps,
             micro=self._micro,
             batch=self._batch,

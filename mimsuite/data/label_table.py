@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.data.hashing import hash_key, mix, splitmix64
-from mimsuite.data.index import DataIndex, Samples, Shard, check_key, read_member
+from mimsuite.data import members
+from mimsuite.data.hashing import mix, splitmix64
+from mimsuite.data.index import DataIndex, Samples, Shard
 from mimsuite.data.labels import Label, parse_label
-from mimsuite.data.sources import ShardFiles
-from mimsuite.data.tar import BLOCK, printable, split_name
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.address import store_of
+from mimsuite.data.tar import printable, split_name
 from mimsuite.errors import InputError
-
-LabelKind = Literal["classes", "multilabel", "regression"]
+from mimsuite.words import MOST_CLASSES, LabelKind
 
 _SALT = 0x53484152
-_MOST_CLASSES = 1 << 20  # a larger number is hardly meant as a class
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,10 @@ def read_label(files: ShardFiles, shard: Shard, row: np.void, key: str, num_clas
         InputError: no label, or a wrong one.
         RunError: the shard cannot be read.
     """
-    offset, header, size = (int(row[f"label_{field}"]) for field in ("offset", "header", "size"))
-    if not header:
+    member = members.read_label(files, shard, row)
+    if member is None:
         raise _unlabelled(key, shard)
-    name, data = read_member(files, shard, offset, header, size)
-    return _parse(data, split_name(name)[1], key, shard, num_classes)
+    return _parse(member.data, member.ending, key, shard, num_classes)
 
 
 def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
@@ -69,14 +67,13 @@ def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
         RunError: a shard cannot be read, or is not the one that was indexed.
     """
     classes = len(index.classes) if index.classes else None
-    files = ShardFiles()
-    columns = (samples.column(name).tolist() for name in ("key", "label_offset", "label_header", "label_size"))
+    files = ShardFiles(store_of(index.root))
     labels = list[Label]()
-    for number, (shard, identity, offset, header, size) in enumerate(zip(_shards(samples), *columns, strict=True)):
-        if not header:
-            raise _unlabelled(_key_of(files, samples, number), shard)
-        key, ending, data = _label_member(files, shard, identity, (offset, header, size))
-        labels.append(_parse(data, ending, key, shard, classes))
+    for number, (shard, member) in enumerate(members.read_labels(files, samples)):
+        if member is None:
+            raise _unlabelled(members.read_key(files, *samples[number]), shard)
+        key, ending = split_name(member.name)
+        labels.append(_parse(member.data, ending, key, shard, classes))
     return labels
 
 
@@ -91,7 +88,7 @@ def label_facts(index: DataIndex, labels: Sequence[Label]) -> LabelFacts:
     """
     kinds = {type(label) for label in labels}
     if not labels:
-        raise InputError(f"data {index.root}: there are no labels, for no images were chosen; choose some")
+        raise InputError(f"data {index.root}: no images were chosen, so there are no labels; choose some")
     if tuple in kinds and len(kinds) > 1:
         raise InputError(
             f"data {index.root}: labels are lists in some samples and single numbers in others; use one form"
@@ -176,42 +173,12 @@ def class_name(number: int, names: Sequence[str] | None) -> str:
 
 def _count(index: DataIndex, found: list[int]) -> NDArray[np.int64]:
     largest = max(found, default=0)
-    if largest >= _MOST_CLASSES:
+    if largest >= MOST_CLASSES:
         raise InputError(
-            f"data {index.root}: label {largest} is no number of a class (0 to {_MOST_CLASSES - 1}); number the "
+            f"data {index.root}: label {largest} is not a class (0 to {MOST_CLASSES - 1}); number the "
             'classes from 0, or write numbers to be predicted as decimals ({"label": 3.0})'
         )
     return np.bincount(np.array(found, dtype=np.int64), minlength=len(index.classes or ()))
-
-
-def _shards(samples: Samples) -> Iterator[Shard]:
-    """The shard of each sample."""
-    for shard, size in zip(samples.shards, samples.sizes.tolist(), strict=True):
-        for _ in range(size):
-            yield shard
-
-
-def _key_of(files: ShardFiles, samples: Samples, number: int) -> str:
-    shard, row = samples[number]
-    place = (int(row[f"image_{field}"]) for field in ("offset", "header", "size"))
-    return split_name(read_member(files, shard, *place)[0])[0]
-
-
-def _label_member(
-    files: ShardFiles, shard: Shard, identity: int, place: tuple[int, int, int]
-) -> tuple[str, str, bytes]:
-    """Key, ending and bytes of a label whose sample has this hashed key."""
-    offset, header, size = place
-    if header == BLOCK <= offset <= shard.bytes - size:
-        # A name that lies whole in its block, as most do, needs no parser: that it hashes to the key proves it.
-        data = files.read(shard.path, offset - header, header + size)
-        key, ending = split_name(data[:100].rstrip(b"\0").decode("utf-8", "surrogateescape"))
-        if hash_key(key) == identity:
-            return key, ending, data[header:]
-    name, data = read_member(files, shard, *place)
-    key, ending = split_name(name)
-    check_key(shard, offset, key, identity)
-    return key, ending, data
 
 
 def _parse(data: bytes, ending: str, key: str, shard: Shard, num_classes: int | None) -> Label:

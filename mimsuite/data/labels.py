@@ -39,12 +39,12 @@ def parse_label(payload: bytes, ending: str, key: str, num_classes: int | None) 
     if ending == "cls":
         text = payload.strip()
         if not re.fullmatch(rb"[+-]?\d{1,18}", text):
-            raise InputError(f"label of {key} is {_show(payload)}, not an integer; mend {key}.cls")
+            raise InputError(f"label of {key} is {_show(payload)}, not an integer; fix {key}.cls")
         return _class(int(text), key, num_classes)
     try:
         value = json.loads(payload)["label"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f'{key}.json is {_show(payload)}, not {{"label": ...}}; mend it') from None
+        raise InputError(f'{key}.json is {_show(payload)}, not {{"label": ...}}; fix it') from None
     if isinstance(value, float):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -57,7 +57,7 @@ def parse_label(payload: bytes, ending: str, key: str, num_classes: int | None) 
 def _class(value: int, key: str, num_classes: int | None) -> int:
     if value < 0 or (num_classes is not None and value >= num_classes):
         allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1} (the data set's classes)"
-        raise InputError(f"label of {key} is {value}; allowed is {allowed}; mend the label or classes.txt")
+        raise InputError(f"label of {key} is {value}; allowed is {allowed}; fix the label or classes.txt")
     return value
 
 

@@ -6,11 +6,16 @@ import hashlib
 import logging
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
-from mimsuite.data.index import DataIndex, open_index
-from mimsuite.data.sources import is_image_folder
-from mimsuite.data.storage import cache_folder
+from mimsuite.data.index import DataIndex
+from mimsuite.data.index_json import FORMAT, INDEX, JOURNAL, read_index, write_index
+from mimsuite.data.scan import build_index
+from mimsuite.data.sources import INFO, find_shards, is_image_folder
+from mimsuite.data.storage import cache_folder, move_folder
+from mimsuite.data.stores.address import absolute, store_of
+from mimsuite.errors import InputError
 
 log = logging.getLogger("mimsuite")
 
@@ -18,7 +23,7 @@ EMBEDDED = Path(__file__).parent / "emoji-64"
 
 
 def open_data(data: str | None) -> DataIndex:
-    """Opens a data set and says what it took where that is not obvious.
+    """Opens a data set, and logs what it took where that is not obvious.
 
     Args:
         data: a packed folder, a folder of tar shards, a brace pattern, an image folder, or None for `emoji-64`.
@@ -34,12 +39,38 @@ def open_data(data: str | None) -> DataIndex:
     return open_index(str(data))
 
 
+def open_index(data: str, cache: Path | None = None) -> DataIndex:
+    """Opens a set of shards, and checks the size of each.
+
+    Args:
+        data: a packed folder (with `index.json`), any folder of tar shards, a pattern `dir/{000..012}.tar`,
+            or a .tar file.
+        cache: where the index of shards without one is kept; default: `mimsuite` in the user's cache
+            directory. A scan of the headers makes it on first use, and again when a size or time has changed.
+
+    Raises:
+        InputError: missing, unreadable, empty, cut or damaged; shard and offset are named.
+    """
+    folder, store = absolute(data), store_of(data)
+    if store.is_file(os.path.join(folder, INDEX)):
+        return _check_sizes(read_index(Path(folder)))
+    if store.is_file(os.path.join(folder, JOURNAL)):
+        raise InputError(f"data={data} holds a half-finished pack; run the same `mimsuite pack` again to finish it")
+    if is_image_folder(data):
+        raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
+    root, paths = find_shards(data)
+    entry = (cache or cache_folder()) / "index" / _fingerprint_of_shards(paths, root / INFO)
+    if not store.is_file(str(entry / INDEX)):
+        _scan_into(entry, root, paths)
+    return read_index(entry, root)
+
+
 def packed(source: Path) -> Path:
     """The shards of an image folder in the user's cache; packed on first use and when a file changed."""
     from mimsuite.data.packing.pack import pack
 
     folder = cache_folder() / "packed" / fingerprint(source)
-    if not (folder / "index.json").is_file():
+    if not store_of(str(folder)).is_file(str(folder / INDEX)):
         log.info(
             "data=%s is a folder of images: packing it to %s (once; `mimsuite pack` chooses the place)",
             source,
@@ -49,10 +80,7 @@ def packed(source: Path) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         try:
             pack(source, part)
-            part.rename(folder)
-        except OSError:
-            if not (folder / "index.json").is_file():  # otherwise another process was faster
-                raise
+            move_folder(part, folder, INDEX)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -60,10 +88,53 @@ def packed(source: Path) -> Path:
 
 def fingerprint(source: Path) -> str:
     """A name that changes when a file below `source` is added, removed or changed."""
-    digest = hashlib.sha256(str(source.resolve()).encode())
-    for folder, folders, files in os.walk(source):
-        folders.sort()
-        for name in sorted(files):
-            stat = os.stat(os.path.join(folder, name))
-            digest.update(f"{folder}\0{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    digest, store = hashlib.sha256(str(source.resolve()).encode()), store_of(str(source))
+    for folder, names in store.walk(str(source)):
+        for name in names:
+            size, version = store.stat(os.path.join(folder, name))
+            digest.update(f"{folder}\0{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
+
+
+def _fingerprint_of_shards(paths: list[Path], info: Path) -> str:
+    digest, store = hashlib.sha256(FORMAT.encode()), store_of(str(info))
+    for path in [*paths, *([info] if store.is_file(str(info)) else [])]:
+        try:
+            size, version = store.stat(str(path))
+        except OSError as error:
+            raise InputError(
+                f"shard {path} cannot be read ({error.strerror}); check the path and its rights"
+            ) from error
+        digest.update(f"{path}\0{size}\0{version}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def _check_sizes(index: DataIndex) -> DataIndex:
+    store = store_of(index.root)
+    for shard in (s for shards in index.splits.values() for s in shards):
+        try:
+            size = store.stat(shard.path).size
+        except OSError as error:
+            raise InputError(f"shard {shard.path} cannot be read ({error.strerror}); copy it again") from error
+        if size != shard.bytes:
+            what = f"cut at offset {size}" if size < shard.bytes else "changed"
+            raise InputError(
+                f"shard {shard.path} is {what}: {size} bytes, index.json says {shard.bytes}; copy it again"
+            )
+    return index
+
+
+def _scan_into(entry: Path, root: Path, paths: list[Path]) -> None:
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=entry.parent, prefix=".scan-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"the index of {root} cannot be kept in {entry.parent} ({error.strerror}); "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+    with temporary as name:
+        made = Path(name) / "entry"
+        made.mkdir()
+        write_index(made, build_index(root, paths, made, {}))
+        move_folder(made, entry, INDEX)

@@ -38,7 +38,7 @@ class BatchOrder:
         lanes: int = 1,
         window: int = 16,
     ) -> None:
-        """Makes the plan of a split.
+        """Sets the order of a split.
 
         Args:
             shard_sizes: samples per shard, in the order of the split.

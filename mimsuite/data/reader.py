@@ -1,4 +1,4 @@
-"""What one sample is: picture, id, label and seed, read from a shard. A map-style dataset over a split."""
+"""What one sample is: image, id, label and seed, read from a shard. A map-style dataset over a split."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch.utils.data import Dataset
 from mimsuite.data.augment.crop import Transform
 from mimsuite.data.hashing import mix
 from mimsuite.data.images.decode import DecodeError, conform, open_image
-from mimsuite.data.index import DataIndex, Samples, check_key, read_member
+from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.label_table import read_label
 from mimsuite.data.labels import Label
-from mimsuite.data.sources import ShardFiles
-from mimsuite.data.tar import split_name
+from mimsuite.data.members import checked_id, read_image
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError, RunError
 from mimsuite.types import BadSample
 
@@ -31,7 +32,7 @@ class Sample(NamedTuple):
         id: the hash of the key, as int64.
         seed: what everything random about it is drawn from; in evaluation it depends on the key alone.
         label: None where none are asked for.
-        bad: the samples that this one stands in for.
+        bad: the undecodable samples that this one replaces.
         shared: what is drawn once for all samples of an optimizer step is drawn from this.
         key: the sample's name.
     """
@@ -50,7 +51,7 @@ Failure = InputError | RunError
 
 
 class ImageReader(Dataset[Sample | Failure]):
-    """Samples addressed by (epoch, number, optimizer step). It holds no state but open files."""
+    """Samples addressed by (epoch, number, optimizer step); keeps nothing but open files."""
 
     def __init__(
         self, index: DataIndex, samples: Samples, transform: Transform, *, seed: int | None, labels: bool
@@ -60,14 +61,14 @@ class ImageReader(Dataset[Sample | Failure]):
         Args:
             index: gives channels, dtype and the number of classes.
             samples: the samples, numbered from 0.
-            transform: makes the pictures.
+            transform: crops and augments the images.
             seed: of the run; None draws everything from the key alone, the same in each epoch and run.
             labels: whether labels are read; every sample must then have one.
         """
         self._samples, self._transform, self._seed, self._labels = samples, transform, seed, labels
         self._channels, self._dtype = index.channels, index.dtype
         self._classes = len(index.classes) if index.classes else None
-        self._files = ShardFiles()
+        self._files = ShardFiles(store_of(index.root))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -92,15 +93,13 @@ class ImageReader(Dataset[Sample | Failure]):
 
     def _read(self, epoch: int, number: int, bad: list[BadSample]) -> Sample | None:
         shard, row = self._samples[number]
-        offset, header, size = (int(row[f"image_{field}"]) for field in ("offset", "header", "size"))
-        name, data = read_member(self._files, shard, offset, header, size)
-        key = split_name(name)[0]
-        identity = int(row["key"])
-        check_key(shard, offset, key, identity)
+        member = read_image(self._files, shard, row)
+        key = member.key
+        identity = checked_id(shard, row, key)
         seed = mix(identity) if self._seed is None else mix(self._seed, epoch, identity)
         generator = torch.Generator().manual_seed(mix(seed, _AUGMENT))
         try:
-            image = open_image(data)
+            image = open_image(member.data)
             box = self._transform.box(image.height, image.width, generator)
             pixels = conform(image.pixels(box, self._transform.size), self._channels, self._dtype)
         except DecodeError as error:
@@ -112,6 +111,6 @@ class ImageReader(Dataset[Sample | Failure]):
 
 
 def too_many(bad: list[BadSample]) -> InputError:
-    """The error that says that these samples are too many; it names the first three."""
+    """The error for too many undecodable samples; it names the first three."""
     first = "; ".join(f"{b.key} in {b.shard}: {b.reason}" for b in bad[:3])
     return InputError(f"{len(bad)} images in a row cannot be decoded: {first}; check the files, or pack them again")

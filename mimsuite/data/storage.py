@@ -1,13 +1,17 @@
-"""Where bytes lie: how they are read from a place, and how a file is replaced in one step."""
+"""How files are written so that no reader ever sees half of one, and where the cache lies."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def cache_folder() -> Path:
@@ -15,26 +19,50 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimsuite"
 
 
+class Replacement:
+    """A file that is written beside its place, and moved there in one step.
+
+    Attributes:
+        part: where to write it.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = False) -> None:
+        """Takes the place; touches nothing.
+
+        Args:
+            path: the file to replace; its folder exists.
+            durable: also flush file and folder to the disk, so that after a power cut the old or the new content is
+                there.
+        """
+        self.part = path.with_name(f".{path.name}.part")
+        self._path, self._durable = path, durable
+
+    def commit(self) -> None:
+        """Moves the part, which is closed, to its place."""
+        if self._durable:
+            _flush(self.part, os.O_RDWR)
+        os.replace(self.part, self._path)
+        if self._durable:
+            _flush(self._path.parent, os.O_RDONLY)
+
+    def discard(self) -> None:
+        """Removes the part, if it is still there."""
+        self.part.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and moves what was written there into its place in one step.
 
     A reader never sees half a file, and when the block fails the old file stays and the new part is removed.
-
-    Args:
-        path: the file to replace; its folder exists.
-        durable: also flush file and folder to the disk, so that after a power cut the old or the new content is there.
+    Arguments are those of `Replacement`.
     """
-    part = path.with_name(f".{path.name}.part")
+    new = Replacement(path, durable=durable)
     try:
-        yield part
-        if durable:
-            _flush(part, os.O_RDWR)
-        os.replace(part, path)
-        if durable:
-            _flush(path.parent, os.O_RDONLY)
+        yield new.part
+        new.commit()
     finally:
-        part.unlink(missing_ok=True)
+        new.discard()
 
 
 def write_bytes(path: Path, content: bytes | memoryview, *, durable: bool = False) -> None:
@@ -51,6 +79,47 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = False) -> None:
     """Replaces a JSON file in one step."""
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode(), durable=durable)
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Replaces a `.npy` file in one step."""
+    with replacing(path) as part, part.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def move_file(source: Path, place: Path) -> None:
+    """Moves a whole file to its place in one step, on the same disk."""
+    os.replace(source, place)
+
+
+def move_folder(source: Path, place: Path, last: str) -> None:
+    """Moves a finished folder to its place in one step; where another process was faster, its folder stays.
+
+    Args:
+        source: the folder, on the same disk.
+        place: where it goes.
+        last: the file that is written last: a folder that holds it is finished.
+    """
+    try:
+        source.rename(place)
+    except OSError:
+        if not (place / last).is_file():
+            raise
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Replaces a CSV file in one step; its folder is made.
+
+    Args:
+        path: the file.
+        columns: its first line.
+        rows: the lines below.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def _flush(path: Path, flags: int) -> None:

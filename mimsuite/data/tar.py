@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.hashing import hash_key
+from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError
 
 BLOCK = 512
@@ -19,7 +20,6 @@ LABEL_ENDINGS = ("cls", "json")
 
 #: One row per sample, in the shard's order. `*_offset` is where a payload begins, `*_size` its bytes,
 #: `*_header` the bytes of header blocks in front of it (0: no label). `key` is `hash_key(KEY)`.
-
 RECORD = np.dtype(
     [
         ("key", "<u8"),
@@ -31,6 +31,19 @@ RECORD = np.dtype(
         ("label_header", "<u4"),
     ]
 )
+
+
+class SampleRow(NamedTuple):
+    """A row of `RECORD` in Python's integers."""
+
+    key: int
+    image_offset: int
+    image_size: int
+    image_header: int
+    label_offset: int
+    label_size: int
+    label_header: int
+
 
 _EXTENSIONS = (b"x", b"g", b"L", b"K")  # headers that belong to the next member
 _NO_PAYLOAD = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders: their size field means nothing
@@ -61,44 +74,41 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def scan_shard(path: str) -> NDArray[np.void]:
-    """Reads the headers of a local shard.
+    """Reads the headers of a shard.
 
     Returns:
         One `RECORD` per sample that has an image, in the order of the file.
 
     Raises:
-        InputError: the file cannot be read, is no plain tar file, is cut or damaged, or holds no image.
-
+        InputError: the file cannot be read, is not a plain tar file, is cut or damaged, or holds no image.
     """
     rows, hidden = [], ""
     for key, group in read_groups(path):
         image = image_of(group)
         if image is not None:
-            rows.append(_row(key, image, _label_of(group), path))
+            rows.append(_row(key, image, label_of(group), path))
         hidden = hidden or hidden_image(group)
     if not rows:
         why = f"no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}"
         if hidden:
             why = f"the ending of {printable(hidden)} begins at its first dot; put _ for the dots of the keys"
-        raise InputError(f"shard {path} holds no image: {why}; leave it out, or write it again with `mimsuite pack`")
+        raise InputError(f"shard {path} holds no image: {why}; remove it, or write it again with `mimsuite pack`")
     return np.array(rows, dtype=RECORD)
 
 
 def read_groups(path: str) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
-    """The `groups` of a local shard.
+    """The `groups` of a shard.
 
     Raises:
-        InputError: the file cannot be read, is no plain tar file, is cut or damaged.
+        InputError: the file cannot be read, is not a plain tar file, is cut or damaged.
     """
+    store = store_of(path)
     try:
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            total = os.fstat(fd).st_size
-            yield from groups(walk(lambda offset, size: os.pread(fd, size, offset), total, path))
-        finally:
-            os.close(fd)
+        yield from groups(walk(partial(store.read, path), store.stat(path).size, path))
     except OSError as error:
         raise InputError(f"shard {path} cannot be read ({error.strerror}); check the path and its rights") from error
+    finally:
+        store.close()
 
 
 def walk(read: Read, total: int, name: str) -> Iterator[Member]:
@@ -110,7 +120,7 @@ def walk(read: Read, total: int, name: str) -> Iterator[Member]:
         name: what errors call it.
 
     Raises:
-        InputError: no plain tar file, cut, or damaged; with the offset.
+        InputError: not a plain tar file, cut, or damaged; with the offset.
     """
     if total == 0:
         raise InputError(f"shard {name} is empty (0 bytes); copy it again or remove it")
@@ -173,17 +183,18 @@ def hidden_image(group: list[tuple[str, Member]]) -> str:
     return next((m.name for ending, m in group if ending.rpartition(".")[2] in IMAGE_ENDINGS), "")
 
 
-def _label_of(group: list[tuple[str, Member]]) -> Member | None:
+def label_of(group: list[tuple[str, Member]]) -> Member | None:
+    """The label among the members of a sample: `.cls`, else the first `.json`."""
     found = {ending: member for ending, member in reversed(group) if ending == "json"}
     found |= {ending: member for ending, member in group if ending == "cls"}
     return found.get("cls", found.get("json"))
 
 
-def _row(key: str, image: Member, label: Member | None, path: str) -> tuple[int, ...]:
+def _row(key: str, image: Member, label: Member | None, path: str) -> SampleRow:
     if image.size >= 1 << 32:
         raise InputError(f"shard {path}: {printable(image.name)} has {image.size} bytes; at most 4 GiB are allowed")
     tail = (label.offset, label.size, label.header) if label is not None else (0, 0, 0)
-    return (hash_key(key), image.offset, image.size, image.header, *tail)
+    return SampleRow(hash_key(key), image.offset, image.size, image.header, *tail)
 
 
 def _payload_size(block: bytes, offset: int, name: str) -> int:

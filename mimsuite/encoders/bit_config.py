@@ -59,6 +59,11 @@ class BitConfig(ModelConfig):
         return side, side
 
     @property
+    def stride_field(self) -> str:
+        """The stride of the last map, if all stages are there."""
+        return "output_stride"
+
+    @property
     def mask_stride(self) -> tuple[int, int]:
         """`(h, w)` pixels of the finest cell that the encoder can hide: one of the stem's map."""
         return 4, 4

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
 from mimsuite.weights.source import find_folder, read_json
-
-ACTIVATION_NAMES = (
-    "gelu",
-    "gelu_new",
-    "gelu_pytorch_tanh",
-    "quick_gelu",
-    "relu",
-    "selu",
-    "silu",
-    "swish",
-    "tanh",
-)
-ATTENTION_NAMES = ("auto", "sdpa", "eager")
-MIM_TARGETS = ("pixels", "norm_pixels", "hog")
-CLASSIFIER_POOLS = ("auto", "cls", "mean")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+from mimsuite.words import ACTIVATION_NAMES, ATTENTION_IMPLEMENTATIONS, CLASSIFIER_POOLS, PROBLEM_TYPES, TARGETS
 
 Activation = str | Callable[..., Any]
 Side = int | list[int]
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
-    """What every family's configuration holds.
+class ModelConfig(ABC):
+    """What every family's configuration holds; with what a family adds it fulfils `mimsuite.types.EncoderConfig`.
+
+    A family says `num_channels`, `stride`, `mask_stride`, `encoder_stride`, `num_blocks`, `class_tokens`; of what
+    follows here it replaces what is otherwise: an encoder takes any image size, cannot drop patches, and so on.
 
     Attributes:
         num_labels: outputs of a classifier; None: as many as `id2label`, else 2. 0: the classifier is the
@@ -78,9 +67,118 @@ class ModelConfig:
     classifier_pool: str = "auto"
 
     @property
+    @abstractmethod
+    def num_channels(self) -> int:
+        """C of the images."""
+
+    @property
+    @abstractmethod
+    def encoder_stride(self) -> Side:
+        """Pixels per cell that the head of a masked image model writes: a side, or `[h, w]`."""
+
+    @property
+    @abstractmethod
+    def stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels per cell of the feature map."""
+
+    @property
+    @abstractmethod
+    def mask_stride(self) -> tuple[int, int]:
+        """`(h, w)` pixels of the finest cell that the encoder can hide."""
+
+    @property
+    @abstractmethod
+    def num_blocks(self) -> int:
+        """Residual blocks, counted through all stages."""
+
+    @property
+    @abstractmethod
+    def class_tokens(self) -> list[bool]:
+        """Whether the features of a layer have a class token, for every layer."""
+
+    @property
+    def stride_field(self) -> str | None:
+        """The field that is the stride; None where the stride follows from several fields."""
+        return None
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the features that the encoder ends with have a class token."""
+        return self.class_tokens[-1]
+
+    @property
+    def needs_whole_cells(self) -> bool:
+        """Whether an image must consist of whole cells: not where convolutions pad it."""
+        return False
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """`(H, W)` pixels that the weights are made for; None: any size."""
+        return None
+
+    @property
+    def fixed_grid(self) -> bool:
+        """Whether positions are known for the whole grid of `fixed_size` only."""
+        return False
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether the encoder can drop hidden patches."""
+        return self.drop_obstacle is None
+
+    @property
+    def drop_obstacle(self) -> str | None:
+        """Why it cannot, and the fix."""
+        return (
+            f"objective.mask_mode=drop (objective=mae) leaves hidden patches out, which a {self.model_type} cannot: "
+            "its convolutions need whole maps; use objective=simmim, or a ViT"
+        )
+
+    @property
+    def drops_patches(self) -> bool:
+        """Whether hidden patches are dropped."""
+        return False
+
+    @property
+    def decoder_sizes(self) -> dict[str, int] | None:
+        """The sizes of MAE's decoder; None without one."""
+        return None
+
+    @property
+    def decays_mask_token(self) -> bool:
+        """Whether weight decay acts on the mask token."""
+        return False
+
+    @property
     def not_in_transformers(self) -> list[str]:
         """`field=value` of what changes a classifier's logits and is unknown to, or wrong in, transformers."""
         return []
+
+    def with_drop_path(self, rate: float) -> Self:
+        """A copy with stochastic depth that rises linearly over all blocks to `rate`."""
+        return self.changed(drop_path_rate=rate)
+
+    def with_image_size(self, size: tuple[int, int]) -> Self:
+        """A copy; there is no image size here."""
+        return copy.copy(self)
+
+    def with_masking(self, target: str, decoder: Mapping[str, int] | None = None) -> Self:
+        """A copy of a masked image model whose head covers the image, and which replaces hidden cells.
+
+        Raises:
+            InputError: a decoder, which needs an encoder that drops hidden patches.
+        """
+        if decoder is not None:
+            raise InputError(str(self.drop_obstacle))
+        return self.changed(mim_target=target, **self._whole_head())
+
+    def without_masking(self) -> Self:
+        """A copy without what concerns masked images alone, for a classifier."""
+        return self.changed(mim_target="pixels", architectures=None)
+
+    def _whole_head(self) -> dict[str, Any]:
+        """The stride of a head that covers the image; nothing where it is so already."""
+        return {} if as_pair(self.encoder_stride) == self.stride else {"encoder_stride": as_side(self.stride)}
 
     def __post_init__(self) -> None:
         self._fill_labels()
@@ -88,8 +186,8 @@ class ModelConfig:
             self._check_choice("problem_type", PROBLEM_TYPES)
         for name in ("output_hidden_states", "output_attentions", "return_dict"):
             self._check_bool(name)
-        self._check_choice("attn_implementation", ATTENTION_NAMES)
-        self._check_choice("mim_target", MIM_TARGETS)
+        self._check_choice("attn_implementation", ATTENTION_IMPLEMENTATIONS)
+        self._check_choice("mim_target", TARGETS)
         self._check_choice("classifier_pool", CLASSIFIER_POOLS)
         if self.dtype is not None:
             self.dtype = str(self.dtype).removeprefix("torch.")
@@ -177,11 +275,9 @@ class ModelConfig:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `config.json` into `folder`, made if absent."""
-        path = Path(folder) / "config.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".config.json.{os.getpid()}")
-        part.write_text(self.to_json_string(), encoding="utf-8")
-        part.replace(path)
+        text = self.to_json_string()
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_text(Path(folder) / "config.json", text)
 
     def _beyond(self, known: dict[str, tuple[Any, ...]]) -> list[str]:
         """`field=value` of every field whose value is none of those that are known."""
@@ -294,6 +390,11 @@ class ModelConfig:
 def as_pair(side: Side) -> tuple[int, int]:
     """Returns `(height, width)` of a side given as one number or as a pair."""
     return (side, side) if isinstance(side, int) else (side[0], side[1])
+
+
+def as_side(size: tuple[int, int]) -> Side:
+    """Returns `(height, width)` as configs have it: one number for a square, else a list."""
+    return size[0] if size[0] == size[1] else list(size)
 
 
 def _default_labels(count: int) -> dict[int, str]:

@@ -130,6 +130,10 @@ class CvtConfig(ModelConfig):
         self._check_int("encoder_stride", low=1)
         self._check_stages()
 
+    def with_drop_path(self, rate: float) -> Self:
+        """A copy whose last stage drops up to `rate`, as the paper's models do; the stages before it drop nothing."""
+        return self.changed(drop_path_rate=[0.0] * (len(self.depth) - 1) + [rate])
+
     @classmethod
     def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
         """As `ModelConfig.from_dict`; a file's `mlp_ratios` is read as `mlp_ratio`."""

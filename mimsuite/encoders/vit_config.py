@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from mimsuite.encoders.config import Activation, ModelConfig, Side, as_pair
+from mimsuite.encoders.config import Activation, ModelConfig, Side, as_pair, as_side
 from mimsuite.errors import InputError
 from mimsuite.words import INIT_SCHEMES, MASK_MODES, POSITIONS
+
+# What becomes of hidden patches, and the sizes of MAE's decoder: a classifier has the defaults.
+OF_MASKING = (
+    "mask_mode",
+    "decoder_hidden_size",
+    "decoder_num_hidden_layers",
+    "decoder_num_attention_heads",
+    "decoder_intermediate_size",
+)
 
 
 @dataclass(kw_only=True)
@@ -67,11 +78,7 @@ class ViTConfig(ModelConfig):
             "use_class_token",
             "num_register_tokens",
             "position",
-            "mask_mode",
-            "decoder_hidden_size",
-            "decoder_num_hidden_layers",
-            "decoder_num_attention_heads",
-            "decoder_intermediate_size",
+            *OF_MASKING,
             "init_scheme",
         }
     )
@@ -130,6 +137,59 @@ class ViTConfig(ModelConfig):
         return self.num_hidden_layers
 
     @property
+    def stride_field(self) -> str:
+        """The patch."""
+        return "patch_size"
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether there is one, also without blocks."""
+        return self.use_class_token
+
+    @property
+    def needs_whole_cells(self) -> bool:
+        """Patches have to tile the image."""
+        return True
+
+    @property
+    def fixed_size(self) -> tuple[int, int]:
+        """`(H, W)` pixels of `image_size`."""
+        return as_pair(self.image_size)
+
+    @property
+    def fixed_grid(self) -> bool:
+        """Relative positions cannot be resized."""
+        return self.use_shared_relative_position_bias
+
+    @property
+    def drop_obstacle(self) -> str | None:
+        """Relative positions are in the way of dropping patches."""
+        if not self.use_shared_relative_position_bias:
+            return None
+        positions = "" if self.use_absolute_position_embeddings else " model.use_absolute_position_embeddings=true"
+        return (
+            "model.use_shared_relative_position_bias=true knows whole grids of patches only, and objective=mae drops "
+            f"some; use model.use_shared_relative_position_bias=false{positions}, or objective=simmim"
+        )
+
+    @property
+    def drops_patches(self) -> bool:
+        """Whether `mask_mode` is "drop" (MAE)."""
+        return self.mask_mode == "drop"
+
+    @property
+    def decoder_sizes(self) -> dict[str, int] | None:
+        """The `decoder_` fields, by their names without that; None where `decoder_hidden_size` is."""
+        if self.decoder_hidden_size is None:
+            return None
+        return {name.removeprefix("decoder_"): getattr(self, name) for name in OF_MASKING[1:]}
+
+    @property
+    def decays_mask_token(self) -> bool:
+        """In SimMIM's code, of which HOG (MaskFeat) and MAE are no part."""
+        return not self.drops_patches and self.mim_target != "hog"
+
+    @property
     def not_in_transformers(self) -> list[str]:
         """Fields whose values change what a classifier computes and that transformers does not know."""
         known = {
@@ -144,6 +204,24 @@ class ViTConfig(ModelConfig):
             "num_register_tokens": (0,),
         }
         return self._beyond(known)
+
+    def with_image_size(self, size: tuple[int, int]) -> Self:
+        """A copy that is made for `(H, W)` pixels; whether patches tile them is not checked."""
+        other = copy.copy(self)
+        other.image_size = as_side(size)
+        return other
+
+    def with_masking(self, target: str, decoder: Mapping[str, int] | None = None) -> Self:
+        """A copy of a masked image model: with a decoder hidden patches are dropped (MAE), else replaced."""
+        changes: dict[str, Any] = {"mim_target": target, "mask_mode": "replace", "decoder_hidden_size": None}
+        if decoder is not None:
+            changes |= {"mask_mode": "drop"} | {f"decoder_{name}": size for name, size in decoder.items()}
+        return self.changed(**changes, **self._whole_head())
+
+    def without_masking(self) -> Self:
+        """A copy without target and decoder, for a classifier."""
+        changes = {name: getattr(type(self), name) for name in OF_MASKING}
+        return self.changed(mim_target="pixels", architectures=None, **changes)
 
     def __post_init__(self) -> None:
         super().__post_init__()

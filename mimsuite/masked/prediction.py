@@ -19,7 +19,7 @@ class MaskedPrediction:
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
         prediction: the whole prediction, in the places and channels of the target, float32.
         loss: the masked loss over all images, a scalar.
-        loss_name: which error it is, one of `mimsuite.masked.losses.ERRORS`.
+        loss_name: which error it is, one of `mimsuite.words.LOSSES`.
         target: what is predicted.
         cell: `(h, w)` pixels of a cell that the head writes.
         normalize: integer images to normalised floats.

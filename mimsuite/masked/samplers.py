@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import hidden_units
 
@@ -21,6 +23,22 @@ class MaskSampler(Protocol):
     def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
         """Returns a mask of `grid = (gh, gw)` units, bool, True = hidden."""
         ...
+
+
+def make_samplers(node: DictConfig, trusted: Collection[str], drops: bool) -> list[MaskSampler]:
+    """What draws the masks: several for a list of ratios where hidden patches are dropped, else one.
+
+    Args:
+        node: the config of a mask, a choice of `conf/mask`; its `unit` is for the geometry alone.
+        trusted: further targets that the node may name.
+        drops: whether the encoder drops hidden patches; then all images of a batch hide the same number.
+    """
+    fields = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(fields, dict)
+    del fields["unit"]
+    several = drops and isinstance(fields.get("ratio"), list)
+    choices = [{"ratio": ratio} for ratio in fields["ratio"]] if several else [{}]
+    return [instantiate(OmegaConf.create(fields | choice), trusted) for choice in choices]
 
 
 class NoMask:

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import HOG_CELL
 from mimsuite.masked.losses import widen
+from mimsuite.masked.modes import MODES, choose_mode
 from mimsuite.masked.patches import expand_mask, gather_patches, reduce_mask
-from mimsuite.pictures.sheets import MODES, choose_mode
+from mimsuite.types import Encoder, EncoderConfig
 
 Pair = tuple[int, int]
 NORM_EPS = 1e-6  # added to the variance, as MAE does
@@ -29,7 +30,7 @@ class Target(Protocol):
     Attributes:
         name: as a model's config has it.
         scale: pixels of the image per place of the target, down and across.
-        mode: how a prediction becomes a picture unless said otherwise, see `mimsuite.pictures.sheets.MODES`.
+        mode: how a prediction becomes a picture unless said otherwise, see `mimsuite.masked.modes.MODES`.
     """
 
     name: str
@@ -154,7 +155,18 @@ class HOG:
         choose_mode(self.name, mode)
 
 
-TARGETS: dict[str, Target] = {"pixels": Pixels(), "norm_pixels": NormPixels(), "hog": HOG()}
+TARGETS: dict[str, type[Target]] = {"pixels": Pixels, "norm_pixels": NormPixels, "hog": HOG}
+
+
+def make_target(config: EncoderConfig, encoder: Encoder) -> Target:
+    """The target of one model, by its config's `mim_target`.
+
+    Args:
+        config: of the model.
+        encoder: the one that is trained, for targets that are its own features or those of a copy; pixels and HOG need
+            none.
+    """
+    return TARGETS[config.mim_target]()
 
 
 def hog(pixels: Tensor) -> Tensor:

@@ -8,41 +8,8 @@ from typing import Any
 
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError
+from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
 from mimsuite.weights.source import find_folder, read_json
-
-# One row per family; names of `mimsuite.models`.
-FAMILIES: dict[str, dict[str, str]] = {
-    "vit": {
-        "config": "ViTConfig",
-        "model": "ViTModel",
-        "masked image modeling": "ViTForMaskedImageModeling",
-        "image classification": "ViTForImageClassification",
-        "image processor": "ViTImageProcessor",
-    },
-    "cvt": {
-        "config": "CvtConfig",
-        "model": "CvtModel",
-        "masked image modeling": "CvtForMaskedImageModeling",
-        "image classification": "CvtForImageClassification",
-        "image processor": "ConvNextImageProcessor",
-    },
-    "bit": {
-        "config": "BitConfig",
-        "model": "BitModel",
-        "masked image modeling": "BitForMaskedImageModeling",
-        "image classification": "BitForImageClassification",
-        "backbone": "BitBackbone",
-        "image processor": "BitImageProcessor",
-    },
-}
-# Names that files give, without "Fast" or "Pil", and those of old files.
-PROCESSORS = {
-    "ViTImageProcessor": "ViTImageProcessor",
-    "ViTFeatureExtractor": "ViTImageProcessor",
-    "BitImageProcessor": "BitImageProcessor",
-    "ConvNextImageProcessor": "ConvNextImageProcessor",
-    "ConvNextFeatureExtractor": "ConvNextImageProcessor",
-}
 
 
 class AutoConfig:
@@ -72,43 +39,43 @@ class AutoConfig:
 
 
 class _AutoModel:
-    task: str
+    part: str
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
         """Reads the model of a folder or of `hf:ORG/NAME`; options as for `Pretrained.from_pretrained`."""
         folder = find_folder(source)
         model_type = read_json(folder / "config.json").get("model_type")
-        return _class_of(model_type, cls.task).from_pretrained(folder, **options)
+        return _class_of(model_type, cls.part).from_pretrained(folder, **options)
 
     @classmethod
     def from_config(cls, config: ModelConfig, **options: Any) -> Any:
         """Makes a freshly initialised model; options as for the class's constructor."""
-        return _class_of(config.model_type, cls.task)(config, **options)
+        return _class_of(config.model_type, cls.part)(config, **options)
 
 
 class AutoModel(_AutoModel):
     """The bare encoder of a folder."""
 
-    task = "model"
+    part = "model"
 
 
 class AutoModelForMaskedImageModeling(_AutoModel):
     """Encoder and pixel head, of any family."""
 
-    task = "masked image modeling"
+    part = "masked image modeling"
 
 
 class AutoModelForImageClassification(_AutoModel):
     """Encoder and classifier, of any family."""
 
-    task = "image classification"
+    part = "image classification"
 
 
 class AutoBackbone(_AutoModel):
     """Encoder that gives the maps of chosen stages."""
 
-    task = "backbone"
+    part = "backbone"
 
 
 class AutoImageProcessor:
@@ -131,11 +98,11 @@ class AutoImageProcessor:
         data = read_json(folder / "preprocessor_config.json")
         named = data.get("image_processor_type", data.get("feature_extractor_type"))
         if named is None:
-            named = FAMILIES[AutoConfig.from_pretrained(folder).model_type]["image processor"]
+            named = FAMILIES[AutoConfig.from_pretrained(folder).model_type].processor
         plain = str(named).removesuffix("Fast").removesuffix("Pil")
-        if plain not in PROCESSORS:
-            raise InputError(f"{folder}: image processor {named!r} is not one of {', '.join(sorted(PROCESSORS))}")
-        name, models = PROCESSORS[plain], import_module("mimsuite.models")
+        if plain not in PROCESSOR_NAMES:
+            raise InputError(f"{folder}: image processor {named!r} is not one of {', '.join(sorted(PROCESSOR_NAMES))}")
+        name, models = PROCESSOR_NAMES[plain], import_module("mimsuite.models")
         has_fast = f"{name}Fast" in models.__all__
         if use_fast and not has_fast:
             raise InputError(f"use_fast=True: {name} has only the Pillow form; leave use_fast out")
@@ -143,8 +110,11 @@ class AutoImageProcessor:
         return getattr(models, f"{name}Fast" if fast else name).from_dict(data, **overrides)
 
 
-def _class_of(model_type: Any, what: str) -> Any:
-    known = sorted(name for name, names in FAMILIES.items() if what in names)
+def _class_of(model_type: Any, part: str) -> Any:
+    """The class of a family for one of `families.PARTS`."""
+    known = {key: name for key, family in FAMILIES.items() if (name := family.class_name(part)) is not None}
     if model_type not in known:
-        raise InputError(f"model_type={model_type!r} is not one of {', '.join(known)}, which have a class for {what}")
-    return getattr(import_module("mimsuite.models"), FAMILIES[model_type][what])
+        raise InputError(
+            f"model_type={model_type!r} is not one of {', '.join(sorted(known))}, which have a class for {part}"
+        )
+    return getattr(import_module("mimsuite.models"), known[model_type])

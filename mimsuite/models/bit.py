@@ -49,7 +49,6 @@ class BitForMaskedImageModeling(DenseForMaskedImageModeling):
     config_class = BitConfig
     base_prefix = "bit"
     beside_prefix = ("mask_token",)
-    stride_field = "output_stride"
     bit: ResNetV2
 
     def __init__(self, config: BitConfig, head: HeadFactory = SimMIMHead) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from mimsuite.encoders.outputs import (
 )
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
-from mimsuite.masked.losses import classification_loss, masked_error, masked_error_patches
+from mimsuite.heads.losses import classification_loss
+from mimsuite.masked.losses import masked_error, masked_error_patches
 from mimsuite.masked.patches import as_grid_mask, expand_mask
-from mimsuite.masked.targets import TARGETS
+from mimsuite.masked.targets import make_target
 from mimsuite.models.pretrained import Pretrained, lift_keys
 from mimsuite.types import Encoder, FeatureMap
 
@@ -56,15 +57,12 @@ class ForMaskedImageModeling(Pretrained):
         head: makes the head from the encoder's width, the target's places per cell, and the target's channels.
 
     Attributes:
-        stride_field: what the config calls the stride of the encoder.
         target: what is predicted (`mimsuite.masked.targets`).
         head_stride: `(h, w)` pixels per cell that the head writes.
 
     Raises:
         InputError: the cells are no whole number of the target's places.
     """
-
-    stride_field: ClassVar[str]
 
     def __init__(
         self,
@@ -78,7 +76,7 @@ class ForMaskedImageModeling(Pretrained):
         self.config = config
         self.add_module(self.base_prefix, encoder)
         lift_keys(self)
-        self.target, self.head_stride = TARGETS[config.mim_target], as_pair(encoder_stride)
+        self.target, self.head_stride = make_target(config, self.encoder), as_pair(encoder_stride)
         self.num_channels, scale = self.target.channels(num_channels), self.target.scale
         if any(side % scale for side in self.head_stride):
             raise InputError(
@@ -98,7 +96,7 @@ class ForMaskedImageModeling(Pretrained):
         return self.encoder.forward_features(pixels, mask)
 
     def masked_loss(
-        self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None, kind: str = "l1"
+        self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None, loss: str = "l1"
     ) -> Tensor:
         """The loss of `forward`, or another one, with the head's last layer applied to hidden cells only.
 
@@ -108,7 +106,7 @@ class ForMaskedImageModeling(Pretrained):
                 encoder's `mask_stride`.
             hidden_per_image: hidden cells of `mask` in each image, if all have the same number and the caller knows
                 it: then nothing is counted on the device and all shapes are known to `torch.compile`.
-            kind: of the error, one of `mimsuite.masked.losses.ERRORS`; that of `forward` is "l1".
+            loss: the error, one of `mimsuite.words.LOSSES`; that of `forward` is "l1".
 
         Returns:
             A scalar in float32 or wider.
@@ -123,13 +121,30 @@ class ForMaskedImageModeling(Pretrained):
         grid = (features.grid.shape[-2], features.grid.shape[-1])
         if grid[0] % mask.shape[1] or grid[1] % mask.shape[2]:  # finer than the features: cells partly hidden
             target = self.target.dense(pixel_values, self.head_stride)
-            return masked_error(self.decoder(*features, mask), target, mask, kind)
+            return masked_error(self.decoder(*features, mask), target, mask, loss)
         repeats = (grid[0] // mask.shape[1]) * (grid[1] // mask.shape[2])
         count = None if hidden_per_image is None else hidden_per_image * repeats
         hidden = expand_mask(mask, grid)
         where = hidden_cells(hidden, count)
         predicted = cast(MaskedHead, self.decoder).hidden_only(*features, hidden, where)
-        return masked_error_patches(predicted, self.target.cells(pixel_values, grid, where), self.num_channels, kind)
+        return masked_error_patches(predicted, self.target.cells(pixel_values, grid, where), self.num_channels, loss)
+
+    def predict(self, pixels: Tensor, mask: Tensor, loss: str = "l1") -> tuple[Tensor, Tensor]:
+        """The masked loss and the whole prediction, float32.
+
+        Args:
+            pixels: `(B, C, H, W)` normalised floats.
+            mask: `(B, h, w)` bool, True = hidden, one value per mask unit.
+            loss: the error, one of `mimsuite.words.LOSSES`.
+
+        Returns:
+            A scalar, and the prediction in the places and channels of `target`.
+        """
+        down, across = self.encoder.mask_stride
+        cells = expand_mask(mask, (pixels.shape[-2] // down, pixels.shape[-1] // across))
+        predicted = self(pixels, cells).reconstruction
+        target = self.target.dense(pixels, self.head_stride)
+        return masked_error(predicted, target, mask, loss).float(), predicted.float()
 
     def dense_output(
         self, features: FeatureMap, pixel_values: Tensor, mask: Tensor | None
@@ -146,10 +161,11 @@ class ForMaskedImageModeling(Pretrained):
     def _check_stride(self, pixel_values: Tensor) -> None:
         """Whether the picture that the head writes covers the image exactly."""
         if self.head_stride != self.encoder.stride:
+            name = self.config.stride_field or "stride"
             raise InputError(
-                f"When `bool_masked_pos` is provided, `{self.stride_field}` must be equal to `encoder_stride` to "
+                f"When `bool_masked_pos` is provided, `{name}` must be equal to `encoder_stride` to "
                 "ensure that the reconstructed image has the same dimensions as the input. Got "
-                f"`{self.stride_field}` = {self.encoder.stride} and `encoder_stride` = {self.head_stride}."
+                f"`{name}` = {self.encoder.stride} and `encoder_stride` = {self.head_stride}."
             )
         (height, width), (down, across) = pixel_values.shape[-2:], self.head_stride
         if height % down or width % across:
@@ -184,7 +200,7 @@ class ForImageClassification(Pretrained):
         self.config = config
         self.add_module(self.base_prefix, encoder)
         lift_keys(self)
-        if config.classifier_pool == "cls" and not has_class_token(config):
+        if config.classifier_pool == "cls" and not config.has_class_token:
             raise InputError('classifier_pool="cls", but this encoder has no class token; use "mean" or "auto"')
         self.classifier = linear_head(self.encoder.num_features, config.num_labels)
 
@@ -198,11 +214,6 @@ class ForImageClassification(Pretrained):
         if labels is not None and self.config.num_labels == 0:
             raise InputError("labels were given, but the model has num_labels=0; set num_labels to the classes' count")
         return None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-
-
-def has_class_token(config: Any) -> bool:
-    """Whether the features that a classifier sees have a class token."""
-    return bool(config.class_tokens[-1]) if config.class_tokens else bool(config.use_class_token)
 
 
 class DenseEncoder(Protocol):
@@ -263,7 +274,7 @@ class DenseForImageClassification(ForImageClassification):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Returns the logits, and with `labels` the loss (see `mimsuite.masked.losses.classification_loss`).
+        """Returns the logits, and with `labels` the loss (see `mimsuite.heads.losses.classification_loss`).
 
         Args:
             pixel_values: `(B, C, H, W)` normalised floats.

@@ -56,7 +56,6 @@ class CvtForMaskedImageModeling(DenseForMaskedImageModeling):
     config_class = CvtConfig
     base_prefix = "cvt"
     beside_prefix = ("layernorm", "mask_token")
-    stride_field = "the product of patch_stride"
     cvt: ConvolutionalTransformer
 
     def __init__(self, config: CvtConfig, head: HeadFactory = SimMIMHead) -> None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
+from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mimsuite")
 
 
-def keeps_head(weights: Weights | None, config: Any) -> bool:
+def keeps_head(weights: Weights | None, config: EncoderConfig) -> bool:
     """Whether weights have a classifier for the very classes of a config, pooled in the same way."""
     if weights is None:
         return False
@@ -36,7 +37,7 @@ def keeps_head(weights: Weights | None, config: Any) -> bool:
     return bool(named and same == (config.id2label, config.classifier_pool, config.problem_type))
 
 
-def classifier(config: Any, weights: Weights | None, *, std: float, frozen: int) -> ForImageClassification:
+def classifier(config: EncoderConfig, weights: Weights | None, *, std: float, frozen: int) -> ForImageClassification:
     """A classifier: fresh, or with the encoder of `init=`, and with its head if that is for the same classes.
 
     Args:
@@ -59,8 +60,8 @@ def classifier(config: Any, weights: Weights | None, *, std: float, frozen: int)
         linear = next(m for m in model.classifier.modules() if isinstance(m, nn.Linear))
         nn.init.normal_(linear.weight, std=std)
         nn.init.zeros_(linear.bias)
-    if hasattr(config, "image_size"):
-        model.encoder.set_image_size(config.image_size)
+    if config.fixed_size is not None:
+        model.encoder.set_image_size(config.fixed_size)
     encoder = model.network()
     for name, parameter in encoder.named_parameters():  # type: ignore[attr-defined]
         if encoder.depth_of(name) <= frozen:
@@ -68,30 +69,21 @@ def classifier(config: Any, weights: Weights | None, *, std: float, frozen: int)
     return model
 
 
-def drops_patches(config: Any) -> bool:
-    """Whether a model leaves hidden patches out (MAE)."""
-    return bool(config.model_type == "vit" and config.mask_mode == "drop")
-
-
-def config_of(weights: Weights) -> Any:
+def config_of(weights: Weights) -> EncoderConfig:
     """The config object of weights, at their own image size; needs no torch."""
     from mimsuite.models import AutoConfig
 
-    return AutoConfig.from_dict(weights.config)
-
-
-def side(size: tuple[int, int]) -> int | list[int]:
-    """A size as Hugging Face's configs have it: one number for a square."""
-    return size[0] if size[0] == size[1] else list(size)
+    config: EncoderConfig = AutoConfig.from_dict(weights.config)
+    return config
 
 
 def masked_model(
-    config: Any, weights: Weights | None, head: DictConfig, trusted: Sequence[str]
+    config: EncoderConfig, weights: Weights | None, head: DictConfig, trusted: Sequence[str]
 ) -> ForMaskedImageModeling:
     """A masked image model: fresh, or with the encoder of `init=`, and with its decoder if the shapes are the same."""
     from mimsuite.models import AutoModelForMaskedImageModeling
 
-    make_head = None if drops_patches(config) else instantiate(head, trusted)  # of the decoder the config says all
+    make_head = None if config.drops_patches else instantiate(head, trusted)  # of the decoder the config says all
     if weights is None:
         fresh: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(config, head=make_head)
         return fresh
@@ -99,20 +91,18 @@ def masked_model(
         at_native_size(config, weights), head=make_head
     )
     load_into(model, weights, without=() if decoder_fits(model, weights) else ("decoder.",))
-    if hasattr(config, "image_size"):
-        model.encoder.set_image_size(config.image_size)
+    if config.fixed_size is not None:
+        model.encoder.set_image_size(config.fixed_size)
     return model
 
 
-def at_native_size(config: Any, weights: Weights) -> Any:
+def at_native_size(config: EncoderConfig, weights: Weights) -> EncoderConfig:
     """A copy of the config at the image size of the weights."""
-    native = copy.copy(config)
-    if hasattr(native, "image_size"):
-        native.image_size = config_of(weights).image_size
-    return native
+    native = config_of(weights).fixed_size
+    return config if native is None else config.with_image_size(native)
 
 
-def trained_model(weights: Weights, config: Any, image_size: tuple[int, int]) -> ForMaskedImageModeling:
+def trained_model(weights: Weights, config: EncoderConfig, image_size: tuple[int, int]) -> ForMaskedImageModeling:
     """A trained masked image model, in evaluation mode, at `image_size = (H, W)` pixels.
 
     Raises:
@@ -129,7 +119,7 @@ def trained_model(weights: Weights, config: Any, image_size: tuple[int, int]) ->
     return model
 
 
-def load_encoder(weights: Weights | None, config: Any, image_size: tuple[int, int]) -> nn.Module:
+def load_encoder(weights: Weights | None, config: EncoderConfig, image_size: tuple[int, int]) -> nn.Module:
     """A frozen encoder by the contract of `mimsuite.types`, with the weights, or at random initialisation for None.
 
     Args:

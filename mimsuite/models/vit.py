@@ -61,7 +61,6 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
 
     config_class = ViTConfig
     base_prefix = "vit"
-    stride_field = "patch_size"
     init_options = ("head",)
     file_key = staticmethod(classic_key)
     vit: VisionTransformer
@@ -178,7 +177,7 @@ class ViTForImageClassification(ForImageClassification):
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """Returns the logits, and with `labels` the loss (see `mimsuite.masked.losses.classification_loss`).
+        """Returns the logits, and with `labels` the loss (see `mimsuite.heads.losses.classification_loss`).
 
         Arguments as for `VisionTransformer.forward`; `ImageClassifierOutput`, or a tuple.
         """

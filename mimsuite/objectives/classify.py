@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from mimsuite.data.hashing import mix
-from mimsuite.masked.losses import classification_loss
+from mimsuite.heads.losses import classification_loss
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.running import Figures
 from mimsuite.metrics.scores import METRICS, LabelKind

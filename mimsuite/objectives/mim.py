@@ -7,9 +7,8 @@ from typing import Any, cast
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from mimsuite.masked.losses import error_of, masked_error
+from mimsuite.masked.losses import error_of
 from mimsuite.masked.normalization import Normalize
-from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.metrics.psnr import HiddenPSNR
 from mimsuite.models.composed import ForMaskedImageModeling
@@ -24,7 +23,7 @@ class MIMObjective(Objective):
     Args:
         model: encoder and head.
         normalize: see `Objective`.
-        loss: name of the error, one of `mimsuite.masked.losses.ERRORS`.
+        loss: name of the error, one of `mimsuite.words.LOSSES`.
         base: the other arguments of `Objective`.
     """
 
@@ -51,7 +50,7 @@ class MIMObjective(Objective):
         """Adds a batch to the masked loss and, where the prediction is a picture, to the PSNR of hidden pixels."""
         assert batch.mask is not None
         model, pixels = self.evaluated_model, self.normalize(batch.images)
-        loss, prediction = predict(model, pixels, batch.mask, self.loss)
+        loss, prediction = model.predict(pixels, batch.mask, self.loss)
         self.val_loss.update(loss, weight=len(pixels))
         picture = model.target.picture(prediction, pixels, batch.mask, model.head_stride)
         if picture is not None:
@@ -70,7 +69,7 @@ class MIMObjective(Objective):
         """What the evaluated model predicts of a batch with masks."""
         assert batch.mask is not None
         model = self.evaluated_model
-        loss, prediction = predict(model, self.normalize(batch.images), batch.mask, self.loss)
+        loss, prediction = model.predict(self.normalize(batch.images), batch.mask, self.loss)
         return MaskedPrediction(
             images=batch.images,
             mask=batch.mask,
@@ -81,22 +80,3 @@ class MIMObjective(Objective):
             cell=model.head_stride,
             normalize=self.normalize,
         )
-
-
-def predict(model: ForMaskedImageModeling, pixels: Tensor, mask: Tensor, loss: str = "l1") -> tuple[Tensor, Tensor]:
-    """The masked loss and the whole prediction, float32.
-
-    Args:
-        model: encoder and head.
-        pixels: `(B, C, H, W)` normalised floats.
-        mask: `(B, h, w)` bool, True = hidden, one cell per mask unit.
-        loss: name of the error, one of `mimsuite.masked.losses.ERRORS`.
-
-    Returns:
-        A scalar, and the prediction in the places and channels of `model.target`.
-    """
-    down, across = model.encoder.mask_stride
-    cells = expand_mask(mask, (pixels.shape[-2] // down, pixels.shape[-1] // across))
-    predicted = model(pixels, cells).reconstruction
-    target = model.target.dense(pixels, model.head_stride)
-    return masked_error(predicted, target, mask, loss).float(), predicted.float()

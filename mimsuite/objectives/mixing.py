@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mimsuite.data.label_table import LabelKind
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
+from mimsuite.words import LabelKind
 
 
 class Mixing:
@@ -44,7 +44,7 @@ class Mixing:
             smoothing: what is taken from the label and spread evenly over all classes (Szegedy et al. 2016); of a set,
                 0 and 1 become `smoothing / 2` and `1 - smoothing / 2`.
             outputs: K, the classes, labels or numbers.
-            label_kind: what the labels are, one of `label_table.LabelKind`.
+            label_kind: what the labels are, one of `words.LabelKind`.
             probability: of a batch to be mixed.
             switch: where both are on, the probability of CutMix.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.data.tar import printable
+from mimsuite.data.storage import write_rows
 from mimsuite.errors import InputError
+from mimsuite.pictures.figures import new_figure, save_figure
+from mimsuite.pictures.palette import EMPTY, GRID
+from mimsuite.pictures.text import keep_ends
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +38,8 @@ def write_confusion(counts: Tensor, path: Path, names: Sequence[str] | None = No
         InputError: another number of names than classes.
     """
     names = _names(len(counts), names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *names])
-        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+    rows = zip(names, counts.tolist(), strict=True)
+    write_rows(path, ["true \\ predicted", *names], ([name, *row] for name, row in rows))
 
 
 def draw_confusion(counts: Tensor, out: Path, names: Sequence[str] | None = None) -> None:
@@ -49,7 +47,7 @@ def draw_confusion(counts: Tensor, out: Path, names: Sequence[str] | None = None
 
     Rows are true classes, columns predicted ones; a row without images is grey. Up to 30 classes the cells hold their
     share in per cent (from 0.5 on), and the rows their number of images. Of more than 100 classes the 100 with the
-    lowest accuracy are drawn (in their order, classes without images left out), and the title says so.
+    lowest accuracy are drawn (in their order, classes without images excluded), and the title says so.
 
     Args:
         counts: `(K, K)` integers, rows true, columns predicted.
@@ -59,11 +57,9 @@ def draw_confusion(counts: Tensor, out: Path, names: Sequence[str] | None = None
     Raises:
         InputError: another number of names than classes, or no images.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
 
-    names = [_short(name) for name in _names(len(counts), names)]
+    names = [keep_ends(name, _LONGEST) for name in _names(len(counts), names)]
     table: NDArray[np.int64] = counts.numpy()
     images = table.sum(1)
     if not images.any():
@@ -79,10 +75,10 @@ def draw_confusion(counts: Tensor, out: Path, names: Sequence[str] | None = None
 
     cell, size = (max(44, 240 // len(chosen)), 9) if numbered else (15, 7)
     side = cell * len(chosen)
-    figure = Figure(figsize=(side / _INCH, side / _INCH), dpi=_INCH)  # names lie outside; saving makes room for them
-    FigureCanvasAgg(figure)
+    # Names lie outside; saving makes room for them.
+    figure = new_figure(side / _INCH, side / _INCH, dpi=_INCH, fitted=False)
     axis = figure.add_axes((0, 0, 1, 1))
-    axis.set_facecolor("#d0d0d0")
+    axis.set_facecolor(EMPTY)
     # The square root of the share: few images that are taken for another class would be as pale as none.
     image = axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axis.set_xticks(range(len(chosen)), [names[c] for c in chosen], rotation=90, fontsize=size, parse_math=False)
@@ -105,12 +101,9 @@ def draw_confusion(counts: Tensor, out: Path, names: Sequence[str] | None = None
                 axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size, color=colour)
     else:
         for place in range(10, len(chosen), 10):  # the eye follows a row more easily
-            axis.axhline(place - 0.5, color="#b0b0b0", linewidth=0.5)
-            axis.axvline(place - 0.5, color="#b0b0b0", linewidth=0.5)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the letter becomes a box
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, format="png", bbox_inches="tight", pad_inches=0.15)
+            axis.axhline(place - 0.5, color=GRID, linewidth=0.5)
+            axis.axvline(place - 0.5, color=GRID, linewidth=0.5)
+    save_figure(figure, out, bbox_inches="tight", pad_inches=0.15)
 
 
 def _names(classes: int, names: Sequence[str] | None) -> list[str]:
@@ -119,15 +112,8 @@ def _names(classes: int, names: Sequence[str] | None) -> list[str]:
     return [str(number) for number in range(classes)] if names is None else list(names)
 
 
-def _short(name: str) -> str:
-    """Returns `name` on one line; of a long one both ends, for that is where names differ."""
-    name = " ".join(printable(name).split())
-    end = (_LONGEST - 3) // 2
-    return name if len(name) <= _LONGEST else f"{name[:end]}...{name[-end:]}"
-
-
 def _worst(accuracies: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns the classes to draw, ascending: all, or the `MOST` with the lowest accuracy."""
+    """The classes to draw, ascending: all, or the `MOST` with the lowest accuracy."""
     if len(accuracies) <= MOST:
         return np.arange(len(accuracies))
     order = np.argsort(accuracies, kind="stable")  # NaN, of classes without images, comes last

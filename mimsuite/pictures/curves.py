@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
-import warnings
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFont
 
-from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
+from mimsuite.pictures.figures import new_figure, save_figure, style_axes
+from mimsuite.pictures.palette import GREY, LINES, load_font
+from mimsuite.pictures.text import escaped, keep_ends_within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,15 +22,11 @@ if TYPE_CHECKING:
 Series = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
 """Metric name -> (steps, values)."""
 
-# Okabe and Ito 2008, "Color Universal Design", black first; told apart with every common colour blindness. Their
-# eighth, a yellow, is too pale for lines on white.
-_OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
-
 
 def read_metrics(path: Path) -> Series:
     """Reads a run's `metrics.csv`: columns `step` and metric names, empty where a step has no value.
 
-    A last line without its end is left out: the run still writes it, or was killed over it.
+    A last line without its end is ignored: the run is still writing it, or was killed meanwhile.
 
     Raises:
         InputError: no such file, one that is not text, no column `step`, or a value that is not a number.
@@ -47,9 +43,11 @@ def read_metrics(path: Path) -> Series:
                 if name != "step" and value:
                     found.setdefault(name, []).append((int(row["step"]), float(value)))
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text (byte {error.start}); it is damaged, or no run's metrics.csv") from error
+        raise InputError(
+            f"{path} is not text (byte {error.start}); it is damaged, or not a run's metrics.csv"
+        ) from error
     except (csv.Error, TypeError, ValueError) as error:
-        raise InputError(f"{path}, line {rows.line_num}: {error}; mend or remove the line") from error
+        raise InputError(f"{path}, line {rows.line_num}: {error}; fix or remove the line") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; make it readable") from error
     if "step" not in names:
@@ -82,12 +80,12 @@ _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
 )
 _MARKERS = "os^DvP"
 _MEANS = 250  # points that stand for a noisy curve of more than four times as many
-_FONT = ImageFont.load_default(16)  # as wide as matplotlib's at 10 points
+_FONT = 16  # pixels: as wide as matplotlib's at 10 points
 _INCH, _KEY, _ROW = 100, 65, 22  # pixels: an inch; in the legend a colour with its gaps, a row
 
 
 def curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None = None) -> None:
-    """Draws figures of runs against their optimizer steps, and saves a PNG.
+    """Draws metrics of runs against their optimizer steps, and saves a PNG.
 
     Panels are loss, PSNR, accuracy, learning rate, gradient norm, speed and waiting, each there if any run has its
     metric. Colours tell runs apart (seven of Okabe and Ito, safe for colour-blind readers; from the eighth run on with
@@ -105,35 +103,26 @@ def curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None 
     panels = _panels({name for run in runs.values() for name in run}, metrics)
     if not panels:
         raise InputError(f"no metric to draw in {', '.join(runs) or 'no runs'}; log at least one step first")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     across = min(len(panels), 2)
     down, width = math.ceil(len(panels) / across), 560 * across
-    names = [_legible(name, width - _KEY) for name in runs]
-    columns = max(
-        1, int(width / (_KEY + max(map(ImageFont.load_default(16).getlength, names))))
-    )  # as wide as matplotlib's at 10 points
+    font = load_font(_FONT)
+    names = [keep_ends_within(name, font, width - _KEY) for name in runs]
+    columns = max(1, int(width / (_KEY + max(map(font.getlength, names)))))
     height = 340 * down + 20 + _ROW * math.ceil(len(names) / columns)
-    figure = Figure(figsize=(width / _INCH, height / _INCH), dpi=_INCH, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(width / _INCH, height / _INCH, dpi=_INCH)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis, (label, styles) in zip(axes, panels, strict=False):
         _panel(axis, label, styles, runs)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    keys = [
-        axes[0].plot([], [], linewidth=3, **_look(number, number >= len(_OKABE_ITO)))[0] for number in range(len(names))
-    ]
-    figure.legend(keys, list(map(_plain, names)), loc="outside lower center", ncols=columns, frameon=False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the letter becomes a box
-        out.parent.mkdir(parents=True, exist_ok=True)
-        canvas.print_png(out)
+    keys = [axes[0].plot([], [], linewidth=3, **_look(number, number >= len(LINES)))[0] for number in range(len(names))]
+    figure.legend(keys, list(map(escaped, names)), loc="outside lower center", ncols=columns, frameon=False)
+    save_figure(figure, out)
 
 
 def _panels(logged: Set[str], metrics: Sequence[str] | None) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    """Returns the panels, each a label and the styles of its metrics, of what is `logged` and asked for."""
+    """The panels, each a label and the styles of its metrics, of what is `logged` and asked for."""
     if missing := [name for name in metrics or () if name not in logged]:
         raise InputError(f"no run has the metric {missing[0]!r}; there are {', '.join(sorted(logged)) or 'none'}")
     known = {name for _, styles in _PANELS for name in styles}
@@ -156,43 +145,27 @@ def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: M
                     axis.plot(steps, values, color=_look(number, False)["color"], linewidth=0.5, alpha=0.12)
                     steps, values = _means(steps), _means(values)
                 few = len(steps) == 1 or (len(steps) < 30 and style is not _THIN)
-                look = _look(number, few or number >= len(_OKABE_ITO))
+                look = _look(number, few or number >= len(LINES))
                 axis.plot(steps, values, markersize=3, markevery=1 if few else len(steps) // 10 + 1, **look, **style)
-        axis.plot([], [], color="#606060", label=name, **style)
+        axis.plot([], [], color=GREY, label=name, **style)
     axis.set_xlabel("optimizer steps")
-    axis.set_ylabel(_plain(label))
+    axis.set_ylabel(escaped(label))
     axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axis.ticklabel_format(axis="y", useOffset=False)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    style_axes(axis)
     if len(styles) > 1:
         axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=len(styles))
 
 
 def _means(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns the means of `_MEANS` parts of a series, in order."""
+    """The means of `_MEANS` parts of a series, in order."""
     edges = np.linspace(0, len(values), _MEANS + 1).astype(np.int64)
     sums: NDArray[np.float64] = np.add.reduceat(values.astype(np.float64), edges[:-1])
     return sums / np.diff(edges)
 
 
 def _look(number: int, marked: bool) -> dict[str, Any]:
-    """Returns colour and marker of the run with that number, from 0."""
-    times, place = divmod(number, len(_OKABE_ITO))
-    return {"color": _OKABE_ITO[place], "marker": _MARKERS[times % len(_MARKERS)] if marked else ""}
-
-
-def _legible(name: str, room: float) -> str:
-    """Returns `name` on one line; of one that is wider than `room` pixels both ends, for that is where names differ."""
-    name = " ".join(printable(name).split())
-    short, ends = name, len(name) // 2
-    while _FONT.getlength(short) > room:
-        ends -= 1
-        short = f"{name[:ends]}...{name[-ends:]}"
-    return short
-
-
-def _plain(text: str) -> str:
-    """Returns `text` escaped for matplotlib: a leading underscore hides it, a dollar starts a formula."""
-    return ("\u200b" + text if text.startswith("_") else text).replace("$", r"\$")
+    """Colour and marker of the run with that number, from 0."""
+    times, place = divmod(number, len(LINES))
+    return {"color": LINES[place], "marker": _MARKERS[times % len(_MARKERS)] if marked else ""}

@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mimsuite.errors import InputError
 from mimsuite.masked.patches import as_grid_mask
 from mimsuite.models import ViTForMaskedImageModeling
+from mimsuite.pictures.components import find_components
+from mimsuite.pictures.palette import INK, MARK, PAPER, Colour, load_font
 
-_GAP, _MARGIN, _LINE = 4, 8, 18
+_GAP, _MARGIN, _LINE = 4, 8, 18  # pixels
+_LEAST = 1e-9  # deviation of a component from which it is shown
 
 
 @torch.inference_mode()
@@ -24,7 +27,7 @@ def attention_maps(
 ) -> Tensor:
     """How much one token of each image takes from every patch, in each layer and head.
 
-    The probabilities of a token sum to 1 over all tokens; what goes to the class token and to registers is left out.
+    The probabilities of a token sum to 1 over all tokens; what goes to the class token and to registers is not shown.
 
     Args:
         model: a ViT; CvT and BiT have no attention between patches of a fixed grid.
@@ -36,7 +39,7 @@ def attention_maps(
         `(B, layers, heads, gh, gw)` floats from 0 to 1.
 
     Raises:
-        InputError: no ViT, a query that is not there, or a mask for a model that leaves hidden patches out (MAE).
+        InputError: not a ViT, a query outside of the grid, or a mask for a model that leaves hidden patches out (MAE).
     """
     if not isinstance(model, ViTForMaskedImageModeling):
         raise InputError(f"{type(model).__name__} has no attention maps; use a ViTForMaskedImageModeling")
@@ -73,13 +76,10 @@ def principal_colours(grid: Tensor) -> NDArray[np.uint8]:
     if grid.ndim != 4 or grid.shape[1] < 3:
         raise InputError(f"features of shape {tuple(grid.shape)}; expected (images, 3 or more, rows, columns)")
     count, _, height, width = grid.shape
-    cells = grid.detach().double().movedim(1, -1).flatten(0, 2)
-    cells = cells - cells.mean(0)
-    variance, axes = torch.linalg.eigh(cells.T @ cells / len(cells))
-    variance, axes = variance.flip(0)[:3].clamp_min(0), axes.flip(1)[:, :3]
-    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    values = cells @ axes / (5 * variance.sqrt().clamp_min(1e-9)) + 0.5
-    colours: NDArray[np.uint8] = (values.clamp(0, 1) * 255).round().byte().cpu().numpy()
+    cells = grid.detach().movedim(1, -1).flatten(0, 2).cpu().double().numpy()
+    found = find_components(cells, 3)
+    values = found.scores * found.spread(_LEAST) + 0.5
+    colours: NDArray[np.uint8] = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return colours.reshape(count, height, width, 3)
 
 
@@ -102,7 +102,7 @@ def spotlight(images: NDArray[np.uint8], maps: Tensor, darkest: float = 0.12) ->
 
 
 def framed(
-    images: NDArray[np.uint8], cell: tuple[int, int], grid: tuple[int, int], colour: tuple[int, int, int] = (230, 0, 90)
+    images: NDArray[np.uint8], cell: tuple[int, int], grid: tuple[int, int], colour: Colour = MARK
 ) -> NDArray[np.uint8]:
     """Images with a frame, one pixel wide, around the cell `(row, column)` of a grid `(rows, columns)`."""
     height, width = images.shape[1] // grid[0], images.shape[2] // grid[1]
@@ -128,18 +128,18 @@ def picture_rows(rows: Mapping[str, Sequence[NDArray[np.uint8]] | NDArray[np.uin
     counts = {name: len(pictures) for name, pictures in rows.items()}
     if not counts or len(set(counts.values())) > 1 or 0 in counts.values():
         raise InputError(f"rows of {counts} pictures; give the same number in each, at least one")
-    font = ImageFont.load_default(14)
+    font = load_font(14)
     label = max(round(font.getlength(line)) for name in rows for line in name.splitlines() or [""]) + 12
     step, count = side + _GAP, next(iter(counts.values()))
     size = (_MARGIN * 2 + label + count * step - _GAP, _MARGIN * 2 + len(rows) * step - _GAP)
-    sheet = Image.new("RGB", size, (255, 255, 255))
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for row, (name, pictures) in enumerate(rows.items()):
         top = _MARGIN + row * step
         lines = name.splitlines()
         for number, line in enumerate(lines):
             y = top + side / 2 + (number - len(lines) / 2) * _LINE
-            draw.text((_MARGIN + label - 10, y), line, (20, 20, 20), font, anchor="ra")
+            draw.text((_MARGIN + label - 10, y), line, INK, font, anchor="ra")
         for column, picture in enumerate(pictures):
             image = Image.fromarray(picture)
             scale = side / max(image.size)
@@ -166,7 +166,7 @@ def picture_map(
     """
     if not len(images) or places.shape != (len(images), 2):
         raise InputError(f"{len(images)} pictures at places of shape {places.shape}; give one (x, y) per picture")
-    sheet = Image.new("RGB", size, (255, 255, 255))
+    sheet = Image.new("RGB", size, PAPER)
     low, high = places.min(0), places.max(0)
     room = np.array(size) - side - 2 * _MARGIN
     corners = _MARGIN + np.rint((places - low) / np.maximum(high - low, 1e-12) * room).astype(int)

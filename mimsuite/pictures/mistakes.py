@@ -1,4 +1,4 @@
-"""A picture of the worst mistakes: images as the classifier saw them, with the truth and what it said."""
+"""A picture of the worst mistakes: images as the classifier saw them, with the true and the predicted label."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
+from mimsuite.pictures.layout import fit, paste_framed
+from mimsuite.pictures.palette import INK, PAPER, RIGHT, WRONG, load_font
+from mimsuite.pictures.text import cut
 
 COLUMNS = 6
 
 _SIDE, _LINE, _GAP, _MARGIN, _HEAD = 192, 19, 14, 16, 34  # pixels
-_INK, _TRUE, _WRONG, _FRAME, _PAPER = (20, 20, 20), (20, 110, 40), (190, 20, 40), (205, 205, 205), (255, 255, 255)
 
 
 class Caption(NamedTuple):
@@ -25,56 +26,37 @@ class Caption(NamedTuple):
     predicted: tuple[str, str]
 
 
-def mistakes_sheet(images: Sequence[NDArray[np.uint8]], said: Sequence[Caption], title: str) -> Image.Image:
+def mistakes_sheet(images: Sequence[NDArray[np.uint8]], captions: Sequence[Caption], title: str) -> Image.Image:
     """Draws images in rows of `COLUMNS`, under each the truth (green) and below what was predicted (red).
 
     Small images are enlarged by a whole factor, pixel by pixel; large ones are shrunk to 192 pixels.
 
     Args:
-        images: each `(H, W, 3)`, see `mimsuite.pictures.sheets.to_display`.
-        said: of each image.
+        images: each `(H, W, 3)`, see `mimsuite.pictures.display.to_display`.
+        captions: one per image.
         title: a line above.
 
     Raises:
-        InputError: no images, or another number of texts.
+        InputError: no images, or another number of captions.
     """
-    if not len(images) or len(images) != len(said):
-        raise InputError(f"{len(images)} images with texts for {len(said)}; give images, and the texts of each")
-    fonts = ImageFont.load_default(18), ImageFont.load_default(14)
+    if not len(images) or len(images) != len(captions):
+        raise InputError(f"{len(images)} images with {len(captions)} captions; give images, and a caption for each")
+    fonts = load_font(18), load_font(14)
     columns, rows = min(COLUMNS, len(images)), -(-len(images) // COLUMNS)
     width = max(columns * (_SIDE + _GAP) - _GAP, round(fonts[0].getlength(title)) + 1)
     step = _SIDE + 2 * _LINE + _GAP + 4
-    sheet = Image.new("RGB", (width + 2 * _MARGIN, _MARGIN * 2 + _HEAD + rows * step - _GAP), _PAPER)
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, _MARGIN * 2 + _HEAD + rows * step - _GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, _MARGIN - 2), title, _INK, fonts[0])
-    for number, (image, texts) in enumerate(zip(images, said, strict=True)):
+    draw.text((_MARGIN, _MARGIN - 2), title, INK, fonts[0])
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x = _MARGIN + number % COLUMNS * (_SIDE + _GAP)
         y = _MARGIN + _HEAD + number // COLUMNS * step
-        picture = fitted(Image.fromarray(image))
+        picture = fit(Image.fromarray(image), _SIDE)
         left, top = x + (_SIDE - picture.width) // 2, y + (_SIDE - picture.height) // 2
-        draw.rectangle((left - 1, top - 1, left + picture.width, top + picture.height), outline=_FRAME)
-        sheet.paste(picture, (left, top))
-        for line, ((text, value), ink) in enumerate(zip(texts, (_TRUE, _WRONG), strict=True)):
+        paste_framed(sheet, picture, (left, top))
+        for line, ((text, value), ink) in enumerate(zip(caption, (RIGHT, WRONG), strict=True)):
             below = y + _SIDE + 4 + line * _LINE
             room = _SIDE - (round(fonts[1].getlength(value)) + 8 if value else 0)
-            draw.text((x, below), shortened(("", "-> ")[line] + text, room, fonts[1]), ink, fonts[1])
+            draw.text((x, below), cut(("", "-> ")[line] + text, fonts[1], room), ink, fonts[1])
             draw.text((x + _SIDE, below), value, ink, fonts[1], anchor="ra")
     return sheet
-
-
-def fitted(image: Image.Image) -> Image.Image:
-    """The image, at most `_SIDE` pixels wide and high."""
-    factor = max(1, _SIDE // max(image.size))
-    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    return image
-
-
-def shortened(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """`text` on one line, of which as much as fits into `width` pixels, with an ellipsis."""
-    text = " ".join(printable(text).split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."

@@ -1,71 +1,78 @@
-"""The probe's picture: what each layer and pooling is worth on held-out training images."""
+"""The picture of a probe: the best score of each layer and pooling on held-out training images."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from mimsuite.evaluation.features.views import View
-from mimsuite.evaluation.probes.linear import LinearResult, Trial
-from mimsuite.metrics.scores import METRICS
+from mimsuite.pictures.figures import new_figure, save_figure, style_axes
+from mimsuite.pictures.palette import BLUE, GREEN, GREY, VERMILION
 
-# Of Okabe and Ito 2008, as in `mimsuite.pictures.curves`; markers and dashes tell them apart without colours.
-_LOOKS = {"mean": ("#0072B2", "o", "-"), "cls": ("#D55E00", "s", "--"), "both": ("#009E73", "^", ":")}
+# Markers and dashes tell them apart without colours.
+_LOOKS = {"mean": (BLUE, "o", "-"), "cls": (VERMILION, "s", "--"), "both": (GREEN, "^", ":")}
 _LABELS = {"top1": "top-1 accuracy (fraction)", "map": "mean average precision (fraction)", "r2": "R2 (1: perfect)"}
-_WORDS = {"mean": "mean of the patches", "cls": "class token", "both": "class token and mean"}
+_POOLS = {"mean": "mean of the patches", "cls": "class token", "both": "class token and mean"}
 
 
-def best_of(figures: Mapping[Trial, float]) -> dict[View, float]:
-    """Returns the best figure of each view over normalisations and learning rates; without heads that diverged."""
-    best: dict[View, float] = {}
-    for trial, figure in figures.items():
-        if not math.isnan(figure):
-            best[trial.view] = max(figure, best.get(trial.view, -math.inf))
-    return best
+class ChosenHead(NamedTuple):
+    """The head that a probe chose.
+
+    Attributes:
+        layer: of the encoder, from 1.
+        pool: "mean", "cls" or "both".
+        held_out: its score on the held-out training images.
+        test: its score on the test split.
+    """
+
+    layer: int
+    pool: str
+    held_out: float
+    test: float
 
 
-def draw_probe(probed: LinearResult, layers: int, out: Path, baselines: Mapping[str, float] | None = None) -> None:
-    """Draws the best held-out figure of each layer, a line per pooling, and saves a PNG.
+def draw_probe(
+    best: Mapping[str, Mapping[int, float]],
+    chosen: ChosenHead,
+    out: Path,
+    *,
+    metric: str,
+    num_layers: int,
+    title: str,
+    baselines: Mapping[str, float] | None = None,
+) -> None:
+    """Draws the best held-out score of each layer, a line per pooling, and saves a PNG.
 
-    The trial that was chosen is marked; a star shows what it reaches on the test split, where the others never were.
+    The chosen head is marked; a star shows its score on the test split, where the others were never tried.
 
     Args:
-        probed: what the matrix found.
-        layers: of the encoder.
+        best: pooling -> layer -> score.
+        chosen: the head that was chosen.
         out: the PNG; its folder is made.
-        baselines: words -> figure on the test split, drawn as level lines.
+        metric: "top1", "map" or "r2".
+        num_layers: of the encoder.
+        title: above the picture.
+        baselines: name -> score on the test split, drawn as level lines.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.2, 4.6), dpi=100, layout="constrained")
-    canvas, axis = FigureCanvasAgg(figure), figure.subplots()
-    best, metric, view = best_of(probed.held_out), METRICS[probed.task.kind][0], probed.best.view
+    figure = new_figure(7.2, 4.6)
+    axis = figure.subplots()
     for pool, (colour, marker, dashes) in _LOOKS.items():
-        points = sorted((v.layer, figure) for v, figure in best.items() if v.pool == pool)
-        if points:
+        if points := sorted(best.get(pool, {}).items()):
             x, y = zip(*points, strict=True)
-            axis.plot(x, y, color=colour, marker=marker, linestyle=dashes, label=f"{_WORDS[pool]}, held out")
-    test, held = probed.worth.figures[metric], probed.held_out[probed.best]
-    axis.plot(view.layer, held, "o", markersize=15, markerfacecolor="none", color="black", label="chosen")
-    axis.plot(view.layer, test, "*", markersize=13, color="black", linestyle="", label=f"test split: {test:.3f}")
-    for (words, figure_of_it), dashes in zip((baselines or {}).items(), ("-.", ":"), strict=False):
-        axis.axhline(figure_of_it, color="#606060", linewidth=1, linestyle=dashes, label=f"{words}, test split")
-    axis.set_xlabel(f"layer (of {layers}; the last one after the final norm)")
+            axis.plot(x, y, color=colour, marker=marker, linestyle=dashes, label=f"{_POOLS[pool]}, held out")
+    axis.plot(chosen.layer, chosen.held_out, "o", markersize=15, markerfacecolor="none", color="black", label="chosen")
+    label = f"test split: {chosen.test:.3f}"
+    axis.plot(chosen.layer, chosen.test, "*", markersize=13, color="black", linestyle="", label=label)
+    for (name, score), dashes in zip((baselines or {}).items(), ("-.", ":"), strict=False):
+        axis.axhline(score, color=GREY, linewidth=1, linestyle=dashes, label=f"{name}, test split")
+    axis.set_xlabel(f"layer (of {num_layers}; the last one after the final norm)")
     axis.set_ylabel(_LABELS[metric])
-    axis.set_xlim(0.5, layers + 0.5)
+    axis.set_xlim(0.5, num_layers + 0.5)
     axis.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
     axis.ticklabel_format(axis="y", useOffset=False)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(
-        f"best of {len(probed.held_out)} heads: layer {view.layer}, {view.pool}, {probed.best.norm}, "
-        f"lr {probed.best.lr:g}",
-        fontsize=11,
-        loc="left",
-    )
+    style_axes(axis)
+    axis.set_title(title, fontsize=11, loc="left")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    canvas.print_png(out)
+    save_figure(figure, out)

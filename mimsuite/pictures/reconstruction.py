@@ -12,19 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from mimsuite.masked.losses import masked_error
+from mimsuite.masked.modes import choose_mode
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import Target
 from mimsuite.metrics.psnr import hidden_psnr
-from mimsuite.pictures.sheets import (
-    Components,
-    Panel,
-    Shown,
-    choose_mode,
-    hog_glyphs,
-    reconstruction_sheet,
-    settings_sheet,
-    to_display,
-)
+from mimsuite.pictures.display import Components, Shown, hog_glyphs, to_display
+from mimsuite.pictures.sheets import Panel, reconstruction_sheet, settings_sheet
 
 Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
 WORDS = {
@@ -51,7 +44,7 @@ class Reconstruction:
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
         unit: side of a mask unit in pixels of the image.
         target: name of what is predicted.
-        mode: how the prediction became a picture, one of the target's `mimsuite.pictures.sheets.MODES`.
+        mode: how the prediction became a picture, one of the target's `mimsuite.masked.modes.MODES`.
         colours: which channels are shown, in words; empty where that is plain.
         loss: the masked loss over all images.
         losses: `(N,)`, that of each image alone; 0 where nothing is hidden.
@@ -151,7 +144,7 @@ def reconstruct(
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
         mode: how the prediction becomes a picture, one of the target's modes; "auto": the first.
         kind: of the loss, one of `mimsuite.masked.losses.ERRORS`.
-        shown: which channels are shown, see `mimsuite.pictures.sheets.to_display`.
+        shown: which channels are shown, see `mimsuite.pictures.display.to_display`.
 
     Raises:
         InputError: a mode that the target does not have.

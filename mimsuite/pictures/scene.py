@@ -19,10 +19,11 @@ from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.open import open_data
 from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
+from mimsuite.masked.modes import choose_mode
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, drops_patches, normalizer_of, trained_model
-from mimsuite.pictures.sheets import Components, check_channels, choose_mode, principal_components
-from mimsuite.runs.trainer import mask_samplers
+from mimsuite.pictures.display import Components, principal_components
+from mimsuite.settings.channels import check_channels
 from mimsuite.settings.combinations import check_ratio, mask_cell
 from mimsuite.settings.read import FALLBACK_SIZE, mask_unit, read_int, read_size
 from mimsuite.weights.init import find_weights
@@ -122,7 +123,9 @@ class Scene:
             check_ratio(cfg, rows * columns, self.drops)
         except InputError as error:
             raise InputError(str(error).replace("mask.", "")) from error
-        samplers = mask_samplers(cfg, [], self.drops)[:1]
+        from mimsuite.masked.samplers import make_samplers
+
+        samplers = make_samplers(cfg.mask, [], self.drops)[:1]
         return self.show(self.masks(samplers, (rows, columns), read_int(cfg, "seed", least=0)), mode=mode)[0]
 
     def with_images(self, images: Tensor) -> Scene:
@@ -185,12 +188,11 @@ class Scene:
         images = self.images
         import torch
 
-        from mimsuite.objectives.mim import predict
         from mimsuite.pictures.reconstruction import reconstruct
 
         shown = self._components(torch.stack(list(masks)).any(0)) if isinstance(channels, str) else channels
-        run = partial(predict, self.model)
-        draw = partial(reconstruct, run, self.model.target, self.model.head_stride, self._normalize, images)
+        model = self.model
+        draw = partial(reconstruct, model.predict, model.target, model.head_stride, self._normalize, images)
         return [draw(mask.to(images.device), mode=mode, shown=shown) for mask in masks]
 
     @cached_property

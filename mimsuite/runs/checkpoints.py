@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,9 @@ FAILURES = 3
 class CommittedCheckpointIO(CheckpointIO):
     """Lightning's place to write checkpoints, made atomic.
 
-    A save writes a part in the same folder, flushes it to the disk, renames it to `NAME`, flushes the folder, and replaces `latest.json` the same way. The two newest checkpoints are kept. A save that fails keeps the
-    old ones, removes its rest and warns; three failures in a row stop the run.
+    A save replaces the file in one step and flushes it to the disk, then `latest.json` in the same way. The two newest
+    checkpoints are kept. A save that fails keeps the old ones, removes its rest and warns; three failures in a row
+    stop the run.
     """
 
     def __init__(self) -> None:
@@ -80,13 +79,7 @@ def commit(checkpoint: dict[str, Any], path: Path) -> None:
     write_json(path.parent / "latest.json", latest, durable=True)
 
 
-
-
 def prune(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints."""
     for old in sorted(folder.glob("step_*.ckpt"))[:-keep]:
         old.unlink(missing_ok=True)
-
-
-
-

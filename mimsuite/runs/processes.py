@@ -63,6 +63,21 @@ def leads() -> bool:
     return (found.rank if found else int(os.environ.get("NODE_RANK") or 0)) == 0
 
 
+def processes_of(devices: int | None, nodes: int, accelerator: str) -> Team:
+    """The processes that a run has: those that exist already, else as many as it asks for.
+
+    Args:
+        devices: processes on this machine; None: one per device.
+        nodes: machines.
+        accelerator: Lightning's name.
+    """
+    if found := team():
+        return found
+    from mimsuite.runs.machine import device_count
+
+    return Team(0, devices or device_count(accelerator), nodes)
+
+
 def command_line(task: str, overrides: Sequence[str]) -> list[str]:
     """What the processes of this run are started with: this command's arguments, or those of a call from Python."""
     import __main__

@@ -8,22 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.label_table import LabelFacts, balanced_weights, label_facts, read_labels, share_of
 from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
-from mimsuite.settings.read import read_positive
-
-PROBLEM_TYPES = {
-    "classes": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "regression": "regression",
-}
+from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class TrainingLabels:
         return dict(enumerate(named))
 
 
-def decide_labels(cfg: DictConfig, index: DataIndex) -> TrainingLabels:
+def read_training_labels(cfg: DictConfig, index: DataIndex) -> TrainingLabels:
     """Reads the labels and chooses the images.
 
     Args:
@@ -73,7 +66,7 @@ def decide_labels(cfg: DictConfig, index: DataIndex) -> TrainingLabels:
     if "test" in index.splits:
         check_labels(index, facts, read_labels(index, index.records("test")), "test")
     fraction = read_positive(cfg, "label_fraction")
-    numbers = share_of(samples, labels, fraction, cfg.seed)
+    numbers = share_of(samples, labels, fraction, read_int(cfg, "seed", least=0))
     notes = []
     if fraction < 1:
         how = "of each class" if facts.kind == "classes" else "of all"
@@ -103,7 +96,7 @@ def check_labels(index: DataIndex, facts: LabelFacts, labels: Sequence[Label], s
     ):
         raise InputError(
             f"data {index.root}: {split} has a label {high}, but the training images have classes 0 to "
-            f"{facts.outputs - 1}; mend the labels, or name all classes in classes.txt"
+            f"{facts.outputs - 1}; fix the labels, or name all classes in classes.txt"
         )
     if facts.kind == "regression" and len(set(labels)) == 1:
         raise InputError(
@@ -120,6 +113,10 @@ def check_labels(index: DataIndex, facts: LabelFacts, labels: Sequence[Label], s
 def check_objective(cfg: DictConfig, facts: LabelFacts) -> None:
     """Refuses what the labels cannot be mixed, smoothed or averaged with, before anything is built or written.
 
+    Args:
+        cfg: read are `objective.mixup`, `objective.cutmix`, `objective.smoothing` and `objective.ema`, where they are.
+        facts: of the labels.
+
     Raises:
         InputError: such a value.
     """
@@ -129,39 +126,33 @@ def check_objective(cfg: DictConfig, facts: LabelFacts) -> None:
         "smoothing": (1, "0.1, or 0 for none"),
         "ema": (1, "0.9998, or null for none"),
     }
-    for key, (end, fix) in limits.items():
-        value: Any = cfg.objective.get(key, 0)
-        if key == "ema" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < end:
-            where = "from 0" if end == math.inf else "from 0 to below 1"
-            raise InputError(f"objective.{key}={value} is no number {where}; use {fix}")
-    if facts.kind == "regression" and cfg.objective.get("smoothing"):
-        raise InputError(
-            f"objective.smoothing={cfg.objective.smoothing}, but the labels are numbers; use objective.smoothing=0"
-        )
+    for key, (below, use) in limits.items():
+        if key in cfg.objective and not (key == "ema" and cfg.objective.ema is None):
+            read_number(cfg, f"objective.{key}", below=below, use=use)
+    smoothing = cfg.objective.get("smoothing")
+    if facts.kind == "regression" and smoothing:
+        raise InputError(f"objective.smoothing={smoothing}, but the labels are numbers; use objective.smoothing=0")
 
 
 def class_weights(cfg: DictConfig, facts: LabelFacts, kept: LabelFacts) -> list[float] | None:
     """The factors of `class_weights=balanced`, or of a list.
 
     Raises:
-        InputError: neither; labels that are no classes.
+        InputError: neither; labels that are not classes.
     """
-    given: Any = cfg.class_weights
+    given = read(cfg, "class_weights")
     if given is None:
         return None
     if facts.kind == "regression":
-        raise InputError(f"class_weights={given}, but the labels are numbers; leave class_weights out")
+        raise InputError(f"class_weights={given}, but the labels are numbers; remove class_weights")
     if given == "balanced":
         assert kept.counts is not None
         counts = np.zeros(facts.outputs, dtype=np.int64)
         counts[: len(kept.counts)] = kept.counts
         return balanced_weights(counts, facts.names)
-    numbers = list(given) if isinstance(given, (list, tuple, ListConfig)) else []
-    good = all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < math.inf for v in numbers)
-    if len(numbers) != facts.outputs or not good:
+    numbers = given if isinstance(given, list) else []
+    if len(numbers) != facts.outputs or not all(is_number(v) and 0 <= v < math.inf for v in numbers):
         raise InputError(
-            f"class_weights={given} is no list of {facts.outputs} numbers, one per class; give one, or balanced"
+            f"class_weights={given} is not a list of {facts.outputs} numbers, one per class; give one, or balanced"
         )
     return [float(v) for v in numbers]

@@ -15,9 +15,9 @@ from mimsuite.config.instantiate import current_config, trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.models.load import drops_patches
 from mimsuite.runs.folder import holds_run
-from mimsuite.runs.trainer import mask_samplers
-from mimsuite.settings.combinations import LOSSES, NO_MASK, check_ratio, mask_cell
+from mimsuite.settings.combinations import NO_MASK, check_ratio, mask_cell
 from mimsuite.settings.read import mask_unit, read_int
+from mimsuite.words import LOSSES
 
 if TYPE_CHECKING:
     from mimsuite.masked.samplers import MaskSampler
@@ -101,6 +101,8 @@ def masking_of(
     limit = images if stored is None else read_int(stored.loader, "val_limit", name="loader.val_limit")
     if limit < images:
         note += f"; it validated on {limit:,} images, these are {images:,}, so its own figures differ"
-    sampler = mask_samplers(made, trusted_targets(cfg, overrides), drops)[0]
+    from mimsuite.masked.samplers import make_samplers
+
+    sampler = make_samplers(made.mask, trusted_targets(cfg, overrides), drops)[0]
     batch = BATCH if stored is None else read_int(stored, "micro_batch", auto=BATCH)
     return Masking(sampler, plain, tuple(units), loss, batch, note)

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import instantiate
-from mimsuite.encoders.config import CLASSIFIER_POOLS, as_pair
+from mimsuite.encoders.config import as_pair, as_side
 from mimsuite.errors import InputError
-from mimsuite.models.load import config_of, side
+from mimsuite.models.load import config_of
 from mimsuite.settings.combinations import MAE_KEYS
-from mimsuite.settings.labels import PROBLEM_TYPES, TrainingLabels
+from mimsuite.settings.labels import TrainingLabels
+from mimsuite.settings.read import is_int, read, read_choice, read_int, read_number
+from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights
+from mimsuite.words import CLASSIFIER_POOLS, PROBLEM_TYPE_OF
 
 
-def model_config(
+def overrides_group(overrides: Sequence[str], group: str) -> bool:
+    """Whether the command line chooses a group, or a value of it."""
+    return any(o.lstrip("+~").startswith((f"{group}=", f"{group}.")) for o in overrides)
+
+
+def read_model(
     cfg: DictConfig,
     weights: Weights | None,
     overrides: Sequence[str],
     trusted: Sequence[str],
+    *,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
-) -> Any:
-    """The model's config object; needs no torch.
-
-    It comes from the weights, unless there are none or the command line names a model.
+) -> EncoderConfig:
+    """The model's config object. It comes from the weights, unless there are none or the command line names a model.
 
     Args:
+        cfg: read is `model`.
+        weights: what `init=` names, or None.
+        overrides: the command line's `key=value` arguments, those of a resumed run's first start included.
+        trusted: further targets that configs may name.
         image_size: `(H, W)` of this run; None for the model's own.
         channels: of the data; None for the model's own.
 
@@ -43,109 +53,95 @@ def model_config(
                 f"init={weights.init} takes {config.num_channels} channels but the images have {channels}; "
                 "use other weights or other data"
             )
-        if image_size is not None and hasattr(config, "image_size"):
-            config.image_size = side(image_size)
-        return config
-    sizes: dict[str, Any] = {}
-    if image_size is not None and "image_size" in cfg.model:
-        sizes["image_size"] = side(image_size)
-    if channels is not None:
-        sizes["num_channels"] = channels
-    try:
-        config = instantiate(cfg.model, trusted, **sizes)
-    except TypeError as error:
-        raise InputError(f"model: {error}") from error
+        return config if image_size is None else config.with_image_size(image_size)
+    config = fresh_config(cfg.model, trusted, image_size, channels)
     if weights is not None and weights.config.get("model_type") != config.model_type:
         raise InputError(
             f"init={weights.init} holds a {weights.config.get('model_type')}, but model= names a {config.model_type}; "
-            "leave model= out, or use other weights"
+            "remove model=, or use other weights"
         )
     return config
 
 
-def for_objective(config: Any, cfg: DictConfig, weights: Weights | None, overrides: Sequence[str]) -> Any:
+def fresh_config(
+    node: DictConfig, trusted: Sequence[str], image_size: tuple[int, int] | None, channels: int | None
+) -> EncoderConfig:
+    """What the group `model` describes, at a run's image size and channels; arguments as of `read_model`."""
+    sizes: dict[str, Any] = {}
+    if image_size is not None and "image_size" in node:
+        sizes["image_size"] = as_side(image_size)
+    if channels is not None:
+        sizes["num_channels"] = channels
+    try:
+        made: EncoderConfig = instantiate(node, trusted, **sizes)
+    except TypeError as error:
+        raise InputError(f"model: {error}") from error
+    return made
+
+
+def masked_config(
+    config: EncoderConfig, cfg: DictConfig, weights: Weights | None, overrides: Sequence[str]
+) -> EncoderConfig:
     """A copy of the model's config that says what is predicted, what becomes of hidden patches, and with which decoder.
 
     The decoder is that of `head`, or of the weights if they have one and the command line names none.
 
+    Args:
+        config: of the encoder, at the run's image size.
+        cfg: read are `objective.target`, `objective.mask_mode` and `head`.
+        weights: what `init=` names, or None.
+        overrides: the command line's `key=value` arguments.
+
     Raises:
         InputError: a key that the decoder does not have, or a wrong value.
     """
-    changes: dict[str, Any] = {"mim_target": cfg.objective.target}
-    if as_pair(config.encoder_stride) != config.stride:
-        stride = side(config.stride)
-        if weights is None or overrides_group(overrides, "model"):
-            raise InputError(
-                f"model.encoder_stride={config.encoder_stride} is not the model's stride; use "
-                f"model.encoder_stride={str(stride).replace(' ', '')}"
-            )
-        changes["encoder_stride"] = stride  # of weights that were made for something else
-    if config.model_type != "vit":
-        return config.changed(**changes)
-    changes |= {"mask_mode": cfg.objective.mask_mode, "decoder_hidden_size": None}
-    if cfg.objective.mask_mode == "drop":
-        before = None if weights is None or overrides_group(overrides, "head") else config_of(weights)
-        own = getattr(before, "decoder_hidden_size", None) is not None
-        changes |= {f"decoder_{key}": getattr(before, f"decoder_{key}") if own else cfg.head[key] for key in MAE_KEYS}
-    return config.changed(**changes)
+    if as_pair(config.encoder_stride) != config.stride and (weights is None or overrides_group(overrides, "model")):
+        wanted = str(as_side(config.stride)).replace(" ", "")
+        raise InputError(
+            f"model.encoder_stride={config.encoder_stride} is not the model's stride; use model.encoder_stride={wanted}"
+        )
+    decoder = None
+    if read(cfg, "objective.mask_mode") == "drop":
+        before = None if weights is None or overrides_group(overrides, "head") else config_of(weights).decoder_sizes
+        decoder = before or {key: cfg.head[key] for key in MAE_KEYS}
+    return config.with_masking(str(read(cfg, "objective.target")), decoder)
 
 
-def classifier_config(config: Any, cfg: DictConfig, weights: Weights | None, labelled: TrainingLabels) -> Any:
-    """A copy of the model's config for a classifier of the run's labels; what concerned masks is taken out of it.
+def classifier_config(config: EncoderConfig, cfg: DictConfig, labels: TrainingLabels) -> EncoderConfig:
+    """A copy of the model's config for a classifier of the run's labels, without what concerns masks.
 
     Args:
         config: of the encoder.
         cfg: read are `head.pool` and `drop_path`.
-        weights: what `init=` names, or None.
-        labelled: the labels.
+        labels: the labels.
 
     Raises:
         InputError: a value that the encoder does not take.
     """
-    changes: dict[str, Any] = {
-        "id2label": labelled.names,
-        "problem_type": PROBLEM_TYPES[labelled.facts.kind],
-        "classifier_pool": str(cfg.head.pool),
-        "mim_target": "pixels",
-        "architectures": None,
-    }
-    if config.model_type == "vit":
-        of_masking = ("mask_mode", *(f"decoder_{key}" for key in MAE_KEYS))
-        changes |= {name: getattr(type(config), name) for name in of_masking}  # the defaults, which no file names
-    if cfg.head.pool not in CLASSIFIER_POOLS:
-        raise InputError(f"head.pool={cfg.head.pool} is unknown; head.pool takes {', '.join(CLASSIFIER_POOLS)}")
-    if cfg.head.pool == "cls" and not config.class_tokens[-1]:
+    pool = read_choice(cfg, "head.pool", CLASSIFIER_POOLS)
+    if pool == "cls" and not config.class_tokens[-1]:
         raise InputError("head.pool=cls, but this encoder has no class token; use head.pool=mean")
-    std = cfg.head.std
-    if isinstance(std, bool) or not isinstance(std, (int, float)) or not 0 <= std < math.inf:
-        raise InputError(f"head.std={std} is no number from 0; use 0.02, or 0 for zeros")
-    if cfg.drop_path is not None:
-        rate = cfg.drop_path
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-            raise InputError(f"drop_path={rate} is no rate from 0 to below 1; use 0.1, or 0 for none")
-        stages = len(config.depth) if config.model_type == "cvt" else 0  # of a CvT the last stage drops (spec of CvT)
-        changes["drop_path_rate"] = [0.0] * (stages - 1) + [rate] if stages else rate
-    frozen_depth(cfg, config.num_blocks)
-    return config.changed(**changes)
+    if read(cfg, "drop_path") is not None:
+        config = config.with_drop_path(read_number(cfg, "drop_path", below=1, use="0.1, or 0 for none"))
+    return config.without_masking().changed(
+        id2label=labels.names,
+        problem_type=PROBLEM_TYPE_OF[labels.facts.kind],
+        classifier_pool=pool,
+        architectures=None,
+    )
 
 
-def frozen_depth(cfg: DictConfig, blocks: int) -> int:
+def read_frozen_depth(cfg: DictConfig, blocks: int) -> int:
     """The deepest parameters that `freeze` keeps as they are, as `depth_of` counts; -1 for none.
 
     Raises:
         InputError: none of null, all and a number of blocks.
     """
-    if cfg.freeze is None:
+    value = read(cfg, "freeze")
+    if value is None:
         return -1
-    if cfg.freeze == "all":
+    if value == "all":
         return blocks + 1
-    if isinstance(cfg.freeze, bool) or not isinstance(cfg.freeze, int) or not 0 <= cfg.freeze <= blocks:
-        raise InputError(
-            f"freeze={cfg.freeze}: this encoder has {blocks} blocks; use a number from 0 to {blocks}, or all"
-        )
-    return int(cfg.freeze)
-
-
-def overrides_group(overrides: Sequence[str], group: str) -> bool:
-    """Whether the command line chooses a group, or a value of it."""
-    return any(o.lstrip("+~").startswith((f"{group}=", f"{group}.")) for o in overrides)
+    if not is_int(value) or value > blocks or value < 0:
+        raise InputError(f"freeze={value}: this encoder has {blocks} blocks; use a number from 0 to {blocks}, or all")
+    return read_int(cfg, "freeze", least=0)

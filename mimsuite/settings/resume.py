@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_config
 from mimsuite.errors import InputError
+from mimsuite.settings.resolve import resolved
 
 FREE = (
     *("workers", "devices", "logger", "out", "resume", "callbacks.monitor", "save_every"),
-    *("online_probe", "callbacks.online_probe"),  # gives figures and changes no weight
+    *("online_probe", "callbacks.online_probe"),  # gives metrics and changes no weight
 )
 
 
@@ -31,33 +33,45 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     loaded = OmegaConf.load(Path(cfg.out) / "config.yaml")
     assert isinstance(loaded, DictConfig)
-    stored = current_config(loaded)
-    OmegaConf.set_struct(stored, False)
-    for key in cfg.keys() - stored.keys():  # younger than the run, which was what the key's default says
-        stored[key] = cfg[key]
-    before = first_overrides(cfg)
+    stored, before = current_config(loaded), first_overrides(cfg)
+    younger = {key: cfg[key] for key in map(str, cfg.keys() - stored.keys())}  # the run had the key's default
+    stored = resolved(stored, younger)
+    changes: dict[str, Any] = {}
     for override in overrides:
-        if override in before:
-            continue
-        key = override.partition("=")[0].lstrip("+~")
-        old, new = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
-        if key == "steps" and isinstance(new, int) and isinstance(old, int):
-            if new < old:
-                raise InputError(
-                    f"resume=true with steps={new}, but the run was started for {old}; use steps={old} or more"
-                )
-            stored.steps = new
-        elif key.startswith(FREE):
-            OmegaConf.update(stored, key, new, force_add=True)
-            if key == "devices" and not any(line.startswith("micro_batch=") for line in before):
-                stored.micro_batch = "auto"  # it was chosen for another number of processes
-        elif old not in (new, "<secret>") and not same_path(key, old, new):
+        if override not in before:
+            key = override.partition("=")[0].lstrip("+~")
+            changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
+    return resolved(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False})
+
+
+def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[str, Any]:
+    """What becomes of a key that the command line of a resumed run gives.
+
+    Args:
+        key: with dots.
+        old: its value in the run.
+        new: its value on the command line.
+        before: the `key=value` arguments that the run was started with.
+
+    Raises:
+        InputError: it may not change.
+    """
+    if key == "steps" and isinstance(new, int) and isinstance(old, int):
+        if new < old:
             raise InputError(
-                f"resume=true cannot change {key}: the run has {old}, the command line says {new}; leave {key} out, "
-                "or start a new run in another out="
+                f"resume=true with steps={new}, but the run was started for {old}; use steps={old} or more"
             )
-    stored.out, stored.resume, stored.overwrite = cfg.out, True, False
-    return stored
+        return {"steps": new}
+    if key.startswith(FREE):
+        chosen_before = any(line.startswith("micro_batch=") for line in before)
+        for_other_devices = {"micro_batch": "auto"} if key == "devices" and not chosen_before else {}
+        return {key: new} | for_other_devices
+    if old not in (new, "<secret>") and not same_path(key, old, new):
+        raise InputError(
+            f"resume=true cannot change {key}: the run has {old}, the command line has {new}; remove {key}=, "
+            "or start a new run in another out="
+        )
+    return {}
 
 
 def first_overrides(cfg: DictConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""`mimsuite demo`: the whole way on the embedded data set, step by step, with the figures that matter."""
+"""`mimsuite demo`: the whole way on the embedded data set, step by step, with the metrics that matter."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from mimsuite import api, app
 from mimsuite.data.open import EMBEDDED
 from mimsuite.data.storage import write_json
 from mimsuite.models.load import normalizer_of
-from mimsuite.runs.folder import check_outputs, speak
-from mimsuite.settings.read import read_flag, read_int
+from mimsuite.runs.console import speak
+from mimsuite.settings.demo import PARTS, read_demo
 
 log = logging.getLogger("mimsuite")
 
-PARTS = ("images", "shards", "inspect", "pretrain", "probe", "reconstruct.png", "demo.json")
 IMAGES = 200
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Runs every step; returns the figures that it prints."""
+    """Runs every step; returns the metrics that it prints."""
     speak()
-    overwrite = read_flag(cfg, "overwrite")
-    out = check_outputs(cfg.out, PARTS, overwrite=overwrite)
-    steps, batch, seed = read_int(cfg, "steps"), read_int(cfg, "batch"), read_int(cfg, "seed", least=0)
-    began = time.perf_counter()
+    settings, began = read_demo(cfg), time.perf_counter()
+    out, seed, workers = settings.out, settings.seed, settings.workers
     clear(out)
     title(1, f"{IMAGES} emoji as PNG files, packed into shards: how your own images get in")
     write_images(out / "images", IMAGES)
@@ -42,14 +39,14 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         out=str(out / "pretrain"),
         model="vit_nano",
         experiment="emoji_nano",
-        steps=steps,
-        batch=batch,
+        steps=settings.steps,
+        batch=settings.batch,
         seed=seed,
-        precision=cfg.precision,
-        workers=cfg.workers,
+        precision=settings.precision,
+        workers=workers,
     )
-    title(4, "what the encoder is worth: kNN and linear probe on frozen features")
-    probed = api.probe(init=str(out / "pretrain"), out=str(out / "probe"), seed=seed, workers=cfg.workers)
+    title(4, "how good the features are: kNN and linear probe of the frozen encoder")
+    probed = api.probe(init=str(out / "pretrain"), out=str(out / "probe"), seed=seed, workers=workers)
     title(5, "a picture of what the model predicts for images it never saw")
     drawn = api.call(
         "reconstruct", {"init": str(out / "pretrain"), "out": str(out / "reconstruct.png"), "mask.unit": 16}
@@ -84,7 +81,7 @@ def write_images(folder: Path, count: int) -> None:
     from PIL import Image
 
     from mimsuite.data.checks.inspect import raw_samples
-    from mimsuite.data.index import open_index
+    from mimsuite.data.open import open_index
 
     index = open_index(str(EMBEDDED))
     assert index.classes is not None
@@ -137,7 +134,7 @@ def flat_loss(run: Path) -> float:
 def summarize(
     out: Path, pretrained: dict[str, Any], probed: dict[str, Any], drawn: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """Prints and returns the figures of the demo."""
+    """Prints and returns the metrics of the demo."""
     from mimsuite.pictures.curves import read_metrics
 
     losses = read_metrics(out / "pretrain" / "metrics.csv")["val/loss"][1]

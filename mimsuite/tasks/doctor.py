@@ -22,8 +22,8 @@ from mimsuite import app
 from mimsuite.data.open import open_data
 from mimsuite.data.storage import cache_folder, write_json
 from mimsuite.errors import InputError
-from mimsuite.runs.folder import speak
-from mimsuite.settings.read import read_flag
+from mimsuite.runs.console import speak
+from mimsuite.settings.doctor import read_doctor
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -61,22 +61,20 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Looks at the environment and prints what it finds; returns the findings, and exit code 1 where there is a fault.
 
     Raises:
-        InputError: `out` is no .json file.
+        InputError: `out` is not a .json file.
     """
     speak()
-    strict = read_flag(cfg, "strict")
-    if cfg.out is not None and (Path(cfg.out).suffix != ".json" or Path(cfg.out).is_dir()):
-        raise InputError(f"out={cfg.out} is no .json file; use out=doctor.json")
+    settings = read_doctor(cfg)
     found = [*basics(), *libraries(installed()), *traps(installed(), factories()), *torch_build(), *cpu(), *threads()]
-    found += [*storage(), *([] if cfg.data is None else data(str(cfg.data)))]
+    found += [*storage(), *([] if settings.data is None else data(settings.data))]
     for finding in found:
         log.info("%-5s %-12s %s%s", *finding[:3], f"; {finding.fix}" if finding.fix else "")
-    bad = [f for f in found if f.level == "fault" or (strict and f.level == "note")]
-    log.info("%s", f"{len(bad)} to mend" if bad else "nothing that would break a run")
+    bad = [f for f in found if f.level == "fault" or (settings.strict and f.level == "note")]
+    log.info("%s", f"{len(bad)} to fix" if bad else "nothing that would break a run")
     report = {"findings": [f._asdict() for f in found], "exit_code": 1 if bad else 0}
-    if cfg.out is not None:
-        Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(cfg.out), report)
+    if settings.out is not None:
+        settings.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(settings.out, report)
     return report
 
 
@@ -154,7 +152,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def torch_build(code: str = PROBE) -> Iterator[Finding]:
-    """What torch says of itself and of the devices, asked in another process."""
+    """What torch reports about itself and the devices, asked in another process."""
     try:
         answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
         facts = json.loads(answer.stdout.splitlines()[-1]) if answer.returncode == 0 else None

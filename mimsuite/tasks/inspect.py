@@ -66,7 +66,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def write_beside(data: str | None) -> None:
     """Writes an index beside foreign shards."""
-    from mimsuite.data.index import index_beside
+    from mimsuite.data.scan import index_beside
 
     if data is None:
         raise InputError("index=true needs data=FOLDER, a folder of shards")

@@ -10,12 +10,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite import app
-from mimsuite.config.folder import conf_dir
-from mimsuite.config.hints import unknown_choice
 from mimsuite.config.instantiate import instantiate
-from mimsuite.errors import InputError
-from mimsuite.runs.folder import speak
-from mimsuite.settings.read import read_int, read_size
+from mimsuite.runs.console import speak
+from mimsuite.settings.models import read_models
+from mimsuite.settings.read import read_size
 
 ANY_SIZE, ANY_SIZE_NANO = 224, 64
 
@@ -25,13 +23,8 @@ log = logging.getLogger("mimsuite")
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Prints the table; returns its rows under `models`."""
     speak()
-    size = None if cfg.image_size is None else read_size(cfg.image_size)
-    channels = read_int(cfg, "channels")
-    files = sorted((conf_dir() / "model").glob("*.yaml"))
-    names = [file.stem for file in files]
-    if cfg.name is not None and cfg.name not in names:
-        raise InputError(unknown_choice(f"model/{cfg.name}", names).replace("model=", "name="))
-    rows = [row(file, size, channels) for file in files if cfg.name in (None, file.stem)]
+    settings = read_models(cfg)
+    rows = [row(file, settings.image_size, settings.channels) for file in settings.files]
     log.info("%-22s %13s %10s %8s %7s %7s", "model", "parameters", "GFLOPs", "image", "stride", "grid")
     for r in sorted(rows, key=lambda r: (str(r["family"]), int(r["parameters"]))):
         log.info(

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.models.load import drops_patches, masked_model, normalizer, save_weights
+from mimsuite.models.load import masked_model, normalizer, save_weights
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import TrainingTask, begin, carry_out, native_size, processes
-from mimsuite.runs.trainer import Compute, Job, Parts, masked_data, mim_objective
-from mimsuite.settings.combinations import check_combination, check_ratio, mask_cell
-from mimsuite.settings.model import for_objective, model_config
-from mimsuite.settings.read import budget, geometry, probing
+from mimsuite.runs.life import TrainingTask, start, train_run
+from mimsuite.runs.objects import Compute, Parts, masked_data, mim_objective
+from mimsuite.settings.pretrain import PretrainSettings, read_pretrain
 
 if TYPE_CHECKING:
     from mimsuite.data.datamodule import ImageData
@@ -27,62 +25,27 @@ log = logging.getLogger("mimsuite")
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Pretrains an encoder; returns the content of `summary.json`, and the exit code of a run that a signal stopped.
 
-    Everything that can be wrong with the input is looked at before torch is imported and before `out` is touched.
+    Everything that can be wrong with the input is checked before torch is imported and before `out` is touched.
     """
-    return carry_out(decide(cfg, overrides), TrainingTask("pretrain", make, banner, finish))
+    settings = read_pretrain(cfg, overrides, leads=start())
+    return train_run(settings, TrainingTask("pretrain", make, banner, finish))
 
 
-def decide(cfg: DictConfig, overrides: Sequence[str]) -> Job:
-    """Checks every key.
-
-    Raises:
-        InputError: a value that the task, the model or the data does not take.
-    """
-    begun = begin(cfg, overrides)
-    cfg, index, weights, given, trusted = begun.cfg, begun.index, begun.weights, begun.given, begun.trusted
-    draft = model_config(cfg, weights, given, trusted)
-    check_combination(cfg, draft)
-    geo = geometry(
-        cfg,
-        index,
-        native=native_size(draft),
-        stride=draft.stride,
-        cell=mask_cell(draft.mask_stride, cfg.objective.target),
-        drops=cfg.objective.mask_mode == "drop",
-    )
-    check_ratio(cfg, geo.units, geo.drops)
-    config = model_config(cfg, weights, given, trusted, geo.image_size, geo.channels)
-    config = for_objective(config, cfg, weights, given)
-    pace = budget(cfg, index.num_samples(index.select("train")))
-    probe = probing(cfg, index, pace.steps * pace.batch)
-    notes: tuple[str, ...] = ()
-    cfg.mask.unit = geo.mask_unit
-    if probe is not None:
-        decided = {"images": probe.images, "val_images": probe.val_images, "labels": probe.labels}
-        cfg.callbacks.online_probe.update(decided)
-        notes = (probe.note,)
-    return Job(
-        cfg, overrides, trusted, index, weights, config, geo, pace, begun.workers, processes(cfg), notes, probing=probe
-    )
-
-
-def make(job: Job, compute: Compute) -> tuple[MIMObjective, ImageData]:
+def make(settings: PretrainSettings, compute: Compute) -> tuple[MIMObjective, ImageData]:
     """The Lightning module and the loaders."""
-    model = masked_model(job.config, job.weights, job.cfg.head, job.trusted)
-    objective = mim_objective(job, model, normalizer(job.index, job.weights))
-    return objective, masked_data(job, compute.micro_batch)
+    inputs = settings.inputs
+    model = masked_model(settings.model, inputs.weights, settings.groups.head, inputs.trusted)
+    objective = mim_objective(settings, model, normalizer(inputs.index, inputs.weights))
+    return objective, masked_data(settings, compute.micro_batch)
 
 
-def banner(job: Job, compute: Compute, objective: MIMObjective) -> None:
-    """Says what is about to happen: model, geometry, masks."""
-    cfg, geo = job.cfg, job.geo
-    (height, width), stride, cell = geo.image_size, job.config.stride, job.config.mask_stride
-    fewest, most = check_ratio(cfg, geo.units, geo.drops)
-    each = geo.mask_unit**2 // (cell[0] * cell[1])
+def banner(settings: PretrainSettings, objective: MIMObjective) -> None:
+    """Reports model, geometry, masks and objective."""
+    model, geometry, (fewest, most) = settings.model, settings.geometry, settings.hidden
+    (height, width), stride, cell = geometry.image_size, model.stride, model.mask_stride
+    each = geometry.mask_unit**2 // (cell[0] * cell[1])
     log.info(
-        "model     %s, %s parameters",
-        job.config.model_type,
-        f"{sum(p.numel() for p in objective.model.parameters()):,}",
+        "model     %s, %s parameters", model.model_type, f"{sum(p.numel() for p in objective.model.parameters()):,}"
     )
     log.info(
         "geometry  image %dx%d, %s %dx%d, stride %dx%d, grid %dx%d",
@@ -91,34 +54,35 @@ def banner(job: Job, compute: Compute, objective: MIMObjective) -> None:
     )
     log.info(
         "masks     units of %d px: %s of %d hidden, %s visible; of %d cells %s hidden, %s visible",
-        *(geo.mask_unit, span(fewest, most), geo.units, span(geo.units - most, geo.units - fewest)),
-        *(geo.units * each, span(fewest * each, most * each)),
-        span((geo.units - most) * each, (geo.units - fewest) * each),
+        *(geometry.mask_unit, format_range(fewest, most), geometry.units),
+        *(format_range(geometry.units - most, geometry.units - fewest), geometry.units * each),
+        format_range(fewest * each, most * each),
+        format_range((geometry.units - most) * each, (geometry.units - fewest) * each),
     )
-    log.info("objective %s of %s, %s", cfg.objective.loss, cfg.objective.target, decoder(job.config))
+    log.info("objective %s of %s, %s", settings.loss, settings.target, describe_decoder(model))
 
 
-def decoder(config: Any) -> str:
+def describe_decoder(config: Any) -> str:
     """What predicts, in words."""
-    if not drops_patches(config):
+    if not config.drops_patches:
         return "SimMIM's head on the whole map"
     sizes = f"{config.decoder_num_hidden_layers} blocks of width {config.decoder_hidden_size}"
     return f"MAE's decoder ({sizes}, {config.decoder_num_attention_heads} heads) on the visible patches"
 
 
-def span(low: int, high: int) -> str:
+def format_range(low: int, high: int) -> str:
     """`88`, or `60 to 88`."""
     return str(low) if low == high else f"{low} to {high}"
 
 
 def finish(
-    job: Job, folder: RunFolder, objective: MIMObjective, parts: Parts
+    settings: PretrainSettings, compute: Compute, folder: RunFolder, objective: MIMObjective, parts: Parts
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Writes the weights."""
     assert parts.files is not None
     place = folder.path / "weights"
-    save_weights(place, objective.evaluated_model, objective.normalize, job.geo.image_size)
-    log.info("done: %d steps, val/loss %.4f; weights in %s", job.pace.steps, parts.files.last["val/loss"], place)
+    save_weights(place, objective.evaluated_model, objective.normalize, settings.geometry.image_size)
+    log.info("done: %d steps, val/loss %.4f; weights in %s", settings.budget.steps, parts.files.last["val/loss"], place)
     return {}, {}
 
 

@@ -462,9 +462,10 @@ def main_metric(one: ProbeResult) -> str:
 
 def write(folder: Path, plan: ProbeSettings, found: Sequence[ProbeResult]) -> None:
     """Writes tables, pictures and the winning head."""
+    from mimsuite.evaluation.probes.linear import best_by_layer
     from mimsuite.evaluation.probes.saved_head import HeadFacts, save_head
     from mimsuite.pictures.confusion import draw_confusion, write_confusion
-    from mimsuite.pictures.probes import draw_probe
+    from mimsuite.pictures.probes import ChosenHead, draw_probe
 
     with (folder / "probe.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
@@ -478,7 +479,16 @@ def write(folder: Path, plan: ProbeSettings, found: Sequence[ProbeResult]) -> No
         {"metric": metric, "kind": own.task.kind, "classes": names, "rows": [summary_of(one) for one in found]},
     )
     levels = {one.features: one.probed.worth.figures[metric] for one in found[1:]}
-    draw_probe(own, plan.depth, folder / "probe.png", levels)
+    (view, norm, lr), count = own.best, len(own.held_out)
+    draw_probe(
+        best_by_layer(own.held_out),
+        ChosenHead(view.layer, view.pool, own.held_out[own.best], own.worth.figures[metric]),
+        folder / "probe.png",
+        metric=metric,
+        num_layers=plan.depth,
+        title=f"best of {count} heads: layer {view.layer}, {view.pool}, {norm}, lr {lr:g}",
+        baselines=levels,
+    )
     if own.worth.confusion is not None:
         write_confusion(own.worth.confusion, folder / "confusion.csv", names)
         draw_confusion(own.worth.confusion, folder / "confusion.png", names)

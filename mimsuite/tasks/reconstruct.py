@@ -17,10 +17,11 @@ from mimsuite import app
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import trusted_targets
 from mimsuite.errors import InputError
+from mimsuite.masked.modes import choose_mode
+from mimsuite.pictures.saving import save_animation
 from mimsuite.pictures.scene import Scene, known_mask
-from mimsuite.pictures.sheets import animation, check_channels, choose_mode
 from mimsuite.runs.folder import check_picture, holds_run, speak
-from mimsuite.runs.trainer import mask_samplers
+from mimsuite.settings.channels import check_channels
 from mimsuite.settings.combinations import check_ratio, plain
 from mimsuite.settings.read import read_flag, read_int
 
@@ -78,7 +79,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     grid = scene.grid(cfg)
     for setting in settings:
         check_share(setting, grid[0] * grid[1], scene.drops, listed=cfg.ratios is not None)
-    samplers = [mask_samplers(setting.cfg, trusted, scene.drops)[0] for setting in settings]
+    from mimsuite.masked.samplers import make_samplers
+
+    samplers = [make_samplers(setting.cfg.mask, trusted, scene.drops)[0] for setting in settings]
     results = scene.show(scene.masks(samplers, grid, seed), mode=mode, channels=channels)
     by_name = {setting.name: result for setting, result in zip(settings, results, strict=True)}
     compared = cfg.ratios is not None or cfg.masks is not None
@@ -133,8 +136,7 @@ def animate(cfg: DictConfig, overrides: Sequence[str], *, overwrite: bool) -> di
             f"init={cfg.init} holds no pictures/step_*.png yet; use gif=false, which draws the run as it is"
         )
     steps = [step for step, _ in sorted(found)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    animation([path for _, path in sorted(found)], out)
+    save_animation([path for _, path in sorted(found)], out)
     log.info("%d pictures, steps %d to %d; animation in %s", len(steps), steps[0], steps[-1], out)
     return {"steps": steps, "out": str(out)}
 

@@ -7,7 +7,7 @@ from mimsuite.data import collate
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.collate import Collate, same_count
 from mimsuite.data.datamodule import ImageData, eval_loader
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.data.reader import Sample
 from mimsuite.errors import InputError
 from mimsuite.masked.samplers import BlockMask, NoMask, RandomMask

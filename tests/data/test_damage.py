@@ -7,16 +7,19 @@ import lzma
 import os
 import shutil
 import tarfile
+import time
 import zipfile
 
 import numpy as np
 import pytest
 
 from mimsuite import app
-from mimsuite.data import sources
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.data.index import build_index, open_index, write_index
-from mimsuite.data.sources import ShardFiles
+from mimsuite.data.index_json import write_index
+from mimsuite.data.open import open_index
+from mimsuite.data.scan import build_index
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.local import LocalStore
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError, RunError
 
@@ -207,7 +210,7 @@ def test_a_shard_that_is_zeroed_during_an_epoch_stops_the_run(packed):
 
 
 class Disk:
-    """Stands for `os` and `time` in `sources`: reads fail as told; sleeping moves a clock, and takes no time."""
+    """Stands for `os` and `time`: reads fail as told; sleeping moves a clock, and takes no time."""
 
     def __init__(self, monkeypatch, faults):
         self.faults, self.now, self.pauses, self.opened = list(faults), 1000.0, [], 0
@@ -222,10 +225,10 @@ class Disk:
             self.opened += 1
             return real_open(path, flags)
 
-        monkeypatch.setattr(sources.os, "pread", pread)
-        monkeypatch.setattr(sources.os, "open", opened)
-        monkeypatch.setattr(sources.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(sources.time, "sleep", self.sleep)
+        monkeypatch.setattr(os, "pread", pread)
+        monkeypatch.setattr(os, "open", opened)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
 
     def sleep(self, seconds):
         self.pauses.append(seconds)
@@ -241,7 +244,7 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT], ids=errno.errorcode.get)
 def test_a_fault_that_passes_is_not_noticed(fault, file, monkeypatch):
-    files = ShardFiles()
+    files = ShardFiles(LocalStore())
     disk = Disk(monkeypatch, [None, fault, fault, fault])
     assert files.read(file, 0, 2) == bytes([0, 1])
     assert files.read(file, 5, 3) == bytes([5, 6, 7])
@@ -254,7 +257,7 @@ def test_a_fault_that_passes_is_not_noticed(fault, file, monkeypatch):
 def test_a_fault_that_lasts_is_given_up_after_twenty_seconds(file, monkeypatch):
     disk = Disk(monkeypatch, [errno.EIO] * 1000)
     with pytest.raises(RunError) as error:
-        ShardFiles().read(file, 7, 3)
+        ShardFiles(LocalStore()).read(file, 7, 3)
     assert str(error.value) == (
         f"shard {file} cannot be read at offset 7: Input/output error; tried for 20 s; "
         "check the disk or the connection, and resume the run"
@@ -267,22 +270,22 @@ def test_a_fault_that_lasts_is_given_up_after_twenty_seconds(file, monkeypatch):
 def test_a_fault_that_cannot_pass_is_told_at_once(fault, file, monkeypatch):
     disk = Disk(monkeypatch, [fault])
     with pytest.raises(RunError, match=f"at offset 7: {os.strerror(fault)}; put it back"):
-        ShardFiles().read(file, 7, 3)
+        ShardFiles(LocalStore()).read(file, 7, 3)
     assert disk.pauses == []
 
 
 def test_a_file_that_became_shorter_is_not_read_again(file, monkeypatch):
     disk = Disk(monkeypatch, [])
     with pytest.raises(RunError, match="ends before offset 300"):
-        ShardFiles().read(file, 100, 200)
+        ShardFiles(LocalStore()).read(file, 100, 200)
     assert disk.pauses == []
 
 
 def test_a_fault_between_two_parts_of_a_long_read_loses_no_byte(file, monkeypatch):
-    files = ShardFiles()
+    files = ShardFiles(LocalStore())
     Disk(monkeypatch, [None, errno.EIO])
-    whole = sources.os.pread
-    monkeypatch.setattr(sources.os, "pread", lambda fd, size, offset: whole(fd, min(size, 60), offset))
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: whole(fd, min(size, 60), offset))
     assert files.read(file, 10, 150) == bytes(range(10, 160))
 
 
@@ -290,7 +293,7 @@ def test_faults_leave_no_file_open(file, monkeypatch):
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("no /proc here")
     before = len(os.listdir("/proc/self/fd"))
-    files = ShardFiles()
+    files = ShardFiles(LocalStore())
     Disk(monkeypatch, [errno.EIO] * 20)
     with pytest.raises(RunError):
         files.read(file, 0, 1)

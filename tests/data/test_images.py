@@ -19,7 +19,7 @@ from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import Box, DecodeError, decode, open_image
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError
 from mimsuite.types import BadSample

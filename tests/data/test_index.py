@@ -16,8 +16,13 @@ import numpy as np
 import pytest
 
 from mimsuite.data.hashing import hash_key
-from mimsuite.data.index import Samples, Selection, build_index, held_out, open_index, read_index, write_index
-from mimsuite.data.sources import ShardFiles, expand_braces, is_image_folder
+from mimsuite.data.index import Samples, Selection, held_out
+from mimsuite.data.index_json import read_index, write_index
+from mimsuite.data.open import open_index
+from mimsuite.data.scan import build_index
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.sources import expand_braces, is_image_folder
+from mimsuite.data.stores.local import LocalStore
 from mimsuite.data.tar import header_name, scan_shard
 from mimsuite.errors import InputError, RunError
 
@@ -46,7 +51,7 @@ def test_a_folder_of_shards_is_scanned(shards, tmp_path):
 
 def test_records_point_at_the_bytes_that_tarfile_finds(shards, tmp_path):
     records = open_index(str(shards), tmp_path).records("train")
-    files, number = ShardFiles(), 0
+    files, number = ShardFiles(LocalStore()), 0
     for shard in records.shards:
         with tarfile.open(shard.path) as archive:
             found = [(m.name, archive.extractfile(m).read()) for m in archive]
@@ -190,7 +195,7 @@ def test_no_single_flipped_byte_of_a_header_breaks_the_scan_in_another_way(tmp_p
 
 def test_faults_of_the_folder_are_named(tmp_path, tar, members):
     cache = tmp_path / "cache"
-    assert "is not there" in refused(tmp_path / "nowhere", cache)
+    assert "does not exist or cannot be accessed" in refused(tmp_path / "nowhere", cache)
     (tmp_path / "empty").mkdir()
     assert "holds no .tar shard and no image" in refused(tmp_path / "empty", cache)
     (tmp_path / "notes").mkdir()
@@ -220,7 +225,7 @@ def test_what_cannot_be_read_is_named(tar, members):
         try:
             for data in ("locked", "shards", "shards/a.tar"):
                 assert "cannot be read (Permission denied)" in refused(folder / data, folder / "cache")
-            assert "is not there (or hidden from you)" in refused(folder / "locked" / "a.tar", folder / "cache")
+            assert "does not exist or cannot be accessed" in refused(folder / "locked" / "a.tar", folder / "cache")
         finally:
             os.seteuid(user)
 
@@ -242,7 +247,7 @@ def test_the_scan_is_cached_until_a_shard_changes(tmp_path, tar, members, monkey
     data, cache = tmp_path / "data", tmp_path / "cache"
     path = tar(data / "train-0.tar", members(0, 4))
     first = open_index(str(data), cache)
-    monkeypatch.setattr("mimsuite.data.index.scan_shard", None)
+    monkeypatch.setattr("mimsuite.data.scan.scan_shard", None)
     assert open_index(str(data), cache) == first
     monkeypatch.undo()
     tar(path, members(0, 5))
@@ -288,8 +293,8 @@ def test_an_index_is_read_as_it_was_written(packed):
             "lies outside the folder",
         ),
         (lambda c: json.dumps(c).replace("train-000000.tar", "/etc/passwd"), "lies outside the folder"),
-        (lambda c: json.dumps(c | {"splits": c["splits"] | {"test": []}}), "split test that holds no images; take"),
-        (lambda c: json.dumps(c).replace('"samples": 21', '"samples": 0'), "split val that holds no images; take"),
+        (lambda c: json.dumps(c | {"splits": c["splits"] | {"test": []}}), "split test that holds no images; remove"),
+        (lambda c: json.dumps(c).replace('"samples": 21', '"samples": 0'), "split val that holds no images; remove"),
         (lambda c: json.dumps(c | {"splits": {}}), "names no splits; pack the data again"),
     ],
 )
@@ -426,14 +431,14 @@ def test_a_shard_that_shrinks_or_vanishes_during_the_run_is_a_run_error(tmp_path
     path = tmp_path / "a.tar"
     path.write_bytes(bytes(1000))
     with pytest.raises(RunError, match="ends before offset 1200"):
-        ShardFiles().read(str(path), 900, 300)
+        ShardFiles(LocalStore()).read(str(path), 900, 300)
     path.unlink()
     with pytest.raises(RunError, match=r"a.tar cannot be read at offset 0: No such file"):
-        ShardFiles().read(str(path), 0, 10)
+        ShardFiles(LocalStore()).read(str(path), 0, 10)
 
 
 def test_few_files_stay_open(tmp_path):
-    files = ShardFiles(limit=3)
+    files = ShardFiles(LocalStore(limit=3))
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for i in range(10):
         (tmp_path / f"{i}").write_bytes(b"abc")

@@ -13,7 +13,9 @@ import pytest
 from mimsuite.data.checks.duplicates import find_duplicates
 from mimsuite.data.checks.inspect import raw_samples, summary
 from mimsuite.data.checks.verify import check_shards, verify
-from mimsuite.data.index import index_beside, open_index, read_index
+from mimsuite.data.index_json import read_index
+from mimsuite.data.open import open_index
+from mimsuite.data.scan import index_beside
 from mimsuite.errors import InputError
 
 LONG = "k" * 200
@@ -126,7 +128,7 @@ def test_odd_keys_are_counted_and_named(odd_keys):
 def test_verify_names_hidden_images_and_repeated_keys(odd_keys):
     hidden, twice = problems(odd_keys)
     assert hidden.key == "a"
-    assert "a.b.jpg is no sample: its ending begins at the first dot" in hidden.reason
+    assert "a.b.jpg is not a sample: its ending begins at the first dot" in hidden.reason
     assert (twice.key, twice.reason) == ("twice", "another sample of the split has the same key")
     assert twice.offset == int(odd_keys.records("train")[4][1]["image_offset"])
 
@@ -299,10 +301,10 @@ def test_an_index_is_not_written_where_that_is_wrong(packed, shards, tmp_path, j
         return str(error.value)
 
     assert "has an index.json; move it away" in refused(packed)
-    assert "is none; name their folder" in refused(shards / "val-000000.tar")
+    assert "is not one; give their folder" in refused(shards / "val-000000.tar")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").write_bytes(jpeg(0))
-    assert "is none; name their folder" in refused(tmp_path / "images")
+    assert "is not one; give their folder" in refused(tmp_path / "images")
 
 
 def test_a_folder_without_write_rights_is_named_and_untouched(tar, members):
@@ -370,7 +372,7 @@ def test_counts_that_timm_tells_are_compared(tmp_path, tar, members, caplog):
 )
 def test_a_damaged_info_is_named(text, tmp_path, tar, members):
     (timm(tmp_path / "d", tar, members) / "_info.json").write_text(text)
-    with pytest.raises(InputError, match=r"_info.json .*mend it or move it away"):
+    with pytest.raises(InputError, match=r"_info.json .*fix it or move it away"):
         open_index(str(tmp_path / "d"), tmp_path / "cache")
 
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mimsuite.data.index import open_index
 from mimsuite.data.label_table import balanced_weights, label_facts, read_labels, share_of
+from mimsuite.data.open import open_index
 from mimsuite.errors import InputError, RunError
 
 
@@ -103,7 +103,7 @@ def test_facts_of_numbers(index):
         ([1, 1, 1], True, r"class 1 \(b\) is the only one that 3 training images have.*add images of another"),
         ([0, 0], False, r"class 0 is the only one"),
         ([(), ()], True, "none of 2 images has a label in its list"),
-        ([0, 10**15], False, "label 1000000000000000 is no number of a class"),
+        ([0, 10**15], False, "label 1000000000000000 is not a class"),
     ],
 )
 def test_labels_that_teach_nothing_are_refused(made, labels, named, words):

@@ -14,8 +14,8 @@ from mimsuite.data.augment.crop import CenterCrop, RandomResizedCrop
 from mimsuite.data.datamodule import ImageData, eval_loader
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import decode
-from mimsuite.data.index import open_index
 from mimsuite.data.labels import parse_label
+from mimsuite.data.open import open_index
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import RandomMask
@@ -170,7 +170,7 @@ def test_other_samples_may_be_trained_and_validated_on(index):
     train, val = index.records("train"), index.records("val")
     few, some = train.take(np.arange(2, 30)), val.take(np.arange(9))  # nothing of the shards after the first
     data = module(index, steps=14, batch=4, micro_batch=4, train=few, val=some, val_limit=7, labels=True)
-    assert data.plan.steps_per_epoch == 7
+    assert data.order.steps_per_epoch == 7
     ids = torch.cat([batch.ids for batch in data.train_dataloader()]).numpy().view(np.uint64)
     assert sorted(ids[:28].tolist()) == sorted(ids[28:].tolist()) == sorted(few.keys().tolist())
     shown = [i for batch in data.val_dataloader() for i in batch.ids.tolist()]
@@ -226,7 +226,7 @@ def test_a_bad_sample_is_named_and_replaced_by_the_next_good_one(tar, members, t
     data = module(index, batch=20, micro_batch=20, steps=1, workers=workers)
     (batch,) = data.train_dataloader()
     ids = [np.uint64(hash_key(f"s{i:04d}")).astype(np.int64) for i in range(20)]
-    drawn = next(data.plan.batches(0, 1))[1].tolist()
+    drawn = next(data.order.batches(0, 1))[1].tolist()
     stands_in = {3: 5, 4: 5, 19: 0}
     assert batch.ids.tolist() == [ids[stands_in.get(n, n)] for n in drawn]
     shard = index.splits["train"][0].path

@@ -17,7 +17,7 @@ from mimsuite.data.checks.inspect import label_counts, raw_samples, summary
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import decode
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError
 
@@ -204,7 +204,7 @@ def test_keys_are_safe_and_unique(tmp_path):
     assert keys == {"a_b", "a_b_jpg", "a_b_jpg_2", "a_b_png", "x_y", "ü"}
 
 
-def test_other_kinds_become_png_and_wrong_endings_are_mended(tmp_path):
+def test_other_kinds_become_png_and_wrong_endings_are_corrected(tmp_path):
     src = write(tmp_path / "src", {"a.bmp": picture(0, "BMP"), "b.jpg": picture(1, "PNG"), "c.gif": picture(2, "GIF")})
     found = {s.key: s for s in raw_samples(pack(src, tmp_path / "out"), "train", 9)}
     assert {key: s.ending for key, s in found.items()} == {"a": "png", "b": "png", "c": "png"}
@@ -236,7 +236,7 @@ def test_faults_are_named(animals, tmp_path):
     write(tmp_path / "full", {"x": b""})
     assert "is not an empty folder" in refused(animals, tmp_path / "full")
     assert "is not an empty folder" in refused(animals, tmp_path / "full" / "x")
-    assert "cannot be made" in refused(animals, tmp_path / "full" / "x" / "y")
+    assert "cannot be created" in refused(animals, tmp_path / "full" / "x" / "y")
 
 
 def test_progress_counts_every_file(animals, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from mimsuite.data.checks.inspect import raw_samples
 from mimsuite.data.images.decode import DecodeError, decode, open_image
 from mimsuite.data.images.encode import encode_file, kind_of, smaller
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mimsuite.data.checks.inspect import label_counts, raw_samples
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import forecast, pack
 from mimsuite.data.packing.plan import Choice, plan_pack
 from mimsuite.errors import InputError
@@ -127,17 +127,20 @@ def test_paths_may_be_absolute_dotted_or_from_windows(scans, tmp_path):
 A = ["a"] * 6
 FAULTS = {
     "no row": (lambda t: csv(t, A[:5], names=NAMES[:5]), ["no row for 1 of 6 images", "'b/5.jpg'", "add their rows"]),
-    "no file": (lambda t: csv(t, [*A, "a"], names=[*NAMES, "c/9.jpg"]), ["row 8 names 'c/9.jpg'", "no image below"]),
+    "no file": (
+        lambda t: csv(t, [*A, "a"], names=[*NAMES, "c/9.jpg"]),
+        ["row 8 names 'c/9.jpg'", "not an image below"],
+    ),
     "twice": (
         lambda t: csv(t, [*A, "a"], names=[*NAMES, "./a/0.jpg"]),
         ["row 8 names 'a/0.jpg' again (first in row 2)", "a;b"],
     ),
     "mixed": (lambda t: csv(t, ["a", "b", "7", *A[:3]]), ["mixed kinds", "'7' (row 4)", "'a' (row 2)", "class_7"]),
     "mixed list": (lambda t: csv(t, ["a;b", "1", *A[:4]]), ["mixed kinds", "'1' (row 3)"]),
-    "empty": (lambda t: csv(t, ["a", " ", *A[:4]]), ["row 3 has nothing in column 'label'", "fill it in"]),
+    "empty": (lambda t: csv(t, ["a", " ", *A[:4]]), ["row 3 has an empty column 'label'", "fill it in"]),
     "empty part": (lambda t: csv(t, ["a;;b", *A[:5]]), ["row 2", "'a;;b' has an empty part"]),
-    "negative": (lambda t: csv(t, [1, -1, 2, 3, 4, 5]), ["row 3", "'-1' is no class", "decimals"]),
-    "huge": (lambda t: csv(t, [1, 10**9, 2, 3, 4, 5]), ["row 3", "'1000000000' is no class"]),
+    "negative": (lambda t: csv(t, [1, -1, 2, 3, 4, 5]), ["row 3", "'-1' is not a class", "decimals"]),
+    "huge": (lambda t: csv(t, [1, 10**9, 2, 3, 4, 5]), ["row 3", "'1000000000' is not a class"]),
     "infinite": (lambda t: csv(t, ["1e999", *"12345"]), ["row 2", "'1e999' is not finite"]),
     "not utf-8": (lambda t: csv(t, ["a", "ä", *A[:4]], encoding="latin-1"), ["row 3 is not UTF-8", "0xe4", "save"]),
     "no label column": (lambda t: csv(t, A, header="file,grade"), ["no column label or class", "file, grade"]),
@@ -147,9 +150,9 @@ FAULTS = {
         ["several columns that could be meant (file, path)", "labels_file="],
     ),
     "short row": (lambda t: csv(t, ["a", "b,c", *A[:4]]), ["row 3 has 3 cells where the header has 2", "quote"]),
-    "only a header": (lambda t: csv(t, [], names=[]), ["holds no row below a header"]),
+    "only a header": (lambda t: csv(t, [], names=[]), ["has no row below a header"]),
     "missing": (lambda t: str(t / "none.csv"), ["none.csv cannot be read (No such file"]),
-    "bad quotes": (lambda t: csv(t, ['"a', *A[:5]]), ["unexpected end of data", "mend the quotes"]),
+    "bad quotes": (lambda t: csv(t, ['"a', *A[:5]]), ["unexpected end of data", "fix the quotes"]),
 }
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimsuite.data.index import JOURNAL, open_index
+from mimsuite.data.index_json import JOURNAL
+from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError, RunError
 
@@ -182,7 +183,7 @@ def test_a_finished_pack_is_not_written_again(photos, whole, tmp_path):
     assert content(tmp_path / "whole") == whole
 
 
-def test_a_stop_between_index_and_end_is_mended(photos, whole, tmp_path, monkeypatch):
+def test_a_stop_between_index_and_end_is_repaired(photos, whole, tmp_path, monkeypatch):
     def stop(journal):
         raise StoppedError
 
@@ -207,7 +208,9 @@ def test_a_full_disk_is_a_run_error_and_the_pack_goes_on_afterwards(photos, whol
         return stream._file.write(data)
 
     monkeypatch.setattr("mimsuite.data.packing.pack._Hashed.write", full)
-    with pytest.raises(RunError, match=r"cannot be written \(No space left on device\); mend that, and the same comm"):
+    with pytest.raises(
+        RunError, match=r"cannot be written \(No space left on device\); fix that, and the same command"
+    ):
         pack(photos, tmp_path / "out", **OPTIONS)
     monkeypatch.undo()
     assert not list((tmp_path / "out").glob("*.part"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.judging.classifier import Classifier, averaged, judge, label_tensor, losses, verdict
 from mimsuite.masked.normalization import Normalize

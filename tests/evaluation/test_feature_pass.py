@@ -20,7 +20,8 @@ from PIL import Image
 from torch import distributed, nn
 
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.data.index import Selection, open_index
+from mimsuite.data.index import Selection
+from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features import passes as feature_pass

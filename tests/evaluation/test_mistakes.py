@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import torch
 
-from mimsuite.data.index import open_index
+from mimsuite.data.open import open_index
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.classifier import Evaluation, verdict
 from mimsuite.evaluation.judging.predictions import images_of, report, said_of, worst, write_predictions
@@ -156,9 +156,9 @@ def test_a_long_name_leaves_room_for_its_probability_and_a_long_title_is_whole()
 
 
 def test_no_images_or_other_numbers_of_texts_are_refused():
-    with pytest.raises(InputError, match="0 images with texts for 0"):
+    with pytest.raises(InputError, match="0 images with 0 captions"):
         mistakes_sheet([], [], "t")
-    with pytest.raises(InputError, match="1 images with texts for 2"):
+    with pytest.raises(InputError, match="1 images with 2"):
         mistakes_sheet([np.zeros((8, 8, 3), np.uint8)], [SAID] * 2, "t")
 
 

@@ -461,7 +461,7 @@ def test_the_fast_loss_of_every_kind_of_error_equals_the_dense_one(family, error
     for kind in ("random", "block", "none"):
         mask = a_mask(kind, family, shape)
         dense = masked_error(model(x, mask).reconstruction, x, mask, error)
-        torch.testing.assert_close(model.masked_loss(x, mask, kind=error), dense, rtol=1e-12, atol=0)
+        torch.testing.assert_close(model.masked_loss(x, mask, loss=error), dense, rtol=1e-12, atol=0)
 
 
 def test_the_fast_loss_applies_the_head_to_hidden_cells_only(family):

@@ -118,7 +118,7 @@ def test_loss_and_all_gradients(tmp_path, changes, ratio, norm):
 
     hidden = mask.sum() * config.patch_size**2
     for count in (None, int(mask[0].sum())):
-        loss = model.masked_loss(x, mask, count, kind="mse") * (hidden + 1e-5) / hidden  # ours divides by 1e-5 more
+        loss = model.masked_loss(x, mask, count, loss="mse") * (hidden + 1e-5) / hidden  # ours divides by 1e-5 more
         close(loss, out.loss)
         names = {n: p for n, p in model.named_parameters() if p.requires_grad}
         found = dict(zip(names, torch.autograd.grad(loss, list(names.values())), strict=True))

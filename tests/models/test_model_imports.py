@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mimsuite import models
+from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = [
@@ -47,3 +48,22 @@ def test_every_exported_name_exists_and_is_listed():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="TFViTModel"):
         _ = models.TFViTModel
+
+
+def test_the_public_names_follow_from_the_table_of_families():
+    parts = ("Config", "Model", "ForMaskedImageModeling", "ForImageClassification")
+    families = {prefix + part for prefix in ("ViT", "Cvt", "Bit") for part in parts}
+    processors = {"ViTImageProcessor", "ViTImageProcessorFast", "ViTFeatureExtractor"}
+    processors |= {"BitImageProcessor", "ConvNextImageProcessor"}
+    autos = {"AutoBackbone", "AutoConfig", "AutoImageProcessor", "AutoModel"}
+    autos |= {"AutoModelForImageClassification", "AutoModelForMaskedImageModeling"}
+    assert set(models.__all__) == families | {"BitBackbone"} | processors | autos
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_row_of_the_table_names_its_family(model_type):
+    family = FAMILIES[model_type]
+    assert getattr(models, f"{family.prefix}Config").model_type == model_type
+    assert getattr(models, f"{family.prefix}Model").base_prefix == model_type
+    assert family.processor in models.__all__
+    assert {family.processor} <= set(PROCESSOR_NAMES.values()) <= set(models.__all__)

@@ -5,9 +5,7 @@ import math
 import pytest
 import torch
 
-from mimsuite.encoders.config import ACTIVATION_NAMES
 from mimsuite.encoders.layers import (
-    ACTIVATIONS,
     activation,
     attend,
     drop_path,
@@ -18,10 +16,6 @@ from mimsuite.encoders.layers import (
 from mimsuite.errors import InputError
 
 X = torch.linspace(-4, 4, 101, dtype=torch.float64)
-
-
-def test_the_config_allows_exactly_the_activations_that_exist():
-    assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
 
 
 def test_gelu_is_exact():

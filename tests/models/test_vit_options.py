@@ -479,7 +479,7 @@ def test_the_fast_loss_compiles_to_one_graph_for_all_masks_of_a_count(changes):
     with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
         for mask in (a_mask(), a_mask().roll(1, 1), a_mask().flip(2)):
             loss = compiled(pixels(), mask, int(mask[0].sum()), "mse")
-            torch.testing.assert_close(loss, model.masked_loss(pixels(), mask, kind="mse"))
+            torch.testing.assert_close(loss, model.masked_loss(pixels(), mask, loss="mse"))
     assert counter.frame_count == 1
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from mimsuite.errors import InputError
-from mimsuite.masked.losses import classification_loss
+from mimsuite.heads.losses import classification_loss
 from mimsuite.objectives.mixing import Mixing, soft_loss
 
 K = 5

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mimsuite.data.index import DataIndex, Samples
-from mimsuite.data.sources import ShardFiles
-from mimsuite.data.tar import header_name, printable, split_name
+from mimsuite.data.members import image_bytes, read_image, read_image_end, read_key
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.address import store_of
+from mimsuite.data.tar import printable
 
 _FIRST = 5  # groups that are named
 _END = 4096  # bytes
@@ -22,7 +24,7 @@ class Duplicates(NamedTuple):
 
     Attributes:
         across: images (contents) that lie in more than one split.
-        extra: images that one could leave out without losing one.
+        extra: images that could be removed without losing a content.
         first: the names (`split:key`) of the first of them, those across splits before others.
     """
 
@@ -40,21 +42,21 @@ def find_duplicates(index: DataIndex) -> Duplicates:
         RunError: a shard cannot be read.
     """
     parts = {split: index.records(split) for split in index.splits}
-    sizes = np.concatenate([samples.column("image_size") for samples in parts.values()])
+    sizes = np.concatenate([image_bytes(samples) for samples in parts.values()])
     values, counts = np.unique(sizes, return_counts=True)
     wanted = values[counts > 1]
-    files = ShardFiles()
+    files = ShardFiles(store_of(index.root))
     alike: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split, samples in parts.items():
-        for number in np.flatnonzero(np.isin(samples.column("image_size"), wanted)).tolist():
-            end = hashlib.blake2b(_bytes(files, samples, number, _END), digest_size=8).digest()
+        for number in np.flatnonzero(np.isin(image_bytes(samples), wanted)).tolist():
+            end = hashlib.blake2b(read_image_end(files, *samples[number], _END), digest_size=8).digest()
             alike[end].append((split, number))
     same = [group for places in alike.values() if len(places) > 1 for group in _confirmed(files, parts, places)]
     same.sort(key=lambda places: len({split for split, _ in places}) == 1)
     return Duplicates(
         across=sum(len({split for split, _ in places}) > 1 for places in same),
         extra=sum(len(places) - 1 for places in same),
-        first=[[f"{split}:{_key(files, parts[split], n)}" for split, n in places[:_FIRST]] for places in same[:_FIRST]],
+        first=[[_name(files, parts, place) for place in places[:_FIRST]] for places in same[:_FIRST]],
     )
 
 
@@ -64,22 +66,10 @@ def _confirmed(
     """Groups of places whose bytes agree from the first to the last."""
     exact: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split, number in places:
-        exact[hashlib.sha256(_bytes(files, parts[split], number)).digest()].append((split, number))
+        exact[hashlib.sha256(read_image(files, *parts[split][number]).data).digest()].append((split, number))
     yield from (group for group in exact.values() if len(group) > 1)
 
 
-def _bytes(files: ShardFiles, samples: Samples, number: int, last: int | None = None) -> bytes:
-    """An image as it is encoded, or its last bytes (and its size)."""
-    shard, row = samples[number]
-    offset, size = int(row["image_offset"]), int(row["image_size"])
-    if last is None:
-        return files.read(shard.path, offset, size)
-    part = min(size, last)
-    return files.read(shard.path, offset + size - part, part) + size.to_bytes(8, "little")
-
-
-def _key(files: ShardFiles, samples: Samples, number: int) -> str:
-    shard, row = samples[number]
-    size = int(row["image_header"])
-    header = files.read(shard.path, int(row["image_offset"]) - size, size)
-    return printable(split_name(header_name(header, shard.path))[0])
+def _name(files: ShardFiles, parts: dict[str, Samples], place: tuple[str, int]) -> str:
+    split, number = place
+    return f"{split}:{printable(read_key(files, *parts[split][number]))}"

@@ -13,8 +13,10 @@ from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index import STATS_SAMPLES, DataIndex, Selection, Shard
 from mimsuite.data.labels import Label, parse_label
-from mimsuite.data.sources import ShardFiles
-from mimsuite.data.tar import header_name, hidden_image, image_of, printable, read_groups, split_name
+from mimsuite.data.members import read_image, read_key, read_label
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.address import store_of
+from mimsuite.data.tar import hidden_image, image_of, printable, read_groups
 from mimsuite.errors import InputError
 
 _SALT = 0x494E5350
@@ -55,15 +57,15 @@ def raw_samples(index: DataIndex, part: str | Selection, count: int) -> Iterator
     Raises:
         RunError: a shard cannot be read.
     """
-    files, samples = ShardFiles(), index.records(part)
+    files, samples = ShardFiles(store_of(index.root)), index.records(part)
     for number in samples.smallest(count, _SALT)[:count].tolist():
         shard, row = samples[number]
-        key, ending, data = _member(files, shard, row, "image")
+        image = read_image(files, shard, row)
         try:
             label = _label(index, files, shard, row)
         except InputError:  # `summary` names it
             label = None
-        yield RawSample(key, ending, data, label)
+        yield RawSample(image.key, image.ending, image.data, label)
 
 
 def label_counts(index: DataIndex, part: str | Selection) -> Counter[int]:
@@ -74,7 +76,7 @@ def label_counts(index: DataIndex, part: str | Selection) -> Counter[int]:
         RunError: a shard cannot be read.
     """
     counts: Counter[int] = Counter()
-    files, samples = ShardFiles(), index.records(part)
+    files, samples = ShardFiles(store_of(index.root)), index.records(part)
     for number in range(len(samples)):
         counts.update(_classes(_label(index, files, *samples[number])))
     return counts
@@ -131,7 +133,7 @@ def _labels(index: DataIndex, split: str) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     values = list[float]()
     missing, wrong = NameCounter(), NameCounter()
-    files, samples = ShardFiles(), index.records(split)
+    files, samples = ShardFiles(store_of(index.root)), index.records(split)
     for number in range(len(samples)) if index.has_labels else ():
         shard, row = samples[number]
         try:
@@ -140,7 +142,7 @@ def _labels(index: DataIndex, split: str) -> dict[str, Any]:
             wrong.add(str(error))
             continue
         if label is None:
-            missing.add(_member(files, shard, row, "image")[0])
+            missing.add(read_key(files, shard, row))
             continue
         kinds["class" if isinstance(label, int) else "classes" if isinstance(label, tuple) else "number"] += 1
         counts.update(_classes(label))
@@ -218,14 +220,7 @@ def _classes(label: Label | None) -> tuple[int, ...]:
 
 
 def _label(index: DataIndex, files: ShardFiles, shard: Shard, row: np.void) -> Label | None:
-    if not index.has_labels or not row["label_header"]:
+    label = read_label(files, shard, row) if index.has_labels else None
+    if label is None:
         return None
-    key, ending, data = _member(files, shard, row, "label")
-    return parse_label(data, ending, key, len(index.classes) if index.classes else None)
-
-
-def _member(files: ShardFiles, shard: Shard, row: np.void, kind: str) -> tuple[str, str, bytes]:
-    """Key, ending and bytes of a sample's "image" or "label"."""
-    offset, header, size = (int(row[f"{kind}_{field}"]) for field in ("offset", "header", "size"))
-    data = files.read(shard.path, offset - header, header + size)
-    return *split_name(header_name(data[:header], shard.path)), data[header:]
+    return parse_label(label.data, label.ending, label.key, len(index.classes) if index.classes else None)

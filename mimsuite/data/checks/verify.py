@@ -14,13 +14,20 @@ import numpy as np
 
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import DecodeError, decode
-from mimsuite.data.index import DataIndex, Samples, Shard, read_index, sha256_of
+from mimsuite.data.index import DataIndex, Samples, Shard
+from mimsuite.data.index_json import INDEX, read_index
 from mimsuite.data.labels import parse_label
-from mimsuite.data.sources import ShardFiles, find_shards
-from mimsuite.data.tar import hidden_image, image_of, printable, read_groups, scan_shard, split_name
+from mimsuite.data.members import Member, read_image, read_label
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.sources import find_shards
+from mimsuite.data.stores.address import absolute, store_of
+from mimsuite.data.stores.store import sha256_of
+from mimsuite.data.tar import hidden_image, image_of, printable, read_groups, scan_shard
 from mimsuite.errors import InputError
 
 _AHEAD = 8  # images per thread that are read ahead
+
+_Job = tuple[str, int, bytes, Member | None]  # key, offset, image and label of a sample
 
 
 class Problem(NamedTuple):
@@ -63,9 +70,9 @@ def check_shards(data: str) -> Iterator[Problem]:
     Raises:
         InputError: not even the shards can be named.
     """
-    folder = Path(os.path.abspath(Path(data).expanduser()))
-    if (folder / "index.json").is_file():
-        for shards in read_index(folder).splits.values():
+    folder = absolute(data)
+    if store_of(data).is_file(os.path.join(folder, INDEX)):
+        for shards in read_index(Path(folder)).splits.values():
             for shard in shards:
                 yield from check_file(shard.path, shard.sha256, shard.bytes)
         return
@@ -75,11 +82,13 @@ def check_shards(data: str) -> Iterator[Problem]:
 
 def check_file(path: str, sha256: str | None, size: int | None) -> Iterator[Problem]:
     """Checks the headers of a shard, and its size and checksum where these are known."""
+    store = store_of(path)
     try:
         scan_shard(path)
-        if size is not None and os.stat(path).st_size != size:
-            yield Problem(path, -1, "", f"{os.stat(path).st_size} bytes, index.json says {size}; copy it again")
-        elif sha256 is not None and sha256_of(Path(path)) != sha256:
+        found = store.stat(path).size
+        if size is not None and found != size:
+            yield Problem(path, -1, "", f"{found} bytes, index.json says {size}; copy it again")
+        elif sha256 is not None and sha256_of(store, path) != sha256:
             yield Problem(path, -1, "", "its sha256 is not the one in index.json; copy it again")
     except InputError as error:
         offset = re.search(r"offset (\d+)", str(error))
@@ -91,7 +100,7 @@ def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
     for key, group in read_groups(shard.path):
         offset = group[0][1].offset
         if name := hidden_image(group):
-            reason = f"{printable(name)} is no sample: its ending begins at the first dot; put _ for the dots"
+            reason = f"{printable(name)} is not a sample: its ending begins at the first dot; put _ for the dots"
             yield Problem(shard.path, offset, printable(key), reason)
         elif image_of(group) is not None and (number := hash_key(key)) in twice:
             twice[number] += 1
@@ -101,38 +110,33 @@ def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
 
 def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
     """One answer per sample of the shard, in order."""
-    samples, files, rows = Samples((shard,)), ShardFiles(), scan_shard(shard.path)
+    samples, rows = Samples((shard,)), scan_shard(shard.path)
     if not np.array_equal(rows, np.array([samples[i][1] for i in range(len(samples))], dtype=rows.dtype)):
         yield Problem(shard.path, -1, "", f"{shard.table} is not its table; pack the data again")
         return
-    names = ((key, group) for key, group in read_groups(shard.path) if image_of(group) is not None)
+    found = ((key, image) for key, group in read_groups(shard.path) if (image := image_of(group)) is not None)
+    files = ShardFiles(store_of(shard.path))
 
-    def check(key: str, offset: int, image: bytes, label: tuple[str, bytes] | None) -> Problem | None:
+    def check(key: str, offset: int, image: bytes, label: Member | None) -> Problem | None:
         try:
             decode(image, index.channels, index.dtype)
             if index.has_labels:
                 if label is None:
                     raise InputError("it has no label; others have one")
-                parse_label(label[1], label[0], key, len(index.classes) if index.classes else None)
+                parse_label(label.data, label.ending, key, len(index.classes) if index.classes else None)
         except (DecodeError, InputError) as error:
             return Problem(shard.path, offset, printable(key), str(error))
         return None
 
-    def jobs() -> Iterator[tuple[str, int, bytes, tuple[str, bytes] | None]]:
-        for row, (key, group) in zip(rows, names, strict=True):
-            offset, at = int(row["image_offset"]), int(row["label_offset"])
-            label = None
-            if row["label_header"]:
-                ending = next(split_name(member.name)[1] for _, member in group if member.offset == at)
-                label = ending, files.read(shard.path, at, int(row["label_size"]))
-            yield key, offset, files.read(shard.path, offset, int(row["image_size"])), label
+    def jobs() -> Iterator[_Job]:
+        for row, (key, image) in zip(rows, found, strict=True):
+            yield key, image.offset, read_image(files, shard, row).data, read_label(files, shard, row)
 
     yield from _ahead(check, jobs())
 
 
 def _ahead(
-    work: Callable[[str, int, bytes, tuple[str, bytes] | None], Problem | None],
-    jobs: Iterable[tuple[str, int, bytes, tuple[str, bytes] | None]],
+    work: Callable[[str, int, bytes, Member | None], Problem | None], jobs: Iterable[_Job]
 ) -> Iterator[Problem | None]:
     """The results in order, computed on all cores some way ahead."""
     threads = os.cpu_count() or 1

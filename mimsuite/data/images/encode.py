@@ -11,6 +11,7 @@ from PIL import Image
 
 from mimsuite.data.images import tiff
 from mimsuite.data.images.decode import DecodeError, Pixels, open_image
+from mimsuite.data.stores.address import store_of
 
 _JPEG, _NUMPY = b"\xff\xd8\xff", b"\x93NUMPY"
 _JPEG_QUALITY = 95
@@ -41,7 +42,7 @@ def encode_file(path: Path, image_size: int | None) -> Content | DecodeError:
         The content, or why the file cannot be used.
     """
     try:
-        data = path.read_bytes()
+        data = store_of(str(path)).read_all(str(path))
     except OSError as error:
         return DecodeError(error.strerror or "cannot be read")
     try:
@@ -67,7 +68,7 @@ def is_deep_colour_png(data: bytes) -> bool:
 
 
 def kind_of(data: bytes) -> str:
-    """The ending of the kinds that shards hold, told by the first bytes; empty for others."""
+    """The ending of the kinds that shards hold, by the first bytes; empty for others."""
     if data.startswith(_JPEG):
         return "jpg"
     if data.startswith(_NUMPY):

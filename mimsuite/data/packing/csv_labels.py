@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from mimsuite.data.labels import Label
+from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
+from mimsuite.words import MOST_CLASSES
 
 FILE_COLUMNS = ("file", "path", "filename", "image")
 LABEL_COLUMNS = ("label", "class")
-_MOST_CLASSES = 1_000_000
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
@@ -67,13 +68,13 @@ def read_rows(
         where = f"{file} row {line}"
         if len(cells) != len(header):
             raise InputError(
-                f"{where} has {len(cells)} cells where the header has {len(header)}; mend the row (quote cells that "
+                f"{where} has {len(cells)} cells where the header has {len(header)}; fix the row (quote cells that "
                 "hold the separator)"
             )
         name = _relative(cells[at_path], src, known)
         if name not in known:
             raise InputError(
-                f"{where} names {cells[at_path]!r}, which is no image below src={src}; mend the path (relative to "
+                f"{where} names {cells[at_path]!r}, which is not an image below src={src}; fix the path (relative to "
                 "src), or remove the row"
             )
         if name in rows:
@@ -85,7 +86,7 @@ def read_rows(
         for value, column in ((label, at_label), *([(named, at_group)] if at_group is not None else [])):
             if not value:
                 raise InputError(
-                    f"{where} has nothing in column {header[column]!r}; fill it in, or leave the image out"
+                    f"{where} has an empty column {header[column]!r}; fill it in, or remove the image from src"
                 )
         rows[name] = Row(line, label, named)
     missing = [name for name in files if name not in rows]
@@ -104,7 +105,7 @@ def parse_labels(file: Path, rows: Mapping[str, Row]) -> LabelledRow:
     are regression targets, and anything else is the name of a class. Names are numbered in sorted order.
 
     Raises:
-        InputError: kinds are mixed, or a number is no class or not finite; the row is named.
+        InputError: kinds are mixed, or a number is not a class or not finite; the row is named.
     """
     if any(_several(row.label) for row in rows.values()):
         lists = {name: [part.strip() for part in re.split("[;|]", row.label)] for name, row in rows.items()}
@@ -122,7 +123,7 @@ def parse_labels(file: Path, rows: Mapping[str, Row]) -> LabelledRow:
         values = {name: float(text) for name, text in texts.items()}
         for name, value in values.items():
             if not math.isfinite(value):
-                raise InputError(f"{file} row {rows[name].line}: label {texts[name]!r} is not finite; mend it")
+                raise InputError(f"{file} row {rows[name].line}: label {texts[name]!r} is not finite; fix it")
         return LabelledRow(dict(values), [])
     numbers, classes = _classes(file, {name: (rows[name].line, [text]) for name, text in texts.items()})
     return LabelledRow({name: numbers[text] for name, text in texts.items()}, classes)
@@ -148,10 +149,10 @@ def _classes(file: Path, labels: Mapping[str, tuple[int, list[str]]]) -> tuple[d
             f"{file}: labels are of mixed kinds: {numeric[0]!r} (row {lines[numeric[0]]}) is a number and {other!r} "
             f"(row {lines[other]}) a name; make all of them names (class_{numeric[0]}) or all of them numbers"
         )
-    wrong = next((t for t in lines if not _INTEGER.fullmatch(t) or not 0 <= int(t) < _MOST_CLASSES), None)
+    wrong = next((t for t in lines if not _INTEGER.fullmatch(t) or not 0 <= int(t) < MOST_CLASSES), None)
     if wrong is not None:
         raise InputError(
-            f"{file} row {lines[wrong]}: label {wrong!r} is no class; whole numbers from 0 to {_MOST_CLASSES - 1} are "
+            f"{file} row {lines[wrong]}: label {wrong!r} is not a class; whole numbers from 0 to {MOST_CLASSES - 1} are "
             "classes; for regression write decimals (3.0), one a row"
         )
     return {text: int(text) for text in lines}, [str(i) for i in range(max(map(int, lines)) + 1)]
@@ -160,7 +161,7 @@ def _classes(file: Path, labels: Mapping[str, tuple[int, list[str]]]) -> tuple[d
 def _table(file: Path) -> list[tuple[int, list[str]]]:
     """The header and the rows that hold anything, each with the line it ends in."""
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = store_of(str(file)).read_all(str(file)).decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"labels={file} cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
@@ -174,9 +175,9 @@ def _table(file: Path) -> list[tuple[int, list[str]]]:
     try:
         table = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
-        raise InputError(f"labels={file} row {reader.line_num}: {error}; mend the quotes") from error
+        raise InputError(f"labels={file} row {reader.line_num}: {error}; fix the quotes") from error
     if len(table) < 2:
-        raise InputError(f"labels={file} holds no row below a header; the first row names the columns (file,label)")
+        raise InputError(f"labels={file} has no row below a header; the first row names the columns (file,label)")
     line, header = table[0]
     return [(line, [cell.strip() for cell in header]), *table[1:]]
 

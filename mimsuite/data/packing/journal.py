@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mimsuite.data.index import JOURNAL, sha256_of
+from mimsuite.data.index_json import JOURNAL
+from mimsuite.data.stores.address import store_of
+from mimsuite.data.stores.store import sha256_of
 from mimsuite.errors import InputError
 
 _FORMAT = "mimsuite-pack-1"
@@ -20,7 +22,7 @@ class ShardLine(NamedTuple):
     Attributes:
         file, split, sha256, bytes, samples: of the shard.
         after: the number of the first image, in the order of the plan, that lies behind it.
-        bad: files that were left out since the shard before.
+        bad: files that were skipped since the shard before.
         channels: channel counts in it, each with the first file that has it.
     """
 
@@ -61,7 +63,7 @@ class Journal:
             out.mkdir(parents=True, exist_ok=True)
             self._file = (out / JOURNAL).open("a+b")
         except OSError as error:
-            raise InputError(f"out={out} cannot be made ({error.strerror}); choose another folder") from error
+            raise InputError(f"out={out} cannot be created ({error.strerror}); choose another folder") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._resume(header)
@@ -91,7 +93,7 @@ class Journal:
         (self.out / JOURNAL).unlink()
 
     def discard(self) -> None:
-        """Nothing was written: takes the journal away, and the folder if it is empty then."""
+        """Nothing was written: removes the journal, and the folder if it is empty then."""
         self.remove()
         if not any(self.out.iterdir()):
             self.out.rmdir()
@@ -135,8 +137,8 @@ class Journal:
             raise InputError(f"{self.out / JOURNAL} has format {then.get('format')!r}; remove {self.out}")
         other = [key for key in now["options"] if then["options"].get(key) != now["options"][key]]
         if other:
-            said = "; ".join(f"{key}: {then['options'].get(key)} then, {now['options'][key]} now" for key in other)
-            raise InputError(f"out={self.out} holds a half-finished pack with other options ({said}); {fix}")
+            changed = "; ".join(f"{key}: {then['options'].get(key)} then, {now['options'][key]} now" for key in other)
+            raise InputError(f"out={self.out} holds a half-finished pack with other options ({changed}); {fix}")
         if then["files"] != now["files"]:
             raise InputError(
                 f"out={self.out} holds a half-finished pack, and the files below src={now['options']['src']} have "
@@ -145,7 +147,7 @@ class Journal:
 
 
 def check_out(out: Path) -> None:
-    """Says whether a pack may be written to `out`; changes nothing.
+    """Checks whether a pack may be written to `out`; changes nothing.
 
     Raises:
         InputError: a file, or a folder that holds something and no half-finished pack.
@@ -154,8 +156,9 @@ def check_out(out: Path) -> None:
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / JOURNAL).is_file())):
             raise InputError(f"out={out} exists and is not an empty folder; choose another or remove it")
     except OSError as error:
-        raise InputError(f"out={out} cannot be made ({error.strerror}); choose another folder") from error
+        raise InputError(f"out={out} cannot be created ({error.strerror}); choose another folder") from error
 
 
 def _is_whole(path: Path, line: ShardLine) -> bool:
-    return path.is_file() and path.stat().st_size == line.bytes and sha256_of(path) == line.sha256
+    store, name = store_of(str(path)), str(path)
+    return store.is_file(name) and store.stat(name).size == line.bytes and sha256_of(store, name) == line.sha256

@@ -17,10 +17,15 @@ from PIL import __version__ as pillow_version
 
 from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.images.encode import Content, encode_file, is_deep_colour_png
-from mimsuite.data.index import DataIndex, build_index, write_index
+from mimsuite.data.index import DataIndex
+from mimsuite.data.index_json import write_index
 from mimsuite.data.labels import Label
 from mimsuite.data.packing.journal import Journal, ShardLine
 from mimsuite.data.packing.plan import Choice, PackPlan, SourceImage, plan_pack
+from mimsuite.data.scan import build_index
+from mimsuite.data.storage import Replacement, write_text
+from mimsuite.data.stores.address import store_of
+from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import BLOCK, printable
 from mimsuite.errors import InputError, RunError
 
@@ -65,7 +70,7 @@ def pack(
 ) -> DataIndex:
     """Writes the images below `src` to shards with an index; the same files and options give the same bytes.
 
-    Images that cannot be decoded are named in the log and left out. When `out` holds a pack of the same source and
+    Images that cannot be decoded are named in the log and skipped. When `out` holds a pack of the same source and
     options that was stopped, this one goes on after its last whole shard.
 
     Args:
@@ -96,7 +101,7 @@ def pack(
             return _finish(plan, journal)
         except OSError as error:
             raise RunError(
-                f"out={out} cannot be written ({error.strerror}); mend that, and the same command goes on"
+                f"out={out} cannot be written ({error.strerror}); fix that, and the same command goes on"
             ) from error
 
 
@@ -112,12 +117,13 @@ def forecast(src: Path, choice: Choice, shard_size: int) -> Forecast:
     images: Counter[str] = Counter()
     shards: Counter[str] = Counter()
     labels: dict[str, Counter[int]] = {}
+    store = store_of(str(src))
     total = payload = inside = 0  # of all closed shards; of the images, and of all, in the open one
     for picture in plan.pictures:
         classes = labels.setdefault(picture.split, Counter())
         if plan.classes:
             classes.update(classes_of(picture.label))
-        sizes = [os.stat(picture.path).st_size, *map(len, _label_member(picture.label).values())]
+        sizes = [store.stat(str(picture.path)).size, *map(len, _label_member(picture.label).values())]
         if picture.split not in shards or payload >= shard_size:
             total += _tar_bytes(inside)
             shards[picture.split] += 1
@@ -152,7 +158,7 @@ def classes_of(label: Label | None) -> tuple[int, ...]:
 
 def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None) -> dict[str, Any]:
     """All that decides the bytes, for the journal."""
-    csv = hashlib.sha256(choice.csv.read_bytes()).hexdigest() if choice.csv is not None else None
+    csv = None if choice.csv is None else sha256_of(store_of(str(choice.csv)), str(choice.csv))
     return {
         "src": os.path.realpath(src),
         **choice._asdict(),
@@ -165,13 +171,13 @@ def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None)
 
 def _digest(plan: PackPlan) -> str:
     """Changes when a file is added, removed or changed."""
-    digest = hashlib.sha256()
+    digest, store = hashlib.sha256(), store_of(str(plan.pictures[0].path))
     for picture in plan.pictures:
         try:
-            stat = os.stat(picture.path)
+            size, version = store.stat(str(picture.path))
         except OSError as error:
             raise InputError(f"{_shown(picture.path)} cannot be read ({error.strerror}); remove it") from error
-        digest.update(f"{picture.path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{picture.path}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -193,7 +199,7 @@ def _write(
                 shard, bad = None, []
             if isinstance(content, DecodeError):
                 bad.append(str(picture.path))
-                log.warning("left out: %s (%s)", _shown(picture.path), content)
+                log.warning("skipped: %s (%s)", _shown(picture.path), content)
             else:
                 _check_channels(seen, content.channels, picture.path)
                 if not reduced and is_deep_colour_png(content.data):
@@ -211,15 +217,15 @@ def _write(
     finally:
         if shard is not None:
             shard.abandon()
-    left_out = len(bad) + sum(len(line.bad) for line in journal.lines)
+    skipped = len(bad) + sum(len(line.bad) for line in journal.lines)
     if not journal.lines:
         journal.discard()
         raise InputError(
             f"src={os.path.commonpath([p.path.parent for p in pictures])}: none of {len(pictures)} images can be "
             "decoded; the log names them"
         )
-    if left_out:
-        log.warning("%d of %d files could not be read and are left out", left_out, len(pictures))
+    if skipped:
+        log.warning("%d of %d files could not be read and are skipped", skipped, len(pictures))
 
 
 def _shown(path: Path) -> str:
@@ -272,8 +278,8 @@ class _Shard:
         self.split, self.payload = split, 0
         self._path, self._samples = out / f"{split}-{number:06d}.tar", 0
         self._channels: dict[int, str] = {}
-        self._part = self._path.with_name(f"{self._path.name}.part")
-        self._stream = _Hashed(self._part)
+        self._file = Replacement(self._path, durable=True)
+        self._stream = _Hashed(self._file.part)
         self._tar = TarWriter(self._stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
 
     def write(self, picture: SourceImage, content: Content) -> None:
@@ -287,15 +293,15 @@ class _Shard:
         """Puts the shard in its place; `after` is the number of the first image behind it."""
         self._tar.close()
         size, digest = self._stream.close()
-        os.replace(self._part, self._path)
+        self._file.commit()
         return ShardLine(self._path.name, self.split, digest, size, self._samples, after, tuple(bad), self._channels)
 
     def abandon(self) -> None:
-        """Takes away what was written; a disk that is full complains again, and was named already."""
+        """Removes what was written; a full disk fails here again, and was reported already."""
         for close in (self._tar.close, self._stream.close):
             with contextlib.suppress(OSError):
                 close()
-        self._part.unlink(missing_ok=True)
+        self._file.discard()
 
 
 class _Hashed:
@@ -311,9 +317,7 @@ class _Hashed:
         return self._file.write(data)
 
     def close(self) -> tuple[int, str]:
-        """Bytes and sha256 of what was written, once it is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Closes the file; the bytes and the sha256 of what was written."""
         self._file.close()
         return self._size, self._hash.hexdigest()
 
@@ -322,7 +326,7 @@ def _finish(plan: PackPlan, journal: Journal) -> DataIndex:
     """Writes classes, tables and, last, the index; then the journal goes."""
     out = journal.out
     if plan.classes:
-        (out / "classes.txt").write_text("".join(f"{name}\n" for name in plan.classes), encoding="utf-8")
+        write_text(out / "classes.txt", "".join(f"{name}\n" for name in plan.classes))
     hashes = {out / line.file: line.sha256 for line in journal.lines}
     index = build_index(out, list(hashes), out, hashes)
     write_index(out, index)

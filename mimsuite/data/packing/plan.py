@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from mimsuite.data.hashing import hash_key, mix
 from mimsuite.data.labels import Label
 from mimsuite.data.packing.csv_labels import parse_labels, read_rows
 from mimsuite.data.sources import PICTURE_ENDINGS, split_name_of
+from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
 
@@ -64,7 +64,7 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
     Folders named train, val and test, with nothing beside them, are the splits.
 
     Raises:
-        InputError: bad values, no image, labels that are wrong or not there, groups that do not go with the splits.
+        InputError: bad values, no image, labels that are wrong or missing, groups that do not go with the splits.
     """
     _check(choice)
     files = find_pictures(src)
@@ -108,18 +108,16 @@ def find_pictures(src: Path) -> list[Path]:
     Raises:
         InputError: not a folder that can be read, or no image in it.
     """
-    if not src.is_dir():
+    store = store_of(str(src))
+    if not store.is_folder(str(src)):
         raise InputError(f"src={src} is not a folder; give a folder of images")
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
         raise InputError(f"src={src}: {error.filename} cannot be read ({error.strerror}); check its rights")
 
-    for folder, folders, names in os.walk(src, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(folder, name) for name in names if name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".")
-        ]
+    for folder, names in store.walk(str(src), hidden=False, on_error=refuse):
+        found += [Path(folder, name) for name in names if name.lower().endswith(PICTURE_ENDINGS)]
     if not found:
         raise InputError(f"src={src} holds no image ({', '.join(PICTURE_ENDINGS)}); check the path")
     return sorted(found)

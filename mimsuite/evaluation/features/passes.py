@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples, Selection
+from mimsuite.data.members import labelled
 from mimsuite.data.progress import reported
 from mimsuite.data.storage import cache_folder
 from mimsuite.errors import InputError, RunError
@@ -154,9 +155,9 @@ class FeaturePass:
         rank, world = _place()
         first, end = share(len(samples), self.batch, rank, world)
         own = samples.take(np.arange(first, end))
-        labelled = bool((samples.column("label_header") > 0).all())
+        with_labels = bool(labelled(samples).all())
         seen = _Seen(own.keys().view(np.int64), [], [], np.ones(end - first, dtype=bool), [])
-        steps = self._encoded(index, own, views, augmented, seed, labelled)
+        steps = self._encoded(index, own, views, augmented, seed, with_labels)
         head = next(steps, None)
         if rank == 0:
             assert head is not None  # rank 0 has the first batch

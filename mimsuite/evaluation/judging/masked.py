@@ -13,7 +13,6 @@ from mimsuite.errors import InputError
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.psnr import HiddenPSNR, visible_mean_loss
 from mimsuite.models.composed import ForMaskedImageModeling
-from mimsuite.objectives.mim import predict
 from mimsuite.types import Batch
 
 log = logging.getLogger("mimsuite")
@@ -57,7 +56,7 @@ def masked_figures(
         for batch in loader:
             assert batch.mask is not None
             pixels, mask = normalize(batch.images.to(device, non_blocking=True)), batch.mask.to(device)
-            value, prediction = predict(model, pixels, mask, loss)
+            value, prediction = model.predict(pixels, mask, loss)
             total += weighted(value, pixels)
             picture = model.target.picture(prediction, pixels, mask, model.head_stride)
             if picture is not None:

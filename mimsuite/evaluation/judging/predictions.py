@@ -19,8 +19,8 @@ from mimsuite.data.tar import printable
 from mimsuite.evaluation.judging.classifier import Evaluation
 from mimsuite.metrics.scores import MOST_CONFUSED, LabelKind
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
+from mimsuite.pictures.display import to_display
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
-from mimsuite.pictures.sheets import to_display
 
 log = logging.getLogger("mimsuite")
 

@@ -105,6 +105,16 @@ class LinearResult(NamedTuple):
     task: LabelTask
 
 
+def best_by_layer(held_out: Mapping[Trial, float]) -> dict[str, dict[int, float]]:
+    """Pooling -> layer -> the best score over normalisations and learning rates, without heads that diverged."""
+    best: dict[str, dict[int, float]] = {}
+    for (view, _, _), score in held_out.items():
+        if not math.isnan(score):
+            layers = best.setdefault(view.pool, {})
+            layers[view.layer] = max(score, layers.get(view.layer, -math.inf))
+    return best
+
+
 def probe_matrix(
     train: Mapping[View, Features],
     test: Mapping[View, Features],

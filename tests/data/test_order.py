@@ -13,8 +13,8 @@ from mimsuite.errors import InputError
 SIZES = [100, 37, 250, 64, 64, 1, 80, 120, 33, 90]
 
 
-def batches(plan, start, stop, rank=0, world=1):
-    return [(epoch, numbers.tolist()) for epoch, numbers in plan.batches(start, stop, rank, world)]
+def batches(order, start, stop, rank=0, world=1):
+    return [(epoch, numbers.tolist()) for epoch, numbers in order.batches(start, stop, rank, world)]
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ def batches(plan, start, stop, rank=0, world=1):
     ],
 )
 def test_order_is_frozen(arguments, golden):
-    plan = BatchOrder(*arguments)
-    order = batches(plan, 0, 3 * plan.steps_per_epoch)
-    assert hashlib.sha256(repr(order).encode()).hexdigest()[:16] == golden
+    order = BatchOrder(*arguments)
+    drawn = batches(order, 0, 3 * order.steps_per_epoch)
+    assert hashlib.sha256(repr(drawn).encode()).hexdigest()[:16] == golden
 
 
 def test_splitmix_equals_the_published_generator():
@@ -47,20 +47,20 @@ def test_permutation_is_the_stable_argsort_of_the_cut_hashes():
 @pytest.mark.parametrize(("lanes", "window"), [(1, 16), (1, 2), (2, 2), (8, 1)])
 @pytest.mark.parametrize("world", [2, 4, 8])
 def test_ranks_together_give_the_same_global_batches(lanes, window, world):
-    plan = BatchOrder(SIZES, 32, 1, lanes, window)
-    steps = 2 * plan.steps_per_epoch + 1
-    ranks = [batches(plan, 0, steps, rank, world) for rank in range(world)]
+    order = BatchOrder(SIZES, 32, 1, lanes, window)
+    steps = 2 * order.steps_per_epoch + 1
+    ranks = [batches(order, 0, steps, rank, world) for rank in range(world)]
     joined = [(parts[0][0], [n for _, numbers in parts for n in numbers]) for parts in zip(*ranks, strict=True)]
-    assert joined == batches(plan, 0, steps)
+    assert joined == batches(order, 0, steps)
 
 
 def test_every_sample_is_used_once_per_epoch_but_the_tail():
-    plan = BatchOrder(SIZES, 32, 0, window=3)
+    order = BatchOrder(SIZES, 32, 0, window=3)
     total = sum(SIZES)
-    assert plan.steps_per_epoch == total // 32
+    assert order.steps_per_epoch == total // 32
     for epoch in range(3):
-        first = epoch * plan.steps_per_epoch
-        drawn = batches(plan, first, first + plan.steps_per_epoch)
+        first = epoch * order.steps_per_epoch
+        drawn = batches(order, first, first + order.steps_per_epoch)
         assert {e for e, _ in drawn} == {epoch}
         numbers = [n for _, part in drawn for n in part]
         assert len(set(numbers)) == len(numbers) == total // 32 * 32
@@ -69,39 +69,40 @@ def test_every_sample_is_used_once_per_epoch_but_the_tail():
 
 
 def test_lanes_never_repeat_a_sample_when_shards_are_uneven():
-    plan = BatchOrder([5, 0, 7, 3, 9, 11, 2], 6, 0, lanes=3, window=2)
-    assert plan.steps_per_epoch == 37 // 6
+    order = BatchOrder([5, 0, 7, 3, 9, 11, 2], 6, 0, lanes=3, window=2)
+    assert order.steps_per_epoch == 37 // 6
     for epoch in range(20):
-        first = epoch * plan.steps_per_epoch
-        numbers = [n for _, part in batches(plan, first, first + plan.steps_per_epoch) for n in part]
+        first = epoch * order.steps_per_epoch
+        numbers = [n for _, part in batches(order, first, first + order.steps_per_epoch) for n in part]
         assert len(set(numbers)) == len(numbers) == 36
 
 
 def test_a_lane_reads_its_own_shards_only():
-    plan = BatchOrder([10] * 8, 8, 0, lanes=2, window=2)
-    shards = [{n // 10 for _, part in batches(plan, 0, plan.steps_per_epoch, rank, 2) for n in part} for rank in (0, 1)]
+    order = BatchOrder([10] * 8, 8, 0, lanes=2, window=2)
+    steps = order.steps_per_epoch
+    shards = [{n // 10 for _, part in batches(order, 0, steps, rank, 2) for n in part} for rank in (0, 1)]
     assert shards[0].isdisjoint(shards[1])
     assert len(shards[0]) == len(shards[1]) == 4
 
 
 def test_epochs_and_seeds_differ():
-    plan = BatchOrder(SIZES, 32, 0)
-    n = plan.steps_per_epoch
-    assert batches(plan, 0, 1)[0][1] != batches(plan, n, n + 1)[0][1]
-    assert batches(plan, 0, 1) != batches(BatchOrder(SIZES, 32, 1), 0, 1)
+    order = BatchOrder(SIZES, 32, 0)
+    n = order.steps_per_epoch
+    assert batches(order, 0, 1)[0][1] != batches(order, n, n + 1)[0][1]
+    assert batches(order, 0, 1) != batches(BatchOrder(SIZES, 32, 1), 0, 1)
 
 
 def test_starting_in_the_middle_gives_the_same_batches():
-    plan = BatchOrder(SIZES, 32, 0, window=2)
-    assert batches(BatchOrder(SIZES, 32, 0, window=2), 17, 60) == batches(plan, 0, 60)[17:]
+    order = BatchOrder(SIZES, 32, 0, window=2)
+    assert batches(BatchOrder(SIZES, 32, 0, window=2), 17, 60) == batches(order, 0, 60)[17:]
 
 
 def test_a_position_in_a_billion_samples_is_found_at_once():
-    plan = BatchOrder(np.full(100_000, 10_000), 4096, 0)
+    order = BatchOrder(np.full(100_000, 10_000), 4096, 0)
     fastest = 1.0
     for step in (123_456, 600_000, 1_000_000):
         start = time.perf_counter()
-        next(plan.batches(step, step + 1))
+        next(order.batches(step, step + 1))
         fastest = min(fastest, time.perf_counter() - start)
     assert fastest < 0.1
 
@@ -114,7 +115,7 @@ def test_a_position_in_a_billion_samples_is_found_at_once():
         ({"batch": 0}, "all must be 1 or more"),
     ],
 )
-def test_impossible_plans_are_refused(arguments, words):
+def test_impossible_orders_are_refused(arguments, words):
     with pytest.raises(InputError, match=words) as error:
         BatchOrder(SIZES, seed=0, **arguments)
     assert "\n" not in str(error.value)
@@ -128,8 +129,8 @@ def test_a_world_that_does_not_divide_the_batch_is_refused():
 @pytest.mark.parametrize("lanes", [1, 4])
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_from_every_batch_of_a_thousand_samples_the_order_goes_on_the_same(lanes, world):
-    plan = BatchOrder([50] * 20, 40, 3, lanes, window=3)
-    whole = batches(plan, 0, 2 * plan.steps_per_epoch)
+    order = BatchOrder([50] * 20, 40, 3, lanes, window=3)
+    whole = batches(order, 0, 2 * order.steps_per_epoch)
     for start in range(len(whole)):
         ranks = [
             batches(BatchOrder([50] * 20, 40, 3, lanes, 3), start, len(whole), rank, world) for rank in range(world)
@@ -152,10 +153,10 @@ def test_from_every_batch_of_a_thousand_samples_the_order_goes_on_the_same(lanes
 )
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_eight_ranks_use_every_sample_once_but_the_tail_in_equal_batches(sizes, lanes):
-    plan, total = BatchOrder(sizes, 16, 0, lanes, window=2), sum(sizes)
+    order, total = BatchOrder(sizes, 16, 0, lanes, window=2), sum(sizes)
     for epoch in range(2):
-        first = epoch * plan.steps_per_epoch
-        ranks = [batches(plan, first, first + plan.steps_per_epoch, rank, 8) for rank in range(8)]
+        first = epoch * order.steps_per_epoch
+        ranks = [batches(order, first, first + order.steps_per_epoch, rank, 8) for rank in range(8)]
         assert {len(rank) for rank in ranks} == {total // 16}
         assert {len(numbers) for rank in ranks for _, numbers in rank} == {2}
         used = [n for rank in ranks for _, numbers in rank for n in numbers]

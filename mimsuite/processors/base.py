@@ -1,4 +1,4 @@
-"""Image processors: from pictures to `pixel_values`, as Hugging Face prepares them, without torchvision."""
+"""What every image processor does: from pictures to `pixel_values`, as Hugging Face prepares them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
+from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
 from mimsuite.processors.images import LAYOUTS, Array, Picture, read_pictures, to_layout
 from mimsuite.processors.resize import (
@@ -19,22 +20,17 @@ from mimsuite.processors.resize import (
     EDGES,
     RESAMPLE_CODES,
     SQUASH,
-    TENSOR_MODES,
     Extent,
     Forms,
     Size,
     center_crop,
     parse_size,
     resize_pil,
-    resize_tensor,
     resized_extent,
 )
 from mimsuite.weights.source import find_folder, read_json
 
 FILE = "preprocessor_config.json"
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-SQUASH_FROM = 384  # pixels; the size from which ConvNeXt's evaluation no longer crops
 
 
 class BatchFeature(UserDict[str, Any]):
@@ -130,13 +126,13 @@ class ImageProcessor:
                 stacked.
         """
         _check_formats(return_tensors, data_format)
-        chosen = self._with(options)
+        chosen = self.with_options(options)
         pictures = read_pictures(images, bool(chosen.do_convert_rgb), input_data_format)
-        chosen._check(pictures)
+        chosen.check_pictures(pictures)
         arrays = [
             to_layout(chosen._slow(p.array), data_format if data_format is not None else p.layout) for p in pictures
         ]
-        return BatchFeature({"pixel_values": _stack(arrays, return_tensors)})
+        return BatchFeature({"pixel_values": stack_images(arrays, return_tensors)})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `preprocessor_config.json` holds."""
@@ -169,13 +165,14 @@ class ImageProcessor:
         """Writes `preprocessor_config.json` into `folder`, made if absent."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        (Path(folder) / FILE).write_text(text, encoding="utf-8")
+        write_text(Path(folder) / FILE, text)
 
-    def _with(self, options: dict[str, Any]) -> Self:
+    def with_options(self, options: dict[str, Any]) -> Self:
+        """A copy with other fields for one call; None leaves a field as it is."""
         _check_known(type(self), options)
         return replace(self, **{k: v for k, v in options.items() if v is not None})
 
-    def _check(self, pictures: list[Picture]) -> None:
+    def check_pictures(self, pictures: list[Picture]) -> None:
         """Channels against the statistics, and one warning for values that look rescaled already."""
         if self.do_normalize:
             for name in ("image_mean", "image_std"):
@@ -205,144 +202,6 @@ class ImageProcessor:
         return image
 
 
-@dataclass(kw_only=True)
-class ViTImageProcessor(ImageProcessor):
-    """Squashes to `size` (or keeps the ratio with `shortest_edge`), scales to -1 to 1; Pillow and numpy."""
-
-
-@dataclass(kw_only=True)
-class ViTImageProcessorFast(ViTImageProcessor):
-    """The same in torch.
-
-    Antialiased resizing in whole batches, within one or two grey levels of the other.
-    """
-
-    def preprocess(
-        self,
-        images: Any,
-        *,
-        return_tensors: str | None = "pt",
-        data_format: str | None = "channels_first",
-        input_data_format: str | None = None,
-        **options: Any,
-    ) -> BatchFeature:
-        """Prepares images with torch; arguments as for `ImageProcessor.preprocess`.
-
-        `data_format` is channels_first and `return_tensors` "pt" (or None: a list of tensors).
-        """
-        if data_format != "channels_first":
-            raise InputError(f"data_format={data_format!r}: {type(self).__name__} writes channels_first only")
-        if return_tensors not in ("pt", None):
-            raise InputError(f"return_tensors={return_tensors!r}: {type(self).__name__} gives 'pt' only")
-        chosen = self._with(options)
-        if chosen.do_resize and chosen.resample not in TENSOR_MODES:
-            raise InputError(
-                f"resample={chosen.resample} ({RESAMPLE_CODES[chosen.resample]}) is not in torch; use 0, "
-                f"2, 3 or "
-                f"ViTImageProcessor"
-            )
-        pictures = read_pictures(images, bool(chosen.do_convert_rgb), input_data_format)
-        chosen._check(pictures)
-        arrays = [p.array for p in pictures]
-        if len({(a.shape, a.dtype) for a in arrays}) == 1:
-            tensors = list(chosen._fast(torch.from_numpy(np.stack(arrays))))
-        else:
-            tensors = [chosen._fast(torch.from_numpy(np.ascontiguousarray(a))[None])[0] for a in arrays]
-        return BatchFeature({"pixel_values": _stack(tensors, return_tensors)})
-
-    def _fast(self, images: torch.Tensor) -> torch.Tensor:
-        """A batch `(B, C, H, W)` of one size."""
-        extent, crop = self.geometry(images.shape[2], images.shape[3])
-        if self.do_resize:
-            images = resize_tensor(images, extent, self.resample)
-        if crop is not None:
-            images = torch.from_numpy(center_crop(images.numpy(), crop))
-        if not self.do_normalize:
-            return images * self.rescale_factor if self.do_rescale else images
-        factor = 1 / self.rescale_factor if self.do_rescale else 1.0
-        mean, std = (torch.tensor(v).reshape(-1, 1, 1) * factor for v in (self.image_mean, self.image_std))
-        return (images.float() - mean) / std
-
-
-@dataclass(kw_only=True)
-class ViTFeatureExtractor(ViTImageProcessor):
-    """Old name of `ViTImageProcessor`."""
-
-    def __post_init__(self) -> None:
-        warnings.warn("ViTFeatureExtractor is the old name of ViTImageProcessor", FutureWarning, stacklevel=3)
-        super().__post_init__()
-
-    def _with(self, options: dict[str, Any]) -> Any:  # so that a call does not warn again
-        return ViTImageProcessor(**{f.name: getattr(self, f.name) for f in fields(self)})._with(options)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns what `ViTImageProcessor` writes."""
-        return super().to_dict() | {"image_processor_type": "ViTImageProcessor"}
-
-
-@dataclass(kw_only=True)
-class BitImageProcessor(ImageProcessor):
-    """Resizes the short side, crops the centre, normalises with CLIP's statistics; Pillow and numpy.
-
-    Attributes:
-        size: an int is the shortest edge.
-        do_center_crop: crop the centre to `crop_size`, also without resizing.
-        crop_size: `{height, width}`, pixels; an int (a square) or `(h, w)`. Smaller images are padded with zeros.
-    """
-
-    int_size_is_square: ClassVar[bool] = False
-
-    size: Size = field(default_factory=lambda: {"shortest_edge": 224})
-    resample: int = 3
-    do_center_crop: bool = True
-    crop_size: Size = field(default_factory=lambda: {"height": 224, "width": 224})
-    image_mean: float | list[float] = field(default_factory=lambda: list(CLIP_MEAN))
-    image_std: float | list[float] = field(default_factory=lambda: list(CLIP_STD))
-    do_convert_rgb: bool | None = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.crop_size = parse_size(self.crop_size, square=True, forms=(SQUASH,), name="crop_size")
-
-    def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
-        """See `ImageProcessor.geometry`."""
-        crop = (self.crop_size["height"], self.crop_size["width"])
-        return resized_extent(self.size, height, width), crop if self.do_center_crop else None
-
-
-@dataclass(kw_only=True)
-class ConvNextImageProcessor(ImageProcessor):
-    """What CvT's checkpoints use: a square of side s, `size={"shortest_edge": s}`; Pillow and numpy.
-
-    Below 384 the short side is resized to `int(s / crop_pct)` and the centre cut out; from 384 on the image is
-    squashed. The crop belongs to resizing: without `do_resize` there is none.
-
-    Attributes:
-        size: an int is the shortest edge; `longest_edge` has no effect.
-        crop_pct: the part of the short side that the crop keeps, above 0 and at most 1.
-    """
-
-    int_size_is_square: ClassVar[bool] = False
-    size_forms: ClassVar[Forms] = (EDGE, EDGES)
-
-    size: Size = field(default_factory=lambda: {"shortest_edge": 384})
-    resample: int = 3
-    crop_pct: float = 224 / 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.crop_pct <= 1:
-            raise InputError(f"crop_pct={self.crop_pct} is not above 0 and at most 1; 0.875 is usual")
-
-    def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
-        """See `ImageProcessor.geometry`."""
-        side = self.size["shortest_edge"]
-        if not self.do_resize or side >= SQUASH_FROM:
-            return (side, side), None
-        short = int(side / self.crop_pct)
-        return resized_extent({"shortest_edge": short}, height, width), (side, side)
-
-
 def _check_known(cls: type[ImageProcessor], options: dict[str, Any]) -> None:
     known = [f.name for f in fields(cls)]
     for name in options:
@@ -363,7 +222,8 @@ def _looks_rescaled(image: Array) -> bool:
     return image.dtype != np.uint8 and bool(image.min() >= 0) and bool(image.max() <= 1)
 
 
-def _stack(images: list[Any], return_tensors: str | None) -> Any:
+def stack_images(images: list[Any], return_tensors: str | None) -> Any:
+    """The images as they are, or as one tensor ("pt") or array ("np")."""
     if return_tensors is None:
         return images
     shapes = {tuple(i.shape) for i in images}

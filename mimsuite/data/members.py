@@ -1,0 +1,140 @@
+"""The members of a sample, its image and its label, read by the rows of the tar index; only here are rows read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimsuite.data.hashing import hash_key
+from mimsuite.data.index import Samples, Shard
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.tar import BLOCK, SampleRow, header_name, split_name
+from mimsuite.errors import InputError, RunError
+
+
+class Member(NamedTuple):
+    """A file of a shard: its name and its bytes."""
+
+    name: str
+    data: bytes
+
+    @property
+    def key(self) -> str:
+        """The key of its sample."""
+        return split_name(self.name)[0]
+
+    @property
+    def ending(self) -> str:
+        """What follows the key, in lower case, without the dot."""
+        return split_name(self.name)[1]
+
+
+def read_image(files: ShardFiles, shard: Shard, row: np.void) -> Member:
+    """Reads the image of a sample.
+
+    Args:
+        files: reads the shards.
+        shard: where the sample lies.
+        row: its `tar.RECORD`.
+
+    Raises:
+        InputError: the row points outside the shard.
+        RunError: the shard cannot be read.
+    """
+    at = SampleRow(*row.item())
+    return _read(files, shard, at.image_offset, at.image_header, at.image_size)
+
+
+def read_label(files: ShardFiles, shard: Shard, row: np.void) -> Member | None:
+    """Reads the label of a sample; None where it has none. Arguments and errors are those of `read_image`."""
+    at = SampleRow(*row.item())
+    return _read(files, shard, at.label_offset, at.label_header, at.label_size) if at.label_header else None
+
+
+def read_key(files: ShardFiles, shard: Shard, row: np.void) -> str:
+    """Reads the key of a sample, from the name of its image. Arguments and errors are those of `read_image`."""
+    at = SampleRow(*row.item())
+    return _read(files, shard, at.image_offset, at.image_header, 0).key
+
+
+def read_image_end(files: ShardFiles, shard: Shard, row: np.void, size: int) -> bytes:
+    """Reads the last `size` bytes of an image, or all if it has fewer. Errors are those of `read_image`."""
+    at = SampleRow(*row.item())
+    part = min(size, at.image_size)
+    return _read(files, shard, at.image_offset + at.image_size - part, 0, part).data
+
+
+def checked_id(shard: Shard, row: np.void, key: str) -> int:
+    """The hashed key in a sample's row, after a check that it is that of `key`, which was read with the image.
+
+    Raises:
+        RunError: it is another one.
+    """
+    at = SampleRow(*row.item())
+    _check_key(shard, at.image_offset, key, at.key)
+    return at.key
+
+
+def read_labels(files: ShardFiles, samples: Samples) -> Iterator[tuple[Shard, Member | None]]:
+    """Yields the shard and the label of each sample, in order; None where it has none. Reads no image.
+
+    Raises:
+        InputError: a row points outside its shard.
+        RunError: a shard cannot be read, or is not the one that was indexed.
+    """
+    columns = (samples.column(name).tolist() for name in ("key", "label_offset", "label_header", "label_size"))
+    for shard, identity, offset, header, size in zip(_shards(samples), *columns, strict=True):
+        yield shard, _read_checked(files, shard, identity, (offset, header, size)) if header else None
+
+
+def labelled(samples: Samples) -> NDArray[np.bool_]:
+    """Which samples have a label, `(N,)`."""
+    found: NDArray[np.bool_] = samples.column("label_header") > 0
+    return found
+
+
+def image_bytes(samples: Samples) -> NDArray[Any]:
+    """How many bytes each encoded image has, `(N,)`."""
+    return samples.column("image_size")
+
+
+def _read(files: ShardFiles, shard: Shard, offset: int, header: int, size: int) -> Member:
+    """Reads a member whose payload begins at `offset`; without header blocks its name is empty."""
+    if offset < header or offset + size > shard.bytes:
+        raise InputError(
+            f"{shard.table} points outside {shard.path}, at offset {offset} of {shard.bytes}; pack the data again"
+        )
+    data = files.read(shard.path, offset - header, header + size)
+    return Member(header_name(data[:header], shard.path) if header else "", data[header:])
+
+
+def _read_checked(files: ShardFiles, shard: Shard, identity: int, place: tuple[int, int, int]) -> Member:
+    """Reads a label whose sample has this hashed key."""
+    offset, header, size = place
+    if header == BLOCK <= offset <= shard.bytes - size:
+        # A name that lies whole in its block, as most do, needs no parser: that it hashes to the key proves it.
+        data = files.read(shard.path, offset - header, header + size)
+        member = Member(data[:100].rstrip(b"\0").decode("utf-8", "surrogateescape"), data[header:])
+        if hash_key(member.key) == identity:
+            return member
+    member = _read(files, shard, *place)
+    _check_key(shard, offset, member.key, identity)
+    return member
+
+
+def _check_key(shard: Shard, offset: int, key: str, identity: int) -> None:
+    if hash_key(key) != identity:
+        raise RunError(
+            f"shard {shard.path} is not the one that was indexed: another member lies at offset {offset}; "
+            "it was replaced, or its index is old: pack the data again"
+        )
+
+
+def _shards(samples: Samples) -> Iterator[Shard]:
+    """The shard of each sample."""
+    for shard, size in zip(samples.shards, samples.sizes.tolist(), strict=True):
+        for _ in range(size):
+            yield shard

@@ -1,0 +1,112 @@
+"""How an index is made of shards that have none: a scan of their headers, and of some images for the statistics."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mimsuite.data.images.stats import profile
+from mimsuite.data.index import STATS_SAMPLES, DataIndex, Samples, Shard
+from mimsuite.data.index_json import INDEX, read_classes, write_index
+from mimsuite.data.labels import has_label
+from mimsuite.data.members import read_image, read_label
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.sources import INFO, find_shards, is_image_folder, read_info, split_of
+from mimsuite.data.storage import move_file, write_array
+from mimsuite.data.stores.address import absolute, store_of
+from mimsuite.data.stores.store import sha256_of
+from mimsuite.data.tar import scan_shard
+from mimsuite.errors import InputError
+
+log = logging.getLogger("mimsuite")
+
+_SALT = 0x53544154
+
+
+def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str]) -> DataIndex:
+    """Scans shards and writes their tables into the folder `tables`.
+
+    Args:
+        root: the folder of the data set; `classes.txt` in it gives the names of the classes.
+        paths: the shards.
+        tables: an existing folder.
+        hashes: sha256 of the shards, as far as they are known.
+    """
+    splits: dict[str, list[Shard]] = {}
+    stated, store = read_info(root), store_of(str(root))
+    for number, path in enumerate(paths):
+        rows = scan_shard(str(path))
+        split, count = stated.get(path.name, (split_of(path, root), None))
+        if count not in (None, len(rows)):
+            log.warning("%s holds %d images, %s says %d", path, len(rows), INFO, count)
+        same = path.parent == tables
+        table = tables / (f"{path.stem}.idx.npy" if same else f"{number:06d}.idx.npy")
+        write_array(table, rows)
+        shard = Shard(str(path), len(rows), store.stat(str(path)).size, hashes.get(path), str(table))
+        splits.setdefault(split, []).append(shard)
+        ordered: dict[str, tuple[Shard, ...]] = {
+            name: tuple(splits[name]) for name in ("train", "val", "test") if name in splits
+        }
+    samples = Samples(next(iter(ordered.values())))
+    chosen = samples.take(samples.smallest(STATS_SAMPLES, salt=_SALT))
+    files = ShardFiles(store)
+    facts = profile(_images(files, chosen), str(root))
+    return DataIndex(
+        root=str(root),
+        splits=ordered,
+        classes=read_classes(root),
+        channels=facts.channels,
+        dtype=facts.dtype,
+        mean=facts.mean,
+        std=facts.std,
+        image_size=facts.image_size,
+        has_labels=_is_labelled(files, chosen),
+    )
+
+
+def index_beside(data: str) -> None:
+    """Writes `index.json`, with the sha256 of each shard, and the tables beside the shards of a folder.
+
+    Raises:
+        InputError: no folder of shards, one that has an index, one that cannot be written, or damaged shards.
+    """
+    folder, store = absolute(data), store_of(data)
+    if store.is_file(os.path.join(folder, INDEX)):
+        raise InputError(f"index=true, but data={data} has an index.json; move it away to have a new one written")
+    if not store.is_folder(folder) or is_image_folder(data):
+        raise InputError(f"index=true writes into a folder of shards, and data={data} is not one; give their folder")
+    root, paths = find_shards(data)
+    try:
+        with tempfile.TemporaryDirectory(dir=root, prefix=".index-", ignore_cleanup_errors=True) as name:
+            index = build_index(root, paths, Path(name), {path: sha256_of(store, str(path)) for path in paths})
+            splits = {split: tuple(map(_put_beside, shards)) for split, shards in index.splits.items()}
+        write_index(root, replace(index, splits=splits))
+    except OSError as error:
+        raise InputError(
+            f"index=true, but {error.filename or root} cannot be written ({error.strerror}); copy the shards to a "
+            "folder of yours, or remove index=true: the index is then kept in your cache"
+        ) from error
+
+
+def _put_beside(shard: Shard) -> Shard:
+    place = Path(shard.path).with_name(f"{Path(shard.path).stem}.idx.npy")
+    move_file(Path(shard.table), place)
+    return replace(shard, table=str(place))
+
+
+def _images(files: ShardFiles, samples: Samples) -> Iterator[tuple[str, bytes]]:
+    """Where each image lies, for people, and its bytes."""
+    for number in range(len(samples)):
+        shard, row = samples[number]
+        image = read_image(files, shard, row)
+        yield f"{shard.path}:{image.name}", image.data
+
+
+def _is_labelled(files: ShardFiles, samples: Samples) -> bool:
+    """Whether any sample has a label."""
+    labels = (read_label(files, *samples[number]) for number in range(len(samples)))
+    return any(label is not None and has_label(label.data, label.ending) for label in labels)

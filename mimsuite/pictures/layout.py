@@ -1,0 +1,73 @@
+"""Where things stand on a sheet: columns of images under their names, each image in a thin frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from mimsuite.pictures.palette import FAINT, FRAME, INK, PAPER, load_font
+from mimsuite.pictures.text import cut, wrap
+
+GAP, MARGIN = 6, 16  # pixels
+
+
+class Group(NamedTuple):
+    """Columns `(name, (N, H, W, 3))` under a common name, and a caption per row below them (none if empty)."""
+
+    name: str
+    columns: Sequence[tuple[str, NDArray[np.uint8]]]
+    captions: Sequence[str]
+
+
+def lay_out(groups: Sequence[Group], title: str, footer: str) -> Image.Image:
+    """Lays out columns of images under their names; groups of them stand a little apart."""
+    n, height, width = groups[0].columns[0][1].shape[:3]
+    head = 24 if any(group.name for group in groups) else 0
+    line = 20 if any(group.captions for group in groups) else 0
+    top = MARGIN + (30 if title else 0) + head
+    spans = [len(group.columns) * (width + GAP) - GAP for group in groups]
+    inner = sum(spans) + 3 * GAP * (len(groups) - 1)
+    tail = wrap(footer, load_font(13), inner)
+    size = (inner + 2 * MARGIN, top + 22 + n * (height + line + GAP) + 18 * len(tail) + MARGIN)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN - 4), cut(title, load_font(18), inner), INK, load_font(18))
+    x = MARGIN
+    for group, span in zip(groups, spans, strict=True):
+        if group.name:
+            draw.text((x, top - head - 2), cut(group.name, load_font(15), span), INK, load_font(15))
+            draw.line((x, top - 4, x + span - 1, top - 4), FRAME)
+        for i, (name, column) in enumerate(group.columns):
+            left = x + i * (width + GAP)
+            draw.text((left, top), cut(name, load_font(14), width), INK, load_font(14))
+            for row, image in enumerate(column):
+                paste_framed(sheet, Image.fromarray(image), (left, top + 22 + row * (height + line + GAP)))
+        for row, caption in enumerate(group.captions):
+            y = top + 22 + row * (height + line + GAP) + height + 2
+            draw.text((x, y), cut(caption, load_font(13), span), FAINT, load_font(13))
+        x += span + 3 * GAP
+    for row, text in enumerate(tail):
+        draw.text((MARGIN, size[1] - MARGIN - 18 * (len(tail) - row) + 2), text, FAINT, load_font(13))
+    return sheet
+
+
+def paste_framed(sheet: Image.Image, picture: Image.Image, at: tuple[int, int]) -> None:
+    """Pastes a picture with its upper left corner at `at`, in a thin frame."""
+    right, below = at[0] + picture.width, at[1] + picture.height
+    ImageDraw.Draw(sheet).rectangle((at[0] - 1, at[1] - 1, right, below), outline=FRAME)
+    sheet.paste(picture, at)
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """An image as RGB, at most `side` pixels wide and high: shrunk, or enlarged by a whole factor."""
+    image = image.convert("RGB")
+    if max(image.size) <= side:
+        factor = side // max(image.size)
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)

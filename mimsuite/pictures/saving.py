@@ -1,0 +1,52 @@
+"""How images become a file: a PNG, or an animation; the folder is made, and the file is replaced in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from mimsuite.data.storage import replacing
+from mimsuite.errors import InputError
+from mimsuite.pictures.palette import PAPER
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        image.save(part, format="png")
+
+
+def save_animation(pictures: Sequence[Path], path: Path, *, seconds: float = 0.6, last: float = 3.0) -> None:
+    """Writes pictures as the frames of a GIF that repeats for ever.
+
+    Args:
+        pictures: files, in order; smaller ones stand in the upper left corner.
+        path: the GIF.
+        seconds: that a frame is shown.
+        last: seconds that the last frame is shown.
+
+    Raises:
+        InputError: no pictures, or a file that cannot be read.
+    """
+    if not pictures:
+        raise InputError("an animation of no pictures; give at least one")
+    frames = list(map(_read_frame, pictures))
+    size = max(frame.width for frame in frames), max(frame.height for frame in frames)
+    for i, frame in enumerate(frames):
+        frames[i] = Image.new("RGB", size, PAPER)
+        frames[i].paste(frame)
+    milliseconds = [round(1000 * s) for s in [*[seconds] * (len(frames) - 1), last]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        frames[0].save(part, format="gif", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+
+
+def _read_frame(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a picture; remove it ({error})") from error

@@ -1,0 +1,45 @@
+"""The image processor of CvT's weights, ConvNeXt's: a square, cut out below 384 pixels, squashed from there on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mimsuite.errors import InputError
+from mimsuite.processors.base import ImageProcessor
+from mimsuite.processors.resize import EDGE, EDGES, Extent, Forms, Size, resized_extent
+
+SQUASH_FROM = 384  # pixels; the size from which ConvNeXt's evaluation no longer crops
+
+
+@dataclass(kw_only=True)
+class ConvNextImageProcessor(ImageProcessor):
+    """What CvT's checkpoints use: a square of side s, `size={"shortest_edge": s}`; Pillow and numpy.
+
+    Below 384 the short side is resized to `int(s / crop_pct)` and the centre cut out; from 384 on the image is
+    squashed. The crop belongs to resizing: without `do_resize` there is none.
+
+    Attributes:
+        size: an int is the shortest edge; `longest_edge` has no effect.
+        crop_pct: the part of the short side that the crop keeps, above 0 and at most 1.
+    """
+
+    int_size_is_square: ClassVar[bool] = False
+    size_forms: ClassVar[Forms] = (EDGE, EDGES)
+
+    size: Size = field(default_factory=lambda: {"shortest_edge": 384})
+    resample: int = 3
+    crop_pct: float = 224 / 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.crop_pct <= 1:
+            raise InputError(f"crop_pct={self.crop_pct} is not above 0 and at most 1; 0.875 is usual")
+
+    def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
+        """See `ImageProcessor.geometry`."""
+        side = self.size["shortest_edge"]
+        if not self.do_resize or side >= SQUASH_FROM:
+            return (side, side), None
+        short = int(side / self.crop_pct)
+        return resized_extent({"shortest_edge": short}, height, width), (side, side)

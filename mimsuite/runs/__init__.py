@@ -1,0 +1,1 @@
+"""From settings to the objects of a run, and to a finished run folder."""

@@ -1,0 +1,31 @@
+"""The package's log lines on the terminal; of a run's several processes only the first one speaks."""
+
+from __future__ import annotations
+
+import logging
+
+from mimsuite.runs.processes import leads
+
+log = logging.getLogger("mimsuite")
+
+
+class Console(logging.Handler):
+    """Prints log lines as plain text on whatever `sys.stdout` is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one line."""
+        line = self.format(record).encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
+        print(line, flush=True)
+
+
+def speak() -> None:
+    """Sends the package's log lines to the terminal; calling it again changes nothing.
+
+    Of a run's several processes only the first speaks.
+    """
+    if not leads():
+        log.disabled = True
+        return
+    if not any(isinstance(handler, Console) for handler in log.handlers):
+        log.addHandler(Console())
+        log.setLevel(logging.INFO)

@@ -1,0 +1,286 @@
+"""From settings to the objects of a run: Lightning module, loaders, Trainer with callbacks and loggers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from mimsuite.config.instantiate import instantiate
+from mimsuite.errors import InputError
+from mimsuite.models.device import Device
+from mimsuite.models.load import preprocessor, save_weights
+from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.processes import Team
+from mimsuite.runs.secrets import redact
+from mimsuite.settings.finetune import FinetuneSettings
+from mimsuite.settings.pretrain import PretrainSettings
+from mimsuite.settings.training import TrainingSettings
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+    from lightning.pytorch.loggers import Logger
+
+    from mimsuite.callbacks.checkpoints import Checkpoints
+    from mimsuite.callbacks.context import RunContext
+    from mimsuite.data.datamodule import ImageData
+    from mimsuite.masked.normalization import Normalize
+    from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
+    from mimsuite.objectives.classify import ClassifyObjective
+    from mimsuite.objectives.mim import MIMObjective
+    from mimsuite.objectives.objective import Objective
+    from mimsuite.runs.loggers import FileLogger
+
+EXCHANGE_TIMEOUT = 90  # seconds that a process waits for the others before it takes one for dead
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a run computes.
+
+    Attributes:
+        team: the processes of the run.
+        device: what each computes on.
+        precision: Lightning's name of it.
+        reason: why this one.
+        micro_batch: images per forward pass on one device.
+    """
+
+    team: Team
+    device: Device
+    precision: str
+    reason: str
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run asks for its results after training."""
+
+    files: FileLogger | None
+    loggers: Sequence[Logger]
+    checkpoints: Checkpoints
+    callbacks: Sequence[Callback]
+
+
+def mim_objective(settings: PretrainSettings, model: ForMaskedImageModeling, normalize: Normalize) -> MIMObjective:
+    """The Lightning module of a pretraining run."""
+    from mimsuite.objectives.groups import param_groups
+
+    groups = param_groups(
+        model, weight_decay=settings.budget.weight_decay, decay_mask_token=settings.model.decays_mask_token
+    )
+    around = around_model(settings, model, normalize, groups)
+    made: MIMObjective = instantiate(settings.objective, settings.inputs.trusted, **around)
+    return made
+
+
+def classify_objective(
+    settings: FinetuneSettings, model: ForImageClassification, normalize: Normalize
+) -> ClassifyObjective:
+    """The Lightning module of a supervised run."""
+    from mimsuite.objectives.groups import layer_groups
+
+    labels, budget = settings.labels, settings.budget
+    groups = layer_groups(model, weight_decay=budget.weight_decay, lr=budget.lr, layer_decay=settings.layer_decay)
+    made: ClassifyObjective = instantiate(
+        settings.groups.objective,
+        settings.inputs.trusted,
+        **around_model(settings, model, normalize, groups),
+        label_kind=labels.facts.kind,
+        class_weights=labels.class_weights,
+    )
+    return made
+
+
+def around_model(
+    settings: TrainingSettings, model: Any, normalize: Normalize, groups: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What both Lightning modules take: the model, and its optimizer and schedule to be.
+
+    Raises:
+        InputError: a value that the optimizer does not take.
+    """
+    inputs, budget, nodes = settings.inputs, settings.budget, settings.groups
+    optimizer = instantiate(nodes.optimizer, inputs.trusted, lr=budget.lr)
+    try:
+        optimizer([dict(group) for group in groups])  # a bad value is refused now, in one line, not inside the trainer
+    except ValueError as error:
+        raise InputError(f"{nodes.optimizer._target_}: {error}") from error
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    return {
+        "model": model,
+        "normalize": normalize,
+        "optimizer": optimizer,
+        "groups": groups,
+        "schedule": instantiate(nodes.schedule, inputs.trusted, steps=budget.steps, warmup=budget.warmup),
+        "clip": inputs.clip,
+        "seed": inputs.seed,
+        "description": {
+            "config": config,
+            "preprocessor": preprocessor(normalize, settings.geometry.image_size).to_dict(),
+        },
+    }
+
+
+def masked_data(settings: PretrainSettings, micro_batch: int) -> ImageData:
+    """The loaders of a pretraining run."""
+    from mimsuite.data.datamodule import ImageData
+    from mimsuite.masked.samplers import make_samplers
+
+    trusted, geometry = settings.inputs.trusted, settings.geometry
+    return ImageData(
+        settings.inputs.index,
+        **loading(settings, micro_batch),
+        mask_unit=geometry.mask_unit,
+        train_transform=instantiate(settings.groups.augment, trusted, size=list(geometry.image_size)),
+        masks=make_samplers(settings.mask, trusted, geometry.drops),
+    )
+
+
+def labelled_data(settings: FinetuneSettings, micro_batch: int, normalize: Normalize) -> ImageData:
+    """The loaders of a supervised run."""
+    from mimsuite.data.datamodule import ImageData
+
+    augment = settings.groups.augment
+    filled: dict[str, Any] = {"size": list(settings.geometry.image_size)}
+    if "erasing" in augment:
+        filled |= {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
+    return ImageData(
+        settings.inputs.index,
+        **loading(settings, micro_batch),
+        mask_unit=None,
+        train_transform=instantiate(augment, settings.inputs.trusted, **filled),
+        masks=(),
+        labels=True,
+        train=settings.labels.train,
+        val=settings.labels.choose,
+    )
+
+
+def loading(settings: TrainingSettings, micro_batch: int) -> dict[str, Any]:
+    """What all loaders take."""
+    inputs = settings.inputs
+    return {
+        "image_size": settings.geometry.image_size,
+        "batch": settings.budget.batch,
+        "micro_batch": micro_batch,
+        "steps": settings.budget.steps,
+        "seed": inputs.seed,
+        "workers": inputs.loading.workers,
+        "lanes": inputs.loading.lanes,
+        "window": inputs.loading.window,
+        "val_limit": inputs.loading.val_limit,
+    }
+
+
+def make_trainer(
+    settings: TrainingSettings,
+    config: Mapping[str, Any],
+    folder: RunFolder,
+    compute: Compute,
+    *,
+    objective: Objective,
+    step: int,
+    imports: float,
+) -> tuple[Trainer, Parts]:
+    """Lightning's Trainer with our loggers, callbacks and checkpoints.
+
+    Args:
+        settings: of the run.
+        config: what `config.yaml` holds.
+        folder: where it writes.
+        compute: how it computes.
+        objective: what it trains.
+        step: optimizer steps done before, for a resumed run; -1 for none.
+        imports: seconds that importing torch, lightning and wandb took.
+    """
+    from mimsuite.callbacks.checkpoints import Checkpoints
+    from mimsuite.callbacks.context import make_callbacks
+    from mimsuite.runs.checkpoints import CommittedCheckpointIO
+    from mimsuite.runs.loggers import FileLogger, make_loggers
+
+    budget, team = settings.budget, compute.team
+    files = FileLogger(folder.path, step) if folder.leads else None
+    context, trusted = run_context(settings, config, folder, objective, imports), settings.inputs.trusted
+    loggers = make_loggers(settings.groups.loggers, context, trusted)
+    callbacks = make_callbacks(settings.groups.callbacks, context, trusted)
+    checkpoints = Checkpoints(folder.path / "checkpoints", budget.save_every)
+    accumulate = budget.batch // (team.size * compute.micro_batch)
+    made: Trainer = instantiate(
+        settings.groups.trainer,
+        trusted,
+        num_nodes=team.nodes,
+        accelerator=compute.device.accelerator,
+        devices=team.local,
+        strategy=strategy(team, compute.device),
+        precision=compute.precision,
+        max_steps=budget.steps,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=budget.val_every * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=-1,  # the whole validation set, before the first step
+        logger=[files, *loggers] if files else [],
+        callbacks=[*callbacks, checkpoints],
+        plugins=[CommittedCheckpointIO()],
+        default_root_dir=str(folder.path),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the order of batches knows the ranks
+        log_every_n_steps=1,  # unused: the monitor gives the loggers their metrics; a larger one makes Lightning warn
+    )
+    return made, Parts(files, loggers, checkpoints, callbacks)
+
+
+def run_context(
+    settings: TrainingSettings,
+    config: Mapping[str, Any],
+    folder: RunFolder,
+    objective: Objective,
+    imports: float,
+) -> RunContext:
+    """What the run tells its callbacks and loggers about itself; arguments as of `make_trainer`."""
+    from mimsuite.callbacks.context import RunContext
+
+    index, size = settings.inputs.index, settings.geometry.image_size
+    known = OmegaConf.to_container(OmegaConf.create(redact(OmegaConf.to_yaml(OmegaConf.create(dict(config))))))
+    assert isinstance(known, dict)
+
+    def save(model: Any) -> None:
+        save_weights(folder.path / "weights", model, objective.normalize, size)
+
+    return RunContext(
+        folder=folder.path,
+        pictures=folder.pictures,
+        config={str(key): value for key, value in known.items()},
+        batch=settings.budget.batch,
+        steps=settings.budget.steps,
+        image_size=size,
+        samples=index.num_samples(index.select("train")),
+        leads=folder.leads,
+        started=started(),
+        imports=imports,
+        online_probe=bool(config.get("online_probe")),
+        save_weights=save,
+    )
+
+
+def strategy(team: Team, on: Device) -> Any:
+    """Lightning's strategy: one device, or one process for each with gradients averaged (DDP)."""
+    if team.size == 1:
+        return "auto"
+    from datetime import timedelta
+
+    from lightning.pytorch.strategies import DDPStrategy
+
+    backend = "gloo" if on.accelerator == "cpu" else None
+    return DDPStrategy(process_group_backend=backend, timeout=timedelta(seconds=EXCHANGE_TIMEOUT))
+
+
+def started() -> float | None:
+    """When the command was given that this process runs, or None where Python called."""
+    return float(os.environ["MIMSUITE_STARTED"]) if "MIMSUITE_STARTED" in os.environ else None

@@ -1,0 +1,151 @@
+"""Length and pace of a training run, in optimizer steps. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mimsuite.errors import InputError
+from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
+
+DEFAULT_EPOCHS = 100
+DEFAULT_STEPS = (1_000, 100_000)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length and pace of a run, in optimizer steps.
+
+    Attributes:
+        batch: images per optimizer step.
+        steps: optimizer steps.
+        epochs: the same as passes over the training images.
+        lr: peak learning rate after scaling.
+        weight_decay: of the optimizer.
+        warmup: steps of the learning rate's warm-up.
+        val_every: steps between validations.
+        save_every: steps between checkpoints.
+        notes: `key=value (reason)` for every value that was chosen here.
+    """
+
+    batch: int
+    steps: int
+    epochs: float
+    lr: float
+    weight_decay: float
+    warmup: int
+    val_every: int
+    save_every: int
+    notes: tuple[str, ...]
+
+
+def read_budget(cfg: DictConfig, samples: int) -> Budget:
+    """Reads the length of a run and its learning rate.
+
+    Args:
+        cfg: read are `batch steps epochs lr val_every save_every optim schedule`.
+        samples: training images.
+
+    Raises:
+        InputError: a value of the wrong kind; both `steps` and `epochs`; less data than one batch.
+    """
+    batch = read_int(cfg, "batch")
+    if samples < batch:
+        raise InputError(
+            f"batch={batch} is larger than the {samples} training images; use batch={2 ** int(math.log2(samples))}"
+        )
+    per_epoch = samples // batch
+    steps, why_steps = read_steps(cfg, per_epoch)
+    decay = read_number(cfg, "optim.weight_decay", use="0.05, or 0 for none")
+    lr, why_lr = read_lr(cfg, batch)
+    warmup, why_warmup = read_warmup(cfg, steps)
+    val_every = read_int(cfg, "val_every", auto=max(1, steps // 10))
+    why_val = [f"val_every={val_every} (a tenth of the run)"] if read(cfg, "val_every") == "auto" else []
+    save_every = read_int(cfg, "save_every", auto=val_every)
+    notes = (*why_steps, *why_lr, *why_warmup, *why_val)
+    return Budget(batch, steps, steps / per_epoch, lr, decay, warmup, val_every, save_every, notes)
+
+
+def read_steps(cfg: DictConfig, per_epoch: int) -> tuple[int, list[str]]:
+    """The optimizer steps of the run, and why so many.
+
+    Args:
+        cfg: read are `steps` and `epochs`.
+        per_epoch: batches of one pass over the training images.
+
+    Raises:
+        InputError: both are given, or a value of the wrong kind.
+    """
+    given, epochs = read(cfg, "steps"), read(cfg, "epochs")
+    if given is not None and epochs is not None:
+        raise InputError(f"steps={given} and epochs={epochs} are both set; give one of them")
+    if given is not None:
+        return read_int(cfg, "steps"), []
+    if epochs is not None:
+        steps = max(1, round(read_positive(cfg, "epochs") * per_epoch))
+        return steps, [f"steps={steps} ({epochs} epochs of {per_epoch} batches)"]
+    low, high = DEFAULT_STEPS
+    steps = min(max(DEFAULT_EPOCHS * per_epoch, low), high)
+    limits = f"at least {low:,}, at most {high:,} steps; set steps= or epochs="
+    return steps, [f"steps={steps} ({DEFAULT_EPOCHS} epochs of {per_epoch} batches, {limits})"]
+
+
+def read_lr(cfg: DictConfig, batch: int) -> tuple[float, list[str]]:
+    """The peak learning rate, and why so high: `auto` scales `optim.base_lr` with the batch."""
+    base, per = read_positive(cfg, "optim.base_lr"), read_positive(cfg, "optim.base_batch")
+    lr = read_positive(cfg, "lr", auto=base * batch / per)
+    return lr, [f"lr={lr:.3g} ({base:g} x batch {batch} / {per:g})"] if read(cfg, "lr") == "auto" else []
+
+
+def read_warmup(cfg: DictConfig, steps: int) -> tuple[int, list[str]]:
+    """The steps of the warm-up, and why so many."""
+    value = read(cfg, "schedule.warmup")
+    warmup = warmup_steps(value, steps)
+    share = "a twentieth" if value == "auto" else f"{value:g}"
+    return warmup, [f"schedule.warmup={warmup} ({share} of the run)"] if warmup != value else []
+
+
+def warmup_steps(value: Any, steps: int) -> int:
+    """Steps of the warm-up: a whole number of them, a fraction of the run, or `auto`.
+
+    Raises:
+        InputError: none of these.
+    """
+    if value == "auto":
+        return steps // 20
+    if not is_number(value) or value < 0 or (isinstance(value, float) and value >= 1):
+        raise InputError(
+            f"schedule.warmup={value} is neither a whole number of steps nor a fraction of the run; use steps (500), "
+            "a fraction below 1 (0.05), or auto"
+        )
+    return value if isinstance(value, int) else round(value * steps)
+
+
+def fitted_micro_batch(given: int | None, batch: int, devices: int, limit: int) -> int:
+    """Images per forward pass on one device; accumulation is `batch / (devices x micro_batch)`.
+
+    Args:
+        given: what the user asked for; None: chosen here.
+        batch: images per optimizer step.
+        devices: processes.
+        limit: the most images that are chosen here.
+
+    Raises:
+        InputError: the batch is not a whole multiple.
+    """
+    if batch % devices:
+        raise InputError(
+            f"batch={batch} is not a multiple of the {devices} devices; use batch={-(-batch // devices) * devices}"
+        )
+    share = batch // devices
+    if given is None:
+        return max(n for n in range(1, min(share, max(limit, 1)) + 1) if share % n == 0)
+    if share % given:
+        fits = max(n for n in range(1, min(share, given) + 1) if share % n == 0)
+        raise InputError(
+            f"micro_batch={given} does not divide batch {batch} / {devices} devices = {share}; use micro_batch={fits}"
+        )
+    return given

@@ -1,0 +1,37 @@
+"""What `doctor` reads. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mimsuite.settings.outputs import check_file
+from mimsuite.settings.read import read_flag, read_text
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """The doctor's values.
+
+    Attributes:
+        data: a data set to look at, or None.
+        out: a JSON file to write, or None; one that is there is replaced.
+        strict: whether a note counts as a fault.
+    """
+
+    data: str | None
+    out: Path | None
+    strict: bool
+
+
+def read_doctor(cfg: DictConfig) -> DoctorSettings:
+    """Reads and checks every key.
+
+    Raises:
+        InputError: `out` is not a .json file, or `strict` is not true or false.
+    """
+    strict, out = read_flag(cfg, "strict"), read_text(cfg, "out")
+    file = None if out is None else check_file("out", out, (".json",), overwrite=True)
+    return DoctorSettings(read_text(cfg, "data"), file, strict)

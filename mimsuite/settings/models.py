@@ -1,0 +1,46 @@
+"""What `models` reads. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mimsuite.config.folder import conf_dir
+from mimsuite.config.hints import unknown_choice
+from mimsuite.errors import InputError
+from mimsuite.settings.read import read, read_int, read_size, read_text
+
+
+@dataclass(frozen=True)
+class ModelsSettings:
+    """The table's values.
+
+    Attributes:
+        files: YAML files of the models.
+        image_size: `(H, W)` pixels; None: each model's own.
+        channels: of the images.
+    """
+
+    files: tuple[Path, ...]
+    image_size: tuple[int, int] | None
+    channels: int
+
+
+def read_models(cfg: DictConfig) -> ModelsSettings:
+    """Reads and checks every key.
+
+    Raises:
+        InputError: a wrong value, or an unknown model.
+    """
+    name, size = read_text(cfg, "name"), read(cfg, "image_size")
+    files = sorted((conf_dir() / "model").glob("*.yaml"))
+    names = [file.stem for file in files]
+    if name is not None and name not in names:
+        raise InputError(unknown_choice(f"model/{name}", names).replace("model=", "name="))
+    return ModelsSettings(
+        files=tuple(file for file in files if name in (None, file.stem)),
+        image_size=None if size is None else read_size(size),
+        channels=read_int(cfg, "channels"),
+    )

@@ -1,0 +1,77 @@
+"""What `pretrain` reads. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+from mimsuite.settings.budget import read_budget
+from mimsuite.settings.combinations import check_combination, hidden_range, mask_cell
+from mimsuite.settings.geometry import read_masked_geometry
+from mimsuite.settings.model import masked_config, read_model
+from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe
+from mimsuite.settings.resolve import resolved, written
+from mimsuite.settings.training import TrainingSettings, groups_of, read_inputs, without, written_back
+
+OF_THE_MODEL = ("target", "mask_mode")  # keys of the objective that the model's config holds
+
+
+@dataclass(frozen=True)
+class PretrainSettings(TrainingSettings):
+    """A pretraining run, read and checked.
+
+    Attributes:
+        objective: the group without what the model's config holds.
+        loss: name of the error of hidden places.
+        target: name of what is predicted.
+        mask: the mask's group without `unit`, which is a size.
+        hidden: mask units that a mask hides, at least and at most.
+        online_probe: what it looks at, or None without one.
+    """
+
+    objective: DictConfig
+    loss: str
+    target: str
+    mask: DictConfig
+    hidden: tuple[int, int]
+    online_probe: OnlineProbeSettings | None
+
+
+def read_pretrain(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = True) -> PretrainSettings:
+    """Reads and checks every key; arguments as of `read_inputs`.
+
+    Raises:
+        InputError: a value that the task, the model or the data does not take.
+    """
+    cfg, inputs = read_inputs(cfg, overrides, leads=leads)
+    index, model = inputs.index, (inputs.weights, inputs.given, inputs.trusted)
+    draft = read_model(cfg, *model)
+    check_combination(cfg, draft)
+    geometry = read_masked_geometry(
+        cfg,
+        index,
+        native=draft.fixed_size,
+        stride=draft.stride,
+        cell=mask_cell(draft.mask_stride, cfg.objective.target),
+        drops=cfg.objective.mask_mode == "drop",
+    )
+    hidden = hidden_range(cfg, geometry.units, geometry.drops)
+    config = read_model(cfg, *model, image_size=geometry.image_size, channels=geometry.channels)
+    config = masked_config(config, cfg, inputs.weights, inputs.given)
+    budget = read_budget(cfg, index.num_samples(index.select("train")))
+    probe = read_online_probe(cfg, index, budget.steps * budget.batch)
+    decided = {"mask.unit": geometry.mask_unit} | ({} if probe is None else probe.resolved)
+    cfg = written_back(resolved(cfg, decided), inputs, geometry, budget)
+    return PretrainSettings(
+        *(inputs, config, geometry, budget, groups_of(cfg)),
+        notes=() if probe is None else (probe.note,),
+        config=written(cfg),
+        objective=without(cfg.objective, OF_THE_MODEL),
+        loss=str(cfg.objective.loss),
+        target=str(cfg.objective.target),
+        mask=without(cfg.mask, ("unit",)),
+        hidden=hidden,
+        online_probe=probe,
+    )

@@ -1,0 +1,236 @@
+"""What `pretrain` and `finetune` both read: folder, data, weights, devices, loader, groups. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mimsuite.config.instantiate import trusted_targets
+from mimsuite.data.index import DataIndex
+from mimsuite.data.open import open_data
+from mimsuite.errors import InputError
+from mimsuite.settings.budget import Budget
+from mimsuite.settings.geometry import Geometry
+from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.outputs import check_run_folder, holds_run
+from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_text
+from mimsuite.settings.resolve import resolved, written
+from mimsuite.settings.resume import continue_config, first_overrides
+from mimsuite.types import EncoderConfig
+from mimsuite.weights.init import Weights, find_weights
+from mimsuite.words import PRECISIONS
+
+OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay")  # keys of the group that are read, not handed on
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How batches are read.
+
+    Attributes:
+        workers: loader processes.
+        chosen: whether their number was chosen here.
+        lanes: streams of shards that a batch is drawn from.
+        window: shards whose samples are mixed.
+        val_limit: the most validation images of the curves.
+    """
+
+    workers: int
+    chosen: bool
+    lanes: int
+    window: int
+    val_limit: int
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Config groups that `instantiate` turns into objects; what is decided here is already written into them."""
+
+    head: DictConfig
+    objective: DictConfig
+    augment: DictConfig
+    optimizer: DictConfig
+    schedule: DictConfig
+    trainer: DictConfig
+    loggers: DictConfig
+    callbacks: DictConfig
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a training task reads first.
+
+    Attributes:
+        out: the run folder.
+        resume: whether the run goes on with what is there.
+        overwrite: whether it replaces what is there.
+        overrides: this command line's `key=value` arguments.
+        given: the same, and those of a resumed run's first start.
+        trusted: further targets that configs may name.
+        init: what the user gave, or None.
+        index: the data.
+        weights: what `init` names, or None.
+        seed: of the run.
+        precision: Lightning's name, or "auto".
+        accelerator: Lightning's name, or "auto".
+        devices: processes on this machine; None: one per device.
+        nodes: machines.
+        micro_batch: images per forward pass; None: chosen when the device is known.
+        loading: how batches are read.
+        clip: largest global gradient norm, or None.
+    """
+
+    out: str
+    resume: bool
+    overwrite: bool
+    overrides: tuple[str, ...]
+    given: tuple[str, ...]
+    trusted: tuple[str, ...]
+    init: str | None
+    index: DataIndex
+    weights: Weights | None
+    seed: int
+    precision: str
+    accelerator: str
+    devices: int | None
+    nodes: int
+    micro_batch: int | None
+    loading: Loading
+    clip: float | None
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """A training run, read and checked, before torch is imported.
+
+    Attributes:
+        inputs: what every training task has.
+        model: the model's config object.
+        geometry: sizes in pixels.
+        budget: length and learning rate.
+        groups: what is instantiated.
+        notes: `key=value (reason)` for what the task chose itself.
+        config: what `config.yaml` will hold, but for what is known only when the device is.
+    """
+
+    inputs: RunInputs
+    model: EncoderConfig
+    geometry: Geometry
+    budget: Budget
+    groups: Groups
+    notes: tuple[str, ...]
+    config: Mapping[str, Any]
+
+
+def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tuple[DictConfig, RunInputs]:
+    """Reads what all training tasks have, opens data and weights.
+
+    Args:
+        cfg: the composed config.
+        overrides: the command line's `key=value` arguments.
+        leads: whether this process writes the run folder; another one does not check it.
+
+    Returns:
+        The config to go on with, which of a resumed run is the stored one, and what was read.
+
+    Raises:
+        InputError: a folder, a value, data or weights that will not do.
+    """
+    resume, overwrite = read_flag(cfg, "resume"), read_flag(cfg, "overwrite")
+    out, given = str(read(cfg, "out")), tuple(overrides)
+    cfg = prefer_given(cfg, overrides)
+    held = check_run_folder(out, resume=resume, overwrite=overwrite) if leads else holds_run(out)
+    if resume and held:
+        given = (*first_overrides(cfg), *given)
+        cfg = continue_config(cfg, overrides)
+    trusted = trusted_targets(cfg, overrides)
+    precision, seed = read_choice(cfg, "precision", PRECISIONS), read_int(cfg, "seed", least=0)
+    loading, devices = read_loading(cfg), read_int(cfg, "devices", auto=0)
+    init = read_text(cfg, "init")
+    return cfg, RunInputs(
+        *(out, resume, overwrite, tuple(overrides), given, trusted, init),
+        index=open_data(read_text(cfg, "data")),
+        weights=None if init is None else find_weights(init),
+        seed=seed,
+        precision=precision,
+        accelerator=str(read(cfg, "trainer.accelerator")),
+        devices=devices or None,
+        nodes=read_int(cfg, "trainer.num_nodes"),
+        micro_batch=read_int(cfg, "micro_batch", auto=0) or None,
+        loading=loading,
+        clip=read_clip(cfg),
+    )
+
+
+def prefer_given(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Lets `steps` of the command line win over `epochs` of an experiment, and the other way round."""
+    named = [key for key in ("steps", "epochs") if any(override.startswith(f"{key}=") for override in overrides)]
+    if len(named) != 1:
+        return cfg
+    return resolved(cfg, {"epochs" if named == ["steps"] else "steps": None})
+
+
+def read_loading(cfg: DictConfig) -> Loading:
+    """How batches are read."""
+    return Loading(
+        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        chosen=read(cfg, "workers") == "auto",
+        lanes=read_int(cfg, "loader.lanes"),
+        window=read_int(cfg, "loader.window"),
+        val_limit=read_int(cfg, "loader.val_limit"),
+    )
+
+
+def read_clip(cfg: DictConfig) -> float | None:
+    """The largest global gradient norm.
+
+    Raises:
+        InputError: neither a number above 0 nor null.
+    """
+    value = read(cfg, "trainer.clip")
+    if value is not None and (not is_number(value) or value <= 0):
+        raise InputError(f"trainer.clip={value} is not a number above 0; use 5.0, or null for no clipping")
+    return None if value is None else float(value)
+
+
+def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget: Budget) -> DictConfig:
+    """A copy of the config with every `auto` that has been decided, so that `config.yaml` repeats the run anywhere."""
+    init = inputs.init
+    return resolved(
+        cfg,
+        {
+            "data": None if cfg.data is None else str(Path(cfg.data).absolute()),
+            "init": str(Path(init).absolute()) if init is not None and Path(init).exists() else init,
+            "image_size": list(geometry.image_size),
+            "channels": geometry.channels,
+            "steps": budget.steps,
+            "epochs": None,
+            "lr": budget.lr,
+            "schedule.warmup": budget.warmup,
+            "val_every": budget.val_every,
+            "save_every": budget.save_every,
+        },
+    )
+
+
+def groups_of(cfg: DictConfig) -> Groups:
+    """The groups of a config in which everything is decided."""
+    return Groups(
+        head=cfg.head,
+        objective=cfg.objective,
+        augment=cfg.augment,
+        optimizer=without(cfg.optim, OF_THE_OPTIMIZER),
+        schedule=cfg.schedule,
+        trainer=without(cfg.trainer, ("clip",)),
+        loggers=cfg.logger or DictConfig({}),
+        callbacks=cfg.callbacks or DictConfig({}),
+    )
+
+
+def without(node: DictConfig, keys: Sequence[str]) -> DictConfig:
+    """A copy of a group without some of its keys."""
+    return DictConfig({key: value for key, value in written(node).items() if key not in keys})

@@ -1,0 +1,111 @@
+"""Closed lists of words: tables of objects have exactly their keys, and no list stands a second time."""
+
+import ast
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+import mimsuite
+from mimsuite import words
+from mimsuite.config.folder import conf_dir
+from mimsuite.encoders.layers import ACTIVATIONS
+from mimsuite.encoders.vit_config import ViTConfig
+from mimsuite.errors import InputError
+from mimsuite.masked import samplers
+from mimsuite.masked.losses import ERRORS
+from mimsuite.masked.modes import MODES
+from mimsuite.masked.targets import TARGETS
+from mimsuite.metrics.scores import METRICS
+
+PACKAGE = Path(mimsuite.__file__).parent
+LISTS = {name: value for name, value in vars(words).items() if name.isupper() and isinstance(value, tuple)}
+
+
+@pytest.mark.parametrize(
+    ("table", "allowed"),
+    [
+        (ACTIVATIONS, words.ACTIVATION_NAMES),
+        (ERRORS, words.LOSSES),
+        (TARGETS, words.TARGETS),
+        (MODES, words.TARGETS),
+        (METRICS, words.LABEL_KINDS),
+        (words.PROBLEM_TYPE_OF, words.LABEL_KINDS),
+    ],
+    ids=["activations", "losses", "targets", "modes of targets", "metrics", "problem types of labels"],
+)
+def test_a_table_of_objects_has_exactly_the_words_of_its_list(table, allowed):
+    assert tuple(table) == allowed
+
+
+def test_every_kind_of_labels_has_a_problem_type_of_its_own():
+    assert sorted(words.PROBLEM_TYPE_OF.values()) == sorted(words.PROBLEM_TYPES)
+
+
+def test_every_choice_of_a_mask_is_a_sampler_and_every_sampler_a_choice():
+    found = {yaml.safe_load(file.read_text())["_target_"] for file in (conf_dir() / "mask").glob("*.yaml")}
+    made = {name for name, value in vars(samplers).items() if isinstance(value, type) and name.endswith("Mask")}
+    assert found == {f"mimsuite.masked.samplers.{name}" for name in made}
+
+
+@pytest.mark.parametrize(
+    ("field", "allowed"),
+    [
+        ("init_scheme", words.INIT_SCHEMES),
+        ("position", words.POSITIONS),
+        ("mask_mode", words.MASK_MODES),
+        ("mim_target", words.TARGETS),
+        ("classifier_pool", words.CLASSIFIER_POOLS),
+        ("problem_type", words.PROBLEM_TYPES),
+        ("attn_implementation", words.ATTENTION_IMPLEMENTATIONS),
+        ("hidden_act", words.ACTIVATION_NAMES),
+    ],
+)
+def test_a_field_takes_the_words_of_its_list_and_no_other(field, allowed):
+    for word in allowed:
+        assert getattr(ViTConfig(**{field: word}), field) == word
+    with pytest.raises(InputError, match=f"{field}='other' is not one of {', '.join(allowed)}"):
+        ViTConfig(**{field: "other"})
+
+
+def test_the_types_of_words_are_made_of_the_same_words():
+    for kind, allowed in (
+        (words.LabelKind, words.LABEL_KINDS),
+        (words.Pool, words.POOLS),
+        (words.Norm, words.PROBE_NORMS),
+        (words.ProbeOptimizer, words.PROBE_OPTIMIZERS),
+    ):
+        assert get_args(kind) == allowed
+
+
+def strings_of(node):
+    """The words of a tuple, list or set that is written out, in their order; empty for anything else."""
+    if not isinstance(node, ast.Tuple | ast.List | ast.Set):
+        return ()
+    values = [e.value if isinstance(e, ast.Constant) else None for e in node.elts]
+    return tuple(values) if all(isinstance(v, str) for v in values) else ()
+
+
+def copies(tree):
+    """`(line, list)` of every written-out sequence that has the very words of a list, in whatever order."""
+    for node in ast.walk(tree):
+        found = strings_of(node)
+        yield from ((node.lineno, name) for name, value in LISTS.items() if found and set(found) == set(value))
+
+
+def test_no_list_of_words_stands_a_second_time():
+    again = [
+        f"{path.relative_to(PACKAGE)}:{line} repeats words.{name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "words.py"
+        for line, name in copies(ast.parse(path.read_text()))
+    ]
+    assert not again, "\n".join(again)
+
+
+def test_the_search_for_copies_finds_them_in_any_order():
+    code = (
+        'KINDS = Literal["regression", "classes", "multilabel"]\nif mode in {"drop", "replace"}: pass\nx = ("l1", "l2")'
+    )
+    assert list(copies(ast.parse(code))) == [(1, "LABEL_KINDS"), (2, "MASK_MODES")]
