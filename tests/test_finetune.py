@@ -115,7 +115,7 @@ def test_the_best_step_by_validation_is_what_lies_in_weights(data, tmp_path, mon
     def pretend(self):
         right(self)
         self.last["val/top1"] = next(made)
-        saved[self.trainer.global_step] = {k: v.clone() for k, v in self.judged.state_dict().items()}
+        saved[self.trainer.global_step] = {k: v.clone() for k, v in self.evaluated_model.state_dict().items()}
 
     monkeypatch.setattr(ClassifyObjective, "on_validation_epoch_end", pretend)
     summary = api.finetune(out=str(tmp_path / "out"), data=data, **KEYS | {"objective.ema": 0.5})

@@ -16,7 +16,7 @@ from mimsuite.data.open import open_data
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.samplers import RandomMask
 from mimsuite.models import AutoModelForMaskedImageModeling
-from mimsuite.objectives.optim import param_groups
+from mimsuite.objectives.groups import param_groups
 from mimsuite.tasks.models import model_node
 
 FILE = Path(__file__).with_name("golden_losses.json")

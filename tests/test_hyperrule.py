@@ -2,7 +2,7 @@
 
 import pytest
 
-from mimsuite.objectives.optim import WarmupSteps
+from mimsuite.objectives.schedules import WarmupSteps
 from mimsuite.settings.budget import warmup_steps
 from mimsuite.settings.hyperrule import hyper_rule
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from mimsuite.config.instantiate import instantiate, judge, trusted_targets
+from mimsuite.config.instantiate import MOVED, instantiate, judge, trusted_targets
 from mimsuite.errors import InputError
 
 
@@ -35,7 +35,7 @@ def test_a_hostile_target_deep_inside_is_refused_before_anything_is_called(tmp_p
     canary = tmp_path / "canary"
     node = OmegaConf.create(
         {
-            "_target_": "mimsuite.objectives.optim.WarmupCosine",
+            "_target_": "mimsuite.objectives.schedules.WarmupCosine",
             "steps": {"_target_": "os.system", "command": f"touch {canary}"},
             "warmup": 1,
         }
@@ -46,14 +46,25 @@ def test_a_hostile_target_deep_inside_is_refused_before_anything_is_called(tmp_p
 
 
 def test_ours_and_listed_targets_are_built():
-    node = OmegaConf.create({"_target_": "mimsuite.objectives.optim.WarmupCosine", "steps": 10, "warmup": 2})
+    node = OmegaConf.create({"_target_": "mimsuite.objectives.schedules.WarmupCosine", "steps": 10, "warmup": 2})
     assert instantiate(node)(2) == 1.0
     judge("torch.optim.AdamW", ())
 
 
+@pytest.mark.parametrize("name", ["WarmupCosine", "WarmupLinear"])
+def test_a_schedule_in_the_config_of_an_older_run_is_found(name):
+    node = OmegaConf.create({"_target_": f"mimsuite.objectives.optim.{name}", "steps": 10, "warmup": 2})
+    assert type(instantiate(node)).__module__ == "mimsuite.objectives.schedules"
+
+
+def test_every_target_that_moved_is_where_the_table_says():
+    for target in MOVED.values():
+        judge(target, ())
+
+
 def test_a_missing_target_is_named():
-    with pytest.raises(InputError, match=r"mimsuite.objectives.optim.Nope does not exist"):
-        judge("mimsuite.objectives.optim.Nope", ())
+    with pytest.raises(InputError, match=r"mimsuite.objectives.schedules.Nope does not exist"):
+        judge("mimsuite.objectives.schedules.Nope", ())
 
 
 def test_trust_comes_from_the_command_line_only():
@@ -66,7 +77,7 @@ def test_trust_comes_from_the_command_line_only():
 
 def test_an_argument_that_does_not_fit_is_one_line():
     node = OmegaConf.create(
-        {"_target_": "mimsuite.objectives.optim.WarmupCosine", "steps": 10, "warmup": 1, "wramup": 2}
+        {"_target_": "mimsuite.objectives.schedules.WarmupCosine", "steps": 10, "warmup": 1, "wramup": 2}
     )
     with pytest.raises(InputError, match="wramup"):
         instantiate(node)

@@ -32,7 +32,7 @@ from mimsuite.runs.checkpoints import CommittedCheckpointIO
 
 pytestmark = pytest.mark.slow
 
-KEYS = "mimsuite.objectives.optim.WarmupCosine"  # a target that is allowed
+KEYS = "mimsuite.objectives.schedules.WarmupCosine"  # a target that is allowed
 
 
 @pytest.fixture

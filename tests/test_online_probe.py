@@ -148,18 +148,18 @@ def test_it_is_off_unless_asked_for():
     assert read_online_probe(OmegaConf.create({"online_probe": False}), index(), 10**6) is None
 
 
-def test_features_that_are_not_finite_give_a_warning_and_no_figures(monkeypatch, caplog):
+def test_features_that_are_not_finite_give_a_warning_and_no_metrics(monkeypatch, caplog):
     monkeypatch.setattr(OnlineProbe, "_encode", lambda *_: (torch.full((20, 16), torch.nan), None))
     callback = OnlineProbe(images=20, val_images=20, share=0.05, labels=True)
-    assert callback._figures(SimpleNamespace(global_step=7), None) == {}
-    assert "not finite; no figures at step 7" in caplog.text
+    assert callback._measure(SimpleNamespace(global_step=7), None) == {}
+    assert "not finite; no metrics at step 7" in caplog.text
 
 
 def test_collapsed_features_and_labels_of_several_classes_leave_rankme(monkeypatch, caplog):
     monkeypatch.setattr(OnlineProbe, "_encode", lambda *_: (torch.ones(20, 16), torch.ones(20, 3)))
     callback = OnlineProbe(images=20, val_images=20, share=0.05, labels=True)
     with caplog.at_level("INFO", "mimsuite"):
-        assert set(callback._figures(SimpleNamespace(global_step=7), None)) == {"quality/rankme"}
+        assert set(callback._measure(SimpleNamespace(global_step=7), None)) == {"quality/rankme"}
     assert "span fewer than" in caplog.text
     assert "not one class per image" in caplog.text
 
@@ -229,7 +229,7 @@ def test_a_round_leaves_random_state_weights_gradients_and_modes_alone(probed):
 
 
 @pytest.mark.slow
-def test_figures_stand_in_metrics_and_summary(probed):
+def test_values_stand_in_metrics_and_summary(probed):
     out, summary, _ = probed
     series = read_metrics(out / "metrics.csv")
     for name in FIGURES:

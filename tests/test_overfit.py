@@ -14,7 +14,8 @@ from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.samplers import RandomMask
 from mimsuite.metrics.psnr import visible_mean_loss
 from mimsuite.models.load import masked_model, normalizer
-from mimsuite.objectives.optim import WarmupCosine, param_groups
+from mimsuite.objectives.groups import param_groups
+from mimsuite.objectives.schedules import WarmupCosine
 from mimsuite.settings.model import masked_config, read_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -141,6 +141,7 @@ def test_a_users_logger_gets_it_too_and_only_where_a_process_leads(tmp_path, mon
 def test_a_users_callback_reads_the_facts_of_a_real_run(tmp_path, monkeypatch):
     code = """
         import json
+        from pathlib import Path
         from lightning import Callback
         from mimsuite.callbacks.context import RunContext
 
@@ -150,9 +151,9 @@ def test_a_users_callback_reads_the_facts_of_a_real_run(tmp_path, monkeypatch):
 
             def on_train_end(self, trainer, pl_module):
                 run = self.run
-                run.save_weights(pl_module.model)
+                run.save_weights(pl_module.evaluated_model)
                 facts = [str(run.folder), run.batch, run.steps, list(run.image_size), run.leads, run.config["seed"]]
-                open(self.file, "w").write(json.dumps(facts))
+                Path(self.file).write_text(json.dumps(facts))
     """
     (tmp_path / "users_facts.py").write_text(textwrap.dedent(code))
     monkeypatch.syspath_prepend(tmp_path)

@@ -10,7 +10,7 @@ from torch import nn
 from mimsuite import api
 from mimsuite.errors import RunError
 from mimsuite.models.composed import ForMaskedImageModeling
-from mimsuite.objectives.optim import clip_or_skip, poison
+from mimsuite.objectives.clipping import clip_or_skip, poison
 from mimsuite.weights.checkpoints import load_checkpoint, newest
 
 KEYS = {

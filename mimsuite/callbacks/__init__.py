@@ -1,1 +1,1 @@
-"""What happens around training steps: figures, pictures, checkpoints, signals."""
+"""What happens around training steps: metrics, pictures, checkpoints, signals."""

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.callbacks.context import RunContext
-from mimsuite.metrics.scores import METRICS
-from mimsuite.objectives.classify import ClassifyObjective
+from mimsuite.errors import InputError
+from mimsuite.objectives.objective import Objective
 
 log = logging.getLogger("mimsuite")
 
 
 class BestWeights(Callback):
-    """Writes `weights/` after each validation with a better figure: the first of `METRICS` for the kind of labels.
+    """Writes `weights/` after each validation whose `selection_metric` is larger than all before.
 
-    What is validated is what is written. Validation before the first step does not count.
+    The weights that are validated are those that are written. The validation before the first step does not count.
 
     Args:
         context: facts of the run.
 
     Attributes:
-        value: the best figure so far; None before the first validation.
+        value: the largest metric so far; None before the first validation.
         step: the optimizer steps done when it was reached.
     """
 
@@ -33,8 +33,20 @@ class BestWeights(Callback):
         self.value: float | None = None
         self.step = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Checks that there is something to compare.
+
+        Raises:
+            InputError: the objective has no `selection_metric`.
+        """
+        if cast(Objective, pl_module).selection_metric is None:
+            raise InputError(
+                f"callbacks.best_weights: {type(pl_module).__name__} has no metric that says which weights are best; "
+                "use ~callbacks.best_weights"
+            )
+
     def state_dict(self) -> dict[str, Any]:
-        """The best figure, for a resumed run to compare with."""
+        """The best so far, for a resumed run to compare with."""
         return {"value": self.value, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -43,10 +55,11 @@ class BestWeights(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares and writes."""
-        assert isinstance(pl_module, ClassifyObjective)
-        found = pl_module.last[f"val/{METRICS[pl_module.kind][0]}"]
+        objective = cast(Objective, pl_module)
+        assert objective.selection_metric is not None
+        found = objective.last_metrics[objective.selection_metric]
         if trainer.sanity_checking or not math.isfinite(found) or (self.value is not None and found <= self.value):
             return
         self.value, self.step = found, trainer.global_step
         if trainer.is_global_zero:
-            self.save_weights(pl_module.judged)
+            self.save_weights(objective.evaluated_model)

@@ -67,7 +67,7 @@ def make_callbacks(nodes: DictConfig, context: RunContext, trusted: Collection[s
     return make_parts("callbacks", nodes, Callback, context, trusted)
 
 
-def make_parts(group: str, nodes: DictConfig, kind: type, context: RunContext, trusted: Collection[str]) -> list[Any]:
+def make_parts(group: str, nodes: DictConfig, base: type, context: RunContext, trusted: Collection[str]) -> list[Any]:
     """Builds every node of a group; a class that wants a `RunContext` gets it.
 
     A class may have a method `is_wanted(context)`, which needs no instance. Where it returns False, nothing is built.
@@ -75,7 +75,7 @@ def make_parts(group: str, nodes: DictConfig, kind: type, context: RunContext, t
     Args:
         group: name of the config's key, for errors.
         nodes: configs with `_target_`, by name.
-        kind: the class that all objects must belong to.
+        base: the class that all objects must belong to.
         context: facts of the run.
         trusted: further targets that may be called.
 
@@ -91,8 +91,8 @@ def make_parts(group: str, nodes: DictConfig, kind: type, context: RunContext, t
         if not getattr(target, "is_wanted", lambda _: True)(context):
             continue
         part = instantiate(node, trusted, **dict.fromkeys(parameters_of_type(target, RunContext), context))
-        if not isinstance(part, kind):
-            wanted = f"{kind.__module__}.{kind.__qualname__}"
+        if not isinstance(part, base):
+            wanted = f"{base.__module__}.{base.__qualname__}"
             raise InputError(f"{key}: {node._target_} is not a {wanted}; use a subclass of it")
         parts.append(part)
     return parts
@@ -109,7 +109,7 @@ def find_target(name: str, trusted: Collection[str]) -> Any:
     return resolve(name)
 
 
-def parameters_of_type(target: Any, kind: type) -> list[str]:
+def parameters_of_type(target: Any, base: type) -> list[str]:
     """Names of the parameters of a class or function that are annotated with a type, or with it and others (`|`)."""
     try:
         parameters = inspect.signature(target, eval_str=True).parameters
@@ -117,10 +117,10 @@ def parameters_of_type(target: Any, kind: type) -> list[str]:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # built in, without a signature
         return []
-    return [name for name, parameter in parameters.items() if _means(parameter.annotation, kind)]
+    return [name for name, parameter in parameters.items() if _means(parameter.annotation, base)]
 
 
-def _means(annotation: Any, kind: type) -> bool:
+def _means(annotation: Any, base: type) -> bool:
     if isinstance(annotation, str):
-        return kind.__name__ in re.findall(r"\w+", annotation)
-    return annotation is kind or kind in typing.get_args(annotation)
+        return base.__name__ in re.findall(r"\w+", annotation)
+    return annotation is base or base in typing.get_args(annotation)

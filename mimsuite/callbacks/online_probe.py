@@ -1,10 +1,10 @@
-"""What the features are worth while a run pretrains: kNN, linear probe, RankMe and alpha-ReQ of whole images."""
+"""How good the features are while a run pretrains: kNN, linear probe, RankMe and alpha-ReQ of whole images."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -17,7 +17,7 @@ from mimsuite.evaluation.features.views import evaluation_mode, pooled
 from mimsuite.evaluation.probes.knn import knn_predict
 from mimsuite.evaluation.probes.logistic import accuracy, fit_linear
 from mimsuite.evaluation.probes.quality import alpha_req, rankme
-from mimsuite.objectives.mim import MIMObjective
+from mimsuite.objectives.objective import Objective
 
 log = logging.getLogger("mimsuite")
 
@@ -42,7 +42,7 @@ class OnlineProbe(Callback):
 
     A round leaves the training as it was: weights, gradients, random state, every module's mode, running statistics,
     and the order of the data. So a run gives the same weights with and without rounds, and repeats and resumes to the
-    bit, although the clock chooses the steps that have figures.
+    bit, although the clock chooses the steps that have metrics.
 
     Args:
         images: training images in the bank, at most.
@@ -78,7 +78,7 @@ class OnlineProbe(Callback):
             self._round(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs the last round, unless a signal stopped the run, and says what all of them took."""
+        """Runs the last round, unless a signal stopped the run, and logs what all of them took."""
         if trainer.global_step < trainer.max_steps or trainer.should_stop:
             return
         self._round(trainer, pl_module)
@@ -100,37 +100,37 @@ class OnlineProbe(Callback):
         with torch.inference_mode(False), torch.no_grad():  # the fit needs tensors that autograd takes
             for buffer in module.buffers() if trainer.world_size > 1 else ():
                 torch.distributed.broadcast(buffer, 0)  # as DDP does before the next step: BatchNorm's statistics
-            figures = self._figures(trainer, module)
+            metrics = self._measure(trainer, module)
         for logger in trainer.loggers:
-            logger.log_metrics(figures, trainer.global_step)
+            logger.log_metrics(metrics, trainer.global_step)
         self._cost = time.perf_counter() - began
         self._spent, self._rounds = self._spent + self._cost, self._rounds + 1
-        text = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
-        log.info("online probe at step %d: %s  (%.1f s)", trainer.global_step, text or "no figures", self._cost)
+        text = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        log.info("online probe at step %d: %s  (%.1f s)", trainer.global_step, text or "no metrics", self._cost)
 
-    def _figures(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+    def _measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         bank, labels = self._encode(trainer, module, "train", self.images)
         if not bank.isfinite().all():
-            log.warning("online probe: features are not finite; no figures at step %d", trainer.global_step)
+            log.warning("online probe: features are not finite; no metrics at step %d", trainer.global_step)
             return {}
-        figures = {"quality/rankme": rankme(bank)}
+        metrics = {"quality/rankme": rankme(bank)}
         try:
-            figures["quality/alpha_req"] = alpha_req(bank)
+            metrics["quality/alpha_req"] = alpha_req(bank)
         except InputError as error:  # features may collapse, and a run must not end for it
             log.warning("online probe: %s", error)
         if not self.labels:
-            return figures
+            return metrics
         x, truth = self._encode(trainer, module, "val", self.val_images)
         if not (is_classes(labels) and is_classes(truth)):
             log.info("online probe: the labels are not one class per image; RankMe and alpha-ReQ only from here on")
             self.labels = False
-            return figures
+            return metrics
         assert labels is not None
         assert truth is not None
         k, classes = min(K, len(bank)), int(max(labels.max(), truth.max())) + 1
         nearest = knn_predict(bank, labels, x, ks=[k], device=module.device)[0]
         linear = fit_linear(bank, labels, classes, STRENGTH, device=module.device)
-        return figures | {
+        return metrics | {
             "knn/top1": float((nearest == truth).double().mean()),
             "probe/top1": accuracy(linear.logits(x), truth),
         }
@@ -139,14 +139,14 @@ class OnlineProbe(Callback):
         self, trainer: Trainer, module: LightningModule, part: Literal["train", "val"], limit: int
     ) -> tuple[Tensor, Tensor | None]:
         """Returns features `(N, D)` float32 and labels `(N, ...)` of chosen images of a part, on the CPU, in order."""
-        assert isinstance(module, MIMObjective)
+        objective = cast(Objective, module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
         loader, count = data.whole_images(part, limit, labels=self.labels)
-        encoder, xs, labels = module.model.encoder, [], []
+        encoder, xs, labels = objective.encoder, [], []
         with evaluation_mode(module):
             for batch in loader:
-                pixels = module.normalize(batch.images.to(module.device, non_blocking=True))
+                pixels = objective.normalize(batch.images.to(module.device, non_blocking=True))
                 xs.append(pooled(encoder.forward_features(pixels), "mean").cpu())
                 if batch.labels is not None:
                     labels.append(batch.labels)

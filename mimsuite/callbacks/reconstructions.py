@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.callbacks.context import RunContext
-from mimsuite.objectives.mim import MIMObjective
+from mimsuite.objectives.objective import Objective
 from mimsuite.pictures.reconstruction import reconstruct
 from mimsuite.pictures.saving import save_image
-from mimsuite.runs.loggers import WandbLogger
 from mimsuite.types import Batch
+
+
+@runtime_checkable
+class TakesPictures(Protocol):
+    """A logger that takes pictures beside metrics."""
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Takes a picture file of the run folder."""
+        ...
 
 
 class Reconstructions(Callback):
@@ -37,28 +46,28 @@ class Reconstructions(Callback):
     ) -> None:
         """Keeps the first images of the validation set."""
         if batch_idx == 0:
-            self._batch = batch
+            mask = None if batch.mask is None else batch.mask[: self.images]
+            self._batch = batch._replace(images=batch.images[: self.images], mask=mask)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the sheet and gives it to wandb."""
-        assert isinstance(pl_module, MIMObjective)
+        """Draws the sheet and gives it to the loggers that take pictures."""
         if self._batch is None or not trainer.is_global_zero:
             return
-        images, mask = self._batch.images[: self.images], self._batch.mask
-        assert mask is not None
-        model = pl_module.model
+        found = cast(Objective, pl_module).picture(self._batch)
+        if found is None:
+            return
         result = reconstruct(
-            model.predict,
-            model.target,
-            model.head_stride,
-            pl_module.normalize,
-            images,
-            mask[: self.images],
-            loss=pl_module.loss,
+            lambda *_: (found.loss, found.prediction),
+            found.target,
+            found.cell,
+            found.normalize,
+            found.images,
+            found.mask,
+            loss=found.loss_name,
         )
         step = trainer.global_step
         path = self.folder / f"step_{step:06d}.png"
         save_image(result.sheet(f"step {step}"), path)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, TakesPictures):
                 logger.log_picture("reconstructions", path, step)

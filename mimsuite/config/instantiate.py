@@ -33,6 +33,10 @@ MOVED = {
     "mimsuite.masking.InverseBlockMask": "mimsuite.masked.samplers.InverseBlockMask",
     "mimsuite.masking.NoMask": "mimsuite.masked.samplers.NoMask",
     "mimsuite.masking.RandomMask": "mimsuite.masked.samplers.RandomMask",
+    "mimsuite.objectives.optim.WarmupCosine": "mimsuite.objectives.schedules.WarmupCosine",
+    "mimsuite.objectives.optim.WarmupLinear": "mimsuite.objectives.schedules.WarmupLinear",
+    "mimsuite.objectives.optim.WarmupMilestones": "mimsuite.objectives.schedules.WarmupMilestones",
+    "mimsuite.objectives.optim.WarmupSteps": "mimsuite.objectives.schedules.WarmupSteps",
 }
 """Targets in the `config.yaml` of runs of 0.1.0 -> where they are now."""
 

@@ -1,1 +1,1 @@
-"""What is trained: one Lightning module for masked image modeling."""
+"""What is trained: Lightning modules for masked image modeling and for classification."""

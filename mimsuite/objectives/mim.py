@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from mimsuite.masked.losses import error_of
 from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.metrics.psnr import HiddenPSNR
 from mimsuite.models.composed import ForMaskedImageModeling
+from mimsuite.objectives.clipping import poison
 from mimsuite.objectives.objective import Objective
-from mimsuite.objectives.optim import poison
 from mimsuite.types import Batch
 
 
@@ -22,17 +23,22 @@ class MIMObjective(Objective):
     Args:
         model: encoder and head.
         normalize: see `Objective`.
-        loss: the error, one of `mimsuite.words.LOSSES`.
-        around: the other arguments of `Objective`.
+        loss: name of the error, one of `mimsuite.words.LOSSES`.
+        base: the other arguments of `Objective`.
     """
 
     model: ForMaskedImageModeling
 
-    def __init__(self, model: ForMaskedImageModeling, normalize: Normalize, *, loss: str, **around: Any) -> None:
-        super().__init__(model, normalize, **around)
-        error_of(loss)  # a wrong name speaks now
+    def __init__(self, model: ForMaskedImageModeling, normalize: Normalize, *, loss: str, **base: Any) -> None:
+        super().__init__(model, normalize, **base)
+        error_of(loss)  # a wrong name is refused now
         self.loss = loss
         self.val_loss, self.val_psnr = MeanMetric(), HiddenPSNR()
+
+    @property
+    def evaluated_model(self) -> ForMaskedImageModeling:
+        """See `Objective`."""
+        return cast(ForMaskedImageModeling, super().evaluated_model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The masked loss of a batch, a scalar."""
@@ -43,18 +49,34 @@ class MIMObjective(Objective):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the masked loss and, where the prediction is a picture, to the PSNR of hidden pixels."""
         assert batch.mask is not None
-        pixels = self.normalize(batch.images)
-        loss, prediction = self.model.predict(pixels, batch.mask, self.loss)
+        model, pixels = self.evaluated_model, self.normalize(batch.images)
+        loss, prediction = model.predict(pixels, batch.mask, self.loss)
         self.val_loss.update(loss, weight=len(pixels))
-        picture = self.model.target.picture(prediction, pixels, batch.mask, self.model.head_stride)
+        picture = model.target.picture(prediction, pixels, batch.mask, model.head_stride)
         if picture is not None:
             self.val_psnr.update(self.normalize.undo(picture), self.normalize.undo(pixels), batch.mask)
 
     def on_validation_epoch_end(self) -> None:
-        """Publishes the figures of the pass."""
-        figures = {"val/loss": float(self.val_loss.compute())}
+        """Reports the metrics of the pass."""
+        metrics = {"val/loss": float(self.val_loss.compute())}
         if self.model.target.mode != "orientations":
-            figures["val/psnr"] = float(self.val_psnr.compute())
+            metrics["val/psnr"] = float(self.val_psnr.compute())
         self.val_loss.reset()
         self.val_psnr.reset()
-        self.publish(figures)
+        self.report_metrics(metrics)
+
+    def picture(self, batch: Batch) -> MaskedPrediction:
+        """What the evaluated model predicts of a batch with masks."""
+        assert batch.mask is not None
+        model = self.evaluated_model
+        loss, prediction = model.predict(self.normalize(batch.images), batch.mask, self.loss)
+        return MaskedPrediction(
+            images=batch.images,
+            mask=batch.mask,
+            prediction=prediction,
+            loss=loss,
+            loss_name=self.loss,
+            target=model.target,
+            cell=model.head_stride,
+            normalize=self.normalize,
+        )

@@ -32,7 +32,7 @@ class Mixing:
         cutmix: float,
         smoothing: float,
         outputs: int,
-        kind: str,
+        label_kind: str,
         probability: float = 1.0,
         switch: float = 0.5,
     ) -> None:
@@ -44,7 +44,7 @@ class Mixing:
             smoothing: what is taken from the label and spread evenly over all classes (Szegedy et al. 2016); of a set,
                 0 and 1 become `smoothing / 2` and `1 - smoothing / 2`.
             outputs: K, the classes, labels or numbers.
-            kind: what the labels are, one of `words.LabelKind`.
+            label_kind: what the labels are, one of `words.LabelKind`.
             probability: of a batch to be mixed.
             switch: where both are on, the probability of CutMix.
 
@@ -60,12 +60,13 @@ class Mixing:
         for name, chance in (("probability", probability), ("switch", switch)):
             if not 0 <= chance <= 1:
                 raise InputError(f"objective.{name}={chance} is not between 0 and 1; use 0.5")
-        if kind not in get_args(LabelKind):
-            raise InputError(f"labels of kind {kind} are unknown; {', '.join(get_args(LabelKind))} can be mixed")
-        if kind == "regression" and smoothing:
+        if label_kind not in get_args(LabelKind):
+            known = ", ".join(get_args(LabelKind))
+            raise InputError(f"label_kind={label_kind} is unknown; use one of {known}")
+        if label_kind == "regression" and smoothing:
             raise InputError(f"objective.smoothing={smoothing}, but the labels are numbers; use objective.smoothing=0")
         self._mixup, self._cutmix, self._smoothing = mixup, cutmix, smoothing
-        self._outputs, self._kind = outputs, kind
+        self._outputs, self._label_kind = outputs, label_kind
         self._probability, self._switch = probability, switch
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -104,18 +105,18 @@ class Mixing:
     def _targets(self, images: Tensor, labels: Tensor) -> Tensor:
         """Float32 targets `(B, K)` before mixing."""
         batch, outputs, whole = len(images), self._outputs, not labels.is_floating_point()
-        if self._kind == "classes" and whole and labels.shape == (batch,):
+        if self._label_kind == "classes" and whole and labels.shape == (batch,):
             targets = torch.full((batch, outputs), self._smoothing / outputs, dtype=torch.float32, device=labels.device)
             on = 1 - self._smoothing + self._smoothing / outputs
             return targets.scatter_(1, labels[:, None].long(), on)
-        single = self._kind == "regression" and outputs == 1 and labels.shape == (batch,)
-        if self._kind != "classes" and (single or labels.shape == (batch, outputs)):
+        single = self._label_kind == "regression" and outputs == 1 and labels.shape == (batch,)
+        if self._label_kind != "classes" and (single or labels.shape == (batch, outputs)):
             numbers = labels.to(torch.float32).reshape(batch, outputs)
             return numbers * (1 - self._smoothing) + self._smoothing / 2 if self._smoothing else numbers
-        expected = f"({batch},) integers" if self._kind == "classes" else f"({batch}, {outputs}) floats"
+        expected = f"({batch},) integers" if self._label_kind == "classes" else f"({batch}, {outputs}) floats"
         raise InputError(
             f"labels of a batch are {labels.dtype} of shape {tuple(labels.shape)}, and {expected} were expected "
-            f"({self._kind}, {outputs} outputs); label all images in the same way"
+            f"({self._label_kind}, {outputs} outputs); label all images in the same way"
         )
 
 
@@ -131,14 +132,14 @@ def _box(height: int, width: int, share: float, chance: random.Random) -> tuple[
     return rows, columns, 1 - covered / (height * width)
 
 
-def soft_loss(logits: Tensor, targets: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
+def soft_loss(logits: Tensor, targets: Tensor, label_kind: str, weights: Tensor | None = None) -> Tensor:
     """The loss of soft targets, computed in float32 or wider.
 
     Args:
         logits: `(B, K)`, or the predicted numbers.
         targets: `(B, K)` floats.
-        kind: "classes": cross entropy, the mean over images; "multilabel": binary cross entropy, the mean over images
-            and labels; "regression": mean squared error.
+        label_kind: "classes": cross entropy, the mean over images; "multilabel": binary cross entropy, the mean over
+            images and labels; "regression": mean squared error.
         weights: `(K,)`, factors on the terms of each class or label; the mean is not divided by them.
 
     Returns:
@@ -152,12 +153,12 @@ def soft_loss(logits: Tensor, targets: Tensor, kind: str, weights: Tensor | None
     logits = widen(logits)
     targets = targets.to(logits.dtype)
     weights = None if weights is None else weights.to(logits.dtype)
-    if kind == "classes":
+    if label_kind == "classes":
         return F.cross_entropy(logits, targets, weights)
-    if kind == "multilabel":
+    if label_kind == "multilabel":
         return F.binary_cross_entropy_with_logits(logits, targets, weights)
-    if kind != "regression":
-        raise InputError(f"labels of kind {kind} are unknown; {', '.join(get_args(LabelKind))} have a loss")
+    if label_kind != "regression":
+        raise InputError(f"label_kind={label_kind} is unknown; use one of {', '.join(get_args(LabelKind))}")
     if weights is not None:
-        raise InputError("class_weights are given, but the labels are numbers; leave class_weights away")
+        raise InputError("class_weights are given, but the labels are numbers; remove class_weights")
     return F.mse_loss(logits, targets)

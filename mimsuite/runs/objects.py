@@ -119,7 +119,7 @@ def around_model(
         "schedule": instantiate(nodes.schedule, inputs.trusted, steps=budget.steps, warmup=budget.warmup),
         "clip": inputs.clip,
         "seed": inputs.seed,
-        "about": {
+        "description": {
             "config": config,
             "preprocessor": preprocessor(normalize, settings.geometry.image_size).to_dict(),
         },

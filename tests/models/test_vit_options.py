@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from mimsuite.encoders.positions import sincos_positions
 from mimsuite.errors import InputError
 from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
-from mimsuite.objectives.optim import param_groups
+from mimsuite.objectives.groups import param_groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

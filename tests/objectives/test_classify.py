@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from mimsuite.masked.normalization import Normalize
 from mimsuite.models import CvtConfig, CvtForImageClassification, ViTConfig, ViTForImageClassification
-from mimsuite.objectives.classify import ClassifyObjective, averaged
+from mimsuite.objectives.averaging import average_weights
+from mimsuite.objectives.classify import ClassifyObjective
 from mimsuite.types import Batch
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -27,8 +28,8 @@ def objective(model=None, **changes):
     torch.manual_seed(0)
     model = model or ViTForImageClassification(VIT)
     values = {
-        **{"kind": "classes", "mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "class_weights": None, "ema": None},
-        **{"optimizer": None, "groups": [], "schedule": None, "clip": None, "seed": 0, "about": {}},
+        **{"label_kind": "classes", "mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "class_weights": None, "ema": None},
+        **{"optimizer": None, "groups": [], "schedule": None, "clip": None, "seed": 0, "description": {}},
     }
     made = ClassifyObjective(model, Normalize([0.5] * 3, [0.25] * 3), **(values | changes))
     made._trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=2, global_rank=0, loggers=[])
@@ -73,8 +74,8 @@ def test_class_weights_and_smoothing_act_on_training_and_not_on_validation():
     for module in (plain, weighted):
         module.validation_step(batch(), 0)
         module.on_validation_epoch_end()
-        assert module.last["val/loss"] == pytest.approx(float(F.cross_entropy(logits, batch().labels)))
-        assert list(module.last) == ["val/loss", "val/top1", "val/top5"]
+        assert module.last_metrics["val/loss"] == pytest.approx(float(F.cross_entropy(logits, batch().labels)))
+        assert list(module.last_metrics) == ["val/loss", "val/top1", "val/top5"]
 
 
 def test_a_validation_loss_is_the_mean_over_images_not_batches():
@@ -84,13 +85,13 @@ def test_a_validation_loss_is_the_mean_over_images_not_batches():
         module.validation_step(whole._replace(images=whole.images[part], labels=whole.labels[part]), 0)
     module.on_validation_epoch_end()
     logits = module.model(module.normalize(whole.images)).logits.detach()
-    assert module.last["val/loss"] == pytest.approx(float(F.cross_entropy(logits, whole.labels)))
+    assert module.last_metrics["val/loss"] == pytest.approx(float(F.cross_entropy(logits, whole.labels)))
 
 
 def test_averaged_weights_follow_the_decay_that_grows():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    mean = averaged(model, decay=0.5)
+    mean = average_weights(model, decay=0.5)
     wanted = None
     for n in range(12):
         with torch.no_grad():
@@ -111,15 +112,15 @@ def take_step(module, skipped=False):
     module.optimizer_step(0, 0, SimpleNamespace(step=lambda closure: closure()), closure)
 
 
-def test_the_averaged_model_is_judged_and_moves_after_steps_that_were_not_skipped():
+def test_the_averaged_model_is_evaluated_and_moves_after_steps_that_were_not_skipped():
     module = objective(ema=0.9)
-    start = copy.deepcopy(module.judged.state_dict())
-    assert module.judged is not module.model
+    start = copy.deepcopy(module.evaluated_model.state_dict())
+    assert module.evaluated_model is not module.model
     with torch.no_grad():
         module.model.classifier.weight.add_(1)
 
     def moved():
-        return not torch.equal(start["classifier.weight"], module.judged.classifier.weight)
+        return not torch.equal(start["classifier.weight"], module.evaluated_model.classifier.weight)
 
     take_step(module, skipped=True)
     assert not moved()
@@ -128,8 +129,8 @@ def test_the_averaged_model_is_judged_and_moves_after_steps_that_were_not_skippe
     module.eval()
     module.validation_step(batch(), 0)
     module.on_validation_epoch_end()
-    logits = module.judged(module.normalize(batch().images)).logits.detach()
-    assert module.last["val/loss"] == pytest.approx(float(F.cross_entropy(logits, batch().labels)))
+    logits = module.evaluated_model(module.normalize(batch().images)).logits.detach()
+    assert module.last_metrics["val/loss"] == pytest.approx(float(F.cross_entropy(logits, batch().labels)))
 
 
 def test_running_statistics_are_averaged_as_they_are():
@@ -137,7 +138,7 @@ def test_running_statistics_are_averaged_as_they_are():
     loss_of(module)
     take_step(module)
     for name, buffer in module.model.named_buffers():
-        assert torch.equal(dict(module.judged.named_buffers())[name], buffer), name
+        assert torch.equal(dict(module.evaluated_model.named_buffers())[name], buffer), name
 
 
 def test_frozen_batchnorms_keep_their_statistics_and_others_do_not():

@@ -12,7 +12,7 @@ from mimsuite.models import (
     ViTConfig,
     ViTForImageClassification,
 )
-from mimsuite.objectives.optim import depth_in, layer_groups, param_groups
+from mimsuite.objectives.groups import layer_groups, param_groups, parameter_depth
 
 LABELS = {"num_labels": 3}
 
@@ -145,13 +145,15 @@ def test_the_scales_of_vit_base_are_simmims():
 
 def test_a_shared_relative_position_bias_learns_as_the_head():
     model = vit(use_shared_relative_position_bias=True)
-    assert depth_in(model, "vit.encoder.rel_pos_bias.relative_position_bias_table") == model.encoder.num_blocks + 1
+    assert (
+        parameter_depth(model, "vit.encoder.rel_pos_bias.relative_position_bias_table") == model.encoder.num_blocks + 1
+    )
 
 
 def test_frozen_parameters_are_in_no_group_and_no_group_is_empty():
     model = vit()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = depth_in(model, name) >= 2  # embeddings and the first block rest
+        parameter.requires_grad = parameter_depth(model, name) >= 2  # embeddings and the first block rest
     groups = groups_of(model)
     assert [group["lr_scale"] for group in groups] == [1, 1, 0.5, 0.5]
     assert all(group["params"] for group in groups)

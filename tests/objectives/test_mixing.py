@@ -16,7 +16,7 @@ SEEDS = range(40)
 
 
 def mixing(**changes):
-    return Mixing(**({"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "outputs": K, "kind": "classes"} | changes))
+    return Mixing(**({"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "outputs": K, "label_kind": "classes"} | changes))
 
 
 def batch(count=4, channels=3, height=7, width=10):
@@ -195,19 +195,21 @@ def test_sets_and_numbers_are_mixed_linearly(name):
     numbers = torch.tensor([[2.5], [-1.0]])
     for seed in SEEDS:
         share = shares(mixing(**{name: 1.0})(images, torch.tensor([0, 1]), seed)[1])[0]
-        got = mixing(kind="multilabel", **{name: 1.0})(images, sets, seed)[1]
+        got = mixing(label_kind="multilabel", **{name: 1.0})(images, sets, seed)[1]
         assert torch.allclose(got, share * sets + (1 - share) * sets.flip(0), atol=1e-6)
         for labels in (numbers, numbers[:, 0]):
-            got = mixing(kind="regression", outputs=1, **{name: 1.0})(images, labels, seed)[1]
+            got = mixing(label_kind="regression", outputs=1, **{name: 1.0})(images, labels, seed)[1]
             assert torch.allclose(got, share * numbers + (1 - share) * numbers.flip(0), atol=1e-6)
-    assert torch.equal(mixing(kind="multilabel")(images, sets, 0)[1], sets)
-    whole = mixing(kind="regression", outputs=1)(images, torch.tensor([3, -2]), 0)[1]  # whole numbers come as integers
+    assert torch.equal(mixing(label_kind="multilabel")(images, sets, 0)[1], sets)
+    whole = mixing(label_kind="regression", outputs=1)(images, torch.tensor([3, -2]), 0)[
+        1
+    ]  # whole numbers come as integers
     assert torch.equal(whole, torch.tensor([[3.0], [-2.0]]))
 
 
 def test_smoothing_of_sets_goes_half_way_to_each_side():
     images, _ = batch(1)
-    _, targets = mixing(kind="multilabel", smoothing=0.2)(images, torch.tensor([[1.0, 0, 0, 1, 0]]), 0)
+    _, targets = mixing(label_kind="multilabel", smoothing=0.2)(images, torch.tensor([[1.0, 0, 0, 1, 0]]), 0)
     assert torch.allclose(targets, torch.tensor([[0.9, 0.1, 0.1, 0.9, 0.1]]))
 
 
@@ -220,8 +222,8 @@ def test_smoothing_of_sets_goes_half_way_to_each_side():
         ({"smoothing": 1.0}, r"objective.smoothing=1.0 is not in \[0, 1\); use 0.1"),
         ({"probability": 2}, "objective.probability=2 is not between 0 and 1"),
         ({"switch": -0.5}, "objective.switch=-0.5 is not between 0 and 1"),
-        ({"kind": "words"}, "labels of kind words are unknown; classes, multilabel, regression"),
-        ({"kind": "regression", "smoothing": 0.1}, "objective.smoothing=0.1, but the labels are numbers; use"),
+        ({"label_kind": "words"}, "label_kind=words is unknown; use one of classes, multilabel, regression"),
+        ({"label_kind": "regression", "smoothing": 0.1}, "objective.smoothing=0.1, but the labels are numbers; use"),
     ],
 )
 def test_wrong_settings_are_refused(changes, words):
@@ -241,7 +243,7 @@ def test_wrong_settings_are_refused(changes, words):
 )
 def test_labels_of_another_shape_are_refused(kind, labels):
     with pytest.raises(InputError, match=r"^labels of a batch are torch[^\n]* were expected[^\n]*$"):
-        mixing(kind=kind)(batch()[0], labels, 0)
+        mixing(label_kind=kind)(batch()[0], labels, 0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
@@ -282,7 +284,7 @@ def test_losses_that_make_no_sense_are_refused():
     logits, targets = torch.zeros(2, K), torch.zeros(2, K)
     with pytest.raises(InputError, match=r"targets of shape \(2, 5\) do not fit logits of shape \(2, 3\)"):
         soft_loss(logits[:, :3], targets, "classes")
-    with pytest.raises(InputError, match="labels are numbers; leave class_weights away"):
+    with pytest.raises(InputError, match="labels are numbers; remove class_weights"):
         soft_loss(logits, targets, "regression", torch.ones(K))
-    with pytest.raises(InputError, match="labels of kind words are unknown"):
+    with pytest.raises(InputError, match="label_kind=words is unknown; use one of classes"):
         soft_loss(logits, targets, "words")
