@@ -100,7 +100,9 @@ class BlockMask(_Share):
         """
         super().__init__(ratio)
         if not 0 <= least <= 1 or not 0 < aspect <= 1:
-            raise InputError(f"mask.least={least}, mask.aspect={aspect}: both must be in (0, 1]; BEiT uses 0.08 and 0.3")
+            raise InputError(
+                f"mask.least={least}, mask.aspect={aspect}: both must be in (0, 1]; BEiT uses 0.08 and 0.3"
+            )
         self.least, self.aspect = float(least), float(aspect)
 
     def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:

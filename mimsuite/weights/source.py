@@ -87,5 +87,7 @@ def _download(name: str) -> Path:
             folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{name!r} is not a local folder, and cannot be downloaded from the Hugging Face hub: {reason}") from error
+        raise InputError(
+            f"{name!r} is not a local folder, and cannot be downloaded from the Hugging Face hub: {reason}"
+        ) from error
     return folder
