@@ -15,7 +15,17 @@ import mimsuite
 from mimsuite.errors import InputError
 from mimsuite.masked import targets
 from mimsuite.masked.patches import expand_mask, gather_patches, reduce_mask
-from mimsuite.masked.targets import HOG, TARGETS, NormPixels, Pixels, cell_statistics, hog, nearest_visible
+from mimsuite.masked.targets import (
+    HOG,
+    TARGETS,
+    NormPixels,
+    Pixels,
+    cell_statistics,
+    hog,
+    make_target,
+    nearest_visible,
+)
+from mimsuite.models import BitConfig
 
 CELLS = [(8, 8), (16, 16), (8, 16), (16, 8)]
 
@@ -322,3 +332,11 @@ def test_orientations_are_no_picture():
         "hog": "orientations",
     }
     assert [make().name for make in TARGETS.values()] == list(TARGETS)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_model_has_a_target_of_its_own(name):
+    config = BitConfig(mim_target=name)
+    one, other = make_target(config, None), make_target(config, None)
+    assert one.name == name
+    assert one is not other

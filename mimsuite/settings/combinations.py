@@ -47,22 +47,17 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
 
 
 def check_dropping(config: EncoderConfig, head: str) -> None:
-    """Checks that an encoder can leave hidden patches out, and that the head can fill their places.
+    """Checks that an encoder can drop hidden patches, and that the head can fill their places.
 
     Raises:
         InputError: it cannot.
     """
-    if not config.can_drop:
-        raise InputError(
-            f"objective.mask_mode=drop (objective=mae) leaves hidden patches out, which a {config.model_type} cannot: "
-            "its convolutions need whole maps; use objective=simmim, or a ViT"
-        )
+    if config.drop_obstacle is not None:
+        raise InputError(config.drop_obstacle)
     if head != MAE_HEAD:
         raise InputError(
             f"head {head} cannot fill the places of dropped patches (objective=mae); use head=dec8 or head=dec1"
         )
-    if config.drop_obstacle is not None:
-        raise InputError(config.drop_obstacle)
 
 
 def check_head(cfg: DictConfig, head: str) -> None:
