@@ -26,7 +26,7 @@ class PretrainSettings(TrainingSettings):
         objective: the group without what the model's config holds.
         loss: name of the error of hidden places.
         target: name of what is predicted.
-        mask: the mask's group without `unit`, which is a size.
+        mask: the group of the mask.
         hidden: mask units that a mask hides, at least and at most.
         online_probe: what it looks at, or None without one.
     """
@@ -71,7 +71,7 @@ def read_pretrain(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
         objective=without(cfg.objective, OF_THE_MODEL),
         loss=str(cfg.objective.loss),
         target=str(cfg.objective.target),
-        mask=without(cfg.mask, ("unit",)),
+        mask=cfg.mask,
         hidden=hidden,
         online_probe=probe,
     )
