@@ -30,6 +30,9 @@ LAYER_TYPES = ("preactivation", "bottleneck")
 PADDINGS = ("SAME", "VALID")
 OUTPUT_STRIDES = (4, 8, 16, 32)
 
+SPLITS = ("train", "val", "test")
+LABEL_SOURCES = ("auto", "none", "folder")  # of `mimsuite pack`, beside a CSV file
+INTERPOLATIONS = ("bicubic", "bilinear")  # of augmentation
 LabelKind = Literal["classes", "multilabel", "regression"]
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 PROBLEM_TYPE_OF: dict[LabelKind, str] = {

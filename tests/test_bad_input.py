@@ -266,7 +266,7 @@ def test_probing_unlabelled_data_is_refused(images, tmp_path, capsys):
         ({"labels_column": "grade"}, "labels_column=grade names a column, but labels=auto"),
         ({"group_by": "patient"}, "group_by=patient names a column, but labels=auto"),
         ({"group_by": "folder:2"}, "lies in 1 folders below src"),
-        ({"group_by": "folder", "val_fraction": 0.1}, "val_fraction=0.1 cannot be kept with group_by=folder"),
+        ({"group_by": "folder", "val_fraction": 0.1}, "val_fraction=0.1 cannot be reached with group_by=folder"),
         ({"val_fraction": 1.5}, "val_fraction=1.5 is not in [0, 1)"),
         ({"image_size": 0}, "image_size=0 is not a whole number of at least 1"),
         ({"image_size": 2.5}, "image_size=2.5 is not a whole number"),

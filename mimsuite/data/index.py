@@ -29,7 +29,7 @@ class Shard:
         path: where it lies.
         samples: how many images it holds.
         bytes: its size.
-        sha256: of the whole file, in hex; None where nobody has read it yet.
+        sha256: of the whole file, in hex; None where it is not known.
         table: the `.idx.npy` with one `tar.RECORD` per sample.
     """
 
@@ -117,7 +117,7 @@ class DataIndex:
     Attributes:
         root: the folder that it was opened from.
         splits: `train`, `val`, `test`, as far as they exist.
-        classes: names, by label; None where nobody gave names.
+        classes: names, by label; None where no names were given.
         channels: of every decoded image.
         dtype: of every decoded image, "uint8" or "uint16".
         mean, std: per channel, in fractions of the dtype's maximum.

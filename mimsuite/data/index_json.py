@@ -95,7 +95,7 @@ def read_index(folder: Path, root: Path | None = None) -> DataIndex:
 
 
 def _check_splits(index: DataIndex, file: Path) -> None:
-    """A split without images would look as if it were there, and nothing could be trained or judged on it."""
+    """A split without images would look usable, but nothing could be trained or evaluated on it."""
     empty = next((split for split in index.splits if index.num_samples(split) < 1), None)
     if empty is not None:
         raise InputError(

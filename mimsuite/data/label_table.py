@@ -29,7 +29,7 @@ class LabelFacts:
     Attributes:
         kind: what they are.
         outputs: how many values are to be predicted: the classes, the labels of a set, or one number.
-        names: of the classes or labels; None where nobody gave names, and for numbers.
+        names: of the classes or labels; None where no names were given, and for numbers.
         counts: `(outputs,)`, images of each class, or with each label; None for numbers.
     """
 
@@ -77,7 +77,7 @@ def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
 
 
 def label_facts(index: DataIndex, labels: Sequence[Label]) -> LabelFacts:
-    """Tells what is to be learnt from the labels of training images.
+    """What the labels of training images ask a model to predict.
 
     Integers are classes, lists of integers are label sets, decimal numbers (with integers among them, or not) are
     numbers to be predicted.
@@ -106,8 +106,8 @@ def label_facts(index: DataIndex, labels: Sequence[Label]) -> LabelFacts:
     counts = _count(index, found)
     if np.count_nonzero(counts) == 1 and (kind == "classes" or len(counts) == 1):
         raise InputError(
-            f"data {index.root}: {class_name(found[0], index.classes)} is the only one that {len(labels)} training "
-            "images have, and nothing can be learnt from it; add images of another"
+            f"data {index.root}: {class_name(found[0], index.classes)} is the only class of {len(labels)} training "
+            "images; add images of another"
         )
     return LabelFacts(kind, len(counts), index.classes, counts)
 

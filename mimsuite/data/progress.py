@@ -15,7 +15,7 @@ SECONDS = 10.0  # between lines
 
 @contextlib.contextmanager
 def reported(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function to call with (images done, images in all); `name` says what is done to them."""
+    """Gives a function to call with (images done, images in all); `name` is what is done to them."""
     if sys.stdout.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -28,15 +28,15 @@ def reported(name: str) -> Iterator[Callable[[int, int], None]]:
 
             yield move
         return
-    began = said = time.monotonic()
+    began = printed = time.monotonic()
     first: int | None = None
 
     def line(done: int, total: int) -> None:
-        nonlocal said, first
+        nonlocal printed, first
         first = done if first is None else first  # what an earlier call of the task did, plus one
         now = time.monotonic()
-        if now - said >= SECONDS:
-            said = now
+        if now - printed >= SECONDS:
+            printed = now
             log.info("%s: %d of %d images, %.0f a second", name, done, total, (done - first) / (now - began))
 
     yield line

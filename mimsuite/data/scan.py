@@ -21,6 +21,7 @@ from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError
+from mimsuite.words import SPLITS
 
 log = logging.getLogger("mimsuite")
 
@@ -36,6 +37,26 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
         tables: an existing folder.
         hashes: sha256 of the shards, as far as they are known.
     """
+    splits = _scan_all(root, paths, tables, hashes)
+    samples = Samples(next(iter(splits.values())))
+    chosen = samples.take(samples.smallest(STATS_SAMPLES, salt=_SALT))
+    files = ShardFiles(store_of(str(root)))
+    facts = profile(_images(files, chosen), str(root))
+    return DataIndex(
+        root=str(root),
+        splits=splits,
+        classes=read_classes(root),
+        channels=facts.channels,
+        dtype=facts.dtype,
+        mean=facts.mean,
+        std=facts.std,
+        image_size=facts.image_size,
+        has_labels=_is_labelled(files, chosen),
+    )
+
+
+def _scan_all(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str]) -> dict[str, tuple[Shard, ...]]:
+    """Writes the table of each shard; the shards of each split, train first. Arguments are those of `build_index`."""
     splits: dict[str, list[Shard]] = {}
     stated, store = read_info(root), store_of(str(root))
     for number, path in enumerate(paths):
@@ -48,24 +69,7 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
         write_array(table, rows)
         shard = Shard(str(path), len(rows), store.stat(str(path)).size, hashes.get(path), str(table))
         splits.setdefault(split, []).append(shard)
-        ordered: dict[str, tuple[Shard, ...]] = {
-            name: tuple(splits[name]) for name in ("train", "val", "test") if name in splits
-        }
-    samples = Samples(next(iter(ordered.values())))
-    chosen = samples.take(samples.smallest(STATS_SAMPLES, salt=_SALT))
-    files = ShardFiles(store)
-    facts = profile(_images(files, chosen), str(root))
-    return DataIndex(
-        root=str(root),
-        splits=ordered,
-        classes=read_classes(root),
-        channels=facts.channels,
-        dtype=facts.dtype,
-        mean=facts.mean,
-        std=facts.std,
-        image_size=facts.image_size,
-        has_labels=_is_labelled(files, chosen),
-    )
+    return {name: tuple(splits[name]) for name in SPLITS if name in splits}
 
 
 def index_beside(data: str) -> None:

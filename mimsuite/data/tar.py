@@ -16,7 +16,6 @@ from mimsuite.errors import InputError
 
 BLOCK = 512
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
-LABEL_ENDINGS = ("cls", "json")
 
 #: One row per sample, in the shard's order. `*_offset` is where a payload begins, `*_size` its bytes,
 #: `*_header` the bytes of header blocks in front of it (0: no label). `key` is `hash_key(KEY)`.

@@ -6,6 +6,13 @@ from pathlib import Path
 import pytest
 
 import mimsuite
+from mimsuite.data.augment.rand_augment import RESAMPLING
+from mimsuite.data.label_table import label_facts
+from mimsuite.data.open import open_index
+from mimsuite.data.packing.csv_labels import Row, parse_labels
+from mimsuite.data.sources import split_name_of
+from mimsuite.errors import InputError
+from mimsuite.words import INTERPOLATIONS, MAX_CLASSES, SPLITS
 
 PACKAGE = Path(mimsuite.__file__).parent
 DATA = PACKAGE / "data"
@@ -18,9 +25,11 @@ OWN_FILES = {
     "packing/journal.py": "appends to a file that it locks, in the folder that it writes",
     "packing/pack.py": "writes shards",
 }
-IN_OS = {"stat", "lstat", "open", "pread", "walk", "scandir", "listdir", "replace", "rename", "remove", "unlink"}
-IN_OS_PATH = {"exists", "isfile", "isdir", "getsize", "getmtime", "lexists"}
-IN_NUMPY = {"load", "save", "memmap", "fromfile", "savez"}
+OF_MODULES = {
+    "os": {"stat", "lstat", "open", "pread", "walk", "scandir", "listdir", "replace", "rename", "remove", "unlink"},
+    "os.path": {"exists", "isfile", "isdir", "getsize", "getmtime", "lexists"},
+    "np": {"load", "save", "memmap", "fromfile", "savez"},
+}
 OF_PATHS = {"stat", "exists", "is_file", "is_dir", "iterdir", "read_bytes", "read_text", "lstat"}  # without arguments
 OF_PATHS_WITH_ARGUMENT = {"write_bytes", "write_text", "glob", "rglob", "rename", "replace", "symlink_to"}
 
@@ -29,19 +38,15 @@ def reaches_a_file(call):
     """Whether a call reaches the file system; a call of a store has arguments where that of a path has none."""
     owner, _, name = ast.unparse(call.func).rpartition(".")
     first = ast.unparse(call.args[0]) if call.args else ""
-    if owner == "os":
-        return name in IN_OS
-    if owner == "os.path":
-        return name in IN_OS_PATH
-    if "BytesIO" in first or first == "stream":
-        return False
-    if owner == "np":
-        return name in IN_NUMPY
-    if name == "open":
-        return True
-    if not owner:  # `dataclasses.replace`
-        return False
+    if owner in OF_MODULES:
+        return name in OF_MODULES[owner] and not in_memory(first)
+    if name == "open" or not owner:  # `Image.open`; `dataclasses.replace`
+        return name == "open" and not in_memory(first)
     return (name in OF_PATHS and not call.args) or (name in OF_PATHS_WITH_ARGUMENT and len(call.args) == 1)
+
+
+def in_memory(argument):
+    return "BytesIO" in argument or argument == "stream"
 
 
 def file_calls(path):
@@ -112,3 +117,23 @@ def test_rows_of_the_tar_index_are_read_in_members_alone():
 
 def test_no_file_of_the_room_is_longer_than_450_lines():
     assert [path.name for path in DATA.rglob("*.py") if len(path.read_text().splitlines()) > 450] == []
+
+
+def test_a_list_of_words_and_the_tables_that_it_names_agree():
+    assert set(RESAMPLING) == set(INTERPOLATIONS)
+    assert {split_name_of(name) for name in SPLITS} == set(SPLITS)
+
+
+@pytest.mark.parametrize(("number", "allowed"), [(MAX_CLASSES - 1, True), (MAX_CLASSES, False)])
+def test_shards_and_csv_files_allow_the_same_number_of_classes(number, allowed, shards, tmp_path):
+    file, index = tmp_path / "a.csv", open_index(str(shards), tmp_path)
+    calls = (
+        lambda: parse_labels(file, {"a.png": Row(2, str(number), ""), "b.png": Row(3, "0", "")}),
+        lambda: label_facts(index, [0, number]),
+    )
+    for call in calls:
+        if allowed:
+            call()
+        else:
+            with pytest.raises(InputError, match=rf"label '?{number}'? is not a class"):
+                call()

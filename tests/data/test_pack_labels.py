@@ -147,7 +147,7 @@ FAULTS = {
     "no file column": (lambda t: csv(t, A, header="name,label"), ["no column file or path", "labels_file="]),
     "two columns": (
         lambda t: csv(t, [f"{NAMES[i]},a" for i in range(6)], header="file,path,label"),
-        ["several columns that could be meant (file, path)", "labels_file="],
+        ["several possible columns (file, path)", "labels_file="],
     ),
     "short row": (lambda t: csv(t, ["a", "b,c", *A[:4]]), ["row 3 has 3 cells where the header has 2", "quote"]),
     "only a header": (lambda t: csv(t, [], names=[]), ["has no row below a header"]),
@@ -221,7 +221,7 @@ def test_groups_that_are_too_large_are_refused_with_what_was_reached(slides):
     with pytest.raises(InputError) as error:
         plan_pack(slides, Choice(labels="none", group_by="folder:1", val_fraction=0.1))
     message = str(error.value)
-    assert "val_fraction=0.1 cannot be kept with group_by=folder:1: 2 groups, the largest with 65% of the" in message
+    assert "val_fraction=0.1 cannot be reached with group_by=folder:1: 2 groups, the largest with 65% of the" in message
     assert "0.0% was reached; choose another val_fraction, or smaller groups" in message
 
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from mimsuite.data.images.decode import Box, Pixels, reduction
 from mimsuite.errors import InputError
+from mimsuite.words import INTERPOLATIONS
 
 _TRIES = 10  # then the centre, as in GoogLeNet's training code that made this crop common
-_MODES = ("bicubic", "bilinear")
 
 
 class Transform(Protocol):
@@ -114,7 +114,7 @@ def probability_of(key: str, value: float, usual: float) -> float:
     """Returns the value of `augment.<key>`, a probability.
 
     Raises:
-        InputError: it is none; the message offers the usual value.
+        InputError: it is not one; the message offers the usual value.
     """
     if not (isinstance(value, int | float) and 0 <= value <= 1):
         raise InputError(f"augment.{key}={value} is not a probability; use {usual}, or 0 for none")
@@ -149,6 +149,6 @@ def _size(size: Sequence[int]) -> tuple[int, int]:
 
 
 def _mode(mode: str) -> str:
-    if mode not in _MODES:
-        raise InputError(f"augment.interpolation={mode} is not supported; use {' or '.join(_MODES)}")
+    if mode not in INTERPOLATIONS:
+        raise InputError(f"augment.interpolation={mode} is not supported; use {' or '.join(INTERPOLATIONS)}")
     return mode

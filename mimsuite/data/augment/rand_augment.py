@@ -23,7 +23,7 @@ Array = NDArray[Any]  # (C, H, W), uint8, or int32 holding uint16 values
 
 _LARGEST = 10.0  # of the scale on which a magnitude is given
 _MID_GREY = 128 / 255
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class Draw(NamedTuple):
@@ -85,7 +85,7 @@ class RandAugment:
             raise InputError(f"augment.rand_augment.magnitude_std={magnitude_std} is not a spread; use 0.5, or 0")
         self.layers, self.magnitude, self.magnitude_std = layers, magnitude, magnitude_std
         self.probability = probability_of("rand_augment.probability", probability, 0.5)
-        self._fill, self._resampling = fill, _RESAMPLING[interpolation]
+        self._fill, self._resampling = fill, RESAMPLING[interpolation]
 
     def __call__(self, picture: Tensor, generator: Generator) -> Tensor:
         """Carries out what it draws; the number of draws is always the same.
@@ -232,7 +232,7 @@ def _top(picture: Array) -> int:
 
 
 def _unit(top: int) -> int:
-    """What one of 256 levels is worth."""
+    """The size of one of 256 levels."""
     return (top + 1) // 256
 
 

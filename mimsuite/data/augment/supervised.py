@@ -47,7 +47,7 @@ class Supervised:
             share: in place of `scale` and `ratio`, which are then not used: the sides of the box as a share of the
                 image's, at a random place. 0.8 is BiT-HyperRule's "resize to 160 x 160, crop 128 x 128", 480 / 512
                 its other one (Kolesnikov et al. 2020, section 3.3); proportions are not kept.
-            rand_augment: arguments of `RandAugment`; those left out have its defaults. None is none.
+            rand_augment: arguments of `RandAugment`; missing ones take its defaults. None: no RandAugment.
             erasing: probability of `RandomErasing`.
             mean: of the data, per channel, as a fraction of the data type's maximum: fills what RandAugment uncovers.
             std: of the data, likewise.

@@ -122,7 +122,7 @@ def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
             decode(image, index.channels, index.dtype)
             if index.has_labels:
                 if label is None:
-                    raise InputError("it has no label; others have one")
+                    raise InputError("it has no label, but other samples have one")
                 parse_label(label.data, label.ending, key, len(index.classes) if index.classes else None)
         except (DecodeError, InputError) as error:
             return Problem(shard.path, offset, printable(key), str(error))

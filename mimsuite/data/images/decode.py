@@ -1,4 +1,4 @@
-"""What pixels an encoded image holds: JPEG, .npy, TIFF, and what else Pillow reads, told by the first bytes."""
+"""What pixels an encoded image holds: JPEG, .npy, TIFF, and what else Pillow reads, recognised by the first bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV")
 # What Pillow may read: it would start Ghostscript for EPS.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
-# What Pillow, numpy and zlib raise on damaged bytes. The bytes are in memory, so an OSError is no I/O error here.
+# What Pillow, numpy and zlib raise on damaged bytes. The bytes are in memory, so an OSError is not an I/O error here.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -48,7 +48,7 @@ _DAMAGE = (
 
 
 class DecodeError(ValueError):
-    """These bytes are no usable image; the message says why in a few words."""
+    """These bytes are not a usable image; the message gives the reason in a few words."""
 
 
 class Box(NamedTuple):
@@ -129,8 +129,6 @@ def conform(pixels: Pixels, channels: int, dtype: str) -> Pixels:
 
     Grey becomes RGB by repetition, RGB becomes grey by ITU-R 601-2 luma (Pillow's convert), and the full
     range of one depth becomes the full range of the other.
-
-
 
     Raises:
         DecodeError: any other change of the channel count.
@@ -279,7 +277,7 @@ def _from_pillow(image: Image.Image) -> Pixels:
     if mode in _DEEP_MODES:
         values = np.asarray(image)
         if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-            raise DecodeError(f"values from {values.min()} to {values.max()} where 16 bits are allowed")
+            raise DecodeError(f"values from {values.min()} to {values.max()} ; 0 to 65535 (16 bits) is allowed")
         return values.astype(np.uint16)[..., None]
     final = "L" if mode in _GREY_MODES else "RGB"
     if image.has_transparency_data:
@@ -299,9 +297,9 @@ def _quiet() -> Iterator[None]:
 
 def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1:
-        raise DecodeError(f"{height} x {width} pixels")
+        raise DecodeError(f"{height} x {width} pixels; at least 1 x 1 is needed")
     if height * width > MAX_PIXELS:
-        raise DecodeError(f"{height} x {width} pixels, more than {MAX_PIXELS} are refused")
+        raise DecodeError(f"{height} x {width} pixels; at most {MAX_PIXELS} are allowed")
 
 
 def _read_picture_header(data: bytes) -> _Picture:
@@ -314,7 +312,7 @@ def _read_picture_header(data: bytes) -> _Picture:
     except DecodeError:
         raise
     except UnidentifiedImageError as error:
-        raise DecodeError(f"not an image of a kind that is read (starts with {data[:8]!r})") from error
+        raise DecodeError(f"not an image of a supported kind (starts with {data[:8]!r})") from error
     except _DAMAGE as error:
         raise DecodeError(f"header: {error}") from error
     if image.mode not in _DEEP_MODES + _GREY_MODES + _COLOUR_MODES:
@@ -337,7 +335,7 @@ def _read_tiff_header(data: bytes) -> _Tiff | None:
     _check_size(layout.height, layout.width)
     values = layout.height * layout.width * layout.channels
     if values > 4 * MAX_PIXELS:
-        raise DecodeError(f"TIFF of {values} values, more than {4 * MAX_PIXELS} are refused")
+        raise DecodeError(f"TIFF of {values} values; at most {4 * MAX_PIXELS} are allowed")
     return _Tiff(data, layout)
 
 

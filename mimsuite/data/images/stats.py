@@ -35,7 +35,7 @@ class _Moments(NamedTuple):
 
 
 def profile(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
-    """Decodes `(where, bytes)` pairs; each image weighs the same, and a broken one is passed over.
+    """Decodes `(where, bytes)` pairs; each image weighs the same, and a broken one is skipped.
 
     Large JPEGs are decoded at the smallest scale that covers 224 x 224 pixels. The set has three channels as
     soon as one image is coloured, and 16 bits only where all images have them.
@@ -60,7 +60,7 @@ def profile(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
     channels = 3 if set(counts) == {1, 3} else max(counts)
     if not set(counts) <= {channels, 1} or (len(counts) > 1 and channels != 3):
         seen = ", ".join(f"{c} ({where})" for c, where in sorted(counts.items()))
-        raise InputError(f"{name}: images have different channel counts: {seen}; pack each kind by itself")
+        raise InputError(f"{name}: images have different channel counts: {seen}; pack each kind separately")
     deep = sum(m.deep for m in found)
     if 0 < deep < len(found):
         log.warning("%s: %d of %d sampled images have 16 bits, so all are read as 8 bits", name, deep, len(found))

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class LabelledRow(NamedTuple):
-    """What the rows say: one label per file, and the names of the classes (none for regression)."""
+    """What the rows hold: one label per file, and the names of the classes (none for regression)."""
 
     labels: dict[str, Label]
     classes: list[str]
@@ -82,13 +82,13 @@ def read_rows(
                 f"{where} names {name!r} again (first in row {rows[name].line}); keep one row for each file; several "
                 "labels of one image are written a;b"
             )
-        label, named = cells[at_label].strip(), "" if at_group is None else cells[at_group].strip()
-        for value, column in ((label, at_label), *([(named, at_group)] if at_group is not None else [])):
+        label, group_name = cells[at_label].strip(), "" if at_group is None else cells[at_group].strip()
+        for value, column in ((label, at_label), *([(group_name, at_group)] if at_group is not None else [])):
             if not value:
                 raise InputError(
                     f"{where} has an empty column {header[column]!r}; fill it in, or remove the image from src"
                 )
-        rows[name] = Row(line, label, named)
+        rows[name] = Row(line, label, group_name)
     missing = [name for name in files if name not in rows]
     if missing:
         raise InputError(
@@ -99,7 +99,7 @@ def read_rows(
 
 
 def parse_labels(file: Path, rows: Mapping[str, Row]) -> LabelledRow:
-    """Tells what kind of labels the rows hold, and reads them.
+    """Finds out what kind of labels the rows hold, and reads them.
 
     `;` or `|` in any row makes all of them lists of classes; else whole numbers are classes, other numbers
     are regression targets, and anything else is the name of a class. Names are numbered in sorted order.
@@ -187,10 +187,10 @@ def _column(file: Path, header: list[str], name: str | None, usual: Sequence[str
     there = f"it has the columns {', '.join(header)}"
     if not found:
         wanted = f"column {name!r}" if name is not None else f"column {' or '.join(usual)}"
-        raise InputError(f"labels={file} has no {wanted}; {there}; name one with {key}=")
+        raise InputError(f"labels={file} has no {wanted}; {there}; choose one with {key}=")
     if len(found) > 1:
         names = ", ".join(header[i] for i in found)
-        raise InputError(f"labels={file} has several columns that could be meant ({names}); name one with {key}=")
+        raise InputError(f"labels={file} has several possible columns ({names}); choose one with {key}=")
     return found[0]
 
 

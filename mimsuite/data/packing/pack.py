@@ -203,7 +203,7 @@ def _write(
             else:
                 _check_channels(seen, content.channels, picture.path)
                 if not reduced and is_deep_colour_png(content.data):
-                    log.warning("%s has 16-bit colour, and is read as 8 bits; TIFF keeps 16", _shown(picture.path))
+                    log.warning("%s has 16-bit colour and is read as 8 bits; TIFF keeps 16", _shown(picture.path))
                     reduced = True
                 shard = shard or _Shard(journal.out, picture.split, journal.count(picture.split))
                 shard.write(picture, content)
@@ -225,7 +225,7 @@ def _write(
             "decoded; the log names them"
         )
     if skipped:
-        log.warning("%d of %d files could not be read and are skipped", skipped, len(pictures))
+        log.warning("%d of %d files could not be read and were skipped", skipped, len(pictures))
 
 
 def _shown(path: Path) -> str:
@@ -238,7 +238,7 @@ def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
         seen[channels] = str(path)
         if len(seen) > 1 and not set(seen) <= {1, 3}:
             found = ", ".join(f"{count} ({printable(name)})" for count, name in sorted(seen.items()))
-            raise InputError(f"images have different channel counts: {found}; pack each kind by itself")
+            raise InputError(f"images have different channel counts: {found}; pack each kind separately")
 
 
 def _encode_all(

@@ -16,13 +16,12 @@ from mimsuite.data.sources import PICTURE_ENDINGS, split_name_of
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
+from mimsuite.words import LABEL_SOURCES, SPLITS
 
 log = logging.getLogger("mimsuite")
 
 _SALT_VAL, _SALT_ORDER, _SALT_GROUP = 1, 2, 3
 _FAR = 2.0  # groups may bring at most this many times the wanted share of val, and at least its inverse
-
-SPLITS = ("train", "val", "test")
 
 
 class SourceImage(NamedTuple):
@@ -103,7 +102,7 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
 
 
 def find_pictures(src: Path) -> list[Path]:
-    """The image files below a folder, sorted by path; hidden files and folders are passed over.
+    """The image files below a folder, sorted by path; hidden files and folders are skipped.
 
     Raises:
         InputError: not a folder that can be read, or no image in it.
@@ -126,7 +125,7 @@ def find_pictures(src: Path) -> list[Path]:
 def _check(choice: Choice) -> None:
     if not 0 <= choice.val_fraction < 1:
         raise InputError(f"val_fraction={choice.val_fraction} is not in [0, 1); use 0.1 for a tenth")
-    if choice.csv is None and choice.labels not in ("auto", "none", "folder"):
+    if choice.csv is None and choice.labels not in LABEL_SOURCES:
         raise InputError(f"labels={choice.labels} is unknown; labels takes auto, folder, none, or a FILE.csv")
     for key, value in (("labels_file", choice.labels_file), ("labels_column", choice.labels_column)):
         if value is not None and choice.csv is None:
@@ -146,7 +145,7 @@ def _folder_labels(
     loose = next((file for file, p in zip(files, below, strict=True) if len(p) == 1), None)
     if labels == "folder" and loose is not None:
         raise InputError(
-            f"labels=folder, but {printable(str(loose))} lies in no class's folder; move it, or use labels=none"
+            f"labels=folder, but {printable(str(loose))} is not in the folder of a class; move it, or use labels=none"
         )
     if labels == "none" or loose is not None or (labels == "auto" and len(names) < 2):
         return [], [None] * len(files)
@@ -259,6 +258,6 @@ def _check_reached(choice: Choice, members: dict[str, Counter[int]], moved: int,
         return
     largest = max((counts.total() / total for counts in members.values()), default=0.0)
     raise InputError(
-        f"val_fraction={wanted} cannot be kept with group_by={choice.group_by}: {len(members)} groups, the largest "
+        f"val_fraction={wanted} cannot be reached with group_by={choice.group_by}: {len(members)} groups, the largest "
         f"with {largest:.0%} of the images; {reached:.1%} was reached; choose another val_fraction, or smaller groups"
     )
