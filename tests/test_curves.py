@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mimsuite.errors import InputError
-from mimsuite.pictures.curves import curves, read_metrics
+from mimsuite.pictures.curves import draw_curves, read_metrics
 
 CSV = "step,train/loss,val/loss,optim/lr\n10,0.9,,0.001\n20,0.8,0.85,0.002\n30,nan,,\n"
 
@@ -46,7 +46,7 @@ def test_curves_of_many_runs_with_odd_names_are_drawn(tmp_path):
     series = read_metrics(tmp_path / "metrics.csv")
     runs = dict.fromkeys(("_hidden", "$x^$", *(f"run {i}" for i in range(9))), series)
     runs["probe"] = {"knn/top1": (np.array([5]), np.array([0.5]))}
-    curves(runs, tmp_path / "out.png")
+    draw_curves(runs, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.size[0] > 1000
         coloured = np.asarray(picture.convert("RGB")).reshape(-1, 3)
@@ -55,8 +55,8 @@ def test_curves_of_many_runs_with_odd_names_are_drawn(tmp_path):
 
 def test_a_line_lies_higher_where_the_value_is_larger(tmp_path):
     series = {"val/psnr": (np.arange(2), np.array([10.0, 20.0]))}
-    curves({"up": series}, tmp_path / "up.png")
-    curves({"down": {"val/psnr": (np.arange(2), np.array([20.0, 10.0]))}}, tmp_path / "down.png")
+    draw_curves({"up": series}, tmp_path / "up.png")
+    draw_curves({"down": {"val/psnr": (np.arange(2), np.array([20.0, 10.0]))}}, tmp_path / "down.png")
     up, down = (np.asarray(Image.open(tmp_path / f"{n}.png").convert("L")) for n in ("up", "down"))
     left = slice(up.shape[1] // 6, up.shape[1] // 3)
 
@@ -69,5 +69,5 @@ def test_a_line_lies_higher_where_the_value_is_larger(tmp_path):
 
 def test_curves_without_a_known_metric_are_refused(tmp_path):
     with pytest.raises(InputError, match="no metric to draw in a"):
-        curves({"a": {"other": (np.arange(2), np.arange(2.0))}}, tmp_path / "out.png")
+        draw_curves({"a": {"other": (np.arange(2), np.arange(2.0))}}, tmp_path / "out.png")
     assert not (tmp_path / "out.png").exists()

@@ -12,7 +12,7 @@ from PIL import Image
 import mimsuite
 from mimsuite import cli
 from mimsuite.errors import InputError
-from mimsuite.pictures.curves import curves, read_metrics
+from mimsuite.pictures.curves import draw_curves, read_metrics
 from mimsuite.settings.plot import name_runs
 
 HEAD = "step,val/loss,val/psnr,train/loss,optim/lr,perf/img_per_s,perf/data_wait,optim/grad_norm\r\n"
@@ -214,7 +214,7 @@ def series(values):
 
 def test_long_names_stay_inside_the_picture(tmp_path):
     odd = ["W" * 300, "a\nb", "byte \udcff", "漢字", "$x^$"]
-    curves({name: series([1, 2]) for name in odd}, tmp_path / "x.png")
+    draw_curves({name: series([1, 2]) for name in odd}, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     legend = pixels[352:]
@@ -228,7 +228,7 @@ def test_the_eighth_run_has_a_marker_where_the_first_has_none(tmp_path):
     away = {"other": (np.arange(2), np.arange(2.0))}
     heights = []
     for place in (0, 7):
-        curves({str(i): values if i == place else away for i in range(8)}, tmp_path / "x.png")
+        draw_curves({str(i): values if i == place else away for i in range(8)}, tmp_path / "x.png")
         with Image.open(tmp_path / "x.png") as picture:
             panel = np.asarray(picture.convert("L"))[20:280, 120:540]
         heights.append(np.sort((panel < 60).sum(0))[-10:].mean())
@@ -237,7 +237,7 @@ def test_the_eighth_run_has_a_marker_where_the_first_has_none(tmp_path):
 
 def test_a_long_noisy_curve_is_drawn_as_its_means(tmp_path):
     noise = np.tile([0.0, 1.0], 5000)
-    curves({"a": series(noise)}, tmp_path / "x.png")
+    draw_curves({"a": series(noise)}, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:
         panel = np.asarray(picture.convert("L"))[5:285, 150:450].astype(int)
     rows = np.nonzero((panel < 140).mean(1) > 0.9)[0]
@@ -248,5 +248,5 @@ def test_a_long_noisy_curve_is_drawn_as_its_means(tmp_path):
 
 def test_values_that_are_not_finite_leave_a_gap(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n0,nan,1\n1,nan,inf\n2,nan,2\n")
-    curves({"a": read_metrics(tmp_path / "metrics.csv")}, tmp_path / "x.png")
+    draw_curves({"a": read_metrics(tmp_path / "metrics.csv")}, tmp_path / "x.png")
     assert BLACK in colours(tmp_path / "x.png")

@@ -16,6 +16,8 @@ from mimsuite.pictures.palette import EMPTY, GRID
 from mimsuite.pictures.text import keep_ends
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 MOST = 100
@@ -57,8 +59,6 @@ def draw_confusion(counts: Tensor, out: Path, names: Sequence[str] | None = None
     Raises:
         InputError: another number of names than classes, or no images.
     """
-    from matplotlib.colors import PowerNorm
-
     names = [keep_ends(name, _LONGEST) for name in _names(len(counts), names)]
     table: NDArray[np.int64] = counts.numpy()
     images = table.sum(1)
@@ -66,44 +66,60 @@ def draw_confusion(counts: Tensor, out: Path, names: Sequence[str] | None = None
         raise InputError("a confusion matrix without images cannot be drawn; check data= and split=")
     shares = table / np.where(images, images, np.nan)[:, None]
     chosen = _worst(shares.diagonal())
-    accuracy = table.trace() / images.sum()
-    title = f"top-1 accuracy {accuracy:.1%} of {images.sum():,} images"
+    title = f"top-1 accuracy {table.trace() / images.sum():.1%} of {images.sum():,} images"
     if len(chosen) < len(counts):
         title += f"; the {len(chosen)} of {len(counts):,} classes with the lowest accuracy"
-    shares, numbered = shares[np.ix_(chosen, chosen)], len(chosen) <= _NUMBERED
+    numbered = len(chosen) <= _NUMBERED
     rows = [f"{names[c]} ({images[c]:,})" if numbered else names[c] for c in chosen]
+    figure = _draw_table(shares[np.ix_(chosen, chosen)], rows, [names[c] for c in chosen], title, numbered=numbered)
+    save_figure(figure, out, bbox_inches="tight", pad_inches=0.15)
 
-    cell, size = (max(44, 240 // len(chosen)), 9) if numbered else (15, 7)
-    side = cell * len(chosen)
-    # Names lie outside; saving makes room for them.
+
+def _draw_table(
+    shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str, *, numbered: bool
+) -> Figure:
+    """Cells with their colours, names and scale; names lie outside of the figure, and saving makes room for them."""
+    from matplotlib.colors import PowerNorm
+
+    cell, size = (max(44, 240 // len(shares)), 9) if numbered else (15, 7)
+    side = cell * len(shares)
     figure = new_figure(side / _INCH, side / _INCH, dpi=_INCH, fitted=False)
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_facecolor(EMPTY)
     # The square root of the share: few images that are taken for another class would be as pale as none.
     image = axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axis.set_xticks(range(len(chosen)), [names[c] for c in chosen], rotation=90, fontsize=size, parse_math=False)
-    axis.set_yticks(range(len(chosen)), rows, fontsize=size, parse_math=False)
+    axis.set_xticks(range(len(shares)), columns, rotation=90, fontsize=size, parse_math=False)
+    axis.set_yticks(range(len(shares)), rows, fontsize=size, parse_math=False)
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class (images)" if numbered else "true class")
     axis.set_title(title, fontsize=11, loc="left")
     tall = min(side, 400) / side
     scale = figure.add_axes((1 + 25 / side, 1 - tall, 16 / side, tall))
-    bar = figure.colorbar(
-        image, cax=scale, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], format="{x:.0%}", label="share of the row"
-    )
+    ticks = [0, 0.01, 0.05, 0.2, 0.5, 1]
+    bar = figure.colorbar(image, cax=scale, ticks=ticks, format="{x:.0%}", label="share of the row")
     bar.outline.set_visible(False)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     if numbered:
-        for (row, column), share in np.ndenumerate(shares):
-            if share >= 0.005:
-                colour = "white" if share > 0.3 else "black"
-                axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size, color=colour)
+        _number_cells(axis, shares, size)
     else:
-        for place in range(10, len(chosen), 10):  # the eye follows a row more easily
-            axis.axhline(place - 0.5, color=GRID, linewidth=0.5)
-            axis.axvline(place - 0.5, color=GRID, linewidth=0.5)
-    save_figure(figure, out, bbox_inches="tight", pad_inches=0.15)
+        _rule(axis, len(shares))
+    return figure
+
+
+def _number_cells(axis: Axes, shares: NDArray[np.float64], size: int) -> None:
+    """Writes the shares from 0.5 per cent on into their cells."""
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005:
+            colour = "white" if share > 0.3 else "black"
+            axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=size, color=colour)
+
+
+def _rule(axis: Axes, classes: int) -> None:
+    """Draws a line after every tenth class: the eye follows a row more easily."""
+    for place in range(10, classes, 10):
+        axis.axhline(place - 0.5, color=GRID, linewidth=0.5)
+        axis.axvline(place - 0.5, color=GRID, linewidth=0.5)
 
 
 def _names(classes: int, names: Sequence[str] | None) -> list[str]:

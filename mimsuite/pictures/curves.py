@@ -84,7 +84,7 @@ _FONT = 16  # pixels: as wide as matplotlib's at 10 points
 _INCH, _KEY, _ROW = 100, 65, 22  # pixels: an inch; in the legend a colour with its gaps, a row
 
 
-def curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None = None) -> None:
+def draw_curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None = None) -> None:
     """Draws metrics of runs against their optimizer steps, and saves a PNG.
 
     Panels are loss, PSNR, accuracy, learning rate, gradient norm, speed and waiting, each there if any run has its

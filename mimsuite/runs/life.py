@@ -211,14 +211,14 @@ def finish(
     task: TrainingTask[S],
 ) -> dict[str, Any]:
     """Writes curves, the task's results and `summary.json`."""
-    from mimsuite.pictures.curves import curves, read_metrics
+    from mimsuite.pictures.curves import draw_curves, read_metrics
 
     code, steps = parts.checkpoints.exit_code, trainer.global_step
     if parts.files is None:
         return {"exit_code": 0}
     spent = {"images": steps * settings.budget.batch, "seconds": round(parts.checkpoints.seconds, 1)}
     folder.pictures.mkdir(exist_ok=True)
-    curves({folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")}, folder.pictures / "curves.png")
+    draw_curves({folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")}, folder.pictures / "curves.png")
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         return folder.summary(task.name, "interrupted", steps, parts.files.last, **spent) | {"exit_code": code}

@@ -13,7 +13,6 @@ from mimsuite import app
 from mimsuite.data.open import open_data
 from mimsuite.data.progress import reported
 from mimsuite.data.storage import write_json
-from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
 from mimsuite.runs.console import speak
 from mimsuite.settings.inspect import FACTS, SHEET, read_inspect
@@ -21,13 +20,6 @@ from mimsuite.settings.inspect import FACTS, SHEET, read_inspect
 log = logging.getLogger("mimsuite")
 
 SHOWN = 20  # faults that are printed
-FAULTS = {
-    "unlabelled": "have no label",
-    "wrong_labels": "have a wrong label",
-    "keys_twice": "have a key that another sample of the split has, too",
-    "keys_not_utf8": "have a key that is not UTF-8",
-    "no_sample": "are not samples: the ending of a file begins at the first dot of its name",
-}
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -43,13 +35,15 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if not faults:
             raise
         return finish(settings.out, {"problems": faults})
+    from mimsuite.data.checks.describe import describe_facts
     from mimsuite.data.checks.inspect import summary
     from mimsuite.data.checks.verify import verify
     from mimsuite.pictures.contact import draw_data
     from mimsuite.pictures.saving import save_image
 
     facts = summary(index)
-    report(facts)
+    for line in describe_facts(facts):
+        log.info("%s", line)
     if settings.verify:
         with reported("verify") as progress:
             facts |= {"problems": [problem._asdict() for problem in verify(index, progress)]}
@@ -90,56 +84,6 @@ def finish(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     write_json(out / FACTS, facts)
     log.info("%s in %s", "contact sheet and numbers" if (out / SHEET).exists() else "the list of faults", out)
     return facts
-
-
-def report(facts: dict[str, Any]) -> None:
-    """The numbers as people read them."""
-    log.info("data      %s, %.1f MB", printable(facts["root"]), facts["bytes"] / 1e6)
-    for name, split in facts["splits"].items():
-        log.info(
-            "%-9s %s images in %d shards; height %s, width %s; kinds %s; %s channels, %s bits; %d of %d broken",
-            *(name, f"{split['samples']:,}", split["shards"], span(split["height"]), span(split["width"])),
-            *(listed(split["kinds"]), listed(split["channels"]), listed(split["bits"])),
-            *(len(split["broken"]), sum(split["kinds"].values())),
-        )
-        for line in split["broken"][:3]:
-            log.info("          broken: %s", line)
-        if split["label_range"]:
-            log.info("          numbers from %g to %g, mean %g", *(split["label_range"][i] for i in (0, 2, 1)))
-        for fault, text in FAULTS.items():
-            if split[fault]["count"]:
-                log.info("          %d %s: %s", split[fault]["count"], text, "; ".join(split[fault]["first"]))
-    log.info("pixels    %d channels %s, median %d x %d", facts["channels"], facts["dtype"], *facts["image_size"])
-    log.info(
-        "mean      %s, std %s (of %d images, chosen by hash, 0 to 1)",
-        *(rounded(facts["mean"]), rounded(facts["std"]), facts["stats_samples"]),
-    )
-    classes = facts["classes"]
-    log.info(
-        "classes   %s",
-        f"{len(classes)}: {', '.join(classes[:8])}{', ...' * (len(classes) > 8)}" if classes else "no names",
-    )
-    same = facts["duplicates"]
-    log.info("copies    %d images are in several splits; %d copies in all", same["across"], same["extra"])
-    for names in same["first"]:
-        log.info("          the same bytes: %s", ", ".join(names))
-
-
-def listed(counts: dict[str, int]) -> str:
-    """The keys, most frequent first, each with its count where there are several."""
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(f"{key} ({count})" for key, count in counts.items()) or "unknown"
-
-
-def span(values: Sequence[int]) -> str:
-    """`[smallest, median, largest]` in short."""
-    return f"{values[0]}" if values and values[0] == values[-1] else "-".join(map(str, values[::2])) or "unknown"
-
-
-def rounded(values: Sequence[float]) -> str:
-    """Statistics with four digits."""
-    return "[" + ", ".join(f"{value:.4f}" for value in values) + "]"
 
 
 if __name__ == "__main__":

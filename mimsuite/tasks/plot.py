@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
-from mimsuite.pictures.curves import Series, curves, read_metrics
+from mimsuite.pictures.curves import Series, draw_curves, read_metrics
 from mimsuite.runs.console import speak
 from mimsuite.settings.plot import read_plot
 
@@ -29,7 +29,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if not runs[name]:
             raise InputError(f"{path} holds no metrics yet; plot again after the first logged step")
     try:
-        curves(runs, settings.out, settings.metrics)
+        draw_curves(runs, settings.out, settings.metrics)
     except OSError as error:
         raise InputError(f"out={settings.out} cannot be written: {error.strerror}; use another out=") from error
     report(runs, settings.metrics or SHOWN)
