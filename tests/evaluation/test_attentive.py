@@ -7,9 +7,9 @@ import torch
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes import attentive
-from mimsuite.evaluation.probes.attentive import AttentiveRecipe, attentive_probe, fit_attentive, judge
-from mimsuite.evaluation.probes.logistic import held_out
-from mimsuite.metrics.scores import task_of
+from mimsuite.evaluation.probes.attentive import AttentiveRecipe, attentive_probe, fit_attentive, score_head
+from mimsuite.evaluation.probes.selection import held_out
+from mimsuite.evaluation.probes.task import task_of
 
 QUICK = AttentiveRecipe(lrs=(1e-3, 1e-2), epochs=8, batch=32)
 
@@ -61,7 +61,9 @@ def test_held_out_figure_is_that_of_a_head_that_never_saw_that_part(found):
     spoilt = train.x.clone()
     spoilt[held] = torch.nan
     head = fit_attentive(spoilt, (~held).nonzero()[:, 0], task, 1e-3, QUICK)
-    assert score_head(head, train.x, held.nonzero()[:, 0], task.train, "classes").metrics["top1"] == found.held_out[1e-3]
+    assert (
+        score_head(head, train.x, held.nonzero()[:, 0], task.train, "classes").metrics["top1"] == found.held_out[1e-3]
+    )
 
 
 def test_head_is_trained_on_all_training_features_and_judged_on_the_test_features(found):

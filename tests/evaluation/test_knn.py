@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features
-from mimsuite.evaluation.probes.knn import knn_metrics, knn_mean, knn_predict
+from mimsuite.evaluation.probes.knn import knn_mean, knn_metrics, knn_predict
 
 
 def blobs(n, seed, dtype=torch.float64):

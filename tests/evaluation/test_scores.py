@@ -66,7 +66,9 @@ def test_a_label_that_no_image_has_is_left_out_of_the_mean():
     got = scores_of(scores, labels, "multilabel")
     assert got.per_class[2].isnan()
     others = [0, 1, 3, 4, 5, 6]
-    assert got.metrics["map"] == pytest.approx(scores_of(scores[:, others], labels[:, others], "multilabel").metrics["map"])
+    assert got.metrics["map"] == pytest.approx(
+        scores_of(scores[:, others], labels[:, others], "multilabel").metrics["map"]
+    )
 
 
 def test_regression_equals_scikit_learn():
