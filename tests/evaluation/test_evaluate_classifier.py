@@ -125,7 +125,7 @@ def test_losses_of_each_kind():
     )
 
 
-def test_images_that_cannot_be_decoded_are_left_out_and_named(index, tmp_path, caplog):
+def test_undecodable_images_are_skipped_and_named(index, tmp_path, caplog):
     broken = write(tmp_path / "shards", {BROKEN})
     _, labels, _ = pixels_of(index)
     found = run(broken, labels)
@@ -138,7 +138,7 @@ def test_images_that_cannot_be_decoded_are_left_out_and_named(index, tmp_path, c
     assert int(found.scores.confusion.sum()) == COUNT - 1
     pixels, labels, _ = pixels_of(index)
     assert found.loss == pytest.approx(float(F.cross_entropy(network(pixels[kept]), labels[kept])), rel=1e-5)
-    assert "left out  1 images that cannot be decoded: k04 in" in caplog.text
+    assert "bad       skipped 1 undecodable images: k04 in" in caplog.text
 
 
 def test_a_split_without_a_sound_image_is_refused(index, tmp_path):
@@ -164,10 +164,10 @@ def test_labels_become_tensors():
     assert torch.equal(label_tensor([2, 0.5], "regression", 1), torch.tensor([[2.0], [0.5]]))
 
 
-def test_a_verdict_is_negative_where_nothing_is_wrong():
+def test_an_error_is_negative_where_nothing_is_wrong():
     sets = answer(torch.tensor([[2.0, -2.0], [2.0, 2.0]]), torch.tensor([[1.0, 0], [1, 0]]), "multilabel")
-    assert (sets.wrong >= 0).tolist() == [False, True]
+    assert (sets.error >= 0).tolist() == [False, True]
     numbers = answer(torch.tensor([[2.0], [1.0]]), torch.tensor([[2.0], [3.0]]), "regression")
-    assert numbers.wrong.tolist() == [-1, 2]
+    assert numbers.error.tolist() == [-1, 2]
     classes = answer(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]), "classes")
-    assert (classes.wrong >= 0).tolist() == [False, True]
+    assert (classes.error >= 0).tolist() == [False, True]

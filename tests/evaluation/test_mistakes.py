@@ -109,7 +109,7 @@ def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(clas
 
 def test_without_mistakes_and_with_too_many_classes_there_are_no_pictures(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("mimsuite.metrics.scores.MOST_CONFUSED", 2)
-    monkeypatch.setattr("mimsuite.evaluation.judging.predictions.MOST_CONFUSED", 2)
+    monkeypatch.setattr("mimsuite.evaluation.judging.report.MOST_CONFUSED", 2)
     caplog.set_level("INFO", "mimsuite")
     right = evaluated(torch.eye(3), torch.arange(3), "classes")
     assert write_report(tmp_path, right, "classes", NAMES, pictures=24, split="val", images=None) == 0
