@@ -35,15 +35,16 @@ from sklearn.preprocessing import StandardScaler
 from mimsuite.config.folder import conf_dir
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
-from mimsuite.evaluation.features.views import Features, View, pooled
-from mimsuite.evaluation.probes.linear import Recipe, fit_heads, probe_matrix
+from mimsuite.evaluation.features.views import Features, pooled
+from mimsuite.evaluation.probes.linear import fit_heads, probe_matrix
 from mimsuite.evaluation.probes.logistic import linear_probe
+from mimsuite.evaluation.probes.measure import read_features
+from mimsuite.evaluation.probes.task import LabelTask
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.scores import Task
 from mimsuite.models import ViTConfig, ViTModel
-from mimsuite.models.load import config_of, load_encoder
 from mimsuite.settings.machine import auto_workers
-from mimsuite.tasks import probe
+from mimsuite.settings.probe import LinearRecipe, read_probe, read_recipe
+from mimsuite.settings.views import View
 
 DATA = Path(__file__).resolve().parents[2] / "shared/data"
 TRAIN, TEST, WIDTH, CLASSES = 7000, 2500, 192, 10
@@ -76,9 +77,9 @@ def config(**values: object) -> DictConfig:
         return compose("probe", [f"{k}={v}" for k, v in values.items()])
 
 
-def fast() -> Recipe:
+def fast() -> LinearRecipe:
     """The default recipe."""
-    return Recipe(**probe.recipe_of(config(init="x", out="x").preset))
+    return read_recipe(config(init="x", out="x"))
 
 
 def random_features(n: int, seed: int) -> dict[View, Features]:
@@ -111,7 +112,7 @@ def heads(rounds: int, device: str) -> None:
     one = replace(sixty, norms=("batchnorm",), lrs=(0.1,))
     labels = train[first].labels
     assert labels is not None
-    task, everything = Task("classes", CLASSES, labels, labels), torch.ones(TRAIN, dtype=torch.bool)
+    task, everything = LabelTask("classes", CLASSES, labels, labels), torch.ones(TRAIN, dtype=torch.bool)
     xs = {view: features.x for view, features in train.items()}
     alone = {first: xs[first]}
     found = medians(
@@ -165,7 +166,7 @@ def epochs(rounds: int, device: str) -> None:
     first = next(iter(train))
     labels = train[first].labels
     assert labels is not None
-    task, everything = Task("classes", CLASSES, labels, labels), torch.ones(TRAIN, dtype=torch.bool)
+    task, everything = LabelTask("classes", CLASSES, labels, labels), torch.ones(TRAIN, dtype=torch.bool)
     recipe = replace(fast(), norms=("batchnorm",), lrs=(0.1,), epochs=90)
     found = medians(
         rounds,
@@ -183,9 +184,9 @@ def epochs(rounds: int, device: str) -> None:
 
 def agreement(init: str, data: str, image_size: str) -> None:
     """Our chosen head beside L-BFGS on the same features."""
-    plan = probe.decide(config(init=f"'{init}'", data=f"'{data}'", out="x", image_size=image_size, baselines="false"))
-    encoder = load_encoder(plan.weights, config_of(plan.weights), plan.image_size)
-    train, test = probe.read(plan, encoder, probe.wanted_views(plan))
+    keys = {"init": f"'{init}'", "data": f"'{data}'", "out": "x", "image_size": image_size, "baselines": "false"}
+    (compared,) = read_features(read_probe(config(**keys)), "cpu")
+    train, test = ({v: part.features(v) for v in compared.views} for part in (compared.train, compared.test))
     began = time.perf_counter()
     found = probe_matrix(train, test, fast())
     seconds, view = time.perf_counter() - began, found.best.view
@@ -196,7 +197,7 @@ def agreement(init: str, data: str, image_size: str) -> None:
     assert y is not None
     assert z is not None
     theirs = LogisticRegression(C=1 / (exact.strength * len(y)), max_iter=2000).fit(x, y.numpy())
-    top1 = found.worth.figures["top1"]
+    top1 = found.scores.metrics["top1"]
     print(
         f"{Path(data).name}, {init}: best of {len(found.held_out)} heads {view}, {found.best.norm}, {found.best.lr:g}"
     )

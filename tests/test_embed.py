@@ -14,6 +14,7 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import Selection
 from mimsuite.data.open import EMBEDDED, open_index
 from mimsuite.errors import InputError
+from mimsuite.evaluation.features.tables import write_table
 from mimsuite.models import (
     BitConfig,
     BitForImageClassification,
@@ -23,7 +24,7 @@ from mimsuite.models import (
     ViTForMaskedImageModeling,
 )
 from mimsuite.pictures.maps import draw_map, principal_plane
-from mimsuite.tasks import embed as task
+from mimsuite.settings import embed as settings_module
 
 MODELS = {
     "vit": lambda: ViTForMaskedImageModeling(
@@ -122,7 +123,7 @@ def test_layer_and_pool_are_obeyed(folders, photos, tmp_path):
 def test_tables_of_other_labels(tmp_path, labels):
     x, keys = np.ones((2, 3), dtype=np.float32), ["a", "b\udcff"]
     for ending in ("npz", "parquet", "csv"):
-        task.write(tmp_path / f"x.{ending}", x, labels, keys)
+        write_table(tmp_path / f"x.{ending}", x, labels, keys)
     assert ("labels" in np.load(tmp_path / "x.npz").files) == (labels is not None)
     table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
     assert table.column_names == ["keys", *["labels"] * (labels is not None), "features"]
@@ -152,7 +153,7 @@ def test_data_without_labels_or_test_split_is_embedded_whole(folders, tmp_path):
         ({"pool": "cls"}, "bit", "layer 3 of this encoder has no class token; use pool=mean"),
         ({"pool": "both", "layer": 1}, "cvt", "layer 1 of this encoder has no class token; use layer=3 or pool=mean"),
         ({"pool": "max"}, "vit", "pool=max is unknown; pool takes mean, cls, both"),
-        ({"map": "x.jpg"}, "vit", r"map=x.jpg is no .png.*map=x.png; map=false draws none"),
+        ({"map": "x.jpg"}, "vit", r"map=x.jpg does not end in .png; use map=x.png; map=false draws none"),
         ({"split": "other"}, "vit", "split=other is not in"),
     ],
 )
@@ -181,7 +182,7 @@ def test_what_is_there_is_replaced_only_on_demand(folders, photos, tmp_path, nam
 
 
 def test_a_parquet_without_pyarrow_names_the_fix(folders, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(task, "find_spec", lambda name: None)
+    monkeypatch.setattr(settings_module, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'needs pyarrow.*pip install "mimsuite\[parquet\]", or use out=.*x.npz'):
         embed(folders, photos, tmp_path / "x.parquet")
 

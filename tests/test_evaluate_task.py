@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from coloured import NAMES, as_json, write_shards
-from mimsuite.evaluation.judging.trained import is_masked
 from omegaconf import OmegaConf
 from PIL import Image
 from torch.nn import functional as F
@@ -35,6 +34,7 @@ from mimsuite.models import (
     ViTModel,
 )
 from mimsuite.models.load import config_of, load_encoder, normalizer_of, trained_model
+from mimsuite.settings.trained import is_masked
 from mimsuite.weights.init import Weights, find_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,7 +23,8 @@ from mimsuite.evaluation.features.views import pooled
 from mimsuite.evaluation.probes.saved_head import load_head
 from mimsuite.models import BitConfig, BitForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 from mimsuite.models.load import config_of, load_encoder
-from mimsuite.tasks.probe import decide, numbered, pooled_views
+from mimsuite.settings.probe import read_probe
+from mimsuite.settings.views import choose_views, read_layers
 from mimsuite.weights.init import find_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -160,7 +161,7 @@ def test_damaged_heads_are_refused(plain, tmp_path):
         load_head(tmp_path)
     content = json.loads((plain[0] / "head.json").read_text())
     (tmp_path / "head.json").write_text(json.dumps(content | {"pool": "sum"}))
-    with pytest.raises(InputError, match="names no pooling or no kind"):
+    with pytest.raises(InputError, match="names no known pooling or no known kind"):
         load_head(tmp_path)
     (tmp_path / "head.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="cannot be read"):
@@ -199,11 +200,14 @@ BAD = [
     ({"layers": "[3]"}, r"layers=\[3\]: this encoder's layers are 1 to 2"),
     ({"layers": "first"}, "layers=first is unknown; layers takes last, middle, quarters, all"),
     ({"pool": "max"}, "pool=max is unknown; pool takes mean, cls, both"),
-    ({"shots": "[0]"}, r"shots=\[0\] is no list of whole numbers from 1"),
-    ({"preset.lrs": "[0.1,-1]"}, r"preset.lrs=\[0.1, -1\] is no list of numbers above 0"),
+    ({"shots": "[0]"}, r"shots=\[0\] is not a list of whole numbers from 1"),
+    ({"preset.lrs": "[0.1,-1]"}, r"preset.lrs=\[0.1, -1\] is not a list of numbers above 0"),
     ({"preset.norms": "[batch]"}, r"preset.norms=\['batch'\] is unknown"),
-    ({"preset.optimizer": "adam"}, "preset.optimizer=adam is unknown; it takes newton, sgd, lars"),
-    ({"preset.warmup": "10"}, "preset.warmup=10 is no number of epochs from 0 to below preset.epochs=10"),
+    ({"preset.optimizer": "adam"}, "preset.optimizer=adam is unknown; preset.optimizer takes newton, sgd, lars"),
+    (
+        {"preset.warmup": "10"},
+        "preset.warmup=10 is not a number from 0 to below 10; use a number of epochs below preset.epochs",
+    ),
     ({"preset.epochs": "0"}, "preset.epochs=0 is not a whole number"),
     ({"attentive": "1"}, "attentive=1 is not true or false"),
     ({"devices": "0"}, "devices=0 is not a whole number"),
@@ -215,7 +219,7 @@ BAD = [
 )
 def test_bad_values_are_refused_in_one_line(values, message, model, shards):
     with pytest.raises(InputError, match=message) as caught:
-        decide(config(init=str(model), data=str(shards), out="x", **values))
+        read_probe(config(init=str(model), data=str(shards), out="x", **values))
     assert "\n" not in str(caught.value)
 
 
@@ -223,9 +227,9 @@ def test_an_encoder_without_class_token_takes_the_mean(shards, tmp_path):
     small = BitConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_groups=4, encoder_stride=8)
     BitForMaskedImageModeling(small).save_pretrained(tmp_path)
     keys = {"init": str(tmp_path), "data": str(shards), "out": "x", "image_size": 16}
-    assert decide(config(**keys)).views == ((1, "mean"), (2, "mean"))
+    assert read_probe(config(**keys)).views == ((1, "mean"), (2, "mean"))
     with pytest.raises(InputError, match="pool=cls, but layer 1 of this encoder has no class token; use pool=mean"):
-        decide(config(**keys, pool="cls"))
+        read_probe(config(**keys, pool="cls"))
 
 
 @pytest.mark.parametrize(
@@ -233,19 +237,19 @@ def test_an_encoder_without_class_token_takes_the_mean(shards, tmp_path):
     [("last", [12]), ("middle", [6]), ("quarters", [3, 6, 9, 12]), ("all", list(range(1, 13))), ([9, 2], [2, 9])],
 )
 def test_layers_have_names(value, layers):
-    assert numbered(value, 12) == layers
+    assert read_layers(value, 12) == layers
 
 
 def test_few_layers_are_few_quarters():
-    assert [numbered("quarters", n) for n in (1, 2, 3, 4)] == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
+    assert [read_layers("quarters", n) for n in (1, 2, 3, 4)] == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
 
 
 def test_class_tokens_are_taken_where_they_are():
     tokens = [False, False, True]
-    assert pooled_views([1, 3], [], tokens, chosen=False) == ((1, "mean"), (3, "mean"), (3, "cls"))
-    assert pooled_views([1, 2, 3], ["cls"], tokens, chosen=False) == ((3, "cls"),)
+    assert choose_views([1, 3], [], tokens, chosen=False) == ((1, "mean"), (3, "mean"), (3, "cls"))
+    assert choose_views([1, 2, 3], ["cls"], tokens, chosen=False) == ((3, "cls"),)
     with pytest.raises(InputError, match="layer 1"):
-        pooled_views([1, 3], ["cls"], tokens, chosen=True)
+        choose_views([1, 3], ["cls"], tokens, chosen=True)
 
 
 @pytest.mark.parametrize(
@@ -257,14 +261,14 @@ def test_class_tokens_are_taken_where_they_are():
     ],
 )
 def test_presets(preset, expected, model, shards):
-    plan = decide(config(init=str(model), data=str(shards), out="x", preset=preset))
-    assert {k: plan.recipe[k] for k in expected} == expected
+    settings = read_probe(config(init=str(model), data=str(shards), out="x", preset=preset))
+    assert {k: getattr(settings.recipe, k) for k in expected} == expected
     both = {"mae": ((2, "mean"), (2, "cls")), "simmim": ((1, "mean"),)}
-    assert plan.views == both.get(preset, ((1, "mean"), (1, "cls"), (2, "mean"), (2, "cls")))
+    assert settings.views == both.get(preset, ((1, "mean"), (1, "cls"), (2, "mean"), (2, "cls")))
 
 
 def test_a_presets_value_can_be_changed_and_a_key_wins_over_it(model, shards):
     changes = {"preset": "mae", "preset.epochs": 30, "layers": "[1]", "pool": "both"}
-    plan = decide(config(init=str(model), data=str(shards), out="x", **changes))
-    assert (plan.recipe["epochs"], plan.views, plan.knn_view) == (30, ((1, "both"),), (2, "both"))
-    assert math.isclose(plan.recipe["warmup"], 10)
+    settings = read_probe(config(init=str(model), data=str(shards), out="x", **changes))
+    assert (settings.recipe.epochs, settings.views, settings.knn_view) == (30, ((1, "both"),), (2, "both"))
+    assert math.isclose(settings.recipe.warmup, 10)

@@ -7,9 +7,9 @@ import torch
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes import attentive
-from mimsuite.evaluation.probes.attentive import AttentiveRecipe, attentive_probe, fit_attentive
-from mimsuite.evaluation.probes.logistic import held_out
-from mimsuite.metrics.scores import task_of
+from mimsuite.evaluation.probes.attentive import AttentiveRecipe, attentive_probe, fit_attentive, score_head
+from mimsuite.evaluation.probes.selection import held_out
+from mimsuite.evaluation.probes.task import task_of
 
 QUICK = AttentiveRecipe(lrs=(1e-3, 1e-2), epochs=8, batch=32)
 

@@ -18,6 +18,7 @@ import tifffile
 import torch
 from PIL import Image
 from torch import distributed, nn
+from torch.nn import functional as F
 
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import Selection
@@ -25,9 +26,10 @@ from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features import passes as feature_pass
-from mimsuite.evaluation.features.passes import FeaturePass, share
+from mimsuite.evaluation.features.passes import FeaturePass, pixel_pass, share
+from mimsuite.evaluation.features.pixels import PIXELS
 from mimsuite.evaluation.features.stored import StoredFeatures
-from mimsuite.evaluation.features.views import View, check_comparable, evaluation_mode
+from mimsuite.evaluation.features.views import check_comparable, evaluation_mode
 from mimsuite.masked.normalization import Normalize
 from mimsuite.models import (
     BitConfig,
@@ -37,6 +39,7 @@ from mimsuite.models import (
     ViTConfig,
     ViTForMaskedImageModeling,
 )
+from mimsuite.settings.views import View
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -358,7 +361,7 @@ def test_augmented_copies_follow_the_clean_images_and_repeat(tmp_path, index):
     check_comparable(found, clean)
 
 
-def test_images_that_cannot_be_decoded_are_left_out(tmp_path, shards, caplog):
+def test_undecodable_images_are_skipped(tmp_path, shards, caplog):
     view = View(3, "mean")
     shutil.copytree(shards, tmp_path / "copy")
     index = open_index(str(tmp_path / "copy"))
@@ -373,7 +376,7 @@ def test_images_that_cannot_be_decoded_are_left_out(tmp_path, shards, caplog):
     found, before = left.features(view), whole.features(view)
     torch.testing.assert_close(found.x[: COUNT - 1], before.x[others], atol=2e-3, rtol=2e-3)
     assert torch.equal(found.labels, before.labels[others].repeat(2))
-    assert f"left out 1 images that cannot be decoded: {whole.keys[3]}" in caplog.text
+    assert f"skipped 1 undecodable images: {whole.keys[3]}" in caplog.text
 
 
 def test_data_without_labels_gives_features_without_labels(tmp_path):
@@ -381,6 +384,21 @@ def test_data_without_labels_gives_features_without_labels(tmp_path):
     pack(tmp_path / "photos", tmp_path / "shards", labels="none")
     stored = made(tmp_path / "c").read(open_index(str(tmp_path / "shards")), TRAIN, [View(1, "mean")])
     assert stored.features(View(1, "mean")).labels is None
+
+
+def test_images_themselves_are_stored_in_the_same_place_and_used_again(index, never, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    how = {"size": 4, "batch": BATCH, "workers": 0}
+    stored = pixel_pass(index, (16, 16), **how).read(index, TRAIN, [PIXELS])
+    images = all_images(index).images.float()
+    expected = F.interpolate(images, (4, 4), mode="bilinear", antialias=True, align_corners=False).flatten(1) / 255
+    found = stored.features(PIXELS)
+    assert torch.equal(found.x, expected)
+    assert stored.folder.parent == tmp_path / "mimsuite" / "features"
+    other = pixel_pass(index, (16, 16), **how | {"size": 2}).read(index, TRAIN, [PIXELS])
+    assert other.folder != stored.folder
+    never()
+    assert torch.equal(pixel_pass(index, (16, 16), **how).read(index, TRAIN, [PIXELS]).features(PIXELS).x, found.x)
 
 
 def test_a_grid_is_read_where_it_lies(tmp_path, index):

@@ -113,10 +113,10 @@ def test_figures_of_label_sets_are_the_mean_average_precision_of_the_means():
     assert got == {5: {"map": pytest.approx(expected, abs=1e-6)}}
 
 
-def test_a_k_above_the_training_images_is_left_out_with_a_line(caplog):
+def test_a_k_above_the_training_images_is_skipped_with_a_line(caplog):
     x, y = blobs(12, 0, torch.float32)
     with caplog.at_level("INFO", "mimsuite"):
         assert list(knn_metrics(features(x, y), features(x, y), ks=(1, 10, 12, 20))) == [1, 10, 12]
-    assert "k=20 left out: there are 12 training images" in caplog.text
+    assert "k=20 skipped: there are only 12 training images" in caplog.text
     with pytest.raises(InputError, match="k=20 neighbours of 12 training images"):
         knn_metrics(features(x, y), features(x, y), ks=(20, 30))

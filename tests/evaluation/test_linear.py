@@ -11,15 +11,17 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.features.views import Features, View
+from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes import linear
-from mimsuite.evaluation.probes.linear import LinearHead, Recipe, Trial, choose, fit_heads, pace, probe_matrix
-from mimsuite.evaluation.probes.logistic import held_out
-from mimsuite.metrics.scores import LabelTask
+from mimsuite.evaluation.probes.linear import LinearHead, Trial, fit_heads, pace, probe_matrix
+from mimsuite.evaluation.probes.selection import best_of, held_out
+from mimsuite.evaluation.probes.task import LabelTask
+from mimsuite.settings.probe import LinearRecipe
+from mimsuite.settings.views import View
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FAST = Recipe(("batchnorm", "layernorm", "none"), (0.03, 0.3), 10, 128, "newton")
+FAST = LinearRecipe(("batchnorm", "layernorm", "none"), (0.03, 0.3), 10, 128, "newton")
 A, B, WIDE = View(1, "mean"), View(2, "mean"), View(2, "both")
 
 
@@ -55,7 +57,7 @@ def of_classes(features, outputs=6):
 
 
 def one(norm="none", lr=0.3, **changes):
-    return Recipe((norm,), (lr,), **({"epochs": 3, "batch": 32, "optimizer": "sgd"} | changes))
+    return LinearRecipe((norm,), (lr,), **({"epochs": 3, "batch": 32, "optimizer": "sgd"} | changes))
 
 
 def test_newton_agrees_with_scikit_learn_without_penalty_where_sgd_does_not():
@@ -160,15 +162,15 @@ def test_test_features_change_neither_choice_nor_head():
 
 def test_the_first_of_equals_wins_and_a_diverged_head_never():
     trials = [Trial(A, "none", lr) for lr in (0.1, 0.2, 0.3)]
-    assert choose(dict(zip(trials, (math.nan, 0.5, 0.5), strict=True))) == trials[1]
+    assert best_of(dict(zip(trials, (math.nan, 0.5, 0.5), strict=True))) == trials[1]
     with pytest.raises(RunError, match="all 3 heads diverged; use smaller learning rates"):
-        choose(dict.fromkeys(trials, math.nan))
+        best_of(dict.fromkeys(trials, math.nan))
 
 
 def test_a_head_that_diverges_is_nan_in_the_table():
     train, test = made(200, 0), made(100, 1)
     numbers = [f._replace(labels=f.x[:, :1].clone()) for f in (train, test)]
-    recipe = Recipe(("none",), (1e-2, 1e9), 5, 32)
+    recipe = LinearRecipe(("none",), (1e-2, 1e9), 5, 32)
     found = probe_matrix({A: numbers[0]}, {A: numbers[1]}, recipe)
     assert math.isnan(found.held_out[Trial(A, "none", 1e9)])
     assert found.best.lr == 1e-2

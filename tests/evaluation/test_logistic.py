@@ -13,10 +13,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features.views import Features, raw_pixel_features
+from mimsuite.evaluation.features.pixels import PixelLayer
+from mimsuite.evaluation.features.views import Features, pooled
 from mimsuite.evaluation.probes import logistic
 from mimsuite.evaluation.probes.logistic import accuracy, fit_linear, linear_probe
-from mimsuite.types import Batch
+from mimsuite.evaluation.probes.selection import held_out
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,18 +102,18 @@ def test_search_sees_only_the_part_that_is_not_held_out(monkeypatch):
 
     monkeypatch.setattr(logistic, "fit_linear", spy)
     linear_probe(train, made(100, 1), strengths=(0.1, 0.01))
-    held = logistic.held_out(train.labels, train.ids)
+    held = held_out(train.labels, train.ids)
     assert seen == [int((~held).sum())] * 2 + [300]
 
 
 def test_held_out_part_is_a_fifth_of_every_class_and_follows_the_ids_not_the_order():
     train = made(300, 0)
-    held = logistic.held_out(train.labels, train.ids)
+    held = held_out(train.labels, train.ids)
     for label in range(6):
         assert held[train.labels == label].sum() == round(0.2 * int((train.labels == label).sum()))
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(logistic.held_out(train.labels[order], train.ids[order]), held[order])
-    assert not torch.equal(logistic.held_out(train.labels, train.ids + 1), held)
+    assert torch.equal(held_out(train.labels[order], train.ids[order]), held[order])
+    assert not torch.equal(held_out(train.labels, train.ids + 1), held)
 
 
 def test_statistics_are_those_of_the_training_features():
@@ -171,14 +172,16 @@ def imagenette(split):
                 picture.draft("RGB", (56, 56))  # decodes a quarter of each side, much faster
                 images.append(torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))
         ids = torch.arange(len(labels)) + 10_000 * int(shard.stem[-6:])
-        yield Batch(torch.stack(images), ids, None, torch.tensor(labels), [])
+        (shrunk,) = PixelLayer(8, 255).forward_layers(torch.stack(images).float(), [0])
+        yield pooled(shrunk, "mean"), torch.tensor(labels), ids
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not IMAGENETTE.exists(), reason=f"needs {IMAGENETTE.name} beside the repository")
 def test_pixels_of_imagenette_reach_the_known_accuracy_and_that_of_scikit_learn():
     """The data's page says 40.7 % for logistic regression on 8 x 8 pixels, penalty and resize unnamed."""
-    train, test = raw_pixel_features(imagenette("train")), raw_pixel_features(imagenette("test"))
+    parts = (map(torch.cat, zip(*imagenette(split), strict=True)) for split in ("train", "test"))
+    train, test = (Features(*part, "pixels") for part in parts)
     result = linear_probe(train, test)
     scaler, theirs = oracle(train, result.strength, tol=1e-4)
     expected = theirs.score(scaler.transform(test.x.double().numpy()), test.labels.numpy())

@@ -8,32 +8,32 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from mimsuite.evaluation.judging.predictions import images_of, report, said_of, worst, write_predictions
 
 from mimsuite.data.open import open_index
 from mimsuite.errors import InputError
-from mimsuite.evaluation.judging.classifier import Evaluation, verdict
+from mimsuite.evaluation.judging.classifier import Evaluation, answer
+from mimsuite.evaluation.judging.report import caption_of, images_of, worst, write_predictions, write_report
 from mimsuite.metrics.scores import scores_of
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
 
 NAMES = ["cat", "dog", "cow"]
 
 
-def judged(scores, labels, kind):
+def evaluated(scores, labels, kind):
     return Evaluation(
         scores_of(scores, labels, kind),
         0.0,
         torch.arange(len(labels)) + 10,
         [f"k{i}" for i in range(len(labels))],
         labels,
-        verdict(scores, labels, kind),
+        answer(scores, labels, kind),
     )
 
 
 @pytest.fixture(scope="module")
 def classes():
     scores = torch.tensor([[3.0, 0, 0], [0, 1, 0], [0, 5, 0], [2, 0, 0]])
-    return judged(scores, torch.tensor([0, 2, 0, 2]), "classes")
+    return evaluated(scores, torch.tensor([0, 2, 0, 2]), "classes")
 
 
 def rows(path):
@@ -50,10 +50,10 @@ def test_the_worst_are_those_with_the_most_confidence_in_a_wrong_class(classes):
 
 def test_texts_name_the_truth_and_the_prediction_with_their_probabilities(classes):
     e = np.exp
-    true, predicted = said_of(classes, 2, "classes", NAMES)
+    true, predicted = caption_of(classes, 2, "classes", NAMES)
     assert true == ("cat", f"{1 / (2 + e(5)):.2f}")
     assert predicted == ("dog", f"{e(5) / (2 + e(5)):.2f}")
-    assert said_of(classes, 2, "classes", None).predicted[0] == "1"
+    assert caption_of(classes, 2, "classes", None).predicted[0] == "1"
 
 
 def test_predictions_have_a_line_per_image(classes, tmp_path):
@@ -68,21 +68,21 @@ def test_predictions_have_a_line_per_image(classes, tmp_path):
 
 def test_of_label_sets_the_label_that_is_farthest_from_the_truth_counts(tmp_path):
     scores = torch.tensor([[4.0, -4, -4], [3, -1, 2], [-6, 0.5, -1]])
-    found = judged(scores, torch.tensor([[1.0, 0, 0], [0, 0, 1], [1, 1, 0]]), "multilabel")
+    found = evaluated(scores, torch.tensor([[1.0, 0, 0], [0, 0, 1], [1, 1, 0]]), "multilabel")
     order, mistakes = worst(found, 24)
     assert (order.tolist(), mistakes) == ([2, 1], 2)
-    assert said_of(found, 2, "multilabel", NAMES) == (("cat: present", ""), ("absent", "0.00"))
-    assert said_of(found, 1, "multilabel", NAMES) == (("cat: absent", ""), ("present", "0.95"))
+    assert caption_of(found, 2, "multilabel", NAMES) == (("cat: present", ""), ("absent", "0.00"))
+    assert caption_of(found, 1, "multilabel", NAMES) == (("cat: absent", ""), ("present", "0.95"))
     write_predictions(tmp_path / "p.csv", found, "multilabel", NAMES)
     lines = [(r["labels"], r["predicted"], r["most_wrong"]) for r in rows(tmp_path / "p.csv")]
     assert lines[1:] == [("cow", "cat|cow", "cat"), ("cat|dog", "dog", "cat")]
 
 
 def test_of_numbers_the_largest_errors_are_the_worst(tmp_path):
-    found = judged(torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.5]]), "regression")
+    found = evaluated(torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.5]]), "regression")
     order, mistakes = worst(found, 24)
     assert (order.tolist(), mistakes) == ([1, 2], 2)
-    assert said_of(found, 1, "regression", None) == (("true", "2"), ("predicted", "5"))
+    assert caption_of(found, 1, "regression", None) == (("true", "2"), ("predicted", "5"))
     write_predictions(tmp_path / "p.csv", found, "regression", None)
     assert [float(r["error"]) for r in rows(tmp_path / "p.csv")] == [0, 3, -1.5]
 
@@ -94,7 +94,7 @@ def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(clas
         asked.append(numbers.tolist())
         return [np.zeros((8, 8, 3), np.uint8)] * len(numbers)
 
-    assert report(tmp_path, classes, "classes", NAMES, pictures=2, what="val", images=images) == 3
+    assert write_report(tmp_path, classes, "classes", NAMES, pictures=2, split="val", images=images) == 3
     assert asked == [[12, 13]]
     assert {p.name for p in tmp_path.iterdir()} == {
         *("predictions.csv", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.png")
@@ -109,10 +109,10 @@ def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(clas
 
 def test_without_mistakes_and_with_too_many_classes_there_are_no_pictures(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("mimsuite.metrics.scores.MOST_CONFUSED", 2)
-    monkeypatch.setattr("mimsuite.evaluation.judging.predictions.MOST_CONFUSED", 2)
+    monkeypatch.setattr("mimsuite.evaluation.judging.report.MOST_CONFUSED", 2)
     caplog.set_level("INFO", "mimsuite")
-    right = judged(torch.eye(3), torch.arange(3), "classes")
-    assert report(tmp_path, right, "classes", NAMES, pictures=24, what="val", images=None) == 0
+    right = evaluated(torch.eye(3), torch.arange(3), "classes")
+    assert write_report(tmp_path, right, "classes", NAMES, pictures=24, split="val", images=None) == 0
     assert {p.name for p in tmp_path.iterdir()} == {"predictions.csv", "per_class.csv"}
     assert [record.getMessage() for record in caplog.records] == [
         "no confusion matrix: there are more than 2 classes",

@@ -27,7 +27,16 @@ from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.exchange import from_first, gathered, place
 from mimsuite.evaluation.features.pixels import PixelLayer
-from mimsuite.evaluation.features.stored import Rows, StoredFeatures, describe, open_stored, publish, temporary, written
+from mimsuite.evaluation.features.stored import (
+    Rows,
+    StoredFeatures,
+    describe,
+    open_stored,
+    publish,
+    row_type,
+    temporary,
+    written,
+)
 from mimsuite.evaluation.features.views import evaluation_mode, fingerprint, pooled
 from mimsuite.masked.normalization import Normalize
 from mimsuite.models.load import normalizer
@@ -191,7 +200,7 @@ class FeaturePass:
 
     def _encoded(
         self, index: DataIndex, samples: Samples, views: Sequence[View], augmented: int, seed: int, labelled: bool
-    ) -> Iterator[tuple[int, Batch, dict[View, NDArray[np.float16]]]]:
+    ) -> Iterator[tuple[int, Batch, dict[View, NDArray[Any]]]]:
         """Number of the copy, batch and views of it, batch by batch."""
         encoder = self.encoder
         assert isinstance(encoder, Layers)
@@ -210,7 +219,7 @@ class FeaturePass:
             for batch in loader:
                 pixels = self.normalize(batch.images.to(self.device, non_blocking=True))
                 maps = dict(zip(layers, encoder.forward_layers(pixels, layers), strict=True))
-                yield copy, batch, {v: _half(pooled(maps[v.layer], v.pool), v, batch) for v in views}
+                yield copy, batch, {v: _rows(pooled(maps[v.layer], v.pool), v, batch) for v in views}
 
 
 @dataclass
@@ -256,9 +265,9 @@ def data_words(index: DataIndex, part: Selection) -> str:
     return f"{part} {index.channels} {index.dtype} {shards}"
 
 
-def _half(values: Tensor, view: View, batch: Batch) -> NDArray[np.float16]:
-    """Features of a batch in float16, where they fit."""
-    half: NDArray[np.float16] = values.half().cpu().numpy()
+def _rows(values: Tensor, view: View, batch: Batch) -> NDArray[Any]:
+    """Features of a batch in the type in which they are stored, where they fit."""
+    half: NDArray[Any] = (values.half() if row_type(view) == np.float16 else values.float()).cpu().numpy()
     good = np.isfinite(half).reshape(len(half), -1).all(1)
     if not good.all():
         finite = bool(values.isfinite().all())
@@ -352,9 +361,9 @@ def pixel_pass(index: DataIndex, image_size: tuple[int, int], *, size: int, batc
     """
     maximum = 65535 if index.dtype == "uint16" else 255
     return FeaturePass(
-        encoder=PixelLayer(size),
-        model=f"{size}x{size} pixels",
-        normalize=Normalize((0.0,) * index.channels, (1.0,) * index.channels, maximum),
+        encoder=PixelLayer(size, maximum),
+        model=f"{size}x{size} pixels of {maximum}",
+        normalize=Normalize((0.0,) * index.channels, (1.0,) * index.channels, 1),
         image_size=image_size,
         device="cpu",
         batch=batch,

@@ -1,4 +1,4 @@
-"""Features on disk: a folder of float16 arrays, one file per layer and pooling, written whole or not at all."""
+"""Features on disk: a folder of arrays, one file per layer and pooling, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ class StoredFeatures:
         """Whether two folders hold the same samples in the same order."""
         return np.array_equal(self._ids, other._ids) and self.keys == other.keys
 
-    def _rows(self, view: View) -> NDArray[np.float16]:
+    def _rows(self, view: View) -> NDArray[Any]:
         # "c" rather than "r": torch takes no array that may not be written to; nothing is written to the file.
-        rows: NDArray[np.float16] = np.load(self.folder / file_name(view), mmap_mode="c")
-        if rows.dtype != np.float16 or len(rows) != self._samples * (1 + self.copies):
+        rows: NDArray[Any] = np.load(self.folder / file_name(view), mmap_mode="c")
+        if rows.dtype != row_type(view) or len(rows) != self._samples * (1 + self.copies):
             raise ValueError(f"it holds {len(rows)} rows of {rows.dtype}")
         return rows
 
@@ -103,6 +103,11 @@ def _tiled(values: NDArray[Any], times: int) -> torch.Tensor:
 def file_name(view: View) -> str:
     """The file of a view."""
     return f"layer-{view.layer:02d}-{view.pool}.npy"
+
+
+def row_type(view: View) -> np.dtype[Any]:
+    """The type of the rows of a view: float16, but float32 of the images themselves, which are few and small."""
+    return np.dtype(np.float16 if view.layer else np.float32)
 
 
 def open_stored(folder: Path, fingerprint: str) -> StoredFeatures | None:
@@ -131,11 +136,11 @@ class Rows:
 
     @staticmethod
     def create(folder: Path, shapes: Mapping[View, tuple[int, ...]]) -> None:
-        """Makes the files, of `(rows, ...)` float16."""
+        """Makes the files, of `(rows, ...)` of `row_type`."""
         for view, shape in shapes.items():
-            np.lib.format.open_memmap(folder / file_name(view), mode="w+", dtype=np.float16, shape=shape)
+            np.lib.format.open_memmap(folder / file_name(view), mode="w+", dtype=row_type(view), shape=shape)
 
-    def write(self, row: int, values: Mapping[View, NDArray[np.float16]]) -> None:
+    def write(self, row: int, values: Mapping[View, NDArray[Any]]) -> None:
         """Writes the rows of each view from number `row` on."""
         for view, rows in values.items():
             array = self._arrays[view]

@@ -115,7 +115,7 @@ def attentive_probe(
     def score(_: float, head: AttentiveHead, rows: Tensor) -> Scores:
         return score_head(head, train.x, rows.nonzero()[:, 0], task.train, task.kind)
 
-    found = choose_then_refit(recipe.lrs, task, train.ids, fit=fit, score=score)
+    found = choose_then_refit(recipe.lrs, task, train.ids, heads="attentive heads", fit=fit, score=score)
     scores = score_head(found.head, test.x, torch.arange(len(test.x)), task.test, task.kind)
     seconds = time.monotonic() - started
     return AttentiveResult(found.held_out, found.best, recipe.epochs, seconds, found.head.cpu(), scores, task)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mimsuite.evaluation.features.passes import FeaturePass, encoder_pass, pixel_pass
-from mimsuite.evaluation.features.pixels import PIXELS
+from mimsuite.evaluation.features.pixels import PIXELS, rounded
 from mimsuite.evaluation.features.stored import StoredFeatures
+from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes.attentive import AttentiveResult, attentive_probe
 from mimsuite.evaluation.probes.few_shot import FewShot, few_shot
 from mimsuite.evaluation.probes.knn import knn_metrics
@@ -112,17 +113,23 @@ def read_splits(
     return train, test
 
 
+def load(stored: StoredFeatures, view: View) -> Features:
+    """The features of a split."""
+    found = stored.features(view)
+    return found._replace(x=rounded(found.x)) if view == PIXELS else found
+
+
 def run_probes(settings: ProbeSettings, compared: Compared, device: str) -> ProbeResult:
     """kNN, the linear heads, and what else is asked for."""
     splits, seed = (compared.train, compared.test), settings.seed
-    knn = knn_metrics(*(split.features(compared.knn_view) for split in splits), device=device)
-    train, test = ({view: split.features(view) for view in compared.views} for split in splits)
+    knn = knn_metrics(*(load(split, compared.knn_view) for split in splits), device=device)
+    train, test = ({view: load(split, view) for view in compared.views} for split in splits)
     linear = probe_matrix(train, test, settings.recipe, seed=seed, device=device)
     best, few = linear.best.view, dict[int, FewShot]()
     if settings.shots:
         few = few_shot(train[best], test[best], settings.shots, names=settings.index.classes, device=device)
     attentive = None
     if compared.grid is not None:
-        cells = compared.train.features(compared.grid), compared.test.features(compared.grid)
+        cells = load(compared.train, compared.grid), load(compared.test, compared.grid)
         attentive = attentive_probe(*cells, seed=seed, device=device)
     return ProbeResult(compared.name, knn, compared.knn_view, linear, few, attentive)

@@ -44,6 +44,7 @@ def choose_then_refit(
     task: LabelTask,
     ids: Tensor,
     *,
+    heads: str = "heads",
     fit: Callable[[Sequence[Trial], Tensor], Iterable[tuple[Trial, Head | None]]],
     score: Callable[[Trial, Head, Tensor], Scores],
 ) -> Chosen[Trial, Head]:
@@ -53,6 +54,7 @@ def choose_then_refit(
         trials: what is tried; of equals the first is chosen.
         task: what is predicted.
         ids: `(N,)` int64 sample ids; a hash of them decides which are held out.
+        heads: what errors call them.
         fit: trials and `(N,)` bool, True = train on it, to heads in their order; None for one that diverged.
         score: trial, head and `(N,)` bool, True = score it, to scores.
 
@@ -65,14 +67,14 @@ def choose_then_refit(
     metric, found = METRICS[task.kind][0], dict[Trial, float]()
     for trial, head in fit(trials, ~held):
         found[trial] = math.nan if head is None else score(trial, head, held).metrics[metric]
-    best = best_of(found)
+    best = best_of(found, heads)
     ((_, final),) = fit([best], torch.ones_like(held))
     if final is None:
         raise RunError(f"the chosen head ({best}) diverged on all training images; use smaller learning rates")
     return Chosen(found, best, final)
 
 
-def best_of(found: dict[Trial, float]) -> Trial:
+def best_of(found: dict[Trial, float], heads: str = "heads") -> Trial:
     """Returns the trial with the best metric, the first of equals.
 
     Raises:
@@ -80,7 +82,7 @@ def best_of(found: dict[Trial, float]) -> Trial:
     """
     finite = {trial: value for trial, value in found.items() if not math.isnan(value)}
     if not finite:
-        raise RunError(f"all {len(found)} heads diverged; use smaller learning rates")
+        raise RunError(f"all {len(found)} {heads} diverged; use smaller learning rates")
     return max(finite, key=lambda trial: finite[trial])
 
 

@@ -1,17 +1,17 @@
 """Which output of a classifier is which class of the data, and what does not fit."""
 
 import pytest
-from mimsuite.evaluation.judging.answers import ClassifierOutputs, kind_of, match, ordered
 
 from mimsuite.errors import InputError
+from mimsuite.settings.class_match import ClassifierOutputs, kind_of_labels, match_outputs, ordered
 
 
 def test_labels_tell_what_they_are():
-    assert kind_of([0, 2, 1], "d") == "classes"
-    assert kind_of([0, 2.5, 1], "d") == "regression"
-    assert kind_of([(0,), (), (1, 2)], "d") == "multilabel"
+    assert kind_of_labels([0, 2, 1], "d") == "classes"
+    assert kind_of_labels([0, 2.5, 1], "d") == "regression"
+    assert kind_of_labels([(0,), (), (1, 2)], "d") == "multilabel"
     with pytest.raises(InputError, match="lists in some samples and single numbers in others"):
-        kind_of([0, (1,)], "d")
+        kind_of_labels([0, (1,)], "d")
 
 
 @pytest.mark.parametrize(
@@ -68,16 +68,22 @@ def test_names_that_occur_twice_are_no_names_to_match_by():
 )
 def test_what_does_not_fit_is_said_with_both_numbers(own, labels, classes, message):
     with pytest.raises(InputError, match=message) as error:
-        match(own, labels, classes, "data=d")
+        match_outputs(own, labels, classes, "data=d")
     assert "\n" not in str(error.value)
 
 
 def test_classes_that_no_image_has_may_be_missing_at_the_end():
-    assert match(ClassifierOutputs("m", None, ["a", "b"]), [0, 1], ["a", "b", "c"], "d").names == ("a", "b")
+    assert match_outputs(ClassifierOutputs("m", None, ["a", "b"]), [0, 1], ["a", "b", "c"], "d").names == ("a", "b")
 
 
 def test_names_of_the_model_serve_where_the_data_has_none():
-    assert match(ClassifierOutputs("m", None, ["cat", "dog"]), [0, 1], None, "d").names == ("cat", "dog")
-    assert match(ClassifierOutputs("m", None, ["LABEL_0", "LABEL_1"]), [0, 1], None, "d").names is None
-    assert match(ClassifierOutputs("m", None, ["LABEL_0"]), [0.5, 1.5], None, "d") == ("regression", 1, None, None, "")
-    assert match(ClassifierOutputs("m", "regression", ["LABEL_0"]), [3, 1], None, "d").kind == "regression"
+    assert match_outputs(ClassifierOutputs("m", None, ["cat", "dog"]), [0, 1], None, "d").names == ("cat", "dog")
+    assert match_outputs(ClassifierOutputs("m", None, ["LABEL_0", "LABEL_1"]), [0, 1], None, "d").names is None
+    assert match_outputs(ClassifierOutputs("m", None, ["LABEL_0"]), [0.5, 1.5], None, "d") == (
+        "regression",
+        1,
+        None,
+        None,
+        "",
+    )
+    assert match_outputs(ClassifierOutputs("m", "regression", ["LABEL_0"]), [3, 1], None, "d").kind == "regression"

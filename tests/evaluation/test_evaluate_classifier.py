@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from mimsuite.data.open import open_index
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.judging.classifier import Classifier, averaged, judge, label_tensor, losses, verdict
+from mimsuite.evaluation.judging.classifier import (
+    Classifier,
+    answer,
+    averaged,
+    evaluate_classifier,
+    label_tensor,
+    losses,
+)
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.scores import scores_of
 
@@ -53,7 +60,7 @@ def network(pixels):
 def run(index, labels, batch=4, **options):
     classifier = Classifier(network, NORMALIZE, **{"kind": "classes", "outputs": 3} | options)
     samples = index.records("val")
-    return judge(classifier, index, samples, labels, image_size=(16, 16), batch=batch, workers=0)
+    return evaluate_classifier(classifier, index, samples, labels, image_size=(16, 16), batch=batch, workers=0)
 
 
 def pixels_of(index):
@@ -71,9 +78,9 @@ def test_figures_and_loss_are_those_of_all_images_at_once(batch, index):
     assert found.scores.metrics == scores_of(scores, labels, "classes").metrics
     assert found.loss == pytest.approx(float(F.cross_entropy(scores, labels)), rel=1e-5)
     assert (found.keys, found.numbers.tolist()) == (keys, list(range(COUNT)))
-    assert torch.equal(found.verdicts.predicted, scores.argmax(1))
-    torch.testing.assert_close(found.verdicts.probability, scores.softmax(1).amax(1))
-    torch.testing.assert_close(found.verdicts.of_true, scores.softmax(1).gather(1, labels[:, None])[:, 0])
+    assert torch.equal(found.answers.predicted, scores.argmax(1))
+    torch.testing.assert_close(found.answers.probability, scores.softmax(1).amax(1))
+    torch.testing.assert_close(found.answers.probability_of_true, scores.softmax(1).gather(1, labels[:, None])[:, 0])
 
 
 def test_scores_are_put_in_the_order_of_the_data_s_classes(index):
@@ -81,7 +88,7 @@ def test_scores_are_put_in_the_order_of_the_data_s_classes(index):
     plain, moved = run(index, labels), run(index, (labels + 1) % 3, order=(2, 0, 1))
     assert moved.scores.metrics == plain.scores.metrics
     assert moved.loss == pytest.approx(plain.loss)
-    assert torch.equal(moved.verdicts.predicted, (plain.verdicts.predicted + 1) % 3)
+    assert torch.equal(moved.answers.predicted, (plain.answers.predicted + 1) % 3)
 
 
 @pytest.mark.parametrize(("kind", "of_probability"), [("classes", torch.log), ("multilabel", torch.logit)])
@@ -118,7 +125,7 @@ def test_losses_of_each_kind():
     )
 
 
-def test_images_that_cannot_be_decoded_are_left_out_and_named(index, tmp_path, caplog):
+def test_undecodable_images_are_skipped_and_named(index, tmp_path, caplog):
     broken = write(tmp_path / "shards", {BROKEN})
     _, labels, _ = pixels_of(index)
     found = run(broken, labels)
@@ -127,11 +134,11 @@ def test_images_that_cannot_be_decoded_are_left_out_and_named(index, tmp_path, c
     assert found.numbers.tolist() == kept
     assert found.keys == [whole.keys[i] for i in kept]
     assert torch.equal(found.labels, labels[kept])
-    assert torch.equal(found.verdicts.predicted, whole.verdicts.predicted[kept])
+    assert torch.equal(found.answers.predicted, whole.answers.predicted[kept])
     assert int(found.scores.confusion.sum()) == COUNT - 1
     pixels, labels, _ = pixels_of(index)
     assert found.loss == pytest.approx(float(F.cross_entropy(network(pixels[kept]), labels[kept])), rel=1e-5)
-    assert "left out  1 images that cannot be decoded: k04 in" in caplog.text
+    assert "bad       skipped 1 undecodable images: k04 in" in caplog.text
 
 
 def test_a_split_without_a_sound_image_is_refused(index, tmp_path):
@@ -139,14 +146,16 @@ def test_a_split_without_a_sound_image_is_refused(index, tmp_path):
     samples = broken.records("val").take(np.arange(1, COUNT))
     classifier = Classifier(network, NORMALIZE, "classes", 3)
     with pytest.raises(InputError, match="cannot be decoded"):
-        judge(classifier, broken, samples, torch.zeros(10).long(), image_size=(16, 16), batch=4, workers=0)
+        evaluate_classifier(
+            classifier, broken, samples, torch.zeros(10).long(), image_size=(16, 16), batch=4, workers=0
+        )
 
 
 def test_scores_that_are_not_finite_stop_the_evaluation(index):
     _, labels, _ = pixels_of(index)
     classifier = Classifier(lambda p: network(p) * math.nan, NORMALIZE, "classes", 3)
     with pytest.raises(RunError, match="not finite"):
-        judge(classifier, index, index.records("val"), labels, image_size=(16, 16), batch=4, workers=0)
+        evaluate_classifier(classifier, index, index.records("val"), labels, image_size=(16, 16), batch=4, workers=0)
 
 
 def test_labels_become_tensors():
@@ -155,10 +164,10 @@ def test_labels_become_tensors():
     assert torch.equal(label_tensor([2, 0.5], "regression", 1), torch.tensor([[2.0], [0.5]]))
 
 
-def test_a_verdict_is_negative_where_nothing_is_wrong():
-    sets = verdict(torch.tensor([[2.0, -2.0], [2.0, 2.0]]), torch.tensor([[1.0, 0], [1, 0]]), "multilabel")
-    assert (sets.wrong >= 0).tolist() == [False, True]
-    numbers = verdict(torch.tensor([[2.0], [1.0]]), torch.tensor([[2.0], [3.0]]), "regression")
-    assert numbers.wrong.tolist() == [-1, 2]
-    classes = verdict(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]), "classes")
-    assert (classes.wrong >= 0).tolist() == [False, True]
+def test_an_error_is_negative_where_nothing_is_wrong():
+    sets = answer(torch.tensor([[2.0, -2.0], [2.0, 2.0]]), torch.tensor([[1.0, 0], [1, 0]]), "multilabel")
+    assert (sets.error >= 0).tolist() == [False, True]
+    numbers = answer(torch.tensor([[2.0], [1.0]]), torch.tensor([[2.0], [3.0]]), "regression")
+    assert numbers.error.tolist() == [-1, 2]
+    classes = answer(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]), "classes")
+    assert (classes.error >= 0).tolist() == [False, True]
