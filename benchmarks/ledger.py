@@ -57,6 +57,7 @@ ALIKE = (  # in all this the runs of one row agree
     *("task", "data", "label_fraction", "model", "start", "objective", "loss", "experiment", "recipe"),
     *("steps", "batch", "machine"),
 )
+OF_OTHERS = ("what", "model", "data", "result", "source")  # columns of what others published
 KEYS = (
     *("name", "run", "command", "seed", "images", "epochs", "seconds", "flops", "before", "date", "device"),
     *("libraries", "figures", *ALIKE),
@@ -371,9 +372,9 @@ def row(group: Sequence[Entry], published: Sequence[Entry]) -> dict[str, str]:
         "time, own + before": both([e["seconds"] for e in group], [e["before"]["seconds"] for e in group], duration),
         "machine": f"{one['machine']}"
         + (f": {one['device']}".replace(" 1 threads", " 1 thread") if one["device"] else ""),
-        "figure": f"{main} **{spread(main, [e['figures'][main] for e in group])}**"
+        "metric": f"{main} **{spread(main, [e['figures'][main] for e in group])}**"
         + (f" ({one['loss']})" if one["loss"] else ""),
-        "beside": "; ".join(f"{name} {spread(name, [e['figures'][name] for e in group])}" for name in beside),
+        "other metrics": "; ".join(f"{name} {spread(name, [e['figures'][name] for e in group])}" for name in beside),
         "published": "; ".join(f"{p['figure']} ({p['source']})" for p in links),
     }
 
@@ -397,8 +398,8 @@ def rendered(root: Path) -> str:
         lines += [f"### {title}", "", *table([row(group, published) for group in of_task]), "", "```"]
         lines += [*(group[0]["command"] for group in of_task), "```", ""]
     if others := [p for p in published if not p["link"]]:
-        lines += ["### Published, for orientation: other data, other lengths, not by us", ""]
-        lines += [*table([{k: p[k] for k in ("what", "model", "data", "figure", "source")} for p in others]), ""]
+        lines += ["### Published by others, for orientation: other data and other lengths", ""]
+        lines += [*table([{k: p["figure" if k == "result" else k] for k in OF_OTHERS} for p in others]), ""]
     return "\n".join(lines)
 
 

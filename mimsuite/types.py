@@ -39,7 +39,7 @@ class Encoder(Protocol):
         num_features: D, the width of the feature map.
         stride: `(sh, sw)`, pixels per cell of the feature map.
         mask_stride: `(mh, mw)`, pixels of the finest mask cell that the encoder can hide.
-        num_layers: layers whose features can be had: blocks of a ViT, stages of a CvT or BiT.
+        num_layers: layers that have features: blocks of a ViT, stages of a CvT or BiT.
         num_blocks: residual blocks, counted through all stages.
     """
 

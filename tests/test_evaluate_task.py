@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from coloured import NAMES, as_json, write_shards
+from mimsuite.evaluation.judging.trained import is_masked
 from omegaconf import OmegaConf
 from PIL import Image
 from torch.nn import functional as F
@@ -20,7 +21,6 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import pooled
-from mimsuite.evaluation.judging.trained import is_masked
 from mimsuite.evaluation.probes.saved_head import load_head
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.samplers import RandomMask

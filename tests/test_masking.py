@@ -182,7 +182,7 @@ def test_a_grid_shows_one_unit_of_every_four():
 
 @pytest.mark.parametrize("sampler", [lambda: BlockMask(0.4, least=2), lambda: BlockMask(0.4, aspect=0)])
 def test_a_block_out_of_range_is_refused(sampler):
-    with pytest.raises(InputError, match=r"mask.least=.* mask.aspect=.*: both lie in \(0, 1\]"):
+    with pytest.raises(InputError, match=r"mask.least=.* mask.aspect=.*: both must be in \(0, 1\]"):
         sampler()
 
 

@@ -13,7 +13,7 @@ import mimsuite
 from mimsuite import cli
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import curves, read_metrics
-from mimsuite.tasks.plot import names
+from mimsuite.settings.plot import name_runs
 
 HEAD = "step,val/loss,val/psnr,train/loss,optim/lr,perf/img_per_s,perf/data_wait,optim/grad_norm\r\n"
 BLACK, ORANGE, SKY = (0, 0, 0), (230, 159, 0), (86, 180, 233)
@@ -88,12 +88,12 @@ def test_a_folder_whose_name_is_a_number_stays_a_name(tmp_path, monkeypatch):
 
 def test_equal_names_get_as_many_parents_as_it_takes(tmp_path):
     folders = [tmp_path / name for name in ("x/p/0", "y/p/0", "x/q/0", "x/1")]
-    assert names(folders) == ["x/p/0", "y/p/0", "q/0", "1"]
+    assert name_runs(folders) == ["x/p/0", "y/p/0", "q/0", "1"]
 
 
 def test_a_run_is_named_from_inside_its_folder(runs, monkeypatch):
     monkeypatch.chdir(runs[0])
-    assert names([Path("."), Path("../b")]) == ["a", "b"]
+    assert name_runs([Path("."), Path("../b")]) == ["a", "b"]
 
 
 def test_metrics_choose_panels_and_add_new_ones(runs, tmp_path):
@@ -146,7 +146,7 @@ def broken(tmp_path, name):
         ("empty", "has no metrics.csv; give the folder of a run of pretraining"),
         ("probe", "it is a probe, which has no curves but a table, .*probe.csv; give runs of pretraining"),
         ("sweep", r"it holds runs: runs=\[\S*/sweep/0,\S*/sweep/2,\S*/sweep/10\]$"),
-        ("new", "metrics.csv holds no figures yet"),
+        ("new", "metrics.csv holds no metrics yet; plot again after the first logged step"),
         ("binary", r"metrics.csv is not text \(byte 14\)"),
         ("words", "metrics.csv, line 3: could not convert string to float: 'abc'"),
         ("other", "has no column 'step'"),
@@ -169,7 +169,7 @@ def test_folders_without_curves_are_refused_by_name(tmp_path, name, message):
         ({"runs": "runs/a/metrics.csv"}, "is a file; give the folder of a run: runs=runs/a"),
         ({"metrics": []}, r"metrics=\[\] is neither"),
         ({"metrics": ["val/los"]}, "no run has the metric 'val/los'; there are optim/grad_norm, optim/lr, "),
-        ({"out": "x.jpg"}, "is no .png"),
+        ({"out": "x.jpg"}, "out=x.jpg does not end in .png; use out=x.png"),
         ({"out": "there.png"}, "out=there.png exists; use another out=, or overwrite=true"),
         ({"out": "there.png/x.png"}, "out=there.png/x.png cannot be written"),
         ({"overwrite": "yes"}, "overwrite=yes is not true or false"),

@@ -141,14 +141,14 @@ def test_masks_keep_their_own_defaults(make, tmp_path):
         ({"ratios": [0.5, 0.5]}, "is empty or names a value twice"),
         ({"ratios": "half"}, "ratios: half is not in"),
         ({"masks": ["random", "blok"]}, "masks: blok is unknown; masks takes block, grid, inverse_block, none, random"),
-        ({"masks": ["random"], "mask": "block"}, "mask=block and masks= contradict each other; leave one out"),
+        ({"masks": ["random"], "mask": "block"}, "mask=block and masks= contradict each other; remove one"),
         ({"masks": ["random"], "mask.ratio": 0.3}, "mask.ratio=0.3 and masks= contradict each other"),
-        ({"ratios": [0.5], "mask.ratio": 0.3}, "mask.ratio=0.3 and ratios= contradict each other; leave one out"),
+        ({"ratios": [0.5], "mask.ratio": 0.3}, "mask.ratio=0.3 and ratios= contradict each other; remove one"),
         ({"ratios": [0.5], "mask": "none"}, "mask none has no ratio that ratios= could set"),
         ({"ratios": [0.5], "masks": ["none", "grid"]}, "mask none has no ratio that ratios= could set"),
         (
             {"ratios": [k / 8 for k in range(1, 8)], "masks": ["random", "grid"]},
-            "make 14 settings, and a sheet holds 12; leave some out",
+            "make 14 settings, and a sheet holds 12; remove some",
         ),
     ],
 )
@@ -193,12 +193,12 @@ def test_the_animation_shows_the_run_s_pictures_in_the_order_of_steps_and_holds_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"init": "weights"}, "is no run folder, and gif=true shows the pictures that a run wrote"),
+        ({"init": "weights"}, "is not a run folder, and gif=true shows the pictures that a run wrote"),
         ({"out": "x.png"}, "out=.*x.png does not end in .gif; use out=.*x.gif"),
         ({"gif": False}, "is a GIF, which gif=true makes of a run's pictures; add gif=true or use a .png"),
         ({"gif": "yes"}, "gif=yes is not true or false"),
-        ({"count": 3}, "whatever count= says; leave count= out"),
-        ({"mask.ratio": 0.3}, "whatever mask.ratio= says; leave mask.ratio= out"),
+        ({"count": 3}, "count= cannot change them; remove count="),
+        ({"mask.ratio": 0.3}, "mask.ratio= cannot change them; remove mask.ratio="),
     ],
 )
 def test_what_makes_no_animation_is_refused_in_one_line(change, message, trained, make, tmp_path):

@@ -174,11 +174,11 @@ def test_the_loss_of_an_image_is_that_of_the_image_alone(name, kind):
         guess = wanted + torch.tensor([0.0, 0.5, 2.0])[:, None, None, None]
         return masked_error(guess, wanted, mask, kind), guess
 
-    found = draw(name, images, mask, run, kind=kind)
+    found = draw(name, images, mask, run, loss=kind)
     np.testing.assert_allclose(found.losses, [0.0, 0.5, 2.0] if kind == "l1" else [0.0, 0.25, 4.0], rtol=1e-5)
     counts = mask.sum((1, 2)).numpy()
     assert found.loss == pytest.approx((found.losses * counts).sum() / counts.sum(), rel=1e-5)
-    alone = draw(name, images[1:2], mask[1:2], oracle(target, 0.5), kind=kind)
+    alone = draw(name, images[1:2], mask[1:2], oracle(target, 0.5), loss=kind)
     assert alone.losses.tolist() == [alone.loss]
     assert draw(name, mask=torch.zeros_like(mask)).losses.tolist() == [0, 0, 0]
 

@@ -79,13 +79,13 @@ def test_reads_model_and_images_once(folders, monkeypatch):
         monkeypatch.setattr(module, name, lambda *values: read.append(name) or inner(*values))
 
     watch(scene_module, "find_images")
-    watch(scene_module, "picture")
+    watch(scene_module, "decode_image")
     watch(scene_module, "trained_model")
     scene = Scene(folders["pixels"], count=2)
     assert read == []
     for seed in range(3):
         scene.draw(seed=seed)
-    assert sorted(read) == ["find_images", "picture", "picture", "trained_model"]
+    assert sorted(read) == ["decode_image", "decode_image", "find_images", "trained_model"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_pixels_of_another_shape_or_type_are_refused(scenes):
     ("name", "values", "message"),
     [
         ("pixels", {"mask": "blok"}, "^mask: blok is unknown; mask takes block, grid, inverse_block, none, random$"),
-        ("pixels", {"mask": "none", "ratio": 0.5}, "^mask=none has no ratio, and ratio=0.5 is given; leave ratio out$"),
+        ("pixels", {"mask": "none", "ratio": 0.5}, "^mask=none has no ratio, and ratio=0.5 is given; remove ratio$"),
         ("pixels", {"ratio": 1.5}, r"^ratio=1.5 is not in \(0, 1\]; SimMIM uses ratio=0.6$"),
         ("pixels", {"ratio": "half"}, r"^ratio=half is not in \(0, 1\]; SimMIM uses ratio=0.6$"),
         ("mae", {"ratio": 1}, "^ratio=1 hides all 16 units of an image.*use ratio=0.937 or less$"),
@@ -144,7 +144,7 @@ def test_wrong_values_are_refused_in_one_line(name, values, message, scenes):
     [
         ({"init": "nowhere"}, "^init=nowhere does not exist"),
         ({"count": 0}, "^count=0 is not a whole number of at least 1"),
-        ({"image_size": [32]}, r"^image_size=\[32\] is no size"),
+        ({"image_size": [32]}, r"^image_size=\[32\] is not a size"),
     ],
 )
 def test_wrong_scenes_are_refused_at_once_in_one_line(values, message, folders):

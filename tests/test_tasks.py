@@ -117,7 +117,7 @@ def test_inspect_prints_what_it_counts(shards, tmp_path, caplog):
         "train     30 images in 1 shards; height 40, width 48; kinds png; 3 channels, 8 bits; 0 of 30 broken",
         "(of 30 images, chosen by hash, 0 to 1)",
         "classes   2: blue, red",
-        "twins     0 images lie in several splits",
+        "copies    0 images are in several splits",
     ):
         assert words in caplog.text
 

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from mimsuite.callbacks.context import RunContext
 from mimsuite.objectives.objective import Objective
 from mimsuite.pictures.reconstruction import reconstruct
+from mimsuite.pictures.saving import save_image
 from mimsuite.types import Batch
 
 
@@ -62,12 +63,11 @@ class Reconstructions(Callback):
             found.normalize,
             found.images,
             found.mask,
-            kind=found.loss_name,
+            loss=found.loss_name,
         )
         step = trainer.global_step
         path = self.folder / f"step_{step:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        result.sheet(f"step {step}").save(path)
+        save_image(result.sheet(f"step {step}"), path)
         for logger in trainer.loggers:
             if isinstance(logger, TakesPictures):
                 logger.log_picture("reconstructions", path, step)

@@ -15,7 +15,7 @@ from mimsuite.data.index import DataIndex, Samples, Shard
 from mimsuite.data.labels import Label, parse_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
-from mimsuite.data.tar import printable, split_name
+from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
 from mimsuite.words import MOST_CLASSES, LabelKind
 
@@ -72,8 +72,7 @@ def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
     for number, (shard, member) in enumerate(members.read_labels(files, samples)):
         if member is None:
             raise _unlabelled(members.read_key(files, *samples[number]), shard)
-        key, ending = split_name(member.name)
-        labels.append(_parse(member.data, ending, key, shard, classes))
+        labels.append(_parse(member.data, member.ending, member.key, shard, classes))
     return labels
 
 

@@ -16,20 +16,19 @@ from mimsuite.errors import InputError, RunError
 
 
 class Member(NamedTuple):
-    """A file of a shard: its name and its bytes."""
+    """A file of a shard.
+
+    Attributes:
+        name: the whole name.
+        key: of its sample.
+        ending: what follows the key, in lower case, without the dot.
+        data: its bytes.
+    """
 
     name: str
+    key: str
+    ending: str
     data: bytes
-
-    @property
-    def key(self) -> str:
-        """The key of its sample."""
-        return split_name(self.name)[0]
-
-    @property
-    def ending(self) -> str:
-        """What follows the key, in lower case, without the dot."""
-        return split_name(self.name)[1]
 
 
 def read_image(files: ShardFiles, shard: Shard, row: np.void) -> Member:
@@ -108,7 +107,8 @@ def _read(files: ShardFiles, shard: Shard, offset: int, header: int, size: int) 
             f"{shard.table} points outside {shard.path}, at offset {offset} of {shard.bytes}; pack the data again"
         )
     data = files.read(shard.path, offset - header, header + size)
-    return Member(header_name(data[:header], shard.path) if header else "", data[header:])
+    name = header_name(data[:header], shard.path) if header else ""
+    return Member(name, *split_name(name), data[header:])
 
 
 def _read_checked(files: ShardFiles, shard: Shard, identity: int, place: tuple[int, int, int]) -> Member:
@@ -117,9 +117,10 @@ def _read_checked(files: ShardFiles, shard: Shard, identity: int, place: tuple[i
     if header == BLOCK <= offset <= shard.bytes - size:
         # A name that lies whole in its block, as most do, needs no parser: that it hashes to the key proves it.
         data = files.read(shard.path, offset - header, header + size)
-        member = Member(data[:100].rstrip(b"\0").decode("utf-8", "surrogateescape"), data[header:])
-        if hash_key(member.key) == identity:
-            return member
+        name = data[:100].rstrip(b"\0").decode("utf-8", "surrogateescape")
+        key, ending = split_name(name)
+        if hash_key(key) == identity:
+            return Member(name, key, ending, data[header:])
     member = _read(files, shard, *place)
     _check_key(shard, offset, member.key, identity)
     return member

@@ -347,7 +347,7 @@ class ResNetV2(nn.Module):
         depths = self.config.depths
         if part and (stage := int(part[1])) < len(depths) and int(part[2]) < depths[stage]:
             return sum(depths[:stage]) + int(part[2]) + 1
-        raise InputError(f"{name} is no parameter of a BiT encoder; use a name of its named_parameters()")
+        raise InputError(f"{name} is not a parameter of a BiT encoder; use a name of its named_parameters()")
 
     def _stages(self) -> Iterator[BitStage]:
         yield from self.encoder["stages"]  # type: ignore[misc]

@@ -173,7 +173,7 @@ class BitConfig(ModelConfig):
         return super().from_dict({k: v for k, v in data.items() if k not in dropped}, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `ModelConfig.to_dict`, with `stage_names`; an `encoder_stride` equal to `stride` is left out."""
+        """As `ModelConfig.to_dict`, with `stage_names`; an `encoder_stride` equal to `stride` is not written."""
         data = super().to_dict() | {"stage_names": self.stage_names}
         if self.encoder_stride == self.stride[0]:
             data.pop("encoder_stride", None)

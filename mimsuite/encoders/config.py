@@ -23,8 +23,9 @@ Side = int | list[int]
 class ModelConfig(ABC):
     """What every family's configuration holds; with what a family adds it fulfils `mimsuite.types.EncoderConfig`.
 
-    A family says `num_channels`, `stride`, `mask_stride`, `encoder_stride`, `num_blocks`, `class_tokens`; of what
-    follows here it replaces what is otherwise: an encoder takes any image size, cannot drop patches, and so on.
+    A family defines `num_channels`, `stride`, `mask_stride`, `encoder_stride`, `num_blocks` and `class_tokens`. By
+    default its encoder takes any image size, cannot drop patches, and so on; where that is wrong it overrides the
+    property.
 
     Attributes:
         num_labels: outputs of a classifier; None: as many as `id2label`, else 2. 0: the classifier is the
@@ -130,7 +131,7 @@ class ModelConfig(ABC):
     def drop_obstacle(self) -> str | None:
         """Why it cannot, and the fix."""
         return (
-            f"objective.mask_mode=drop (objective=mae) leaves hidden patches out, which a {self.model_type} cannot: "
+            f"objective.mask_mode=drop (objective=mae) drops hidden patches, which a {self.model_type} cannot: "
             "its convolutions need whole maps; use objective=simmim, or a ViT"
         )
 
@@ -159,7 +160,7 @@ class ModelConfig(ABC):
         return self.changed(drop_path_rate=rate)
 
     def with_image_size(self, size: tuple[int, int]) -> Self:
-        """A copy; there is no image size here."""
+        """A copy of the same: by default an encoder has no image size."""
         return copy.copy(self)
 
     def with_masking(self, target: str, decoder: Mapping[str, int] | None = None) -> Self:
@@ -200,7 +201,7 @@ class ModelConfig(ABC):
         `num_labels` makes new label names.
 
         Raises:
-            InputError: an override that is no field, or a `model_type` of another family.
+            InputError: an override that is not a field, or a `model_type` of another family.
         """
         known = {f.name for f in fields(cls)}
         overrides = dict(overrides)
@@ -221,7 +222,7 @@ class ModelConfig(ABC):
         labels = overrides.get("num_labels")
         if labels is not None and labels != len(values.get("id2label") or {}):
             values = {k: v for k, v in values.items() if k not in ("id2label", "label2id", "num_labels")}
-        if overrides.keys() & {"id2label", "label2id"}:  # new names replace all that the file says of labels
+        if overrides.keys() & {"id2label", "label2id"}:  # new names replace those of the file
             values = {k: v for k, v in values.items() if k not in ("id2label", "label2id", "num_labels")}
         values |= overrides
         config = cls(**{k: v for k, v in values.items() if k in known})

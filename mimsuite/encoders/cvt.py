@@ -356,7 +356,7 @@ class ConvolutionalTransformer(nn.Module):
         depths = self.config.depth
         if part and (stage := int(part[1])) < len(depths) and (part[2] is None or int(part[2]) < depths[stage]):
             return sum(depths[:stage]) + (0 if part[2] is None else int(part[2]) + 1)
-        raise InputError(f"{name} is no parameter of a CvT encoder; use a name of its named_parameters()")
+        raise InputError(f"{name} is not a parameter of a CvT encoder; use a name of its named_parameters()")
 
     def _stages(self) -> Iterator[CvtStage]:
         yield from self.encoder["stages"]  # type: ignore[misc]

@@ -161,7 +161,7 @@ class CvtConfig(ModelConfig):
                 raise InputError(f"padding_kv={self.padding_kv} is more than half of kernel_qkv={self.kernel_qkv}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As `ModelConfig.to_dict`; an `encoder_stride` that follows from `patch_stride` is left out."""
+        """As `ModelConfig.to_dict`; an `encoder_stride` that follows from `patch_stride` is not written."""
         data = super().to_dict()
         if self.encoder_stride == self.stride[0]:
             data.pop("encoder_stride", None)

@@ -192,10 +192,10 @@ def of_layers(states: Iterable[State], layers: Sequence[int], count: int) -> dic
 
 
 def given_pixels(pixel_values: Tensor | None) -> Tensor:
-    """Returns the pixels, which the signature allows to be left out.
+    """Returns the pixels, which are optional in the signature.
 
     Raises:
-        InputError: they were.
+        InputError: there are none.
     """
     if pixel_values is None:
         raise InputError("You have to specify pixel_values")

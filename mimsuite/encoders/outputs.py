@@ -12,7 +12,7 @@ from torch import Tensor
 class ModelOutput:
     """Access by attribute, by name and by number.
 
-    As in Hugging Face, fields that are None are left out of numbers, tuples, keys and iteration, and
+    As in Hugging Face, fields that are None are missing in numbers, tuples, keys and iteration, and
     iteration yields the names (`**outputs` works).
     """
 

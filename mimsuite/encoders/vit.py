@@ -1,4 +1,4 @@
-"""The Vision Transformer (Dosovitskiy et al. 2021), with the parameter names of Hugging Face's files."""
+"""The network of the Vision Transformer (Dosovitskiy et al. 2021), with the parameter names of Hugging Face's files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mimsuite.encoders.config import Side, as_pair
+from mimsuite.encoders.config import Side
 from mimsuite.encoders.layers import (
     Dense,
     activation,
-    attend,
     check_config,
-    check_pixels,
-    drop_path,
     drop_path_rates,
     given_pixels,
     init_truncated_normal,
@@ -30,165 +26,13 @@ from mimsuite.encoders.layers import (
 from mimsuite.encoders.outputs import BaseModelOutputWithPooling, returned
 from mimsuite.encoders.positions import RelativePositionBias, resize_positions, sincos_positions
 from mimsuite.encoders.vit_config import ViTConfig
+from mimsuite.encoders.vit_layers import ViTEmbeddings, ViTLayer, grid_of
 from mimsuite.errors import InputError
 from mimsuite.masked.patches import as_grid_mask
 from mimsuite.types import FeatureMap
 
 # Shapes: B images, N = gh * gw patches, K of them visible, D features; T tokens: the class token (if any) first, then R
 # register tokens, then the patches.
-
-
-class _QueryKeyValue(nn.Module):
-    """Three projections, kept apart in files and computed as one product, which is up to twice as fast."""
-
-    def __init__(self, width: int, bias: bool) -> None:
-        super().__init__()
-        self.query = nn.Linear(width, width, bias)
-        self.key = nn.Linear(width, width, bias)
-        self.value = nn.Linear(width, width, bias)
-
-    def forward(self, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns query, key and value, each `(B, heads, T, D / heads)`."""
-        parts = (self.query, self.key, self.value)
-        weight = torch.cat([p.weight for p in parts])
-        bias = None if self.query.bias is None else torch.cat([p.bias for p in parts])
-        batch, count, width = tokens.shape
-        fused = F.linear(tokens, weight, bias).view(batch, count, 3, heads, width // heads)
-        query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
-        return query, key, value
-
-
-class ViTAttention(nn.Module):
-    """Multi-head self-attention and its output projection."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.heads = config.num_attention_heads
-        self.attention = _QueryKeyValue(config.hidden_size, config.qkv_bias)
-        self.output = Dense(config.hidden_size, config.hidden_size, config.use_attention_output_bias)
-
-    def forward(
-        self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Returns `(B, T, D)`, and the probabilities `(B, heads, T, T)` or None.
-
-        Arguments as for `attend`.
-        """
-        query, key, value = self.attention(tokens, self.heads)
-        context, weights = attend(
-            query,
-            key,
-            value,
-            scale=query.shape[-1] ** -0.5,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            bias=bias,
-            head_mask=head_mask,
-            implementation=self.config.attn_implementation,
-            need_weights=need_weights,
-        )
-        return self.output(context.transpose(1, 2).reshape(tokens.shape)), weights
-
-
-class ViTLayer(nn.Module):
-    """A pre-norm block: attention, then MLP, each added to its input."""
-
-    def __init__(self, config: ViTConfig, drop_path_rate: float) -> None:
-        super().__init__()
-        width, hidden, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
-        self.drop_path_rate = drop_path_rate
-        self.layernorm_before = nn.LayerNorm(width, eps)
-        self.attention = ViTAttention(config)
-        self.layernorm_after = nn.LayerNorm(width, eps)
-        self.intermediate = Dense(width, hidden, config.use_mlp_bias)
-        self.activation = activation(config.hidden_act)
-        self.output = Dense(hidden, width, config.use_mlp_bias)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        scaled = config.layer_scale_init_value is not None
-        self.gamma_1 = nn.Parameter(torch.empty(width)) if scaled else None
-        self.gamma_2 = nn.Parameter(torch.empty(width)) if scaled else None
-
-    def forward(
-        self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Returns the tokens `(B, T, D)` and the attention probabilities or None."""
-        attended, weights = self.attention(self.layernorm_before(tokens), bias, head_mask, need_weights)
-        tokens = tokens + self._branch(attended, self.gamma_1)
-        expanded = self.activation(self.intermediate(self.layernorm_after(tokens)))
-        return tokens + self._branch(self.output(expanded), self.gamma_2), weights
-
-    def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
-        x = self.dropout(x)
-        return drop_path(x if gamma is None else x * gamma, self.drop_path_rate, self.training)
-
-
-class ViTEmbeddings(nn.Module):
-    """Patches, mask token, class token, register tokens and positions."""
-
-    def __init__(self, config: ViTConfig, use_mask_token: bool) -> None:
-        super().__init__()
-        self.config = config
-        width, patch = config.hidden_size, as_pair(config.patch_size)
-        tokens = math.prod(_grid_of(config.image_size, config)) + config.use_class_token
-        absolute = config.use_absolute_position_embeddings
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_class_token else None
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if use_mask_token else None
-        learned = config.position == "learned"  # fixed ones stand in files all the same
-        table = torch.empty(1, tokens, width)
-        self.position_embeddings = nn.Parameter(table, requires_grad=learned) if absolute else None
-        registers = config.num_register_tokens
-        self.register_tokens = nn.Parameter(torch.empty(1, registers, width)) if registers else None
-        projection = nn.Conv2d(config.num_channels, width, patch, patch, bias=config.use_patch_bias)
-        self.patch_embeddings = nn.ModuleDict({"projection": projection})
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, pixels: Tensor, mask: Tensor | None, interpolate: bool) -> Tensor:
-        """Returns `(B, T, D)` from `pixels (B, C, H, W)` and `mask (B, gh, gw)` bool, True = hidden."""
-        self._check_pixels(pixels, interpolate)
-        projected = self.patch_embeddings["projection"](pixels)
-        tokens = projected.flatten(2).transpose(1, 2)
-        if mask is not None:
-            if self.mask_token is None:
-                raise InputError("the model has no mask token, so it takes no mask; build it with use_mask_token=True")
-            tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
-        if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
-        if self.position_embeddings is not None:
-            tokens = tokens + self.positions((projected.shape[-2], projected.shape[-1]))
-        if self.register_tokens is not None:
-            first = int(self.config.use_class_token)
-            registers = self.register_tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
-            tokens = torch.cat([tokens[:, :first], registers, tokens[:, first:]], dim=1)
-        dropped: Tensor = self.dropout(tokens)
-        return dropped
-
-    def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Returns the position table for a grid, `(1, T, D)`.
-
-        Unchanged for the config's grid, else bicubic.
-        """
-        table = self.position_embeddings
-        assert table is not None
-        stored = _grid_of(self.config.image_size, self.config)
-        if grid == stored:
-            return table
-        return resize_positions(table, stored, grid, class_token=self.config.use_class_token)
-
-    def _check_pixels(self, pixels: Tensor, interpolate: bool) -> None:
-        channels, (height, width) = self.config.num_channels, as_pair(self.config.image_size)
-        check_pixels(pixels, channels)
-        given = (pixels.shape[2], pixels.shape[3])
-        if given == (height, width):
-            return
-        if not interpolate:
-            raise InputError(
-                f"Input image size ({given[0]}*{given[1]}) doesn't match model ({height}*{width}). "
-                f"Resize the images or pass interpolate_pos_encoding=True."
-            )
-        if min(_grid_of(list(given), self.config)) < 1:
-            raise InputError(
-                f"Input image size ({given[0]}*{given[1]}) is smaller than a patch ({self.config.patch_size})"
-            )
 
 
 class _Blocks(nn.Module):
@@ -198,7 +42,7 @@ class _Blocks(nn.Module):
         super().__init__()
         rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
         self.layer = nn.ModuleList(ViTLayer(config, rate) for rate in rates)
-        grid, heads = _grid_of(config.image_size, config), config.num_attention_heads
+        grid, heads = grid_of(config.image_size, config), config.num_attention_heads
         shared = config.use_shared_relative_position_bias
         self.rel_pos_bias = RelativePositionBias(grid, heads, config.use_class_token) if shared else None
 
@@ -423,7 +267,7 @@ class VisionTransformer(nn.Module):
             InputError: an image smaller than a patch, or a model with relative positions, which have no other
                 size.
         """
-        old, new = _grid_of(self.config.image_size, self.config), _grid_of(image_size, self.config)
+        old, new = grid_of(self.config.image_size, self.config), grid_of(image_size, self.config)
         if min(new) < 1:
             raise InputError(f"image_size={image_size} is smaller than patch_size={self.config.patch_size}")
         if self.encoder.rel_pos_bias is not None and new != old:
@@ -453,10 +297,10 @@ class VisionTransformer(nn.Module):
             return 0
         if name.startswith(("layernorm.", "pooler.", "encoder.rel_pos_bias.")):
             return self.num_blocks + 1
-        raise InputError(f"{name} is no parameter of a ViT encoder; use a name of its named_parameters()")
+        raise InputError(f"{name} is not a parameter of a ViT encoder; use a name of its named_parameters()")
 
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
-        return _grid_of([pixels.shape[-2], pixels.shape[-1]], self.config)
+        return grid_of([pixels.shape[-2], pixels.shape[-1]], self.config)
 
     def _position_bias(self, tokens: Tensor) -> Tensor | None:
         shared = self.encoder.rel_pos_bias
@@ -495,7 +339,7 @@ def init_weights(model: VisionTransformer) -> None:
         if token is not None:
             nn.init.trunc_normal_(token, std=std)
     if config.position == "sincos2d" and embeddings.position_embeddings is not None:
-        grid = _grid_of(config.image_size, config)
+        grid = grid_of(config.image_size, config)
         embeddings.position_embeddings.copy_(
             sincos_positions(grid, config.hidden_size, class_token=config.use_class_token)
         )
@@ -545,8 +389,3 @@ def classic_key(key: str) -> str:
 def _rename_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for key in [k for k in state if k.startswith(prefix)]:
         state[prefix + classic_key(key.removeprefix(prefix))] = state.pop(key)
-
-
-def _grid_of(image_size: Side, config: ViTConfig) -> tuple[int, int]:
-    (height, width), (down, across) = as_pair(image_size), as_pair(config.patch_size)
-    return height // down, width // across

@@ -186,7 +186,7 @@ class ViTConfig(ModelConfig):
 
     @property
     def decays_mask_token(self) -> bool:
-        """In SimMIM's code, of which HOG (MaskFeat) and MAE are no part."""
+        """Only for SimMIM: not for MAE, nor for HOG (MaskFeat)."""
         return not self.drops_patches and self.mim_target != "hog"
 
     @property

@@ -1,4 +1,4 @@
-"""MAE's decoder: a small transformer that fills the holes which dropped patches leave (He et al. 2022, section 3)."""
+"""MAE's decoder: a small transformer that fills the places of dropped patches (He et al. 2022, section 3)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from mimsuite.encoders.config import Activation
 from mimsuite.encoders.layers import init_xavier
 from mimsuite.encoders.positions import resize_positions, sincos_positions
-from mimsuite.encoders.vit import ViTLayer
 from mimsuite.encoders.vit_config import ViTConfig
+from mimsuite.encoders.vit_layers import ViTLayer
 from mimsuite.errors import InputError
 from mimsuite.masked.patches import as_grid_mask, fold_patches
 
@@ -86,7 +86,7 @@ class MAEDecoder(nn.Module):
         """Returns the target `(B, C, h * sh, w * sw)`.
 
         Args:
-            grid: `(B, D, h, w)`; what stands in hidden cells is not looked at.
+            grid: `(B, D, h, w)`; values in hidden cells are ignored.
             cls: `(B, D)`, if the encoder has a class token.
             hidden: `(B, rows, columns)` bool on a grid that divides `(h, w)`; None: all is visible.
         """

@@ -100,7 +100,9 @@ class BlockMask(_Share):
         """
         super().__init__(ratio)
         if not 0 <= least <= 1 or not 0 < aspect <= 1:
-            raise InputError(f"mask.least={least}, mask.aspect={aspect}: both lie in (0, 1]; BEiT uses 0.08 and 0.3")
+            raise InputError(
+                f"mask.least={least}, mask.aspect={aspect}: both must be in (0, 1]; BEiT uses 0.08 and 0.3"
+            )
         self.least, self.aspect = float(least), float(aspect)
 
     def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
@@ -126,7 +128,7 @@ class BlockMask(_Share):
 
 
 class InverseBlockMask(_Share):
-    """Hides all but one rectangle, which may leave the image at one side and come in at the other.
+    """Hides all but one rectangle, which may wrap around the borders of the image.
 
     The inverse block masking of CAPI (Darcet et al. 2025): every place is visible equally often, and what is hidden is
     large. The rectangle's last row is cut so that the count is exact.
@@ -158,7 +160,7 @@ class InverseBlockMask(_Share):
 
 
 class GridMask(_Share):
-    """Hides units so that the visible ones lie as far apart as can be; only where the grid begins is drawn.
+    """Hides units so that the visible ones are as far apart as possible; only the start of the grid is random.
 
     With a ratio of 0.75 one unit of each square of four is visible (the grid-wise masks of MAE, He et al. 2022, figure
     6). Other ratios take the units in the order of a Bayer matrix (1973).
@@ -209,8 +211,8 @@ class MaskGenerator:
         """Takes the image side, or (height, width), and the sides of mask units and model patches, in pixels.
 
         Raises:
-            InputError: the image is no whole number of units, a unit no whole number of patches, or the ratio
-                is not in (0, 1].
+            InputError: the image does not consist of whole units, or a unit of whole patches, or the ratio is not in
+                (0, 1].
         """
         height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
         m, p = mask_patch_size, model_patch_size

@@ -30,7 +30,7 @@ class Target(Protocol):
     Attributes:
         name: as a model's config has it.
         scale: pixels of the image per place of the target, down and across.
-        mode: how a prediction becomes a picture unless said otherwise, see `mimsuite.masked.modes.MODES`.
+        mode: how a prediction becomes a picture by default, see `mimsuite.masked.modes.MODES`.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Target(Protocol):
     def picture(
         self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair, mode: str = "auto"
     ) -> Tensor | None:
-        """`(B, C, H, W)` to be shown with the data's statistics, from a prediction; None if that is no such thing.
+        """`(B, C, H, W)` to be shown with the data's statistics, from a prediction; None where the target has no pixels.
 
         No mode but "oracle_stats" looks at hidden pixels.
 
@@ -151,7 +151,7 @@ class HOG:
         return gather_patches(hog(pixels), grid, where)
 
     def picture(self, prediction: Tensor, pixels: Tensor, mask: Tensor, cell: Pair, mode: str = "auto") -> None:
-        """None: orientations are no pixels."""
+        """None: orientations are not pixels."""
         choose_mode(self.name, mode)
 
 
@@ -179,7 +179,7 @@ def hog(pixels: Tensor) -> Tensor:
         `(B, C * 9, H / 8, W / 8)` in float32 or wider; bin k holds gradients of 20 k to 20 (k + 1) degrees.
 
     Raises:
-        InputError: an image that is no whole number of cells.
+        InputError: an image that does not consist of whole cells.
     """
     height, width = pixels.shape[-2:]
     if height % HOG_CELL or width % HOG_CELL:
@@ -218,7 +218,7 @@ def expand_cells(values: Tensor, cell: Pair) -> Tensor:
 
 
 def nearest_visible(values: Tensor, hidden: Tensor, fill: tuple[float, ...]) -> Tensor:
-    """Replaces the values of hidden cells by the mean over the visible cells that lie nearest.
+    """Replaces the values of hidden cells by the mean over the nearest visible cells.
 
     Args:
         values: `(B, V, h, w)`; those of hidden cells influence nothing.

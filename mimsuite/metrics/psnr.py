@@ -1,4 +1,4 @@
-"""Figures of masked image modeling: PSNR of hidden pixels, and the loss that a flat colour would reach."""
+"""Metrics of masked image modeling: PSNR of hidden pixels, and the loss that a flat colour would reach."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class AutoImageProcessor:
 
         Args:
             source: a folder or `hf:ORG/NAME`.
-            use_fast: the torch or the Pillow form; None: torch if the file says so and the family has it (ViT).
+            use_fast: the torch or the Pillow form; None: torch if the file names it and the family has it (ViT).
             overrides: fields that win over the file.
 
         Raises:
@@ -105,7 +105,7 @@ class AutoImageProcessor:
         name, models = PROCESSOR_NAMES[plain], import_module("mimsuite.models")
         has_fast = f"{name}Fast" in models.__all__
         if use_fast and not has_fast:
-            raise InputError(f"use_fast=True: {name} has only the Pillow form; leave use_fast out")
+            raise InputError(f"use_fast=True: {name} has only the Pillow form; remove use_fast")
         fast = has_fast and (str(named).endswith("Fast") if use_fast is None else use_fast)
         return getattr(models, f"{name}Fast" if fast else name).from_dict(data, **overrides)
 

@@ -50,7 +50,7 @@ class ForMaskedImageModeling(Pretrained):
     """An encoder and a head that predicts what is hidden (SimMIM, Xie et al. 2022); families add their `forward`.
 
     Args:
-        config: the family's configuration; `mim_target` says what is predicted.
+        config: the family's configuration; `mim_target` names what is predicted.
         encoder: one that takes masks.
         encoder_stride: pixels per cell that the head writes.
         num_channels: C of the images.
@@ -61,7 +61,7 @@ class ForMaskedImageModeling(Pretrained):
         head_stride: `(h, w)` pixels per cell that the head writes.
 
     Raises:
-        InputError: the cells are no whole number of the target's places.
+        InputError: the cells do not consist of whole places of the target.
     """
 
     def __init__(

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from mimsuite.data.storage import write_text
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError
 from mimsuite.types import Encoder
-from mimsuite.weights.files import read_decoder, read_folder, write_decoder, write_folder, write_text
+from mimsuite.weights.files import read_decoder, read_folder, write_decoder, write_folder
 from mimsuite.weights.source import find_folder
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -84,7 +85,7 @@ class Pretrained(nn.Module):
             config: used instead of the folder's.
             dtype: of the parameters; None: torch's default; "auto": that of the files.
             torch_dtype: old name of `dtype`.
-            ignore_mismatched_sizes: leave parameters of other shapes freshly initialised instead of failing.
+            ignore_mismatched_sizes: keep parameters of other shapes freshly initialised instead of failing.
             overrides: fields of the configuration, or `init_options` of the class.
 
         Raises:
@@ -126,7 +127,7 @@ class Pretrained(nn.Module):
 def load_state(model: Pretrained, state: dict[str, Tensor], source: str, ignore_mismatched_sizes: bool = False) -> None:
     """Copies `state` into `model` by the family's prefix rules, and warns once of what is fresh or left over.
 
-    Weights of a model with a head go into the bare encoder (prefix removed, head left out) and the other way
+    Weights of a model with a head go into the bare encoder (prefix and head removed) and the other way
     round (prefix added).
 
     Raises:

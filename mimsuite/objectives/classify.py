@@ -11,13 +11,14 @@ from torchmetrics import MeanMetric
 from mimsuite.data.hashing import mix
 from mimsuite.heads.losses import classification_loss
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.running import Figures
-from mimsuite.metrics.scores import METRICS, LabelKind
+from mimsuite.metrics.running import RunningMetrics
+from mimsuite.metrics.scores import METRICS
 from mimsuite.models.composed import ForImageClassification
 from mimsuite.objectives.clipping import poison
 from mimsuite.objectives.mixing import Mixing, soft_loss
 from mimsuite.objectives.objective import Objective
 from mimsuite.types import Batch
+from mimsuite.words import LabelKind
 
 _MIXING = 0x4D4958  # keeps the draws of mixing apart from those of the model
 
@@ -57,7 +58,7 @@ class ClassifyObjective(Objective):
         self.class_weights: Tensor | None
         factors = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", factors, persistent=False)
-        self.val_loss, self.val_scores = MeanMetric(), Figures(label_kind, outputs)
+        self.val_loss, self.val_scores = MeanMetric(), RunningMetrics(label_kind, outputs)
 
     @property
     def evaluated_model(self) -> ForImageClassification:

@@ -127,7 +127,7 @@ def reconstruct(
     mask: Tensor,
     *,
     mode: str = "auto",
-    kind: str = "l1",
+    loss: str = "l1",
     shown: Shown | None = None,
 ) -> Reconstruction:
     """Runs a model on masked images.
@@ -136,14 +136,14 @@ def reconstruct(
     what is computed from it.
 
     Args:
-        predict: `(pixels, mask, kind)` to the masked loss and the whole prediction of the target.
+        predict: `(pixels, mask, loss)` to the masked loss and the whole prediction of the target.
         target: what is predicted.
         cell: `(h, w)` pixels of a cell of the feature map.
         normalize: integer images to normalised floats.
         images: `(N, C, H, W)` uint8 or int32.
         mask: `(N, rows, columns)` bool, True = hidden, one cell per mask unit.
         mode: how the prediction becomes a picture, one of the target's modes; "auto": the first.
-        kind: of the loss, one of `mimsuite.masked.losses.ERRORS`.
+        loss: the error, one of `mimsuite.words.LOSSES`.
         shown: which channels are shown, see `mimsuite.pictures.display.to_display`.
 
     Raises:
@@ -151,10 +151,10 @@ def reconstruct(
     """
     mode = choose_mode(target.name, mode)
     pixels = normalize(images)
-    loss, prediction = predict(pixels, mask, kind)
+    value, prediction = predict(pixels, mask, loss)
     wanted = target.dense(pixels, cell)
     each = [slice(i, i + 1) for i in range(len(mask))]
-    losses = [float(masked_error(prediction[i], wanted[i], mask[i], kind)) for i in each]
+    losses = [float(masked_error(prediction[i], wanted[i], mask[i], loss)) for i in each]
     picture = target.picture(prediction, pixels, mask, cell, mode)
 
     def display(values: Tensor) -> NDArray[np.uint8]:
@@ -178,7 +178,7 @@ def reconstruct(
         target=target.name,
         mode=mode,
         colours=colour_words(images.shape[1], shown),
-        loss=float(loss),
+        loss=float(value),
         losses=np.array(losses),
         psnr=psnr,
     )

@@ -48,7 +48,7 @@ class BatchFeature(UserDict[str, Any]):
 
 @dataclass(kw_only=True)
 class ImageProcessor:
-    """Convert, resize, (crop), rescale, normalise; a family says to which size in `geometry`.
+    """Convert, resize, (crop), rescale, normalise; a family overrides `geometry` for the sizes.
 
     Attributes:
         do_resize: resize to `size`.

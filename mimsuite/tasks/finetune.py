@@ -84,23 +84,24 @@ def finish(
 def test_metrics(settings: FinetuneSettings, compute: Compute, folder: RunFolder) -> dict[str, float]:
     """The metrics of the best weights, as they lie in `weights/`, on the test split."""
     from mimsuite.data.label_table import read_labels
-    from mimsuite.evaluation.judging.answers import Answers
-    from mimsuite.evaluation.judging.classifier import judge, label_tensor
-    from mimsuite.evaluation.judging.trained import find_trained, scorer
+    from mimsuite.evaluation.judging.classifier import evaluate_classifier, label_tensor
+    from mimsuite.evaluation.judging.load import load_classifier
+    from mimsuite.settings.class_match import MatchedOutputs
+    from mimsuite.settings.trained import find_trained
 
     index, facts, size = settings.inputs.index, settings.labels.facts, settings.geometry.image_size
     trained, samples = find_trained(str(folder.path)), index.records("test")
-    answers = Answers(facts.kind, facts.outputs, names=None, order=None, note="")
-    judged = judge(
-        scorer(trained, index, answers, size, flip=False),
+    outputs = MatchedOutputs(facts.kind, facts.outputs, names=None, order=None, note="")
+    found = evaluate_classifier(
+        load_classifier(trained, index, outputs, size, flip=False),
         index,
         samples,
-        label_tensor(read_labels(index, samples), answers.kind, answers.outputs),
+        label_tensor(read_labels(index, samples), outputs.kind, outputs.outputs),
         image_size=size,
         batch=compute.micro_batch,
         workers=settings.inputs.loading.workers,
     )
-    return {f"test/{name}": value for name, value in (judged.worth.figures | {"loss": judged.loss}).items()}
+    return {f"test/{name}": value for name, value in (found.scores.metrics | {"loss": found.loss}).items()}
 
 
 if __name__ == "__main__":

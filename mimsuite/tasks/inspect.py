@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from mimsuite import app
@@ -17,64 +15,57 @@ from mimsuite.data.progress import reported
 from mimsuite.data.storage import write_json
 from mimsuite.data.tar import printable
 from mimsuite.errors import InputError
-from mimsuite.runs.folder import check_outputs, speak
-from mimsuite.settings.read import read_flag, read_int
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from mimsuite.data.checks.inspect import RawSample
-    from mimsuite.data.index import DataIndex
+from mimsuite.runs.console import speak
+from mimsuite.settings.inspect import FACTS, SHEET, read_inspect
 
 log = logging.getLogger("mimsuite")
 
-SIDE = 112
 SHOWN = 20  # faults that are printed
-OUTPUTS = ("contact_sheet.png", "inspect.json")
 FAULTS = {
     "unlabelled": "have no label",
     "wrong_labels": "have a wrong label",
-    "keys_twice": "have a key that comes again in this split",
+    "keys_twice": "have a key that another sample of the split has, too",
     "keys_not_utf8": "have a key that is not UTF-8",
-    "no_sample": "are no samples, for the ending begins at the first dot of the name",
+    "no_sample": "are not samples: the ending of a file begins at the first dot of its name",
 }
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Looks at a data set; returns what it writes to `inspect.json`, with `exit_code` 2 where `verify` finds faults."""
     speak()
-    out = check_outputs(cfg.out, OUTPUTS, overwrite=read_flag(cfg, "overwrite"))
-    count, check = read_int(cfg, "count"), read_flag(cfg, "verify")
-    if read_flag(cfg, "index"):
-        write_beside(cfg.data)
+    settings = read_inspect(cfg)
+    if settings.index and settings.data is not None:
+        write_beside(settings.data)
     try:
-        index = open_data(cfg.data)
+        index = open_data(settings.data)
     except InputError:
-        faults = shard_faults(cfg.data) if check else []
+        faults = find_shard_faults(settings.data) if settings.verify else []
         if not faults:
             raise
-        return finish(out, {"problems": faults})
+        return finish(settings.out, {"problems": faults})
     from mimsuite.data.checks.inspect import summary
+    from mimsuite.data.checks.verify import verify
+    from mimsuite.pictures.contact import draw_data
+    from mimsuite.pictures.saving import save_image
 
     facts = summary(index)
     report(facts)
-    problems = {"problems": all_faults(index)} if check else {}
-    out.mkdir(parents=True, exist_ok=True)
-    draw(index, count).save(out / OUTPUTS[0])
-    return finish(out, facts | problems)
+    if settings.verify:
+        with reported("verify") as progress:
+            facts |= {"problems": [problem._asdict() for problem in verify(index, progress)]}
+    save_image(draw_data(index, settings.count), settings.out / SHEET)
+    return finish(settings.out, facts)
 
 
-def write_beside(data: str | None) -> None:
-    """Writes an index beside foreign shards."""
+def write_beside(data: str) -> None:
+    """Writes an index beside shards that have none."""
     from mimsuite.data.scan import index_beside
 
-    if data is None:
-        raise InputError("index=true needs data=FOLDER, a folder of shards")
     index_beside(data)
     log.info("wrote index.json and the .idx.npy tables to %s", data)
 
 
-def shard_faults(data: str | None) -> list[dict[str, Any]]:
+def find_shard_faults(data: str | None) -> list[dict[str, Any]]:
     """What is wrong with the shards of data that cannot be opened; nothing for a folder of images."""
     from mimsuite.data.checks.verify import check_shards
     from mimsuite.data.sources import is_image_folder
@@ -84,63 +75,21 @@ def shard_faults(data: str | None) -> list[dict[str, Any]]:
     return [problem._asdict() for problem in check_shards(data)]
 
 
-def all_faults(index: DataIndex) -> list[dict[str, Any]]:
-    """Reads everything; what is wrong, as plain values."""
-    from mimsuite.data.checks.verify import verify
-
-    with reported("verify") as progress:
-        return [problem._asdict() for problem in verify(index, progress)]
-
-
 def finish(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes `inspect.json`, and says what `verify` found."""
+    """Writes `inspect.json`, and prints what `verify` found."""
     problems = facts.get("problems")
     for problem in (problems or [])[:SHOWN]:
         place = f"{problem['shard']}, offset {problem['offset']}" if problem["offset"] >= 0 else problem["shard"]
         log.info("WRONG     %s%s: %s", place, f", {problem['key']}" if problem["key"] else "", problem["reason"])
     if problems:
-        log.info("%d things are wrong; all of them are in %s", len(problems), out / OUTPUTS[1])
+        log.info("%d faults; all of them are in %s", len(problems), out / FACTS)
         facts |= {"exit_code": 2}
     elif problems is not None:
-        log.info("verified  every image decodes, every checksum that is known holds")
+        log.info("verified  every image can be decoded, every known checksum is right")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / OUTPUTS[1], facts)
-    log.info("%s in %s", "contact sheet and numbers" if (out / OUTPUTS[0]).exists() else "the list", out)
+    write_json(out / FACTS, facts)
+    log.info("%s in %s", "contact sheet and numbers" if (out / SHEET).exists() else "the list of faults", out)
     return facts
-
-
-def draw(index: DataIndex, count: int) -> Image.Image:
-    """The contact sheet: `count` training images with their classes, else their keys."""
-    from mimsuite.data.checks.inspect import raw_samples
-    from mimsuite.pictures.sheets import contact_sheet
-
-    part = index.select("train") if "train" in index.splits else next(iter(index.splits))
-    shown = [(s, thumbnail(s.data)) for s in raw_samples(index, part, count)]
-    captions = [caption(s, index.classes or ()) for s, _ in shown]
-    return contact_sheet([image for _, image in shown], captions, title=printable(index.root))
-
-
-def caption(sample: RawSample, names: Sequence[str]) -> str:
-    """The classes or the number that label a sample; its key where it has no label."""
-    label = sample.label
-    if isinstance(label, float):
-        return f"{label:g}"
-    if label is None:
-        return printable(sample.key)
-    classes = (label,) if isinstance(label, int) else label
-    return ", ".join(names[i] if names else str(i) for i in classes) or "none"
-
-
-def thumbnail(data: bytes) -> NDArray[np.uint8]:
-    """A sample as a small picture: three channels at most, 8 bits; a broken one is grey."""
-    from mimsuite.data.images.decode import DecodeError, conform, open_image
-
-    try:
-        image = open_image(data)
-        pixels = image.pixels(cover=(SIDE, SIDE))
-    except DecodeError:
-        return np.full((SIDE, SIDE, 3), 128, np.uint8)
-    return conform(pixels[..., :3] if pixels.shape[-1] != 2 else pixels[..., :1], 3, "uint8")
 
 
 def report(facts: dict[str, Any]) -> None:
@@ -171,7 +120,7 @@ def report(facts: dict[str, Any]) -> None:
         f"{len(classes)}: {', '.join(classes[:8])}{', ...' * (len(classes) > 8)}" if classes else "no names",
     )
     same = facts["duplicates"]
-    log.info("twins     %d images lie in several splits, %d are repeated in all", same["across"], same["extra"])
+    log.info("copies    %d images are in several splits; %d copies in all", same["across"], same["extra"])
     for names in same["first"]:
         log.info("          the same bytes: %s", ", ".join(names))
 

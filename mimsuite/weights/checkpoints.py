@@ -52,7 +52,7 @@ def load_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
     """Reads a checkpoint with `weights_only=True`.
 
     Raises:
-        InputError: the file is no checkpoint, is damaged, or holds more than tensors and plain values.
+        InputError: the file is not a checkpoint, is damaged, or holds more than tensors and plain values.
     """
     try:
         loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)

@@ -1,12 +1,8 @@
-"""Tensors in files.
-
-Safetensors and torch archives, single or in shards, read without running anything they hold.
-"""
+"""Tensors in files: safetensors and torch archives, single or in shards, read without running anything they hold."""
 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mimsuite.data.storage import replacing, write_text
 from mimsuite.errors import InputError
 from mimsuite.weights.source import MissingFileError, read_json
 
@@ -112,23 +109,12 @@ def write_decoder(folder: Path, state: dict[str, Tensor]) -> None:
         (folder / DECODER).unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as part:
         part.touch()
         mode = part.stat().st_mode  # as any file of this user; safetensors would let nobody else read it
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"})
         part.chmod(mode)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class Weights:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """`(H, W)` that the weights were trained at, where the config or else the preprocessing says it."""
+        """`(H, W)` that the weights were trained at, where the config, or else the preprocessing, has it."""
         written = self.preprocessor.get("size")
         if self.preprocessor.get("do_center_crop"):
             written = self.preprocessor.get("crop_size", written)

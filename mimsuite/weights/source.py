@@ -15,7 +15,7 @@ DEMOS = Path(__file__).parent / "demo"  # small trained models that we ship, a f
 
 
 class MissingFileError(InputError, FileNotFoundError):
-    """A file that a pretrained folder must have is not there; also a `FileNotFoundError`."""
+    """A file that a pretrained folder must have does not exist; also a `FileNotFoundError`."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -28,7 +28,7 @@ def find_folder(source: str | Path) -> Path:
 
     Raises:
         MissingFileError: no such folder.
-        InputError: no such demo; huggingface_hub is not installed, or the repository cannot be had.
+        InputError: no such demo; huggingface_hub is not installed, or the repository cannot be downloaded.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: no such file.
-        InputError: it is not JSON, or no object.
+        InputError: it is not a JSON object.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def _download(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise InputError(
-            f"{name!r} is no folder here, and reading it from the hub needs huggingface_hub: pip install mimsuite[hub]"
+            f"{name!r} is not a local folder, and reading it from the hub needs huggingface_hub: pip install mimsuite[hub]"
         ) from None
     repository, _, revision = name.partition("@")
     try:
@@ -87,5 +87,7 @@ def _download(name: str) -> Path:
             folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{name!r} is neither a folder nor to be had from the Hugging Face hub: {reason}") from error
+        raise InputError(
+            f"{name!r} is not a local folder, and cannot be downloaded from the Hugging Face hub: {reason}"
+        ) from error
     return folder

@@ -129,7 +129,7 @@ FAULTS = {
     "no row": (lambda t: csv(t, A[:5], names=NAMES[:5]), ["no row for 1 of 6 images", "'b/5.jpg'", "add their rows"]),
     "no file": (
         lambda t: csv(t, [*A, "a"], names=[*NAMES, "c/9.jpg"]),
-        ["row 8 names 'c/9.jpg'", "not an image below"],
+        ["row 8 names 'c/9.jpg'", "not an image"],
     ),
     "twice": (
         lambda t: csv(t, [*A, "a"], names=[*NAMES, "./a/0.jpg"]),

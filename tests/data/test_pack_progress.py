@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mimsuite.data import progress
-from mimsuite.tasks.inspect import caption, thumbnail
+from mimsuite.pictures.contact import caption, thumbnail
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, caplog):

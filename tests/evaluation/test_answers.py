@@ -1,9 +1,9 @@
 """Which output of a classifier is which class of the data, and what does not fit."""
 
 import pytest
+from mimsuite.evaluation.judging.answers import ClassifierOutputs, kind_of, match, ordered
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.judging.answers import ClassifierOutputs, kind_of, match, ordered
 
 
 def test_labels_tell_what_they_are():

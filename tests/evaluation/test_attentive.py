@@ -7,7 +7,7 @@ import torch
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes import attentive
-from mimsuite.evaluation.probes.attentive import AttentiveRecipe, attentive_probe, fit_attentive, judge
+from mimsuite.evaluation.probes.attentive import AttentiveRecipe, attentive_probe, fit_attentive
 from mimsuite.evaluation.probes.logistic import held_out
 from mimsuite.metrics.scores import task_of
 
@@ -38,8 +38,8 @@ def found():
 
 
 def test_finds_the_cell_that_tells_the_class(found):
-    assert found.worth.figures["top1"] > 0.9
-    assert found.worth.confusion.sum() == 100
+    assert found.scores.metrics["top1"] > 0.9
+    assert found.scores.confusion.sum() == 100
     assert found.epochs == 8
     assert found.seconds > 0
 
@@ -61,7 +61,9 @@ def test_held_out_figure_is_that_of_a_head_that_never_saw_that_part(found):
     spoilt = train.x.clone()
     spoilt[held] = torch.nan
     head = fit_attentive(spoilt, (~held).nonzero()[:, 0], task, 1e-3, QUICK)
-    assert judge(head, train.x, held.nonzero()[:, 0], task.train, "classes").figures["top1"] == found.held_out[1e-3]
+    assert (
+        score_head(head, train.x, held.nonzero()[:, 0], task.train, "classes").metrics["top1"] == found.held_out[1e-3]
+    )
 
 
 def test_head_is_trained_on_all_training_features_and_judged_on_the_test_features(found):
@@ -70,7 +72,7 @@ def test_head_is_trained_on_all_training_features_and_judged_on_the_test_feature
     for name, value in head.state_dict().items():
         assert torch.equal(value, found.head.state_dict()[name])
     right = found.head(test.x.float()).argmax(1) == test.labels
-    assert found.worth.figures["top1"] == float(right.double().mean())
+    assert found.scores.metrics["top1"] == float(right.double().mean())
 
 
 def test_cells_are_standardised_by_the_training_samples(found):
@@ -111,7 +113,7 @@ def test_features_on_disk_are_read_in_batches(found, tmp_path, monkeypatch):
     monkeypatch.setattr(attentive.AttentiveHead, "__init__", watched)
     again = attentive_probe(train._replace(x=mapped), test, QUICK)
     assert torch.equal(again.head.query, found.head.query)
-    assert again.worth.figures == found.worth.figures
+    assert again.scores.metrics == found.scores.metrics
     assert max(largest) <= 32
 
 
@@ -119,7 +121,7 @@ def test_features_on_disk_are_read_in_batches(found, tmp_path, monkeypatch):
 def test_label_sets_and_numbers(target, figure, least):
     recipe = AttentiveRecipe(lrs=(1e-2,), epochs=8, batch=32)
     got = attentive_probe(made(200, 0, target), made(100, 1, target), recipe)
-    assert got.worth.figures[figure] > least
+    assert got.scores.metrics[figure] > least
 
 
 def test_a_learning_rate_that_diverges_is_not_chosen():

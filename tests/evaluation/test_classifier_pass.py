@@ -14,7 +14,7 @@ from mimsuite.data.open import open_index
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.judging.classifier import Classifier, averaged, judge, label_tensor, losses, verdict
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.scores import worth
+from mimsuite.metrics.scores import scores_of
 
 COUNT = 11
 BROKEN = 4
@@ -68,7 +68,7 @@ def test_figures_and_loss_are_those_of_all_images_at_once(batch, index):
     pixels, labels, keys = pixels_of(index)
     scores = network(pixels)
     found = run(index, labels, batch)
-    assert found.worth.figures == worth(scores, labels, "classes").figures
+    assert found.scores.metrics == scores_of(scores, labels, "classes").metrics
     assert found.loss == pytest.approx(float(F.cross_entropy(scores, labels)), rel=1e-5)
     assert (found.keys, found.numbers.tolist()) == (keys, list(range(COUNT)))
     assert torch.equal(found.verdicts.predicted, scores.argmax(1))
@@ -79,7 +79,7 @@ def test_figures_and_loss_are_those_of_all_images_at_once(batch, index):
 def test_scores_are_put_in_the_order_of_the_data_s_classes(index):
     _, labels, _ = pixels_of(index)
     plain, moved = run(index, labels), run(index, (labels + 1) % 3, order=(2, 0, 1))
-    assert moved.worth.figures == plain.worth.figures
+    assert moved.scores.metrics == plain.scores.metrics
     assert moved.loss == pytest.approx(plain.loss)
     assert torch.equal(moved.verdicts.predicted, (plain.verdicts.predicted + 1) % 3)
 
@@ -94,7 +94,7 @@ def test_mirrored_images_count_by_the_mean_of_probabilities(kind, of_probability
     found = run(index, wanted, kind=kind, flip=True)
     expected = F.nll_loss(mean.log(), labels) if kind == "classes" else F.binary_cross_entropy(mean, wanted.double())
     assert found.loss == pytest.approx(float(expected), rel=1e-5)
-    assert found.worth.figures == worth(of_probability(mean), wanted, kind).figures
+    assert found.scores.metrics == scores_of(of_probability(mean), wanted, kind).metrics
     assert found.loss != pytest.approx(run(index, wanted, kind=kind).loss, rel=1e-3)
 
 
@@ -128,7 +128,7 @@ def test_images_that_cannot_be_decoded_are_left_out_and_named(index, tmp_path, c
     assert found.keys == [whole.keys[i] for i in kept]
     assert torch.equal(found.labels, labels[kept])
     assert torch.equal(found.verdicts.predicted, whole.verdicts.predicted[kept])
-    assert int(found.worth.confusion.sum()) == COUNT - 1
+    assert int(found.scores.confusion.sum()) == COUNT - 1
     pixels, labels, _ = pixels_of(index)
     assert found.loss == pytest.approx(float(F.cross_entropy(network(pixels[kept]), labels[kept])), rel=1e-5)
     assert "left out  1 images that cannot be decoded: k04 in" in caplog.text

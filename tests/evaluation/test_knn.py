@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features
-from mimsuite.evaluation.probes.knn import knn_figures, knn_mean, knn_predict
+from mimsuite.evaluation.probes.knn import knn_mean, knn_metrics, knn_predict
 
 
 def blobs(n, seed, dtype=torch.float64):
@@ -56,7 +56,7 @@ def test_accuracy_is_the_fraction_of_right_predictions_per_k():
     x, y = blobs(100, 0, torch.float32)
     test_x, test_y = blobs(50, 1, torch.float32)
     test_y = torch.where(torch.arange(50) < 10, 8, test_y)  # a class that training never saw is always wrong
-    got = knn_figures(Features(x, y, y, "mean"), Features(test_x, test_y, test_y, "mean"), ks=(1, 5))
+    got = knn_metrics(Features(x, y, y, "mean"), Features(test_x, test_y, test_y, "mean"), ks=(1, 5))
     predicted = knn_predict(x, y, test_x, ks=(1, 5))
     assert got == {
         1: {"top1": float((predicted[0] == test_y).double().mean())},
@@ -75,7 +75,7 @@ def test_impossible_k_is_refused(k):
 def test_features_of_two_kinds_are_refused():
     x, y = blobs(100, 0, torch.float32)
     with pytest.raises(InputError, match="make both in the same way"):
-        knn_figures(Features(x, y, y, "mean"), Features(x, y, y, "cls"))
+        knn_metrics(Features(x, y, y, "mean"), Features(x, y, y, "cls"))
 
 
 def features(x, labels):
@@ -98,7 +98,7 @@ def test_means_equal_those_of_scikit_learn():
 
 def test_figures_of_numbers_are_r2_and_error_of_the_means():
     (x, y), (test_x, test_y) = numbers(200, 0), numbers(90, 1)
-    got = knn_figures(features(x.float(), y[:, :1]), features(test_x.float(), test_y[:, :1]), ks=(1, 10))
+    got = knn_metrics(features(x.float(), y[:, :1]), features(test_x.float(), test_y[:, :1]), ks=(1, 10))
     mean = knn_mean(x, y, test_x, ks=(1, 10))[1, :, 0]
     assert got[10]["r2"] == pytest.approx(r2_score(test_y[:, 0], mean), abs=1e-4)
     assert got[10]["mae"] == pytest.approx(float((test_y[:, 0] - mean).abs().mean()), abs=1e-4)
@@ -108,7 +108,7 @@ def test_figures_of_numbers_are_r2_and_error_of_the_means():
 def test_figures_of_label_sets_are_the_mean_average_precision_of_the_means():
     (x, y), (test_x, test_y) = numbers(200, 0), numbers(90, 1)
     y, test_y = ((t > 0.5).float() for t in (y, test_y))
-    got = knn_figures(features(x.float(), y), features(test_x.float(), test_y), ks=(5,))
+    got = knn_metrics(features(x.float(), y), features(test_x.float(), test_y), ks=(5,))
     expected = average_precision_score(test_y, knn_mean(x.float(), y, test_x.float(), ks=(5,))[0])
     assert got == {5: {"map": pytest.approx(expected, abs=1e-6)}}
 
@@ -116,7 +116,7 @@ def test_figures_of_label_sets_are_the_mean_average_precision_of_the_means():
 def test_a_k_above_the_training_images_is_left_out_with_a_line(caplog):
     x, y = blobs(12, 0, torch.float32)
     with caplog.at_level("INFO", "mimsuite"):
-        assert list(knn_figures(features(x, y), features(x, y), ks=(1, 10, 12, 20))) == [1, 10, 12]
+        assert list(knn_metrics(features(x, y), features(x, y), ks=(1, 10, 12, 20))) == [1, 10, 12]
     assert "k=20 left out: there are 12 training images" in caplog.text
     with pytest.raises(InputError, match="k=20 neighbours of 12 training images"):
-        knn_figures(features(x, y), features(x, y), ks=(20, 30))
+        knn_metrics(features(x, y), features(x, y), ks=(20, 30))

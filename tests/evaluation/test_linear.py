@@ -66,7 +66,7 @@ def test_newton_agrees_with_scikit_learn_without_penalty_where_sgd_does_not():
     reached = {}
     for optimizer in ("newton", "sgd"):
         recipe = replace(FAST, optimizer=optimizer, epochs=20)
-        reached[optimizer] = probe_matrix({A: train}, {A: test}, recipe).worth.figures["top1"]
+        reached[optimizer] = probe_matrix({A: train}, {A: test}, recipe).scores.metrics["top1"]
     assert reached["newton"] == pytest.approx(expected, abs=0.01)
     assert reached["sgd"] < expected - 0.02
 
@@ -132,7 +132,7 @@ def test_the_best_view_wins_and_only_it_meets_the_test_features():
     found = probe_matrix(train, test, FAST)
     assert found.best.view == A
     assert found.held_out[found.best] == max(found.held_out.values())
-    assert found.worth.figures["top1"] > 0.5
+    assert found.scores.metrics["top1"] > 0.5
 
 
 def test_choice_is_made_on_the_held_out_fifth_and_the_winner_fitted_to_everything(monkeypatch):
@@ -155,7 +155,7 @@ def test_test_features_change_neither_choice_nor_head():
     a, b = (probe_matrix(views(300, 0), views(100, seed), FAST) for seed in (1, 2))
     assert a.held_out == b.held_out
     assert torch.equal(a.head.weight, b.head.weight)
-    assert a.worth.figures != b.worth.figures
+    assert a.scores.metrics != b.scores.metrics
 
 
 def test_the_first_of_equals_wins_and_a_diverged_head_never():
@@ -261,7 +261,7 @@ def test_numbers_agree_with_scikit_learn():
     found = probe_matrix({A: a}, {A: b}, replace(FAST, epochs=20))
     theirs = Ridge(1e-3).fit(a.x.double(), a.labels.double())
     assert found.task.kind == "regression"
-    assert found.worth.figures["r2"] == pytest.approx(theirs.score(b.x.double(), b.labels.double()), abs=0.005)
+    assert found.scores.metrics["r2"] == pytest.approx(theirs.score(b.x.double(), b.labels.double()), abs=0.005)
     assert found.head.scores(b.x).shape == (300, 3)
 
 
@@ -283,7 +283,7 @@ def test_label_sets_agree_with_scikit_learn():
     )
     expected = average_precision_score(b.labels, scores, average="macro")
     assert found.task.kind == "multilabel"
-    assert found.worth.figures["map"] == pytest.approx(expected, abs=0.01)
+    assert found.scores.metrics["map"] == pytest.approx(expected, abs=0.01)
 
 
 def test_features_of_two_kinds_are_refused():

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from mimsuite.evaluation.judging.predictions import images_of, report, said_of, worst, write_predictions
 
 from mimsuite.data.open import open_index
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.classifier import Evaluation, verdict
-from mimsuite.evaluation.judging.predictions import images_of, report, said_of, worst, write_predictions
-from mimsuite.metrics.scores import worth
+from mimsuite.metrics.scores import scores_of
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
 
 NAMES = ["cat", "dog", "cow"]
@@ -21,7 +21,7 @@ NAMES = ["cat", "dog", "cow"]
 
 def judged(scores, labels, kind):
     return Evaluation(
-        worth(scores, labels, kind),
+        scores_of(scores, labels, kind),
         0.0,
         torch.arange(len(labels)) + 10,
         [f"k{i}" for i in range(len(labels))],

@@ -9,7 +9,8 @@ from sklearn.metrics import average_precision_score, confusion_matrix, r2_score
 
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features
-from mimsuite.metrics.scores import Tally, label_kind, task_of, worth
+from mimsuite.evaluation.probes.task import label_kind, task_of
+from mimsuite.metrics.scores import Tally, scores_of
 
 
 def drawn(n=60, k=7, seed=0):
@@ -25,10 +26,10 @@ def sets(n=60, k=7):
 def test_confusion_matrix_and_accuracies_equal_those_of_scikit_learn():
     scores, labels = drawn()
     labels[labels == 3] = 2  # of class 3 there is no image
-    got = worth(scores, labels, "classes")
+    got = scores_of(scores, labels, "classes")
     expected = confusion_matrix(labels, scores.argmax(1), labels=range(7))
     assert got.confusion.tolist() == expected.tolist()
-    assert got.figures["top1"] == pytest.approx(np.trace(expected) / 60)
+    assert got.metrics["top1"] == pytest.approx(np.trace(expected) / 60)
     assert got.per_class[3].isnan()
     assert got.per_class[[0, 1, 2]].tolist() == pytest.approx([expected[c, c] / expected[c].sum() for c in range(3)])
 
@@ -36,45 +37,47 @@ def test_confusion_matrix_and_accuracies_equal_those_of_scikit_learn():
 def test_of_very_many_classes_nothing_but_the_table_is_left_out(monkeypatch):
     scores, labels = drawn()
     labels[labels == 3] = 2
-    small = worth(scores, labels, "classes")
+    small = scores_of(scores, labels, "classes")
     monkeypatch.setattr("mimsuite.metrics.scores.MOST_CONFUSED", 6)
-    large = worth(scores, labels, "classes")
+    large = scores_of(scores, labels, "classes")
     assert large.confusion is None
-    assert large.figures == small.figures
+    assert large.metrics == small.metrics
     assert torch.equal(large.per_class.nan_to_num(-1), small.per_class.nan_to_num(-1))
 
 
 def test_top5_counts_the_five_best_and_all_of_fewer_classes():
     scores = torch.arange(7.0).expand(7, 7)
-    assert worth(scores, torch.arange(7), "classes").figures["top5"] == pytest.approx(5 / 7)
-    assert worth(scores[:3, :3], torch.arange(3), "classes").figures["top5"] == 1
+    assert scores_of(scores, torch.arange(7), "classes").metrics["top5"] == pytest.approx(5 / 7)
+    assert scores_of(scores[:3, :3], torch.arange(3), "classes").metrics["top5"] == 1
 
 
 def test_average_precision_equals_that_of_scikit_learn_also_of_large_scores_and_ties():
     scores, labels = sets()
     scores = (scores * 3).round() * 100
-    got = worth(scores, labels, "multilabel")
+    got = scores_of(scores, labels, "multilabel")
     expected = [average_precision_score(labels[:, k], scores[:, k]) for k in range(7)]
     assert got.per_class.tolist() == pytest.approx(expected, abs=1e-6)
-    assert got.figures == {"map": pytest.approx(np.mean(expected), abs=1e-6)}
+    assert got.metrics == {"map": pytest.approx(np.mean(expected), abs=1e-6)}
 
 
 def test_a_label_that_no_image_has_is_left_out_of_the_mean():
     scores, labels = sets()
     labels[:, 2] = 0
-    got = worth(scores, labels, "multilabel")
+    got = scores_of(scores, labels, "multilabel")
     assert got.per_class[2].isnan()
     others = [0, 1, 3, 4, 5, 6]
-    assert got.figures["map"] == pytest.approx(worth(scores[:, others], labels[:, others], "multilabel").figures["map"])
+    assert got.metrics["map"] == pytest.approx(
+        scores_of(scores[:, others], labels[:, others], "multilabel").metrics["map"]
+    )
 
 
 def test_regression_equals_scikit_learn():
     scores, _ = drawn(k=1)
     labels = scores + torch.randn(60, 1, generator=torch.Generator().manual_seed(5))
-    got = worth(scores, labels, "regression").figures
+    got = scores_of(scores, labels, "regression").metrics
     assert got["r2"] == pytest.approx(r2_score(labels, scores), abs=1e-6)
     assert got["mae"] == pytest.approx(float((scores - labels).abs().mean()), abs=1e-6)
-    assert worth(scores, labels[:, 0], "regression").figures == got
+    assert scores_of(scores, labels[:, 0], "regression").metrics == got
 
 
 @pytest.mark.parametrize("kind", ["classes", "multilabel", "regression"])
@@ -83,7 +86,7 @@ def test_every_image_counts_once_whatever_the_batches(kind):
     tally = Tally(kind, 7)
     for part in torch.arange(60).split(23):  # the last is smaller
         tally.update(scores[part], labels[part])
-    assert tally.compute().figures == worth(scores, labels, kind).figures
+    assert tally.compute().metrics == scores_of(scores, labels, kind).metrics
 
 
 @pytest.mark.parametrize(
@@ -126,15 +129,15 @@ def test_scores_that_are_not_finite_stop(bad):
     scores, labels = drawn()
     scores[3, 1] = bad
     with pytest.raises(RunError, match="scores of 1 of 60 images are not finite"):
-        worth(scores, labels, "classes")
+        scores_of(scores, labels, "classes")
 
 
 def test_what_is_not_defined_is_refused():
     scores, labels = sets()
     with pytest.raises(InputError, match="none of the images has a label"):
-        worth(scores, labels * 0, "multilabel")
+        scores_of(scores, labels * 0, "multilabel")
     with pytest.raises(InputError, match="R2 is not defined"):
-        worth(scores[:, :1], torch.ones(60, 1), "regression")
+        scores_of(scores[:, :1], torch.ones(60, 1), "regression")
     for kind in ("classes", "regression"):
         with pytest.raises(InputError, match="there are no images"):
             Tally(kind, 3).compute()

@@ -205,7 +205,7 @@ def test_depths_do_not_fall_along_the_forward_pass(family):
 @pytest.mark.parametrize("name", ["", "classifier.weight", "blocks.0.weight", "{}.layer.9.x", "{}.stages.9.layers.0.x"])
 def test_a_parameter_that_the_encoder_does_not_have_has_no_depth(plain_family, name):
     encoder = classifier(plain_family, (64, 64)).encoder
-    with pytest.raises(InputError, match=r"is no parameter of a \w+ encoder"):
+    with pytest.raises(InputError, match=r"is not a parameter of a \w+ encoder"):
         encoder.depth_of(name.format("encoder"))
 
 

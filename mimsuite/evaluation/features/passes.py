@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,18 +23,30 @@ from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.members import labelled
 from mimsuite.data.progress import reported
 from mimsuite.data.storage import cache_folder
+from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError, RunError
+from mimsuite.evaluation.features.exchange import from_first, gathered, place
+from mimsuite.evaluation.features.pixels import PixelLayer
 from mimsuite.evaluation.features.stored import Rows, StoredFeatures, describe, open_stored, publish, temporary, written
-from mimsuite.evaluation.features.views import View, evaluation_mode, fingerprint, pooled
+from mimsuite.evaluation.features.views import evaluation_mode, fingerprint, pooled
 from mimsuite.masked.normalization import Normalize
 from mimsuite.models.load import normalizer
-from mimsuite.types import Batch, Encoder
+from mimsuite.settings.views import View
+from mimsuite.types import Batch, FeatureMap
 from mimsuite.weights.init import Weights
 
 log = logging.getLogger("mimsuite")
 
 FORMAT = 1  # of the files, and of how features are computed; another number never meets files of this one
-Value = TypeVar("Value")
+
+
+@runtime_checkable
+class Layers(Protocol):
+    """What a feature pass needs: every `types.Encoder`, and the images themselves as of `pixels.PixelLayer`."""
+
+    def forward_layers(self, pixels: Tensor, layers: Sequence[int]) -> tuple[FeatureMap, ...]:
+        """The features of some layers, see `types.Encoder`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class FeaturePass:
     """How features are computed: the same for every part of every data set that it reads.
 
     Attributes:
-        encoder: keeps the contract `types.Encoder`; at `image_size`, on `device`.
+        encoder: has `Layers`; at `image_size`, on `device`.
         model: what the weights do not say of the encoder: its configuration as text.
         normalize: images as loaded -> normalised floats; on `device`.
         image_size: `(H, W)` pixels of the centre crops.
@@ -74,7 +85,7 @@ class FeaturePass:
         """Returns the features of a part of a data set; computes in one pass those that are not stored yet.
 
         Whole images, no gradients, evaluation mode; every submodule gets its own mode back. Images that cannot be
-        decoded are left out. Under `torch.distributed` all processes call it, and each encodes some of the batches of
+        decoded are skipped. Under `torch.distributed` all processes call it, and each encodes some of the batches of
         one process alone, so that the features are the same; they must see the same `folder`.
 
         Args:
@@ -85,18 +96,18 @@ class FeaturePass:
             seed: decides these, with the number of the copy and the sample's key.
 
         Raises:
-            InputError: no such layer, a class token that it has not, or images that the encoder cannot take.
+            InputError: no such layer, a class token that it does not have, or images that the encoder cannot take.
             RunError: features that are not finite or too large for float16, or a full disk.
         """
         encoder = self.encoder
-        if not isinstance(encoder, Encoder):
+        if not isinstance(encoder, Layers):
             raise TypeError(f"{type(encoder).__name__} does not keep the contract types.Encoder; give model.encoder")
         network = fingerprint(encoder.state_dict(), self.model, "")
         made = f"{self._transform_words()}; encoder {network}"
         copies = f"; {augmented} augmented copies, seed {seed}" if augmented else ""
         mark = fingerprint({}, f"{FORMAT}; {made}{copies}", data_words(index, part))
         folder = self.folder / f"features-{mark}"
-        missing = _first_says(lambda: _missing(folder, mark, views))
+        missing = from_first(lambda: _missing(folder, mark, views))
         if missing:
             about = {"fingerprint": mark, "made": made, "data": f"{Path(index.root).name} {part.split} ({part.part})"}
             self._fill(folder, index, part, missing, about, augmented, seed)
@@ -121,20 +132,20 @@ class FeaturePass:
         seed: int,
     ) -> None:
         """Computes views and stores them."""
-        rank, _ = _place()
+        rank, _ = place()
         samples = index.records(part)
         if not len(samples):
             raise InputError(f"split={part.split} of {index.root} is empty; name another")
-        scratch = Path(_first_says(lambda: _scratch(folder)))
+        scratch = Path(from_first(lambda: _scratch(folder)))
         began = time.monotonic()
         try:
             with written(self.folder), evaluation_mode(self.encoder), torch.inference_mode():
                 seen = self._pass(scratch, index, samples, views, augmented, seed)
-                shares = _gathered(seen)
+                shares = gathered(seen)
                 if rank == 0:
                     _describe(scratch, samples, shares, about | {"samples": len(samples), "copies": augmented})
                     publish(scratch, folder)
-                _first_says(lambda: None)  # nobody reads before it is there
+                from_first(lambda: None)  # nobody reads before it is there
         finally:
             if rank == 0:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -152,7 +163,7 @@ class FeaturePass:
         self, scratch: Path, index: DataIndex, samples: Samples, views: Sequence[View], augmented: int, seed: int
     ) -> _Seen:
         """Encodes this process's share of the samples and writes their rows."""
-        rank, world = _place()
+        rank, world = place()
         first, end = share(len(samples), self.batch, rank, world)
         own = samples.take(np.arange(first, end))
         with_labels = bool(labelled(samples).all())
@@ -163,7 +174,7 @@ class FeaturePass:
             assert head is not None  # rank 0 has the first batch
             count = len(samples) * (1 + augmented)
             Rows.create(scratch, {view: (count, *rows.shape[1:]) for view, rows in head[2].items()})
-        _first_says(lambda: None)  # nobody writes before the files are there
+        from_first(lambda: None)  # nobody writes before the files are there
         shown = reported(f"features of {index.root}") if rank == 0 else nullcontext(lambda done, total: None)
         with Rows(scratch, views) as rows, shown as report:
             done, total = 0, (end - first) * (1 + augmented)
@@ -183,7 +194,7 @@ class FeaturePass:
     ) -> Iterator[tuple[int, Batch, dict[View, NDArray[np.float16]]]]:
         """Number of the copy, batch and views of it, batch by batch."""
         encoder = self.encoder
-        assert isinstance(encoder, Encoder)
+        assert isinstance(encoder, Layers)
         layers = sorted({view.layer for view in views})
         for copy in range(1 + augmented if len(samples) else 0):
             loader = eval_loader(
@@ -238,8 +249,9 @@ def share(count: int, batch: int, rank: int, world: int) -> tuple[int, int]:
 
 def data_words(index: DataIndex, part: Selection) -> str:
     """What names the images of a part of a data set, their order and how they are decoded."""
+    store = store_of(index.root)
     shards = " ".join(
-        f"{Path(s.path).name} {s.bytes} {s.sha256 or os.stat(s.path).st_mtime_ns}" for s in index.splits[part.split]
+        f"{Path(s.path).name} {s.bytes} {s.sha256 or store.stat(s.path).version}" for s in index.splits[part.split]
     )
     return f"{part} {index.channels} {index.dtype} {shards}"
 
@@ -283,7 +295,7 @@ def _describe(scratch: Path, samples: Samples, shares: Sequence[_Seen], about: d
     if not len(kept):
         raise InputError(f"no image can be decoded: {'; '.join(bad[:3])}; check the files")
     if bad:
-        log.warning("features  left out %d images that cannot be decoded: %s", len(samples) - len(kept), "; ".join(bad))
+        log.warning("features  skipped %d undecodable images: %s", len(samples) - len(kept), "; ".join(bad))
     labels = [part for seen in shares for part in seen.labels]
     describe(
         scratch,
@@ -295,66 +307,56 @@ def _describe(scratch: Path, samples: Samples, shares: Sequence[_Seen], about: d
     )
 
 
-# --- several processes -------------------------------------------------------------------------------------------
-
-
-def _place() -> tuple[int, int]:
-    """This process's rank, and how many there are."""
-    from torch import distributed
-
-    if not distributed.is_available() or not distributed.is_initialized():
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()
-
-
-def _first_says(value: Callable[[], Value]) -> Value:
-    """What the first process finds, in all of them; they wait for it."""
-    rank, world = _place()
-    if world == 1:
-        return value()
-    said: list[Any] = [value() if rank == 0 else None]
-    torch.distributed.broadcast_object_list(said)
-    found: Value = said[0]
-    return found
-
-
-def _gathered(value: Value) -> list[Value]:
-    """What all processes have, in the first one; nothing in the others."""
-    rank, world = _place()
-    if world == 1:
-        return [value]
-    found: list[Any] = [None] * world
-    torch.distributed.gather_object(value, found if rank == 0 else None)
-    return found if rank == 0 else []
-
-
-def feature_pass(
+def encoder_pass(
     weights: Weights,
     index: DataIndex,
-    network: nn.Module,
+    encoder: nn.Module,
     image_size: tuple[int, int],
     *,
     device: str,
     batch: int,
     workers: int,
 ) -> FeaturePass:
-    """How features of images are computed, and kept in the user's cache.
+    """How features of an encoder are computed, and kept in the user's cache.
 
     Args:
         weights: whose config and statistics hold.
         index: the data.
-        network: the encoder, at `image_size`; perhaps at random initialisation.
+        encoder: at `image_size`; perhaps at random initialisation.
         image_size: `(H, W)` pixels.
         device: where it is computed.
         batch: images per forward pass.
         workers: processes that read.
     """
     return FeaturePass(
-        encoder=network.to(device),
+        encoder=encoder.to(device),
         model=json.dumps(weights.config, sort_keys=True),
         normalize=normalizer(index, weights).to(device),
         image_size=image_size,
         device=device,
+        batch=batch,
+        workers=workers,
+        folder=cache_folder() / "features",
+    )
+
+
+def pixel_pass(index: DataIndex, image_size: tuple[int, int], *, size: int, batch: int, workers: int) -> FeaturePass:
+    """How shrunk images are made features, as a baseline without a network; kept in the same cache.
+
+    Args:
+        index: the data.
+        image_size: `(H, W)` pixels of the centre crops.
+        size: side of the shrunk images in pixels.
+        batch: images at a time.
+        workers: processes that read.
+    """
+    maximum = 65535 if index.dtype == "uint16" else 255
+    return FeaturePass(
+        encoder=PixelLayer(size),
+        model=f"{size}x{size} pixels",
+        normalize=Normalize((0.0,) * index.channels, (1.0,) * index.channels, maximum),
+        image_size=image_size,
+        device="cpu",
         batch=batch,
         workers=workers,
         folder=cache_folder() / "features",

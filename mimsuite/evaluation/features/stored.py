@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mimsuite.data.storage import move_file, move_folder
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.features.views import Features, View
+from mimsuite.evaluation.features.views import Features
+from mimsuite.settings.views import View
 
 log = logging.getLogger("mimsuite")
 
@@ -39,7 +41,7 @@ class StoredFeatures:
         """Opens a folder.
 
         Raises:
-            OSError, ValueError: none of ours, or a damaged one.
+            OSError, ValueError: not a folder of features, or a damaged one.
         """
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if missing := [name for name in _NEEDED if name not in about]:
@@ -70,7 +72,7 @@ class StoredFeatures:
         """Returns a view; vectors as float32 in memory, a grid as float16 mapped from the file.
 
         Raises:
-            InputError: nobody stored it.
+            InputError: it is not stored.
         """
         if not self.has(view):
             raise InputError(f"{self.folder} holds no features of {view}; make them first")
@@ -198,19 +200,19 @@ def _alive(process: int) -> bool:
 
 def publish(made: Path, folder: Path) -> None:
     """Gives a finished folder its name, or adds its views to those that are there already."""
-    try:
-        os.rename(made, folder)
-    except OSError:
-        if not StoredFeatures(folder).same_samples(StoredFeatures(made)):
-            raise RunError(f"{folder} holds other samples than were just read; remove it and start again") from None
-        for file in sorted(made.glob("layer-*.npy")):
-            os.replace(file, folder / file.name)
-        shutil.rmtree(made)
+    move_folder(made, folder, ABOUT)
+    if not made.exists():
+        return
+    if not StoredFeatures(folder).same_samples(StoredFeatures(made)):
+        raise RunError(f"{folder} holds other samples than were just read; remove it and start again")
+    for file in sorted(made.glob("layer-*.npy")):
+        move_file(file, folder / file.name)
+    shutil.rmtree(made)
 
 
 @contextmanager
 def written(folder: Path) -> Iterator[None]:
-    """Says in one line that a disk did not take what was to be written below `folder`."""
+    """Turns an error of the disk below `folder` into one line with the fix."""
     try:
         yield
     except OSError as error:

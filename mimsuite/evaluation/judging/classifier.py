@@ -1,4 +1,4 @@
-"""What a classifier says of every image of a split, and what that is worth: one pass, whole images, no gradients."""
+"""What a classifier predicts for every image of a split, and how good that is: one pass over whole images."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from mimsuite.data.progress import reported
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.scores import LabelKind, Scores, Tally
+from mimsuite.metrics.scores import Scores, Tally
 from mimsuite.types import BadSample
+from mimsuite.words import LabelKind
 
 log = logging.getLogger("mimsuite")
 
@@ -30,7 +31,7 @@ log = logging.getLogger("mimsuite")
 
 @dataclass(frozen=True)
 class Classifier:
-    """What gives scores, and how images reach it.
+    """What gives predictions, and how images reach it.
 
     Attributes:
         network: normalised floats `(B, C, H, W)` to logits, or predicted numbers, `(B, K)`; in evaluation mode.
@@ -38,7 +39,7 @@ class Classifier:
         kind: what is predicted.
         outputs: K.
         order: which of the network's outputs is the data's class 0, 1, ...; None where they agree.
-        flip: whether each image is also looked at mirrored, and the answers averaged, see `averaged`.
+        flip: whether each image is also mirrored, and the two predictions averaged, see `averaged`.
         device: where network and statistics lie.
     """
 
@@ -50,56 +51,57 @@ class Classifier:
     flip: bool = False
     device: str = "cpu"
 
-    def scores(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor) -> Tensor:
         """Logits or predicted numbers of images as loaded, `(B, K)`, in float32 or wider."""
         pixels = self.normalize(images.to(self.device, non_blocking=True))
-        scores = widen(self.network(pixels))
+        predictions = widen(self.network(pixels))
         if self.flip:
-            scores = averaged(scores, widen(self.network(pixels.flip(-1))), self.kind)
-        return scores if self.order is None else scores[:, list(self.order)]
+            predictions = averaged(predictions, widen(self.network(pixels.flip(-1))), self.kind)
+        return predictions if self.order is None else predictions[:, list(self.order)]
 
 
-class Verdicts(NamedTuple):
-    """What is said of each image, on the CPU.
+class Answers(NamedTuple):
+    """What is predicted for each image, on the CPU.
 
     Attributes:
         predicted: `(N,)` int64 classes; `(N, K)` bool, labels with a probability of 0.5 or more; or `(N, K)` numbers.
-        at: `(N,)` int64, what the two next speak of: the predicted class, or the label or column that is most wrong.
+        subject: `(N,)` int64, what the two next are about: the predicted class, or the label or column that is most
+            wrong.
         probability: `(N,)` of it; NaN of numbers.
-        of_true: `(N,)` of the true class; NaN of anything else.
-        wrong: `(N,)` how wrong: probability of the predicted minus that of the true class; distance of the label's
+        probability_of_true: `(N,)` of the true class; NaN of anything else.
+        error: `(N,)` how wrong: probability of the predicted minus that of the true class; distance of the label's
             probability from 0 or 1; absolute error. Negative where nothing is wrong.
     """
 
     predicted: Tensor
-    at: Tensor
+    subject: Tensor
     probability: Tensor
-    of_true: Tensor
-    wrong: Tensor
+    probability_of_true: Tensor
+    error: Tensor
 
 
 class Evaluation(NamedTuple):
-    """A split, judged.
+    """The scores of a classifier on a split, and what they come from.
 
     Attributes:
-        worth: the figures.
+        scores: over all images.
         loss: mean cross entropy; binary cross entropy, mean over images and labels; or mean squared error.
-        numbers: `(N,)` int64, which samples these are; those that cannot be decoded are left out.
+        numbers: `(N,)` int64, which samples these are; those that cannot be decoded are skipped.
         keys: their N names.
         labels: `(N,)` int64 classes or `(N, K)` floats.
-        verdicts: what was said of them.
+        answers: what was predicted for them.
     """
 
-    worth: Scores
+    scores: Scores
     loss: float
     numbers: Tensor
     keys: list[str]
     labels: Tensor
-    verdicts: Verdicts
+    answers: Answers
 
 
 @torch.inference_mode()
-def judge(
+def evaluate_classifier(
     classifier: Classifier,
     index: DataIndex,
     samples: Samples,
@@ -109,7 +111,7 @@ def judge(
     batch: int,
     workers: int,
 ) -> Evaluation:
-    """Looks at every image once, at the centre crop.
+    """Predicts every image once, at the centre crop.
 
     Args:
         classifier: at `image_size`.
@@ -121,14 +123,14 @@ def judge(
         workers: processes that read.
 
     Raises:
-        InputError: no image can be decoded, or labels of which the figures are not defined.
+        InputError: no image can be decoded, or labels for which the metrics are not defined.
         RunError: scores that are not finite, or a shard that cannot be read.
     """
     tally, total = Tally(classifier.kind, classifier.outputs), 0.0
     numbers: list[Tensor] = []
     keys: list[str] = []
     bad: list[BadSample] = []
-    verdicts: list[Verdicts] = []
+    answers: list[Answers] = []
     ids, done = torch.from_numpy(samples.keys().view(np.int64)), 0
     loader = eval_loader(index, samples, image_size=image_size, batch=batch, workers=workers, labels=False, keys=True)
     with reported(f"evaluating {index.root}") as report:
@@ -141,19 +143,19 @@ def judge(
             if not good.any():
                 continue
             own = own[good]
-            scores, wanted = classifier.scores(part.images[good]), labels[own].to(classifier.device)
-            tally.update(scores, wanted)
-            total += float(losses(scores, wanted, classifier.kind).double().sum())
-            verdicts.append(Verdicts(*(t.cpu() for t in verdict(scores, wanted, classifier.kind))))
+            predictions, wanted = classifier.predict(part.images[good]), labels[own].to(classifier.device)
+            tally.update(predictions, wanted)
+            total += float(losses(predictions, wanted, classifier.kind).double().sum())
+            answers.append(Answers(*(t.cpu() for t in answer(predictions, wanted, classifier.kind))))
             numbers.append(own)
             keys += [key for key, kept in zip(part.keys or [], good.tolist(), strict=True) if kept]
-    said = "; ".join(dict.fromkeys(f"{b.key} in {b.shard}: {b.reason}" for b in bad))
+    reasons = "; ".join(dict.fromkeys(f"{b.key} in {b.shard}: {b.reason}" for b in bad))
     if not keys:
-        raise InputError(f"no image can be decoded: {said[:300]}; check the files")
+        raise InputError(f"no image can be decoded: {reasons[:300]}; check the files")
     if len(keys) < len(samples):
-        log.warning("left out  %d images that cannot be decoded: %s", len(samples) - len(keys), said)
+        log.warning("bad       skipped %d undecodable images: %s", len(samples) - len(keys), reasons)
     found = torch.cat(numbers)
-    every = Verdicts(*(torch.cat(column) for column in zip(*verdicts, strict=True)))
+    every = Answers(*(torch.cat(column) for column in zip(*answers, strict=True)))
     return Evaluation(tally.compute(), total / len(keys), found, keys, labels[found], every)
 
 
@@ -170,14 +172,14 @@ def label_tensor(labels: Sequence[Label], kind: LabelKind, outputs: int) -> Tens
 
 
 def averaged(first: Tensor, second: Tensor, kind: LabelKind) -> Tensor:
-    """Scores that stand for the mean of two predictions of the same images.
+    """The mean of two predictions of the same images.
 
     Probabilities are averaged (Krizhevsky et al. 2012, section 4.1, who average what the softmax gives over crops and
     their reflections), and numbers as they are. What is returned has these probabilities: their logarithms for
     classes, logits for label sets; computed from logarithms, so that none becomes 0 or 1.
 
     Args:
-        first: `(B, K)` scores.
+        first: `(B, K)` logits, or numbers.
         second: likewise.
         kind: what they are.
     """
@@ -190,28 +192,28 @@ def averaged(first: Tensor, second: Tensor, kind: LabelKind) -> Tensor:
     return there - absent
 
 
-def losses(scores: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
+def losses(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
     """The loss of each image, `(B,)`: see `Evaluation.loss`."""
     if kind == "classes":
-        return F.cross_entropy(scores, labels, reduction="none")
-    labels = labels.to(scores.dtype)
+        return F.cross_entropy(predictions, labels, reduction="none")
+    labels = labels.to(predictions.dtype)
     if kind == "multilabel":
-        return F.binary_cross_entropy_with_logits(scores, labels, reduction="none").mean(1)
-    return (scores - labels).square().mean(1)
+        return F.binary_cross_entropy_with_logits(predictions, labels, reduction="none").mean(1)
+    return (predictions - labels).square().mean(1)
 
 
-def verdict(scores: Tensor, labels: Tensor, kind: LabelKind) -> Verdicts:
-    """What scores `(B, K)` say of images with these labels."""
-    nothing = torch.full((len(scores),), torch.nan, dtype=scores.dtype, device=scores.device)
+def answer(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Answers:
+    """What predictions `(B, K)` mean for images with these labels."""
+    nothing = torch.full((len(predictions),), torch.nan, dtype=predictions.dtype, device=predictions.device)
     if kind == "classes":
-        probabilities, predicted = scores.softmax(1), scores.argmax(1)
+        probabilities, predicted = predictions.softmax(1), predictions.argmax(1)
         own, true = (probabilities.gather(1, which[:, None])[:, 0] for which in (predicted, labels))
-        return Verdicts(predicted, predicted, own, true, torch.where(predicted == labels, -1.0, own - true))
+        return Answers(predicted, predicted, own, true, torch.where(predicted == labels, -1.0, own - true))
     if kind == "multilabel":
-        probabilities = scores.sigmoid()
-        said = probabilities >= 0.5
-        distance, at = (probabilities - labels).abs().max(1)
-        wrong = torch.where((said != labels.bool()).any(1), distance, -1.0)
-        return Verdicts(said, at, probabilities.gather(1, at[:, None])[:, 0], nothing, wrong)
-    error, at = (scores - labels).abs().max(1)
-    return Verdicts(scores, at, nothing, nothing, torch.where(error > 0, error, -1.0))
+        probabilities = predictions.sigmoid()
+        present = probabilities >= 0.5
+        distance, label = (probabilities - labels).abs().max(1)
+        wrong = torch.where((present != labels.bool()).any(1), distance, -1.0)
+        return Answers(present, label, probabilities.gather(1, label[:, None])[:, 0], nothing, wrong)
+    error, column = (predictions - labels).abs().max(1)
+    return Answers(predictions, column, nothing, nothing, torch.where(error > 0, error, -1.0))

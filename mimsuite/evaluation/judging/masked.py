@@ -1,4 +1,4 @@
-"""What a masked image model is worth on a split: the figures of a run's validation, of all images of the split."""
+"""How well a masked image model predicts a split: the metrics of a run's validation, over all images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("mimsuite")
 
 
 @torch.inference_mode()
-def masked_figures(
+def masked_metrics(
     model: ForMaskedImageModeling,
     loader: Iterable[Batch],
     normalize: Normalize,
@@ -30,14 +30,14 @@ def masked_figures(
 ) -> dict[str, float]:
     """The masked loss, the PSNR of hidden pixels, and the loss of a flat colour, where there are such.
 
-    Computed as `MIMObjective` validates: a batch's loss counts by its images, and where an image cannot be decoded
-    another stands in for it. With masks that hide the same in every image the size of the batches changes nothing.
+    Computed as `MIMObjective` validates: a batch's loss counts by its images, and an image that cannot be decoded is
+    replaced by another. With masks that hide the same in every image the size of the batches changes nothing.
 
     Args:
         model: in evaluation mode, on `device`.
         loader: batches with masks.
         normalize: images as loaded to normalised floats, on `device`.
-        loss: kind of the error, one of `mimsuite.masked.losses.ERRORS`.
+        loss: name of the error, one of `mimsuite.masked.losses.ERRORS`.
         device: where it is computed.
         images: how many the loader gives.
 
@@ -68,11 +68,11 @@ def masked_figures(
     if not done:
         raise InputError("no images to evaluate: the split is empty; check data= and split=")
     if bad:
-        log.warning("bad       %d images cannot be decoded; others stand in for them", bad)
-    figures = {"loss": float(total / done)}
+        log.warning("bad       %d undecodable images were replaced by others", bad)
+    metrics = {"loss": float(total / done)}
     if model.target.mode != "orientations":
-        figures["psnr"] = float(psnr.compute())
-    return figures | ({"loss_mean_colour": float(colour / done)} if flat else {})
+        metrics["psnr"] = float(psnr.compute())
+    return metrics | ({"loss_mean_colour": float(colour / done)} if flat else {})
 
 
 def weighted(value: Tensor, pixels: Tensor) -> Tensor:

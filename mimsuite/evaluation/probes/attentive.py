@@ -1,10 +1,10 @@
-"""The attentive probe: a head that looks at all cells, trained by AdamW on frozen features."""
+"""The attentive probe: a head that attends to all cells, trained by AdamW on frozen features."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mimsuite.data.hashing import mix, permutation
-from mimsuite.errors import InputError, RunError
+from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features, check_comparable
-from mimsuite.evaluation.probes.linear import check_enough, pace, training_targets
-from mimsuite.evaluation.probes.logistic import held_out
+from mimsuite.evaluation.probes.linear import pace
+from mimsuite.evaluation.probes.selection import choose_then_refit
+from mimsuite.evaluation.probes.task import LabelTask, task_of, training_targets
 from mimsuite.heads.attentive import EPS, AttentiveHead
-from mimsuite.metrics.scores import METRICS, LabelKind, LabelTask, Scores, Tally, task_of
+from mimsuite.metrics.scores import Scores, Tally
+from mimsuite.words import LabelKind
 
 _CHUNK = 512  # images at a time where nothing is trained
 _SALT = 0x41545450
@@ -52,13 +54,13 @@ class AttentiveResult(NamedTuple):
     """What an attentive probe found.
 
     Attributes:
-        held_out: of every learning rate, the figure on the held-out part of the training features: top-1 accuracy, mean
-            average precision, or R2; NaN where it diverged.
+        held_out: of every learning rate, top-1 accuracy, mean average precision, or R2 on the held-out part of the
+            training features; NaN where it diverged.
         lr: the one that was chosen.
         epochs: how long each head was trained.
         seconds: wall-clock time of it all.
         head: trained with `lr` on all training features, on the CPU; takes float32 cells.
-        worth: of `head` on the test features.
+        scores: of `head` on the test features.
         task: what was predicted.
     """
 
@@ -67,7 +69,7 @@ class AttentiveResult(NamedTuple):
     epochs: int
     seconds: float
     head: AttentiveHead
-    worth: Scores
+    scores: Scores
     task: LabelTask
 
 
@@ -83,7 +85,7 @@ def attentive_probe(
 
     A fifth of the training features, chosen by a hash of the sample ids (of every class, where there are classes), is
     held out while the learning rate is chosen (the first of equals); with it a head is trained again on all training
-    features, and the test features are looked at once.
+    features, and the test features are used once.
 
     Args:
         train: features whose `x` is `(N, T, D)`, T cells of width D; a half type and a memory-mapped tensor are fine,
@@ -105,22 +107,18 @@ def attentive_probe(
             f"{tuple(train.x.shape)} and {tuple(test.x.shape)}; extract them with pool=grid and one image size"
         )
     task = task_of(train, test)
-    held = held_out(task.train if task.kind == "classes" else torch.zeros(len(train.ids)), train.ids)
-    check_enough(task, held)
-    rows, judged, figures = (~held).nonzero()[:, 0], held.nonzero()[:, 0], {}
-    for lr in recipe.lrs:
-        head = fit_attentive(train.x, rows, task, lr, recipe, seed=seed, device=device)
-        figures[lr] = math.nan if head is None else _main(judge(head, train.x, judged, task.train, task.kind), task)
-    finite = {lr: figure for lr, figure in figures.items() if not math.isnan(figure)}
-    if not finite:
-        raise RunError(f"all {len(figures)} attentive heads diverged; use smaller learning rates")
-    best = max(finite, key=lambda lr: finite[lr])
-    everything = torch.arange(len(train.x))
-    head = fit_attentive(train.x, everything, task, best, recipe, seed=seed, device=device)
-    if head is None:
-        raise RunError(f"the attentive head diverged at lr={best} on all training images; use smaller learning rates")
-    found = judge(head, test.x, torch.arange(len(test.x)), task.test, task.kind)
-    return AttentiveResult(figures, best, recipe.epochs, time.monotonic() - started, head.cpu(), found, task)
+
+    def fit(lrs: Sequence[float], rows: Tensor) -> Iterator[tuple[float, AttentiveHead | None]]:
+        for lr in lrs:
+            yield lr, fit_attentive(train.x, rows.nonzero()[:, 0], task, lr, recipe, seed=seed, device=device)
+
+    def score(_: float, head: AttentiveHead, rows: Tensor) -> Scores:
+        return score_head(head, train.x, rows.nonzero()[:, 0], task.train, task.kind)
+
+    found = choose_then_refit(recipe.lrs, task, train.ids, fit=fit, score=score)
+    scores = score_head(found.head, test.x, torch.arange(len(test.x)), task.test, task.kind)
+    seconds = time.monotonic() - started
+    return AttentiveResult(found.held_out, found.best, recipe.epochs, seconds, found.head.cpu(), scores, task)
 
 
 def fit_attentive(
@@ -185,7 +183,7 @@ def cell_statistics(head: AttentiveHead, x: Tensor, rows: Tensor) -> tuple[Tenso
     Args:
         head: on any device.
         x: `(N, T, D)` floats; gathered in parts.
-        rows: `(M,)` int64, the samples to look at.
+        rows: `(M,)` int64, the samples to use.
     """
     width = x.shape[2]
     total, squares = torch.zeros(2, width, dtype=torch.float64)
@@ -199,13 +197,13 @@ def cell_statistics(head: AttentiveHead, x: Tensor, rows: Tensor) -> tuple[Tenso
     return total / count, (variance + EPS).sqrt()
 
 
-def judge(head: AttentiveHead, x: Tensor, rows: Tensor, labels: Tensor, kind: LabelKind) -> Scores:
-    """Returns what a head is worth on samples.
+def score_head(head: AttentiveHead, x: Tensor, rows: Tensor, labels: Tensor, kind: LabelKind) -> Scores:
+    """Returns the scores of a head on some samples.
 
     Args:
         head: on any device.
         x: `(N, T, D)` floats; gathered in parts.
-        rows: `(M,)` int64, the samples to look at.
+        rows: `(M,)` int64, the samples to use.
         labels: of all N samples, as `scores.Tally.update` takes them.
         kind: what the labels are.
     """
@@ -214,10 +212,6 @@ def judge(head: AttentiveHead, x: Tensor, rows: Tensor, labels: Tensor, kind: La
         for part in torch.split(rows, _CHUNK):
             tally.update(head(x[part].to(device, torch.float32)), labels[part])
     return tally.compute()
-
-
-def _main(found: Scores, task: LabelTask) -> float:
-    return found.figures[METRICS[task.kind][0]]
 
 
 def _loss(scores: Tensor, targets: Tensor, kind: LabelKind) -> Tensor:

@@ -26,7 +26,7 @@ _SALT = 0x53484F54
 
 
 class FewShot(NamedTuple):
-    """What a number of images per class is enough for.
+    """The accuracy that a number of images per class gives.
 
     Attributes:
         mean: accuracy on the test features, 0 to 1, over the draws.
@@ -52,7 +52,7 @@ def few_shot(
     """Fits a logistic regression to `shots` training images of each class, drawn once per seed.
 
     Features are standardised by the drawn images alone, and the L2 strength is fixed, so nothing is selected. Every
-    draw is judged on all test features.
+    draw is scored on all test features.
 
     Args:
         train: features with classes, to draw from.
@@ -83,7 +83,7 @@ def few_shot(
 
 
 def draw(labels: Tensor, ids: Tensor, shots: int, seed: int) -> Tensor:
-    """Draws `shots` images of each class: those whose ids hash lowest, so the order of the images has no say.
+    """Draws `shots` images of each class: those whose ids hash lowest, so the order of the images does not matter.
 
     Args:
         labels: `(N,)` int64 classes.
@@ -109,7 +109,7 @@ def _check(labels: Tensor, test_labels: Tensor, shots: Sequence[int], names: Seq
     fewest = int(images[rarest])
     name = f"{rarest} ({names[rarest]})" if names is not None and rarest < len(names) else str(rarest)
     if fewest == 0:
-        raise InputError(f"class {name} has no training images to draw shots from; leave shots= out, or add some")
+        raise InputError(f"class {name} has no training images to draw shots from; remove shots=, or add some")
     for number in shots:
         if not 1 <= number <= fewest:
             raise InputError(

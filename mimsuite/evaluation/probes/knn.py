@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features, check_comparable
-from mimsuite.metrics.scores import task_of, worth
+from mimsuite.evaluation.probes.task import task_of
+from mimsuite.metrics.scores import scores_of
 
 log = logging.getLogger("mimsuite")
 
@@ -84,7 +85,7 @@ def knn_mean(
     return torch.cat(means, dim=1)
 
 
-def knn_figures(
+def knn_metrics(
     train: Features,
     test: Features,
     *,
@@ -92,10 +93,10 @@ def knn_figures(
     temperature: float = TEMPERATURE,
     device: torch.device | str = "cpu",
 ) -> dict[int, dict[str, float]]:
-    """Returns for each k what `test` reaches with `train` as the neighbours.
+    """Returns for each k the metrics of `test` with `train` as the neighbours.
 
-    That is `top1` for classes, `map` for label sets, `r2` and `mae` for numbers. None of the ks is selected here: quote
-    one, fixed beforehand. A k above the number of training images is left out, and a log line says so.
+    These are `top1` for classes, `map` for label sets, `r2` and `mae` for numbers. None of the ks is selected here:
+    report one that was fixed before. A k above the number of training images is skipped, with a log line.
 
     Raises:
         InputError: no labels, labels or features of two kinds, or no k that is left.
@@ -104,19 +105,19 @@ def knn_figures(
     task = task_of(train, test)
     fitting = [k for k in ks if k <= len(train.x)]
     if fitting != list(ks):
-        left_out = ", ".join(str(k) for k in ks if k not in fitting)
-        log.info("kNN       k=%s left out: there are %s training images", left_out, f"{len(train.x):,}")
+        skipped = ", ".join(str(k) for k in ks if k not in fitting)
+        log.info("kNN       k=%s skipped: there are only %s training images", skipped, f"{len(train.x):,}")
     if not fitting:
         raise InputError(f"k={min(ks)} neighbours of {len(train.x)} training images; use 1 to {len(train.x)}")
     x, test_x = train.x.float(), test.x.float()
     if task.kind == "classes":
         predicted = knn_predict(x, task.train, test_x, ks=fitting, temperature=temperature, device=device)
-        return {k: {"top1": _hits(row, task.test)} for k, row in zip(fitting, predicted, strict=True)}
+        return {k: {"top1": _share_right(row, task.test)} for k, row in zip(fitting, predicted, strict=True)}
     means = knn_mean(x, task.train, test_x, ks=fitting, temperature=temperature, device=device)
-    return {k: worth(mean, task.test, task.kind).figures for k, mean in zip(fitting, means, strict=True)}
+    return {k: scores_of(mean, task.test, task.kind).metrics for k, mean in zip(fitting, means, strict=True)}
 
 
-def _hits(predicted: Tensor, labels: Tensor) -> float:
+def _share_right(predicted: Tensor, labels: Tensor) -> float:
     return float((predicted == labels).double().mean())
 
 

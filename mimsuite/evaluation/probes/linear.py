@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mimsuite.data.hashing import mix, permutation
-from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.features.views import Features, View, check_comparable
-from mimsuite.evaluation.probes.logistic import held_out, statistics
-from mimsuite.metrics.scores import METRICS, LabelKind, LabelTask, Scores, task_of, worth
-
-Norm = Literal["batchnorm", "layernorm", "none"]
-Optimizer = Literal["sgd", "lars", "newton"]
+from mimsuite.evaluation.features.views import Features, check_comparable
+from mimsuite.evaluation.probes.selection import choose_then_refit
+from mimsuite.evaluation.probes.standardise import statistics
+from mimsuite.evaluation.probes.task import LabelTask, task_of, training_targets
+from mimsuite.metrics.scores import Scores, scores_of
+from mimsuite.settings.probe import LinearRecipe
+from mimsuite.settings.views import View
+from mimsuite.words import LabelKind, Norm
 
 EPS = 1e-6  # of both normalisations; MAE's BatchNorm has the same
 MOMENTUM = 0.9
@@ -38,31 +39,6 @@ class Trial(NamedTuple):
     view: View
     norm: Norm
     lr: float
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How heads are trained.
-
-    Attributes:
-        norms: "batchnorm" and "layernorm" without affine parameters, "none".
-        lrs: base learning rates; the peak is `lr * batch / 256`.
-        epochs: passes over the training features.
-        batch: samples per step, at most, and at most a 64th of the training samples (16 are always allowed): MAE's
-            batch of 16,384 is a 78th of ImageNet. Cutting it does not cut the learning rate, so that few samples get
-            about as many steps of about the same length as many. An epoch is cut into equal parts, which differ by one
-            sample at most.
-        optimizer: "sgd" (momentum); "lars" as in MAE: on weights, not on biases, with a trust of 0.001; or "newton",
-            which is SGD times the inverse covariance of the inputs.
-        warmup: epochs in which the learning rate rises from 0, before it falls to 0 along a cosine.
-    """
-
-    norms: Sequence[Norm]
-    lrs: Sequence[float]
-    epochs: int
-    batch: int
-    optimizer: Optimizer = "sgd"
-    warmup: float = 0.0
 
 
 class LinearHead(NamedTuple):
@@ -90,18 +66,18 @@ class LinearResult(NamedTuple):
     """What the matrix found.
 
     Attributes:
-        held_out: of every trial, in the order of the matrix, the figure on the held-out part of the training
-            features: top-1 accuracy, mean average precision, or R2; NaN for heads that diverged.
+        held_out: of every trial, in the order of the matrix, top-1 accuracy, mean average precision, or R2 on the
+            held-out part of the training features; NaN for heads that diverged.
         best: the trial that was chosen.
         head: trained as `best` on all training features.
-        worth: of `head` on the test features.
+        scores: of `head` on the test features.
         task: what was predicted.
     """
 
     held_out: dict[Trial, float]
     best: Trial
     head: LinearHead
-    worth: Scores
+    scores: Scores
     task: LabelTask
 
 
@@ -118,7 +94,7 @@ def best_by_layer(held_out: Mapping[Trial, float]) -> dict[str, dict[int, float]
 def probe_matrix(
     train: Mapping[View, Features],
     test: Mapping[View, Features],
-    recipe: Recipe,
+    recipe: LinearRecipe,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -126,7 +102,7 @@ def probe_matrix(
     """Trains a head for every view, normalisation and learning rate, and reports the best one on the test features.
 
     A fifth of the training features, chosen by a hash of the sample ids (of every class, where there are classes), is
-    held out while all heads are trained on the rest. The trial with the best figure there (the first of equals, in the
+    held out while all heads are trained on the rest. The trial with the best score there (the first of equals, in the
     order of views, normalisations, learning rates) is trained again on all training features, and the test
     features of its view are looked at once. No other trial ever meets them.
 
@@ -144,24 +120,29 @@ def probe_matrix(
     for view in train:
         check_comparable(train[view], test[view])
     some = next(iter(train))
-    task, ids = task_of(train[some], test[some]), train[some].ids
-    held = held_out(task.train if task.kind == "classes" else torch.zeros(len(ids)), ids)
-    check_enough(task, held)
-    parts = {view: features.x for view, features in train.items()}
-    heads = fit_heads(parts, ~held, task, recipe, seed=seed, device=device)
-    figures = {trial: held_out_figure(head, parts[trial.view][held], task, held) for trial, head in heads.items()}
-    best = choose(figures)
-    once = Recipe(**{**vars(recipe), "norms": (best.norm,), "lrs": (best.lr,)})
-    everything = torch.ones_like(held)
-    head = fit_heads({best.view: parts[best.view]}, everything, task, once, seed=seed, device=device)[best]
-    return LinearResult(figures, best, head, worth(head.scores(test[best.view].x), task.test, task.kind), task)
+    task, xs = task_of(train[some], test[some]), {view: features.x for view, features in train.items()}
+
+    def fit(trials: Sequence[Trial], rows: Tensor) -> Iterator[tuple[Trial, LinearHead | None]]:
+        views, norms, lrs = (list(dict.fromkeys(column)) for column in zip(*trials, strict=True))
+        own = replace(recipe, norms=norms, lrs=lrs)
+        heads = fit_heads({view: xs[view] for view in views}, rows, task, own, seed=seed, device=device)
+        for trial, head in heads.items():
+            yield trial, head if head.weight.isfinite().all() and head.bias.isfinite().all() else None
+
+    def score(trial: Trial, head: LinearHead, rows: Tensor) -> Scores:
+        return scores_of(head.scores(xs[trial.view][rows]), task.train[rows], task.kind)
+
+    trials = [Trial(view, norm, lr) for view in xs for norm in recipe.norms for lr in recipe.lrs]
+    found = choose_then_refit(trials, task, train[some].ids, fit=fit, score=score)
+    scores = scores_of(found.head.scores(test[found.best.view].x), task.test, task.kind)
+    return LinearResult(found.held_out, found.best, found.head, scores, task)
 
 
 def fit_heads(
     xs: Mapping[View, Tensor],
     rows: Tensor,
     task: LabelTask,
-    recipe: Recipe,
+    recipe: LinearRecipe,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -224,7 +205,7 @@ class _Group:
         xs: Mapping[View, Tensor],
         rows: Tensor,
         outputs: int,
-        recipe: Recipe,
+        recipe: LinearRecipe,
         seed: int,
         device: torch.device | str,
     ) -> None:
@@ -363,51 +344,8 @@ def gradient(scores: Tensor, targets: Tensor, kind: LabelKind) -> Tensor:
     return scores.sub_(targets.T)
 
 
-def training_targets(task: LabelTask, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the targets of the chosen samples, with the `(K,)` mean and deviation that numbers are standardised by.
-
-    Args:
-        task: what is predicted.
-        rows: `(N,)` int64, numbers of the samples.
-    """
-    targets = task.train[rows]
-    offset, spread = (make(task.outputs, dtype=torch.float64) for make in (torch.zeros, torch.ones))
-    if task.kind == "regression":
-        offset, spread = statistics(targets, torch.arange(len(targets)))
-        targets = ((targets.double() - offset) / spread).float()
-    return targets, offset, spread
-
-
 def pace(step: int, total: int, warmup: float) -> float:
     """Returns the part of the learning rate at an optimizer step: a linear rise from 0, then half a cosine to 0."""
     if step < warmup:
         return step / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-
-
-def held_out_figure(head: LinearHead, x: Tensor, task: LabelTask, held: Tensor) -> float:
-    """Returns what a head is worth on the samples that were held out; NaN for one that diverged."""
-    if not (head.weight.isfinite().all() and head.bias.isfinite().all()):
-        return math.nan
-    return worth(head.scores(x), task.train[held], task.kind).figures[METRICS[task.kind][0]]
-
-
-def choose(figures: Mapping[Trial, float]) -> Trial:
-    """Returns the trial with the best figure, the first of equals.
-
-    Raises:
-        RunError: there is none.
-    """
-    finite = {trial: figure for trial, figure in figures.items() if not math.isnan(figure)}
-    if not finite:
-        raise RunError(f"all {len(figures)} heads diverged; use smaller learning rates")
-    return max(finite, key=lambda trial: finite[trial])
-
-
-def check_enough(task: LabelTask, held: Tensor) -> None:
-    """Raises InputError unless there is something to tell apart, and something to choose by."""
-    if (task.kind == "classes" and len(torch.unique(task.train)) < 2) or not held.any():
-        raise InputError(
-            f"a probe needs two classes and some with 3 images or more; got {len(task.train)} training images"
-            + (f" of {len(torch.unique(task.train))} classes" if task.kind == "classes" else "")
-        )

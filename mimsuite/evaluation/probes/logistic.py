@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mimsuite.data.hashing import splitmix64
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features, check_comparable, class_labels
+from mimsuite.evaluation.probes.selection import choose_then_refit
+from mimsuite.evaluation.probes.standardise import statistics
+from mimsuite.evaluation.probes.task import LabelTask
+from mimsuite.metrics.scores import Scores, scores_of
 
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-HELD_OUT = 0.2
-_CHUNK = 4096  # samples at a time that are made float64
 
 
-class Linear(NamedTuple):
+class LogisticClassifier(NamedTuple):
     """A linear classifier on features as they are: `logits = x @ weight.T + bias`.
 
     Attributes:
@@ -35,7 +35,7 @@ class Linear(NamedTuple):
         return x.double() @ self.weight.T + self.bias
 
 
-class ProbeResult(NamedTuple):
+class LogisticResult(NamedTuple):
     """What a probe found.
 
     Attributes:
@@ -50,7 +50,7 @@ class ProbeResult(NamedTuple):
     top5: float
     strength: float
     held_out: dict[float, float]
-    classifier: Linear
+    classifier: LogisticClassifier
 
 
 def linear_probe(
@@ -59,8 +59,8 @@ def linear_probe(
     *,
     strengths: Sequence[float] = STRENGTHS,
     device: torch.device | str = "cpu",
-) -> ProbeResult:
-    """Fits on `train`, looks at `test` once.
+) -> LogisticResult:
+    """Fits on `train`, and scores the chosen classifier on `test` once.
 
     A fifth of every class of `train`, chosen by a hash of the sample ids, is held out; the strength with the
     best accuracy there (the larger of equals) is fitted again on all of `train`.
@@ -70,21 +70,19 @@ def linear_probe(
     """
     check_comparable(train, test)
     labels, test_labels = class_labels(train, "training"), class_labels(test, "test")
-    classes = int(max(labels.max(), test_labels.max())) + 1
-    held, present = held_out(labels, train.ids), torch.unique(labels)
-    if len(present) < 2 or not held.any():
-        raise InputError(
-            f"a probe needs two classes and some with 3 images or more; got {len(labels)} training images of "
-            f"{len(present)} classes"
-        )
-    found: dict[float, float] = {}
-    for strength in sorted(strengths, reverse=True):
-        tried = fit_linear(train.x[~held], labels[~held], classes, strength, device=device)
-        found[strength] = accuracy(tried.logits(train.x[held]), labels[held])
-    best = max(found, key=lambda s: (found[s], s))
-    classifier = fit_linear(train.x, labels, classes, best, device=device)
-    scores = classifier.logits(test.x)
-    return ProbeResult(accuracy(scores, test_labels), accuracy(scores, test_labels, 5), best, found, classifier)
+    task = LabelTask("classes", int(max(labels.max(), test_labels.max())) + 1, labels, test_labels)
+
+    def fit(tried: Sequence[float], rows: Tensor) -> Iterator[tuple[float, LogisticClassifier]]:
+        for strength in tried:
+            yield strength, fit_linear(train.x[rows], labels[rows], task.outputs, strength, device=device)
+
+    def score(_: float, classifier: LogisticClassifier, rows: Tensor) -> Scores:
+        return scores_of(classifier.logits(train.x[rows]), labels[rows], "classes")
+
+    found = choose_then_refit(sorted(strengths, reverse=True), task, train.ids, fit=fit, score=score)
+    logits = found.head.logits(test.x)
+    top1, top5 = (accuracy(logits, test_labels, k) for k in (1, 5))
+    return LogisticResult(top1, top5, found.best, found.held_out, found.head)
 
 
 def fit_linear(
@@ -94,7 +92,7 @@ def fit_linear(
     strength: float,
     *,
     device: torch.device | str = "cpu",
-) -> Linear:
+) -> LogisticClassifier:
     """Minimises mean cross entropy + strength / 2 * |weight|^2 by full-batch L-BFGS on standardised `x`.
 
     Each dimension is shifted and scaled to mean 0 and variance 1 over `x`; the bias is not penalised.
@@ -133,41 +131,10 @@ def fit_linear(
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     folded = (weight.detach().cpu().double() * scale) @ basis.T / std
-    return Linear(folded, bias.detach().cpu().double() - folded @ mean)
+    return LogisticClassifier(folded, bias.detach().cpu().double() - folded @ mean)
 
 
 def accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     """Returns how often `labels (N,)` is among the `k` highest of `scores (N, K)`, 0 to 1."""
     top = scores.topk(min(k, scores.shape[1]), dim=1).indices
     return float((top == labels[:, None]).any(1).double().mean())
-
-
-def statistics(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Returns mean and standard deviation `(D,)` in float64; the latter is 1 where it would be 0.
-
-    Args:
-        x: `(N, D)` floats.
-        rows: `(M,)` int64, the samples to take; None for all.
-    """
-    chosen = torch.arange(len(x)) if rows is None else rows
-    places = torch.split(chosen, _CHUNK)
-    mean = torch.stack([x[p].double().sum(0) for p in places]).sum(0) / len(chosen)
-    std = (torch.stack([(x[p].double() - mean).square().sum(0) for p in places]).sum(0) / len(chosen)).sqrt()
-    constant = std <= 1e-6 * mean.abs()
-    return mean, torch.where(constant, torch.ones_like(std), std)
-
-
-def held_out(labels: Tensor, ids: Tensor) -> Tensor:
-    """Returns `(N,)` bool, True = held out: of every class the fifth with the lowest hashed id.
-
-    Args:
-        labels: `(N,)` classes; all equal where there are none, so that a fifth of all samples is held out.
-        ids: `(N,)` int64 sample ids.
-    """
-    rank = torch.from_numpy(splitmix64(ids.numpy().view(np.uint64)).view(np.int64))
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in torch.unique(labels):
-        members = (labels == label).nonzero()[:, 0]
-        order = members[rank[members].argsort(stable=True)]
-        held[order[: round(HELD_OUT * len(members))]] = True
-    return held

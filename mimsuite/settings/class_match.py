@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
+from mimsuite.words import PROBLEM_TYPE_OF, LabelKind
 
-if TYPE_CHECKING:
-    from mimsuite.metrics.scores import LabelKind
-
-WORDS: dict[str, str] = {"classes": "single classes", "multilabel": "sets of labels", "regression": "numbers"}
-PROBLEMS: dict[str, LabelKind] = {
-    "single_label_classification": "classes",
-    "multi_label_classification": "multilabel",
-    "regression": "regression",
+LABEL_NOUNS: dict[LabelKind, str] = {
+    "classes": "single classes",
+    "multilabel": "sets of labels",
+    "regression": "numbers",
 }
-"""What `problem_type` in a model's config calls each kind."""
+KIND_OF_PROBLEM: dict[str, LabelKind] = {problem: kind for kind, problem in PROBLEM_TYPE_OF.items()}
+"""The kind of labels for each `problem_type` of a model's config."""
 
 _NUMBERED = re.compile(r"LABEL_\d+|\d+")
 
 
 class ClassifierOutputs(NamedTuple):
-    """What a classifier says of itself.
+    """What a classifier predicts, by its own files.
 
     Attributes:
         init: what the user calls it.
@@ -37,8 +35,8 @@ class ClassifierOutputs(NamedTuple):
     names: Sequence[str]
 
 
-class Answers(NamedTuple):
-    """What is to be predicted.
+class MatchedOutputs(NamedTuple):
+    """What a classifier predicts, in the order of the data's classes.
 
     Attributes:
         kind: what the labels are.
@@ -55,7 +53,7 @@ class Answers(NamedTuple):
     note: str
 
 
-def kind_of(labels: Sequence[Label], data: str) -> LabelKind:
+def kind_of_labels(labels: Sequence[Label], data: str) -> LabelKind:
     """What labels are: whole numbers are classes, lists label sets, and decimal numbers to be predicted.
 
     Raises:
@@ -67,7 +65,9 @@ def kind_of(labels: Sequence[Label], data: str) -> LabelKind:
     return "multilabel" if tuple in kinds else "regression" if float in kinds else "classes"
 
 
-def match(own: ClassifierOutputs, labels: Sequence[Label], classes: Sequence[str] | None, data: str) -> Answers:
+def match_outputs(
+    own: ClassifierOutputs, labels: Sequence[Label], classes: Sequence[str] | None, data: str
+) -> MatchedOutputs:
     """Matches the outputs of a classifier with the classes of the data: by name where the names are the same.
 
     Args:
@@ -79,20 +79,20 @@ def match(own: ClassifierOutputs, labels: Sequence[Label], classes: Sequence[str
     Raises:
         InputError: other labels than the classifier was trained for, or another number of classes than outputs.
     """
-    kind, outputs = kind_of(labels, data), len(own.names)
+    kind, outputs = kind_of_labels(labels, data), len(own.names)
     if kind == "classes" and own.kind == "regression" and classes is None:
         kind = "regression"  # numbers that happen to be whole ones in this split
-    if own.kind not in (None, kind):
+    if own.kind is not None and own.kind != kind:
         raise InputError(
-            f"init={own.init} predicts {WORDS[str(own.kind)]}, but the labels of {data} are {WORDS[kind]}; use other "
-            "data"
+            f"init={own.init} predicts {LABEL_NOUNS[own.kind]}, but the labels of {data} are {LABEL_NOUNS[kind]}; use "
+            "other data"
         )
     if kind == "regression":
         if outputs != 1:
             raise InputError(
                 f"init={own.init} has {outputs} outputs, but the labels of {data} are single numbers; use other data"
             )
-        return Answers(kind, 1, None, None, "")
+        return MatchedOutputs(kind, 1, None, None, "")
     largest = max((c for label in labels for c in (label if isinstance(label, tuple) else (int(label),))), default=-1)
     if classes is None:
         if kind == "multilabel":
@@ -102,7 +102,7 @@ def match(own: ClassifierOutputs, labels: Sequence[Label], classes: Sequence[str
                 f"init={own.init} has {outputs} outputs, but {data} has a label {largest}, so {largest + 1} classes at "
                 "least; use other data or another init="
             )
-        return Answers(kind, outputs, None if numbered(own.names) else tuple(own.names), None, "")
+        return MatchedOutputs(kind, outputs, None if numbered(own.names) else tuple(own.names), None, "")
     if tuple(classes[:outputs]) == tuple(own.names) and largest < outputs:
         classes = classes[:outputs]  # the data names more classes than it has images of
     if len(classes) != outputs:
@@ -111,7 +111,7 @@ def match(own: ClassifierOutputs, labels: Sequence[Label], classes: Sequence[str
             "init="
         )
     order, note = ordered(own.names, classes)
-    return Answers(kind, outputs, tuple(classes), order, note)
+    return MatchedOutputs(kind, outputs, tuple(classes), order, note)
 
 
 def ordered(own: Sequence[str], classes: Sequence[str]) -> tuple[tuple[int, ...] | None, str]:

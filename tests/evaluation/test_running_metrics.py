@@ -1,4 +1,4 @@
-"""Figures of a validation pass: those of `scores.worth`, however the images come in batches and processes."""
+"""RunningMetrics of a validation pass: those of `scores.scores`, however the images come in batches and processes."""
 
 import copy
 import math
@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from mimsuite.metrics.running import Figures
-from mimsuite.metrics.scores import METRICS, worth
+from mimsuite.metrics.running import RunningMetrics
+from mimsuite.metrics.scores import METRICS, scores_of
 
 KINDS = tuple(METRICS)
 
@@ -25,17 +25,17 @@ def answers(kind, count=37, outputs=7):
 
 
 def summed(kind, scores, labels, size):
-    figures = Figures(kind, scores.shape[1])
+    metrics = RunningMetrics(kind, scores.shape[1])
     for part, own in zip(scores.split(size), labels.split(size), strict=True):
-        figures.update(part, own)
-    return figures
+        metrics.update(part, own)
+    return metrics
 
 
 @pytest.mark.parametrize("size", [1, 8, 37])
 @pytest.mark.parametrize("kind", KINDS)
 def test_figures_are_those_of_all_images_at_once(kind, size):
     scores, labels = answers(kind)
-    wanted = worth(scores, labels, kind).figures
+    wanted = scores_of(scores, labels, kind).metrics
     assert tuple(wanted) == METRICS[kind]
     assert summed(kind, scores, labels, size).compute() == pytest.approx(wanted, rel=1e-12)
 
@@ -49,17 +49,17 @@ def test_two_processes_with_different_counts_find_what_one_finds(kind):
     for name, how in both._reductions.items():
         one, other = (getattr(part, name) for part in parts)
         setattr(both, name, one + other if isinstance(one, list) else how(torch.stack([one, other])))
-    assert both.compute() == pytest.approx(worth(scores, labels, kind).figures, rel=1e-12)
+    assert both.compute() == pytest.approx(scores_of(scores, labels, kind).metrics, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_pass_starts_from_nothing(kind):
     scores, labels = answers(kind)
-    figures = summed(kind, scores[:10], labels[:10], 5)
-    figures.compute()
-    figures.reset()
-    figures.update(scores[10:], labels[10:])
-    assert figures.compute() == pytest.approx(worth(scores[10:], labels[10:], kind).figures, rel=1e-12)
+    metrics = summed(kind, scores[:10], labels[:10], 5)
+    metrics.compute()
+    metrics.reset()
+    metrics.update(scores[10:], labels[10:])
+    assert metrics.compute() == pytest.approx(scores_of(scores[10:], labels[10:], kind).metrics, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +77,7 @@ def test_four_classes_have_their_best_four_for_the_best_five():
 
 
 def test_numbers_may_come_as_integers_in_some_batches():
-    figures = Figures("regression", 1)
-    figures.update(torch.tensor([[1.0], [2.5]]), torch.tensor([1, 2]))
-    figures.update(torch.tensor([[0.0]]), torch.tensor([[0.5]]))
-    assert figures.compute()["mae"] == pytest.approx(1 / 3)
+    metrics = RunningMetrics("regression", 1)
+    metrics.update(torch.tensor([[1.0], [2.5]]), torch.tensor([1, 2]))
+    metrics.update(torch.tensor([[0.0]]), torch.tensor([[0.5]]))
+    assert metrics.compute()["mae"] == pytest.approx(1 / 3)

@@ -1,0 +1,51 @@
+"""Several processes that compute features together: who is first, what it tells the others, what they give it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from torch import distributed
+
+Value = TypeVar("Value")
+
+
+@contextmanager
+def joined(processes: int) -> Iterator[None]:
+    """Joins the processes of this run, by the environment that torchrun sets; nothing for one process."""
+    if processes > 1:
+        distributed.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def from_first(compute: Callable[[], Value]) -> Value:
+    """What the first process computes, in all of them; they wait for it."""
+    rank, world = place()
+    if world == 1:
+        return compute()
+    sent: list[Any] = [compute() if rank == 0 else None]
+    distributed.broadcast_object_list(sent)
+    received: Value = sent[0]
+    return received
+
+
+def gathered(value: Value) -> list[Value]:
+    """The values of all processes, in the first one; nothing in the others."""
+    rank, world = place()
+    if world == 1:
+        return [value]
+    found: list[Any] = [None] * world
+    distributed.gather_object(value, found if rank == 0 else None)
+    return found if rank == 0 else []

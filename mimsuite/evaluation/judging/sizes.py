@@ -1,0 +1,120 @@
+"""The metrics of a trained model at every image size that is asked for, and the files that show what they come from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mimsuite.data.datamodule import eval_loader
+from mimsuite.data.storage import write_rows
+from mimsuite.evaluation.judging.classifier import evaluate_classifier, label_tensor
+from mimsuite.evaluation.judging.load import fit_dtype, load_classifier
+from mimsuite.evaluation.judging.masked import masked_metrics
+from mimsuite.evaluation.judging.report import images_of, write_report
+from mimsuite.masked.samplers import MaskSampler, make_samplers
+from mimsuite.models.device import torch_device
+from mimsuite.models.load import config_of, normalizer_of, trained_model
+from mimsuite.settings.class_match import MatchedOutputs
+from mimsuite.settings.evaluate import EvaluateSettings
+from mimsuite.settings.images import Size
+from mimsuite.settings.masks import Masking
+
+log = logging.getLogger("mimsuite")
+
+Row = dict[str, float]
+
+
+def make_sampler(masking: Masking | None) -> MaskSampler | None:
+    """What draws the masks; None for a classifier.
+
+    Raises:
+        InputError: a mask that may not be named, or values that it does not take.
+    """
+    if masking is None:
+        return None
+    return make_samplers(OmegaConf.create(masking.node), masking.trusted, masking.drops)[0]
+
+
+def evaluate_sizes(
+    settings: EvaluateSettings, sampler: MaskSampler | None, folder: Path
+) -> tuple[list[Row], dict[str, Any]]:
+    """The metrics at every size, and what the summary says beside them.
+
+    Args:
+        settings: of the task.
+        sampler: draws the masks, see `make_sampler`.
+        folder: where files go.
+    """
+    if settings.outputs is not None:
+        rows, more = classifier_rows(settings, settings.outputs, folder)
+    else:
+        assert settings.masking is not None
+        assert sampler is not None
+        rows, more = masked_rows(settings, settings.masking, sampler)
+    if len(rows) > 1:
+        write_sizes(folder / "sizes.csv", settings.sizes, rows)
+        more["sizes"] = [{"image_size": list(size), **row} for size, row in zip(settings.sizes, rows, strict=True)]
+    return rows, more
+
+
+def classifier_rows(
+    settings: EvaluateSettings, outputs: MatchedOutputs, folder: Path
+) -> tuple[list[Row], dict[str, Any]]:
+    """The metrics of a classifier, and what the summary says beside them; files for the first size."""
+    index, records = settings.index, settings.index.records(settings.part)
+    if outputs.note:
+        log.info("classes   %s", outputs.note)
+    labels = label_tensor(settings.labels, outputs.kind, outputs.outputs)
+    rows: list[Row] = []
+    more: dict[str, Any] = {"kind": outputs.kind, "flip": settings.flip}
+    for size in settings.sizes:
+        found = evaluate_classifier(
+            load_classifier(settings.trained, index, outputs, size, flip=settings.flip),
+            *(index, records, labels),
+            image_size=size,
+            batch=settings.batch,
+            workers=settings.workers,
+        )
+        rows.append(found.scores.metrics | {"loss": found.loss})
+        if size == settings.sizes[0]:
+            more["images"] = len(found.keys)
+            more["mistakes"] = write_report(
+                *(folder, found, outputs.kind, outputs.names),
+                pictures=settings.mistakes,
+                split=settings.split,
+                images=lambda numbers: images_of(index, records, numbers, settings.sizes[0]),
+            )
+    return rows, more
+
+
+def masked_rows(settings: EvaluateSettings, masking: Masking, sampler: MaskSampler) -> tuple[list[Row], dict[str, Any]]:
+    """The metrics of a masked image model, and what the summary says beside them."""
+    weights, device = settings.trained.weights, torch_device()
+    normalize = normalizer_of(weights).to(device)
+    fit_dtype(normalize, settings.index)
+    rows = []
+    for size, unit in zip(settings.sizes, masking.units, strict=True):
+        model = trained_model(weights, config_of(weights), size).to(device)
+        loader = eval_loader(
+            *(settings.index, settings.part),
+            image_size=size,
+            batch=settings.batch,
+            workers=settings.workers,
+            labels=False,
+            mask=sampler,
+            mask_unit=unit,
+        )
+        found = masked_metrics(model, loader, normalize, loss=masking.loss, device=device, images=settings.images)
+        rows.append(found)
+    return rows, {"kind": "masked", "images": settings.images, "mask": masking.node}
+
+
+def write_sizes(path: Path, sizes: Sequence[Size], rows: Sequence[Row]) -> None:
+    """Writes a line per image size."""
+    names = list(rows[0])
+    lines = ([*size, *(row[name] for name in names)] for size, row in zip(sizes, rows, strict=True))
+    write_rows(path, ["height", "width", *names], lines)

@@ -1,0 +1,71 @@
+"""The images of a picture: read from a file, a folder or a data set, and decoded at the size of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mimsuite.data.images.decode import DecodeError
+from mimsuite.data.open import open_data
+from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
+from mimsuite.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NamedBytes(NamedTuple):
+    """An encoded image and its name, by which its masks are drawn."""
+
+    name: str
+    data: bytes
+
+
+def find_images(images: str | None, count: int) -> list[NamedBytes]:
+    """The first `count` encoded images, by name: of a file, a folder, or a data set's validation part.
+
+    Raises:
+        InputError: no images there.
+    """
+    path = Path(images) if images is not None else None
+    if path is not None and path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
+        return [NamedBytes(path.name, path.read_bytes())]
+    if path is not None and path.is_dir() and is_image_folder(str(path)):
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS)
+        return [NamedBytes(str(p.relative_to(path)), p.read_bytes()) for p in files[:count]]
+    from mimsuite.data.checks.inspect import raw_samples
+
+    try:
+        index = open_data(images)
+    except InputError as error:
+        raise InputError(str(error).replace("data=", "images=", 1)) from error
+    return [NamedBytes(s.key, s.data) for s in raw_samples(index, index.select("curve"), count)]
+
+
+def decode_image(image: NamedBytes, size: tuple[int, int], channels: int, dtype: str) -> Tensor:
+    """Decodes an image and takes the largest central part with the right proportions.
+
+    Args:
+        image: the image.
+        size: `(H, W)` pixels.
+        channels: C.
+        dtype: "uint8" or "uint16".
+
+    Returns:
+        `(C, H, W)` uint8, or int32 for "uint16".
+
+    Raises:
+        InputError: the image cannot be decoded.
+    """
+    import torch
+
+    from mimsuite.data.augment.crop import CenterCrop
+    from mimsuite.data.images.decode import conform, open_image
+
+    crop, generator = CenterCrop(size), torch.Generator()
+    try:
+        opened = open_image(image.data)
+        pixels = opened.pixels(crop.box(opened.height, opened.width, generator), size)
+        return crop(conform(pixels, channels, dtype), generator)
+    except DecodeError as error:
+        raise InputError(f"image {image.name} cannot be decoded: {error}; fix or remove it") from error

@@ -1,0 +1,103 @@
+"""What `mimsuite embed` writes: the values of `conf/embed.yaml`, read once and checked. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mimsuite.data.index import DataIndex, Selection
+from mimsuite.data.open import open_data
+from mimsuite.errors import InputError
+from mimsuite.models.load import check_channels, config_of
+from mimsuite.settings.images import choose_split, read_image_size
+from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.outputs import check_file
+from mimsuite.settings.read import read, read_choice, read_flag, read_int
+from mimsuite.settings.views import VECTOR_POOLS, View, read_view
+from mimsuite.weights.init import Weights, find_weights
+
+TABLES = (".npz", ".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """Which features go where, decided and checked.
+
+    Attributes:
+        out: the table.
+        picture: the map, or None for none.
+        weights: the encoder's.
+        index: the data.
+        part: the images.
+        view: layer and pooling.
+        image_size: `(H, W)` pixels of the centre crops.
+        batch: images per forward pass.
+        workers: loader processes.
+        title: of the map.
+    """
+
+    out: Path
+    picture: Path | None
+    weights: Weights
+    index: DataIndex
+    part: Selection
+    view: View
+    image_size: tuple[int, int]
+    batch: int
+    workers: int
+    title: str
+
+
+def read_embed(cfg: DictConfig) -> EmbedSettings:
+    """Reads and checks every key.
+
+    Raises:
+        InputError: a value that the task, the encoder or the data does not take.
+    """
+    overwrite = read_flag(cfg, "overwrite")
+    out = read_table(cfg.out, overwrite=overwrite)
+    picture = read_map(read(cfg, "map"), out, overwrite=overwrite)
+    pool = read_choice(cfg, "pool", VECTOR_POOLS)
+    batch, workers = read_int(cfg, "batch"), read_int(cfg, "workers", auto=auto_workers(), least=0)
+    weights = find_weights(cfg.init)
+    view = read_view(read(cfg, "layer"), pool, config_of(weights).class_tokens)
+    image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
+    index = open_data(cfg.data)
+    check_channels(index, weights)
+    part = choose_split(index, str(cfg.split), otherwise="train")
+    title = f"{view} of {cfg.init}: {part.split} of {cfg.data or 'emoji-64'}"
+    return EmbedSettings(out, picture, weights, index, part, view, image_size, batch, workers, title)
+
+
+def read_table(value: Any, *, overwrite: bool) -> Path:
+    """Where the table goes.
+
+    Raises:
+        InputError: it may not be written there, or .parquet without pyarrow.
+    """
+    path = check_file("out", str(value), TABLES, overwrite=overwrite)
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        raise InputError(
+            f'out={value} needs pyarrow, which is not installed; pip install "mimsuite[parquet]", or use '
+            f"out={path.with_suffix('.npz')}"
+        )
+    return path
+
+
+def read_map(value: Any, out: Path, *, overwrite: bool) -> Path | None:
+    """Where the map goes, if there is to be one.
+
+    Raises:
+        InputError: it may not be written there.
+    """
+    if value in (None, False):
+        return None
+    place = out.with_suffix(".png") if value == "auto" else str(value)
+    try:
+        return check_file("map", place, (".png",), overwrite=overwrite)
+    except InputError as error:
+        raise InputError(f"{error}; map=false draws none") from None

@@ -1,0 +1,142 @@
+"""What is evaluated, on which images and how: the values of `conf/evaluate.yaml`, read once. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mimsuite.data.index import DataIndex, Selection
+from mimsuite.data.label_table import read_labels
+from mimsuite.data.labels import Label
+from mimsuite.data.open import open_data
+from mimsuite.errors import InputError
+from mimsuite.masked.geometry import check_image_size
+from mimsuite.models.load import check_channels, config_of
+from mimsuite.settings.class_match import MatchedOutputs, match_outputs
+from mimsuite.settings.images import Size, choose_split, read_image_sizes
+from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.masks import BATCH, Masking, read_masking
+from mimsuite.settings.outputs import check_apart, check_run_folder
+from mimsuite.settings.read import format_size, read, read_flag, read_int
+from mimsuite.settings.resolve import resolved, written
+from mimsuite.settings.trained import TrainedModel, classifier_outputs, find_trained
+from mimsuite.types import EncoderConfig
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """An evaluation, decided and checked.
+
+    Attributes:
+        out: the run folder.
+        overwrite: whether it may replace a run there.
+        trained: what is evaluated.
+        index: the data.
+        part: the images.
+        split: their name, the prefix of the metrics' names.
+        sizes: `(H, W)` pixels of the centre crops; each gives a row of metrics.
+        labels: of all images, for a classifier.
+        outputs: what a classifier predicts; None of a masked image model.
+        masking: what is hidden from one; None of a classifier.
+        flip: whether mirrored images are evaluated, too, and averaged.
+        mistakes: images in the picture.
+        batch: images per forward pass.
+        workers: loader processes.
+        config: what `config.yaml` holds, with the masks that are used: perhaps those of a run.
+    """
+
+    out: Path
+    overwrite: bool
+    trained: TrainedModel
+    index: DataIndex
+    part: Selection
+    split: str
+    sizes: tuple[Size, ...]
+    labels: Sequence[Label]
+    outputs: MatchedOutputs | None
+    masking: Masking | None
+    flip: bool
+    mistakes: int
+    batch: int
+    workers: int
+    config: Mapping[str, Any]
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return self.index.num_samples(self.part)
+
+
+def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings:
+    """Reads and checks every key.
+
+    Raises:
+        InputError: a value that the task, the model or the data does not take.
+    """
+    overwrite = read_flag(cfg, "overwrite")
+    check_run_folder(cfg.out, overwrite=overwrite)
+    check_apart(str(cfg.init), str(cfg.out))
+    flip, mistakes = read_flag(cfg, "flip"), read_int(cfg, "mistakes", least=0)
+    trained = find_trained(cfg.init)
+    config = config_of(trained.weights)
+    if trained.masked and flip:
+        raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
+    index = open_data(cfg.data)
+    check_channels(index, trained.weights)
+    part = choose_split(index, str(cfg.split), otherwise="held_out" if trained.masked else "refuse")
+    sizes = read_image_sizes(read(cfg, "image_size"), trained.image_size)
+    check_sizes(config, sizes)
+    masking = read_masking(cfg, overrides, config, sizes, index.num_samples(part)) if trained.masked else None
+    labels, outputs = ((), None) if trained.masked else read_classes(trained, config, index, part, cfg.data)
+    return EvaluateSettings(
+        out=Path(cfg.out),
+        overwrite=overwrite,
+        trained=trained,
+        index=index,
+        part=part,
+        split=part.split if part.part == "all" else "held_out",
+        sizes=sizes,
+        labels=labels,
+        outputs=outputs,
+        masking=masking,
+        flip=flip,
+        mistakes=mistakes,
+        batch=read_int(cfg, "batch", auto=masking.batch if masking else BATCH),
+        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        config=written(resolved(cfg, {"mask": masking.node}) if masking else cfg),
+    )
+
+
+def read_classes(
+    trained: TrainedModel, config: EncoderConfig, index: DataIndex, part: Selection, data: str | None
+) -> tuple[Sequence[Label], MatchedOutputs]:
+    """The labels of all images, and which output of the classifier is which of their classes.
+
+    Raises:
+        InputError: no labels, or labels that the classifier does not predict.
+    """
+    if not index.has_labels:
+        raise InputError(
+            f"data={data} has no labels; to evaluate a classifier takes one per image (.cls or .json in the shards)"
+        )
+    labels = read_labels(index, index.records(part))
+    own = classifier_outputs(trained, config)
+    return labels, match_outputs(own, labels, index.classes, f"data={data or 'emoji-64'}")
+
+
+def check_sizes(config: EncoderConfig, sizes: Sequence[Size]) -> None:
+    """Checks that a ViT's patches tile each size, and that its positions can be resized to it."""
+    if not config.needs_whole_cells:
+        return
+    for size in sizes:
+        check_image_size(size, config.stride)
+        own = config.fixed_size
+        if config.fixed_grid and own is not None and size != own:
+            raise InputError(
+                f"image_size={format_size(size)}: relative positions cannot be resized; "
+                f"use image_size={format_size(own)}"
+            )

@@ -1,0 +1,133 @@
+"""Which parts of images are hidden from a given masked image model: its sizes, and masks that fit them.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mimsuite.config.folder import conf_dir
+from mimsuite.errors import InputError
+from mimsuite.masked.geometry import Pair
+from mimsuite.models.load import config_of
+from mimsuite.settings.combinations import hidden_range, mask_cell
+from mimsuite.settings.geometry import FALLBACK_SIZE, mask_unit
+from mimsuite.settings.read import read_int, read_size
+from mimsuite.types import EncoderConfig
+from mimsuite.weights.init import Weights, find_weights
+
+
+@dataclass(frozen=True)
+class MaskedModel:
+    """A masked image model that is not loaded yet, at an image size.
+
+    Attributes:
+        weights: where they lie.
+        config: the model's config.
+        image_size: `(H, W)` pixels.
+    """
+
+    weights: Weights
+    config: EncoderConfig
+    image_size: Pair
+
+
+@dataclass(frozen=True)
+class MaskChoice:
+    """One way to hide parts of all images, checked against a model.
+
+    Attributes:
+        mask_name: a choice of `conf/mask`.
+        ratio: the share to hide; None for a range of shares, or for none.
+        node: the config of the mask, for `masked.samplers.make_samplers`.
+        grid: rows and columns of units.
+    """
+
+    mask_name: str
+    ratio: float | None
+    node: DictConfig
+    grid: Pair
+
+    @property
+    def title(self) -> str:
+        """Mask and ratio in words."""
+        return self.mask_name if self.ratio is None else f"{self.mask_name} {self.ratio:g}"
+
+
+def read_masked_model(init: str, image_size: int | Sequence[int] | str) -> MaskedModel:
+    """Finds a masked image model.
+
+    Args:
+        init: what names it.
+        image_size: pixels: a side or `[height, width]`; "auto": the model's.
+
+    Raises:
+        InputError: no such weights, or a wrong size.
+    """
+    weights = find_weights(init)
+    native = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE)
+    return MaskedModel(weights, config_of(weights), native if image_size == "auto" else read_size(image_size))
+
+
+def mask_names() -> list[str]:
+    """The choices of `conf/mask`."""
+    return sorted(file.stem for file in (conf_dir() / "mask").glob("*.yaml"))
+
+
+def load_mask(mask_name: Any, key: str) -> DictConfig:
+    """A choice of `conf/mask` with its own defaults.
+
+    Args:
+        mask_name: the choice.
+        key: what the user calls it.
+
+    Raises:
+        InputError: no such choice.
+    """
+    if mask_name not in (names := mask_names()):
+        raise InputError(f"{key}: {mask_name} is unknown; {key} takes {', '.join(names)}")
+    node = OmegaConf.load(conf_dir() / "mask" / f"{mask_name}.yaml")
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def choose_mask(mask_name: str, node: DictConfig, model: MaskedModel) -> MaskChoice:
+    """Checks that a mask fits a model.
+
+    Args:
+        mask_name: as in `MaskChoice`.
+        node: the config of the mask; its `unit` is the side of a unit in pixels, or "auto".
+        model: the model.
+
+    Raises:
+        InputError: units that do not fit the images, with some that do; a ratio that is not a share, or that leaves
+            nothing to see where hidden patches are dropped.
+    """
+    cfg = OmegaConf.create({"mask": node})
+    config, (height, width) = model.config, model.image_size
+    cell = mask_cell(config.mask_stride, config.mim_target)
+    given = read_int(cfg, "mask.unit", auto=0)
+    unit = mask_unit(given, model.image_size, config.stride, cell, config.drops_patches)
+    grid = height // unit, width // unit
+    hidden_range(cfg, grid[0] * grid[1], config.drops_patches)
+    ratio = node.get("ratio")
+    return MaskChoice(mask_name, ratio if isinstance(ratio, (int, float)) else None, node, grid)
+
+
+def choose_mask_by_name(
+    mask_name: str, model: MaskedModel, *, ratio: float | None = None, unit: int | str = "auto"
+) -> MaskChoice:
+    """A choice of `conf/mask` with a ratio (None: its own) and a unit; errors as of `choose_mask`, without `mask.`."""
+    node = load_mask(mask_name, "mask")
+    if ratio is not None and "ratio" not in node:
+        raise InputError(f"mask={mask_name} has no ratio, and ratio={ratio} is given; remove ratio")
+    values = {"unit": unit} | ({} if ratio is None else {"ratio": ratio})
+    try:
+        return choose_mask(mask_name, DictConfig(OmegaConf.merge(node, values)), model)
+    except InputError as error:
+        raise InputError(str(error).replace("mask.", "")) from error

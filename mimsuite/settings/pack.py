@@ -1,0 +1,68 @@
+"""What `pack` reads. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mimsuite.data.packing.plan import Choice
+from mimsuite.errors import InputError
+from mimsuite.settings.read import is_number, read, read_flag, read_int, read_positive, read_text
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How a folder of images is packed.
+
+    Attributes:
+        src: folder of images.
+        out: folder for the shards.
+        choice: labels, splits, groups and seed.
+        shard_size: bytes of images per shard.
+        image_size: short side of larger images in pixels; None keeps all as they are.
+        dry_run: whether nothing is written.
+    """
+
+    src: Path
+    out: Path
+    choice: Choice
+    shard_size: int
+    image_size: int | None
+    dry_run: bool
+
+
+def read_pack(cfg: DictConfig) -> PackSettings:
+    """Reads and checks every key, as far as that needs no file.
+
+    Raises:
+        InputError: a wrong value.
+    """
+    return PackSettings(
+        choice=read_splits_and_labels(cfg),
+        shard_size=int(read_positive(cfg, "shard_size") * 2**20),
+        image_size=None if cfg.image_size is None else read_int(cfg, "image_size"),
+        src=Path(str(read(cfg, "src"))),
+        out=Path(str(read(cfg, "out"))),
+        dry_run=read_flag(cfg, "dry_run"),
+    )
+
+
+def read_splits_and_labels(cfg: DictConfig) -> Choice:
+    """Labels, splits, groups and seed; columns may have names like numbers.
+
+    Raises:
+        InputError: a wrong value.
+    """
+    fraction = read(cfg, "val_fraction")
+    if not is_number(fraction) or not 0 <= fraction < 1:
+        raise InputError(f"val_fraction={fraction} is not in [0, 1); use 0.1, or 0 for no val split")
+    return Choice(
+        labels=str(read(cfg, "labels")),
+        labels_file=read_text(cfg, "labels_file"),
+        labels_column=read_text(cfg, "labels_column"),
+        group_by=read_text(cfg, "group_by"),
+        val_fraction=float(fraction),
+        seed=read_int(cfg, "seed", least=0),
+    )
