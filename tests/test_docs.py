@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mimsuite.cli import TASKS
+from mimsuite.config.instantiate import MOVED
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -72,6 +73,14 @@ def test_files_that_documents_name_exist():
         named = re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|yaml|md))`", page.read_text())
         missing = [name for name in named if not any((ROOT / below / name).exists() for below in ("", "mimsuite"))]
         assert [name for name in missing if not re.search("NAME|TASK", name)] == [], page.name
+
+
+def test_the_changelog_names_every_target_that_moved():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `mimsuite.")]
+    for old, new in MOVED.items():
+        (module, _, name), room = old.rpartition("."), new.rpartition(".")[0]
+        assert any(f"`{module}." in row and f".{name}`" in row and f"`{room}." in row for row in rows), old
 
 
 def test_texts_are_plain():
