@@ -112,7 +112,7 @@ def refuses_with_a_fix_that_works(checked, values, says, fewest=1):
             "the model's stride 4x4 is not a multiple",
         ),
         ({"objective.target": "hog", "model.patch_size": [8, 4]}, "the model's stride 8x4 is not a multiple"),
-        ({"objective.target": "hog", "model": "bit_nano", "model.output_stride": 4}, "a model with a larger stride"),
+        ({"objective.target": "hog", "model": "bit_nano", "model.output_stride": 4}, "use model.output_stride=8"),
         ({"objective.target": "hog", "model": "cvt_nano", "mask.unit": 4}, "mask.unit=4 is not a multiple"),
         ({"objective.target": "hog", "model": "bit_nano", "mask.unit": 12}, "mask.unit=12 is not a multiple"),
         ({"mask.ratio": 1.01}, "mask.ratio=1.01 is not in (0, 1]"),

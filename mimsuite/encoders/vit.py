@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mimsuite.encoders.config import Side
+from mimsuite.encoders.config import Side, as_pair, as_side
 from mimsuite.encoders.layers import (
     Dense,
     activation,
@@ -280,7 +280,7 @@ class VisionTransformer(nn.Module):
             self.embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
         if self.on_new_grid is not None:
             self.on_new_grid(new)
-        self.config.image_size = image_size
+        self.config.image_size = as_side(as_pair(image_size))
 
     def depth_of(self, name: str) -> int:
         """Depth of a parameter: 0 embeddings, i block i from 1, then norm, pooler and shared relative positions.

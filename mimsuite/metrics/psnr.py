@@ -71,14 +71,6 @@ def visible_mean_loss(pixels: Tensor, mask: Tensor) -> Tensor:
     return masked_error(colour.expand_as(pixels), pixels, mask)
 
 
-def visible_median_loss(pixels: Tensor, mask: Tensor) -> Tensor:
-    """The same for the median of each channel over the visible pixels, the best flat colour under L1."""
-    hidden = _pixel_mask(mask, pixels)
-    seen = widen(pixels).masked_fill(hidden, torch.nan)
-    colour = seen.flatten(2).nanmedian(2).values.nan_to_num(0)[:, :, None, None]
-    return masked_error(colour.expand_as(pixels), pixels, mask)
-
-
 def _pixel_mask(mask: Tensor, pixels: Tensor) -> Tensor:
     """Returns `mask` repeated to pixels, `(B, 1, H, W)` bool."""
     return expand_mask(mask, (pixels.shape[-2], pixels.shape[-1])).bool().unsqueeze(1)

@@ -92,7 +92,7 @@ def check_hog(cfg: DictConfig, config: EncoderConfig) -> None:
     """Checks that the model's cells, and the mask's units where they are given, are whole cells of HOG."""
     stride = config.stride
     if any(side % HOG_CELL for side in stride):
-        fix = "model.patch_size=8" if config.mask_stride == stride else "a model with a larger stride"
+        fix = f"model.{config.stride_field}=8" if config.stride_field else "a model with a larger stride"
         raise InputError(
             f"objective.target=hog has cells of {HOG_CELL} pixels, and the model's stride {stride[0]}x{stride[1]} is "
             f"not a multiple of them; use {fix}, or objective.target=pixels"

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from mimsuite.config.instantiate import trusted_targets
 from mimsuite.data.index import DataIndex
 from mimsuite.data.open import open_data
+from mimsuite.data.stores.address import absolute
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import Budget
 from mimsuite.settings.geometry import Geometry
@@ -203,7 +204,7 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
     return resolved(
         cfg,
         {
-            "data": None if cfg.data is None else str(Path(cfg.data).absolute()),
+            "data": None if cfg.data is None else absolute(str(cfg.data)),
             "init": str(Path(init).absolute()) if init is not None and Path(init).exists() else init,
             "image_size": list(geometry.image_size),
             "channels": geometry.channels,

@@ -12,7 +12,7 @@ from mimsuite.data.open import open_index
 from mimsuite.data.packing.csv_labels import Row, parse_labels
 from mimsuite.data.sources import split_name_of
 from mimsuite.errors import InputError
-from mimsuite.words import INTERPOLATIONS, MAX_CLASSES, SPLITS
+from mimsuite.words import INTERPOLATIONS, MOST_CLASSES, SPLITS
 
 PACKAGE = Path(mimsuite.__file__).parent
 DATA = PACKAGE / "data"
@@ -124,7 +124,7 @@ def test_a_list_of_words_and_the_tables_that_it_names_agree():
     assert {split_name_of(name) for name in SPLITS} == set(SPLITS)
 
 
-@pytest.mark.parametrize(("number", "allowed"), [(MAX_CLASSES - 1, True), (MAX_CLASSES, False)])
+@pytest.mark.parametrize(("number", "allowed"), [(MOST_CLASSES - 1, True), (MOST_CLASSES, False)])
 def test_shards_and_csv_files_allow_the_same_number_of_classes(number, allowed, shards, tmp_path):
     file, index = tmp_path / "a.csv", open_index(str(shards), tmp_path)
     calls = (

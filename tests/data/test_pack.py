@@ -11,9 +11,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from counting import count_labels
 from PIL import Image
 
-from mimsuite.data.checks.inspect import label_counts, raw_samples, summary
+from mimsuite.data.checks.inspect import raw_samples, summary
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import decode
@@ -62,7 +63,7 @@ def test_a_packed_folder_opens_as_it_was_returned(animals, tmp_path):
     assert index.num_samples("train") == 20
     assert index.classes == ("cat", "dog")
     assert index.has_labels
-    assert label_counts(index, "train") == {0: 12, 1: 8}
+    assert count_labels(index, "train") == {0: 12, 1: 8}
     assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\n"
     (shard,) = index.splits["train"]
     assert shard.sha256 == content(tmp_path / "out")["train-000000.tar"]
@@ -154,11 +155,11 @@ def test_the_same_files_give_the_same_bytes(animals, tmp_path):
 
 def test_val_fraction_takes_the_same_share_of_each_class(animals, tmp_path):
     index = pack(animals, tmp_path / "out", val_fraction=0.25)
-    assert label_counts(index, "val") == {0: 3, 1: 2}
-    assert label_counts(index, "train") == {0: 9, 1: 6}
+    assert count_labels(index, "val") == {0: 3, 1: 2}
+    assert count_labels(index, "train") == {0: 9, 1: 6}
     assert not set(index.records("val").keys()) & set(index.records("train").keys())
     tiny = pack(animals, tmp_path / "tiny", val_fraction=0.001)
-    assert label_counts(tiny, "val") == {0: 1, 1: 1}
+    assert count_labels(tiny, "val") == {0: 1, 1: 1}
 
 
 def test_shards_are_mixed_and_limited(animals, tmp_path):
@@ -172,7 +173,7 @@ def test_shards_are_mixed_and_limited(animals, tmp_path):
 def test_folders_named_as_splits_are_the_splits(tmp_path):
     files = {f"{s}/{c}/{i}.jpg": picture(i, "JPEG") for s in ("train", "validation") for c in "ab" for i in range(3)}
     index = pack(write(tmp_path / "src", files), tmp_path / "out")
-    assert {split: label_counts(index, split) for split in index.splits} == {
+    assert {split: count_labels(index, split) for split in index.splits} == {
         "train": {0: 3, 1: 3},
         "val": {0: 3, 1: 3},
     }

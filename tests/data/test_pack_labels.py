@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from counting import count_labels
 from PIL import Image
 
-from mimsuite.data.checks.inspect import label_counts, raw_samples
+from mimsuite.data.checks.inspect import raw_samples
 from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import forecast, pack
 from mimsuite.data.packing.plan import Choice, plan_pack
@@ -80,7 +81,7 @@ def test_several_names_are_a_list_of_classes(mark, scans, tmp_path):
     labels, index = packed(scans, tmp_path, csv(tmp_path, values))
     assert index.classes == ("blue", "green", "red")
     assert labels == {0: (2,), 1: (0, 2), 2: (0,), 3: (1, 2), 4: (0,), 5: (0,)}
-    assert label_counts(index, "train") == {0: 4, 1: 1, 2: 3}
+    assert count_labels(index, "train") == {0: 4, 1: 1, 2: 3}
 
 
 def test_several_numbers_are_a_list_of_classes(scans, tmp_path):
@@ -253,7 +254,7 @@ def test_a_dry_run_foretells_counts_shards_and_bytes(scans, tmp_path):
     assert found.images == {split: index.num_samples(split) for split in index.splits} == {"train": 4, "val": 2}
     assert found.shards == {split: len(shards) for split, shards in index.splits.items()}
     assert found.shards["train"] > 1
-    assert found.labels == {split: label_counts(index, split) for split in index.splits}
+    assert found.labels == {split: count_labels(index, split) for split in index.splits}
     assert found.bytes == sum(s.bytes for shards in index.splits.values() for s in shards)
     assert found.classes == list(index.classes)
 

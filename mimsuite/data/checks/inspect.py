@@ -68,20 +68,6 @@ def raw_samples(index: DataIndex, part: str | Selection, count: int) -> Iterator
         yield RawSample(image.key, image.ending, image.data, label)
 
 
-def label_counts(index: DataIndex, part: str | Selection) -> Counter[int]:
-    """How many samples of a split each class has; a sample of several classes counts for each.
-
-    Raises:
-        InputError: a label is wrong.
-        RunError: a shard cannot be read.
-    """
-    counts: Counter[int] = Counter()
-    files, samples = ShardFiles(store_of(index.root)), index.records(part)
-    for number in range(len(samples)):
-        counts.update(_classes(_label(index, files, *samples[number])))
-    return counts
-
-
 def summary(index: DataIndex, samples: int = STATS_SAMPLES) -> dict[str, Any]:
     """Counts everything, and looks into `samples` images of each split.
 
