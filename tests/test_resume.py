@@ -29,6 +29,7 @@ def test_an_older_key_may_not_change(run):
         continue_config(OmegaConf.create(run), ["resume=true", "lr=0.2"])
 
 
-def test_what_is_trusted_may_change(run):
-    resumed = continue_config(OmegaConf.create({**run, "trusted_targets": ["a.B"]}), ["trusted_targets=[a.B]"])
-    assert resumed.trusted_targets == ["a.B"]
+def test_what_is_trusted_may_change(run, tmp_path):
+    (tmp_path / "config.yaml").write_text("steps: 10\ntrusted_targets: [a.B]\n")
+    changed = OmegaConf.create({**run, "trusted_targets": ["a.B", "c.D"]})
+    assert continue_config(changed, ["trusted_targets=[a.B,c.D]"]).trusted_targets == ["a.B", "c.D"]
