@@ -210,6 +210,16 @@ class EncoderConfig(Protocol):
         """`field=value` of what changes a classifier's logits and is unknown to, or wrong in, transformers."""
         ...
 
+    @classmethod
+    def masked_model_class(cls) -> type[Any] | None:
+        """The masked image model of an encoder that is not part of mimsuite; None for those that are."""
+        ...
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
+        """The config in the content of a `config.json`; `overrides` win."""
+        ...
+
     def with_drop_path(self, rate: float) -> Self:
         """A copy with stochastic depth that rises to `rate`, where the family drops blocks."""
         ...

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from mimsuite.config.instantiate import MOVED, instantiate, judge, trusted_targets
+from mimsuite.config.instantiate import MOVED, instantiate, judge, judge_names, trusted_targets
 from mimsuite.errors import InputError
 
 
@@ -20,7 +20,7 @@ from mimsuite.errors import InputError
         "numpy.load",
         "webdataset.gopen",
         "mimsuite.runs.folder.shutil.rmtree",
-        "mimsuite.runs.folder.os.system",
+        "mimsuite.runs.objects.os.system",
         "mimsuite.runs.checkpoints.torch.load",
         "lightning.pytorch.trainer.trainer.os.system",
         "hydra.utils.get_method",
@@ -73,6 +73,16 @@ def test_trust_comes_from_the_command_line_only():
         trusted_targets(cfg, ["steps=1"])
     trusted = trusted_targets(cfg, ["trusted_targets=[collections.Counter]"])
     assert instantiate(OmegaConf.create({"_target_": "collections.Counter"}), trusted) == {}
+
+
+def test_all_foreign_names_of_a_config_are_refused_in_one_line():
+    nodes = [{"_target_": "a.B"}, {"deep": {"_target_": "c.D"}}, {"_target_": "mimsuite.masked.samplers.NoMask"}]
+    cfg = OmegaConf.create({"nodes": nodes, "again": {"_target_": "a.B"}, "given": {"_target_": "e.F"}})
+    with pytest.raises(
+        InputError, match=r"^_target_=a.B is not allowed, nor c.D; .*trusted_targets=\[e.F,a.B,c.D\] on"
+    ):
+        judge_names(cfg, ("e.F",))
+    judge_names(cfg, ("c.D", "e.F", "a.B"))
 
 
 def test_an_argument_that_does_not_fit_is_one_line():

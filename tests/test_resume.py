@@ -27,3 +27,9 @@ def test_a_younger_key_that_is_given_is_obeyed(run):
 def test_an_older_key_may_not_change(run):
     with pytest.raises(InputError, match="cannot change lr: the run has"):
         continue_config(OmegaConf.create(run), ["resume=true", "lr=0.2"])
+
+
+def test_what_is_trusted_may_change(run, tmp_path):
+    (tmp_path / "config.yaml").write_text("steps: 10\ntrusted_targets: [a.B]\n")
+    changed = OmegaConf.create({**run, "trusted_targets": ["a.B", "c.D"]})
+    assert continue_config(changed, ["trusted_targets=[a.B,c.D]"]).trusted_targets == ["a.B", "c.D"]

@@ -62,6 +62,16 @@ def test_resume_needs_a_run(tmp_path):
         check_run_folder(tmp_path, resume=True)
 
 
+def test_files_of_others_beside_a_run_do_not_keep_it_from_going_on(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds 'notes.txt', which no run writes"):
+        check_run_folder(tmp_path, resume=True)
+    (tmp_path / "config.yaml").write_text("a: 1")
+    with RunFolder(tmp_path, resume=True) as folder:
+        assert folder.resumed
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_resume_and_overwrite_contradict(tmp_path):
     with pytest.raises(InputError, match="contradict"):
         check_run_folder(tmp_path, resume=True, overwrite=True)

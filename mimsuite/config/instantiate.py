@@ -124,17 +124,41 @@ def judge(target: str, trusted: Collection[str]) -> None:
     Raises:
         InputError: the target is not allowed or does not exist.
     """
-    refusal = (
-        f"_target_={target} is not allowed; allowed are mimsuite's classes for configs ({', '.join(ROOMS)}) and "
-        f"{', '.join(sorted(ALLOWED))}; to trust it, add trusted_targets=[{target}] to the command line"
-    )
     if target in trusted:
         return
-    if target.partition(".")[0] not in ROOTS:
-        raise InputError(refusal)
+    if is_foreign(target):
+        raise refusal([target], trusted)
     found = resolve(target)
     if not is_ours(found) and home(found) not in ALLOWED:
-        raise InputError(refusal)
+        raise refusal([target], trusted)
+
+
+def judge_names(cfg: DictConfig, trusted: Collection[str]) -> None:
+    """Refuses all targets of a config that `judge` would refuse for their names alone; imports nothing.
+
+    So a run is refused before anything heavy is imported and before it writes, in one line that names them all.
+
+    Raises:
+        InputError: such targets.
+    """
+    named = dict.fromkeys(targets(current(OmegaConf.to_container(cfg, resolve=True))))
+    if refused := [target for target in named if target not in trusted and is_foreign(target)]:
+        raise refusal(refused, trusted)
+
+
+def is_foreign(target: str) -> bool:
+    """Whether the name of a target says that it belongs to none of the packages that have allowed ones."""
+    return target.partition(".")[0] not in ROOTS
+
+
+def refusal(refused: Sequence[str], trusted: Collection[str]) -> InputError:
+    """The error about targets that are not allowed, with the value of `trusted_targets` that would allow them."""
+    more = f", nor {', '.join(refused[1:])}" if len(refused) > 1 else ""
+    return InputError(
+        f"_target_={refused[0]} is not allowed{more}; allowed are mimsuite's classes for configs ({', '.join(ROOMS)}) "
+        f"and {', '.join(sorted(ALLOWED))}; if you trust {'them' if more else 'it'}, use "
+        f"trusted_targets=[{','.join((*trusted, *refused))}] on the command line"
+    )
 
 
 def home(found: Any) -> str:

@@ -155,6 +155,11 @@ class ModelConfig(ABC):
         """`field=value` of what changes a classifier's logits and is unknown to, or wrong in, transformers."""
         return []
 
+    @classmethod
+    def masked_model_class(cls) -> type[Any] | None:
+        """The masked image model of an encoder that is not part of mimsuite; None for those that are."""
+        return None
+
     def with_drop_path(self, rate: float) -> Self:
         """A copy with stochastic depth that rises linearly over all blocks to `rate`."""
         return self.changed(drop_path_rate=rate)

@@ -61,9 +61,26 @@ class AutoModel(_AutoModel):
 
 
 class AutoModelForMaskedImageModeling(_AutoModel):
-    """Encoder and pixel head, of any family."""
+    """Encoder and pixel head, of any family, and of any encoder whose config names the class itself."""
 
     part = "masked image modeling"
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, **options: Any) -> Any:
+        """Makes a freshly initialised model; options as for the class's constructor.
+
+        Raises:
+            InputError: an encoder from outside has the `model_type` of a family, as which its files would be read.
+        """
+        own = config.masked_model_class()
+        if own is None:
+            return super().from_config(config, **options)
+        if config.model_type in FAMILIES:
+            raise InputError(
+                f"{type(config).__name__} has model_type={config.model_type!r}, which is a family of mimsuite; "
+                "give it a model_type of its own"
+            )
+        return own(config, **options)
 
 
 class AutoModelForImageClassification(_AutoModel):
@@ -114,7 +131,8 @@ def _class_of(model_type: Any, part: str) -> Any:
     """The class of a family for one of `families.PARTS`."""
     known = {key: name for key, family in FAMILIES.items() if (name := family.class_name(part)) is not None}
     if model_type not in known:
+        fix = "" if model_type in FAMILIES else "; a model of your own is read by the from_pretrained of its own class"
         raise InputError(
-            f"model_type={model_type!r} is not one of {', '.join(sorted(known))}, which have a class for {part}"
+            f"model_type={model_type!r} is not one of {', '.join(sorted(known))}, which have a class for {part}{fix}"
         )
     return getattr(import_module("mimsuite.models"), known[model_type])

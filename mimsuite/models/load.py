@@ -97,8 +97,8 @@ def masked_model(
 
 
 def at_native_size(config: EncoderConfig, weights: Weights) -> EncoderConfig:
-    """A copy of the config at the image size of the weights."""
-    native = config_of(weights).fixed_size
+    """A copy of the config at the image size of the weights, which are of the same family."""
+    native = type(config).from_dict(weights.config).fixed_size
     return config if native is None else config.with_image_size(native)
 
 

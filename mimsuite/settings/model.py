@@ -102,7 +102,9 @@ def masked_config(
         )
     decoder = None
     if read(cfg, "objective.mask_mode") == "drop":
-        before = None if weights is None or overrides_group(overrides, "head") else config_of(weights).decoder_sizes
+        before = None
+        if weights is not None and not overrides_group(overrides, "head"):
+            before = type(config).from_dict(weights.config).decoder_sizes
         decoder = before or {key: cfg.head[key] for key in MAE_KEYS}
     return config.with_masking(str(read(cfg, "objective.target")), decoder)
 
@@ -118,6 +120,11 @@ def classifier_config(config: EncoderConfig, cfg: DictConfig, labels: TrainingLa
     Raises:
         InputError: a value that the encoder does not take.
     """
+    if config.masked_model_class() is not None:
+        raise InputError(
+            f"model: a {config.model_type} is not part of mimsuite, and can only be pretrained from outside; "
+            "use another model=, or add it to mimsuite as docs/extending.md says"
+        )
     pool = read_choice(cfg, "head.pool", CLASSIFIER_POOLS)
     if pool == "cls" and not config.class_tokens[-1]:
         raise InputError("head.pool=cls, but this encoder has no class token; use head.pool=mean")

@@ -52,7 +52,8 @@ def check_run_folder(out: str | Path, *, resume: bool | None = None, overwrite: 
 
     Raises:
         InputError: `out` holds something and neither `resume` nor `overwrite` is set; it is a file; it holds names
-            that no run writes; there is nothing to resume.
+            that no run writes, unless they lie beside a run that goes on (files of a user's callback, or notes); there
+            is nothing to resume.
     """
     if resume and overwrite:
         raise InputError("resume=true and overwrite=true contradict each other; give one")
@@ -63,7 +64,8 @@ def check_run_folder(out: str | Path, *, resume: bool | None = None, overwrite: 
             f"out={out} is not empty ({', '.join(held[:3])}{', ...' if len(held) > 3 else ''}); "
             f"use another out=,{go_on} or overwrite=true to replace the run"
         )
-    if strange := [name for name in held if name not in RUN_NAMES]:
+    strange = [name for name in held if name not in RUN_NAMES]
+    if strange and not (resume and holds_run(out)):
         verb = "overwrite=true replaces" if overwrite else "resume=true goes on with"
         raise InputError(f"out={out} holds {strange[0]!r}, which no run writes; {verb} runs only; use another out=")
     if resume and not set(held) - BEFORE_CONFIG:

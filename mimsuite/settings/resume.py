@@ -15,6 +15,7 @@ from mimsuite.settings.resolve import resolved
 FREE = (
     *("workers", "devices", "logger", "out", "resume", "callbacks.monitor", "save_every"),
     *("online_probe", "callbacks.online_probe"),  # gives metrics and changes no weight
+    "trusted_targets",  # allows, and changes nothing
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mimsuite.config.instantiate import trusted_targets
+from mimsuite.config.instantiate import judge_names, trusted_targets
 from mimsuite.data.index import DataIndex
 from mimsuite.data.open import open_data
 from mimsuite.data.stores.address import absolute
@@ -145,10 +145,12 @@ def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tu
     out, given = str(read(cfg, "out")), tuple(overrides)
     cfg = prefer_given(cfg, overrides)
     held = check_run_folder(out, resume=resume, overwrite=overwrite) if leads else holds_run(out)
+    trusted = trusted_targets(cfg, overrides)  # of this command line, whatever a stored config says
     if resume and held:
         given = (*first_overrides(cfg), *given)
         cfg = continue_config(cfg, overrides)
-    trusted = trusted_targets(cfg, overrides)
+        trusted_targets(cfg, overrides)  # refuses what was trusted before and is not given again
+    judge_names(cfg, trusted)
     precision, seed = read_choice(cfg, "precision", PRECISIONS), read_int(cfg, "seed", least=0)
     loading, devices = read_loading(cfg), read_int(cfg, "devices", auto=0)
     init = read_text(cfg, "init")

@@ -35,16 +35,18 @@ class Family(NamedTuple):
     stride: tuple[int, int]
     mask_stride: tuple[int, int]
     has_cls: bool
+    blocks: int
+    random_depth: dict[str, Any]  # fields that drop something at random
 
 
 def family_of(name, classes, fixed, width, stride, mask_stride, has_cls=True):
-    config_class, masked, classifier = classes
+    config_class, masked, classifier, blocks, random_depth = classes
 
     def config(shape, **changes):
         size = {"image_size": list(shape)} if config_class is ViTConfig else {}
         return config_class(**(fixed | size | changes))
 
-    return Family(config, masked, classifier, width, stride, mask_stride, has_cls)
+    return Family(config, masked, classifier, width, stride, mask_stride, has_cls, blocks, random_depth)
 
 
 VIT = {
@@ -57,11 +59,13 @@ VIT = {
 }
 CVT = {"embed_dim": [8, 12, 24], "num_heads": [1, 2, 3], "depth": [1, 1, 2], "mlp_ratio": [2, 2, 2]}
 BIT = {"embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 2], "num_groups": 4}
-VITS = (ViTConfig, ViTForMaskedImageModeling, ViTForImageClassification)
-CVTS = (CvtConfig, CvtForMaskedImageModeling, CvtForImageClassification)
+VIT_DEPTH = {"drop_path_rate": 0.3, "hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.1}
+CVT_DEPTH = {"drop_path_rate": [0.3] * 3, "drop_rate": [0.2] * 3, "attention_drop_rate": [0.1] * 3}
+VITS = (ViTConfig, ViTForMaskedImageModeling, ViTForImageClassification, 2, VIT_DEPTH)
+CVTS = (CvtConfig, CvtForMaskedImageModeling, CvtForImageClassification, 4, CVT_DEPTH)
 DROP = {"mask_mode": "drop", "decoder_hidden_size": 16, "decoder_num_hidden_layers": 2}
 DROP |= {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}
-BITS = (BitConfig, BitForMaskedImageModeling, BitForImageClassification)
+BITS = (BitConfig, BitForMaskedImageModeling, BitForImageClassification, 5, {"drop_path_rate": 0.3})
 BARE_CVT = {"cls_token": [False] * 3, "qkv_projection_method": ["dw_bn", "avg", "linear"], "hidden_act": "quick_gelu"}
 BOTTLENECK = {"layer_type": "bottleneck", "output_stride": 8, "global_padding": "same", "width_factor": 2}
 DYNAMIC = {"embedding_dynamic_padding": True}
@@ -182,7 +186,7 @@ def test_the_encoder_fulfils_the_contract(family, kind):
 @pytest.mark.parametrize("kind", ["masked", "classifier"])
 def test_every_parameter_has_a_depth_and_every_depth_a_parameter(family, kind):
     encoder = getattr(family, kind)(family.config((64, 64))).encoder
-    assert encoder.num_blocks == {ViTConfig: 2, CvtConfig: 4, BitConfig: 5}[type(encoder.config)]
+    assert encoder.num_blocks == family.blocks
     depths = {encoder.depth_of(name) for name, _ in encoder.named_parameters()}
     without_final_norm = getattr(encoder.config, "layer_type", None) == "bottleneck"
     assert depths == set(range(encoder.num_blocks + 2 - without_final_norm))
@@ -519,17 +523,10 @@ def test_return_dict_false_gives_the_tuple_without_none(family):
 
 # --- how it is computed ----------------------------------------------------------------------------------------
 
-RANDOM_DEPTH = {
-    ViTConfig: {"drop_path_rate": 0.3, "hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.1},
-    CvtConfig: {"drop_path_rate": [0.3] * 3, "drop_rate": [0.2] * 3, "attention_drop_rate": [0.1] * 3},
-    BitConfig: {"drop_path_rate": 0.3},
-}
-
 
 def step(family, shape, checkpointed, training, **changes):
     """Loss, gradients and running statistics of a step, and how many numbers were kept for the backward pass."""
-    config = family.config(shape)
-    model = masked_model(family, shape, **RANDOM_DEPTH[type(config)], **changes).train(training)
+    model = masked_model(family, shape, **family.random_depth, **changes).train(training)
     if checkpointed:
         model.gradient_checkpointing_enable()
     torch.manual_seed(5)
