@@ -24,6 +24,7 @@ from pathlib import Path
 from mimsuite.weights.checkpoints import load_checkpoint, newest
 
 STEPS, BATCH = 60, 16
+LONGEST = 14.0  # seconds from the start of a process after which it is killed
 KEYS = {
     "batch": BATCH,
     "steps": STEPS,
@@ -82,10 +83,10 @@ def kill_once(out: Path, model: str, chance: random.Random, *, inside: bool) -> 
     folder = out / "checkpoints"
     skip = chance.randrange(8)  # saves to let pass
     seen: set[str] = set()
-    deadline = time.monotonic() + (120 if inside else chance.uniform(0.2, 14))
+    deadline = time.monotonic() + (120 if inside else chance.uniform(0.2, LONGEST))
     while process.poll() is None and time.monotonic() < deadline:
         if inside:
-            seen |= {p.name for p in folder.glob("step_*.part")} if folder.is_dir() else set()
+            seen |= {p.name for p in folder.glob(".step_*.part")} if folder.is_dir() else set()
             if len(seen) > skip:
                 break
             time.sleep(0.0002)

@@ -1,19 +1,14 @@
 """Pretraining as a whole: what a run writes, that it repeats and resumes to the bit, that it can learn."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from processes import start
 from safetensors.torch import load_file
 
 from mimsuite import api
@@ -130,76 +125,6 @@ def test_a_second_evaluation_gives_the_same_number_to_the_last_bit(run, tmp_path
     assert again["status"] == "done"
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize("model", ["vit_nano", "cvt_nano"])  # CvT: BatchNorm's running statistics too
-def test_an_interrupted_run_resumes_to_the_bit(model, tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=1"]
-    values = NANO | {"steps": 30, "val_every": 30, "model": model}
-    command += [f"{key}={value}" for key, value in values.items()]
-    alike = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([*command, "save_every=1"], env=alike, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
-    while not (out / "checkpoints" / "latest.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["status"] == "interrupted"
-    done = summary["steps"]
-    assert 0 < done < 30
-    pretrain(tmp_path / "whole", workers=0, steps=30, val_every=30, model=model)
-    resumed = api.call("pretrain", {"out": str(out), "resume": True})
-    assert resumed["status"] == "done"
-    assert same(weights(out), weights(tmp_path / "whole"))
-
-
-def test_a_signal_to_every_process_of_a_run_commits_a_checkpoint(tmp_path):
-    """As a scheduler sends it: the loader's workers get it too."""
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=2", "val_every=100"]
-    command += [f"{key}={value}" for key, value in NANO.items() if key not in ("steps", "val_every")]
-    process = subprocess.Popen([*command, "steps=5000"], start_new_session=True, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not len(read_steps(out)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143, said
-    assert "Traceback" not in said
-    steps = json.loads((out / "summary.json").read_text())["steps"]
-    assert steps >= 10
-    assert json.loads((out / "checkpoints" / "latest.json").read_text())["step"] == steps
-
-
-def listens(pid):
-    """Whether a run has taken the signals over, as it does before its first validation."""
-    caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
-    return int(caught.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1
-
-
-def read_steps(out):
-    """The steps whose loss a run has written down."""
-    file = out / "metrics.csv"
-    return read_metrics(file).get("train/loss", ([],))[0] if file.exists() and file.read_text() else []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc for the moment when the run listens")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 143)])
-def test_a_signal_before_the_first_step_still_commits_a_checkpoint(number, code, tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=0"]
-    command += [f"{key}={value}" for key, value in (NANO | {"steps": 500, "loader.val_limit": 303}).items()]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
-    while not listens(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    assert process.wait(60) == code
-    assert json.loads((out / "summary.json").read_text())["steps"] >= 1
-    assert (out / "checkpoints" / "latest.json").exists()
-
-
 def test_the_loss_of_a_run_can_be_chosen_and_validates_as_it_trains(run, tmp_path):
     pretrain(tmp_path / "out", workers=0, steps=2, **{"objective.loss": "mse"})
     start, other = (read_metrics(out / "metrics.csv")["val/loss"][1][0] for out in (tmp_path / "out", run[0]))
@@ -219,17 +144,16 @@ def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(ru
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))  # a port where nobody listens
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        env = os.environ | {"WANDB_API_KEY": secret, "WANDB_BASE_URL": address, "WANDB_MODE": "online"}
-        command = [sys.executable, "-m", "mimsuite.tasks.pretrain", f"out={out}", "workers=0", f"+hub_token={secret}"]
-        command += [f"{key}={value}" for key, value in NANO.items()]
-        result = subprocess.run(command, env=env | {"MY_PASSWORD": secret}, capture_output=True, text=True, timeout=110)
-    assert result.returncode == 0, result.stderr
-    assert "wandb is left alone" in result.stdout or "wandb did not finish" in result.stdout
+        env = {"WANDB_API_KEY": secret, "WANDB_BASE_URL": address, "WANDB_MODE": "online", "MY_PASSWORD": secret}
+        env |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        code, text = start("pretrain", env=env, out=out, workers=0, **NANO, **{"+hub_token": secret}).finish()
+    assert code == 0, text
+    assert "wandb is left alone" in text or "wandb did not finish" in text
     assert same(weights(out), weights(run[0]))
     files = [path for path in out.rglob("*") if path.is_file()]
     assert len(files) > 10
     assert not [path for path in files if secret.encode() in path.read_bytes()]
-    assert secret not in result.stdout + result.stderr
+    assert secret not in text
 
 
 def failing_saves(monkeypatch, numbers):

@@ -2,20 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_two
 from safetensors.torch import load_file
 
 from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import read_metrics
-from mimsuite.runs.processes import Team, free_port, team
+from mimsuite.runs import life
+from mimsuite.runs.processes import Team, free_port, launch, team
+from mimsuite.tasks import probe
 from mimsuite.weights.checkpoints import load_checkpoint, newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -30,21 +35,23 @@ KEYS = {
     "workers": 0,
     "callbacks.monitor.log_every": 1,
 }
-PROBE = {
+MORE = {
     "vit_nano": {
         "online_probe": True,
         "callbacks.online_probe.images": 69,
         "callbacks.online_probe.val_images": 31,
     },
-    "bit_nano": {},
-    "cvt_nano": {},
+    "bit_nano": {"steps": 8, "val_every": 4},
+    "cvt_nano": {"steps": 8, "val_every": 4},
 }
 QUIET = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+OURS = ("-m", "mimsuite.tasks.pretrain")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *OURS)
 
 
-def start(out, program=("-m", "mimsuite.tasks.pretrain"), **values):
+def start(out, program=OURS, *, env=(), **values):
     command = [sys.executable, *program, f"out={out}", *(f"{k}={v}" for k, v in (KEYS | values).items())]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **QUIET)
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(env), **QUIET)
 
 
 def finish(process):
@@ -60,6 +67,10 @@ def weights(out):
     return load_file(out / "weights" / "model.safetensors")
 
 
+def summary(out):
+    return json.loads((out / "summary.json").read_text())
+
+
 def wait_for_checkpoint(out):
     deadline = time.monotonic() + 120
     while not (out / "checkpoints" / "latest.json").exists():
@@ -69,14 +80,18 @@ def wait_for_checkpoint(out):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Runs of vit_nano, bit_nano and cvt_nano in two processes, made when first asked for."""
+    """Runs of vit_nano, bit_nano and cvt_nano in two processes, made when first asked for; torchrun starts vit_nano."""
     made = {}
 
     def run(model):
         if model not in made:
             out = tmp_path_factory.mktemp(model) / "out"
-            code, text = finish(start(out, model=model, devices=2, **PROBE[model]))
-            assert code == 0, text
+            values = KEYS | {"model": model, **MORE[model]}
+            if model == "vit_nano":
+                code, text = finish(start(out, TORCHRUN, **values))
+                assert code == 0, text
+            else:
+                run_two("pretrain", out=out, **values)
             made[model] = out
         return made[model]
 
@@ -92,7 +107,7 @@ def one(tmp_path_factory):
         if model not in made:
             halves = {"micro_batch": 16} if model == "cvt_nano" else {}  # its BatchNorm sees micro-batches
             out = tmp_path_factory.mktemp(f"one-{model}") / "out"
-            api.call("pretrain", {"out": str(out), "model": model, **KEYS, **PROBE[model], **halves})
+            api.call("pretrain", {"out": str(out), "model": model, **KEYS, **MORE[model], **halves})
             made[model] = out
         return made[model]
 
@@ -102,7 +117,7 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize("model", ["vit_nano", "bit_nano", "cvt_nano"])
 def test_two_processes_give_the_losses_of_one(model, one, two):
     found, wanted = losses(two(model)), losses(one(model))
-    assert len(found) == 20
+    assert len(found) == (KEYS | MORE[model])["steps"]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
 
 
@@ -121,35 +136,50 @@ def test_one_folder_is_written_once(two):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 21))
     assert [row["step"] for row in rows if "val/loss" in row] == [0, 10, 20]
-    assert json.loads((out / "summary.json").read_text())["status"] == "done"
+    assert summary(out)["status"] == "done"
     assert json.loads((out / "environment.json").read_text())["processes"] == 2
     assert (out / "train.log").read_text().count("done: 20 steps") == 1
 
 
-def test_a_signal_stops_both_and_resuming_goes_on_to_the_bit(two, tmp_path):
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run on two devices whose command got a signal."""
+    out = tmp_path_factory.mktemp("stopped") / "out"
     process = start(out, model="vit_nano", devices=2)
     wait_for_checkpoint(out)
     process.send_signal(signal.SIGTERM)
     code, text = finish(process)
     assert code == 143, text
-    stopped = json.loads((out / "summary.json").read_text())
-    assert stopped["status"] == "interrupted"
-    assert 0 < stopped["steps"] < 20
-    code, text = finish(start(out, model="vit_nano", devices=2, resume="true"))
-    assert code == 0, text
-    one, other = weights(out), weights(two("vit_nano"))
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    return out
 
 
-def test_one_process_goes_on_where_two_stopped(two, tmp_path):
-    out = tmp_path / "out"
-    process = start(out, model="vit_nano", devices=2)
-    wait_for_checkpoint(out)
-    process.send_signal(signal.SIGINT)
-    assert finish(process)[0] == 130
+def copy_of(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "out")
+
+
+def test_a_signal_stops_both_and_resuming_goes_on_to_the_bit(stopped, two, tmp_path):
+    assert summary(stopped)["status"] == "interrupted"
+    assert 0 < summary(stopped)["steps"] < 20
+    out = copy_of(stopped, tmp_path)
+    run_two("pretrain", out=out, resume="true")
+    found, wanted = weights(out), weights(two("vit_nano"))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_one_process_goes_on_where_two_stopped(stopped, two, tmp_path):
+    out = copy_of(stopped, tmp_path)
     api.call("pretrain", {"out": str(out), "resume": True, "devices": 1})
     torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-4, atol=0)
+
+
+def test_two_machines_share_one_run(two, tmp_path):
+    out = tmp_path / "out"
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    keys = {"model": "vit_nano", "devices": 1, "trainer.num_nodes": 2}
+    ends = [finish(p) for p in [start(out, env=place | {"NODE_RANK": node}, **keys) for node in ("0", "1")]]
+    assert [code for code, _ in ends] == [0, 0], ends
+    torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-6, atol=0)
 
 
 def rank_of(pid):
@@ -182,32 +212,59 @@ def test_the_death_of_the_command_stops_its_processes_with_a_checkpoint(tmp_path
     while not (out / "summary.json").exists():
         assert time.monotonic() < deadline, "the processes go on"
         time.sleep(0.2)
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["status"] == "interrupted"
-    assert load_checkpoint(newest(out / "checkpoints"))["global_step"] == summary["steps"]
+    end = summary(out)
+    assert end["status"] == "interrupted"
+    assert load_checkpoint(newest(out / "checkpoints"))["global_step"] == end["steps"]
     process.communicate()
 
 
-def test_torchrun_starts_the_same_run(two, tmp_path):
-    out = tmp_path / "out"
-    program = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mimsuite.tasks.pretrain")
-    code, text = finish(start(out, program, model="vit_nano"))
-    assert code == 0, text
-    torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-6, atol=0)
+STUB = """#!/bin/sh
+for name in INT TERM USR1; do trap "echo $name $RANK $3 >> $OUT; exit 7" $name; done
+echo ready $RANK $2 $3 $WORLD_SIZE >> $OUT
+while :; do sleep 0.05; done
+"""
 
 
-def test_two_machines_share_one_run(two, tmp_path):
-    out, port = tmp_path / "out", str(free_port())
-    places = [
-        os.environ | {"NODE_RANK": node, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        for node in ("0", "1")
-    ]
-    values = {"out": out, "model": "vit_nano", "devices": 1, "trainer.num_nodes": 2, **KEYS}
-    command = [sys.executable, "-m", "mimsuite.tasks.pretrain", *(f"{k}={v}" for k, v in values.items())]
-    both = [subprocess.Popen(command, env=place, **QUIET) for place in places]
-    ends = [finish(process) for process in both]
-    assert [code for code, _ in ends] == [0, 0], ends
-    torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-6, atol=0)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_command_passes_signals_on_to_all_that_it_started(number, tmp_path, monkeypatch):
+    """Of processes that stand for those of a run."""
+    stub, out = tmp_path / "stub", tmp_path / "lines"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    monkeypatch.setenv("OUT", str(out))
+    threading.Thread(target=send_when_ready, args=(number, out)).start()
+    before = signal.getsignal(number)
+    assert launch("finetune", ["a=1"], 2, 1) == 7
+    assert signal.getsignal(number) is before
+    lines = sorted(out.read_text().splitlines())
+    name = number.name.removeprefix("SIG")
+    assert lines == sorted(
+        [f"ready {rank} mimsuite.tasks.finetune a=1 2" for rank in (0, 1)] + [f"{name} {rank} a=1" for rank in (0, 1)]
+    )
+
+
+def send_when_ready(number, out):
+    while not out.exists() or out.read_text().count("ready") < 2:
+        time.sleep(0.01)
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune", "probe"])
+def test_a_task_for_two_devices_starts_two_processes_of_itself(task, tmp_path, monkeypatch):
+    started = []
+
+    def launched(*arguments):
+        started.append(arguments)
+        return 5
+
+    monkeypatch.setattr(probe if task == "probe" else life, "launch", launched)
+    values = {"out": str(tmp_path / "out"), "devices": 2} | ({"init": "demo:vit"} if task == "probe" else {"batch": 8})
+    assert api.call(task, values)["exit_code"] == 5
+    ((name, arguments, local, nodes),) = started
+    assert (name, local, nodes) == (task, 2, 1)
+    assert "devices=2" in arguments
+    assert any(a.startswith("out=") and str(tmp_path / "out") in a for a in arguments)
 
 
 def test_a_batch_that_two_processes_cannot_share_is_refused_before_they_start(tmp_path):
