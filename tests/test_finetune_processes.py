@@ -1,13 +1,11 @@
 """Fine-tuning in two processes: the losses, figures, best weights and test figures of one."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from coloured import write_shards
+from processes import run_two
 from safetensors.torch import load_file
 
 from mimsuite import api
@@ -38,12 +36,7 @@ def one(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("two") / "out"
-    values = {"out": out, "data": data, "devices": 2, **KEYS}
-    command = [sys.executable, "-m", "mimsuite.tasks.finetune", *(f"{k}={v}" for k, v in values.items())]
-    result = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_two("finetune", out=out, data=data, **KEYS)
     return out, json.loads((out / "summary.json").read_text())
 
 

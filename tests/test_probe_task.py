@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ import torch
 from coloured import as_json, write_shards
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from processes import run_two
 from tables import read_rows
 
 from mimsuite import api
@@ -186,13 +184,10 @@ def test_label_sets_and_numbers(label, names, model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_processes_find_what_one_finds(plain, model, shards, tmp_path):
-    command = [sys.executable, "-m", "mimsuite.tasks.probe", f"init={model}", f"data={shards}", f"out={tmp_path}/out"]
-    command += ["layers=[1]", "pool=mean", "preset.norms=[layernorm]", "preset.epochs=3", "batch=32", "workers=0"]
-    command += ["baselines=false", "devices=2"]
-    own_cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, **own_cache})
-    assert result.returncode == 0, result.stderr
+def test_two_processes_find_what_one_finds(plain, model, shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    keys = QUICK | {"layers": [1], "pool": "mean", "preset.norms": "[layernorm]"}
+    run_two("probe", init=model, data=shards, out=tmp_path / "out", **keys)
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["metrics"] == plain[1]["metrics"]
 
 
