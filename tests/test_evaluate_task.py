@@ -1,6 +1,5 @@
 """`mimsuite evaluate`: what it takes, what it refuses, and that its figures are those of the runs it looks at."""
 
-import csv
 import io
 import json
 import shutil
@@ -13,6 +12,7 @@ import torch
 from coloured import NAMES, as_json, write_shards
 from omegaconf import OmegaConf
 from PIL import Image
+from tables import read_rows
 from torch.nn import functional as F
 
 from mimsuite import api
@@ -81,11 +81,6 @@ def evaluate(out, **values):
     return api.evaluate(out=str(out), workers=0, **values)
 
 
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def logits_of(init, data, split="test", size=None):
     """The model's outputs and the labels, computed here, step by step."""
     model = api.load(init)
@@ -114,10 +109,12 @@ def test_figures_files_and_names(vit, shards, tmp_path):
         *("config.yaml", "overrides.txt", "environment.json", "summary.json", "train.log"),
         *("predictions.csv", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.png"),
     }
-    said = table(tmp_path / "out" / "predictions.csv")
-    assert [r["predicted"] for r in said] == [NAMES[n] for n in logits.argmax(1).tolist()]
-    assert [r["key"] for r in said] == [f"test{i:02d}" for i in range(COUNT)]
-    assert [(r["class"], r["images"]) for r in table(tmp_path / "out" / "per_class.csv")] == [(n, "10") for n in NAMES]
+    predictions = read_rows(tmp_path / "out" / "predictions.csv")
+    assert [r["predicted"] for r in predictions] == [NAMES[n] for n in logits.argmax(1).tolist()]
+    assert [r["key"] for r in predictions] == [f"test{i:02d}" for i in range(COUNT)]
+    assert [(r["class"], r["images"]) for r in read_rows(tmp_path / "out" / "per_class.csv")] == [
+        (n, "10") for n in NAMES
+    ]
     with Image.open(tmp_path / "out" / "mistakes.png") as sheet:
         assert sheet.width == 2 * 16 + 5 * 192 + 4 * 14
 
@@ -138,7 +135,7 @@ def test_several_sizes_give_a_row_each_and_each_starts_from_the_weights(vit, sha
         expected.append(pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5))
     assert [row["loss"] for row in summary["sizes"]] == expected
     assert summary["metrics"]["test/loss"] == expected[0]
-    assert [(r["height"], r["width"]) for r in table(tmp_path / "out" / "sizes.csv")] == [
+    assert [(r["height"], r["width"]) for r in read_rows(tmp_path / "out" / "sizes.csv")] == [
         (str(s), str(s)) for s in sizes
     ]
 
@@ -171,7 +168,7 @@ def test_classes_in_another_order_are_found_by_name_and_others_by_number(vit, cl
     assert "matched by name; the data has them in another order" in caplog.text
     logits, _ = logits_of(vit, shards)  # the same numbers come out of every classifier made here
     predicted = [order[n] for n in logits.argmax(1).tolist()]
-    assert [r["predicted"] for r in table(tmp_path / "a" / "predictions.csv")] == predicted
+    assert [r["predicted"] for r in read_rows(tmp_path / "a" / "predictions.csv")] == predicted
     assert evaluate(tmp_path / "b", init=classifier(3), data=shards, mistakes=0)["metrics"] == plain
     assert "matched by number; the model has no names for them" in caplog.text
 
@@ -333,7 +330,7 @@ def test_what_does_not_go_together_is_refused_in_one_line_and_writes_nothing(vit
         ({"split": "dev"}, "split=dev is not in .*; it has train, val, test"),
         ({"image_size": 33}, "image height 33 is not a multiple of the model's stride 8; use image_size=32 or 40"),
         ({"image_size": [32, 64, 32]}, "names a size twice"),
-        ({"image_size": [32, 0, 64]}, "image_size=0 is no size"),
+        ({"image_size": [32, 0, 64]}, "image_size=0 is not a size"),
         ({"init": classifier(0)}, "has num_labels=0, so no classifier"),
         ({"init": classifier(num_channels=4)}, "takes 4 channels but the images have 3"),
         ({"init": masked, "flip": True}, "flip=true is for classifiers"),
@@ -378,7 +375,7 @@ def test_a_full_folder_is_refused_and_replaced_where_that_is_asked_for(vit, shar
 def test_a_damaged_config_of_a_run_is_refused(pretrained, shards, tmp_path):
     run = shutil.copytree(pretrained[0], tmp_path / "run")
     (run / "config.yaml").write_text("mask: [")
-    with pytest.raises(InputError, match=r"config.yaml cannot be read \(.*\); mend it, or use init=.*weights") as e:
+    with pytest.raises(InputError, match=r"config.yaml cannot be read \(.*\); fix it, or use init=.*weights") as e:
         evaluate(tmp_path / "out", init=str(run), data=shards)
     assert "\n" not in str(e.value)
 

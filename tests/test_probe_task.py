@@ -13,6 +13,7 @@ import torch
 from coloured import as_json, write_shards
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from tables import read_rows
 
 from mimsuite import api
 from mimsuite.config.folder import conf_dir
@@ -76,8 +77,7 @@ def test_files_and_metrics(probed):
 
 def test_table_holds_every_head_and_one_test_figure(probed):
     out, summary = probed
-    with (out / "probe.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(out / "probe.csv")
     linear = [row for row in rows if row["probe"] == "linear"]
     assert len(linear) == 2 * 3 * 3 * 5
     assert all(0 <= float(row["held_out"]) <= 1 for row in linear)
@@ -255,9 +255,9 @@ def test_class_tokens_are_taken_where_they_are():
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [
-        ("mae", {"norms": ["batchnorm"], "optimizer": "lars", "epochs": 90, "lrs": [0.1], "batch": 16384}),
+        ("mae", {"norms": ("batchnorm",), "optimizer": "lars", "epochs": 90, "lrs": (0.1,), "batch": 16384}),
         ("simmim", {"optimizer": "newton"}),
-        ("fast", {"norms": ["batchnorm", "layernorm", "none"], "epochs": 10}),
+        ("fast", {"norms": ("batchnorm", "layernorm", "none"), "epochs": 10}),
     ],
 )
 def test_presets(preset, expected, model, shards):

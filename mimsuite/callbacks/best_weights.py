@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any, cast
 
@@ -11,8 +10,6 @@ from lightning import Callback, LightningModule, Trainer
 from mimsuite.callbacks.context import RunContext
 from mimsuite.errors import InputError
 from mimsuite.objectives.objective import Objective
-
-log = logging.getLogger("mimsuite")
 
 
 class BestWeights(Callback):

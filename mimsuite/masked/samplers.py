@@ -35,7 +35,7 @@ def make_samplers(node: DictConfig, trusted: Collection[str], drops: bool) -> li
     """
     fields = OmegaConf.to_container(node, resolve=True)
     assert isinstance(fields, dict)
-    del fields["unit"]
+    fields.pop("unit", None)
     several = drops and isinstance(fields.get("ratio"), list)
     choices = [{"ratio": ratio} for ratio in fields["ratio"]] if several else [{}]
     return [instantiate(OmegaConf.create(fields | choice), trusted) for choice in choices]

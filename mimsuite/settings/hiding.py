@@ -16,8 +16,9 @@ from mimsuite.errors import InputError
 from mimsuite.masked.geometry import Pair
 from mimsuite.models.load import config_of
 from mimsuite.settings.combinations import hidden_range, mask_cell
-from mimsuite.settings.geometry import FALLBACK_SIZE, mask_unit
-from mimsuite.settings.read import read_int, read_size
+from mimsuite.settings.geometry import mask_unit
+from mimsuite.settings.images import read_image_size
+from mimsuite.settings.read import read_int
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 
@@ -70,8 +71,7 @@ def read_masked_model(init: str, image_size: int | Sequence[int] | str) -> Maske
         InputError: no such weights, or a wrong size.
     """
     weights = find_weights(init)
-    native = weights.image_size or (FALLBACK_SIZE, FALLBACK_SIZE)
-    return MaskedModel(weights, config_of(weights), native if image_size == "auto" else read_size(image_size))
+    return MaskedModel(weights, config_of(weights), read_image_size(image_size, weights.image_size))
 
 
 def mask_names() -> list[str]:
@@ -108,15 +108,28 @@ def choose_mask(mask_name: str, node: DictConfig, model: MaskedModel) -> MaskCho
         InputError: units that do not fit the images, with some that do; a ratio that is not a share, or that leaves
             nothing to see where hidden patches are dropped.
     """
-    cfg = OmegaConf.create({"mask": node})
-    config, (height, width) = model.config, model.image_size
-    cell = mask_cell(config.mask_stride, config.mim_target)
-    given = read_int(cfg, "mask.unit", auto=0)
-    unit = mask_unit(given, model.image_size, config.stride, cell, config.drops_patches)
+    (height, width), ratio = model.image_size, node.get("ratio")
+    unit = fitted_unit(node, model.config, model.image_size)
     grid = height // unit, width // unit
-    hidden_range(cfg, grid[0] * grid[1], config.drops_patches)
-    ratio = node.get("ratio")
     return MaskChoice(mask_name, ratio if isinstance(ratio, (int, float)) else None, node, grid)
+
+
+def fitted_unit(node: DictConfig, config: EncoderConfig, image_size: Pair) -> int:
+    """Side of the units of a mask in pixels, checked against a model at an image size.
+
+    Args:
+        node: the config of the mask.
+        config: the model's.
+        image_size: `(H, W)` pixels.
+
+    Raises:
+        InputError: as of `choose_mask`.
+    """
+    cfg, (height, width), drops = OmegaConf.create({"mask": node}), image_size, config.drops_patches
+    cell = mask_cell(config.mask_stride, config.mim_target)
+    unit = mask_unit(read_int(cfg, "mask.unit", auto=0), image_size, config.stride, cell, drops)
+    hidden_range(cfg, (height // unit) * (width // unit), drops)
+    return unit
 
 
 def choose_mask_by_name(

@@ -16,10 +16,11 @@ from yaml import YAMLError
 
 from mimsuite.config.instantiate import current_config, trusted_targets
 from mimsuite.errors import InputError
-from mimsuite.settings.combinations import NO_MASK, hidden_range, mask_cell
-from mimsuite.settings.geometry import mask_unit
+from mimsuite.settings.combinations import NO_MASK
+from mimsuite.settings.hiding import fitted_unit
 from mimsuite.settings.outputs import holds_run
-from mimsuite.settings.read import read_int
+from mimsuite.settings.read import read, read_int
+from mimsuite.settings.resolve import written
 from mimsuite.types import EncoderConfig
 from mimsuite.words import LOSSES
 
@@ -83,25 +84,23 @@ def read_masking(
     Raises:
         InputError: masks that do not fit the images or the model, or that hide nothing.
     """
-    stored = stored_config(cfg.init)
+    init = str(read(cfg, "init"))
+    stored = stored_config(init)
     node, origin = chosen_masks(cfg, overrides, stored)
     if node.get("_target_") == NO_MASK:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")
     loss = "l1" if stored is None else str(stored.objective.get("loss"))
     if loss not in LOSSES:
-        raise InputError(f"the config of init={cfg.init} has objective.loss={loss}; known are {', '.join(LOSSES)}")
-    drops, made = config.drops_patches, OmegaConf.create({"mask": node})
-    units = tuple(checked_unit(made, config, size, drops) for size in sizes)
-    values = OmegaConf.to_container(made.mask, resolve=True)
-    assert isinstance(values, dict)
-    plain = {str(key): value for key, value in values.items()}
+        raise InputError(f"the config of init={init} has objective.loss={loss}; known are {', '.join(LOSSES)}")
+    units = tuple(fitted_unit(node, config, size) for size in sizes)
+    plain = written(OmegaConf.create({"mask": node}))["mask"]
     name, ratio = str(plain["_target_"]).rpartition(".")[2], plain.get("ratio")
     note = f"{name} of {ratio}, units of {', '.join(map(str, units))} px, {origin}"
     limit = images if stored is None else read_int(stored, "loader.val_limit")
     if limit < images:
         note += f"; it validated on {limit:,} images, these are {images:,}, so its own metrics differ"
     batch = BATCH if stored is None else read_int(stored, "micro_batch", auto=BATCH)
-    return Masking(plain, trusted_targets(cfg, overrides), drops, units, loss, batch, note)
+    return Masking(plain, trusted_targets(cfg, overrides), config.drops_patches, units, loss, batch, note)
 
 
 def chosen_masks(cfg: DictConfig, overrides: Sequence[str], stored: DictConfig | None) -> tuple[DictConfig, str]:
@@ -113,15 +112,3 @@ def chosen_masks(cfg: DictConfig, overrides: Sequence[str], stored: DictConfig |
     merged = OmegaConf.merge(stored.mask, changed)
     assert isinstance(merged, DictConfig)
     return merged, f"as the run validated{' but for ' + ', '.join(changed) if changed else ''}"
-
-
-def checked_unit(made: DictConfig, config: EncoderConfig, size: tuple[int, int], drops: bool) -> int:
-    """Side of a mask unit in pixels at one image size.
-
-    Raises:
-        InputError: masks that do not fit the images or the model.
-    """
-    cell = mask_cell(config.mask_stride, config.mim_target)
-    unit = mask_unit(read_int(made, "mask.unit", auto=0), size, config.stride, cell, drops)
-    hidden_range(made, (size[0] // unit) * (size[1] // unit), drops)
-    return unit

@@ -184,7 +184,7 @@ def read_recipe(cfg: DictConfig) -> LinearRecipe:
     epochs = read_int(cfg, "preset.epochs")
     return LinearRecipe(
         norms=cast("tuple[Norm, ...]", read_choices(cfg, "preset.norms", PROBE_NORMS)),
-        lrs=[float(lr) for lr in dict.fromkeys(lrs)],
+        lrs=tuple(float(lr) for lr in dict.fromkeys(lrs)),
         epochs=epochs,
         batch=read_int(cfg, "preset.batch"),
         optimizer=cast("ProbeOptimizer", read_choice(cfg, "preset.optimizer", PROBE_OPTIMIZERS)),

@@ -3,7 +3,20 @@
 import pytest
 
 from mimsuite.errors import InputError
-from mimsuite.settings.class_match import ClassifierOutputs, kind_of_labels, match_outputs, ordered
+from mimsuite.settings.class_match import (
+    KIND_OF_PROBLEM,
+    LABEL_NOUNS,
+    ClassifierOutputs,
+    kind_of_labels,
+    match_outputs,
+    ordered,
+)
+from mimsuite.words import LABEL_KINDS
+
+
+def test_every_kind_of_labels_has_a_noun_and_a_problem_type():
+    assert tuple(LABEL_NOUNS) == LABEL_KINDS
+    assert tuple(KIND_OF_PROBLEM.values()) == LABEL_KINDS
 
 
 def test_labels_tell_what_they_are():

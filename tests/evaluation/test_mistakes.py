@@ -1,6 +1,5 @@
 """The picture of the worst mistakes, and what decides which those are."""
 
-import csv
 import io
 import tarfile
 
@@ -8,13 +7,15 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from tables import read_rows
 
 from mimsuite.data.open import open_index
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.classifier import Evaluation, answer
-from mimsuite.evaluation.judging.report import caption_of, images_of, worst, write_predictions, write_report
+from mimsuite.evaluation.judging.report import COLUMNS, caption_of, images_of, worst, write_predictions, write_report
 from mimsuite.metrics.scores import scores_of
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
+from mimsuite.words import LABEL_KINDS
 
 NAMES = ["cat", "dog", "cow"]
 
@@ -36,9 +37,8 @@ def classes():
     return evaluated(scores, torch.tensor([0, 2, 0, 2]), "classes")
 
 
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def test_every_kind_of_labels_has_its_columns():
+    assert tuple(COLUMNS) == LABEL_KINDS
 
 
 def test_the_worst_are_those_with_the_most_confidence_in_a_wrong_class(classes):
@@ -58,7 +58,7 @@ def test_texts_name_the_truth_and_the_prediction_with_their_probabilities(classe
 
 def test_predictions_have_a_line_per_image(classes, tmp_path):
     write_predictions(tmp_path / "p.csv", classes, "classes", NAMES)
-    found = rows(tmp_path / "p.csv")
+    found = read_rows(tmp_path / "p.csv")
     assert [(r["key"], r["label"], r["predicted"]) for r in found] == [
         *[("k0", "cat", "cat"), ("k1", "cow", "dog"), ("k2", "cat", "dog"), ("k3", "cow", "cat")]
     ]
@@ -74,7 +74,7 @@ def test_of_label_sets_the_label_that_is_farthest_from_the_truth_counts(tmp_path
     assert caption_of(found, 2, "multilabel", NAMES) == (("cat: present", ""), ("absent", "0.00"))
     assert caption_of(found, 1, "multilabel", NAMES) == (("cat: absent", ""), ("present", "0.95"))
     write_predictions(tmp_path / "p.csv", found, "multilabel", NAMES)
-    lines = [(r["labels"], r["predicted"], r["most_wrong"]) for r in rows(tmp_path / "p.csv")]
+    lines = [(r["labels"], r["predicted"], r["most_wrong"]) for r in read_rows(tmp_path / "p.csv")]
     assert lines[1:] == [("cow", "cat|cow", "cat"), ("cat|dog", "dog", "cat")]
 
 
@@ -84,7 +84,7 @@ def test_of_numbers_the_largest_errors_are_the_worst(tmp_path):
     assert (order.tolist(), mistakes) == ([1, 2], 2)
     assert caption_of(found, 1, "regression", None) == (("true", "2"), ("predicted", "5"))
     write_predictions(tmp_path / "p.csv", found, "regression", None)
-    assert [float(r["error"]) for r in rows(tmp_path / "p.csv")] == [0, 3, -1.5]
+    assert [float(r["error"]) for r in read_rows(tmp_path / "p.csv")] == [0, 3, -1.5]
 
 
 def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(classes, tmp_path):
@@ -99,7 +99,7 @@ def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(clas
     assert {p.name for p in tmp_path.iterdir()} == {
         *("predictions.csv", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.png")
     }
-    found = rows(tmp_path / "per_class.csv")
+    found = read_rows(tmp_path / "per_class.csv")
     assert [(r["class"], r["images"], r["accuracy"]) for r in found] == [
         ("cat", "2", "0.5"),
         ("dog", "0", ""),

@@ -104,7 +104,7 @@ def probe_matrix(
     A fifth of the training features, chosen by a hash of the sample ids (of every class, where there are classes), is
     held out while all heads are trained on the rest. The trial with the best score there (the first of equals, in the
     order of views, normalisations, learning rates) is trained again on all training features, and the test
-    features of its view are looked at once. No other trial ever meets them.
+    features of its view are used once. No other trial is ever scored on them.
 
     Args:
         train: features of the training images, the same images in the same order for every view.

@@ -20,7 +20,7 @@ def rankme(x: Tensor) -> float:
 
     Args:
         x: `(N, D)` features of any float type; computed in float64. It can be no more than N, and settles only where N
-            is several times D (the paper uses 25,600 images): compare figures of equal N alone.
+            is several times D (the paper uses 25,600 images): compare values of equal N only.
 
     Returns:
         1 (all features on one line) to min(N, D) (no direction stronger than another), up to about 0.1 %.
