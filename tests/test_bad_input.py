@@ -97,7 +97,7 @@ def no_image(shards, tmp_path):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (missing_folder, "is not there"),
+        (missing_folder, "does not exist or cannot be accessed"),
         (empty_folder, "data="),
         (no_image, "data="),
         (cut_shard, "train-000000.tar"),
@@ -332,9 +332,9 @@ def test_verify_names_shards_that_cannot_be_opened(make, shards, tmp_path, capsy
     [
         ({"index": True}, "index=true needs data=FOLDER"),
         ({"index": True, "data": "{shards}"}, "has an index.json; move it away"),
-        ({"index": True, "data": "{images}"}, "is none; name their folder"),
+        ({"index": True, "data": "{images}"}, "is not one; give their folder"),
         ({"verify": "yes"}, "verify=yes is not true or false"),
-        ({"verify": True, "data": "nowhere"}, "data=nowhere is not there"),
+        ({"verify": True, "data": "nowhere"}, "data=nowhere does not exist"),
         ({"count": 0}, "count=0 is not a whole number of at least 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),

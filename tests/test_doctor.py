@@ -128,12 +128,12 @@ def test_data_that_cannot_be_opened_is_a_fault_with_its_own_line(tmp_path, monke
     answers(monkeypatch, doctor.Finding("ok", "x", "y"))
     report = api.doctor(data=str(tmp_path / "nowhere"))
     assert report["exit_code"] == 1
-    assert "nowhere is not there" in report["findings"][-1]["text"]
+    assert "nowhere does not exist" in report["findings"][-1]["text"]
     emoji = doctor.data(str(doctor.Path(doctor.__file__).parents[1] / "data" / "emoji-64"))
     assert levels(emoji) == [("ok", "data")]
 
 
 def test_out_must_be_a_json_file(tmp_path, capsys):
-    code = app.guarded(lambda: int(api.doctor(out=str(tmp_path))["exit_code"]), "doctor")
+    code = app.guarded(lambda: int(api.doctor(out=str(tmp_path / "doctor"))["exit_code"]), "doctor")
     assert code == 2
-    assert "use out=doctor.json" in capsys.readouterr().err
+    assert f"use out={tmp_path / 'doctor.json'}" in capsys.readouterr().err

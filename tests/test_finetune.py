@@ -108,13 +108,13 @@ def test_the_averaged_weights_are_saved(run):
 
 @pytest.mark.slow
 def test_the_best_step_by_validation_is_what_lies_in_weights(data, tmp_path, monkeypatch):
-    """Figures made up for steps 0, 2, 4 and 6: the first counts for nothing, of two equal ones the earlier is kept."""
+    """Metrics made up for steps 0, 2, 4 and 6: the first counts for nothing, of two equal ones the earlier is kept."""
     made, saved = iter([0.9, 0.2, 0.5, 0.5]), {}
     right = ClassifyObjective.on_validation_epoch_end
 
     def pretend(self):
         right(self)
-        self.last["val/top1"] = next(made)
+        self.last_metrics["val/top1"] = next(made)
         saved[self.trainer.global_step] = {k: v.clone() for k, v in self.evaluated_model.state_dict().items()}
 
     monkeypatch.setattr(ClassifyObjective, "on_validation_epoch_end", pretend)
@@ -248,7 +248,7 @@ def test_bad_values_are_refused_in_one_line_and_out_is_not_touched(values, says,
     ("values", "says"),
     [
         ({"optim.betas": [2, 0]}, "Invalid beta"),
-        ({"schedule.cooldown": -1}, "schedule.cooldown=-1 is no whole number"),
+        ({"schedule.cooldown": -1}, "schedule.cooldown=-1 is neither a whole number"),
         ({"augment.erasing": 2}, "erasing"),
         ({"augment.rand_augment": {"layers": -1}}, "rand_augment"),
     ],

@@ -150,13 +150,13 @@ def test_a_published_recipe_has_the_published_length_and_rates(name, decided):
 def test_a_published_recipe_changes_pictures_as_published(name, decided):
     size, crop, interpolation, mixup, cutmix, smoothing, erasing, randomly = PICTURES[name]
     job = decided(name)
-    cfg = job.cfg
+    augment, objective = job.groups.augment, job.groups.objective
     assert job.geometry.image_size == (size, size)
-    assert (cfg.augment.share is None) == (crop is not None)
-    assert crop is None or list(cfg.augment.scale) == [crop, 1.0]
-    assert (cfg.augment.interpolation, cfg.augment.flip, cfg.augment.erasing) == (interpolation, 0.5, erasing)
-    assert (cfg.augment.rand_augment == {}) == randomly
-    assert (cfg.objective.mixup, cfg.objective.cutmix, cfg.objective.smoothing) == (mixup, cutmix, smoothing)
+    assert (augment.share is None) == (crop is not None)
+    assert crop is None or list(augment.scale) == [crop, 1.0]
+    assert (augment.interpolation, augment.flip, augment.erasing) == (interpolation, 0.5, erasing)
+    assert (augment.rand_augment == {}) == randomly
+    assert (objective.mixup, objective.cutmix, objective.smoothing) == (mixup, cutmix, smoothing)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -205,20 +205,20 @@ def test_norms_biases_and_class_token_are_not_decayed(name, made):
 
 @pytest.mark.parametrize("name", ["finetune_vit", "finetune_bit_hyperrule"])
 def test_vit_and_bit_are_fine_tuned_by_plain_momentum(name, made):
-    optimizer = made(name).optimizer_of([{"params": [torch.zeros(2, requires_grad=True)]}])
+    optimizer = made(name).make_optimizer([{"params": [torch.zeros(2, requires_grad=True)]}])
     assert (type(optimizer), optimizer.defaults["momentum"]) == (torch.optim.SGD, 0.9)
     assert (optimizer.defaults["weight_decay"], optimizer.defaults["nesterov"]) == (0, False)
 
 
 @pytest.mark.parametrize("name", [name for name in PACE if name not in ("finetune_vit", "finetune_bit_hyperrule")])
 def test_the_others_are_trained_by_adamw(name, made):
-    optimizer = made(name).optimizer_of([{"params": [torch.zeros(2, requires_grad=True)]}])
+    optimizer = made(name).make_optimizer([{"params": [torch.zeros(2, requires_grad=True)]}])
     assert type(optimizer) is torch.optim.AdamW
     assert tuple(optimizer.defaults["betas"]) == (0.9, 0.999)
 
 
 def test_maes_and_simmims_encoders_are_those_of_their_pretraining(decided):
-    mae, simmim = (decided(f"finetune_{name}_vit_base").config for name in ("mae", "simmim"))
+    mae, simmim = (decided(f"finetune_{name}_vit_base").model for name in ("mae", "simmim"))
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         before = [
             compose("pretrain", overrides=["out=x", f"experiment={name}_vit_base_800ep"]).model
@@ -279,7 +279,7 @@ def test_the_hyperrule_decides_sizes_from_the_data(decided, size, crop, resized)
 
 
 def test_the_hyperrule_follows_a_smaller_batch(decided):
-    assert decided("finetune_bit_hyperrule", "batch=128").pace.lr == pytest.approx(0.003 / 4)
+    assert decided("finetune_bit_hyperrule", "batch=128").budget.lr == pytest.approx(0.003 / 4)
 
 
 def test_what_the_hyperrule_decides_needs_its_schedule(decided):

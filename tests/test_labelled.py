@@ -128,7 +128,7 @@ SETS = [[0], [1, 2], [], [2]] * 3
         ({"train": SETS, "val": [[1]], "test": [[]]}, ["a", "b", "c"], "none of the 1 images of test has a label"),
         ({"train": [0.5, 1.5] * 6, "val": [2.5, 2.5]}, None, "all 2 labels of val are 2.5, so R2 is not defined"),
         ({"train": [0.5, 1.5] * 6, "val": [2.5, 1], "test": [1.5]}, None, "all 1 labels of test are 1.5"),
-        ({"train": [1] * 12, "val": [1]}, None, "class 1 is the only one"),
+        ({"train": [1] * 12, "val": [1]}, None, "class 1 is the only class"),
     ],
 )
 def test_labels_that_cannot_be_judged_are_refused_before_training(splits, names, says, tmp_path):

@@ -266,7 +266,7 @@ TARGETS = [
     "webdataset.WebDataset",
     "hydra.utils.call",
     "mimsuite.data.storage.os.system",
-    "mimsuite.data.packing.pack.shutil.rmtree",
+    "mimsuite.tasks.demo.shutil.rmtree",
     "mimsuite.config.instantiate.importlib.import_module",
     "mimsuite.data.shard_files.ShardFiles.read.__globals__",
     "mimsuite.errors.InputError.__class__",

@@ -296,7 +296,7 @@ def test_figures_cut_by_a_kill_are_dropped(tmp_path):
 
 
 def test_resuming_refuses_what_would_change_the_result(run):
-    with pytest.raises(InputError, match=r"resume=true cannot change lr: the run has .* the command line says 0.1"):
+    with pytest.raises(InputError, match=r"resume=true cannot change lr: the run has .* the command line has 0.1"):
         api.call("pretrain", {"out": str(run[0]), "resume": True, "lr": 0.1})
 
 
