@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import read_metrics
-from mimsuite.runs.processes import Team, free_port, team
-from mimsuite.weights.checkpoints import load_checkpoint, newest
+from mimsuite.runs.processes import Team, current_team, free_port
+from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -170,7 +170,7 @@ def test_the_death_of_one_process_ends_the_run_with_a_checkpoint(tmp_path):
     assert code == 1
     assert "was killed by SIGKILL" in text
     assert "Traceback" not in text
-    assert load_checkpoint(newest(out / "checkpoints"))["global_step"] > 0
+    assert load_checkpoint(newest_checkpoint(out / "checkpoints"))["global_step"] > 0
 
 
 def test_the_death_of_the_command_stops_its_processes_with_a_checkpoint(tmp_path):
@@ -184,7 +184,7 @@ def test_the_death_of_the_command_stops_its_processes_with_a_checkpoint(tmp_path
         time.sleep(0.2)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["status"] == "interrupted"
-    assert load_checkpoint(newest(out / "checkpoints"))["global_step"] == summary["steps"]
+    assert load_checkpoint(newest_checkpoint(out / "checkpoints"))["global_step"] == summary["steps"]
     process.communicate()
 
 
@@ -238,4 +238,4 @@ def test_the_environment_says_which_process_this_is(variables, expected, monkeyp
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert team() == expected
+    assert current_team() == expected

@@ -13,7 +13,7 @@ from mimsuite.encoders.layers import given_pixels
 from mimsuite.encoders.outputs import (
     ImageClassifierOutputWithNoAttention,
     MaskedImageModelingOutput,
-    returned,
+    as_output,
 )
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
@@ -261,7 +261,7 @@ class DenseForMaskedImageModeling(ForMaskedImageModeling):
         self._check_cover(features.grid, pixels)
         loss, picture = self.dense_output(features, pixels, mask)
         result = MaskedImageModelingOutput(loss, picture, states)
-        return returned(result, self.config.return_dict, return_dict)
+        return as_output(result, self.config.return_dict, return_dict)
 
 
 class DenseForImageClassification(ForImageClassification):
@@ -290,7 +290,7 @@ class DenseForImageClassification(ForImageClassification):
         features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, None, need_states)
         logits = self.classifier(pool(features, self.config.classifier_pool))
         result = ImageClassifierOutputWithNoAttention(self.loss(logits, labels), logits, states)
-        return returned(result, self.config.return_dict, return_dict)
+        return as_output(result, self.config.return_dict, return_dict)
 
 
 def hidden_cells(mask: Tensor, per_image: int | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import nn
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes import linear
-from mimsuite.evaluation.probes.linear import LinearHead, Trial, fit_heads, pace, probe_matrix
+from mimsuite.evaluation.probes.linear import LinearHead, Trial, fit_heads, probe_matrix, rate_at
 from mimsuite.evaluation.probes.selection import best_of, held_out
 from mimsuite.evaluation.probes.task import LabelTask
 from mimsuite.settings.probe import LinearRecipe
@@ -100,7 +100,7 @@ def test_a_head_is_that_of_a_plain_loop(norm, optimizer):
             slopes = list(torch.autograd.grad(loss, parameters))
             if optimizer == "lars":
                 slopes[0] = slopes[0] * 0.001 * weight.norm() / slopes[0].norm()
-            lr = 0.3 * 32 / 256 * pace(epoch * steps + number, 3 * steps, steps)
+            lr = 0.3 * 32 / 256 * rate_at(epoch * steps + number, 3 * steps, steps)
             with torch.no_grad():
                 for p, m, slope in zip(parameters, motion, slopes, strict=True):
                     m.mul_(0.9).add_(slope)
@@ -248,12 +248,12 @@ def test_gradient_is_that_of_autograd(kind):
         sums = {"multilabel": nn.functional.binary_cross_entropy_with_logits, "regression": nn.functional.mse_loss}
         loss = sums[kind](scores, wide, reduction="sum") * (0.5 if kind == "regression" else 1)
     loss.backward()
-    torch.testing.assert_close(linear.gradient(scores.detach().clone(), targets, kind), scores.grad)
+    torch.testing.assert_close(linear.loss_gradient(scores.detach().clone(), targets, kind), scores.grad)
 
 
 def test_the_rate_rises_linearly_and_falls_along_a_cosine():
-    assert [pace(step, 12, 4) for step in (0, 1, 2, 4, 8, 12)] == pytest.approx([0, 0.25, 0.5, 1, 0.5, 0])
-    assert pace(0, 8, 0) == 1
+    assert [rate_at(step, 12, 4) for step in (0, 1, 2, 4, 8, 12)] == pytest.approx([0, 0.25, 0.5, 1, 0.5, 0])
+    assert rate_at(0, 8, 0) == 1
 
 
 def test_numbers_agree_with_scikit_learn():
