@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mimsuite.data.hashing import hash_key, mix
+from mimsuite.data.hashing import hash_key, mix_hashes
 from mimsuite.data.labels import Label
 from mimsuite.data.packing.csv_labels import parse_labels, read_rows
 from mimsuite.data.sources import PICTURE_ENDINGS, split_name_of
@@ -96,7 +96,7 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
     pictures = [SourceImage(*fields) for fields in zip(files, keys, splits, labels, groups, strict=True)]
     pictures = _split_groups(pictures, choice) if choice.group_by else _split(pictures, choice)
     ranked = sorted(
-        pictures, key=lambda p: (SPLITS.index(p.split), mix(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key)
+        pictures, key=lambda p: (SPLITS.index(p.split), mix_hashes(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key)
     )
     return PackPlan(ranked, classes)
 
@@ -186,7 +186,7 @@ def _split(pictures: list[SourceImage], choice: Choice) -> list[SourceImage]:
         count = round(len(keys) * choice.val_fraction)
         if choice.val_fraction > 0 and len(keys) > 1:
             count = max(1, count)
-        moved.update(sorted(keys, key=lambda key: mix(choice.seed, _SALT_VAL, hash_key(key)))[:count])
+        moved.update(sorted(keys, key=lambda key: mix_hashes(choice.seed, _SALT_VAL, hash_key(key)))[:count])
     return [p._replace(split="val") if p.key in moved else p for p in pictures]
 
 
@@ -237,7 +237,7 @@ def _split_groups(pictures: list[SourceImage], choice: Choice) -> list[SourceIma
         total += counts
     have: Counter[int] = Counter()
     moved = set[str]()
-    for group in sorted(members, key=lambda name: (mix(choice.seed, _SALT_GROUP, hash_key(name)), name)):
+    for group in sorted(members, key=lambda name: (mix_hashes(choice.seed, _SALT_GROUP, hash_key(name)), name)):
         gain = sum(
             abs(have[label] - total[label] * choice.val_fraction)
             - abs(have[label] + count - total[label] * choice.val_fraction)
