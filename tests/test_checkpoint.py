@@ -8,8 +8,8 @@ import subprocess
 import pytest
 import torch
 
+from mimsuite.data import storage as module
 from mimsuite.errors import InputError, RunError
-from mimsuite.runs import checkpoints as module
 from mimsuite.runs.checkpoints import CommittedCheckpointIO
 from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 

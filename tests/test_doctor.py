@@ -58,14 +58,14 @@ def test_known_traps_are_named_with_a_fix(more, adders, about):
 
 @pytest.mark.parametrize("code", ["raise RuntimeError('operator torchvision::nms')", "print('no json')", "pass"])
 def test_a_broken_torch_is_a_fault_and_no_crash(code):
-    (finding,) = doctor.torch_build(code)
+    (finding,) = doctor.check_torch(code)
     assert finding[:2] == ("fault", "torch")
     assert "cannot be imported: " in finding.text
 
 
 def test_a_device_is_named():
     facts = '{"torch": "2.13.0", "cuda": "13.0", "threads": 8, "devices": ["H200", "H200"]}'
-    (finding,) = doctor.torch_build(f"print('''{facts}''')")
+    (finding,) = doctor.check_torch(f"print('''{facts}''')")
     assert finding == ("ok", "devices", "H200, H200; torch 2.13.0 for CUDA 13.0, 8 threads", "")
 
 
@@ -110,7 +110,7 @@ def test_what_the_cpu_can_do_is_told(flags, words, tmp_path):
 
 
 def answers(monkeypatch, *findings):
-    for name in ("libraries", "traps", "torch_build", "cpu", "threads", "storage"):
+    for name in ("check_libraries", "check_traps", "check_torch", "check_cpu", "check_threads", "check_storage"):
         monkeypatch.setattr(doctor, name, lambda *_: [])
     monkeypatch.setattr(doctor, "check_platform", lambda: list(findings))
 

@@ -69,7 +69,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         *check_platform(),
         *check_libraries(installed_versions()),
         *check_traps(installed_versions(), callback_factories()),
-        *torch_build(),
+        *check_torch(),
         *check_cpu(),
         *check_threads(),
     ]
@@ -161,7 +161,7 @@ def parse_release(version: str) -> tuple[int, ...]:
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:2])
 
 
-def torch_build(code: str = PROBE) -> Iterator[Finding]:
+def check_torch(code: str = PROBE) -> Iterator[Finding]:
     """What torch reports about itself and the devices, asked in another process."""
     try:
         answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)

@@ -461,7 +461,7 @@ def test_progress_counts_every_row(tmp_path, index, monkeypatch, caplog):
     def spy(name):
         yield lambda done, total: seen.append((done, total))
 
-    monkeypatch.setattr(feature_pass, "reported", spy)
+    monkeypatch.setattr(feature_pass, "report_progress", spy)
     with caplog.at_level("INFO", logger="mimsuite"), evaluation_mode(nn.Identity()):
         made(tmp_path).read(index, TRAIN, [View(1, "mean")], augmented=1)
     assert seen[0] == (0, 44)

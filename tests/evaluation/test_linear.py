@@ -88,13 +88,13 @@ def test_a_head_is_that_of_a_plain_loop(norm, optimizer):
         x = nn.functional.layer_norm(x, x.shape[1:], eps=1e-6)
     weight, bias = torch.zeros(6, 20, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
     if optimizer == "lars":
-        start = torch.Generator().manual_seed(linear.mix(linear._SALT_INIT, 3))
+        start = torch.Generator().manual_seed(linear.mix_hashes(linear._SALT_INIT, 3))
         weight = torch.zeros(6, 20).normal_(0, 0.01, generator=start).double()
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     motion = [torch.zeros_like(p) for p in parameters]
     steps = math.ceil(200 / 16)
     for epoch in range(3):
-        order = torch.from_numpy(linear.permutation(200, linear.mix(3, epoch)))
+        order = torch.from_numpy(linear.permute(200, linear.mix_hashes(3, epoch)))
         for number, rows in enumerate(order.tensor_split(steps)):
             loss = nn.functional.cross_entropy(x[rows] @ weight.T + bias, train.labels[rows])
             slopes = list(torch.autograd.grad(loss, parameters))
