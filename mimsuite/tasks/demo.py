@@ -1,4 +1,4 @@
-"""`mimsuite demo`: the whole way on the embedded data set, step by step, with the metrics that matter."""
+"""`mimsuite demo`: every step once, on the embedded data set, with the metrics that matter."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     announce_step(6, "the weights, loaded again")
     model = api.load(str(out / "pretrain"))
     log.info("%s with %s parameters", type(model).__name__, f"{sum(p.numel() for p in model.parameters()):,}")
-    figures = report_results(out, pretrained, probed, drawn, time.perf_counter() - began)
-    write_json(out / "demo.json", figures)
-    return figures
+    results = report_results(out, pretrained, probed, drawn, time.perf_counter() - began)
+    write_json(out / "demo.json", results)
+    return results
 
 
 def announce_step(number: int, text: str) -> None:
@@ -139,7 +139,7 @@ def report_results(
 
     losses = read_metrics(out / "pretrain" / "metrics.csv")["val/loss"][1]
     metrics = probed["metrics"]
-    figures = {
+    results = {
         "seconds": round(seconds, 1),
         "steps": pretrained["steps"],
         "loss_first": float(losses[0]),
@@ -153,11 +153,11 @@ def report_results(
         "masked validation loss   %.3f at the start, %.3f after %d steps",
         losses[0],
         losses[-1],
-        figures["steps"],
+        results["steps"],
     )
     log.info(
         "                         %.3f for predicting each image's visible mean colour",
-        figures["loss_mean_colour"],
+        results["loss_mean_colour"],
     )
     for name, text in (("", "pretrained"), ("random/", "random init"), ("8x8/", "8x8 pixels")):
         log.info(
@@ -166,7 +166,7 @@ def report_results(
         )
     log.info("Reconstruction is learned at once; good features take far longer than a demo.")
     log.info("pictures: %s and %s", out / "reconstruct.png", out / "pretrain" / "pictures")
-    return figures
+    return results
 
 
 if __name__ == "__main__":
