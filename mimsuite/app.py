@@ -70,7 +70,7 @@ def check_config_folders(arguments: Sequence[str]) -> None:
     """Refuses YAML from elsewhere that configures Hydra itself: Hydra would build what it finds there, unasked.
 
     Raises:
-        InputError: a file below `--config-dir` that speaks of Hydra in anything but a comment.
+        InputError: a file below `--config-dir` that names Hydra outside of comments.
     """
     from hydra._internal.utils import get_args_parser  # it takes abbreviated flags, too
 
@@ -82,11 +82,11 @@ def check_config_folders(arguments: Sequence[str]) -> None:
         for place, _, names in os.walk(folder, followlinks=True):
             for name in sorted(n for n in names if n.endswith((".yaml", ".yml"))):
                 file = Path(place, name)
-                if "hydra" in file.relative_to(folder).parts or speaks_of_hydra(file):
+                if "hydra" in file.relative_to(folder).parts or names_hydra(file):
                     raise InputError(f"{file} configures Hydra itself, which a config folder may not; remove that part")
 
 
-def speaks_of_hydra(file: Path) -> bool:
+def names_hydra(file: Path) -> bool:
     """Whether a YAML file names Hydra in a key, a value or its `@package` line."""
     from omegaconf import OmegaConf
     from yaml import YAMLError

@@ -274,7 +274,7 @@ def _foreign_kind(block: bytes) -> str | None:
 
 
 def header_name(header: bytes, name: str) -> str:
-    """The member's name that these header blocks hold; empty where they are no whole header."""
+    """The member's name that these header blocks hold; empty where they are not a whole header."""
     blocks = header + bytes(2 * BLOCK)
     total = 1 << 62  # the payload lies outside
     try:

@@ -80,8 +80,8 @@ class ForMaskedImageModeling(Pretrained):
         self.num_channels, scale = self.target.channels(num_channels), self.target.scale
         if any(side % scale for side in self.head_stride):
             raise InputError(
-                f"mim_target={config.mim_target} has places of {scale} pixels, of which the stride "
-                f"{self.head_stride} is no multiple; use another stride, or mim_target=pixels"
+                f"mim_target={config.mim_target} has places of {scale} pixels, and the stride "
+                f"{self.head_stride} is not a multiple of them; use another stride, or mim_target=pixels"
             )
         places = (self.head_stride[0] // scale, self.head_stride[1] // scale)
         self.decoder = head(self.encoder.num_features, places, self.num_channels)

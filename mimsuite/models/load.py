@@ -171,7 +171,7 @@ def decoder_fits(model: nn.Module, weights: Weights) -> bool:
 def load_into(model: Pretrained, weights: Weights, without: tuple[str, ...] = ()) -> None:
     """Copies weights into a model, but for names that begin with one of `without`.
 
-    What is fresh or left over is said in one log line.
+    What is fresh or left over is reported in one log line.
 
     Raises:
         InputError: weights of another model.

@@ -90,7 +90,7 @@ class ClassifyObjective(Objective):
         return poison_if_not_finite(soft_loss(self.model(pixels).logits, targets, self.label_kind, self.class_weights))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the loss, which knows no smoothing and no class weights, and to the scores."""
+        """Adds a batch to the loss, which is without smoothing and class weights, and to the scores."""
         assert batch.labels is not None
         logits = self.evaluated_model(self.normalize(batch.images)).logits.float()
         loss = classification_loss(logits, batch.labels, self.model.config.problem_type)

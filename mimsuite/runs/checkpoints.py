@@ -59,7 +59,7 @@ class CommittedCheckpointIO(CheckpointIO):
         return load_checkpoint(Path(path), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Removes a checkpoint file; one that is gone already is no error."""
+        """Removes a checkpoint file; one that is gone already is not an error."""
         Path(path).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""The package's log lines on the terminal; of a run's several processes only the first one speaks."""
+"""The package's log lines on the terminal; of a run's several processes only the first one prints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Console(logging.Handler):
 def log_to_console() -> None:
     """Sends the package's log lines to the terminal; calling it again changes nothing.
 
-    Of a run's several processes only the first speaks.
+    Of a run's several processes only the first prints.
     """
     if not is_leader():
         log.disabled = True

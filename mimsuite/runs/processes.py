@@ -28,7 +28,7 @@ class Team:
     """The processes of a run.
 
     Attributes:
-        rank: this process among all; 0 writes the run folder and speaks.
+        rank: this process among all; 0 writes the run folder and prints.
         local: processes on this machine.
         nodes: machines.
     """
@@ -58,7 +58,7 @@ def current_team() -> Team | None:
 
 
 def is_leader() -> bool:
-    """Whether this process writes and speaks for its run."""
+    """Whether this process writes and prints for its run."""
     found = current_team()
     return (found.rank if found else int(os.environ.get("NODE_RANK") or 0)) == 0
 
