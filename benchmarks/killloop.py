@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mimsuite.weights.checkpoints import load_checkpoint, newest
+from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
 STEPS, BATCH = 60, 16
 LONGEST = 14.0  # seconds from the start of a process after which it is killed
@@ -101,7 +101,7 @@ def kill_once(out: Path, model: str, chance: random.Random, *, inside: bool) -> 
 
 def check_readable(out: Path) -> int:
     """The step of the newest checkpoint, 0 where none was committed yet; an unreadable one ends the program."""
-    path = newest(out / "checkpoints")
+    path = newest_checkpoint(out / "checkpoints")
     return 0 if path is None else int(load_checkpoint(path)["global_step"])
 
 

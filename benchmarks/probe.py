@@ -35,7 +35,7 @@ from sklearn.preprocessing import StandardScaler
 from mimsuite.config.folder import conf_dir
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
-from mimsuite.evaluation.features.views import Features, pooled
+from mimsuite.evaluation.features.views import Features, pool_features
 from mimsuite.evaluation.probes.linear import fit_heads, probe_matrix
 from mimsuite.evaluation.probes.logistic import linear_probe
 from mimsuite.evaluation.probes.measure import read_features
@@ -160,7 +160,7 @@ def epochs(rounds: int, device: str) -> None:
         workers = auto_workers()
         with torch.inference_mode():
             for batch in eval_loader(index, some, image_size=size, batch=128, workers=workers, labels=True):
-                pooled(encoder.forward_features(normalize(batch.images.to(device))), "mean").cpu()
+                pool_features(encoder.forward_features(normalize(batch.images.to(device))), "mean").cpu()
 
     train = random_features(TRAIN, 0)
     first = next(iter(train))

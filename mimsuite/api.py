@@ -47,7 +47,7 @@ def reconstruct(*, init: str, out: str, images: str | None = None, **overrides: 
 
 
 def plot(*, runs: str | Sequence[str], out: str, **overrides: Any) -> dict[str, Any]:
-    """Draws the curves of one or several run folders into one picture; returns each run's last figures by its name."""
+    """Draws the curves of one or several runs into one picture; returns the last metrics of each run by its name."""
     return call("plot", {"runs": runs, "out": out, **overrides})
 
 
@@ -62,7 +62,7 @@ def inspect(*, out: str, data: str | None = None, **overrides: Any) -> dict[str,
 
 
 def demo(*, out: str, **overrides: Any) -> dict[str, Any]:
-    """The whole way on the embedded data set; returns the figures that it prints."""
+    """Every step once, on the embedded data set; returns the metrics that it prints."""
     return call("demo", {"out": out, **overrides})
 
 
@@ -121,7 +121,7 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hydra_value(value: Any, *, path: bool = False) -> str:
-    """A Python value in Hydra's override grammar; as a `path`, `2024_01_05` is no number."""
+    """A Python value in Hydra's override grammar; as a `path`, `2024_01_05` is not a number."""
     from mimsuite.cli import quote
 
     if isinstance(value, bool):

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain
 from mimsuite.errors import InputError, RunError
-from mimsuite.settings.resolve import resolved
+from mimsuite.settings.resolve import with_values
 from mimsuite.version import __version__
 
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
@@ -41,7 +41,7 @@ def main(task: str, run: Task) -> None:
     if "--version" in arguments:
         print(__version__)
         sys.exit(0)
-    code = guarded(lambda: through_hydra(task, run), task)
+    code = run_guarded(lambda: through_hydra(task, run), task)
     sys.stdout.flush()
     if any(thread.name == "wandb" for thread in threading.enumerate()):
         os._exit(code)  # wandb hangs on an unreachable server; its exit handlers would hold the process for longer
@@ -54,12 +54,12 @@ def through_hydra(task: str, run: Task) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     check_config_folders(sys.argv[1:])
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `guarded` instead of Hydra's own printing
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `run_guarded` instead of Hydra's own printing
     codes = []
 
     def job(cfg: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
-        codes.append(guarded(lambda: int(run(for_this_job(cfg), overrides).get("exit_code", 0)), task))
+        codes.append(run_guarded(lambda: int(run(for_this_job(cfg), overrides).get("exit_code", 0)), task))
 
     job.__module__ = f"mimsuite.tasks.{task}"
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
@@ -70,7 +70,7 @@ def check_config_folders(arguments: Sequence[str]) -> None:
     """Refuses YAML from elsewhere that configures Hydra itself: Hydra would build what it finds there, unasked.
 
     Raises:
-        InputError: a file below `--config-dir` that speaks of Hydra in anything but a comment.
+        InputError: a file below `--config-dir` that names Hydra outside of comments.
     """
     from hydra._internal.utils import get_args_parser  # it takes abbreviated flags, too
 
@@ -82,11 +82,11 @@ def check_config_folders(arguments: Sequence[str]) -> None:
         for place, _, names in os.walk(folder, followlinks=True):
             for name in sorted(n for n in names if n.endswith((".yaml", ".yml"))):
                 file = Path(place, name)
-                if "hydra" in file.relative_to(folder).parts or speaks_of_hydra(file):
+                if "hydra" in file.relative_to(folder).parts or names_hydra(file):
                     raise InputError(f"{file} configures Hydra itself, which a config folder may not; remove that part")
 
 
-def speaks_of_hydra(file: Path) -> bool:
+def names_hydra(file: Path) -> bool:
     """Whether a YAML file names Hydra in a key, a value or its `@package` line."""
     from omegaconf import OmegaConf
     from yaml import YAMLError
@@ -110,30 +110,30 @@ def for_this_job(cfg: DictConfig) -> DictConfig:
             raise InputError(
                 f"-m with devices={cfg.devices}: sweeps run on one device; use devices=1 or start the runs one by one"
             )
-        return resolved(cfg, {"out": f"{cfg.out}/{hydra_cfg.job.num}"})
+        return with_values(cfg, {"out": f"{cfg.out}/{hydra_cfg.job.num}"})
     return cfg
 
 
-def guarded(call: Callable[[], int], task: str) -> int:
+def run_guarded(call: Callable[[], int], task: str) -> int:
     """Calls and turns what may go wrong into an exit code and one line on stderr."""
     from hydra.errors import HydraException
 
     try:
         return call()
     except InputError as error:
-        return complain(task, str(error), 2)
+        return print_error(task, str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        return complain(task, explain(error, task), 2)
+        return print_error(task, explain(error, task), 2)
     except RunError as error:
-        return complain(task, str(error), 1)
+        return print_error(task, str(error), 1)
     except KeyboardInterrupt:
-        return complain(task, "interrupted", 130)
+        return print_error(task, "interrupted", 130)
     except Exception:
         traceback.print_exc()
-        return complain(task, "this is a defect of mimsuite, not of your input; please report the lines above", 1)
+        return print_error(task, "this is a defect of mimsuite, not of your input; please report the lines above", 1)
 
 
-def complain(task: str, message: str, code: int) -> int:
+def print_error(task: str, message: str, code: int) -> int:
     """Prints an error as one line and gives the exit code back."""
     print(f"mimsuite {task}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code

@@ -11,7 +11,7 @@ from mimsuite.version import __version__
 TASKS = {
     "pretrain": "masked image modeling: pretrain an encoder on images without labels",
     "probe": "kNN and linear probe of a frozen encoder",
-    "finetune": "supervised fine-tuning, or training from scratch, and the last figure on the test split",
+    "finetune": "supervised fine-tuning, or training from scratch; metrics on the test split at the end",
     "evaluate": "metrics of a trained classifier or of a pretraining run, and the worst mistakes",
     "embed": "features of every image in a file (.npz, .parquet, .csv), and a map of them",
     "reconstruct": "picture of original, masked input, prediction, paste and error",
@@ -20,7 +20,7 @@ TASKS = {
     "inspect": "counts, classes, sizes, statistics and a contact sheet of a data set",
     "models": "table of model configs",
     "doctor": "versions, devices and traps of this environment",
-    "demo": "the whole way on the embedded data set, under two minutes",
+    "demo": "every step once, on the embedded data set",
 }
 
 PATH_KEYS = ("data", "init", "out", "src", "images", "runs", "csv", "map")
@@ -79,7 +79,7 @@ usage: mimsuite TASK key=value ...
 
 {rows}
 
-  mimsuite demo                                   see the whole way in two minutes
+  mimsuite demo                                   run every step once, on the embedded data set
   mimsuite pretrain data=photos/ out=runs/photos  pretrain on a folder of images
   mimsuite TASK --help                            keys, defaults and examples of a task
   mimsuite TASK --cfg job --resolve               the composed configuration

@@ -1,4 +1,4 @@
-"""Errors that a user can mend; the command line prints each as one line, without a traceback."""
+"""Errors that a user can fix; the command line prints each as one line, without a traceback."""
 
 
 class InputError(ValueError):

@@ -6,8 +6,8 @@ Glossary, as all files use the words:
     patch: the pixels of a cell; a ViT embeds patches.
     place: an element of the target: a pixel, or a coarser one (HOG has 8 x 8 pixels per place).
     micro-batch: the images of one forward pass; gradients of several add up to one optimizer step.
-    lane: a stream of samples that is read on its own; a batch takes from all lanes in turn.
-    window: the samples that are held in memory to be shuffled.
+    lane: a stream of shards; a batch takes the same number of samples from every lane.
+    window: the shards of a lane whose samples are mixed with each other.
 """
 
 from __future__ import annotations

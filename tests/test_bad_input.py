@@ -18,7 +18,7 @@ from mimsuite.errors import InputError
 
 def outcome(capsys, task, **values):
     """Exit code and stderr of a task, run in this process."""
-    code = app.guarded(lambda: int(api.call(task, values).get("exit_code", 0)), task)
+    code = app.run_guarded(lambda: int(api.call(task, values).get("exit_code", 0)), task)
     return code, capsys.readouterr().err
 
 
@@ -300,7 +300,7 @@ def test_verify_lists_what_is_wrong_and_exits_with_2(shards, tmp_path, capsys):
     at = data.index(b"IDAT")
     data[at : at + 4] = b"XXXX"
     path.write_bytes(data)
-    code = app.guarded(
+    code = app.run_guarded(
         lambda: int(
             api.call("inspect", {"data": str(tmp_path / "copy"), "out": str(tmp_path / "out"), "verify": True}).get(
                 "exit_code", 0

@@ -8,10 +8,10 @@ import subprocess
 import pytest
 import torch
 
+from mimsuite.data import storage as module
 from mimsuite.errors import InputError, RunError
-from mimsuite.runs import checkpoints as module
 from mimsuite.runs.checkpoints import CommittedCheckpointIO
-from mimsuite.weights.checkpoints import load_checkpoint, newest
+from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
 
 def content(step):
@@ -20,7 +20,7 @@ def content(step):
 
 def test_a_checkpoint_comes_back(tmp_path):
     CommittedCheckpointIO().save_checkpoint(content(5), tmp_path / "step_000000005.ckpt")
-    path = newest(tmp_path)
+    path = newest_checkpoint(tmp_path)
     assert torch.equal(load_checkpoint(path)["state_dict"]["w"], torch.full((3,), 5.0))
 
 
@@ -33,7 +33,7 @@ def test_two_are_kept_and_latest_names_the_newest(tmp_path):
         "step_000000002.ckpt",
         "step_000000003.ckpt",
     ]
-    assert newest(tmp_path).name == "step_000000003.ckpt"
+    assert newest_checkpoint(tmp_path).name == "step_000000003.ckpt"
 
 
 def test_a_failed_save_keeps_the_one_before_and_three_in_a_row_stop(tmp_path, monkeypatch, caplog):
@@ -45,7 +45,7 @@ def test_a_failed_save_keeps_the_one_before_and_three_in_a_row_stop(tmp_path, mo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.json", "step_000000001.ckpt"]
     with pytest.raises(RunError, match="3 checkpoints in a row"):
         io.save_checkpoint(content(4), tmp_path / "step_000000004.ckpt")
-    assert newest(tmp_path).name == "step_000000001.ckpt"
+    assert newest_checkpoint(tmp_path).name == "step_000000001.ckpt"
 
 
 def test_a_damaged_newest_checkpoint_is_named(tmp_path):
@@ -53,7 +53,7 @@ def test_a_damaged_newest_checkpoint_is_named(tmp_path):
     path = tmp_path / "step_000000001.ckpt"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(InputError, match="sha256 differs"):
-        newest(tmp_path)
+        newest_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("broken", ["cut", "flipped", "gone", "pointer"])
@@ -72,7 +72,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, broke
     else:
         (tmp_path / "latest.json").write_text("{")
     expected = 2 if broken == "pointer" else 1  # the file itself is whole
-    assert newest(tmp_path).name == f"step_{expected:09d}.ckpt"
+    assert newest_checkpoint(tmp_path).name == f"step_{expected:09d}.ckpt"
     assert f"going on from step {expected} instead" in caplog.text
 
 
@@ -95,7 +95,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(full_disk, caplog):
     assert "No space left on device" in caplog.text
     assert sorted(p.name for p in full_disk.iterdir()) == ["latest.json", "step_000000001.ckpt"]
     io.save_checkpoint(content(3), full_disk / "step_000000003.ckpt")
-    assert newest(full_disk).name == "step_000000003.ckpt"
+    assert newest_checkpoint(full_disk).name == "step_000000003.ckpt"
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EDQUOT])
@@ -108,7 +108,7 @@ def test_an_error_while_saving_keeps_the_checkpoint_before(tmp_path, monkeypatch
     assert os.strerror(code) in caplog.text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest.json", "step_000000001.ckpt"]
     io.save_checkpoint(content(3), tmp_path / "step_000000003.ckpt")
-    assert newest(tmp_path).name == "step_000000003.ckpt"
+    assert newest_checkpoint(tmp_path).name == "step_000000003.ckpt"
 
 
 class Bomb:
@@ -126,4 +126,4 @@ def test_a_pickle_with_code_is_refused(tmp_path, capsys):
 
 
 def test_no_checkpoint_yet_is_none(tmp_path):
-    assert newest(tmp_path) is None
+    assert newest_checkpoint(tmp_path) is None

@@ -39,7 +39,7 @@ def checked(monkeypatch, tmp_path, capsys):
     def run(**values):
         out = tmp_path / "out"
         try:
-            code = app.guarded(
+            code = app.run_guarded(
                 lambda: int(api.call("pretrain", {"out": str(out), **NANO, **values})["exit_code"]), "pretrain"
             )
         except Passed:

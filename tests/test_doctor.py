@@ -27,7 +27,7 @@ def test_this_environment_is_sound_and_reported_once_whole(tmp_path):
 
 def test_versions_are_held_against_what_is_asked_for():
     asked = ["torch>=2.11", "hydra-core>=1.3.8,<1.4", "h5py>=3 ; extra == 'h5'", "Pillow>=12.3"]
-    found = list(doctor.libraries({"torch": "2.13.0+cpu", "hydra-core": "1.4.0"}, asked))
+    found = list(doctor.check_libraries({"torch": "2.13.0+cpu", "hydra-core": "1.4.0"}, asked))
     assert levels(found) == [("ok", "torch"), ("fault", "hydra-core"), ("fault", "Pillow")]
     assert found[1].text == "1.4.0, but <1.4,>=1.3.8 is asked for"
     assert found[2].fix == 'pip install -c constraints.txt "Pillow>=12.3"'
@@ -51,21 +51,21 @@ def test_versions_are_held_against_what_is_asked_for():
     ],
 )
 def test_known_traps_are_named_with_a_fix(more, adders, about):
-    found = list(doctor.traps({**GOOD, **more}, adders))
+    found = list(doctor.check_traps({**GOOD, **more}, adders))
     assert levels(found) == about
     assert all("pip" in f.fix or "--no-deps" in f.fix for f in found)
 
 
 @pytest.mark.parametrize("code", ["raise RuntimeError('operator torchvision::nms')", "print('no json')", "pass"])
 def test_a_broken_torch_is_a_fault_and_no_crash(code):
-    (finding,) = doctor.torch_build(code)
+    (finding,) = doctor.check_torch(code)
     assert finding[:2] == ("fault", "torch")
     assert "cannot be imported: " in finding.text
 
 
 def test_a_device_is_named():
     facts = '{"torch": "2.13.0", "cuda": "13.0", "threads": 8, "devices": ["H200", "H200"]}'
-    (finding,) = doctor.torch_build(f"print('''{facts}''')")
+    (finding,) = doctor.check_torch(f"print('''{facts}''')")
     assert finding == ("ok", "devices", "H200, H200; torch 2.13.0 for CUDA 13.0, 8 threads", "")
 
 
@@ -90,7 +90,7 @@ def test_threads_are_held_against_cores_and_cgroups(files, told, level, words, t
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if told is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", told)
-    (finding,) = doctor.threads(tmp_path, cores=8)
+    (finding,) = doctor.check_threads(tmp_path, cores=8)
     assert finding.level == level
     assert words in finding.text
 
@@ -98,21 +98,21 @@ def test_threads_are_held_against_cores_and_cgroups(files, told, level, words, t
 @pytest.mark.parametrize(("free", "level"), [(64 << 20, "fault"), (512 << 20, "note"), (8 << 30, "ok")])
 def test_little_shared_memory_is_named(free, level, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=free))
-    assert doctor.space("/dev/shm", tmp_path, "workers=0", 1 << 28).level == level
+    assert doctor.check_space("/dev/shm", tmp_path, "workers=0", 1 << 28).level == level
 
 
 @pytest.mark.parametrize(("flags", "words"), [("fpu amx_bf16", "(amx_bf16)"), ("fpu sse2", "bf16 is slow here")])
 def test_what_the_cpu_can_do_is_told(flags, words, tmp_path):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
-    (finding,) = doctor.cpu(tmp_path / "cpuinfo")
+    (finding,) = doctor.check_cpu(tmp_path / "cpuinfo")
     assert words in finding.text
-    assert list(doctor.cpu(tmp_path / "absent")) == []
+    assert list(doctor.check_cpu(tmp_path / "absent")) == []
 
 
 def answers(monkeypatch, *findings):
-    for name in ("libraries", "traps", "torch_build", "cpu", "threads", "storage"):
+    for name in ("check_libraries", "check_traps", "check_torch", "check_cpu", "check_threads", "check_storage"):
         monkeypatch.setattr(doctor, name, lambda *_: [])
-    monkeypatch.setattr(doctor, "basics", lambda: list(findings))
+    monkeypatch.setattr(doctor, "check_platform", lambda: list(findings))
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_data_that_cannot_be_opened_is_a_fault_with_its_own_line(tmp_path, monke
     report = api.doctor(data=str(tmp_path / "nowhere"))
     assert report["exit_code"] == 1
     assert "nowhere does not exist" in report["findings"][-1]["text"]
-    emoji = doctor.data(str(doctor.Path(doctor.__file__).parents[1] / "data" / "emoji-64"))
+    emoji = doctor.check_data(str(doctor.Path(doctor.__file__).parents[1] / "data" / "emoji-64"))
     assert levels(emoji) == [("ok", "data")]
 
 
 def test_out_must_be_a_json_file(tmp_path, capsys):
-    code = app.guarded(lambda: int(api.doctor(out=str(tmp_path / "doctor"))["exit_code"]), "doctor")
+    code = app.run_guarded(lambda: int(api.doctor(out=str(tmp_path / "doctor"))["exit_code"]), "doctor")
     assert code == 2
     assert f"use out={tmp_path / 'doctor.json'}" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from mimsuite import api
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features.views import pooled
+from mimsuite.evaluation.features.views import pool_features
 from mimsuite.evaluation.probes.saved_head import load_head
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.samplers import RandomMask
@@ -33,7 +33,7 @@ from mimsuite.models import (
     ViTImageProcessor,
     ViTModel,
 )
-from mimsuite.models.load import config_of, load_encoder, normalizer_of, trained_model
+from mimsuite.models.load import config_of, load_encoder, load_masked_model, load_normalizer
 from mimsuite.settings.trained import is_masked
 from mimsuite.weights.init import Weights, find_weights
 
@@ -232,7 +232,7 @@ def test_a_probe_s_features_are_rounded_as_those_it_was_made_of(probe, masked, s
     (batch,) = eval_loader(open_data(shards), "test", image_size=(32, 32), batch=99, workers=0, labels=True)
     with torch.no_grad():
         (features,) = encoder.forward_layers(Normalize(facts.mean, facts.std)(batch.images), [1])
-        views = pooled(features, "both").half(), pooled(features, "both")
+        views = pool_features(features, "both").half(), pool_features(features, "both")
     rounded, exact = (float(F.cross_entropy(head.scores(x), batch.labels)) for x in views)
     assert found == pytest.approx(rounded, abs=1e-10)
     assert abs(found - exact) > 1e-8
@@ -294,11 +294,11 @@ def test_masked_weights_alone_take_the_masks_of_the_config_and_any_size(masked, 
     summary = evaluate(tmp_path / "out", init=masked, data=shards, image_size=[48, 32, 64])
     assert set(summary["metrics"]) == {"test/loss", "test/psnr", "test/loss_mean_colour"}
     weights = find_weights(masked)
-    index, normalize = open_data(shards), normalizer_of(weights)
+    index, normalize = open_data(shards), load_normalizer(weights)
     assert [row["image_size"] for row in summary["sizes"]] == [[48, 48], [32, 32], [64, 64]]
     for row in summary["sizes"]:
         size = tuple(row["image_size"])
-        model = trained_model(weights, config_of(weights), size)
+        model = load_masked_model(weights, config_of(weights), size)
         loader = eval_loader(
             index, "test", image_size=size, batch=99, workers=0, labels=False, mask=RandomMask(0.6), mask_unit=8
         )

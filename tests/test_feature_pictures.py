@@ -10,9 +10,9 @@ from PIL import Image
 from mimsuite.errors import InputError
 from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 from mimsuite.pictures.features import (
+    add_frame,
     as_png,
     attention_maps,
-    framed,
     picture_map,
     picture_rows,
     principal_colours,
@@ -122,7 +122,7 @@ def test_the_spotlight_is_brightest_at_the_maximum():
 
 def test_a_frame_surrounds_one_cell_and_nothing_else():
     images = np.zeros((2, 12, 12, 3), np.uint8)
-    found = framed(images, (1, 0), (3, 3), (9, 9, 9))
+    found = add_frame(images, (1, 0), (3, 3), (9, 9, 9))
     expected = np.zeros((12, 12), np.uint8)
     expected[4:8, 0:4] = 9
     expected[5:7, 1:3] = 0

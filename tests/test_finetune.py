@@ -17,7 +17,7 @@ from mimsuite.metrics.scores import METRICS
 from mimsuite.objectives.classify import ClassifyObjective
 from mimsuite.pictures.curves import read_metrics
 from mimsuite.tasks import finetune
-from mimsuite.weights.checkpoints import load_checkpoint, newest
+from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -99,7 +99,7 @@ def test_the_test_figures_are_those_of_evaluate(run, data, tmp_path):
 @pytest.mark.slow
 def test_the_averaged_weights_are_saved(run):
     out, _, _ = run
-    state = load_checkpoint(newest(out / "checkpoints"))["state_dict"]
+    state = load_checkpoint(newest_checkpoint(out / "checkpoints"))["state_dict"]
     last = tensors(out, "weights-last")
     for name, value in last.items():
         assert torch.equal(value, state[f"averaged.module.{name}"]), name
@@ -197,13 +197,13 @@ def test_a_signal_leaves_a_checkpoint_that_loads_as_what_is_judged(data, ema, pr
     model = api.load(str(out))
     assert type(model).__name__ == "ViTForImageClassification"
     assert model.config.id2label == {0: "red", 1: "green", 2: "blue"}
-    state = load_checkpoint(newest(out / "checkpoints"))["state_dict"]
+    state = load_checkpoint(newest_checkpoint(out / "checkpoints"))["state_dict"]
     assert all(torch.equal(value, state[f"{prefix}{name}"]) for name, value in model.state_dict().items())
 
 
 def outcome(capsys, **values):
     """Exit code and stderr of the task, run in this process."""
-    code = app.guarded(lambda: int(api.call("finetune", values).get("exit_code", 0)), "finetune")
+    code = app.run_guarded(lambda: int(api.call("finetune", values).get("exit_code", 0)), "finetune")
     return code, capsys.readouterr().err
 
 

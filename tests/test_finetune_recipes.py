@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
-from mimsuite.models.load import classifier, normalizer
+from mimsuite.models.load import make_classifier, make_normalizer
 from mimsuite.objectives.mixing import Mixing
 from mimsuite.runs.objects import classify_objective
 from mimsuite.settings import finetune, training
@@ -87,8 +87,8 @@ def made(decided):
     def make(name):
         job = decided(name)
         with torch.device("meta"):
-            model = classifier(job.model, None, std=job.head_std, frozen=job.frozen_depth)
-        return classify_objective(job, model, normalizer(job.inputs.index, None))
+            model = make_classifier(job.model, None, std=job.head_std, frozen=job.frozen_depth)
+        return classify_objective(job, model, make_normalizer(job.inputs.index, None))
 
     return make
 

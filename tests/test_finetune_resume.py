@@ -103,7 +103,7 @@ def killed_after_training(_, monkeypatch):
     def kill(*_):
         raise Killed
 
-    monkeypatch.setattr(training, "finish", kill)
+    monkeypatch.setattr(training, "write_results", kill)
 
 
 @pytest.mark.parametrize("name", ["vit", "cvt"])
@@ -140,14 +140,14 @@ def test_an_interrupted_run_goes_on_to_the_bit(name, end, step, committed, whole
 
 def test_a_second_signal_does_not_keep_a_stopped_run_from_its_summary(data, tmp_path, monkeypatch):
     """As where a process learns from several sides that it must stop; before and after the run it is ours."""
-    heard, finish = [], training.finish
+    heard, finish = [], training.write_results
 
     def late(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return finish(*arguments)
 
     signalled_at(6, monkeypatch)
-    monkeypatch.setattr(training, "finish", late)
+    monkeypatch.setattr(training, "write_results", late)
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     try:
         stopped = finetune(tmp_path / "out", data, "vit")
@@ -172,7 +172,7 @@ def test_the_first_of_the_best_validations_is_in_the_summary_and_in_the_weights(
 def test_a_finished_run_resumes_to_the_same(whole):
     out, wanted = whole("vit")
     before, series = tensors(out), figures(out)
-    code = app.guarded(lambda: int(api.finetune(out=str(out), resume=True).get("exit_code", 0)), "finetune")
+    code = app.run_guarded(lambda: int(api.finetune(out=str(out), resume=True).get("exit_code", 0)), "finetune")
     assert code == 0
     assert all(torch.equal(before[name], value) for name, value in tensors(out).items())
     assert facts(json.loads((out / "summary.json").read_text())) == facts(wanted)

@@ -62,7 +62,7 @@ class Bomb:
 
 
 def outcome(capsys, task, **values):
-    code = app.guarded(lambda: int(api.call(task, values).get("exit_code", 0)), task)
+    code = app.run_guarded(lambda: int(api.call(task, values).get("exit_code", 0)), task)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     return code, lines[0]
@@ -314,7 +314,7 @@ def test_a_target_hidden_behind_two_resolutions_is_refused(slow_canary):
 def test_a_hostile_target_in_any_group_ends_a_run(group, canary, tmp_path, capsys):
     values = {"out": str(tmp_path / "run"), "model": "vit_nano", "steps": 1, "batch": 8, "workers": 0}
     changes = {f"{group}._target_": "os.system", f"+{group}.command": f"touch {canary}"}
-    code = app.guarded(lambda: int(api.call("pretrain", {**values, **changes}).get("exit_code", 0)), "pretrain")
+    code = app.run_guarded(lambda: int(api.call("pretrain", {**values, **changes}).get("exit_code", 0)), "pretrain")
     last = capsys.readouterr().err.splitlines()[-1]
     assert code == 2
     assert "_target_=os.system is not allowed" in last
@@ -501,7 +501,9 @@ def test_a_hostile_checkpoint_is_refused_on_resume(canary, tmp_path, capsys):
         cfg = compose(config_name="pretrain", overrides=start)
     (run / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     (run / "overrides.txt").write_text("".join(f"{line}\n" for line in start))
-    code = app.guarded(lambda: int(api.call("pretrain", {"out": str(run), "resume": True}).get("exit_code", 0)), "x")
+    code = app.run_guarded(
+        lambda: int(api.call("pretrain", {"out": str(run), "resume": True}).get("exit_code", 0)), "x"
+    )
     assert code == 2
     assert "step_000000001.ckpt cannot be read" in capsys.readouterr().err.splitlines()[-1]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from mimsuite import api
 from mimsuite.callbacks import online_probe
-from mimsuite.callbacks.online_probe import OnlineProbe, affordable, in_order
+from mimsuite.callbacks.online_probe import OnlineProbe, fits_now, in_order
 from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.datamodule import ImageData
 from mimsuite.data.open import open_data
@@ -31,7 +31,7 @@ def test_rounds_keep_their_share_of_a_run_and_spread_over_it(cost, step):
     for done in range(1, steps):
         elapsed += step
         whole = elapsed * steps / done
-        if done % 10 == 0 and affordable(share, cost, spent=spent, elapsed=elapsed, whole=whole):
+        if done % 10 == 0 and fits_now(share, cost, spent=spent, elapsed=elapsed, whole=whole):
             elapsed, spent = elapsed + cost, spent + cost
             at.append(done)
     total = elapsed + step + cost
@@ -41,7 +41,7 @@ def test_rounds_keep_their_share_of_a_run_and_spread_over_it(cost, step):
 
 
 def test_a_short_run_has_the_first_and_the_last_round_only():
-    assert not any(affordable(0.05, 2.0, spent=2.0, elapsed=2.0 + t, whole=42.0) for t in range(40))
+    assert not any(fits_now(0.05, 2.0, spent=2.0, elapsed=2.0 + t, whole=42.0) for t in range(40))
 
 
 def in_processes(parts, count):
@@ -205,7 +205,7 @@ def probed(tmp_path_factory):
 
     out = tmp_path_factory.mktemp("probed") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(online_probe, "affordable", lambda *_, **__: True)
+        patch.setattr(online_probe, "fits_now", lambda *_, **__: True)
         patch.setattr(OnlineProbe, "_round", watched)
         summary = pretrain(out, **SIZES)
     return out, summary, seen
@@ -249,7 +249,7 @@ def test_an_interrupted_run_goes_on_with_its_rounds_to_the_bit(without, probed, 
         if trainer.global_step == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(online_probe, "affordable", lambda *_, **__: True)
+    monkeypatch.setattr(online_probe, "fits_now", lambda *_, **__: True)
     with monkeypatch.context() as patch:
         patch.setattr(OnlineProbe, "_round", stops)
         assert pretrain(tmp_path / "out", **SIZES)["exit_code"] == 143

@@ -13,7 +13,7 @@ from mimsuite.masked.losses import masked_error
 from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.samplers import RandomMask
 from mimsuite.metrics.psnr import visible_mean_loss
-from mimsuite.models.load import masked_model, normalizer
+from mimsuite.models.load import make_masked_model, make_normalizer
 from mimsuite.objectives.groups import param_groups
 from mimsuite.objectives.schedules import WarmupCosine
 from mimsuite.settings.model import masked_config, read_model
@@ -31,7 +31,7 @@ def emoji():
     """Eight normalised pictures of 64 x 64 pixels."""
     index = open_data(None)
     loader = eval_loader(index, "val", image_size=(64, 64), batch=IMAGES, workers=0, labels=False)
-    return normalizer(index, None)(next(iter(loader)).images)
+    return make_normalizer(index, None)(next(iter(loader)).images)
 
 
 def make(overrides):
@@ -40,7 +40,7 @@ def make(overrides):
         cfg = compose("pretrain", overrides)
     config = read_model(cfg, None, overrides, (), image_size=(64, 64), channels=3)
     torch.manual_seed(0)
-    return masked_model(masked_config(config, cfg, None, overrides), None, cfg.head, ()).train(), cfg
+    return make_masked_model(masked_config(config, cfg, None, overrides), None, cfg.head, ()).train(), cfg
 
 
 def learn(model, cfg, lr):

@@ -18,7 +18,7 @@ from mimsuite.config.folder import conf_dir
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features.views import pooled
+from mimsuite.evaluation.features.views import pool_features
 from mimsuite.evaluation.probes.saved_head import load_head
 from mimsuite.models import BitConfig, BitForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 from mimsuite.models.load import config_of, load_encoder
@@ -108,7 +108,7 @@ def fresh(folder, shards, *, pool=None, layer=None, mode="eval"):
     (batch,) = eval_loader(index, "test", image_size=size, batch=60, workers=0, labels=True)
     with torch.inference_mode():
         maps = encoder.forward_layers((batch.images / facts.maximum - mean) / std, [layer or facts.layer])
-    return head, pooled(maps[0], pool or facts.pool), batch.labels
+    return head, pool_features(maps[0], pool or facts.pool), batch.labels
 
 
 @pytest.fixture(scope="module")

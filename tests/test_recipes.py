@@ -11,7 +11,7 @@ from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
 from mimsuite.masked.samplers import make_samplers
-from mimsuite.models.load import masked_model
+from mimsuite.models.load import make_masked_model
 from mimsuite.settings.budget import read_budget, warmup_steps
 from mimsuite.settings.combinations import hidden_range
 from mimsuite.settings.pretrain import read_pretrain
@@ -53,7 +53,7 @@ def decided(name, side=400):
 def test_an_experiment_builds(name):
     cfg, config, geo, _ = decided(name)
     with torch.device("meta"):
-        model = masked_model(config, None, cfg.head, ())
+        model = make_masked_model(config, None, cfg.head, ())
         pixels = torch.zeros(2, 3, *geo.image_size)
     units = geo.image_size[0] // geo.mask_unit
     (sampler, *_) = make_samplers(cfg.mask, (), geo.drops)
@@ -95,7 +95,7 @@ def test_simmim_multiplies_the_rate_by_a_tenth_at_epoch_700():
 def test_simmims_vit_is_the_published_one():
     _, config, _, _ = decided("simmim_vit_base_800ep")
     with torch.device("meta"):
-        model = masked_model(config, None, composed("simmim_vit_base_800ep").head, ())
+        model = make_masked_model(config, None, composed("simmim_vit_base_800ep").head, ())
     # SimMIM's files have no key bias: 12 blocks of 768 fewer.
     assert sum(p.numel() for p in model.parameters()) - 12 * 768 == 86_256_720
 

@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from mimsuite.errors import InputError
-from mimsuite.runs.console import speak
-from mimsuite.runs.environment import environment
+from mimsuite.runs.console import log_to_console
+from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.secrets import redact
 from mimsuite.settings.outputs import check_run_folder
@@ -87,14 +87,14 @@ def test_describe_writes_what_repeats_the_run(tmp_path):
 
 def test_environment_holds_no_environment_variables(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "canary-5417")
-    assert "canary-5417" not in str(environment())
-    assert environment()["libraries"]["torch"].startswith("2.")
+    assert "canary-5417" not in str(describe_environment())
+    assert describe_environment()["libraries"]["torch"].startswith("2.")
 
 
 def test_names_that_are_no_utf8_are_printed_and_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(logging.getLogger("mimsuite"), "propagate", False)  # to pytest, which cannot report such text
     with RunFolder(tmp_path / "out") as folder:
-        speak()
+        log_to_console()
         folder.log_to_file()
         logging.getLogger("mimsuite").warning("bad %s", b"caf\xe9".decode("utf-8", "surrogateescape"))
     assert "bad caf\\udce9" in capsys.readouterr().out

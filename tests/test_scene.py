@@ -80,12 +80,12 @@ def test_reads_model_and_images_once(folders, monkeypatch):
 
     watch(scene_module, "find_images")
     watch(scene_module, "decode_image")
-    watch(scene_module, "trained_model")
+    watch(scene_module, "load_masked_model")
     scene = Scene(folders["pixels"], count=2)
     assert read == []
     for seed in range(3):
         scene.draw(seed=seed)
-    assert sorted(read) == ["decode_image", "decode_image", "find_images", "trained_model"]
+    assert sorted(read) == ["decode_image", "decode_image", "find_images", "load_masked_model"]
 
 
 @pytest.mark.parametrize(

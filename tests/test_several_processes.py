@@ -19,9 +19,9 @@ from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import read_metrics
 from mimsuite.runs import life
-from mimsuite.runs.processes import Team, free_port, launch, team
+from mimsuite.runs.processes import Team, current_team, free_port, launch
 from mimsuite.tasks import probe
-from mimsuite.weights.checkpoints import load_checkpoint, newest
+from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -200,7 +200,7 @@ def test_the_death_of_one_process_ends_the_run_with_a_checkpoint(tmp_path):
     assert code == 1
     assert "was killed by SIGKILL" in text
     assert "Traceback" not in text
-    assert load_checkpoint(newest(out / "checkpoints"))["global_step"] > 0
+    assert load_checkpoint(newest_checkpoint(out / "checkpoints"))["global_step"] > 0
 
 
 def test_the_death_of_the_command_stops_its_processes_with_a_checkpoint(tmp_path):
@@ -214,7 +214,7 @@ def test_the_death_of_the_command_stops_its_processes_with_a_checkpoint(tmp_path
         time.sleep(0.2)
     end = summary(out)
     assert end["status"] == "interrupted"
-    assert load_checkpoint(newest(out / "checkpoints"))["global_step"] == end["steps"]
+    assert load_checkpoint(newest_checkpoint(out / "checkpoints"))["global_step"] == end["steps"]
     process.communicate()
 
 
@@ -295,4 +295,4 @@ def test_the_environment_says_which_process_this_is(variables, expected, monkeyp
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert team() == expected
+    assert current_team() == expected

@@ -10,8 +10,8 @@ from torch import nn
 from mimsuite import api
 from mimsuite.errors import RunError
 from mimsuite.models.composed import ForMaskedImageModeling
-from mimsuite.objectives.clipping import clip_or_skip, poison
-from mimsuite.weights.checkpoints import load_checkpoint, newest
+from mimsuite.objectives.clipping import clip_or_skip, poison_if_not_finite
+from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
 KEYS = {
     "model": "vit_nano",
@@ -27,13 +27,13 @@ KEYS = {
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_a_loss_that_is_not_finite_poisons_every_gradient(value):
     weight = torch.ones(3, requires_grad=True)
-    poison(weight.sum() + value).backward()
+    poison_if_not_finite(weight.sum() + value).backward()
     assert weight.grad.isnan().all()
 
 
 def test_a_finite_loss_and_its_gradient_stay_to_the_bit():
     weight = torch.rand(3, requires_grad=True)
-    loss = poison(weight.pow(2).sum())
+    loss = poison_if_not_finite(weight.pow(2).sum())
     loss.backward()
     assert torch.equal(loss, weight.pow(2).sum())
     assert torch.equal(weight.grad, 2 * weight)
@@ -103,7 +103,7 @@ def test_three_in_a_row_stop_with_the_weights_from_before(monkeypatch, tmp_path)
     broken(monkeypatch, {3, 4, 5, 6})
     with pytest.raises(RunError, match=r"not finite in 3 steps in a row, up to step 5; its checkpoint has the weights"):
         api.call("pretrain", {"out": str(out), "steps": 9, **KEYS})
-    saved = load_checkpoint(newest(out / "checkpoints"))
+    saved = load_checkpoint(newest_checkpoint(out / "checkpoints"))
     assert saved["global_step"] == 5
     assert [row["step"] for row in lines(out)] == [3, 4, 5]
     assert all(value.isfinite().all() for value in saved["state_dict"].values())

@@ -125,11 +125,11 @@ class Monitor(Callback):
             self._progress.update(self._progress.task_ids[0], completed=step, metrics=text)
         elif time.perf_counter() - self._last_line >= LINE_EVERY or step == trainer.max_steps:
             left = (trainer.max_steps - step) * self.context.batch / max(self._shown["perf/img_per_s"], 1e-9)
-            log.info("step %d/%d  %s  ETA %s", step, trainer.max_steps, text, clock(left))
+            log.info("step %d/%d  %s  ETA %s", step, trainer.max_steps, text, format_duration(left))
             self._last_line = time.perf_counter()
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as `h:mm:ss`."""
     total = round(seconds)
     return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from mimsuite.callbacks.context import RunContext
 from mimsuite.data.datamodule import ImageData
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features.views import evaluation_mode, pooled
+from mimsuite.evaluation.features.views import evaluation_mode, pool_features
 from mimsuite.evaluation.probes.knn import knn_predict
 from mimsuite.evaluation.probes.logistic import accuracy, fit_linear
 from mimsuite.evaluation.probes.quality import alpha_req, rankme
@@ -93,7 +93,7 @@ class OnlineProbe(Callback):
             return True
         elapsed, step = time.perf_counter() - self._began, trainer.global_step
         whole = elapsed * trainer.max_steps / max(step, 1)
-        return affordable(self.share, self._cost, spent=self._spent, elapsed=elapsed, whole=whole)
+        return fits_now(self.share, self._cost, spent=self._spent, elapsed=elapsed, whole=whole)
 
     def _round(self, trainer: Trainer, module: LightningModule) -> None:
         began = time.perf_counter()
@@ -147,13 +147,13 @@ class OnlineProbe(Callback):
         with evaluation_mode(module):
             for batch in loader:
                 pixels = objective.normalize(batch.images.to(module.device, non_blocking=True))
-                xs.append(pooled(encoder.forward_features(pixels), "mean").cpu())
+                xs.append(pool_features(encoder.forward_features(pixels), "mean").cpu())
                 if batch.labels is not None:
                     labels.append(batch.labels)
         return in_order(trainer, torch.cat(xs), count), in_order(trainer, torch.cat(labels), count) if labels else None
 
 
-def affordable(share: float, cost: float, *, spent: float, elapsed: float, whole: float) -> bool:
+def fits_now(share: float, cost: float, *, spent: float, elapsed: float, whole: float) -> bool:
     """Whether a round fits now: into `share` of the time so far, and with one more, the last, into that of the run.
 
     Args:

@@ -52,7 +52,7 @@ def unknown_key(key: str, task: str) -> str:
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        known = sorted(set(dotted(compose(config_name=task))))
+        known = sorted(set(dotted_keys(compose(config_name=task))))
     guess = get_close_matches(key, known, n=1, cutoff=0.5)
     if not guess:
         last = {name.rpartition(".")[2]: name for name in known}
@@ -61,7 +61,7 @@ def unknown_key(key: str, task: str) -> str:
     return f"unknown key {key!r}; {hint}`mimsuite {task} --help` lists the keys"
 
 
-def dotted(cfg: DictConfig) -> Iterator[str]:
+def dotted_keys(cfg: DictConfig) -> Iterator[str]:
     """All key names of a config, inner ones with dots."""
 
     def walk(node: object, prefix: str) -> Iterator[str]:

@@ -52,11 +52,11 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
     Raises:
         InputError: a target that is not allowed, does not exist, or does not take its arguments.
     """
-    values = current(OmegaConf.to_container(node, resolve=True))
+    values = rename_moved(OmegaConf.to_container(node, resolve=True))
     assert isinstance(values, dict)
-    for target in targets(values):
+    for target in find_targets(values):
         judge(target, trusted)
-    if (text := unresolved(values)) is not None:
+    if (text := find_interpolation(values)) is not None:
         raise InputError(f"{node._target_}: {text!r} would be resolved a second time, unjudged; write it without ${{")
     from hydra.utils import instantiate as build
 
@@ -77,41 +77,41 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
         raise InputError(f"{node._target_}: {error}") from error
 
 
-def current(value: Any) -> Any:
+def rename_moved(value: Any) -> Any:
     """A nested container in which every `_target_` that has moved has its new name."""
     if isinstance(value, dict):
-        renamed = {key: current(inner) for key, inner in value.items()}
+        renamed = {key: rename_moved(inner) for key, inner in value.items()}
         if "_target_" in renamed:
             renamed["_target_"] = MOVED.get(str(renamed["_target_"]), renamed["_target_"])
         return renamed
-    return [current(inner) for inner in value] if isinstance(value, list) else value
+    return [rename_moved(inner) for inner in value] if isinstance(value, list) else value
 
 
 def current_config(stored: DictConfig) -> DictConfig:
     """The config of an earlier run, with targets by their names of today."""
-    made = OmegaConf.create(current(OmegaConf.to_container(stored, resolve=False)))
+    made = OmegaConf.create(rename_moved(OmegaConf.to_container(stored, resolve=False)))
     assert isinstance(made, DictConfig)
     return made
 
 
-def targets(value: Any) -> Iterator[str]:
+def find_targets(value: Any) -> Iterator[str]:
     """Every `_target_` in a nested container."""
     if isinstance(value, dict):
         if "_target_" in value:
             yield str(value["_target_"])
         for inner in value.values():
-            yield from targets(inner)
+            yield from find_targets(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from targets(inner)
+            yield from find_targets(inner)
 
 
-def unresolved(value: Any) -> str | None:
+def find_interpolation(value: Any) -> str | None:
     """A string in a nested container that still holds an interpolation, which could become a `_target_`, or None."""
     if isinstance(value, str):
         return value if "${" in value else None
     parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    return next((text for part in parts if (text := unresolved(part)) is not None), None)
+    return next((text for part in parts if (text := find_interpolation(part)) is not None), None)
 
 
 def judge(target: str, trusted: Collection[str]) -> None:
@@ -129,7 +129,7 @@ def judge(target: str, trusted: Collection[str]) -> None:
     if is_foreign(target):
         raise refusal([target], trusted)
     found = resolve(target)
-    if not is_ours(found) and home(found) not in ALLOWED:
+    if not is_ours(found) and defined_name(found) not in ALLOWED:
         raise refusal([target], trusted)
 
 
@@ -141,7 +141,7 @@ def judge_names(cfg: DictConfig, trusted: Collection[str]) -> None:
     Raises:
         InputError: such targets.
     """
-    named = dict.fromkeys(targets(current(OmegaConf.to_container(cfg, resolve=True))))
+    named = dict.fromkeys(find_targets(rename_moved(OmegaConf.to_container(cfg, resolve=True))))
     if refused := [target for target in named if target not in trusted and is_foreign(target)]:
         raise refusal(refused, trusted)
 
@@ -161,7 +161,7 @@ def refusal(refused: Sequence[str], trusted: Collection[str]) -> InputError:
     )
 
 
-def home(found: Any) -> str:
+def defined_name(found: Any) -> str:
     """The module and name that an object itself says it has."""
     return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mimsuite.data.hashing import mix
+from mimsuite.data.hashing import mix_hashes
 from mimsuite.data.labels import Label
 from mimsuite.data.reader import Failure, Sample, too_many
 from mimsuite.errors import InputError
@@ -66,8 +66,11 @@ class Collate:
     def _masks(self, samples: list[Sample]) -> Tensor | None:
         if not self._samplers or self._grid is None:
             return None
-        draw, generator = self._samplers[mix(samples[0].shared, _CHOICE) % len(self._samplers)], torch.Generator()
-        return torch.stack([draw(self._grid, generator.manual_seed(mix(s.seed, _MASK))) for s in samples])
+        draw, generator = (
+            self._samplers[mix_hashes(samples[0].shared, _CHOICE) % len(self._samplers)],
+            torch.Generator(),
+        )
+        return torch.stack([draw(self._grid, generator.manual_seed(mix_hashes(s.seed, _MASK))) for s in samples])
 
 
 def same_count(mask: Tensor) -> int | None:

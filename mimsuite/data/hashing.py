@@ -31,7 +31,7 @@ def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z
 
 
-def mix(*parts: int) -> int:
+def mix_hashes(*parts: int) -> int:
     """Hashes a sequence of integers (taken modulo 2**64) to one in `[0, 2**64)`; their order matters."""
     state = 0
     for part in parts:
@@ -48,7 +48,7 @@ def hash_key(key: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def permutation(n: int, seed: int) -> NDArray[np.int64]:
+def permute(n: int, seed: int) -> NDArray[np.int64]:
     """A permutation of `range(n)`, the same on every machine and with every version of numpy.
 
     It is the stable argsort of hashes whose low bits are cut off. The index takes their place, so that one
@@ -57,7 +57,7 @@ def permutation(n: int, seed: int) -> NDArray[np.int64]:
     """
     bits = np.uint64(max(1, n.bit_length()))
     index = np.arange(n, dtype=np.uint64)
-    keys = splitmix64(index ^ np.uint64(mix(seed)))
+    keys = splitmix64(index ^ np.uint64(mix_hashes(seed)))
     keys >>= bits
     keys <<= bits
     keys |= index

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.data.hashing import mix, splitmix64
+from mimsuite.data.hashing import mix_hashes, splitmix64
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import map_array
 from mimsuite.data.tar import RECORD
@@ -94,7 +94,7 @@ class Samples:
         """The numbers of `count` samples, chosen by key and `salt` (more, where keys are equal)."""
         if count >= len(self):
             return np.arange(len(self))
-        hashes = splitmix64(self.keys() ^ np.uint64(mix(salt)))
+        hashes = splitmix64(self.keys() ^ np.uint64(mix_hashes(salt)))
         return np.flatnonzero(hashes <= np.partition(hashes, count - 1)[count - 1])
 
     def _table(self, number: int) -> NDArray[np.void]:

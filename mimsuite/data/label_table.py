@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data import members
-from mimsuite.data.hashing import mix, splitmix64
+from mimsuite.data.hashing import mix_hashes, splitmix64
 from mimsuite.data.index import DataIndex, Samples, Shard
 from mimsuite.data.labels import Label, parse_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import MOST_CLASSES, LabelKind
 
@@ -134,7 +134,7 @@ def share_of(samples: Samples, labels: Sequence[Label], fraction: float, seed: i
         raise InputError(f"label_fraction={fraction} is not above 0 and at most 1; use 0.1 for a tenth of the labels")
     whole = all(isinstance(label, int) for label in labels)
     strata = np.unique(np.array(labels), return_inverse=True)[1] if whole else np.zeros(len(labels), dtype=np.int64)
-    hashes = splitmix64(samples.keys() ^ np.uint64(mix(_SALT, seed)))
+    hashes = splitmix64(samples.keys() ^ np.uint64(mix_hashes(_SALT, seed)))
     order = np.lexsort((hashes, strata))  # class by class
     counts = np.bincount(strata)
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -183,10 +183,10 @@ def _count(index: DataIndex, found: list[int]) -> NDArray[np.int64]:
 def _parse(data: bytes, ending: str, key: str, shard: Shard, num_classes: int | None) -> Label:
     label = parse_label(data, ending, key, num_classes)
     if isinstance(label, float) and not math.isfinite(label):
-        raise InputError(f"label of {printable(key)} in {shard.path} is {label}; give a finite number")
+        raise InputError(f"label of {to_text(key)} in {shard.path} is {label}; give a finite number")
     return label
 
 
 def _unlabelled(key: str, shard: Shard) -> InputError:
-    key = printable(key)
+    key = to_text(key)
     return InputError(f"{key} in {shard.path} has no label; add {key}.cls, or use data whose samples all have one")

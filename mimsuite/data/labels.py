@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 
 #: One class, several classes (multi-label), or a number (regression).
@@ -35,7 +35,7 @@ def parse_label(payload: bytes, ending: str, key: str, num_classes: int | None) 
     Raises:
         InputError: not a label, or a class out of range.
     """
-    key = printable(key)
+    key = to_text(key)
     if ending == "cls":
         text = payload.strip()
         if not re.fullmatch(rb"[+-]?\d{1,18}", text):

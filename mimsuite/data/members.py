@@ -89,7 +89,7 @@ def read_labels(files: ShardFiles, samples: Samples) -> Iterator[tuple[Shard, Me
         yield shard, _read_checked(files, shard, identity, (offset, header, size)) if header else None
 
 
-def labelled(samples: Samples) -> NDArray[np.bool_]:
+def find_labelled(samples: Samples) -> NDArray[np.bool_]:
     """Which samples have a label, `(N,)`."""
     found: NDArray[np.bool_] = samples.column("label_header") > 0
     return found

@@ -35,7 +35,7 @@ def open_data(data: str | None) -> DataIndex:
         log.info("no data= given: using the embedded emoji-64")
         return open_index(str(EMBEDDED))
     if is_image_folder(data):
-        return open_index(str(packed(Path(data))))
+        return open_index(str(pack_to_cache(Path(data))))
     return open_index(str(data))
 
 
@@ -65,11 +65,11 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
     return read_index(entry, root)
 
 
-def packed(source: Path) -> Path:
+def pack_to_cache(source: Path) -> Path:
     """The shards of an image folder in the user's cache; packed on first use and when a file changed."""
     from mimsuite.data.packing.pack import pack
 
-    folder = cache_folder() / "packed" / fingerprint(source)
+    folder = cache_folder() / "packed" / hash_of_folder(source)
     if not store_of(str(folder)).is_file(str(folder / INDEX)):
         log.info(
             "data=%s is a folder of images: packing it to %s (once; `mimsuite pack` chooses the place)",
@@ -86,7 +86,7 @@ def packed(source: Path) -> Path:
     return folder
 
 
-def fingerprint(source: Path) -> str:
+def hash_of_folder(source: Path) -> str:
     """A name that changes when a file below `source` is added, removed or changed."""
     digest, store = hashlib.sha256(str(source.resolve()).encode()), store_of(str(source))
     for folder, names in store.walk(str(source)):

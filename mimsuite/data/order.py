@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.data.hashing import mix, permutation
+from mimsuite.data.hashing import mix_hashes, permute
 from mimsuite.errors import InputError
 
 _SHARDS, _WINDOW = 1, 2
@@ -88,7 +88,7 @@ class BatchOrder:
             yield epoch, drawn[offset : offset + share]
 
     def _lane(self, epoch: int, lane: int) -> _Lane:
-        order = permutation(len(self._sizes), mix(self._seed, epoch, _SHARDS))
+        order = permute(len(self._sizes), mix_hashes(self._seed, epoch, _SHARDS))
         ends = np.cumsum(self._sizes[order])
         length = int(ends[-1]) // self._lanes
         first, last = lane * length, (lane + 1) * length
@@ -99,7 +99,7 @@ class BatchOrder:
         starts[0] += skipped
         sizes[0] -= skipped
         sizes[-1] -= int(ends[high - 1]) - last
-        return _Lane(starts, sizes, self._window, mix(self._seed, epoch, _WINDOW, lane))
+        return _Lane(starts, sizes, self._window, mix_hashes(self._seed, epoch, _WINDOW, lane))
 
 
 class _Lane:
@@ -126,7 +126,7 @@ class _Lane:
             shards = slice(number * self._window, (number + 1) * self._window)
             starts, sizes = self._starts[shards], self._sizes[shards]
             ends = np.cumsum(sizes)
-            order = permutation(int(ends[-1]), mix(self._seed, number))
+            order = permute(int(ends[-1]), mix_hashes(self._seed, number))
             numbers = np.arange(int(ends[-1])) + np.repeat(starts - (ends - sizes), sizes)
             self._cached = (number, numbers[order])
         return self._cached[1]

@@ -14,7 +14,7 @@ SECONDS = 10.0  # between lines
 
 
 @contextlib.contextmanager
-def reported(name: str) -> Iterator[Callable[[int, int], None]]:
+def report_progress(name: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function to call with (images done, images in all); `name` is what is done to them."""
     if sys.stdout.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mimsuite.data.augment.crop import Transform
-from mimsuite.data.hashing import mix
+from mimsuite.data.hashing import mix_hashes
 from mimsuite.data.images.decode import DecodeError, conform, open_image
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.label_table import read_label
@@ -86,7 +86,7 @@ class ImageReader(Dataset[Sample | Failure]):
             for further in range(min(_IN_A_ROW, len(self))):
                 sample = self._read(epoch, (number + further) % len(self), bad)
                 if sample is not None:
-                    return sample._replace(shared=mix(self._seed or 0, step))
+                    return sample._replace(shared=mix_hashes(self._seed or 0, step))
         except (InputError, RunError) as error:
             return error
         return too_many(bad)
@@ -96,8 +96,8 @@ class ImageReader(Dataset[Sample | Failure]):
         member = read_image(self._files, shard, row)
         key = member.key
         identity = checked_id(shard, row, key)
-        seed = mix(identity) if self._seed is None else mix(self._seed, epoch, identity)
-        generator = torch.Generator().manual_seed(mix(seed, _AUGMENT))
+        seed = mix_hashes(identity) if self._seed is None else mix_hashes(self._seed, epoch, identity)
+        generator = torch.Generator().manual_seed(mix_hashes(seed, _AUGMENT))
         try:
             image = open_image(member.data)
             box = self._transform.box(image.height, image.width, generator)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mimsuite.data.images.stats import profile
+from mimsuite.data.images.stats import measure_images
 from mimsuite.data.index import STATS_SAMPLES, DataIndex, Samples, Shard
 from mimsuite.data.index_json import INDEX, read_classes, write_index
 from mimsuite.data.labels import has_label
@@ -41,7 +41,7 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
     samples = Samples(next(iter(splits.values())))
     chosen = samples.take(samples.smallest(STATS_SAMPLES, salt=_SALT))
     files = ShardFiles(store_of(str(root)))
-    facts = profile(_images(files, chosen), str(root))
+    facts = measure_images(_images(files, chosen), str(root))
     return DataIndex(
         root=str(root),
         splits=splits,

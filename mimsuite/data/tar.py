@@ -90,27 +90,27 @@ def scan_shard(path: str) -> NDArray[np.void]:
     if not rows:
         why = f"no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}"
         if hidden:
-            why = f"the ending of {printable(hidden)} begins at its first dot; put _ for the dots of the keys"
+            why = f"the ending of {to_text(hidden)} begins at its first dot; put _ for the dots of the keys"
         raise InputError(f"shard {path} holds no image: {why}; remove it, or write it again with `mimsuite pack`")
     return np.array(rows, dtype=RECORD)
 
 
 def read_groups(path: str) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
-    """The `groups` of a shard.
+    """The `group_members` of a shard.
 
     Raises:
         InputError: the file cannot be read, is not a plain tar file, is cut or damaged.
     """
     store = store_of(path)
     try:
-        yield from groups(walk(partial(store.read, path), store.stat(path).size, path))
+        yield from group_members(walk_headers(partial(store.read, path), store.stat(path).size, path))
     except OSError as error:
         raise InputError(f"shard {path} cannot be read ({error.strerror}); check the path and its rights") from error
     finally:
         store.close()
 
 
-def walk(read: Read, total: int, name: str) -> Iterator[Member]:
+def walk_headers(read: Read, total: int, name: str) -> Iterator[Member]:
     """Yields the regular files of an archive.
 
     Args:
@@ -137,7 +137,7 @@ def walk(read: Read, total: int, name: str) -> Iterator[Member]:
         payload = offset + BLOCK
         if payload + size > total:
             raise InputError(
-                f"shard {name} is cut inside the payload of {printable(_text(block[:100]))} at offset {payload}: "
+                f"shard {name} is cut inside the payload of {to_text(_text(block[:100]))} at offset {payload}: "
                 f"{size} bytes should follow, {max(0, total - payload)} are there; copy it again"
             )
         offset = payload + -(-size // BLOCK) * BLOCK
@@ -154,7 +154,7 @@ def walk(read: Read, total: int, name: str) -> Iterator[Member]:
             start = offset
 
 
-def groups(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
+def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
     """Yields what webdataset takes as samples: a key, and the adjacent members of this key with their endings."""
     current, group = "", list[tuple[str, Member]]()
     for member in members:
@@ -191,7 +191,7 @@ def label_of(group: list[tuple[str, Member]]) -> Member | None:
 
 def _row(key: str, image: Member, label: Member | None, path: str) -> SampleRow:
     if image.size >= 1 << 32:
-        raise InputError(f"shard {path}: {printable(image.name)} has {image.size} bytes; at most 4 GiB are allowed")
+        raise InputError(f"shard {path}: {to_text(image.name)} has {image.size} bytes; at most 4 GiB are allowed")
     tail = (label.offset, label.size, label.header) if label is not None else (0, 0, 0)
     return SampleRow(hash_key(key), image.offset, image.size, image.header, *tail)
 
@@ -274,16 +274,16 @@ def _foreign_kind(block: bytes) -> str | None:
 
 
 def header_name(header: bytes, name: str) -> str:
-    """The member's name that these header blocks hold; empty where they are no whole header."""
+    """The member's name that these header blocks hold; empty where they are not a whole header."""
     blocks = header + bytes(2 * BLOCK)
     total = 1 << 62  # the payload lies outside
     try:
-        member = next(walk(lambda offset, size: blocks[offset : offset + size], total, name), None)
+        member = next(walk_headers(lambda offset, size: blocks[offset : offset + size], total, name), None)
     except InputError:
         return ""
     return member.name if member is not None and member.offset == len(header) else ""
 
 
-def printable(name: str) -> str:
+def to_text(name: str) -> str:
     r"""A name from a file system or an archive for people: bytes that are not UTF-8 become `\xff`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

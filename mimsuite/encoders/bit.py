@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mimsuite.encoders.bit_config import BitConfig, make_div
 from mimsuite.encoders.layers import (
-    activation,
+    activation_function,
     check_config,
     check_pixels,
     drop_path,
@@ -27,7 +27,7 @@ from mimsuite.encoders.layers import (
     of_layers,
     place_mask_token,
 )
-from mimsuite.encoders.outputs import BaseModelOutputWithPoolingAndNoAttention, returned
+from mimsuite.encoders.outputs import BaseModelOutputWithPoolingAndNoAttention, as_output
 from mimsuite.errors import InputError
 from mimsuite.types import FeatureMap
 
@@ -72,7 +72,7 @@ class NormAct(nn.GroupNorm):
 
     def __init__(self, config: BitConfig, width: int, act: bool = True) -> None:
         super().__init__(config.num_groups, width)
-        self.activation = activation(config.hidden_act) if act else None
+        self.activation = activation_function(config.hidden_act) if act else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape `(B, E, h, w)`."""
@@ -147,7 +147,7 @@ class BitLayer(nn.Module):
         self.conv2 = StandardizedConv2d(middle, middle, 3, stride=stride, dilation=dilation, padding=padding)
         self.norm3 = NormAct(config, middle) if self.preactivation else NormAct(config, outputs, act=False)
         self.conv3 = StandardizedConv2d(middle, outputs, 1, padding=padding)
-        self.activation = activation(config.hidden_act)
+        self.activation = activation_function(config.hidden_act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, outputs, h', w')` from `(B, inputs, h, w)`."""
@@ -328,7 +328,7 @@ class ResNetV2(nn.Module):
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         last, states = self.encode(pixels, None, need_states)
         out = BaseModelOutputWithPoolingAndNoAttention(last, last.mean((2, 3)), states)
-        return returned(out, self.config.return_dict, return_dict)
+        return as_output(out, self.config.return_dict, return_dict)
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Does nothing: no weight of BiT depends on the image size."""

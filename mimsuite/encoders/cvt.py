@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from mimsuite.encoders.cvt_config import CvtConfig
 from mimsuite.encoders.layers import (
     Dense,
-    activation,
+    activation_function,
     attend,
     check_config,
     check_pixels,
@@ -28,7 +28,7 @@ from mimsuite.encoders.layers import (
     of_layers,
     place_mask_token,
 )
-from mimsuite.encoders.outputs import BaseModelOutputWithCLSToken, returned
+from mimsuite.encoders.outputs import BaseModelOutputWithCLSToken, as_output
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
 from mimsuite.types import FeatureMap
@@ -140,7 +140,7 @@ class CvtLayer(nn.Module):
         self.attention = CvtAttention(config, stage)
         self.layernorm_after = nn.LayerNorm(width)
         self.intermediate = Dense(width, hidden)
-        self.activation = activation(config.hidden_act)
+        self.activation = activation_function(config.hidden_act)
         self.output = Dense(hidden, width)
         self.dropout = nn.Dropout(config.drop_rate[stage])
 
@@ -334,7 +334,7 @@ class ConvolutionalTransformer(nn.Module):
         pixels = given_pixels(pixel_values)
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         out = BaseModelOutputWithCLSToken(*self.encode(pixels, None, need_states))
-        return returned(out, self.config.return_dict, return_dict)
+        return as_output(out, self.config.return_dict, return_dict)
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Does nothing: no weight of CvT depends on the image size."""

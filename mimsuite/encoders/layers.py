@@ -50,7 +50,7 @@ ACTIVATIONS: dict[str, TensorFunction] = {
 }
 
 
-def activation(name: Activation) -> TensorFunction:
+def activation_function(name: Activation) -> TensorFunction:
     """Returns the activation of a name, or the function itself.
 
     Raises:

@@ -49,7 +49,7 @@ class ModelOutput:
         return len(self.keys())
 
 
-def returned(out: ModelOutput, default: bool, return_dict: bool | None) -> Any:
+def as_output(out: ModelOutput, default: bool, return_dict: bool | None) -> Any:
     """What a call gives: the object, or its tuple where `return_dict` (None: the config's `default`) is False."""
     return out if (default if return_dict is None else return_dict) else out.to_tuple()
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mimsuite.encoders.config import Side, as_pair, as_side
 from mimsuite.encoders.layers import (
     Dense,
-    activation,
+    activation_function,
     check_config,
     drop_path_rates,
     given_pixels,
@@ -23,7 +23,7 @@ from mimsuite.encoders.layers import (
     init_xavier,
     of_layers,
 )
-from mimsuite.encoders.outputs import BaseModelOutputWithPooling, returned
+from mimsuite.encoders.outputs import BaseModelOutputWithPooling, as_output
 from mimsuite.encoders.positions import RelativePositionBias, resize_positions, sincos_positions
 from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.encoders.vit_layers import ViTEmbeddings, ViTLayer, grid_of
@@ -86,7 +86,7 @@ class VisionTransformer(nn.Module):
         self.encoder = _Blocks(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.pooler = Dense(config.hidden_size, config.pooler_output_size) if add_pooling_layer else None
-        self.pooler_activation = activation(config.pooler_act)
+        self.pooler_activation = activation_function(config.pooler_act)
         self.register_load_state_dict_pre_hook(_rename_aliases)  # type: ignore[no-untyped-call]
         init_weights(self)
 
@@ -209,7 +209,7 @@ class VisionTransformer(nn.Module):
         last = self.layernorm(tokens)
         pooled = None if self.pooler is None else self.pooler_activation(self.pooler(last[:, 0]))
         out = BaseModelOutputWithPooling(last, pooled, states, weights)
-        return returned(out, config.return_dict, return_dict)
+        return as_output(out, config.return_dict, return_dict)
 
     def _encode(
         self,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mimsuite.encoders.config import Side, as_pair
-from mimsuite.encoders.layers import Dense, activation, attend, check_pixels, drop_path
+from mimsuite.encoders.layers import Dense, activation_function, attend, check_pixels, drop_path
 from mimsuite.encoders.positions import resize_positions
 from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
@@ -81,7 +81,7 @@ class ViTLayer(nn.Module):
         self.attention = ViTAttention(config)
         self.layernorm_after = nn.LayerNorm(width, eps)
         self.intermediate = Dense(width, hidden, config.use_mlp_bias)
-        self.activation = activation(config.hidden_act)
+        self.activation = activation_function(config.hidden_act)
         self.output = Dense(hidden, width, config.use_mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         scaled = config.layer_scale_init_value is not None

@@ -95,7 +95,7 @@ def _units(image_size: Pair, stride: Pair, step: int, unit: int) -> str:
     return "mask.unit=" + " or ".join(map(str, nearest))
 
 
-def around(value: int, step: int) -> list[int]:
+def nearest_multiples(value: int, step: int) -> list[int]:
     """The multiples of `step` next to `value`, below and above, without 0."""
     below = value // step * step
     return [v for v in (below, below + step) if v > 0]
@@ -105,7 +105,7 @@ def _sizes(image_size: Pair, step: int, above: int = 0) -> str:
     """The sizes nearest to the image's that are multiples of `step`, squares only those above a side."""
     height, width = image_size
     if height == width:
-        nearest = [side for side in around(height, step) if side > above] or [2 * step]
+        nearest = [side for side in nearest_multiples(height, step) if side > above] or [2 * step]
         return "image_size=" + " or ".join(map(str, nearest))
     rounded = [max(step, round(side / step) * step) for side in image_size]
     return f"image_size=[{rounded[0]},{rounded[1]}]"

@@ -11,7 +11,7 @@ from mimsuite.encoders.bit_config import BitConfig
 from mimsuite.encoders.layers import given_pixels, init_truncated_normal
 from mimsuite.encoders.outputs import (
     BackboneOutput,
-    returned,
+    as_output,
 )
 from mimsuite.heads.simmim import SimMIMHead
 from mimsuite.models.composed import (
@@ -115,4 +115,4 @@ class BitBackbone(Pretrained):
         assert states is not None
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         result = BackboneOutput(tuple(states[i] for i in self.out_indices), states if need_states else None)
-        return returned(result, self.config.return_dict, return_dict)
+        return as_output(result, self.config.return_dict, return_dict)

@@ -13,7 +13,7 @@ from mimsuite.encoders.layers import given_pixels
 from mimsuite.encoders.outputs import (
     ImageClassifierOutputWithNoAttention,
     MaskedImageModelingOutput,
-    returned,
+    as_output,
 )
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
@@ -80,8 +80,8 @@ class ForMaskedImageModeling(Pretrained):
         self.num_channels, scale = self.target.channels(num_channels), self.target.scale
         if any(side % scale for side in self.head_stride):
             raise InputError(
-                f"mim_target={config.mim_target} has places of {scale} pixels, of which the stride "
-                f"{self.head_stride} is no multiple; use another stride, or mim_target=pixels"
+                f"mim_target={config.mim_target} has places of {scale} pixels, and the stride "
+                f"{self.head_stride} is not a multiple of them; use another stride, or mim_target=pixels"
             )
         places = (self.head_stride[0] // scale, self.head_stride[1] // scale)
         self.decoder = head(self.encoder.num_features, places, self.num_channels)
@@ -261,7 +261,7 @@ class DenseForMaskedImageModeling(ForMaskedImageModeling):
         self._check_cover(features.grid, pixels)
         loss, picture = self.dense_output(features, pixels, mask)
         result = MaskedImageModelingOutput(loss, picture, states)
-        return returned(result, self.config.return_dict, return_dict)
+        return as_output(result, self.config.return_dict, return_dict)
 
 
 class DenseForImageClassification(ForImageClassification):
@@ -290,7 +290,7 @@ class DenseForImageClassification(ForImageClassification):
         features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, None, need_states)
         logits = self.classifier(pool(features, self.config.classifier_pool))
         result = ImageClassifierOutputWithNoAttention(self.loss(logits, labels), logits, states)
-        return returned(result, self.config.return_dict, return_dict)
+        return as_output(result, self.config.return_dict, return_dict)
 
 
 def hidden_cells(mask: Tensor, per_image: int | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,7 +37,9 @@ def keeps_head(weights: Weights | None, config: EncoderConfig) -> bool:
     return bool(named and same == (config.id2label, config.classifier_pool, config.problem_type))
 
 
-def classifier(config: EncoderConfig, weights: Weights | None, *, std: float, frozen: int) -> ForImageClassification:
+def make_classifier(
+    config: EncoderConfig, weights: Weights | None, *, std: float, frozen: int
+) -> ForImageClassification:
     """A classifier: fresh, or with the encoder of `init=`, and with its head if that is for the same classes.
 
     Args:
@@ -77,7 +79,7 @@ def config_of(weights: Weights) -> EncoderConfig:
     return config
 
 
-def masked_model(
+def make_masked_model(
     config: EncoderConfig, weights: Weights | None, head: DictConfig, trusted: Sequence[str]
 ) -> ForMaskedImageModeling:
     """A masked image model: fresh, or with the encoder of `init=`, and with its decoder if the shapes are the same."""
@@ -102,7 +104,7 @@ def at_native_size(config: EncoderConfig, weights: Weights) -> EncoderConfig:
     return config if native is None else config.with_image_size(native)
 
 
-def trained_model(weights: Weights, config: EncoderConfig, image_size: tuple[int, int]) -> ForMaskedImageModeling:
+def load_masked_model(weights: Weights, config: EncoderConfig, image_size: tuple[int, int]) -> ForMaskedImageModeling:
     """A trained masked image model, in evaluation mode, at `image_size = (H, W)` pixels.
 
     Raises:
@@ -169,7 +171,7 @@ def decoder_fits(model: nn.Module, weights: Weights) -> bool:
 def load_into(model: Pretrained, weights: Weights, without: tuple[str, ...] = ()) -> None:
     """Copies weights into a model, but for names that begin with one of `without`.
 
-    What is fresh or left over is said in one log line.
+    What is fresh or left over is reported in one log line.
 
     Raises:
         InputError: weights of another model.
@@ -194,7 +196,7 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
         )
 
 
-def normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
+def make_normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
     """Normalisation by the statistics of the weights, where they are written down, else of the data."""
     from mimsuite.masked.normalization import Normalize
 
@@ -202,7 +204,7 @@ def normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
     return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255)
 
 
-def normalizer_of(weights: Weights) -> Normalize:
+def load_normalizer(weights: Weights) -> Normalize:
     """Normalisation as the weights were trained with; 0.5 and 0.5 where nothing says more, as Hugging Face's ViT."""
     from mimsuite.masked.normalization import Normalize
 
@@ -211,7 +213,7 @@ def normalizer_of(weights: Weights) -> Normalize:
     return Normalize(mean, std, round(1 / weights.preprocessor.get("rescale_factor", 1 / 255)))
 
 
-def preprocessor(normalize: Normalize, image_size: tuple[int, int]) -> Any:
+def make_processor(normalize: Normalize, image_size: tuple[int, int]) -> Any:
     """The image processor that prepares images as training did."""
     from mimsuite.models import ViTImageProcessor
 
@@ -227,4 +229,4 @@ def preprocessor(normalize: Normalize, image_size: tuple[int, int]) -> Any:
 def save_weights(folder: Path, model: nn.Module, normalize: Normalize, image_size: tuple[int, int]) -> None:
     """Writes a Hugging Face folder: `config.json`, `model.safetensors`, `preprocessor_config.json`."""
     model.save_pretrained(folder)  # type: ignore[operator]
-    preprocessor(normalize, image_size).save_pretrained(folder)
+    make_processor(normalize, image_size).save_pretrained(folder)

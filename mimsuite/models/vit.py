@@ -12,7 +12,7 @@ from mimsuite.encoders.layers import check_config, init_truncated_normal
 from mimsuite.encoders.outputs import (
     ImageClassifierOutput,
     MaskedImageModelingOutput,
-    returned,
+    as_output,
 )
 from mimsuite.encoders.vit import VisionTransformer, classic_key
 from mimsuite.encoders.vit_config import ViTConfig
@@ -133,7 +133,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         features = self.vit.feature_map(out.last_hidden_state, grid, self.vit.kept(mask))
         loss, picture = self.dense_output(features, pixel_values, mask)
         result = MaskedImageModelingOutput(loss, picture, out.hidden_states, out.attentions)
-        return returned(result, self.config.return_dict, return_dict)
+        return as_output(result, self.config.return_dict, return_dict)
 
 
 def decoder_fields(config: ViTConfig) -> dict[str, Any]:
@@ -195,4 +195,4 @@ class ViTForImageClassification(ForImageClassification):
         features = self.vit.feature_map(out.last_hidden_state, grid)
         logits = self.classifier(pool(features, self.config.classifier_pool))
         result = ImageClassifierOutput(self.loss(logits, labels), logits, out.hidden_states, out.attentions)
-        return returned(result, self.config.return_dict, return_dict)
+        return as_output(result, self.config.return_dict, return_dict)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from mimsuite.data.hashing import mix
+from mimsuite.data.hashing import mix_hashes
 from mimsuite.heads.losses import classification_loss
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.running import RunningMetrics
 from mimsuite.metrics.scores import METRICS
 from mimsuite.models.composed import ForImageClassification
-from mimsuite.objectives.clipping import poison
+from mimsuite.objectives.clipping import poison_if_not_finite
 from mimsuite.objectives.mixing import Mixing, soft_loss
 from mimsuite.objectives.objective import Objective
 from mimsuite.types import Batch
@@ -86,11 +86,11 @@ class ClassifyObjective(Objective):
         """The loss of a batch, a scalar."""
         assert batch.labels is not None
         pixels = self.normalize(batch.images)
-        pixels, targets = self.mixing(pixels, batch.labels, mix(self.micro_seed(batch_idx), _MIXING))
-        return poison(soft_loss(self.model(pixels).logits, targets, self.label_kind, self.class_weights))
+        pixels, targets = self.mixing(pixels, batch.labels, mix_hashes(self.micro_seed(batch_idx), _MIXING))
+        return poison_if_not_finite(soft_loss(self.model(pixels).logits, targets, self.label_kind, self.class_weights))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the loss, which knows no smoothing and no class weights, and to the scores."""
+        """Adds a batch to the loss, which is without smoothing and class weights, and to the scores."""
         assert batch.labels is not None
         logits = self.evaluated_model(self.normalize(batch.images)).logits.float()
         loss = classification_loss(logits, batch.labels, self.model.config.problem_type)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def poison(loss: Tensor) -> Tensor:
+def poison_if_not_finite(loss: Tensor) -> Tensor:
     """Returns the loss; one that is infinite becomes NaN, and so do its gradients, in every process of the run.
 
     An infinite loss may have finite gradients, and of several processes only one would know.

@@ -12,7 +12,7 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.metrics.psnr import HiddenPSNR
 from mimsuite.models.composed import ForMaskedImageModeling
-from mimsuite.objectives.clipping import poison
+from mimsuite.objectives.clipping import poison_if_not_finite
 from mimsuite.objectives.objective import Objective
 from mimsuite.types import Batch
 
@@ -44,7 +44,7 @@ class MIMObjective(Objective):
         """The masked loss of a batch, a scalar."""
         assert batch.mask is not None
         pixels = self.normalize(batch.images)
-        return poison(self.model.masked_loss(pixels, batch.mask, batch.hidden, self.loss))
+        return poison_if_not_finite(self.model.masked_loss(pixels, batch.mask, batch.hidden, self.loss))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the masked loss and, where the prediction is a picture, to the PSNR of hidden pixels."""

@@ -11,7 +11,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from mimsuite.data.hashing import mix
+from mimsuite.data.hashing import mix_hashes
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.objectives.averaging import average_weights
@@ -88,7 +88,7 @@ class Objective(LightningModule):
     def micro_seed(self, batch_idx: int) -> int:
         """The seed of a micro-batch."""
         micro = batch_idx % self.trainer.accumulate_grad_batches
-        return mix(self.seed, self.trainer.global_step, micro, self.trainer.global_rank)
+        return mix_hashes(self.seed, self.trainer.global_step, micro, self.trainer.global_rank)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""

@@ -11,7 +11,7 @@ from PIL import Image
 from mimsuite.data.checks.inspect import RawSample, raw_samples
 from mimsuite.data.images.decode import DecodeError, conform, open_image
 from mimsuite.data.index import DataIndex
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.pictures.sheets import contact_sheet
 
 SIDE = 112  # pixels that a large image is decoded at, at least
@@ -21,17 +21,17 @@ def draw_data(index: DataIndex, count: int) -> Image.Image:
     """The contact sheet of `count` training images with their classes, else their keys."""
     part = index.select("train") if "train" in index.splits else next(iter(index.splits))
     samples = list(raw_samples(index, part, count))
-    captions = [caption(sample, index.classes or ()) for sample in samples]
-    return contact_sheet([thumbnail(sample.data) for sample in samples], captions, title=printable(index.root))
+    captions = [class_caption(sample, index.classes or ()) for sample in samples]
+    return contact_sheet([thumbnail(sample.data) for sample in samples], captions, title=to_text(index.root))
 
 
-def caption(sample: RawSample, names: Sequence[str]) -> str:
+def class_caption(sample: RawSample, names: Sequence[str]) -> str:
     """The classes or the number that label a sample; its key where it has no label."""
     label = sample.label
     if isinstance(label, float):
         return f"{label:g}"
     if label is None:
-        return printable(sample.key)
+        return to_text(sample.key)
     classes = (label,) if isinstance(label, int) else label
     return ", ".join(names[i] if names else str(i) for i in classes) or "none"
 

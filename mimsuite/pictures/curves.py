@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mimsuite.errors import InputError
 from mimsuite.pictures.figures import new_figure, save_figure, style_axes
 from mimsuite.pictures.palette import GREY, LINES, load_font
-from mimsuite.pictures.text import escaped, keep_ends_within
+from mimsuite.pictures.text import escape_mathtext, keep_ends_within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +117,7 @@ def draw_curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | 
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     keys = [axes[0].plot([], [], linewidth=3, **_look(number, number >= len(LINES)))[0] for number in range(len(names))]
-    figure.legend(keys, list(map(escaped, names)), loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(keys, list(map(escape_mathtext, names)), loc="outside lower center", ncols=columns, frameon=False)
     save_figure(figure, out)
 
 
@@ -149,7 +149,7 @@ def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: M
                 axis.plot(steps, values, markersize=3, markevery=1 if few else len(steps) // 10 + 1, **look, **style)
         axis.plot([], [], color=GREY, label=name, **style)
     axis.set_xlabel("optimizer steps")
-    axis.set_ylabel(escaped(label))
+    axis.set_ylabel(escape_mathtext(label))
     axis.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axis.ticklabel_format(axis="y", useOffset=False)

@@ -101,7 +101,7 @@ def spotlight(images: NDArray[np.uint8], maps: Tensor, darkest: float = 0.12) ->
     return np.rint(images * (darkest + (1 - darkest) * light[..., None])).astype(np.uint8)
 
 
-def framed(
+def add_frame(
     images: NDArray[np.uint8], cell: tuple[int, int], grid: tuple[int, int], colour: Colour = MARK
 ) -> NDArray[np.uint8]:
     """Images with a frame, one pixel wide, around the cell `(row, column)` of a grid `(rows, columns)`."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.data.hashing import permutation
+from mimsuite.data.hashing import permute
 from mimsuite.pictures.components import find_components
 from mimsuite.pictures.figures import new_figure, save_figure, style_axes
 from mimsuite.pictures.palette import POINTS
-from mimsuite.pictures.text import escaped, keep_ends
+from mimsuite.pictures.text import escape_mathtext, keep_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def draw_map(
         figure.colorbar(scale, ax=axis, label=f"number of the class ({len(present)} classes)", pad=0.01)
     axis.set_xlabel(f"first principal component ({plane.shares[0]:.1%} of the variance)")
     axis.set_ylabel(f"second principal component ({plane.shares[1]:.1%} of the variance)")
-    axis.set_title(escaped(keep_ends(title, 100)), fontsize=10)
+    axis.set_title(escape_mathtext(keep_ends(title, 100)), fontsize=10)
     axis.set_aspect("equal", adjustable="datalim")
     style_axes(axis)
     axis.set_axisbelow(True)
@@ -102,14 +102,14 @@ def _few(
     for i, label in enumerate(present.tolist()):
         name = classes[label] if classes is not None and 0 <= label < len(classes) else str(label)
         colour, marker = POINTS[i % len(POINTS)], _MARKERS[i // len(POINTS)]
-        text = escaped(keep_ends(name, _NAME))
+        text = escape_mathtext(keep_ends(name, _NAME))
         keys += axis.plot([], [], linestyle="", color=colour, marker=marker, markersize=7, label=text)
     figure.legend(handles=keys, loc="outside right upper", frameon=False, title="class")
 
 
 def _points(axis: Axes, places: NDArray[np.float64], colours: NDArray[Any], marker: str = "o") -> None:
     """Scatters points in an order that has nothing to do with their classes, so that none covers the others."""
-    order = permutation(len(places), 0)
+    order = permute(len(places), 0)
     size = float(np.clip(20_000 / max(len(places), 1), 6, 36))
     x, y = places[order].T
     axis.scatter(x, y, s=size, c=colours[order], marker=marker, alpha=0.75, linewidths=0)

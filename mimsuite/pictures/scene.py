@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from mimsuite.data.hashing import hash_key, mix
+from mimsuite.data.hashing import hash_key, mix_hashes
 from mimsuite.errors import InputError
 from mimsuite.masked.modes import choose_mode
 from mimsuite.models.device import torch_device
-from mimsuite.models.load import normalizer_of, trained_model
+from mimsuite.models.load import load_masked_model, load_normalizer
 from mimsuite.pictures.display import Components, principal_components
 from mimsuite.pictures.source import NamedBytes, decode_image, find_images
 from mimsuite.settings.channels import check_channels
@@ -86,7 +86,7 @@ class Scene:
     @cached_property
     def model(self) -> ForMaskedImageModeling:
         """The model in evaluation mode at the size of the images, on the device."""
-        return trained_model(self._found.weights, self.config, self.size).to(torch_device())
+        return load_masked_model(self._found.weights, self.config, self.size).to(torch_device())
 
     def draw(
         self,
@@ -140,7 +140,9 @@ class Scene:
             seed: decides, with an image's name, which parts are hidden.
             trusted: further targets that a choice may name.
         """
-        seeds = [mix(seed, hash_key(name)) for name in self.names]  # an error of images comes before torch is imported
+        seeds = [
+            mix_hashes(seed, hash_key(name)) for name in self.names
+        ]  # an error of images comes before torch is imported
         import torch
 
         from mimsuite.masked.samplers import make_samplers
@@ -184,7 +186,7 @@ class Scene:
 
     @cached_property
     def _normalize(self) -> Normalize:
-        return normalizer_of(self._found.weights).to(torch_device())
+        return load_normalizer(self._found.weights).to(torch_device())
 
     def _components(self, hidden: Tensor) -> Components:
         mean, std = self._normalize.mean.flatten().tolist(), self._normalize.std.flatten().tolist()

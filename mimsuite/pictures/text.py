@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.pictures.palette import Font
 
 
 def one_line(text: str) -> str:
     """A text without line breaks, and without characters that cannot be drawn or printed."""
-    return " ".join(printable(text).split())
+    return " ".join(to_text(text).split())
 
 
 def cut(text: str, font: Font, width: int) -> str:
@@ -49,6 +49,6 @@ def keep_ends_within(name: str, font: Font, width: float) -> str:
     return short
 
 
-def escaped(text: str) -> str:
+def escape_mathtext(text: str) -> str:
     """A text as matplotlib draws it as it is: a leading underscore hides a label, a dollar starts a formula."""
     return ("\u200b" + text if text.startswith("_") else text).replace("$", r"\$")

@@ -50,7 +50,7 @@ class CommittedCheckpointIO(CheckpointIO):
                 ) from error
         else:
             self._failures = 0
-            prune(path.parent, KEEP)
+            remove_old(path.parent, KEEP)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -59,7 +59,7 @@ class CommittedCheckpointIO(CheckpointIO):
         return load_checkpoint(Path(path), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Removes a checkpoint file; one that is gone already is no error."""
+        """Removes a checkpoint file; one that is gone already is not an error."""
         Path(path).unlink(missing_ok=True)
 
 
@@ -79,7 +79,7 @@ def commit(checkpoint: dict[str, Any], path: Path) -> None:
     write_json(path.parent / "latest.json", latest, durable=True)
 
 
-def prune(folder: Path, keep: int) -> None:
+def remove_old(folder: Path, keep: int) -> None:
     """Removes all but the newest `keep` checkpoints."""
     for old in sorted(folder.glob("step_*.ckpt"))[:-keep]:
         old.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-"""The package's log lines on the terminal; of a run's several processes only the first one speaks."""
+"""The package's log lines on the terminal; of a run's several processes only the first one prints."""
 
 from __future__ import annotations
 
 import logging
 
-from mimsuite.runs.processes import leads
+from mimsuite.runs.processes import is_leader
 
 log = logging.getLogger("mimsuite")
 
@@ -18,12 +18,12 @@ class Console(logging.Handler):
         print(line, flush=True)
 
 
-def speak() -> None:
+def log_to_console() -> None:
     """Sends the package's log lines to the terminal; calling it again changes nothing.
 
-    Of a run's several processes only the first speaks.
+    Of a run's several processes only the first prints.
     """
-    if not leads():
+    if not is_leader():
         log.disabled = True
         return
     if not any(isinstance(handler, Console) for handler in log.handlers):

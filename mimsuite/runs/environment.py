@@ -23,7 +23,7 @@ LIBRARIES = (
 )
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Versions and machine facts that a repetition needs; no variables of the environment, so no secrets."""
     versions = {}
     for name in LIBRARIES:

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from mimsuite.data.storage import write_json, write_text
 from mimsuite.errors import InputError
-from mimsuite.runs.environment import environment
+from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.secrets import redact
 from mimsuite.settings.outputs import LEFT_BY_A_KILL, RUN_NAMES, check_run_folder, holds_run
 from mimsuite.version import __version__
@@ -104,7 +104,7 @@ class RunFolder:
         lines = file.read_text().splitlines() if self.resumed else []
         lines += [line for line in overrides if line not in (*lines, "resume=true")]
         write_text(file, redact("".join(f"{line}\n" for line in lines)))
-        write_json(self.path / "environment.json", environment() | devices)
+        write_json(self.path / "environment.json", describe_environment() | devices)
 
     def log_to_file(self) -> None:
         """Appends every log line to `train.log`, with the time."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mimsuite.errors import RunError
 from mimsuite.models.device import find_device
-from mimsuite.runs.console import speak
-from mimsuite.runs.environment import environment
+from mimsuite.runs.console import log_to_console
+from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.machine import choose_precision, is_broken_exchange, micro_limit
 from mimsuite.runs.objects import Compute, Parts, make_trainer
-from mimsuite.runs.processes import Team, command_line, end_with_parent, launch, leads, processes_of, team
+from mimsuite.runs.processes import Team, command_line, current_team, end_with_parent, is_leader, launch, processes_of
 from mimsuite.settings.budget import fitted_micro_batch
 from mimsuite.settings.training import TrainingSettings
 from mimsuite.version import __version__
@@ -51,11 +51,11 @@ class TrainingTask(Generic[S]):
     finish: Callable[[S, Compute, RunFolder, Any, Parts], tuple[dict[str, float], dict[str, Any]]]
 
 
-def start() -> bool:
+def prepare_process() -> bool:
     """Prepares this process before settings are read; returns whether it writes the run folder."""
-    speak()
+    log_to_console()
     end_with_parent()
-    return leads()
+    return is_leader()
 
 
 def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
@@ -66,10 +66,10 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     inputs, batch = settings.inputs, settings.budget.batch
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
     fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
-    if run_team.size > 1 and team() is None:
+    if run_team.size > 1 and current_team() is None:
         code = launch(task.name, command_line(task.name, inputs.overrides), run_team.local, run_team.nodes)
         return read_summary(inputs.out) | {"exit_code": code}
-    with RunFolder(inputs.out, resume=inputs.resume, overwrite=inputs.overwrite, leads=leads()) as folder:
+    with RunFolder(inputs.out, resume=inputs.resume, overwrite=inputs.overwrite, leads=is_leader()) as folder:
         folder.log_to_file()
         return train(settings, run_team, folder, task)
 
@@ -80,7 +80,7 @@ def train(settings: S, run_team: Team, folder: RunFolder, task: TrainingTask[S])
     import torch
 
     from mimsuite.runs.loggers import close_loggers
-    from mimsuite.weights.checkpoints import newest
+    from mimsuite.weights.checkpoints import newest_checkpoint
 
     compute = choose_compute(settings, run_team)
     config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
@@ -88,13 +88,13 @@ def train(settings: S, run_team: Team, folder: RunFolder, task: TrainingTask[S])
     if folder.resumed:
         warn_of_changes(folder, facts)
     folder.describe(config, settings.inputs.overrides, facts)
-    checkpoint = newest(folder.path / "checkpoints") if folder.resumed else None
+    checkpoint = newest_checkpoint(folder.path / "checkpoints") if folder.resumed else None
     torch.manual_seed(settings.inputs.seed)
     objective, data = task.make(settings, compute)
     if folder.leads:
-        banner(settings, task.name)
+        report_start(settings, task.name)
         task.banner(settings, objective)
-        notes(settings, compute)
+        report_choices(settings, compute)
     trainer, parts = make_trainer(
         settings, config, folder, compute, objective=objective, step=step_of(checkpoint), imports=imports
     )
@@ -102,10 +102,10 @@ def train(settings: S, run_team: Team, folder: RunFolder, task: TrainingTask[S])
         fit(trainer, objective, data, checkpoint, compute.micro_batch)
         if parts.checkpoints.exit_code:
             parts.checkpoints.listen()  # again, or a second signal would keep the stopped run from its summary
-        return finish(settings, compute, folder, trainer, objective, parts, task)
+        return write_results(settings, compute, folder, trainer, objective, parts, task)
     finally:
         close_loggers(parts.loggers)
-        if team() is None:  # the processes of a team end now, and each may be told so from several sides
+        if current_team() is None:  # the processes of a team end now, and each may be told so from several sides
             parts.checkpoints.release()
 
 
@@ -137,7 +137,7 @@ def warn_of_changes(folder: RunFolder, facts: dict[str, Any]) -> None:
     """Reports what of the machine is not as it was: the run goes on, but its last bits may differ."""
     file = folder.path / "environment.json"
     before: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    old, new = (described.pop("libraries", {}) | described for described in (before, environment() | facts))
+    old, new = (described.pop("libraries", {}) | described for described in (before, describe_environment() | facts))
     for name in sorted(old.keys() & new.keys()):
         if name != "cpus" and old[name] != new[name]:
             log.warning(
@@ -145,7 +145,7 @@ def warn_of_changes(folder: RunFolder, facts: dict[str, Any]) -> None:
             )
 
 
-def banner(settings: TrainingSettings, task: str) -> None:
+def report_start(settings: TrainingSettings, task: str) -> None:
     """Reports where the run goes and what it learns from."""
     index = settings.inputs.index
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
@@ -153,7 +153,7 @@ def banner(settings: TrainingSettings, task: str) -> None:
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
 
 
-def notes(settings: TrainingSettings, compute: Compute) -> None:
+def report_choices(settings: TrainingSettings, compute: Compute) -> None:
     """Reports how long the run is, and every `auto` with its reason."""
     budget, loading, seed = settings.budget, settings.inputs.loading, settings.inputs.seed
     log.info("length    %d steps of %d images (%.1f epochs), seed %d", budget.steps, budget.batch, budget.epochs, seed)
@@ -201,7 +201,7 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
             raise
 
 
-def finish(
+def write_results(
     settings: S,
     compute: Compute,
     folder: RunFolder,

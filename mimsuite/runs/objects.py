@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
 from mimsuite.models.device import Device
-from mimsuite.models.load import preprocessor, save_weights
+from mimsuite.models.load import make_processor, save_weights
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.processes import Team
 from mimsuite.runs.secrets import redact
@@ -121,7 +121,7 @@ def around_model(
         "seed": inputs.seed,
         "description": {
             "config": config,
-            "preprocessor": preprocessor(normalize, settings.geometry.image_size).to_dict(),
+            "preprocessor": make_processor(normalize, settings.geometry.image_size).to_dict(),
         },
     }
 
@@ -134,7 +134,7 @@ def masked_data(settings: PretrainSettings, micro_batch: int) -> ImageData:
     trusted, geometry = settings.inputs.trusted, settings.geometry
     return ImageData(
         settings.inputs.index,
-        **loading(settings, micro_batch),
+        **loader_arguments(settings, micro_batch),
         mask_unit=geometry.mask_unit,
         train_transform=instantiate(settings.groups.augment, trusted, size=list(geometry.image_size)),
         masks=make_samplers(settings.mask, trusted, geometry.drops),
@@ -151,7 +151,7 @@ def labelled_data(settings: FinetuneSettings, micro_batch: int, normalize: Norma
         filled |= {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
     return ImageData(
         settings.inputs.index,
-        **loading(settings, micro_batch),
+        **loader_arguments(settings, micro_batch),
         mask_unit=None,
         train_transform=instantiate(augment, settings.inputs.trusted, **filled),
         masks=(),
@@ -161,7 +161,7 @@ def labelled_data(settings: FinetuneSettings, micro_batch: int, normalize: Norma
     )
 
 
-def loading(settings: TrainingSettings, micro_batch: int) -> dict[str, Any]:
+def loader_arguments(settings: TrainingSettings, micro_batch: int) -> dict[str, Any]:
     """What all loaders take."""
     inputs = settings.inputs
     return {
@@ -216,7 +216,7 @@ def make_trainer(
         num_nodes=team.nodes,
         accelerator=compute.device.accelerator,
         devices=team.local,
-        strategy=strategy(team, compute.device),
+        strategy=choose_strategy(team, compute.device),
         precision=compute.precision,
         max_steps=budget.steps,
         accumulate_grad_batches=accumulate,
@@ -262,14 +262,14 @@ def run_context(
         image_size=size,
         samples=index.num_samples(index.select("train")),
         leads=folder.leads,
-        started=started(),
+        started=command_time(),
         imports=imports,
         online_probe=bool(config.get("online_probe")),
         save_weights=save,
     )
 
 
-def strategy(team: Team, on: Device) -> Any:
+def choose_strategy(team: Team, on: Device) -> Any:
     """Lightning's strategy: one device, or one process for each with gradients averaged (DDP)."""
     if team.size == 1:
         return "auto"
@@ -281,6 +281,6 @@ def strategy(team: Team, on: Device) -> Any:
     return DDPStrategy(process_group_backend=backend, timeout=timedelta(seconds=EXCHANGE_TIMEOUT))
 
 
-def started() -> float | None:
+def command_time() -> float | None:
     """When the command was given that this process runs, or None where Python called."""
     return float(os.environ["MIMSUITE_STARTED"]) if "MIMSUITE_STARTED" in os.environ else None

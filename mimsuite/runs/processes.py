@@ -28,7 +28,7 @@ class Team:
     """The processes of a run.
 
     Attributes:
-        rank: this process among all; 0 writes the run folder and speaks.
+        rank: this process among all; 0 writes the run folder and prints.
         local: processes on this machine.
         nodes: machines.
     """
@@ -43,7 +43,7 @@ class Team:
         return self.local * self.nodes
 
 
-def team() -> Team | None:
+def current_team() -> Team | None:
     """The team that this process was started into (by us, `torchrun` or `srun`); None for a process of its own."""
     env = os.environ
     if "LOCAL_RANK" in env and "WORLD_SIZE" in env:
@@ -57,9 +57,9 @@ def team() -> Team | None:
     return None
 
 
-def leads() -> bool:
-    """Whether this process writes and speaks for its run."""
-    found = team()
+def is_leader() -> bool:
+    """Whether this process writes and prints for its run."""
+    found = current_team()
     return (found.rank if found else int(os.environ.get("NODE_RANK") or 0)) == 0
 
 
@@ -71,7 +71,7 @@ def processes_of(devices: int | None, nodes: int, accelerator: str) -> Team:
         nodes: machines.
         accelerator: Lightning's name.
     """
-    if found := team():
+    if found := current_team():
         return found
     from mimsuite.runs.machine import device_count
 
@@ -146,14 +146,14 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]]) -> int:
     while any(child.poll() is None for child in children):
         time.sleep(0.1)
         if first is None:
-            first = dead(children)
+            first = first_failure(children)
             deadline = time.monotonic() + PATIENCE if first else deadline
         if time.monotonic() > deadline:
             log.warning("ending the processes that still run %d s after one died", PATIENCE)
             deadline = float("inf")
             for child in children:
                 child.kill()
-    first = first or dead(children)
+    first = first or first_failure(children)
     if first is None:
         return 0
     number, code = first
@@ -165,7 +165,7 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]]) -> int:
     return code
 
 
-def dead(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+def first_failure(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
     """Number and exit code of a process that failed, one that was killed before others; None if none has."""
     failed = [(i, child.returncode) for i, child in enumerate(children) if child.returncode]
     return min(failed, key=lambda pair: pair[1], default=None)

@@ -102,7 +102,7 @@ def match_outputs(
                 f"init={own.init} has {outputs} outputs, but {data} has a label {largest}, so {largest + 1} classes at "
                 "least; use other data or another init="
             )
-        return MatchedOutputs(kind, outputs, None if numbered(own.names) else tuple(own.names), None, "")
+        return MatchedOutputs(kind, outputs, None if is_only_a_number(own.names) else tuple(own.names), None, "")
     if tuple(classes[:outputs]) == tuple(own.names) and largest < outputs:
         classes = classes[:outputs]  # the data names more classes than it has images of
     if len(classes) != outputs:
@@ -110,23 +110,23 @@ def match_outputs(
             f"init={own.init} has {outputs} outputs, but {data} has {len(classes)} classes; use other data or another "
             "init="
         )
-    order, note = ordered(own.names, classes)
+    order, note = order_of_outputs(own.names, classes)
     return MatchedOutputs(kind, outputs, tuple(classes), order, note)
 
 
-def ordered(own: Sequence[str], classes: Sequence[str]) -> tuple[tuple[int, ...] | None, str]:
+def order_of_outputs(own: Sequence[str], classes: Sequence[str]) -> tuple[tuple[int, ...] | None, str]:
     """Which output is class 0, 1, ... of the data (None: in order), and how that was found (empty: names agree)."""
     if list(own) == list(classes):
         return None, ""
     if set(own) == set(classes) and len(set(own)) == len(own):
         place = {name: number for number, name in enumerate(own)}
         return tuple(place[name] for name in classes), "matched by name; the data has them in another order"
-    if numbered(own):
+    if is_only_a_number(own):
         return None, "matched by number; the model has no names for them"
     same = sum(a == b for a, b in zip(own, classes, strict=True))
     return None, f"matched by number; {same} of {len(own)} names are the same: 0 is {own[0]!r} and {classes[0]!r}"
 
 
-def numbered(names: Sequence[str]) -> bool:
+def is_only_a_number(names: Sequence[str]) -> bool:
     """Whether names say no more than a number."""
     return all(_NUMBERED.fullmatch(name) for name in names)

@@ -7,7 +7,7 @@ import math
 from omegaconf import DictConfig
 
 from mimsuite.errors import InputError
-from mimsuite.masked.geometry import HOG_CELL, Pair, around, hidden_units
+from mimsuite.masked.geometry import HOG_CELL, Pair, hidden_units, nearest_multiples
 from mimsuite.settings.read import is_int, is_number, read, read_choice, read_int
 from mimsuite.types import EncoderConfig
 from mimsuite.words import LOSSES, MASK_MODES, TARGETS
@@ -81,7 +81,7 @@ def check_head(cfg: DictConfig, head: str) -> None:
         return
     width, _, heads, _ = (read_int(cfg, f"head.{key}") for key in keys)
     if width % heads or width % 4:
-        fits = " or ".join(str(size) for size in around(width, math.lcm(heads, 4)))
+        fits = " or ".join(str(size) for size in nearest_multiples(width, math.lcm(heads, 4)))
         raise InputError(
             f"head.hidden_size={width} is not a multiple of 4 and of head.num_attention_heads={heads}; "
             f"use head.hidden_size={fits}"

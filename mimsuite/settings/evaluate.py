@@ -22,7 +22,7 @@ from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.masks import BATCH, Masking, read_masking
 from mimsuite.settings.outputs import check_apart, check_run_folder
 from mimsuite.settings.read import format_size, read, read_flag, read_int
-from mimsuite.settings.resolve import resolved, written
+from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.trained import TrainedModel, classifier_outputs, find_trained
 from mimsuite.types import EncoderConfig
 
@@ -107,7 +107,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
         mistakes=mistakes,
         batch=read_int(cfg, "batch", auto=masking.batch if masking else BATCH),
         workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
-        config=written(resolved(cfg, {"mask": masking.node}) if masking else cfg),
+        config=plain_values(with_values(cfg, {"mask": masking.node}) if masking else cfg),
     )
 
 

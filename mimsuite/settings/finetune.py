@@ -16,7 +16,7 @@ from mimsuite.settings.hyperrule import hyper_rule
 from mimsuite.settings.labels import TrainingLabels, check_objective, read_training_labels
 from mimsuite.settings.model import classifier_config, read_frozen_depth, read_model
 from mimsuite.settings.read import read, read_number, read_positive
-from mimsuite.settings.resolve import resolved, written
+from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.training import RunInputs, TrainingSettings, groups_of, read_inputs, written_back
 from mimsuite.types import EncoderConfig
 
@@ -58,11 +58,11 @@ def read_finetune(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
     cfg, why_smoothing = resolve_smoothing(cfg, labels.facts.kind)
     check_objective(cfg, labels.facts)
     budget = read_budget(cfg, len(labels.train))
-    cfg = written_back(resolved(cfg, {"layer_decay": decay}), inputs, geometry, budget)
+    cfg = written_back(with_values(cfg, {"layer_decay": decay}), inputs, geometry, budget)
     return FinetuneSettings(
         *(inputs, config, geometry, budget, groups_of(cfg)),
         notes=(*labels.notes, *by_rule, why_decay, *why_smoothing),
-        config=written(cfg),
+        config=plain_values(cfg),
         labels=labels,
         layer_decay=decay,
         head_std=head_std,
@@ -107,7 +107,7 @@ def apply_rule(cfg: DictConfig, images: int, index: DataIndex) -> tuple[DictConf
         values["image_size"] = rule.crop
     sizes = f"crops of {rule.crop} of {rule.resize} pixels"
     note = f"schedule=hyperrule (for {images:,} images: {rule.steps} steps, mixup {rule.mixup:g}, {sizes})"
-    return resolved(cfg, values), [note]
+    return with_values(cfg, values), [note]
 
 
 def read_layer_decay(cfg: DictConfig, *, pretrained: bool) -> tuple[float, str]:
@@ -131,4 +131,4 @@ def resolve_smoothing(cfg: DictConfig, label_kind: str) -> tuple[DictConfig, lis
         return cfg, []
     smoothing = SMOOTHING if label_kind == "classes" else 0.0
     note = f"objective.smoothing={smoothing:g} (the labels are {label_kind})"
-    return resolved(cfg, {"objective.smoothing": smoothing}), [note]
+    return with_values(cfg, {"objective.smoothing": smoothing}), [note]

@@ -20,7 +20,7 @@ from mimsuite.settings.combinations import NO_MASK
 from mimsuite.settings.hiding import fitted_unit
 from mimsuite.settings.outputs import holds_run
 from mimsuite.settings.read import read, read_int
-from mimsuite.settings.resolve import written
+from mimsuite.settings.resolve import plain_values
 from mimsuite.types import EncoderConfig
 from mimsuite.words import LOSSES
 
@@ -93,7 +93,7 @@ def read_masking(
     if loss not in LOSSES:
         raise InputError(f"the config of init={init} has objective.loss={loss}; known are {', '.join(LOSSES)}")
     units = tuple(fitted_unit(node, config, size) for size in sizes)
-    plain = written(OmegaConf.create({"mask": node}))["mask"]
+    plain = plain_values(OmegaConf.create({"mask": node}))["mask"]
     name, ratio = str(plain["_target_"]).rpartition(".")[2], plain.get("ratio")
     note = f"{name} of {ratio}, units of {', '.join(map(str, units))} px, {origin}"
     limit = images if stored is None else read_int(stored, "loader.val_limit")

@@ -41,7 +41,7 @@ class OnlineProbeSettings:
 
     @property
     def resolved(self) -> dict[str, int | bool]:
-        """The keys that said `auto`, with their values."""
+        """The keys that were `auto`, with the values chosen."""
         return {
             f"{HOME}.images": self.images,
             f"{HOME}.val_images": self.val_images,

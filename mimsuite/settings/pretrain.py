@@ -12,8 +12,8 @@ from mimsuite.settings.combinations import check_combination, hidden_range, mask
 from mimsuite.settings.geometry import read_masked_geometry
 from mimsuite.settings.model import masked_config, read_model
 from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe
-from mimsuite.settings.resolve import resolved, written
-from mimsuite.settings.training import TrainingSettings, groups_of, read_inputs, without, written_back
+from mimsuite.settings.resolve import plain_values, with_values
+from mimsuite.settings.training import TrainingSettings, groups_of, read_inputs, without_keys, written_back
 
 OF_THE_MODEL = ("target", "mask_mode")  # keys of the objective that the model's config holds
 
@@ -63,12 +63,12 @@ def read_pretrain(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
     budget = read_budget(cfg, index.num_samples(index.select("train")))
     probe = read_online_probe(cfg, index, budget.steps * budget.batch)
     decided = {"mask.unit": geometry.mask_unit} | ({} if probe is None else probe.resolved)
-    cfg = written_back(resolved(cfg, decided), inputs, geometry, budget)
+    cfg = written_back(with_values(cfg, decided), inputs, geometry, budget)
     return PretrainSettings(
         *(inputs, config, geometry, budget, groups_of(cfg)),
         notes=() if probe is None else (probe.note,),
-        config=written(cfg),
-        objective=without(cfg.objective, OF_THE_MODEL),
+        config=plain_values(cfg),
+        objective=without_keys(cfg.objective, OF_THE_MODEL),
         loss=str(cfg.objective.loss),
         target=str(cfg.objective.target),
         mask=cfg.mask,

@@ -27,7 +27,7 @@ from mimsuite.settings.read import (
     read_int,
     read_number,
 )
-from mimsuite.settings.resolve import written
+from mimsuite.settings.resolve import plain_values
 from mimsuite.settings.views import VECTOR_POOLS, View, choose_views, read_layers
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import DEPTHS, PROBE_NORMS, PROBE_OPTIMIZERS, Norm, Pool, ProbeOptimizer
@@ -146,7 +146,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
         workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
         seed=read_int(cfg, "seed", least=0),
         devices=read_int(cfg, "devices", auto=1),
-        config=written(cfg),
+        config=plain_values(cfg),
     )
 
 

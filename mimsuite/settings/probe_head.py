@@ -79,7 +79,7 @@ def find_head(folder: Path) -> ProbeHead:
     if not (folder / FACTS).is_file():
         raise InputError(f"{folder} holds no {FACTS}; give the folder that a probe wrote")
     try:
-        facts = HeadFacts(**checked(json.loads((folder / FACTS).read_text(encoding="utf-8"))))
+        facts = HeadFacts(**read_facts(json.loads((folder / FACTS).read_text(encoding="utf-8"))))
         with safe_open(folder / TENSORS, "numpy") as file:
             weight, bias = (file.get_slice(name) for name in ("weight", "bias"))
             shapes, dtype = (weight.get_shape(), bias.get_shape()), weight.get_dtype()
@@ -93,7 +93,7 @@ def find_head(folder: Path) -> ProbeHead:
     return ProbeHead(folder, facts, shapes[0][0])
 
 
-def checked(content: Any) -> dict[str, Any]:
+def read_facts(content: Any) -> dict[str, Any]:
     """The content of `head.json`, if its words are known ones."""
     known = isinstance(content, dict) and content.get("pool") in VECTOR_POOLS and content.get("kind") in LABEL_KINDS
     if not known:

@@ -20,10 +20,10 @@ def read(cfg: DictConfig, key: str) -> Any:
     Raises:
         MissingMandatoryValue: the key must be given and is not (an error of OmegaConf).
     """
-    return plain(OmegaConf.select(cfg, key, throw_on_missing=True))
+    return as_plain(OmegaConf.select(cfg, key, throw_on_missing=True))
 
 
-def plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """A config value without OmegaConf's wrappers."""
     return OmegaConf.to_container(value, resolve=True) if isinstance(value, (ListConfig, DictConfig)) else value
 

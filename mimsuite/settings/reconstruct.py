@@ -121,11 +121,11 @@ def read_masks(cfg: DictConfig, overrides: Sequence[str]) -> list[tuple[str, Dic
         named = {name_of_mask(cfg.mask): cfg.mask}
     else:
         of_mask = (o for o in given if o.startswith(("mask=", "mask.")) and not o.startswith("mask.unit="))
-        refuse(of_mask, "masks=", " (ratios=[0.3,0.6] goes with masks=)")
+        refuse_keys(of_mask, "masks=", " (ratios=[0.3,0.6] goes with masks=)")
         named = {name: load_mask(name, "masks") for name in read_several(cfg, "masks", "masks=[random,block]")}
     ratios: list[Any] = [None]
     if cfg.ratios is not None:
-        refuse((o for o in given if o.startswith("mask.ratio=")), "ratios=")
+        refuse_keys((o for o in given if o.startswith("mask.ratio=")), "ratios=")
         ratios = read_ratios(cfg, named)
     if (count := len(named) * len(ratios)) > MOST_SETTINGS:
         raise InputError(f"masks= and ratios= make {count} settings, and a sheet holds {MOST_SETTINGS}; remove some")
@@ -134,7 +134,7 @@ def read_masks(cfg: DictConfig, overrides: Sequence[str]) -> list[tuple[str, Dic
     return [(name, DictConfig(OmegaConf.merge(node, value))) for name, node in named.items() for value in values]
 
 
-def refuse(overrides: Iterable[str], key: str, hint: str = "") -> None:
+def refuse_keys(overrides: Iterable[str], key: str, hint: str = "") -> None:
     """Refuses the first of some arguments, which contradict a key."""
     if other := next(iter(overrides), None):
         raise InputError(f"{other} and {key} contradict each other; remove one{hint}")

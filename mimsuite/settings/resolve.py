@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 
-def resolved(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+def with_values(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     """A copy of a config in which some keys have other values.
 
     Args:
@@ -23,7 +23,7 @@ def resolved(cfg: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     return made
 
 
-def written(cfg: DictConfig) -> dict[str, Any]:
+def plain_values(cfg: DictConfig) -> dict[str, Any]:
     """What `config.yaml` holds of a config: plain values, without interpolations."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_config
 from mimsuite.errors import InputError
-from mimsuite.settings.resolve import resolved
+from mimsuite.settings.resolve import with_values
 
 FREE = (
     *("workers", "devices", "logger", "out", "resume", "callbacks.monitor", "save_every"),
@@ -36,13 +36,13 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     assert isinstance(loaded, DictConfig)
     stored, before = current_config(loaded), first_overrides(cfg)
     younger = {key: cfg[key] for key in map(str, cfg.keys() - stored.keys())}  # the run had the key's default
-    stored = resolved(stored, younger)
+    stored = with_values(stored, younger)
     changes: dict[str, Any] = {}
     for override in overrides:
         if override not in before:
             key = override.partition("=")[0].lstrip("+~")
             changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
-    return resolved(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False})
+    return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False})
 
 
 def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.outputs import check_run_folder, holds_run
 from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_text
-from mimsuite.settings.resolve import resolved, written
+from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.resume import continue_config, first_overrides
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
@@ -174,7 +174,7 @@ def prefer_given(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     named = [key for key in ("steps", "epochs") if any(override.startswith(f"{key}=") for override in overrides)]
     if len(named) != 1:
         return cfg
-    return resolved(cfg, {"epochs" if named == ["steps"] else "steps": None})
+    return with_values(cfg, {"epochs" if named == ["steps"] else "steps": None})
 
 
 def read_loading(cfg: DictConfig) -> Loading:
@@ -203,7 +203,7 @@ def read_clip(cfg: DictConfig) -> float | None:
 def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget: Budget) -> DictConfig:
     """A copy of the config with every `auto` that has been decided, so that `config.yaml` repeats the run anywhere."""
     init = inputs.init
-    return resolved(
+    return with_values(
         cfg,
         {
             "data": None if cfg.data is None else absolute(str(cfg.data)),
@@ -226,14 +226,14 @@ def groups_of(cfg: DictConfig) -> Groups:
         head=cfg.head,
         objective=cfg.objective,
         augment=cfg.augment,
-        optimizer=without(cfg.optim, OF_THE_OPTIMIZER),
+        optimizer=without_keys(cfg.optim, OF_THE_OPTIMIZER),
         schedule=cfg.schedule,
-        trainer=without(cfg.trainer, ("clip",)),
+        trainer=without_keys(cfg.trainer, ("clip",)),
         loggers=cfg.logger or DictConfig({}),
         callbacks=cfg.callbacks or DictConfig({}),
     )
 
 
-def without(node: DictConfig, keys: Sequence[str]) -> DictConfig:
+def without_keys(node: DictConfig, keys: Sequence[str]) -> DictConfig:
     """A copy of a group without some of its keys."""
-    return DictConfig({key: value for key, value in written(node).items() if key not in keys})
+    return DictConfig({key: value for key, value in plain_values(node).items() if key not in keys})

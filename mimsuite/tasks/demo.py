@@ -1,4 +1,4 @@
-"""`mimsuite demo`: the whole way on the embedded data set, step by step, with the metrics that matter."""
+"""`mimsuite demo`: every step once, on the embedded data set, with the metrics that matter."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from mimsuite import api, app
 from mimsuite.data.open import EMBEDDED
 from mimsuite.data.storage import write_json
-from mimsuite.models.load import normalizer_of
-from mimsuite.runs.console import speak
+from mimsuite.models.load import load_normalizer
+from mimsuite.runs.console import log_to_console
 from mimsuite.settings.demo import PARTS, read_demo
 
 log = logging.getLogger("mimsuite")
@@ -25,16 +25,16 @@ IMAGES = 200
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Runs every step; returns the metrics that it prints."""
-    speak()
+    log_to_console()
     settings, began = read_demo(cfg), time.perf_counter()
     out, seed, workers = settings.out, settings.seed, settings.workers
-    clear(out)
-    title(1, f"{IMAGES} emoji as PNG files, packed into shards: how your own images get in")
+    remove_parts(out)
+    announce_step(1, f"{IMAGES} emoji as PNG files, packed into shards: how your own images get in")
     write_images(out / "images", IMAGES)
     api.pack(src=str(out / "images"), out=str(out / "shards"), val_fraction=0.1)
-    title(2, "a look at the embedded data set, emoji-64")
+    announce_step(2, "a look at the embedded data set, emoji-64")
     api.inspect(out=str(out / "inspect"))
-    title(3, "masked image modeling: hide 60 % of each picture, predict the hidden pixels")
+    announce_step(3, "masked image modeling: hide 60 % of each picture, predict the hidden pixels")
     pretrained = api.pretrain(
         out=str(out / "pretrain"),
         model="vit_nano",
@@ -45,26 +45,26 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         precision=settings.precision,
         workers=workers,
     )
-    title(4, "how good the features are: kNN and linear probe of the frozen encoder")
+    announce_step(4, "how good the features are: kNN and linear probe of the frozen encoder")
     probed = api.probe(init=str(out / "pretrain"), out=str(out / "probe"), seed=seed, workers=workers)
-    title(5, "a picture of what the model predicts for images it never saw")
+    announce_step(5, "a picture of what the model predicts for images it never saw")
     drawn = api.call(
         "reconstruct", {"init": str(out / "pretrain"), "out": str(out / "reconstruct.png"), "mask.unit": 16}
     )
-    title(6, "the weights, loaded again")
+    announce_step(6, "the weights, loaded again")
     model = api.load(str(out / "pretrain"))
     log.info("%s with %s parameters", type(model).__name__, f"{sum(p.numel() for p in model.parameters()):,}")
-    figures = summarize(out, pretrained, probed, drawn, time.perf_counter() - began)
-    write_json(out / "demo.json", figures)
-    return figures
+    results = report_results(out, pretrained, probed, drawn, time.perf_counter() - began)
+    write_json(out / "demo.json", results)
+    return results
 
 
-def title(number: int, text: str) -> None:
+def announce_step(number: int, text: str) -> None:
     """Announces a step."""
     log.info("\n--- %d. %s", number, text)
 
 
-def clear(out: Path) -> None:
+def remove_parts(out: Path) -> None:
     """Removes what an earlier demo wrote."""
     for name in PARTS:
         path = out / name
@@ -109,7 +109,7 @@ def flat_loss(run: Path) -> float:
 
     cfg = OmegaConf.load(run / "config.yaml")
     size = (cfg.image_size[0], cfg.image_size[1])
-    normalize = normalizer_of(find_weights(str(run)))
+    normalize = load_normalizer(find_weights(str(run)))
     data = ImageData(
         open_data(cfg.data),
         image_size=size,
@@ -131,7 +131,7 @@ def flat_loss(run: Path) -> float:
     return float(total / images)
 
 
-def summarize(
+def report_results(
     out: Path, pretrained: dict[str, Any], probed: dict[str, Any], drawn: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Prints and returns the metrics of the demo."""
@@ -139,7 +139,7 @@ def summarize(
 
     losses = read_metrics(out / "pretrain" / "metrics.csv")["val/loss"][1]
     metrics = probed["metrics"]
-    figures = {
+    results = {
         "seconds": round(seconds, 1),
         "steps": pretrained["steps"],
         "loss_first": float(losses[0]),
@@ -153,11 +153,11 @@ def summarize(
         "masked validation loss   %.3f at the start, %.3f after %d steps",
         losses[0],
         losses[-1],
-        figures["steps"],
+        results["steps"],
     )
     log.info(
         "                         %.3f for predicting each image's visible mean colour",
-        figures["loss_mean_colour"],
+        results["loss_mean_colour"],
     )
     for name, text in (("", "pretrained"), ("random/", "random init"), ("8x8/", "8x8 pixels")):
         log.info(
@@ -166,7 +166,7 @@ def summarize(
         )
     log.info("Reconstruction is learned at once; good features take far longer than a demo.")
     log.info("pictures: %s and %s", out / "reconstruct.png", out / "pretrain" / "pictures")
-    return figures
+    return results
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from mimsuite import app
 from mimsuite.data.open import open_data
 from mimsuite.data.storage import cache_folder, write_json
 from mimsuite.errors import InputError
-from mimsuite.runs.console import speak
+from mimsuite.runs.console import log_to_console
 from mimsuite.settings.doctor import read_doctor
 from mimsuite.version import __version__
 
@@ -63,10 +63,17 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         InputError: `out` is not a .json file.
     """
-    speak()
+    log_to_console()
     settings = read_doctor(cfg)
-    found = [*basics(), *libraries(installed()), *traps(installed(), factories()), *torch_build(), *cpu(), *threads()]
-    found += [*storage(), *([] if settings.data is None else data(settings.data))]
+    found = [
+        *check_platform(),
+        *check_libraries(installed_versions()),
+        *check_traps(installed_versions(), callback_factories()),
+        *check_torch(),
+        *check_cpu(),
+        *check_threads(),
+    ]
+    found += [*check_storage(), *([] if settings.data is None else check_data(settings.data))]
     for finding in found:
         log.info("%-5s %-12s %s%s", *finding[:3], f"; {finding.fix}" if finding.fix else "")
     bad = [f for f in found if f.level == "fault" or (settings.strict and f.level == "note")]
@@ -78,24 +85,24 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return report
 
 
-def installed() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """The version of every installed distribution, by its name in lower case with `-`."""
     return {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in metadata.distributions()}
 
 
-def factories() -> list[str]:
+def callback_factories() -> list[str]:
     """The distributions whose entry points put callbacks into every Lightning trainer."""
     return sorted({e.dist.name if e.dist else e.value for e in metadata.entry_points(group=FACTORIES)})
 
 
-def basics() -> Iterator[Finding]:
+def check_platform() -> Iterator[Finding]:
     """Python and the machine."""
     yield Finding("ok", "mimsuite", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     if sys.platform not in ("linux", "darwin"):
         yield Finding("fault", "platform", f"{sys.platform} is not supported", "use Linux, macOS or WSL")
 
 
-def libraries(versions: Mapping[str, str], asked: Sequence[str] | None = None) -> Iterator[Finding]:
+def check_libraries(versions: Mapping[str, str], asked: Sequence[str] | None = None) -> Iterator[Finding]:
     """Compares installed versions with those that the package asks for.
 
     Args:
@@ -118,7 +125,7 @@ def libraries(versions: Mapping[str, str], asked: Sequence[str] | None = None) -
             yield Finding("ok", name, f"{version} ({wanted})")
 
 
-def traps(versions: Mapping[str, str], adders: Sequence[str]) -> Iterator[Finding]:
+def check_traps(versions: Mapping[str, str], adders: Sequence[str]) -> Iterator[Finding]:
     """Packages that are known to break runs or imports.
 
     Args:
@@ -139,19 +146,22 @@ def traps(versions: Mapping[str, str], adders: Sequence[str]) -> Iterator[Findin
         yield Finding(
             "fault", "lightning", f"{versions['lightning']} must not be used", 'pip install "lightning>=2.6.6"'
         )
-    if release(versions.get("omegaconf", "0")) >= (2, 4) and release(versions.get("hydra-core", "9")) < (1, 4):
+    if parse_release(versions.get("omegaconf", "0")) >= (2, 4) and parse_release(versions.get("hydra-core", "9")) < (
+        1,
+        4,
+    ):
         text = f"{versions['omegaconf']} with hydra-core {versions['hydra-core']}, which wants omegaconf < 2.4"
         yield Finding("fault", "omegaconf", text, 'pip install "omegaconf<2.4" "hydra-core>=1.3.8,<1.4"')
     for name in sorted({*adders, *({"stable-pretraining"} & set(versions))}):
         yield Finding("fault", name, "puts callbacks of its own into every trainer", f"pip uninstall {name}")
 
 
-def release(version: str) -> tuple[int, ...]:
+def parse_release(version: str) -> tuple[int, ...]:
     """The first two numbers of a version."""
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:2])
 
 
-def torch_build(code: str = PROBE) -> Iterator[Finding]:
+def check_torch(code: str = PROBE) -> Iterator[Finding]:
     """What torch reports about itself and the devices, asked in another process."""
     try:
         answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
@@ -171,7 +181,7 @@ def torch_build(code: str = PROBE) -> Iterator[Finding]:
         )
 
 
-def cpu(info: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
+def check_cpu(info: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
     """Whether the CPU computes in bf16; told on Linux only."""
     try:
         flags = set(next((x for x in info.read_text().splitlines() if x.startswith("flags")), "").split())
@@ -184,7 +194,7 @@ def cpu(info: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
         yield Finding("ok", "CPU", "no amx_bf16, no avx512_bf16: bf16 is slow here; precision=auto uses 32-true")
 
 
-def threads(root: Path = Path("/sys/fs/cgroup"), cores: int | None = None) -> Iterator[Finding]:
+def check_threads(root: Path = Path("/sys/fs/cgroup"), cores: int | None = None) -> Iterator[Finding]:
     """Threads that libraries will start, against the cores that this process may use."""
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -213,33 +223,33 @@ def cpu_limit(root: Path) -> float | None:
         return None
 
 
-def storage() -> Iterator[Finding]:
+def check_storage() -> Iterator[Finding]:
     """Shared memory for the loader's workers, open files, space in the cache and for temporary files."""
     if os.path.isdir("/dev/shm"):
-        yield space("/dev/shm", Path("/dev/shm"), "workers=0, or docker run --shm-size=2g", GIB // 4)
+        yield check_space("/dev/shm", Path("/dev/shm"), "workers=0, or docker run --shm-size=2g", GIB // 4)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     level: Literal["ok", "note"] = "note" if 0 <= files < 1024 else "ok"
     yield Finding(level, "open files", f"at most {files}", "ulimit -n 4096" if level == "note" else "")
-    cache, temp = existing(cache_folder()), Path(tempfile.gettempdir())
-    yield space("cache", cache, "free some, or set XDG_CACHE_HOME to a larger disk")
-    yield space("temporary", temp, "free some, or set TMPDIR to a larger disk")
+    cache, temp = nearest_existing(cache_folder()), Path(tempfile.gettempdir())
+    yield check_space("cache", cache, "free some, or set XDG_CACHE_HOME to a larger disk")
+    yield check_space("temporary", temp, "free some, or set TMPDIR to a larger disk")
     if os.stat(temp).st_dev != os.stat(".").st_dev:
         yield Finding("ok", "temporary", "another file system than this folder; checkpoints are not moved across")
 
 
-def space(about: str, folder: Path, fix: str, least: int = GIB // 8) -> Finding:
+def check_space(about: str, folder: Path, fix: str, least: int = GIB // 8) -> Finding:
     """Free bytes in a folder: below `least` a fault, below four times that a note."""
     free = shutil.disk_usage(folder).free
     level: Literal["ok", "note", "fault"] = "fault" if free < least else "note" if free < 4 * least else "ok"
     return Finding(level, about, f"{free / GIB:.1f} GiB free in {folder}", "" if level == "ok" else fix)
 
 
-def existing(folder: Path) -> Path:
+def nearest_existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
-def data(name: str) -> Iterator[Finding]:
+def check_data(name: str) -> Iterator[Finding]:
     """Opens the index of a data set; reads no image."""
     try:
         index = open_data(name)

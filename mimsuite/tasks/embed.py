@@ -13,7 +13,7 @@ from mimsuite import app
 from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_encoder
-from mimsuite.runs.console import speak
+from mimsuite.runs.console import log_to_console
 from mimsuite.settings.embed import EmbedSettings, read_embed
 from mimsuite.settings.read import format_size
 
@@ -26,7 +26,7 @@ log = logging.getLogger("mimsuite")
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the features of a split; returns counts and places."""
-    speak()
+    log_to_console()
     settings = read_embed(cfg)
     part, count = settings.part, settings.index.num_samples(settings.part)
     log.info(
@@ -36,7 +36,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     stored = read_features(settings)
     features = stored.features(settings.view)
     try:
-        write(settings, features, stored.keys)
+        write_files(settings, features, stored.keys)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"out={settings.out} cannot be written: {reason}; use another out=") from error
@@ -70,7 +70,7 @@ def read_features(settings: EmbedSettings) -> StoredFeatures:
     return reader.read(settings.index, settings.part, [settings.view])
 
 
-def write(settings: EmbedSettings, features: Features, keys: Sequence[str]) -> None:
+def write_files(settings: EmbedSettings, features: Features, keys: Sequence[str]) -> None:
     """Writes the table and the map; points have colours where every image has one class."""
     from mimsuite.evaluation.features.tables import write_table
     from mimsuite.pictures.maps import draw_map, principal_plane

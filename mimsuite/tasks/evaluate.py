@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.models.device import torch_device
-from mimsuite.runs.console import speak
+from mimsuite.runs.console import log_to_console
 from mimsuite.runs.folder import RunFolder
 from mimsuite.settings.evaluate import EvaluateSettings, read_evaluate
 from mimsuite.settings.read import format_size
@@ -21,7 +21,7 @@ log = logging.getLogger("mimsuite")
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluates; returns the content of `summary.json`."""
-    speak()
+    log_to_console()
     settings = read_evaluate(cfg, overrides)
 
     from mimsuite.evaluation.judging.sizes import evaluate_sizes, make_sampler
@@ -30,7 +30,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     with RunFolder(settings.out, overwrite=settings.overwrite) as folder:
         folder.log_to_file()
         folder.describe(settings.config, overrides, {"device": torch_device()})
-        announce(settings)
+        report_settings(settings)
         rows, more = evaluate_sizes(settings, sampler, folder.path)
         for size, row in zip(settings.sizes, rows, strict=True):
             log.info("%-9s %s", format_size(size), ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
@@ -39,7 +39,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return folder.summary("evaluate", "done", 0, metrics, **more)
 
 
-def announce(settings: EvaluateSettings) -> None:
+def report_settings(settings: EvaluateSettings) -> None:
     """Logs what is about to happen."""
     log.info("mimsuite %s evaluate of %s -> %s", __version__, settings.trained.init, settings.out)
     log.info(

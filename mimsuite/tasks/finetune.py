@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.models.load import classifier, keeps_head, normalizer, save_weights
+from mimsuite.models.load import keeps_head, make_classifier, make_normalizer, save_weights
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import TrainingTask, start, train_run
+from mimsuite.runs.life import TrainingTask, prepare_process, train_run
 from mimsuite.runs.objects import Compute, Parts, classify_objective, labelled_data
 from mimsuite.settings.finetune import FinetuneSettings, read_finetune
 
@@ -27,19 +27,19 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Everything that can be wrong with the input is checked before torch is imported and before `out` is touched.
     """
-    settings = read_finetune(cfg, overrides, leads=start())
-    return train_run(settings, TrainingTask("finetune", make, banner, finish))
+    settings = read_finetune(cfg, overrides, leads=prepare_process())
+    return train_run(settings, TrainingTask("finetune", make_objects, report_settings, write_weights))
 
 
-def make(settings: FinetuneSettings, compute: Compute) -> tuple[ClassifyObjective, ImageData]:
+def make_objects(settings: FinetuneSettings, compute: Compute) -> tuple[ClassifyObjective, ImageData]:
     """The Lightning module and the loaders."""
     inputs = settings.inputs
-    model = classifier(settings.model, inputs.weights, std=settings.head_std, frozen=settings.frozen_depth)
-    normalize = normalizer(inputs.index, inputs.weights)
+    model = make_classifier(settings.model, inputs.weights, std=settings.head_std, frozen=settings.frozen_depth)
+    normalize = make_normalizer(inputs.index, inputs.weights)
     return classify_objective(settings, model, normalize), labelled_data(settings, compute.micro_batch, normalize)
 
 
-def banner(settings: FinetuneSettings, objective: ClassifyObjective) -> None:
+def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) -> None:
     """Reports labels, model, and whether other libraries will read the result."""
     inputs, labels, model = settings.inputs, settings.labels, settings.model
     parameters = list(objective.model.parameters())
@@ -62,7 +62,7 @@ def banner(settings: FinetuneSettings, objective: ClassifyObjective) -> None:
         )
 
 
-def finish(
+def write_weights(
     settings: FinetuneSettings, compute: Compute, folder: RunFolder, objective: ClassifyObjective, parts: Parts
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Writes the last weights, and evaluates the best ones on the images that nothing was chosen on."""

@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.open import open_data
-from mimsuite.data.progress import reported
+from mimsuite.data.progress import report_progress
 from mimsuite.data.storage import write_json
 from mimsuite.errors import InputError
-from mimsuite.runs.console import speak
+from mimsuite.runs.console import log_to_console
 from mimsuite.settings.inspect import FACTS, SHEET, read_inspect
 
 log = logging.getLogger("mimsuite")
@@ -24,7 +24,7 @@ SHOWN = 20  # faults that are printed
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Looks at a data set; returns what it writes to `inspect.json`, with `exit_code` 2 where `verify` finds faults."""
-    speak()
+    log_to_console()
     settings = read_inspect(cfg)
     if settings.index and settings.data is not None:
         write_beside(settings.data)
@@ -34,21 +34,21 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         faults = find_shard_faults(settings.data) if settings.verify else []
         if not faults:
             raise
-        return finish(settings.out, {"problems": faults})
+        return write_facts(settings.out, {"problems": faults})
     from mimsuite.data.checks.describe import describe_facts
-    from mimsuite.data.checks.inspect import summary
+    from mimsuite.data.checks.inspect import summarize_data
     from mimsuite.data.checks.verify import verify
     from mimsuite.pictures.contact import draw_data
     from mimsuite.pictures.saving import save_image
 
-    facts = summary(index)
+    facts = summarize_data(index)
     for line in describe_facts(facts):
         log.info("%s", line)
     if settings.verify:
-        with reported("verify") as progress:
+        with report_progress("verify") as progress:
             facts |= {"problems": [problem._asdict() for problem in verify(index, progress)]}
     save_image(draw_data(index, settings.count), settings.out / SHEET)
-    return finish(settings.out, facts)
+    return write_facts(settings.out, facts)
 
 
 def write_beside(data: str) -> None:
@@ -69,7 +69,7 @@ def find_shard_faults(data: str | None) -> list[dict[str, Any]]:
     return [problem._asdict() for problem in check_shards(data)]
 
 
-def finish(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def write_facts(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes `inspect.json`, and prints what `verify` found."""
     problems = facts.get("problems")
     for problem in (problems or [])[:SHOWN]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mimsuite import app
 from mimsuite.config.instantiate import instantiate
-from mimsuite.runs.console import speak
+from mimsuite.runs.console import log_to_console
 from mimsuite.settings.models import read_models
 from mimsuite.settings.read import read_size
 
@@ -22,9 +22,9 @@ log = logging.getLogger("mimsuite")
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Prints the table; returns its rows under `models`."""
-    speak()
+    log_to_console()
     settings = read_models(cfg)
-    rows = [row(file, settings.image_size, settings.channels) for file in settings.files]
+    rows = [model_row(file, settings.image_size, settings.channels) for file in settings.files]
     log.info("%-22s %13s %10s %8s %7s %7s", "model", "parameters", "GFLOPs", "image", "stride", "grid")
     for r in sorted(rows, key=lambda r: (str(r["family"]), int(r["parameters"]))):
         log.info(
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return {"models": rows}
 
 
-def row(file: Path, image_size: tuple[int, int] | None, channels: int) -> dict[str, Any]:
+def model_row(file: Path, image_size: tuple[int, int] | None, channels: int) -> dict[str, Any]:
     """One model's numbers, from the network on torch's meta device: no memory, no arithmetic.
 
     Parameters are those of the masked image model; FLOPs (two per multiply-add) of one image through the encoder.

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.data.progress import reported
-from mimsuite.runs.console import speak
+from mimsuite.data.progress import report_progress
+from mimsuite.runs.console import log_to_console
 from mimsuite.settings.pack import PackSettings, read_pack
 
 log = logging.getLogger("mimsuite")
@@ -20,7 +20,7 @@ SHOWN = 100  # classes that a dry run lists
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Packs a folder; returns the number of images per split and the classes."""
-    speak()
+    log_to_console()
     settings = read_pack(cfg)
     return forecast_only(settings) if settings.dry_run else pack_all(settings)
 
@@ -29,7 +29,7 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
     """Writes shards and index."""
     from mimsuite.data.packing.pack import pack
 
-    with reported("pack") as progress:
+    with report_progress("pack") as progress:
         index = pack(
             settings.src,
             settings.out,
@@ -49,10 +49,10 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
 def forecast_only(settings: PackSettings) -> dict[str, Any]:
     """Prints what would be written, and writes nothing."""
     from mimsuite.data.packing.journal import check_out
-    from mimsuite.data.packing.pack import forecast
+    from mimsuite.data.packing.pack import describe_plan
 
     check_out(settings.out)
-    found = forecast(settings.src, settings.choice, settings.shard_size)
+    found = describe_plan(settings.src, settings.choice, settings.shard_size)
     labels = {
         split: {found.classes[label]: count for label, count in counts.items()}
         for split, counts in found.labels.items()

@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import Series, draw_curves, read_metrics
-from mimsuite.runs.console import speak
+from mimsuite.runs.console import log_to_console
 from mimsuite.settings.plot import read_plot
 
 log = logging.getLogger("mimsuite")
@@ -22,7 +22,7 @@ SHOWN = ("train/loss", "val/loss", "val/psnr")  # last values that are printed
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Draws the picture; returns its place and each run's last metrics."""
-    speak()
+    log_to_console()
     settings = read_plot(cfg)
     runs = {name: read_metrics(path) for name, path in settings.runs.items()}
     for name, path in settings.runs.items():
@@ -32,19 +32,19 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         draw_curves(runs, settings.out, settings.metrics)
     except OSError as error:
         raise InputError(f"out={settings.out} cannot be written: {error.strerror}; use another out=") from error
-    report(runs, settings.metrics or SHOWN)
+    report_runs(runs, settings.metrics or SHOWN)
     log.info("curves of %s in %s", "1 run" if len(runs) == 1 else f"{len(runs)} runs", settings.out)
     return {"out": str(settings.out), "runs": {name: last_values(series) for name, series in runs.items()}}
 
 
-def report(runs: Mapping[str, Series], metrics: Sequence[str]) -> None:
+def report_runs(runs: Mapping[str, Series], metrics: Sequence[str]) -> None:
     """Prints a line per run: its steps, and the last values of some metrics."""
     width = max(map(len, runs))
     for name, series in runs.items():
         last = last_values(series)
         steps = max(steps[-1] for steps, _ in series.values())
         shown = [f"{metric} {last[metric]:.4g}" for metric in metrics if metric in last]
-        log.info("%-*s  %s", width, printable(name), ", ".join([f"{steps:,} steps", *shown]))
+        log.info("%-*s  %s", width, to_text(name), ", ".join([f"{steps:,} steps", *shown]))
 
 
 def last_values(series: Series) -> dict[str, float]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.models.load import masked_model, normalizer, save_weights
+from mimsuite.models.load import make_masked_model, make_normalizer, save_weights
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import TrainingTask, start, train_run
+from mimsuite.runs.life import TrainingTask, prepare_process, train_run
 from mimsuite.runs.objects import Compute, Parts, masked_data, mim_objective
 from mimsuite.settings.pretrain import PretrainSettings, read_pretrain
 
@@ -27,19 +27,19 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Everything that can be wrong with the input is checked before torch is imported and before `out` is touched.
     """
-    settings = read_pretrain(cfg, overrides, leads=start())
-    return train_run(settings, TrainingTask("pretrain", make, banner, finish))
+    settings = read_pretrain(cfg, overrides, leads=prepare_process())
+    return train_run(settings, TrainingTask("pretrain", make_objects, report_settings, write_weights))
 
 
-def make(settings: PretrainSettings, compute: Compute) -> tuple[MIMObjective, ImageData]:
+def make_objects(settings: PretrainSettings, compute: Compute) -> tuple[MIMObjective, ImageData]:
     """The Lightning module and the loaders."""
     inputs = settings.inputs
-    model = masked_model(settings.model, inputs.weights, settings.groups.head, inputs.trusted)
-    objective = mim_objective(settings, model, normalizer(inputs.index, inputs.weights))
+    model = make_masked_model(settings.model, inputs.weights, settings.groups.head, inputs.trusted)
+    objective = mim_objective(settings, model, make_normalizer(inputs.index, inputs.weights))
     return objective, masked_data(settings, compute.micro_batch)
 
 
-def banner(settings: PretrainSettings, objective: MIMObjective) -> None:
+def report_settings(settings: PretrainSettings, objective: MIMObjective) -> None:
     """Reports model, geometry, masks and objective."""
     model, geometry, (fewest, most) = settings.model, settings.geometry, settings.hidden
     (height, width), stride, cell = geometry.image_size, model.stride, model.mask_stride
@@ -75,7 +75,7 @@ def format_range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def finish(
+def write_weights(
     settings: PretrainSettings, compute: Compute, folder: RunFolder, objective: MIMObjective, parts: Parts
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Writes the weights."""

@@ -13,8 +13,8 @@ from mimsuite import app
 from mimsuite.data.index import Selection
 from mimsuite.models.device import torch_device
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import start
-from mimsuite.runs.processes import command_line, launch, leads, processes_of, team
+from mimsuite.runs.life import prepare_process
+from mimsuite.runs.processes import command_line, current_team, is_leader, launch, processes_of
 from mimsuite.settings.probe import ProbeSettings, read_probe
 from mimsuite.settings.read import format_size
 from mimsuite.version import __version__
@@ -24,21 +24,21 @@ log = logging.getLogger("mimsuite")
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Probes an encoder; returns the content of `summary.json`."""
-    settings = read_probe(cfg, leads=start())
-    if settings.devices > 1 and team() is None:
+    settings = read_probe(cfg, leads=prepare_process())
+    if settings.devices > 1 and current_team() is None:
         return in_processes(settings, overrides)
     processes = processes_of(settings.devices, 1, "auto").size
-    with RunFolder(settings.out, overwrite=settings.overwrite, leads=leads()) as folder:
+    with RunFolder(settings.out, overwrite=settings.overwrite, leads=is_leader()) as folder:
         folder.log_to_file()
         folder.describe(settings.config, overrides, {"processes": processes})
-        announce(settings)
+        report_settings(settings)
 
-        from mimsuite.evaluation.features.exchange import joined
+        from mimsuite.evaluation.features.exchange import join_processes
         from mimsuite.evaluation.probes.measure import read_features, run_probes
         from mimsuite.evaluation.probes.report import summary_facts, summary_metrics, text_table, write_report
 
         device = own_device()
-        with joined(processes):
+        with join_processes(processes):
             compared = read_features(settings, device)
         if not folder.leads:
             return {"exit_code": 0}
@@ -57,32 +57,32 @@ def in_processes(settings: ProbeSettings, overrides: Sequence[str]) -> dict[str,
 
 def own_device() -> str:
     """The device of this process."""
-    device, members = torch_device(), team()
+    device, members = torch_device(), current_team()
     return f"cuda:{members.rank % members.local}" if device == "cuda" and members is not None else device
 
 
-def announce(settings: ProbeSettings) -> None:
+def report_settings(settings: ProbeSettings) -> None:
     """Logs what is about to happen."""
     recipe = settings.recipe
     heads = len(settings.views) * len(recipe.norms) * len(recipe.lrs)
     log.info("mimsuite %s probe of %s -> %s", __version__, settings.weights.init, settings.out)
     log.info(
         "data      %s: fit on %s, report on %s",
-        *(settings.index.root, counted(settings, settings.train), counted(settings, settings.test)),
+        *(settings.index.root, format_count(settings, settings.train), format_count(settings, settings.test)),
     )
     log.info(
         "image     %s px; %d heads: layers %s, pool %s, %s, %d rates, %d epochs",
-        *(format_size(settings.image_size), heads, listed(view.layer for view in settings.views)),
-        *(listed(view.pool for view in settings.views), listed(recipe.norms), len(recipe.lrs), recipe.epochs),
+        *(format_size(settings.image_size), heads, format_list(view.layer for view in settings.views)),
+        *(format_list(view.pool for view in settings.views), format_list(recipe.norms), len(recipe.lrs), recipe.epochs),
     )
 
 
-def counted(settings: ProbeSettings, part: Selection) -> str:
+def format_count(settings: ProbeSettings, part: Selection) -> str:
     """A split with its number of images."""
     return f"{part.split} ({settings.index.num_samples(part):,})"
 
 
-def listed(values: Iterable[Any]) -> str:
+def format_list(values: Iterable[Any]) -> str:
     """Each value once."""
     return ", ".join(dict.fromkeys(map(str, values)))
 

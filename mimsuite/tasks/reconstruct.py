@@ -12,7 +12,7 @@ from mimsuite import app
 from mimsuite.pictures.metrics import metrics_of, write_metrics
 from mimsuite.pictures.saving import save_animation, save_image
 from mimsuite.pictures.scene import Scene
-from mimsuite.runs.console import speak
+from mimsuite.runs.console import log_to_console
 from mimsuite.settings.reconstruct import AnimationSettings, ReconstructSettings, read_reconstruct
 
 log = logging.getLogger("mimsuite")
@@ -25,7 +25,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         The masked loss (L1) and, of pixels, the mean PSNR; with `ratios` or `masks` a list of these, one per setting;
         with `gif` the steps of the frames.
     """
-    speak()
+    log_to_console()
     settings = read_reconstruct(cfg, overrides)
     return animate(settings) if isinstance(settings, AnimationSettings) else draw(settings)
 

@@ -15,7 +15,7 @@ from mimsuite.errors import InputError
 log = logging.getLogger("mimsuite")
 
 
-def newest(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The newest committed checkpoint of a run's `checkpoints/`, or None where there is none.
 
     Where it is damaged, the one before it, with a warning.

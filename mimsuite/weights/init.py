@@ -99,9 +99,9 @@ def find_weights(init: str) -> Weights:
     if (folder / "config.json").is_file():
         return in_folder(init, folder)
     if (folder / "checkpoints" / "latest.json").is_file():
-        from mimsuite.weights.checkpoints import load_checkpoint, newest
+        from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
-        path = newest(folder / "checkpoints")
+        path = newest_checkpoint(folder / "checkpoints")
         assert path is not None
         about = load_checkpoint(path)["mimsuite"]
         return Weights(init, None, path, about["config"], about["preprocessor"])

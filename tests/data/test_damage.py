@@ -148,7 +148,7 @@ def stopped(iterator):
     with pytest.raises(RunError) as error:
         list(iterator)
     assert "\n" not in str(error.value)
-    assert app.guarded(lambda: (_ for _ in ()).throw(error.value), "pretrain") == 1
+    assert app.run_guarded(lambda: (_ for _ in ()).throw(error.value), "pretrain") == 1
     return str(error.value)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from mimsuite.data.images import decode as module
-from mimsuite.data.images.decode import Box, DecodeError, conform, decode, open_image, reduction
+from mimsuite.data.images.decode import Box, DecodeError, conform, decode, jpeg_reduction, open_image
 
 
 def smooth(height=45, width=70, channels=3):
@@ -142,11 +142,11 @@ def test_scaled_decode_shows_the_same_part(orientation, factor):
 
 
 def test_reduction_never_goes_below_the_cover():
-    assert reduction(800, 800, (100, 100)) == 8
-    assert reduction(799, 800, (100, 100)) == 4
-    assert reduction(200, 400, (100, 100)) == 2
-    assert reduction(199, 400, (100, 100)) == 1
-    assert reduction(10, 10, (100, 100)) == 1
+    assert jpeg_reduction(800, 800, (100, 100)) == 8
+    assert jpeg_reduction(799, 800, (100, 100)) == 4
+    assert jpeg_reduction(200, 400, (100, 100)) == 2
+    assert jpeg_reduction(199, 400, (100, 100)) == 1
+    assert jpeg_reduction(10, 10, (100, 100)) == 1
 
 
 def array(values, **options):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mimsuite.data.checks.duplicates import find_duplicates
-from mimsuite.data.checks.inspect import raw_samples, summary
+from mimsuite.data.checks.inspect import raw_samples, summarize_data
 from mimsuite.data.checks.verify import check_shards, verify
 from mimsuite.data.index_json import read_index
 from mimsuite.data.open import open_index
@@ -43,7 +43,7 @@ def odd_labels(tmp_path, tar, jpeg):
 
 
 def test_wrong_labels_are_counted_and_named(odd_labels):
-    found = summary(odd_labels)["splits"]["train"]
+    found = summarize_data(odd_labels)["splits"]["train"]
     assert found["labels"] == {"0": 1, "1": 1}
     assert found["unlabelled"] == {"count": 1, "first": ["s2"]}
     assert found["wrong_labels"]["count"] == 6
@@ -92,10 +92,10 @@ def test_kinds_of_labels_and_their_range_are_told(tmp_path, tar, jpeg):
             yield from ((f"s{i}.jpg", jpeg(i)), (f"s{i}.json", json.dumps({"label": label}).encode()))
 
     tar(tmp_path / "numbers" / "train-0.tar", members([0.5, 2.5, 3.0]))
-    found = summary(open_index(str(tmp_path / "numbers"), tmp_path / "cache"))["splits"]["train"]
+    found = summarize_data(open_index(str(tmp_path / "numbers"), tmp_path / "cache"))["splits"]["train"]
     assert (found["label_kinds"], found["label_range"], found["labels"]) == ({"number": 3}, [0.5, 2.0, 3.0], {})
     tar(tmp_path / "lists" / "train-0.tar", members([[0, 2], [2], []]))
-    found = summary(open_index(str(tmp_path / "lists"), tmp_path / "cache"))["splits"]["train"]
+    found = summarize_data(open_index(str(tmp_path / "lists"), tmp_path / "cache"))["splits"]["train"]
     assert (found["label_kinds"], found["labels"]) == ({"classes": 3}, {"0": 1, "2": 2})
     assert found["wrong_labels"]["count"] == 0
 
@@ -114,7 +114,7 @@ def odd_keys(tmp_path, jpeg):
 
 
 def test_odd_keys_are_counted_and_named(odd_keys):
-    found = summary(odd_keys)["splits"]["train"]
+    found = summarize_data(odd_keys)["splits"]["train"]
     assert found["samples"] == 7
     assert found["no_sample"] == {"count": 1, "first": ["a.b.jpg"]}
     assert found["keys_twice"] == {"count": 2, "first": ["twice", "twice"]}
@@ -184,7 +184,7 @@ def test_kinds_depths_and_the_sample_of_the_statistics_are_told(tmp_path, tar, j
     np.save(stream, np.zeros((8, 9), np.uint16))
     members = [("a.jpg", jpeg(0)), ("b.npy", stream.getvalue()), ("c.png", jpeg(1, kind="PNG"))]
     tar(tmp_path / "d" / "train-0.tar", members)
-    found = summary(open_index(str(tmp_path / "d"), tmp_path / "cache"))
+    found = summarize_data(open_index(str(tmp_path / "d"), tmp_path / "cache"))
     train = found["splits"]["train"]
     assert train["kinds"] == {"jpg": 1, "npy": 1, "png": 1}
     assert train["channels"] == {"3": 2, "1": 1}
@@ -339,7 +339,7 @@ def test_output_of_img2dataset_is_read_as_it_is(tmp_path, tar, jpeg):
     index = open_index(str(tmp_path / "laion"), tmp_path / "cache")
     assert {split: index.num_samples(split) for split in index.splits} == {"train": 6}
     assert not index.has_labels
-    found = summary(index)["splits"]["train"]
+    found = summarize_data(index)["splits"]["train"]
     assert (found["labels"], found["unlabelled"]["count"], found["wrong_labels"]["count"]) == ({}, 0, 0)
     assert not problems(index)
 

@@ -14,7 +14,7 @@ import torch
 from counting import count_labels
 from PIL import Image
 
-from mimsuite.data.checks.inspect import raw_samples, summary
+from mimsuite.data.checks.inspect import raw_samples, summarize_data
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import decode
@@ -249,7 +249,7 @@ def test_progress_counts_every_file(animals, tmp_path):
 def test_summary_counts_and_looks_into_images(animals, tmp_path):
     write(animals, {"dog/wide.jpg": picture(7, "JPEG", (10, 99))})
     index = pack(animals, tmp_path / "out", val_fraction=0.25)
-    found = summary(index)
+    found = summarize_data(index)
     assert found["classes"] == ["cat", "dog"]
     assert found["bytes"] == sum(s.bytes for shards in index.splits.values() for s in shards)
     train, val = found["splits"]["train"], found["splits"]["val"]
@@ -301,6 +301,6 @@ def test_two_processes_may_pack_the_same_folder_to_the_cache(tmp_path, monkeypat
 
     right = packing.pack
     monkeypatch.setattr(packing, "pack", after_another)
-    folder = module.packed(source)
+    folder = module.pack_to_cache(source)
     assert (folder / "index.json").read_text() == "whole"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

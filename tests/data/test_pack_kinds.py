@@ -9,7 +9,7 @@ from PIL import Image
 
 from mimsuite.data.checks.inspect import raw_samples
 from mimsuite.data.images.decode import DecodeError, decode, open_image
-from mimsuite.data.images.encode import encode_file, kind_of, smaller
+from mimsuite.data.images.encode import encode_file, kind_of, smaller_size
 from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError
@@ -231,10 +231,10 @@ def test_images_are_never_enlarged(size, tmp_path):
 
 
 def test_the_short_side_counts():
-    assert smaller(100, 300, 50) == (50, 150)
-    assert smaller(301, 100, 50) == (150, 50)
-    assert smaller(1, 1000, 1) is None
-    assert smaller(1000, 3000, 1) == (1, 3)
+    assert smaller_size(100, 300, 50) == (50, 150)
+    assert smaller_size(301, 100, 50) == (150, 50)
+    assert smaller_size(1, 1000, 1) is None
+    assert smaller_size(1000, 3000, 1) == (1, 3)
 
 
 def test_a_jpeg_is_turned_upright_when_it_is_resized(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mimsuite.data.checks.inspect import raw_samples
 from mimsuite.data.open import open_index
-from mimsuite.data.packing.pack import forecast, pack
+from mimsuite.data.packing.pack import describe_plan, pack
 from mimsuite.data.packing.plan import Choice, plan_pack
 from mimsuite.errors import InputError
 
@@ -249,7 +249,7 @@ def test_a_group_that_the_folders_part_is_named(tmp_path):
 
 def test_a_dry_run_foretells_counts_shards_and_bytes(scans, tmp_path):
     choice = Choice(labels=csv(tmp_path, ["x;y", "y", "y", "x", "x", "x"]), val_fraction=0.34)
-    found = forecast(scans, choice, 2000)
+    found = describe_plan(scans, choice, 2000)
     index = pack(scans, tmp_path / "out", **choice._asdict(), shard_size=2000)
     assert found.images == {split: index.num_samples(split) for split in index.splits} == {"train": 4, "val": 2}
     assert found.shards == {split: len(shards) for split, shards in index.splits.items()}

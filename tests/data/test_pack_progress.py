@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from mimsuite.data import progress
-from mimsuite.pictures.contact import caption, thumbnail
+from mimsuite.pictures.contact import class_caption, thumbnail
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, caplog):
     caplog.set_level("INFO", "mimsuite")
     clock = iter([0.0, 1.0, 9.0, 11.0, 12.0, 25.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.reported("pack") as report:
+    with progress.report_progress("pack") as report:
         for done in (101, 180, 211, 250, 351):
             report(done, 1000)
     assert [record.getMessage() for record in caplog.records] == [
@@ -25,7 +25,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, caplog):
 def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys, caplog):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     caplog.set_level("INFO", "mimsuite")
-    with progress.reported("pack") as report:
+    with progress.report_progress("pack") as report:
         report(7, 9)
     assert "7/9" in capsys.readouterr().out
     assert not caplog.records
@@ -57,4 +57,4 @@ def test_a_thumbnail_shows_three_channels_at_most(dtype, channels):
 def test_captions_say_the_label_or_else_the_key(label, names, text):
     from mimsuite.data.checks.inspect import RawSample
 
-    assert caption(RawSample("bad\udcff", "jpg", b"", label), names) == text
+    assert class_caption(RawSample("bad\udcff", "jpg", b"", label), names) == text

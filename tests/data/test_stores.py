@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mimsuite.data.checks.verify import check_shards
-from mimsuite.data.members import image_bytes, labelled, read_image, read_key, read_label
+from mimsuite.data.members import find_labelled, image_bytes, read_image, read_key, read_label
 from mimsuite.data.open import open_data, open_index
 from mimsuite.data.scan import index_beside
 from mimsuite.data.shard_files import ShardFiles
@@ -163,5 +163,5 @@ def test_members_are_read_whole(shards, tmp_path, jpeg):
     assert image == ("s0031.jpg", "s0031", "jpg", jpeg(31))
     assert label == ("s0031.cls", "s0031", "cls", b"1")
     assert read_key(files, shard, row) == "s0031"
-    assert labelled(samples).all()
+    assert find_labelled(samples).all()
     assert image_bytes(samples)[31] == len(jpeg(31))

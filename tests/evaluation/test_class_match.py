@@ -9,7 +9,7 @@ from mimsuite.settings.class_match import (
     ClassifierOutputs,
     kind_of_labels,
     match_outputs,
-    ordered,
+    order_of_outputs,
 )
 from mimsuite.words import LABEL_KINDS
 
@@ -38,11 +38,11 @@ def test_labels_tell_what_they_are():
     ],
 )
 def test_outputs_are_matched_by_name_or_else_by_number(own, order, note):
-    assert ordered(own, ["a", "b", "c"]) == (order, note)
+    assert order_of_outputs(own, ["a", "b", "c"]) == (order, note)
 
 
 def test_names_that_occur_twice_are_no_names_to_match_by():
-    order, note = ordered(["crane", "a", "crane"], ["a", "crane", "crane"])
+    order, note = order_of_outputs(["crane", "a", "crane"], ["a", "crane", "crane"])
     assert order is None
     assert note.startswith("matched by number")
 

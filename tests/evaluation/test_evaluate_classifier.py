@@ -14,11 +14,11 @@ from mimsuite.data.open import open_index
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.judging.classifier import (
     Classifier,
-    answer,
-    averaged,
     evaluate_classifier,
+    image_losses,
     label_tensor,
-    losses,
+    mean_of_views,
+    read_predictions,
 )
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.scores import scores_of
@@ -107,21 +107,21 @@ def test_mirrored_images_count_by_the_mean_of_probabilities(kind, of_probability
 
 def test_averages_of_very_sure_answers_keep_their_order():
     sure = torch.tensor([[200.0, 190.0, 0.0]])
-    assert averaged(sure, sure, "classes")[0].diff().tolist() == pytest.approx([-10, -190])
-    assert averaged(sure, sure, "multilabel").isfinite().all()
-    torch.testing.assert_close(averaged(sure, sure, "multilabel"), sure, rtol=0, atol=1e-3)
-    assert torch.equal(averaged(torch.ones(1, 1), 3 * torch.ones(1, 1), "regression"), torch.tensor([[2.0]]))
+    assert mean_of_views(sure, sure, "classes")[0].diff().tolist() == pytest.approx([-10, -190])
+    assert mean_of_views(sure, sure, "multilabel").isfinite().all()
+    torch.testing.assert_close(mean_of_views(sure, sure, "multilabel"), sure, rtol=0, atol=1e-3)
+    assert torch.equal(mean_of_views(torch.ones(1, 1), 3 * torch.ones(1, 1), "regression"), torch.tensor([[2.0]]))
 
 
 def test_losses_of_each_kind():
     scores = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
     sets = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     torch.testing.assert_close(
-        losses(scores, sets, "multilabel").mean(), F.binary_cross_entropy_with_logits(scores, sets)
+        image_losses(scores, sets, "multilabel").mean(), F.binary_cross_entropy_with_logits(scores, sets)
     )
-    torch.testing.assert_close(losses(scores[:, :1], sets[:, :1], "regression").mean(), torch.tensor(0.125))
+    torch.testing.assert_close(image_losses(scores[:, :1], sets[:, :1], "regression").mean(), torch.tensor(0.125))
     torch.testing.assert_close(
-        losses(scores, torch.tensor([1, 0]), "classes").mean(), F.cross_entropy(scores, torch.tensor([1, 0]))
+        image_losses(scores, torch.tensor([1, 0]), "classes").mean(), F.cross_entropy(scores, torch.tensor([1, 0]))
     )
 
 
@@ -165,9 +165,9 @@ def test_labels_become_tensors():
 
 
 def test_an_error_is_negative_where_nothing_is_wrong():
-    sets = answer(torch.tensor([[2.0, -2.0], [2.0, 2.0]]), torch.tensor([[1.0, 0], [1, 0]]), "multilabel")
+    sets = read_predictions(torch.tensor([[2.0, -2.0], [2.0, 2.0]]), torch.tensor([[1.0, 0], [1, 0]]), "multilabel")
     assert (sets.error >= 0).tolist() == [False, True]
-    numbers = answer(torch.tensor([[2.0], [1.0]]), torch.tensor([[2.0], [3.0]]), "regression")
+    numbers = read_predictions(torch.tensor([[2.0], [1.0]]), torch.tensor([[2.0], [3.0]]), "regression")
     assert numbers.error.tolist() == [-1, 2]
-    classes = answer(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]), "classes")
+    classes = read_predictions(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1]), "classes")
     assert (classes.error >= 0).tolist() == [False, True]

@@ -26,7 +26,7 @@ from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features import passes as feature_pass
-from mimsuite.evaluation.features.passes import FeaturePass, pixel_pass, share
+from mimsuite.evaluation.features.passes import FeaturePass, pixel_pass, rank_range
 from mimsuite.evaluation.features.pixels import PIXELS
 from mimsuite.evaluation.features.stored import StoredFeatures
 from mimsuite.evaluation.features.views import check_comparable, evaluation_mode
@@ -412,7 +412,7 @@ def test_a_grid_is_read_where_it_lies(tmp_path, index):
 
 @pytest.mark.parametrize(("count", "batch", "world"), [(22, 5, 2), (3, 5, 4), (100, 7, 3), (10, 5, 2)])
 def test_shares_are_whole_batches_of_one_process_alone(count, batch, world):
-    shares = [share(count, batch, rank, world) for rank in range(world)]
+    shares = [rank_range(count, batch, rank, world) for rank in range(world)]
     assert [first for first, _ in shares] == [0, *(end for _, end in shares[:-1])]
     assert shares[-1][1] == count
     assert all(first % batch == 0 or first == count for first, _ in shares)
@@ -461,7 +461,7 @@ def test_progress_counts_every_row(tmp_path, index, monkeypatch, caplog):
     def spy(name):
         yield lambda done, total: seen.append((done, total))
 
-    monkeypatch.setattr(feature_pass, "reported", spy)
+    monkeypatch.setattr(feature_pass, "report_progress", spy)
     with caplog.at_level("INFO", logger="mimsuite"), evaluation_mode(nn.Identity()):
         made(tmp_path).read(index, TRAIN, [View(1, "mean")], augmented=1)
     assert seen[0] == (0, 44)

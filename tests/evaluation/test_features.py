@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from mimsuite.errors import InputError
-from mimsuite.evaluation.features.pixels import PixelLayer, rounded
+from mimsuite.evaluation.features.pixels import PixelLayer, round_as_stored
 from mimsuite.evaluation.features.views import (
     Features,
     check_comparable,
     class_labels,
     evaluation_mode,
-    fingerprint,
-    pooled,
+    hash_of_inputs,
+    pool_features,
 )
 from mimsuite.types import FeatureMap
 
@@ -35,24 +35,24 @@ def test_every_submodule_gets_its_mode_back_also_after_an_error():
 
 def test_both_is_the_class_token_and_then_the_mean():
     features = FeatureMap(torch.arange(24.0).view(2, 3, 2, 2), torch.full((2, 3), -1.0))
-    both = pooled(features, "both")
-    assert torch.equal(both, torch.cat([pooled(features, "cls"), pooled(features, "mean")], dim=1))
+    both = pool_features(features, "both")
+    assert torch.equal(both, torch.cat([pool_features(features, "cls"), pool_features(features, "mean")], dim=1))
     assert both[0].tolist() == [-1, -1, -1, 1.5, 5.5, 9.5]
 
 
 def test_grid_is_every_cell_row_by_row():
     grid = torch.arange(24.0).view(2, 3, 2, 2)
-    assert pooled(FeatureMap(grid, None), "grid")[0, 1].tolist() == [1, 5, 9]
+    assert pool_features(FeatureMap(grid, None), "grid")[0, 1].tolist() == [1, 5, 9]
 
 
 @pytest.mark.parametrize("pool", ["cls", "both"])
 def test_pooling_a_class_token_that_is_not_there_is_refused(pool):
     with pytest.raises(InputError, match="use pool=mean"):
-        pooled(FeatureMap(torch.zeros(1, 3, 2, 2), None), pool)
+        pool_features(FeatureMap(torch.zeros(1, 3, 2, 2), None), pool)
 
 
 def test_half_precision_is_pooled_to_float32():
-    assert pooled(FeatureMap(torch.zeros(1, 3, 2, 2).bfloat16(), None), "mean").dtype == torch.float32
+    assert pool_features(FeatureMap(torch.zeros(1, 3, 2, 2).bfloat16(), None), "mean").dtype == torch.float32
 
 
 @pytest.mark.parametrize("labels", [None, torch.zeros(9), torch.zeros(9, 3, dtype=torch.long)])
@@ -66,7 +66,7 @@ def test_images_are_shrunk_with_antialiasing_to_one_cell():
     image[:, 1, ::4] = 255
     (found,) = PixelLayer(4, 255).forward_layers(image, [0])
     assert found.grid.shape == (1, 48, 1, 1)
-    x = pooled(found, "mean").view(3, 4, 4)
+    x = pool_features(found, "mean").view(3, 4, 4)
     assert torch.equal(x[0], torch.zeros(4, 4))
     torch.testing.assert_close(x[1, 1:3], torch.full((2, 4), 0.25))
 
@@ -85,10 +85,10 @@ def test_images_have_no_other_layer():
 def test_pixels_are_rounded_to_half_precision_of_the_largest_value_of_each_dimension():
     g = torch.Generator().manual_seed(2)
     x = torch.randn(50, 6, generator=g) * torch.tensor([1e-9, 1e-3, 1, 1e3, 1e6, 0])
-    found = rounded(x)
+    found = round_as_stored(x)
     assert (found - x).abs().amax(0).le(0.0005 * x.abs().amax(0)).all()
     assert not torch.equal(found, x)
-    assert torch.equal(rounded(found), found)
+    assert torch.equal(round_as_stored(found), found)
 
 
 def some(kind):
@@ -102,15 +102,15 @@ def test_features_of_two_kinds_are_not_compared():
 
 def test_fingerprint_changes_with_every_part_and_with_nothing_else():
     toy = nn.Sequential(nn.Conv2d(3, 5, 4), nn.BatchNorm2d(5))
-    base = fingerprint(toy.state_dict(), "64 px", "val")
-    assert base == fingerprint({k: v.clone() for k, v in reversed(toy.state_dict().items())}, "64 px", "val")
+    base = hash_of_inputs(toy.state_dict(), "64 px", "val")
+    assert base == hash_of_inputs({k: v.clone() for k, v in reversed(toy.state_dict().items())}, "64 px", "val")
     others = [
-        fingerprint(toy.state_dict(), "96 px", "val"),
-        fingerprint(toy.state_dict(), "64 px", "train"),
-        fingerprint(toy.state_dict(), "64 pxv", "al"),
-        fingerprint({k: v.bfloat16() for k, v in toy.state_dict().items()}, "64 px", "val"),
+        hash_of_inputs(toy.state_dict(), "96 px", "val"),
+        hash_of_inputs(toy.state_dict(), "64 px", "train"),
+        hash_of_inputs(toy.state_dict(), "64 pxv", "al"),
+        hash_of_inputs({k: v.bfloat16() for k, v in toy.state_dict().items()}, "64 px", "val"),
     ]
     with torch.no_grad():
         toy[0].bias[0] += 1e-6
-    others.append(fingerprint(toy.state_dict(), "64 px", "val"))
+    others.append(hash_of_inputs(toy.state_dict(), "64 px", "val"))
     assert len({base, *others}) == 6

@@ -7,7 +7,7 @@ import torch
 
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features
-from mimsuite.evaluation.probes.few_shot import STRENGTH, draw, few_shot
+from mimsuite.evaluation.probes.few_shot import STRENGTH, draw_images, few_shot
 from mimsuite.evaluation.probes.logistic import accuracy, fit_linear
 
 
@@ -28,7 +28,7 @@ def test_accuracy_is_that_of_the_fixed_regression_on_the_drawn_images(found):
     train, test = made(120, 0), made(80, 1)
     expected = []
     for seed in (0, 1, 2):
-        rows = draw(train.labels, train.ids, 5, seed)
+        rows = draw_images(train.labels, train.ids, 5, seed)
         fitted = fit_linear(train.x[rows], train.labels[rows], 4, STRENGTH)
         expected.append(accuracy(fitted.logits(test.x), test.labels))
     assert found[5].accuracies == tuple(expected)
@@ -39,7 +39,7 @@ def test_accuracy_is_that_of_the_fixed_regression_on_the_drawn_images(found):
 
 def test_images_that_are_not_drawn_have_no_say(found):
     train = made(120, 0)
-    drawn = torch.cat([draw(train.labels, train.ids, 5, seed) for seed in (0, 1, 2)])
+    drawn = torch.cat([draw_images(train.labels, train.ids, 5, seed) for seed in (0, 1, 2)])
     spoilt = torch.full_like(train.x, torch.nan)
     spoilt[drawn] = train.x[drawn]
     assert few_shot(train._replace(x=spoilt), made(80, 1), shots=(1, 5), seeds=(0, 1, 2)) == found
@@ -47,7 +47,7 @@ def test_images_that_are_not_drawn_have_no_say(found):
 
 def test_draw_has_that_many_of_every_class_and_holds_the_smaller_draw():
     train = made(120, 0)
-    few, more = (draw(train.labels, train.ids, n, 3) for n in (2, 7))
+    few, more = (draw_images(train.labels, train.ids, n, 3) for n in (2, 7))
     assert train.labels[more].bincount().tolist() == [7] * 4
     assert len(set(more.tolist())) == 28
     assert set(few.tolist()) < set(more.tolist())
@@ -55,11 +55,11 @@ def test_draw_has_that_many_of_every_class_and_holds_the_smaller_draw():
 
 def test_draw_follows_ids_and_seed_not_the_order():
     train = made(120, 0)
-    base = set(train.ids[draw(train.labels, train.ids, 3, 0)].tolist())
+    base = set(train.ids[draw_images(train.labels, train.ids, 3, 0)].tolist())
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     labels, ids = train.labels[order], train.ids[order]
-    assert set(ids[draw(labels, ids, 3, 0)].tolist()) == base
-    assert set(ids[draw(labels, ids, 3, 1)].tolist()) != base
+    assert set(ids[draw_images(labels, ids, 3, 0)].tolist()) == base
+    assert set(ids[draw_images(labels, ids, 3, 1)].tolist()) != base
 
 
 def test_a_class_with_too_few_images_is_named():

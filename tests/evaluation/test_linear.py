@@ -13,7 +13,7 @@ from torch import nn
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes import linear
-from mimsuite.evaluation.probes.linear import LinearHead, Trial, fit_heads, pace, probe_matrix
+from mimsuite.evaluation.probes.linear import LinearHead, Trial, fit_heads, probe_matrix, rate_at
 from mimsuite.evaluation.probes.selection import best_of, held_out
 from mimsuite.evaluation.probes.task import LabelTask
 from mimsuite.settings.probe import LinearRecipe
@@ -88,19 +88,19 @@ def test_a_head_is_that_of_a_plain_loop(norm, optimizer):
         x = nn.functional.layer_norm(x, x.shape[1:], eps=1e-6)
     weight, bias = torch.zeros(6, 20, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
     if optimizer == "lars":
-        start = torch.Generator().manual_seed(linear.mix(linear._SALT_INIT, 3))
+        start = torch.Generator().manual_seed(linear.mix_hashes(linear._SALT_INIT, 3))
         weight = torch.zeros(6, 20).normal_(0, 0.01, generator=start).double()
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     motion = [torch.zeros_like(p) for p in parameters]
     steps = math.ceil(200 / 16)
     for epoch in range(3):
-        order = torch.from_numpy(linear.permutation(200, linear.mix(3, epoch)))
+        order = torch.from_numpy(linear.permute(200, linear.mix_hashes(3, epoch)))
         for number, rows in enumerate(order.tensor_split(steps)):
             loss = nn.functional.cross_entropy(x[rows] @ weight.T + bias, train.labels[rows])
             slopes = list(torch.autograd.grad(loss, parameters))
             if optimizer == "lars":
                 slopes[0] = slopes[0] * 0.001 * weight.norm() / slopes[0].norm()
-            lr = 0.3 * 32 / 256 * pace(epoch * steps + number, 3 * steps, steps)
+            lr = 0.3 * 32 / 256 * rate_at(epoch * steps + number, 3 * steps, steps)
             with torch.no_grad():
                 for p, m, slope in zip(parameters, motion, slopes, strict=True):
                     m.mul_(0.9).add_(slope)
@@ -248,12 +248,12 @@ def test_gradient_is_that_of_autograd(kind):
         sums = {"multilabel": nn.functional.binary_cross_entropy_with_logits, "regression": nn.functional.mse_loss}
         loss = sums[kind](scores, wide, reduction="sum") * (0.5 if kind == "regression" else 1)
     loss.backward()
-    torch.testing.assert_close(linear.gradient(scores.detach().clone(), targets, kind), scores.grad)
+    torch.testing.assert_close(linear.loss_gradient(scores.detach().clone(), targets, kind), scores.grad)
 
 
 def test_the_rate_rises_linearly_and_falls_along_a_cosine():
-    assert [pace(step, 12, 4) for step in (0, 1, 2, 4, 8, 12)] == pytest.approx([0, 0.25, 0.5, 1, 0.5, 0])
-    assert pace(0, 8, 0) == 1
+    assert [rate_at(step, 12, 4) for step in (0, 1, 2, 4, 8, 12)] == pytest.approx([0, 0.25, 0.5, 1, 0.5, 0])
+    assert rate_at(0, 8, 0) == 1
 
 
 def test_numbers_agree_with_scikit_learn():

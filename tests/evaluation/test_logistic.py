@@ -14,7 +14,7 @@ from torch import nn
 
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.pixels import PixelLayer
-from mimsuite.evaluation.features.views import Features, pooled
+from mimsuite.evaluation.features.views import Features, pool_features
 from mimsuite.evaluation.probes import logistic
 from mimsuite.evaluation.probes.logistic import accuracy, fit_linear, linear_probe
 from mimsuite.evaluation.probes.selection import held_out
@@ -173,7 +173,7 @@ def imagenette(split):
                 images.append(torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))
         ids = torch.arange(len(labels)) + 10_000 * int(shard.stem[-6:])
         (shrunk,) = PixelLayer(8, 255).forward_layers(torch.stack(images).float(), [0])
-        yield pooled(shrunk, "mean"), torch.tensor(labels), ids
+        yield pool_features(shrunk, "mean"), torch.tensor(labels), ids
 
 
 @pytest.mark.slow

@@ -11,8 +11,15 @@ from tables import read_rows
 
 from mimsuite.data.open import open_index
 from mimsuite.errors import InputError
-from mimsuite.evaluation.judging.classifier import Evaluation, answer
-from mimsuite.evaluation.judging.report import COLUMNS, caption_of, images_of, worst, write_predictions, write_report
+from mimsuite.evaluation.judging.classifier import Evaluation, read_predictions
+from mimsuite.evaluation.judging.report import (
+    COLUMNS,
+    caption_of,
+    choose_worst,
+    images_of,
+    write_predictions,
+    write_report,
+)
 from mimsuite.metrics.scores import scores_of
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
 from mimsuite.words import LABEL_KINDS
@@ -27,7 +34,7 @@ def evaluated(scores, labels, kind):
         torch.arange(len(labels)) + 10,
         [f"k{i}" for i in range(len(labels))],
         labels,
-        answer(scores, labels, kind),
+        read_predictions(scores, labels, kind),
     )
 
 
@@ -42,10 +49,10 @@ def test_every_kind_of_labels_has_its_columns():
 
 
 def test_the_worst_are_those_with_the_most_confidence_in_a_wrong_class(classes):
-    order, mistakes = worst(classes, 24)
+    order, mistakes = choose_worst(classes, 24)
     assert (order.tolist(), mistakes) == ([2, 3, 1], 3)
-    assert worst(classes, 2)[0].tolist() == [2, 3]
-    assert worst(classes, 0)[0].tolist() == []
+    assert choose_worst(classes, 2)[0].tolist() == [2, 3]
+    assert choose_worst(classes, 0)[0].tolist() == []
 
 
 def test_texts_name_the_truth_and_the_prediction_with_their_probabilities(classes):
@@ -69,7 +76,7 @@ def test_predictions_have_a_line_per_image(classes, tmp_path):
 def test_of_label_sets_the_label_that_is_farthest_from_the_truth_counts(tmp_path):
     scores = torch.tensor([[4.0, -4, -4], [3, -1, 2], [-6, 0.5, -1]])
     found = evaluated(scores, torch.tensor([[1.0, 0, 0], [0, 0, 1], [1, 1, 0]]), "multilabel")
-    order, mistakes = worst(found, 24)
+    order, mistakes = choose_worst(found, 24)
     assert (order.tolist(), mistakes) == ([2, 1], 2)
     assert caption_of(found, 2, "multilabel", NAMES) == (("cat: present", ""), ("absent", "0.00"))
     assert caption_of(found, 1, "multilabel", NAMES) == (("cat: absent", ""), ("present", "0.95"))
@@ -80,7 +87,7 @@ def test_of_label_sets_the_label_that_is_farthest_from_the_truth_counts(tmp_path
 
 def test_of_numbers_the_largest_errors_are_the_worst(tmp_path):
     found = evaluated(torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.5]]), "regression")
-    order, mistakes = worst(found, 24)
+    order, mistakes = choose_worst(found, 24)
     assert (order.tolist(), mistakes) == ([1, 2], 2)
     assert caption_of(found, 1, "regression", None) == (("true", "2"), ("predicted", "5"))
     write_predictions(tmp_path / "p.csv", found, "regression", None)

@@ -98,6 +98,7 @@ def test_python_reads_the_weights_by_the_users_own_class(run):
     stored = load_file(run[0] / "weights" / "model.safetensors")
     assert model.state_dict().keys() == stored.keys()
     assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+    assert {"mask_token", "toy.norm.weight", "decoder.0.weight"} <= stored.keys()
     assert model.encoder.forward_features(torch.randn(1, 3, 64, 96)).grid.shape == (1, 16, 8, 12)
 
 
@@ -180,7 +181,7 @@ def test_other_tasks_refuse_the_encoder_in_one_line(run, tmp_path, capsys):
     tasks = {"probe": {"out": tmp_path / "a"}, "embed": {"out": tmp_path / "a.npz"}, "reconstruct": {"out": "a.png"}}
     for task, more in tasks.items():
         values = {"init": str(run[0]), **{key: str(value) for key, value in more.items()}}
-        assert app.guarded(lambda task=task, values=values: api.call(task, values) and 0, task) == 2
+        assert app.run_guarded(lambda task=task, values=values: api.call(task, values) and 0, task) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "model_type='toy' is not one of bit, cvt, vit" in line
         assert "from_pretrained" in line
@@ -212,6 +213,12 @@ def test_the_sampler_hides_the_exact_count(grid, ratio, count):
     for seed in range(10):
         mask = DiagonalMask(ratio)(grid, torch.Generator().manual_seed(seed))
         assert (mask.dtype, mask.shape, int(mask.sum())) == (torch.bool, grid, count)
+
+
+@pytest.mark.parametrize("ratio", [0, 1.5, [0.3, 0.6]])
+def test_the_sampler_refuses_what_is_not_a_share(ratio):
+    with pytest.raises(InputError, match=r"is not in \(0, 1\]"):
+        DiagonalMask(ratio)
 
 
 def test_the_generator_decides_the_mask():

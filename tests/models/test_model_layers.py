@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mimsuite.encoders.layers import (
-    activation,
+    activation_function,
     attend,
     drop_path,
     drop_path_rates,
@@ -19,26 +19,26 @@ X = torch.linspace(-4, 4, 101, dtype=torch.float64)
 
 
 def test_gelu_is_exact():
-    torch.testing.assert_close(activation("gelu")(X), X * 0.5 * (1 + torch.erf(X / math.sqrt(2))))
+    torch.testing.assert_close(activation_function("gelu")(X), X * 0.5 * (1 + torch.erf(X / math.sqrt(2))))
 
 
 @pytest.mark.parametrize("name", ["gelu_new", "gelu_pytorch_tanh"])
 def test_gelu_new_is_the_tanh_form(name):
     inner = math.sqrt(2 / math.pi) * (X + 0.044715 * X**3)
-    torch.testing.assert_close(activation(name)(X), 0.5 * X * (1 + torch.tanh(inner)))
+    torch.testing.assert_close(activation_function(name)(X), 0.5 * X * (1 + torch.tanh(inner)))
 
 
 def test_quick_gelu():
-    torch.testing.assert_close(activation("quick_gelu")(X), X * torch.sigmoid(1.702 * X))
+    torch.testing.assert_close(activation_function("quick_gelu")(X), X * torch.sigmoid(1.702 * X))
 
 
 def test_a_function_is_its_own_activation():
-    assert activation(torch.sin) is torch.sin
+    assert activation_function(torch.sin) is torch.sin
 
 
 def test_an_unknown_activation_lists_the_known():
     with pytest.raises(InputError, match=r"mish.*gelu.*relu"):
-        activation("mish")
+        activation_function("mish")
 
 
 def test_drop_path_zeroes_whole_samples_and_scales_the_rest():

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from mimsuite.data.images.decode import Box, Pixels, reduction
+from mimsuite.data.images.decode import Box, Pixels, jpeg_reduction
 from mimsuite.errors import InputError
 from mimsuite.words import INTERPOLATIONS
 
@@ -79,8 +79,8 @@ class RandomResizedCrop:
             w, h = round(math.sqrt(area * proportion)), round(math.sqrt(area / proportion))
             if 0 < w <= width and 0 < h <= height:
                 top, left = int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1))
-                return align(Box(top, left, h, w), self.size)
-        return align(_central(height, width, math.exp(min(max(math.log(width / height), low), high))), self.size)
+                return align_box(Box(top, left, h, w), self.size)
+        return align_box(_central(height, width, math.exp(min(max(math.log(width / height), low), high))), self.size)
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Resizes `(h, w, C)` pixels and perhaps mirrors them: `(C, H, W)`, uint8, or int32 for uint16."""
@@ -97,7 +97,7 @@ class CenterCrop:
 
     def box(self, height: int, width: int, generator: Generator) -> Box:
         """The box, the same each time."""
-        return align(_central(height, width, self.size[1] / self.size[0]), self.size)
+        return align_box(_central(height, width, self.size[1] / self.size[0]), self.size)
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Resizes `(h, w, C)` pixels: `(C, H, W)`, uint8, or int32 for uint16."""
@@ -121,9 +121,9 @@ def probability_of(key: str, value: float, usual: float) -> float:
     return value
 
 
-def align(box: Box, size: tuple[int, int]) -> Box:
+def align_box(box: Box, size: tuple[int, int]) -> Box:
     """Moves the edges, by less than a pixel of the result, to where a JPEG of a smaller scale can be cut."""
-    factor = reduction(box.height, box.width, size)
+    factor = jpeg_reduction(box.height, box.width, size)
     return Box(*(value // factor * factor for value in box))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
-from mimsuite.data.augment.crop import RandomResizedCrop, align
+from mimsuite.data.augment.crop import RandomResizedCrop, align_box
 from mimsuite.data.augment.erasing import RandomErasing
 from mimsuite.data.augment.rand_augment import RandAugment
 from mimsuite.data.images.decode import Box, Pixels
@@ -71,7 +71,7 @@ class Supervised:
             return self._crop.box(height, width, generator)
         down, right = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         h, w = max(1, round(height * self._share)), max(1, round(width * self._share))
-        return align(Box(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w), self.size)
+        return align_box(Box(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w), self.size)
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Makes of `(h, w, C)` pixels a picture `(C, H, W)`, uint8, or int32 for uint16."""

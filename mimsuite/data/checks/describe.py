@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 
 FAULTS = {
     "unlabelled": "have no label",
@@ -19,7 +19,7 @@ FAULTS = {
 
 def describe_facts(facts: dict[str, Any]) -> Iterator[str]:
     """Yields lines on what `checks.inspect.summary` found."""
-    yield f"data      {printable(facts['root'])}, {facts['bytes'] / 1e6:.1f} MB"
+    yield f"data      {to_text(facts['root'])}, {facts['bytes'] / 1e6:.1f} MB"
     for name, split in facts["splits"].items():
         yield from describe_split(name, split)
     height, width = facts["image_size"]

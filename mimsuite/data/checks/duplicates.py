@@ -13,7 +13,7 @@ from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.members import image_bytes, read_image, read_image_end, read_key
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 
 _FIRST = 5  # groups that are named
 _END = 4096  # bytes
@@ -72,4 +72,4 @@ def _confirmed(
 
 def _name(files: ShardFiles, parts: dict[str, Samples], place: tuple[str, int]) -> str:
     split, number = place
-    return f"{split}:{printable(read_key(files, *parts[split][number]))}"
+    return f"{split}:{to_text(read_key(files, *parts[split][number]))}"

@@ -16,7 +16,7 @@ from mimsuite.data.labels import Label, parse_label
 from mimsuite.data.members import read_image, read_key, read_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
-from mimsuite.data.tar import hidden_image, image_of, printable, read_groups
+from mimsuite.data.tar import hidden_image, image_of, read_groups, to_text
 from mimsuite.errors import InputError
 
 _SALT = 0x494E5350
@@ -42,7 +42,7 @@ class NameCounter:
         """Counts one."""
         self.count += 1
         if len(self.first) < _FIRST:
-            self.first.append(printable(name))
+            self.first.append(to_text(name))
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -63,12 +63,12 @@ def raw_samples(index: DataIndex, part: str | Selection, count: int) -> Iterator
         image = read_image(files, shard, row)
         try:
             label = _label(index, files, shard, row)
-        except InputError:  # `summary` names it
+        except InputError:  # `summarize_data` names it
             label = None
         yield RawSample(image.key, image.ending, image.data, label)
 
 
-def summary(index: DataIndex, samples: int = STATS_SAMPLES) -> dict[str, Any]:
+def summarize_data(index: DataIndex, samples: int = STATS_SAMPLES) -> dict[str, Any]:
     """Counts everything, and looks into `samples` images of each split.
 
     Returns:
@@ -156,7 +156,7 @@ def _names(index: DataIndex, split: str) -> dict[str, Any]:
             if image_of(group) is None:
                 continue
             longest = max(longest, len(key.encode("utf-8", "surrogateescape")))
-            if printable(key) != key:
+            if to_text(key) != key:
                 odd.add(key)
             if repeated and hash_key(key) in repeated:
                 twice.add(key)
@@ -180,7 +180,7 @@ def _looks(index: DataIndex, split: str, count: int) -> dict[str, Any]:
             image = open_image(sample.data)
             image.pixels(cover=(1, 1))
         except DecodeError as error:
-            broken.append(f"{printable(sample.key)}: {error}")
+            broken.append(f"{to_text(sample.key)}: {error}")
             continue
         channels[image.channels] += 1
         bits[16 if image.deep else 8] += 1

@@ -22,7 +22,7 @@ from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import find_shards
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.store import sha256_of
-from mimsuite.data.tar import hidden_image, image_of, printable, read_groups, scan_shard
+from mimsuite.data.tar import hidden_image, image_of, read_groups, scan_shard, to_text
 from mimsuite.errors import InputError
 
 _AHEAD = 8  # images per thread that are read ahead
@@ -100,12 +100,12 @@ def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
     for key, group in read_groups(shard.path):
         offset = group[0][1].offset
         if name := hidden_image(group):
-            reason = f"{printable(name)} is not a sample: its ending begins at the first dot; put _ for the dots"
-            yield Problem(shard.path, offset, printable(key), reason)
+            reason = f"{to_text(name)} is not a sample: its ending begins at the first dot; put _ for the dots"
+            yield Problem(shard.path, offset, to_text(key), reason)
         elif image_of(group) is not None and (number := hash_key(key)) in twice:
             twice[number] += 1
             if twice[number] > 1:
-                yield Problem(shard.path, offset, printable(key), "another sample of the split has the same key")
+                yield Problem(shard.path, offset, to_text(key), "another sample of the split has the same key")
 
 
 def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
@@ -125,7 +125,7 @@ def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
                     raise InputError("it has no label, but other samples have one")
                 parse_label(label.data, label.ending, key, len(index.classes) if index.classes else None)
         except (DecodeError, InputError) as error:
-            return Problem(shard.path, offset, printable(key), str(error))
+            return Problem(shard.path, offset, to_text(key), str(error))
         return None
 
     def jobs() -> Iterator[_Job]:

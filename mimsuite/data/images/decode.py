@@ -148,7 +148,7 @@ def conform(pixels: Pixels, channels: int, dtype: str) -> Pixels:
     return pixels
 
 
-def reduction(height: int, width: int, cover: tuple[int, int]) -> int:
+def jpeg_reduction(height: int, width: int, cover: tuple[int, int]) -> int:
     """The largest of 8, 4, 2, 1 by which `height x width` can be divided and still covers `cover`."""
     for factor in (8, 4, 2):
         if height // factor >= cover[0] and width // factor >= cover[1]:
@@ -178,7 +178,7 @@ class _Jpeg(NamedTuple):
         top, left, h, w = _to_stored(box or Box(0, 0, self.height, self.width), self.stored, self.orientation)
         factor = 1
         if cover is not None:
-            factor = reduction(h, w, cover if self.orientation < 5 else (cover[1], cover[0]))
+            factor = jpeg_reduction(h, w, cover if self.orientation < 5 else (cover[1], cover[0]))
         scaled = (-(-height // factor), -(-width // factor))
         colours = "GRAY" if self.channels == 1 else "RGB"
         limits = {"min_height": scaled[0], "min_width": scaled[1], "min_factor": 1} if factor > 1 else {}

@@ -48,7 +48,7 @@ def encode_file(path: Path, image_size: int | None) -> Content | DecodeError:
     try:
         ending = kind_of(data)
         image = open_image(data)
-        size = smaller(image.height, image.width, image_size)
+        size = smaller_size(image.height, image.width, image_size)
         if size is None:
             pixels = image.pixels()
             return Content(ending, data, image.channels) if ending else Content("png", _png(pixels), image.channels)
@@ -80,7 +80,7 @@ def kind_of(data: bytes) -> str:
     return "tif" if data.startswith(tiff.MAGICS) else ""
 
 
-def smaller(height: int, width: int, side: int | None) -> tuple[int, int] | None:
+def smaller_size(height: int, width: int, side: int | None) -> tuple[int, int] | None:
     """The size with a short side of `side` pixels; None where the image is not larger than that."""
     short = min(height, width)
     if side is None or short <= side:

@@ -34,7 +34,7 @@ class _Moments(NamedTuple):
     square: np.ndarray
 
 
-def profile(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
+def measure_images(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
     """Decodes `(where, bytes)` pairs; each image weighs the same, and a broken one is skipped.
 
     Large JPEGs are decoded at the smallest scale that covers 224 x 224 pixels. The set has three channels as

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mimsuite.data.labels import Label
 from mimsuite.data.stores.address import store_of
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import MOST_CLASSES
 
@@ -93,7 +93,7 @@ def read_rows(
     if missing:
         raise InputError(
             f"{file} has no row for {len(missing)} of {len(files)} images below src={src}, the first is "
-            f"{printable(missing[0])!r}; add their rows, or move them out of src"
+            f"{to_text(missing[0])!r}; add their rows, or move them out of src"
         )
     return rows
 

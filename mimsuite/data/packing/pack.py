@@ -26,7 +26,7 @@ from mimsuite.data.scan import build_index
 from mimsuite.data.storage import Replacement, write_text
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import sha256_of
-from mimsuite.data.tar import BLOCK, printable
+from mimsuite.data.tar import BLOCK, to_text
 from mimsuite.errors import InputError, RunError
 
 log = logging.getLogger("mimsuite")
@@ -105,7 +105,7 @@ def pack(
             ) from error
 
 
-def forecast(src: Path, choice: Choice, shard_size: int) -> Forecast:
+def describe_plan(src: Path, choice: Choice, shard_size: int) -> Forecast:
     """What `pack` would write, from names and file sizes alone.
 
     It is exact where all files are kept as they are, and their paths are ASCII and shorter than 95 characters.
@@ -229,7 +229,7 @@ def _write(
 
 
 def _shown(path: Path) -> str:
-    return printable(str(path))
+    return to_text(str(path))
 
 
 def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
@@ -237,7 +237,7 @@ def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
     if channels not in seen:
         seen[channels] = str(path)
         if len(seen) > 1 and not set(seen) <= {1, 3}:
-            found = ", ".join(f"{count} ({printable(name)})" for count, name in sorted(seen.items()))
+            found = ", ".join(f"{count} ({to_text(name)})" for count, name in sorted(seen.items()))
             raise InputError(f"images have different channel counts: {found}; pack each kind separately")
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mimsuite.data.hashing import hash_key, mix
+from mimsuite.data.hashing import hash_key, mix_hashes
 from mimsuite.data.labels import Label
 from mimsuite.data.packing.csv_labels import parse_labels, read_rows
 from mimsuite.data.sources import PICTURE_ENDINGS, split_name_of
 from mimsuite.data.stores.address import store_of
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import LABEL_SOURCES, SPLITS
 
@@ -96,7 +96,7 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
     pictures = [SourceImage(*fields) for fields in zip(files, keys, splits, labels, groups, strict=True)]
     pictures = _split_groups(pictures, choice) if choice.group_by else _split(pictures, choice)
     ranked = sorted(
-        pictures, key=lambda p: (SPLITS.index(p.split), mix(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key)
+        pictures, key=lambda p: (SPLITS.index(p.split), mix_hashes(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key)
     )
     return PackPlan(ranked, classes)
 
@@ -145,14 +145,14 @@ def _folder_labels(
     loose = next((file for file, p in zip(files, below, strict=True) if len(p) == 1), None)
     if labels == "folder" and loose is not None:
         raise InputError(
-            f"labels=folder, but {printable(str(loose))} is not in the folder of a class; move it, or use labels=none"
+            f"labels=folder, but {to_text(str(loose))} is not in the folder of a class; move it, or use labels=none"
         )
     if labels == "none" or loose is not None or (labels == "auto" and len(names) < 2):
         return [], [None] * len(files)
     for name in names:
-        if printable(name) != name or name != name.strip() or len(name.splitlines()) != 1:
+        if to_text(name) != name or name != name.strip() or len(name.splitlines()) != 1:
             raise InputError(
-                f"the folder {printable(name)!r} cannot name a class (not UTF-8, or spaces at its ends); rename it, or "
+                f"the folder {to_text(name)!r} cannot name a class (not UTF-8, or spaces at its ends); rename it, or "
                 "use labels=none"
             )
     number = {name: i for i, name in enumerate(names)}
@@ -186,7 +186,7 @@ def _split(pictures: list[SourceImage], choice: Choice) -> list[SourceImage]:
         count = round(len(keys) * choice.val_fraction)
         if choice.val_fraction > 0 and len(keys) > 1:
             count = max(1, count)
-        moved.update(sorted(keys, key=lambda key: mix(choice.seed, _SALT_VAL, hash_key(key)))[:count])
+        moved.update(sorted(keys, key=lambda key: mix_hashes(choice.seed, _SALT_VAL, hash_key(key)))[:count])
     return [p._replace(split="val") if p.key in moved else p for p in pictures]
 
 
@@ -207,7 +207,7 @@ def _folder_group(name: str, part: str) -> str:
     number = int(part.partition(":")[2])
     if not 1 <= number <= len(folders):
         raise InputError(
-            f"group_by={part}, but {printable(name)} lies in {len(folders)} folders below src; parts are counted from 1"
+            f"group_by={part}, but {to_text(name)} lies in {len(folders)} folders below src; parts are counted from 1"
         )
     return folders[number - 1]
 
@@ -223,7 +223,7 @@ def _split_groups(pictures: list[SourceImage], choice: Choice) -> list[SourceIma
     for group, splits in where.items():
         if len(splits) > 1:
             raise InputError(
-                f"group_by={choice.group_by}: group {printable(group)!r} lies in {' and '.join(sorted(splits))}; move "
+                f"group_by={choice.group_by}: group {to_text(group)!r} lies in {' and '.join(sorted(splits))}; move "
                 "its images into one of these folders"
             )
     if choice.val_fraction == 0:
@@ -237,7 +237,7 @@ def _split_groups(pictures: list[SourceImage], choice: Choice) -> list[SourceIma
         total += counts
     have: Counter[int] = Counter()
     moved = set[str]()
-    for group in sorted(members, key=lambda name: (mix(choice.seed, _SALT_GROUP, hash_key(name)), name)):
+    for group in sorted(members, key=lambda name: (mix_hashes(choice.seed, _SALT_GROUP, hash_key(name)), name)):
         gain = sum(
             abs(have[label] - total[label] * choice.val_fraction)
             - abs(have[label] + count - total[label] * choice.val_fraction)

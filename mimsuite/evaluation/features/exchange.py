@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 @contextmanager
-def joined(processes: int) -> Iterator[None]:
+def join_processes(processes: int) -> Iterator[None]:
     """Joins the processes of this run, by the environment that torchrun sets; nothing for one process."""
     if processes > 1:
         distributed.init_process_group("gloo")
@@ -23,7 +23,7 @@ def joined(processes: int) -> Iterator[None]:
             distributed.destroy_process_group()
 
 
-def place() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """This process's rank, and how many there are."""
     if not distributed.is_available() or not distributed.is_initialized():
         return 0, 1
@@ -32,7 +32,7 @@ def place() -> tuple[int, int]:
 
 def from_first(compute: Callable[[], Value]) -> Value:
     """What the first process computes, in all of them; they wait for it."""
-    rank, world = place()
+    rank, world = rank_and_size()
     if world == 1:
         return compute()
     sent: list[Any] = [compute() if rank == 0 else None]
@@ -41,9 +41,9 @@ def from_first(compute: Callable[[], Value]) -> Value:
     return received
 
 
-def gathered(value: Value) -> list[Value]:
+def gather_values(value: Value) -> list[Value]:
     """The values of all processes, in the first one; nothing in the others."""
-    rank, world = place()
+    rank, world = rank_and_size()
     if world == 1:
         return [value]
     found: list[Any] = [None] * world

@@ -20,26 +20,26 @@ from torch import Tensor, nn
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples, Selection
-from mimsuite.data.members import labelled
-from mimsuite.data.progress import reported
+from mimsuite.data.members import find_labelled
+from mimsuite.data.progress import report_progress
 from mimsuite.data.storage import cache_folder
 from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.features.exchange import from_first, gathered, place
+from mimsuite.evaluation.features.exchange import from_first, gather_values, rank_and_size
 from mimsuite.evaluation.features.pixels import PixelLayer
 from mimsuite.evaluation.features.stored import (
     Rows,
     StoredFeatures,
-    describe,
     open_stored,
-    publish,
+    publish_folder,
     row_type,
-    temporary,
-    written,
+    temporary_folder,
+    write_description,
+    writing_to,
 )
-from mimsuite.evaluation.features.views import evaluation_mode, fingerprint, pooled
+from mimsuite.evaluation.features.views import evaluation_mode, hash_of_inputs, pool_features
 from mimsuite.masked.normalization import Normalize
-from mimsuite.models.load import normalizer
+from mimsuite.models.load import make_normalizer
 from mimsuite.settings.views import View
 from mimsuite.types import Batch, FeatureMap
 from mimsuite.weights.init import Weights
@@ -111,10 +111,10 @@ class FeaturePass:
         encoder = self.encoder
         if not isinstance(encoder, Layers):
             raise TypeError(f"{type(encoder).__name__} does not keep the contract types.Encoder; give model.encoder")
-        network = fingerprint(encoder.state_dict(), self.model, "")
+        network = hash_of_inputs(encoder.state_dict(), self.model, "")
         made = f"{self._transform_words()}; encoder {network}"
         copies = f"; {augmented} augmented copies, seed {seed}" if augmented else ""
-        mark = fingerprint({}, f"{FORMAT}; {made}{copies}", data_words(index, part))
+        mark = hash_of_inputs({}, f"{FORMAT}; {made}{copies}", data_words(index, part))
         folder = self.folder / f"features-{mark}"
         missing = from_first(lambda: _missing(folder, mark, views))
         if missing:
@@ -141,19 +141,19 @@ class FeaturePass:
         seed: int,
     ) -> None:
         """Computes views and stores them."""
-        rank, _ = place()
+        rank, _ = rank_and_size()
         samples = index.records(part)
         if not len(samples):
             raise InputError(f"split={part.split} of {index.root} is empty; name another")
         scratch = Path(from_first(lambda: _scratch(folder)))
         began = time.monotonic()
         try:
-            with written(self.folder), evaluation_mode(self.encoder), torch.inference_mode():
+            with writing_to(self.folder), evaluation_mode(self.encoder), torch.inference_mode():
                 seen = self._pass(scratch, index, samples, views, augmented, seed)
-                shares = gathered(seen)
+                shares = gather_values(seen)
                 if rank == 0:
                     _describe(scratch, samples, shares, about | {"samples": len(samples), "copies": augmented})
-                    publish(scratch, folder)
+                    publish_folder(scratch, folder)
                 from_first(lambda: None)  # nobody reads before it is there
         finally:
             if rank == 0:
@@ -172,10 +172,10 @@ class FeaturePass:
         self, scratch: Path, index: DataIndex, samples: Samples, views: Sequence[View], augmented: int, seed: int
     ) -> _Seen:
         """Encodes this process's share of the samples and writes their rows."""
-        rank, world = place()
-        first, end = share(len(samples), self.batch, rank, world)
+        rank, world = rank_and_size()
+        first, end = rank_range(len(samples), self.batch, rank, world)
         own = samples.take(np.arange(first, end))
-        with_labels = bool(labelled(samples).all())
+        with_labels = bool(find_labelled(samples).all())
         seen = _Seen(own.keys().view(np.int64), [], [], np.ones(end - first, dtype=bool), [])
         steps = self._encoded(index, own, views, augmented, seed, with_labels)
         head = next(steps, None)
@@ -184,7 +184,7 @@ class FeaturePass:
             count = len(samples) * (1 + augmented)
             Rows.create(scratch, {view: (count, *rows.shape[1:]) for view, rows in head[2].items()})
         from_first(lambda: None)  # nobody writes before the files are there
-        shown = reported(f"features of {index.root}") if rank == 0 else nullcontext(lambda done, total: None)
+        shown = report_progress(f"features of {index.root}") if rank == 0 else nullcontext(lambda done, total: None)
         with Rows(scratch, views) as rows, shown as report:
             done, total = 0, (end - first) * (1 + augmented)
             report(0, total)
@@ -219,7 +219,7 @@ class FeaturePass:
             for batch in loader:
                 pixels = self.normalize(batch.images.to(self.device, non_blocking=True))
                 maps = dict(zip(layers, encoder.forward_layers(pixels, layers), strict=True))
-                yield copy, batch, {v: _rows(pooled(maps[v.layer], v.pool), v, batch) for v in views}
+                yield copy, batch, {v: _rows(pool_features(maps[v.layer], v.pool), v, batch) for v in views}
 
 
 @dataclass
@@ -249,7 +249,7 @@ class _Seen:
             self.labels += [] if batch.labels is None else [batch.labels]
 
 
-def share(count: int, batch: int, rank: int, world: int) -> tuple[int, int]:
+def rank_range(count: int, batch: int, rank: int, world: int) -> tuple[int, int]:
     """First sample of a process's share and the one after its last: whole batches of one process alone."""
     batches = -(-count // batch)
     first, end = (min(count, batches * n // world * batch) for n in (rank, rank + 1))
@@ -293,8 +293,8 @@ def _missing(folder: Path, mark: str, views: Sequence[View]) -> list[View]:
 
 
 def _scratch(folder: Path) -> str:
-    with written(folder.parent):
-        return str(temporary(folder))
+    with writing_to(folder.parent):
+        return str(temporary_folder(folder))
 
 
 def _describe(scratch: Path, samples: Samples, shares: Sequence[_Seen], about: dict[str, Any]) -> None:
@@ -306,7 +306,7 @@ def _describe(scratch: Path, samples: Samples, shares: Sequence[_Seen], about: d
     if bad:
         log.warning("features  skipped %d undecodable images: %s", len(samples) - len(kept), "; ".join(bad))
     labels = [part for seen in shares for part in seen.labels]
-    describe(
+    write_description(
         scratch,
         about,
         keys=[key for seen in shares for key in seen.keys],
@@ -340,7 +340,7 @@ def encoder_pass(
     return FeaturePass(
         encoder=encoder.to(device),
         model=json.dumps(weights.config, sort_keys=True),
-        normalize=normalizer(index, weights).to(device),
+        normalize=make_normalizer(index, weights).to(device),
         image_size=image_size,
         device=device,
         batch=batch,

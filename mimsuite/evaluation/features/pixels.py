@@ -32,7 +32,7 @@ class PixelLayer(nn.Module):
         return (FeatureMap((small.flatten(1) / self.maximum)[..., None, None], None),) * len(layers)
 
 
-def rounded(x: Tensor) -> Tensor:
+def round_as_stored(x: Tensor) -> Tensor:
     """Pixels `(N, D)` in float16 with one float32 scale per dimension, as 0.1.0 kept them: its metrics come again."""
     scale = x.abs().amax(0).clamp_min(torch.finfo(torch.float32).tiny)
     return (x / scale).half().float() * scale

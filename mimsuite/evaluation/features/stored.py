@@ -162,7 +162,7 @@ class Rows:
             file.close()
 
 
-def describe(
+def write_description(
     folder: Path,
     about: Mapping[str, Any],
     *,
@@ -181,7 +181,7 @@ def describe(
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def temporary(folder: Path) -> Path:
+def temporary_folder(folder: Path) -> Path:
     """Makes an empty folder beside `folder` that its process's end marks as rubbish; removes such rubbish."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for old in folder.parent.glob(f".features-*.{platform.node()}-*.tmp"):
@@ -203,7 +203,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def publish(made: Path, folder: Path) -> None:
+def publish_folder(made: Path, folder: Path) -> None:
     """Gives a finished folder its name, or adds its views to those that are there already."""
     move_folder(made, folder, ABOUT)
     if not made.exists():
@@ -216,7 +216,7 @@ def publish(made: Path, folder: Path) -> None:
 
 
 @contextmanager
-def written(folder: Path) -> Iterator[None]:
+def writing_to(folder: Path) -> Iterator[None]:
     """Turns an error of the disk below `folder` into one line with the fix."""
     try:
         yield

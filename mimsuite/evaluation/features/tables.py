@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.storage import replacing, write_rows
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.settings.embed import TABLES
 
 Writer = Callable[[Path, NDArray[np.float32], NDArray[Any] | None, Sequence[str]], None]
@@ -45,7 +45,7 @@ def write_parquet(path: Path, x: NDArray[np.float32], labels: NDArray[Any] | Non
         flat = pyarrow.array(values.reshape(-1))
         return flat if values.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
-    columns = {"keys": pyarrow.array([printable(key) for key in keys], pyarrow.string())}
+    columns = {"keys": pyarrow.array([to_text(key) for key in keys], pyarrow.string())}
     if labels is not None:
         columns["labels"] = column(labels)
     with replacing(path) as part:
@@ -54,7 +54,7 @@ def write_parquet(path: Path, x: NDArray[np.float32], labels: NDArray[Any] | Non
 
 def write_text_table(path: Path, x: NDArray[np.float32], labels: NDArray[Any] | None, keys: Sequence[str]) -> None:
     """Columns `keys`, perhaps `labels` (or `labels_0`, ...), and `features_0`, ...; nine digits keep every float32."""
-    columns: list[list[str]] = [[printable(key) for key in keys]]
+    columns: list[list[str]] = [[to_text(key) for key in keys]]
     names = ["keys"]
     for name, values in (("labels", labels), ("features", x)):
         if values is not None:

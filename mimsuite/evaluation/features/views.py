@@ -31,7 +31,7 @@ class Features(NamedTuple):
     kind: str
 
 
-def pooled(features: FeatureMap, pool: Pool) -> Tensor:
+def pool_features(features: FeatureMap, pool: Pool) -> Tensor:
     """Returns one float32 vector per image, `(B, D)` or of "both" `(B, 2 D)`; of "grid" all cells, `(B, T, D)`."""
     if pool not in POOLS:
         raise InputError(f"pool={pool!r} is unknown; use {', '.join(map(repr, POOLS))}")
@@ -84,7 +84,7 @@ def check_comparable(train: Features, test: Features) -> None:
         )
 
 
-def fingerprint(weights: Mapping[str, Tensor], transform: str, data: str) -> str:
+def hash_of_inputs(weights: Mapping[str, Tensor], transform: str, data: str) -> str:
     """Returns 32 hex digits that change with any weight, with the transform or with the data.
 
     Args:

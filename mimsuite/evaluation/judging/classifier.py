@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.labels import Label
-from mimsuite.data.progress import reported
+from mimsuite.data.progress import report_progress
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
@@ -39,7 +39,7 @@ class Classifier:
         kind: what is predicted.
         outputs: K.
         order: which of the network's outputs is the data's class 0, 1, ...; None where they agree.
-        flip: whether each image is also mirrored, and the two predictions averaged, see `averaged`.
+        flip: whether each image is also mirrored, and the two predictions averaged, see `mean_of_views`.
         device: where network and statistics lie.
     """
 
@@ -56,7 +56,7 @@ class Classifier:
         pixels = self.normalize(images.to(self.device, non_blocking=True))
         predictions = widen(self.network(pixels))
         if self.flip:
-            predictions = averaged(predictions, widen(self.network(pixels.flip(-1))), self.kind)
+            predictions = mean_of_views(predictions, widen(self.network(pixels.flip(-1))), self.kind)
         return predictions if self.order is None else predictions[:, list(self.order)]
 
 
@@ -133,7 +133,7 @@ def evaluate_classifier(
     answers: list[Answers] = []
     ids, done = torch.from_numpy(samples.keys().view(np.int64)), 0
     loader = eval_loader(index, samples, image_size=image_size, batch=batch, workers=workers, labels=False, keys=True)
-    with reported(f"evaluating {index.root}") as report:
+    with report_progress(f"evaluating {index.root}") as report:
         for part in loader:
             own = torch.arange(done, done + len(part.ids))
             good = part.ids == ids[own]  # another's picture stands in for one that cannot be decoded
@@ -145,8 +145,8 @@ def evaluate_classifier(
             own = own[good]
             predictions, wanted = classifier.predict(part.images[good]), labels[own].to(classifier.device)
             tally.update(predictions, wanted)
-            total += float(losses(predictions, wanted, classifier.kind).double().sum())
-            answers.append(Answers(*(t.cpu() for t in answer(predictions, wanted, classifier.kind))))
+            total += float(image_losses(predictions, wanted, classifier.kind).double().sum())
+            answers.append(Answers(*(t.cpu() for t in read_predictions(predictions, wanted, classifier.kind))))
             numbers.append(own)
             keys += [key for key, kept in zip(part.keys or [], good.tolist(), strict=True) if kept]
     reasons = "; ".join(dict.fromkeys(f"{b.key} in {b.shard}: {b.reason}" for b in bad))
@@ -171,7 +171,7 @@ def label_tensor(labels: Sequence[Label], kind: LabelKind, outputs: int) -> Tens
     return sets
 
 
-def averaged(first: Tensor, second: Tensor, kind: LabelKind) -> Tensor:
+def mean_of_views(first: Tensor, second: Tensor, kind: LabelKind) -> Tensor:
     """The mean of two predictions of the same images.
 
     Probabilities are averaged (Krizhevsky et al. 2012, section 4.1, who average what the softmax gives over crops and
@@ -192,7 +192,7 @@ def averaged(first: Tensor, second: Tensor, kind: LabelKind) -> Tensor:
     return there - absent
 
 
-def losses(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
+def image_losses(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
     """The loss of each image, `(B,)`: see `Evaluation.loss`."""
     if kind == "classes":
         return F.cross_entropy(predictions, labels, reduction="none")
@@ -202,7 +202,7 @@ def losses(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
     return (predictions - labels).square().mean(1)
 
 
-def answer(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Answers:
+def read_predictions(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Answers:
     """What predictions `(B, K)` mean for images with these labels."""
     nothing = torch.full((len(predictions),), torch.nan, dtype=predictions.dtype, device=predictions.device)
     if kind == "classes":

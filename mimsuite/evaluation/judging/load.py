@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from mimsuite.data.index import DataIndex
-from mimsuite.evaluation.features.views import pooled
+from mimsuite.evaluation.features.views import pool_features
 from mimsuite.evaluation.judging.classifier import Classifier
 from mimsuite.evaluation.probes.saved_head import read_weights
 from mimsuite.masked.normalization import Normalize
 from mimsuite.models.device import torch_device
-from mimsuite.models.load import config_of, load_encoder, load_model, normalizer_of
+from mimsuite.models.load import config_of, load_encoder, load_model, load_normalizer
 from mimsuite.settings.class_match import MatchedOutputs
 from mimsuite.settings.probe_head import ProbeHead
 from mimsuite.settings.trained import TrainedModel
@@ -37,7 +37,7 @@ def load_classifier(
     else:
         model: Any = load_model(trained.weights).eval().to(device)
         model.encoder.set_image_size(size)
-        normalize = normalizer_of(trained.weights)
+        normalize = load_normalizer(trained.weights)
 
         def network(pixels: Tensor) -> Tensor:
             logits: Tensor = model(pixels, return_dict=True).logits
@@ -55,7 +55,7 @@ def probe_network(weights: Weights, probe: ProbeHead, size: tuple[int, int], dev
     def network(pixels: Tensor) -> Tensor:
         (features,) = encoder.forward_layers(pixels, [facts.layer])
         # In float16, as the features are stored that heads are trained on: so a probe gives its own metrics again.
-        return head.scores(pooled(features, facts.pool).half().cpu()).to(device)
+        return head.scores(pool_features(features, facts.pool).half().cpu()).to(device)
 
     return network, Normalize(facts.mean, facts.std, facts.maximum)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from mimsuite.data.progress import reported
+from mimsuite.data.progress import report_progress
 from mimsuite.errors import InputError
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.psnr import HiddenPSNR, visible_mean_loss
@@ -52,17 +52,17 @@ def masked_metrics(
     flat = model.target.name == "pixels" and loss == "l1"
     total, colour = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     done, bad = 0, 0
-    with reported("evaluating under masks") as report:
+    with report_progress("evaluating under masks") as report:
         for batch in loader:
             assert batch.mask is not None
             pixels, mask = normalize(batch.images.to(device, non_blocking=True)), batch.mask.to(device)
             value, prediction = model.predict(pixels, mask, loss)
-            total += weighted(value, pixels)
+            total += weigh_by_images(value, pixels)
             picture = model.target.picture(prediction, pixels, mask, model.head_stride)
             if picture is not None:
                 psnr.update(normalize.undo(picture), normalize.undo(pixels), mask)
             if flat:
-                colour += weighted(visible_mean_loss(pixels, mask), pixels)
+                colour += weigh_by_images(visible_mean_loss(pixels, mask), pixels)
             done, bad = done + len(pixels), bad + len(batch.bad)
             report(done, images)
     if not done:
@@ -75,6 +75,6 @@ def masked_metrics(
     return metrics | ({"loss_mean_colour": float(colour / done)} if flat else {})
 
 
-def weighted(value: Tensor, pixels: Tensor) -> Tensor:
+def weigh_by_images(value: Tensor, pixels: Tensor) -> Tensor:
     """A batch's mean, times its images, float64 on the CPU."""
     return value.double().cpu() * len(pixels)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.storage import write_rows
-from mimsuite.data.tar import printable
+from mimsuite.data.tar import to_text
 from mimsuite.evaluation.judging.classifier import Evaluation
 from mimsuite.metrics.scores import MOST_CONFUSED
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
@@ -67,7 +67,7 @@ def write_report(
     elif counts is not None:
         write_confusion(counts, folder / "confusion.csv", names)
         draw_confusion(counts, folder / "confusion.png", names)
-    chosen, mistakes = worst(evaluation, pictures)
+    chosen, mistakes = choose_worst(evaluation, pictures)
     if not mistakes:
         log.info("nothing is wrong, so there is no picture of mistakes")
     if len(chosen):
@@ -88,15 +88,17 @@ def write_predictions(path: Path, evaluation: Evaluation, kind: LabelKind, names
     rows: Iterable[tuple[Any, ...]]
     if kind == "classes":
         columns = zip(evaluation.labels.tolist(), subjects, own, true, strict=True)
-        rows = ((name(label, names), name(n, names), f"{p:.6g}", f"{q:.6g}") for label, n, p, q in columns)
+        rows = ((class_name(label, names), class_name(n, names), f"{p:.6g}", f"{q:.6g}") for label, n, p, q in columns)
     elif kind == "multilabel":
-        sets = ([joined(row, names) for row in table.bool()] for table in (evaluation.labels, answers.predicted))
+        sets = (
+            [join_label_names(row, names) for row in table.bool()] for table in (evaluation.labels, answers.predicted)
+        )
         answered = zip(*sets, subjects, own, strict=True)
-        rows = ((label, predicted, name(n, names), f"{p:.6g}") for label, predicted, n, p in answered)
+        rows = ((label, predicted, class_name(n, names), f"{p:.6g}") for label, predicted, n, p in answered)
     else:
         numbers = zip(evaluation.labels[:, 0].tolist(), answers.predicted[:, 0].tolist(), strict=True)
         rows = ((f"{label:.9g}", f"{p:.9g}", f"{p - label:.6g}") for label, p in numbers)
-    write_rows(path, COLUMNS[kind], ((printable(key), *row) for key, row in zip(evaluation.keys, rows, strict=True)))
+    write_rows(path, COLUMNS[kind], ((to_text(key), *row) for key, row in zip(evaluation.keys, rows, strict=True)))
 
 
 def write_per_class(path: Path, evaluation: Evaluation, kind: LabelKind, names: Sequence[str] | None) -> None:
@@ -106,11 +108,11 @@ def write_per_class(path: Path, evaluation: Evaluation, kind: LabelKind, names: 
     images = labels.bincount(minlength=len(per_class)) if kind == "classes" else labels.sum(0).long()
     metric = "accuracy" if kind == "classes" else "average_precision"
     lines = enumerate(zip(images.tolist(), per_class.tolist(), strict=True))
-    rows = ((name(n, names), count, f"{value:.6g}" if count else "") for n, (count, value) in lines)
+    rows = ((class_name(n, names), count, f"{value:.6g}" if count else "") for n, (count, value) in lines)
     write_rows(path, ("class", "images", metric), rows)
 
 
-def worst(evaluation: Evaluation, count: int) -> tuple[Tensor, int]:
+def choose_worst(evaluation: Evaluation, count: int) -> tuple[Tensor, int]:
     """The most wrong images, at most `count`, the worst first, `(M,)` int64; and how many are wrong at all."""
     error = evaluation.answers.error
     mistakes = int((error >= 0).sum())
@@ -124,11 +126,11 @@ def caption_of(evaluation: Evaluation, place: int, kind: LabelKind, names: Seque
     subject, own = int(answers.subject[place]), float(answers.probability[place])
     if kind == "classes":
         label, true = int(evaluation.labels[place]), float(answers.probability_of_true[place])
-        return Caption((name(label, names), f"{true:.2f}"), (name(subject, names), f"{own:.2f}"))
+        return Caption((class_name(label, names), f"{true:.2f}"), (class_name(subject, names), f"{own:.2f}"))
     if kind == "multilabel":
         there = bool(evaluation.labels[place, subject])
         words = ("present", "absent") if there else ("absent", "present")
-        return Caption((f"{name(subject, names)}: {words[0]}", ""), (words[1], f"{own:.2f}"))
+        return Caption((f"{class_name(subject, names)}: {words[0]}", ""), (words[1], f"{own:.2f}"))
     values = (float(table[place, subject]) for table in (evaluation.labels, answers.predicted))
     label_text, predicted = (f"{value:.4g}" for value in values)
     return Caption(("true", label_text), ("predicted", predicted))
@@ -155,11 +157,11 @@ def images_of(
     return [shown[place] for place in order.argsort().tolist()]
 
 
-def name(number: int, names: Sequence[str] | None) -> str:
+def class_name(number: int, names: Sequence[str] | None) -> str:
     """A class's name, or its number where there are no names."""
     return str(number) if names is None else names[number]
 
 
-def joined(row: Tensor, names: Sequence[str] | None) -> str:
+def join_label_names(row: Tensor, names: Sequence[str] | None) -> str:
     """The names of the labels that a `(K,)` bool has."""
-    return "|".join(name(n, names) for n in row.nonzero()[:, 0].tolist())
+    return "|".join(class_name(n, names) for n in row.nonzero()[:, 0].tolist())

@@ -17,7 +17,7 @@ from mimsuite.evaluation.judging.masked import masked_metrics
 from mimsuite.evaluation.judging.report import images_of, write_report
 from mimsuite.masked.samplers import MaskSampler, make_samplers
 from mimsuite.models.device import torch_device
-from mimsuite.models.load import config_of, normalizer_of, trained_model
+from mimsuite.models.load import config_of, load_masked_model, load_normalizer
 from mimsuite.settings.class_match import MatchedOutputs
 from mimsuite.settings.evaluate import EvaluateSettings
 from mimsuite.settings.images import Size
@@ -94,11 +94,11 @@ def classifier_rows(
 def masked_rows(settings: EvaluateSettings, masking: Masking, sampler: MaskSampler) -> tuple[list[Row], dict[str, Any]]:
     """The metrics of a masked image model, and what the summary says beside them."""
     weights, device = settings.trained.weights, torch_device()
-    normalize = normalizer_of(weights).to(device)
+    normalize = load_normalizer(weights).to(device)
     fit_dtype(normalize, settings.index)
     rows = []
     for size, unit in zip(settings.sizes, masking.units, strict=True):
-        model = trained_model(weights, config_of(weights), size).to(device)
+        model = load_masked_model(weights, config_of(weights), size).to(device)
         loader = eval_loader(
             *(settings.index, settings.part),
             image_size=size,

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mimsuite.data.hashing import mix, permutation
+from mimsuite.data.hashing import mix_hashes, permute
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features, check_comparable
-from mimsuite.evaluation.probes.linear import pace
+from mimsuite.evaluation.probes.linear import rate_at
 from mimsuite.evaluation.probes.selection import choose_then_refit
 from mimsuite.evaluation.probes.task import LabelTask, task_of, training_targets
 from mimsuite.heads.attentive import EPS, AttentiveHead
@@ -146,7 +146,7 @@ def fit_attentive(
         device: where to compute.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(_SALT, seed) >> 1)
+        torch.manual_seed(mix_hashes(_SALT, seed) >> 1)
         head = AttentiveHead(x.shape[2], task.outputs, recipe.queries).to(device)
     head.standardise(*cell_statistics(head, x, rows))
     targets, offset, spread = training_targets(task, rows)
@@ -159,10 +159,10 @@ def fit_attentive(
     steps_per_epoch = math.ceil(len(rows) / recipe.batch)
     total = steps_per_epoch * recipe.epochs
     for epoch in range(recipe.epochs):
-        order = torch.from_numpy(permutation(len(rows), mix(seed, epoch)))
+        order = torch.from_numpy(permute(len(rows), mix_hashes(seed, epoch)))
         for number, place in enumerate(order.tensor_split(steps_per_epoch)):
             for group in optimizer.param_groups:
-                group["lr"] = lr * pace(epoch * steps_per_epoch + number + 1, total + 1, recipe.warmup * total)
+                group["lr"] = lr * rate_at(epoch * steps_per_epoch + number + 1, total + 1, recipe.warmup * total)
             with torch.enable_grad():
                 scores = head(x[rows[place]].to(device, torch.float32))
                 loss = _loss(scores, targets[place.to(device)], task.kind)

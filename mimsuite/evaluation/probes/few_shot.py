@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimsuite.data.hashing import mix, splitmix64
+from mimsuite.data.hashing import mix_hashes, splitmix64
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features, check_comparable, class_labels
 from mimsuite.evaluation.probes.logistic import accuracy, fit_linear
@@ -75,14 +75,14 @@ def few_shot(
     for number in shots:
         reached = []
         for seed in seeds:
-            rows = draw(labels, train.ids, number, seed)
+            rows = draw_images(labels, train.ids, number, seed)
             fitted = fit_linear(train.x[rows].float(), labels[rows], classes, strength, device=device)
             reached.append(accuracy(fitted.logits(test_x), test_labels))
         found[number] = FewShot(statistics.fmean(reached), statistics.stdev(reached), tuple(reached))
     return found
 
 
-def draw(labels: Tensor, ids: Tensor, shots: int, seed: int) -> Tensor:
+def draw_images(labels: Tensor, ids: Tensor, shots: int, seed: int) -> Tensor:
     """Draws `shots` images of each class: those whose ids hash lowest, so the order of the images does not matter.
 
     Args:
@@ -94,7 +94,7 @@ def draw(labels: Tensor, ids: Tensor, shots: int, seed: int) -> Tensor:
     Returns:
         `(M,)` int64, the rows of the images, class by class.
     """
-    keys = ids.numpy().view(np.uint64) ^ np.uint64(mix(_SALT, seed))
+    keys = ids.numpy().view(np.uint64) ^ np.uint64(mix_hashes(_SALT, seed))
     rank = torch.from_numpy(splitmix64(keys).view(np.int64))
     members = [(labels == label).nonzero()[:, 0] for label in torch.unique(labels)]
     return torch.cat([m[rank[m].argsort(stable=True)[:shots]] for m in members])

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mimsuite.data.hashing import mix, permutation
+from mimsuite.data.hashing import mix_hashes, permute
 from mimsuite.evaluation.features.views import Features, check_comparable
 from mimsuite.evaluation.probes.selection import choose_then_refit
-from mimsuite.evaluation.probes.standardise import statistics
+from mimsuite.evaluation.probes.standardise import feature_statistics
 from mimsuite.evaluation.probes.task import LabelTask, task_of, training_targets
 from mimsuite.metrics.scores import Scores, scores_of
 from mimsuite.settings.probe import LinearRecipe
@@ -187,9 +187,9 @@ def fit_heads(
         for width in widths
     ]
     for epoch in range(recipe.epochs):
-        order = torch.from_numpy(permutation(len(chosen), mix(seed, epoch)))
+        order = torch.from_numpy(permute(len(chosen), mix_hashes(seed, epoch)))
         for number, place in enumerate(order.tensor_split(steps_per_epoch)):
-            factor = pace(epoch * steps_per_epoch + number, total, warmup) * recipe.batch / 256
+            factor = rate_at(epoch * steps_per_epoch + number, total, warmup) * recipe.batch / 256
             wanted = targets[place.to(device)]
             for group in groups:
                 group.step(place, wanted, task.kind, factor)
@@ -221,7 +221,7 @@ class _Group:
         inputs = len(centres)
         start = torch.zeros(outputs, width)
         if recipe.optimizer == "lars":
-            start.normal_(0, 0.01, generator=torch.Generator().manual_seed(mix(_SALT_INIT, seed)))
+            start.normal_(0, 0.01, generator=torch.Generator().manual_seed(mix_hashes(_SALT_INIT, seed)))
         self._shape = (inputs, len(recipe.lrs), outputs)
         self._weight = start.to(device).expand(*self._shape, width).flatten(1, 2).clone()
         self._bias = torch.zeros(inputs, len(recipe.lrs) * outputs, 1, device=device)
@@ -244,7 +244,7 @@ class _Group:
         """
         z = self._inputs(place) if self._kept is None else self._kept.index_select(1, place.to(self._device))
         scores = torch.baddbmm(self._bias, self._weight, z.transpose(1, 2)).view(*self._shape, len(place))
-        slope = gradient(scores, targets, kind).flatten(1, 2).div_(len(place))
+        slope = loss_gradient(scores, targets, kind).flatten(1, 2).div_(len(place))
         slopes = [torch.bmm(slope, z), slope.sum(2, keepdim=True)]
         if self._recipe.optimizer == "lars":
             slopes[0] *= self._trust(slopes[0])
@@ -320,15 +320,17 @@ class _Group:
 def _centring(x: Tensor, rows: Tensor, norm: Norm, newton: bool) -> tuple[Tensor, Tensor]:
     """Returns what is subtracted from an input and what it is then multiplied by, `(D,)` float64."""
     if norm == "batchnorm":
-        mean, std = statistics(x, rows)
+        mean, std = feature_statistics(x, rows)
         return mean, (std.square() + EPS).rsqrt()
     centre = torch.zeros(x.shape[1], dtype=torch.float64)
     if newton:
-        centre, _ = statistics(F.layer_norm(x.float(), x.shape[1:], eps=EPS) if norm == "layernorm" else x, rows)
+        centre, _ = feature_statistics(
+            F.layer_norm(x.float(), x.shape[1:], eps=EPS) if norm == "layernorm" else x, rows
+        )
     return centre, torch.ones_like(centre)
 
 
-def gradient(scores: Tensor, targets: Tensor, kind: LabelKind) -> Tensor:
+def loss_gradient(scores: Tensor, targets: Tensor, kind: LabelKind) -> Tensor:
     """Returns the derivative of each sample's loss by the scores, `(G, L, K, B)`, as `scores`.
 
     Args:
@@ -344,7 +346,7 @@ def gradient(scores: Tensor, targets: Tensor, kind: LabelKind) -> Tensor:
     return scores.sub_(targets.T)
 
 
-def pace(step: int, total: int, warmup: float) -> float:
+def rate_at(step: int, total: int, warmup: float) -> float:
     """Returns the part of the learning rate at an optimizer step: a linear rise from 0, then half a cosine to 0."""
     if step < warmup:
         return step / warmup

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features, check_comparable, class_labels
 from mimsuite.evaluation.probes.selection import choose_then_refit
-from mimsuite.evaluation.probes.standardise import statistics
+from mimsuite.evaluation.probes.standardise import feature_statistics
 from mimsuite.evaluation.probes.task import LabelTask
 from mimsuite.metrics.scores import Scores, scores_of
 
@@ -108,7 +108,7 @@ def fit_linear(
     """
     if strength <= 0:
         raise InputError(f"strength={strength} must be positive; use 1e-5 to 0.1")
-    mean, std = statistics(x)
+    mean, std = feature_statistics(x)
     z = (x.double() - mean) / std
     # In these coordinates the loss curves about equally in all directions: L-BFGS needs tens of steps.
     curvature, basis = torch.linalg.eigh(z.T @ z / len(z))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mimsuite.evaluation.features.passes import FeaturePass, encoder_pass, pixel_pass
-from mimsuite.evaluation.features.pixels import PIXELS, rounded
+from mimsuite.evaluation.features.pixels import PIXELS, round_as_stored
 from mimsuite.evaluation.features.stored import StoredFeatures
 from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes.attentive import AttentiveResult, attentive_probe
@@ -113,23 +113,23 @@ def read_splits(
     return train, test
 
 
-def load(stored: StoredFeatures, view: View) -> Features:
+def load_features(stored: StoredFeatures, view: View) -> Features:
     """The features of a split."""
     found = stored.features(view)
-    return found._replace(x=rounded(found.x)) if view == PIXELS else found
+    return found._replace(x=round_as_stored(found.x)) if view == PIXELS else found
 
 
 def run_probes(settings: ProbeSettings, compared: Compared, device: str) -> ProbeResult:
     """kNN, the linear heads, and what else is asked for."""
     splits, seed = (compared.train, compared.test), settings.seed
-    knn = knn_metrics(*(load(split, compared.knn_view) for split in splits), device=device)
-    train, test = ({view: load(split, view) for view in compared.views} for split in splits)
+    knn = knn_metrics(*(load_features(split, compared.knn_view) for split in splits), device=device)
+    train, test = ({view: load_features(split, view) for view in compared.views} for split in splits)
     linear = probe_matrix(train, test, settings.recipe, seed=seed, device=device)
     best, few = linear.best.view, dict[int, FewShot]()
     if settings.shots:
         few = few_shot(train[best], test[best], settings.shots, names=settings.index.classes, device=device)
     attentive = None
     if compared.grid is not None:
-        cells = load(compared.train, compared.grid), load(compared.test, compared.grid)
+        cells = load_features(compared.train, compared.grid), load_features(compared.test, compared.grid)
         attentive = attentive_probe(*cells, seed=seed, device=device)
     return ProbeResult(compared.name, knn, compared.knn_view, linear, few, attentive)

@@ -12,7 +12,7 @@ from mimsuite.evaluation.probes.linear import best_by_layer
 from mimsuite.evaluation.probes.measure import ProbeResult
 from mimsuite.evaluation.probes.saved_head import save_head
 from mimsuite.metrics.scores import METRICS
-from mimsuite.models.load import normalizer
+from mimsuite.models.load import make_normalizer
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
 from mimsuite.pictures.probes import ChosenHead, draw_probe
 from mimsuite.settings.probe import ProbeSettings
@@ -80,7 +80,7 @@ def summary_facts(settings: ProbeSettings, results: Sequence[ProbeResult]) -> di
     }
 
 
-def place(view: View) -> dict[str, Any]:
+def view_columns(view: View) -> dict[str, Any]:
     """The columns of a view; none for the images themselves."""
     return {"layer": view.layer, "pool": view.pool} if view.layer else {}
 
@@ -93,15 +93,15 @@ def table_rows(results: Sequence[ProbeResult]) -> list[dict[str, Any]]:
 def result_rows(result: ProbeResult) -> list[dict[str, Any]]:
     """The lines of one kind of features."""
     metric, linear, attentive = main_metric(result), result.linear, result.attentive
-    common, where = {"features": result.features, "metric": metric}, place(result.knn_view)
+    common, where = {"features": result.features, "metric": metric}, view_columns(result.knn_view)
     rows: list[dict[str, Any]] = [{"probe": "knn", "k": k, "test": m[metric]} | where for k, m in result.knn.items()]
     for trial, held in linear.held_out.items():
         row = {"probe": "linear", "norm": trial.norm, "lr": trial.lr, "held_out": "" if math.isnan(held) else held}
         test = {"test": linear.scores.metrics[metric]} if trial == linear.best else {}
-        rows.append(row | place(trial.view) | test)
+        rows.append(row | view_columns(trial.view) | test)
     for shots, few in result.few_shot.items():
         rows.append({"probe": "few-shot", "shots": shots, "test": few.mean, "deviation": few.std})
-        rows[-1] |= place(linear.best.view)
+        rows[-1] |= view_columns(linear.best.view)
     for lr, held in attentive.held_out.items() if attentive else ():
         row = {"probe": "attentive", "layer": result.knn_view.layer, "pool": "grid", "lr": lr, "held_out": held}
         rows.append(row | ({"test": attentive.scores.metrics[metric]} if attentive and lr == attentive.lr else {}))
@@ -158,7 +158,7 @@ def draw_heads(out: Path, settings: ProbeSettings, results: Sequence[ProbeResult
 def head_facts(settings: ProbeSettings, result: ProbeResult, names: Sequence[str] | None) -> HeadFacts:
     """What `head.json` says of the winning head."""
     linear, weights = result.linear, settings.weights
-    normalize, init = normalizer(settings.index, weights), Path(weights.init)
+    normalize, init = make_normalizer(settings.index, weights), Path(weights.init)
     return HeadFacts(
         init=str(init.absolute()) if init.exists() else weights.init,
         model_type=weights.config["model_type"],

@@ -8,7 +8,7 @@ from torch import Tensor
 _CHUNK = 4096  # samples at a time that are made float64
 
 
-def statistics(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def feature_statistics(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Returns mean and standard deviation `(D,)` in float64; the latter is 1 where it would be 0.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features
-from mimsuite.evaluation.probes.standardise import statistics
+from mimsuite.evaluation.probes.standardise import feature_statistics
 from mimsuite.words import LabelKind
 
 
@@ -86,6 +86,6 @@ def training_targets(task: LabelTask, rows: Tensor) -> tuple[Tensor, Tensor, Ten
     targets = task.train[rows]
     offset, spread = (make(task.outputs, dtype=torch.float64) for make in (torch.zeros, torch.ones))
     if task.kind == "regression":
-        offset, spread = statistics(targets, torch.arange(len(targets)))
+        offset, spread = feature_statistics(targets, torch.arange(len(targets)))
         targets = ((targets.double() - offset) / spread).float()
     return targets, offset, spread

@@ -106,6 +106,7 @@ class ToyForMaskedImageModeling(DenseForMaskedImageModeling):
 
     config_class = ToyConfig
     base_prefix = "toy"
+    beside_prefix = ("mask_token",)  # it belongs to this model alone
     toy: ToyEncoder
 
     def __init__(self, config: ToyConfig, head: HeadFactory = SimMIMHead) -> None:

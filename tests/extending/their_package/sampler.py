@@ -17,7 +17,7 @@ class DiagonalMask:
     """
 
     def __init__(self, ratio: float) -> None:
-        if not 0 < ratio <= 1:
+        if not isinstance(ratio, int | float) or not 0 < ratio <= 1:
             raise InputError(f"mask.ratio={ratio} is not in (0, 1]; use 0.6")
         self.ratio = ratio
 
