@@ -1,8 +1,6 @@
 """The tasks beside pretraining, each on real pictures: what they print, write and return."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -184,18 +182,6 @@ def test_load_gives_the_model_in_evaluation_mode(model):
     loaded = api.load(str(model))
     assert type(loaded).__name__ == "ViTForMaskedImageModeling"
     assert not loaded.training
-
-
-@pytest.mark.slow
-def test_demo_goes_the_whole_way(tmp_path):
-    command = [sys.executable, "-m", "mimsuite.cli", "demo", f"out={tmp_path / 'demo'}", "steps=60", "workers=0"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=110)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    assert figures["loss_last"] < figures["loss_mean_colour"] < figures["loss_first"]
-    assert {"probe/top1", "random/probe/top1", "8x8/probe/top1"} <= set(figures)
-    assert (tmp_path / "demo" / "reconstruct.png").exists()
-    assert len(list((tmp_path / "demo" / "images").rglob("*.png"))) == 200
 
 
 def test_grey_16_bit_tiffs_stay_16_bit(tmp_path):
