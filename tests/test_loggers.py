@@ -72,6 +72,8 @@ def test_an_unreachable_wandb_costs_at_most_ten_seconds(server, monkeypatch, tmp
         monkeypatch.setenv("WANDB_MODE", "online")
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert loggers.WANDB_PATIENCE <= 10
+        monkeypatch.setattr(loggers, "WANDB_PATIENCE", 2.5)
         began = time.monotonic()
         logger = WandbLogger(project="p", group=None, context=context_of(tmp_path))
         logger.log_metrics({"a": 1.0}, 1)
