@@ -169,15 +169,6 @@ def test_an_image_folder_is_packed_to_the_cache_once(images, tmp_path, caplog):
     assert sum("packing it to" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_models_lists_every_config_with_the_known_counts():
-    rows = {row["name"]: row for row in api.list_models()}
-    assert rows["vit_tiny"]["parameters"] == 5_672_832
-    assert rows["vit_huge"]["parameters"] == 631_519_308
-    assert rows["vit_base"]["grid"] == "14x14"
-    assert 17.5 < rows["vit_base"]["gflops"] / 2 < 17.7
-    assert rows["vit_nano"]["image_size"] == "64x64"
-
-
 def test_load_gives_the_model_in_evaluation_mode(model):
     loaded = api.load(str(model))
     assert type(loaded).__name__ == "ViTForMaskedImageModeling"

@@ -81,7 +81,6 @@ def test_the_head_writes_whole_cells(name):
     assert config.encoder_stride in (config.stride[0], list(config.stride))
 
 
-@pytest.mark.slow
 def test_the_table_has_numbers_of_all():
     rows = {row["name"]: row for row in api.list_models()}
     assert set(rows) == set(NAMES)
@@ -92,6 +91,10 @@ def test_the_table_has_numbers_of_all():
     )
     assert (rows["bit_50x1"]["parameters"], rows["bit_50x1"]["grid"]) == (29_794_944, "7x7")
     assert rows["bit_50x1"]["gflops"] == pytest.approx(8.2, rel=0.02)  # the paper's network: 4.1 G multiply-adds
+    assert rows["vit_tiny"]["parameters"] == 5_672_832
+    assert rows["vit_huge"]["parameters"] == 631_519_308
+    assert rows["vit_base"]["grid"] == "14x14"
+    assert 17.5 < rows["vit_base"]["gflops"] / 2 < 17.7
     assert rows["vit_base_patch32_384"]["image_size"] == "384x384"
     assert {rows[name]["image_size"] for name in OURS} == {"64x64"}
 
