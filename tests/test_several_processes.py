@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,11 +15,8 @@ from processes import run_two
 from safetensors.torch import load_file
 
 from mimsuite import api
-from mimsuite.errors import InputError
 from mimsuite.pictures.curves import read_metrics
-from mimsuite.runs import life
-from mimsuite.runs.processes import Team, current_team, free_port, launch
-from mimsuite.tasks import probe
+from mimsuite.runs.processes import free_port
 from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -216,83 +212,3 @@ def test_the_death_of_the_command_stops_its_processes_with_a_checkpoint(tmp_path
     assert end["status"] == "interrupted"
     assert load_checkpoint(newest_checkpoint(out / "checkpoints"))["global_step"] == end["steps"]
     process.communicate()
-
-
-STUB = """#!/bin/sh
-for name in INT TERM USR1; do trap "echo $name $RANK $3 >> $OUT; exit 7" $name; done
-echo ready $RANK $2 $3 $WORLD_SIZE >> $OUT
-while :; do sleep 0.05; done
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_command_passes_signals_on_to_all_that_it_started(number, tmp_path, monkeypatch):
-    """Of processes that stand for those of a run."""
-    stub, out = tmp_path / "stub", tmp_path / "lines"
-    stub.write_text(STUB)
-    stub.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(stub))
-    monkeypatch.setenv("OUT", str(out))
-    threading.Thread(target=send_when_ready, args=(number, out)).start()
-    before = signal.getsignal(number)
-    assert launch("finetune", ["a=1"], 2, 1) == 7
-    assert signal.getsignal(number) is before
-    lines = sorted(out.read_text().splitlines())
-    name = number.name.removeprefix("SIG")
-    assert lines == sorted(
-        [f"ready {rank} mimsuite.tasks.finetune a=1 2" for rank in (0, 1)] + [f"{name} {rank} a=1" for rank in (0, 1)]
-    )
-
-
-def send_when_ready(number, out):
-    while not out.exists() or out.read_text().count("ready") < 2:
-        time.sleep(0.01)
-    os.kill(os.getpid(), number)
-
-
-@pytest.mark.parametrize("task", ["pretrain", "finetune", "probe"])
-def test_a_task_for_two_devices_starts_two_processes_of_itself(task, tmp_path, monkeypatch):
-    started = []
-
-    def launched(*arguments):
-        started.append(arguments)
-        return 5
-
-    monkeypatch.setattr(probe if task == "probe" else life, "launch", launched)
-    values = {"out": str(tmp_path / "out"), "devices": 2} | ({"init": "demo:vit"} if task == "probe" else {"batch": 8})
-    assert api.call(task, values)["exit_code"] == 5
-    ((name, arguments, local, nodes),) = started
-    assert (name, local, nodes) == (task, 2, 1)
-    assert "devices=2" in arguments
-    assert any(a.startswith("out=") and str(tmp_path / "out") in a for a in arguments)
-
-
-def test_a_batch_that_two_processes_cannot_share_is_refused_before_they_start(tmp_path):
-    with pytest.raises(InputError, match="batch=31 is not a multiple of the 2 devices; use batch=32"):
-        api.call("pretrain", {"out": str(tmp_path / "out"), **KEYS, "batch": 31, "devices": 2})
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, None),
-        ({"LOCAL_RANK": "1", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, Team(5, 4, 2)),
-        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "3", "SLURM_NNODES": "2"}, Team(3, 8, 2)),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
-    ],
-)
-def test_the_environment_says_which_process_this_is(variables, expected, monkeypatch):
-    for name in (
-        "LOCAL_RANK",
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_WORLD_SIZE",
-        "SLURM_NTASKS",
-        "SLURM_PROCID",
-        "SLURM_NNODES",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert current_team() == expected

@@ -7,8 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 import mimsuite
 from mimsuite.cli import TASKS
 
