@@ -22,6 +22,8 @@ ALLOWED = frozenset(
 ROOTS = ("mimsuite", "torch", "lightning", "torchmetrics")
 ROOMS = ("callbacks", "data.augment", "encoders", "heads", "masked", "models", "objectives", "runs.loggers")
 """Where the classes lie that configs name; no other class of ours is built, for some would write or remove files."""
+MADE_BY_RUNS = frozenset({"mimsuite.callbacks.checkpoints.Checkpoints", "mimsuite.runs.loggers.FileLogger"})
+"""Classes in `ROOMS` that no config names: they write and remove files in the folder that they are given."""
 
 MOVED = {
     "mimsuite.data.augment.CenterCrop": "mimsuite.data.augment.crop.CenterCrop",
@@ -167,9 +169,10 @@ def defined_name(found: Any) -> str:
 
 
 def is_ours(found: Any) -> bool:
-    """Whether an object is a class that a file of one of `ROOMS` defines."""
+    """Whether an object is a class for configs: one of `ROOMS` defines it, and it is not in `MADE_BY_RUNS`."""
     module = f"{getattr(found, '__module__', '')}."
-    return isinstance(found, type) and any(module.startswith(f"mimsuite.{room}.") for room in ROOMS)
+    of_a_room = isinstance(found, type) and any(module.startswith(f"mimsuite.{room}.") for room in ROOMS)
+    return of_a_room and defined_name(found) not in MADE_BY_RUNS
 
 
 def resolve(target: str) -> Any:
