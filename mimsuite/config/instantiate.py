@@ -84,9 +84,14 @@ def rename_moved(value: Any) -> Any:
     if isinstance(value, dict):
         renamed = {key: rename_moved(inner) for key, inner in value.items()}
         if "_target_" in renamed:
-            renamed["_target_"] = MOVED.get(str(renamed["_target_"]), renamed["_target_"])
+            renamed["_target_"] = current_name(str(renamed["_target_"]))
         return renamed
     return [rename_moved(inner) for inner in value] if isinstance(value, list) else value
+
+
+def current_name(target: str) -> str:
+    """The name of today of a target that may have moved."""
+    return MOVED.get(target, target)
 
 
 def current_config(stored: DictConfig) -> DictConfig:
