@@ -164,6 +164,12 @@ def test_a_wrong_ratio_is_named_with_one_that_works(ratio, drops, says):
     check(fix["mask.ratio"])
 
 
+def test_no_mask_is_refused_by_its_name_of_0_1_0_too(checked):
+    code, err = checked(**{"mask._target_": "mimsuite.masking.NoMask"})
+    assert code == 2
+    assert "mask=none hides nothing" in err
+
+
 def test_an_unknown_mask_mode_names_those_there_are(checked):
     code, err = checked(**{"objective.mask_mode": "keep"})
     assert code == 2

@@ -335,6 +335,7 @@ def test_what_does_not_go_together_is_refused_in_one_line_and_writes_nothing(vit
         ({"init": classifier(num_channels=4)}, "takes 4 channels but the images have 3"),
         ({"init": masked, "flip": True}, "flip=true is for classifiers"),
         ({"init": masked, "mask": "none"}, "mask=none hides nothing"),
+        ({"init": masked, "mask": "none", "mask._target_": "mimsuite.masking.NoMask"}, "mask=none hides nothing"),
         ({"init": masked, "mask.unit": 12}, "mask.unit 12 is not a multiple"),
         ({"mistakes": -1}, "mistakes=-1 is not a whole number of at least 0"),
         ({"flip": 2}, "flip=2 is not true or false"),

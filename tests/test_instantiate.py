@@ -3,7 +3,16 @@
 import pytest
 from omegaconf import OmegaConf
 
-from mimsuite.config.instantiate import MOVED, instantiate, judge, judge_names, trusted_targets
+from mimsuite.config.instantiate import (
+    MADE_BY_RUNS,
+    MOVED,
+    defined_name,
+    instantiate,
+    judge,
+    judge_names,
+    resolve,
+    trusted_targets,
+)
 from mimsuite.errors import InputError
 
 
@@ -22,6 +31,9 @@ from mimsuite.errors import InputError
         "mimsuite.runs.folder.shutil.rmtree",
         "mimsuite.runs.objects.os.system",
         "mimsuite.runs.checkpoints.torch.load",
+        "mimsuite.runs.loggers.FileLogger",
+        "mimsuite.callbacks.checkpoints.Checkpoints",
+        "mimsuite.runs.objects.RunFolder",
         "lightning.pytorch.trainer.trainer.os.system",
         "hydra.utils.get_method",
     ],
@@ -60,6 +72,11 @@ def test_a_schedule_in_the_config_of_an_older_run_is_found(name):
 def test_every_target_that_moved_is_where_the_table_says():
     for target in MOVED.values():
         judge(target, ())
+
+
+def test_every_class_that_only_runs_make_exists():
+    for name in MADE_BY_RUNS:
+        assert defined_name(resolve(name)) == name
 
 
 def test_a_missing_target_is_named():

@@ -33,3 +33,10 @@ def test_what_is_trusted_may_change(run, tmp_path):
     (tmp_path / "config.yaml").write_text("steps: 10\ntrusted_targets: [a.B]\n")
     changed = OmegaConf.create({**run, "trusted_targets": ["a.B", "c.D"]})
     assert continue_config(changed, ["trusted_targets=[a.B,c.D]"]).trusted_targets == ["a.B", "c.D"]
+
+
+def test_a_logger_that_is_removed_is_gone(run, tmp_path):
+    (tmp_path / "config.yaml").write_text("steps: 10\nlogger:\n  wandb: {_target_: a.B}\n  mine: {_target_: c.D}\n")
+    resumed = continue_config(OmegaConf.create({**run, "logger": {}}), ["resume=true", "~logger.wandb"])
+    assert resumed.logger == {"mine": {"_target_": "c.D"}}
+    assert resumed.steps == 10

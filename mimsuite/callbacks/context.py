@@ -13,7 +13,7 @@ from typing import Any
 from lightning import Callback
 from omegaconf import DictConfig
 
-from mimsuite.config.instantiate import MOVED, instantiate, judge, resolve
+from mimsuite.config.instantiate import current_name, instantiate, judge, resolve
 from mimsuite.errors import InputError
 
 
@@ -104,7 +104,7 @@ def find_target(name: str, trusted: Collection[str]) -> Any:
     Raises:
         InputError: it is not allowed or does not exist.
     """
-    name = MOVED.get(name, name)
+    name = current_name(name)
     judge(name, trusted)
     return resolve(name)
 

@@ -22,6 +22,8 @@ ALLOWED = frozenset(
 ROOTS = ("mimsuite", "torch", "lightning", "torchmetrics")
 ROOMS = ("callbacks", "data.augment", "encoders", "heads", "masked", "models", "objectives", "runs.loggers")
 """Where the classes lie that configs name; no other class of ours is built, for some would write or remove files."""
+MADE_BY_RUNS = frozenset({"mimsuite.callbacks.checkpoints.Checkpoints", "mimsuite.runs.loggers.FileLogger"})
+"""Classes in `ROOMS` that no config names: they write and remove files in the folder that they are given."""
 
 MOVED = {
     "mimsuite.data.augment.CenterCrop": "mimsuite.data.augment.crop.CenterCrop",
@@ -82,9 +84,14 @@ def rename_moved(value: Any) -> Any:
     if isinstance(value, dict):
         renamed = {key: rename_moved(inner) for key, inner in value.items()}
         if "_target_" in renamed:
-            renamed["_target_"] = MOVED.get(str(renamed["_target_"]), renamed["_target_"])
+            renamed["_target_"] = current_name(str(renamed["_target_"]))
         return renamed
     return [rename_moved(inner) for inner in value] if isinstance(value, list) else value
+
+
+def current_name(target: str) -> str:
+    """The name of today of a target that may have moved."""
+    return MOVED.get(target, target)
 
 
 def current_config(stored: DictConfig) -> DictConfig:
@@ -167,9 +174,10 @@ def defined_name(found: Any) -> str:
 
 
 def is_ours(found: Any) -> bool:
-    """Whether an object is a class that a file of one of `ROOMS` defines."""
+    """Whether an object is a class for configs: one of `ROOMS` defines it, and it is not in `MADE_BY_RUNS`."""
     module = f"{getattr(found, '__module__', '')}."
-    return isinstance(found, type) and any(module.startswith(f"mimsuite.{room}.") for room in ROOMS)
+    of_a_room = isinstance(found, type) and any(module.startswith(f"mimsuite.{room}.") for room in ROOMS)
+    return of_a_room and defined_name(found) not in MADE_BY_RUNS
 
 
 def resolve(target: str) -> Any:

@@ -54,6 +54,13 @@ def parse_label(payload: bytes, ending: str, key: str, num_classes: int | None) 
     raise InputError(f"label of {key} is {value!r}; an integer, a list of integers or a decimal number is allowed")
 
 
+def classes_of(label: Label | None) -> tuple[int, ...]:
+    """The classes that a label counts for; none for regression."""
+    if isinstance(label, tuple):
+        return label
+    return (label,) if isinstance(label, int) else ()
+
+
 def _class(value: int, key: str, num_classes: int | None) -> int:
     if value < 0 or (num_classes is not None and value >= num_classes):
         allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1} (the data set's classes)"

@@ -35,7 +35,7 @@ def open_data(data: str | None) -> DataIndex:
         log.info("no data= given: using the embedded emoji-64")
         return open_index(str(EMBEDDED))
     if is_image_folder(data):
-        return open_index(str(pack_to_cache(Path(data))))
+        return open_index(str(pack_to_cache(Path(data).expanduser())))
     return open_index(str(data))
 
 

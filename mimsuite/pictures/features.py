@@ -45,7 +45,7 @@ def attention_maps(
         raise InputError(f"{type(model).__name__} has no attention maps; use a ViTForMaskedImageModeling")
     config, encoder = model.vit.config, model.vit
     grid = pixels.shape[-2] // encoder.stride[0], pixels.shape[-1] // encoder.stride[1]
-    if mask is not None and config.mask_mode == "drop":
+    if mask is not None and config.drops_patches:
         raise InputError("this model leaves hidden patches out, so they look nowhere; pass mask=None")
     if query is None and not config.use_class_token:
         raise InputError("query=None means the class token, and this model has none; give (row, column) of a patch")

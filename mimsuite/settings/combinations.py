@@ -6,6 +6,7 @@ import math
 
 from omegaconf import DictConfig
 
+from mimsuite.config.instantiate import current_name
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import HOG_CELL, Pair, hidden_units, nearest_multiples
 from mimsuite.settings.read import is_int, is_number, read, read_choice, read_int
@@ -40,7 +41,7 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
             "objective=mae with objective.mask_mode=drop"
         )
     check_head(cfg, head)
-    if read(cfg, "mask._target_") == NO_MASK:
+    if current_name(str(read(cfg, "mask._target_"))) == NO_MASK:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")
     if target == "hog":
         check_hog(cfg, config)

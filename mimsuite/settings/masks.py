@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mimsuite.config.instantiate import current_config, trusted_targets
+from mimsuite.config.instantiate import current_config, current_name, trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.settings.combinations import NO_MASK
 from mimsuite.settings.hiding import fitted_unit
@@ -87,7 +87,7 @@ def read_masking(
     init = str(read(cfg, "init"))
     stored = stored_config(init)
     node, origin = chosen_masks(cfg, overrides, stored)
-    if node.get("_target_") == NO_MASK:
+    if current_name(str(node.get("_target_"))) == NO_MASK:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")
     loss = "l1" if stored is None else str(stored.objective.get("loss"))
     if loss not in LOSSES:

@@ -65,7 +65,7 @@ def read_online_probe(cfg: DictConfig, index: DataIndex, shown: int) -> OnlinePr
     """
     if not read_flag(cfg, "online_probe"):
         return None
-    if cfg.callbacks.get("online_probe") is None:
+    if read(cfg, HOME) is None:
         raise InputError(f"online_probe=true, but {HOME} is removed; remove one of them")
     share = read_positive(cfg, f"{HOME}.share")
     if share > 1:

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mimsuite.config.instantiate import trusted_targets
+from mimsuite.config.instantiate import current_name, trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.masked.modes import choose_mode
 from mimsuite.settings.channels import check_channels
@@ -177,8 +177,9 @@ def fitted(name: str, node: DictConfig, model: MaskedModel, *, listed: bool) -> 
 
 def name_of_mask(mask: DictConfig) -> str:
     """The choice of `conf/mask` that a node is of; the name of its class where it is of none."""
-    own = next((name for name in mask_names() if load_mask(name, "mask")._target_ == mask._target_), None)
-    return own or str(mask._target_).rpartition(".")[2]
+    target = current_name(str(mask._target_))
+    own = next((name for name in mask_names() if load_mask(name, "mask")._target_ == target), None)
+    return own or target.rpartition(".")[2]
 
 
 def read_animation(cfg: DictConfig, overrides: Sequence[str]) -> AnimationSettings:

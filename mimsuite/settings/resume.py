@@ -38,11 +38,13 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     younger = {key: cfg[key] for key in map(str, cfg.keys() - stored.keys())}  # the run had the key's default
     stored = with_values(stored, younger)
     changes: dict[str, Any] = {}
+    removed: list[str] = []
     for override in overrides:
         if override not in before:
             key = override.partition("=")[0].lstrip("+~")
             changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
-    return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False})
+            removed += [key] if override.startswith("~") and key in changes else []
+    return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False}, removed)
 
 
 def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[str, Any]:

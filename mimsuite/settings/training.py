@@ -229,8 +229,8 @@ def groups_of(cfg: DictConfig) -> Groups:
         optimizer=without_keys(cfg.optim, OF_THE_OPTIMIZER),
         schedule=cfg.schedule,
         trainer=without_keys(cfg.trainer, ("clip",)),
-        loggers=cfg.logger or DictConfig({}),
-        callbacks=cfg.callbacks or DictConfig({}),
+        loggers=cfg.get("logger") or DictConfig({}),
+        callbacks=cfg.get("callbacks") or DictConfig({}),
     )
 
 

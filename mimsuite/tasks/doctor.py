@@ -24,6 +24,7 @@ from mimsuite.data.storage import cache_folder, write_json
 from mimsuite.errors import InputError
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.doctor import read_doctor
+from mimsuite.settings.machine import usable_cores
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -197,7 +198,7 @@ def check_cpu(info: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
 def check_threads(root: Path = Path("/sys/fs/cgroup"), cores: int | None = None) -> Iterator[Finding]:
     """Threads that libraries will start, against the cores that this process may use."""
     if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
     limit = cpu_limit(root)
     usable = max(1, min(cores, int(limit))) if limit is not None else cores
     told = os.environ.get("OMP_NUM_THREADS", "")

@@ -14,6 +14,7 @@ from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import TrainingTask, prepare_process, train_run
 from mimsuite.runs.objects import Compute, Parts, masked_data, mim_objective
 from mimsuite.settings.pretrain import PretrainSettings, read_pretrain
+from mimsuite.types import EncoderConfig
 
 if TYPE_CHECKING:
     from mimsuite.data.datamodule import ImageData
@@ -62,12 +63,13 @@ def report_settings(settings: PretrainSettings, objective: MIMObjective) -> None
     log.info("objective %s of %s, %s", settings.loss, settings.target, describe_decoder(model))
 
 
-def describe_decoder(config: Any) -> str:
+def describe_decoder(config: EncoderConfig) -> str:
     """What predicts, in words."""
-    if not config.drops_patches:
+    sizes = config.decoder_sizes
+    if sizes is None:
         return "SimMIM's head on the whole map"
-    sizes = f"{config.decoder_num_hidden_layers} blocks of width {config.decoder_hidden_size}"
-    return f"MAE's decoder ({sizes}, {config.decoder_num_attention_heads} heads) on the visible patches"
+    blocks = f"{sizes['num_hidden_layers']} blocks of width {sizes['hidden_size']}"
+    return f"MAE's decoder ({blocks}, {sizes['num_attention_heads']} heads) on the visible patches"
 
 
 def format_range(low: int, high: int) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mimsuite.data.checks.verify import check_shards
 from mimsuite.data.members import find_labelled, image_bytes, read_image, read_key, read_label
@@ -49,6 +50,18 @@ def test_an_address_with_a_scheme_stays_and_a_path_becomes_absolute(monkeypatch,
     assert absolute("~/x") == "/home/me/x"
     assert absolute("/a//b/") == "/a/b"
     assert [scheme_of(text) for text in ("a:b", "C:\\x", "/s3://x", "s3:/x", "://x")] == [""] * 5
+
+
+def test_the_folder_above_a_link_is_that_of_the_place_it_leads_to(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/below")
+    assert absolute("link/../images") == str(tmp_path.resolve() / "real" / "images")
+    assert absolute("link/images") == str(tmp_path / "link" / "images")
+    Image.new("RGB", (8, 8)).save(tmp_path / "real" / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path / "real"))
+    for address in ("link/..", "~"):
+        assert open_data(address).num_samples("train") == 1
 
 
 # ---- the local store

@@ -12,7 +12,7 @@ from mimsuite.data.checks.duplicates import find_duplicates
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index import STATS_SAMPLES, DataIndex, Selection, Shard
-from mimsuite.data.labels import Label, parse_label
+from mimsuite.data.labels import Label, classes_of, parse_label
 from mimsuite.data.members import read_image, read_key, read_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
@@ -131,7 +131,7 @@ def _labels(index: DataIndex, split: str) -> dict[str, Any]:
             missing.add(read_key(files, shard, row))
             continue
         kinds["class" if isinstance(label, int) else "classes" if isinstance(label, tuple) else "number"] += 1
-        counts.update(_classes(label))
+        counts.update(classes_of(label))
         if isinstance(label, float):
             values.append(label)
     return {
@@ -197,12 +197,6 @@ def _looks(index: DataIndex, split: str, count: int) -> dict[str, Any]:
 
 def _spread(values: list[int]) -> list[int]:
     return [int(f(values)) for f in (np.min, np.median, np.max)] if values else []
-
-
-def _classes(label: Label | None) -> tuple[int, ...]:
-    if isinstance(label, tuple):
-        return label
-    return (label,) if isinstance(label, int) else ()
 
 
 def _label(index: DataIndex, files: ShardFiles, shard: Shard, row: np.void) -> Label | None:

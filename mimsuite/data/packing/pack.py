@@ -19,7 +19,7 @@ from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.images.encode import Content, encode_file, is_deep_colour_png
 from mimsuite.data.index import DataIndex
 from mimsuite.data.index_json import write_index
-from mimsuite.data.labels import Label
+from mimsuite.data.labels import Label, classes_of
 from mimsuite.data.packing.journal import Journal, ShardLine
 from mimsuite.data.packing.plan import Choice, PackPlan, SourceImage, plan_pack
 from mimsuite.data.scan import build_index
@@ -147,13 +147,6 @@ def checked_plan(src: Path, choice: Choice, shard_size: int, image_size: int | N
     if image_size is not None and image_size < 1:
         raise InputError(f"image_size={image_size} is not a positive size; use a side in pixels (256)")
     return plan_pack(src, choice)
-
-
-def classes_of(label: Label | None) -> tuple[int, ...]:
-    """The classes that a label counts for; none for regression."""
-    if isinstance(label, tuple):
-        return label
-    return (label,) if isinstance(label, int) else ()
 
 
 def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None) -> dict[str, Any]:

@@ -17,8 +17,15 @@ def scheme_of(address: str) -> str:
 
 
 def absolute(address: str) -> str:
-    """A local path made absolute (`~` and `..` resolved by name, links kept); `scheme://...` stays as it is."""
-    return address if scheme_of(address) else os.path.abspath(os.path.expanduser(address))
+    """A local path made absolute, without `~` and `..`; `scheme://...` stays as it is.
+
+    Links are kept, except where `..` follows one: `link/..` is the folder that holds what the link leads to.
+    """
+    if scheme_of(address):
+        return address
+    given = os.path.expanduser(address)
+    by_name, place = os.path.abspath(given), os.path.realpath(given)
+    return by_name if os.path.realpath(by_name) == place else place
 
 
 def store_of(address: str) -> Store:
