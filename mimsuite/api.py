@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -94,45 +93,6 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: a key or value that the config does not take.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from mimsuite.app import call_task
 
-    from mimsuite.cli import PATH_KEYS
-    from mimsuite.config.folder import conf_dir
-    from mimsuite.config.hints import explain
-    from mimsuite.errors import InputError
-
-    overrides = [f"{k}={hydra_value(v, path=k in PATH_KEYS)}" for k, v in values.items() if v is not None]
-    outer = GlobalHydra.instance().hydra  # ours in `demo`, or the caller's own application
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            cfg = compose(config_name=task, overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(explain(error, task)) from error
-    finally:
-        GlobalHydra.instance().hydra = outer
-    os.environ.pop("MIMSUITE_STARTED", None)  # from here on the command's start says nothing about this task
-    module = importlib.import_module(f"mimsuite.tasks.{task}")
-    result: dict[str, Any] = module.run(cfg, overrides)
-    return result
-
-
-def hydra_value(value: Any, *, path: bool = False) -> str:
-    """A Python value in Hydra's override grammar; as a `path`, `2024_01_05` is not a number."""
-    from mimsuite.cli import quote
-
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        return "null"
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(hydra_value(item, path=path) for item in value)}]"
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{k}:{hydra_value(v)}' for k, v in value.items())}}}"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    bare = not path and str(value).replace("_", "").isalnum()
-    return str(value) if bare else quote(str(value))
+    return call_task(task, importlib.import_module(f"mimsuite.tasks.{task}").run, values)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain
+from mimsuite.config.overrides import PATH_KEYS, hydra_value
 from mimsuite.errors import InputError, RunError
 from mimsuite.settings.resolve import with_values
 from mimsuite.version import __version__
@@ -48,6 +49,35 @@ def main(task: str, run: Task) -> None:
     sys.exit(code)
 
 
+def call_task(task: str, run: Task, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Composes `conf/TASK.yaml` with values from Python and calls `run`, without Hydra's command line.
+
+    Args:
+        task: its name.
+        run: as of `main`.
+        values: by key, inner ones with dots; None leaves a key at its default.
+
+    Raises:
+        InputError: a key or value that the config does not take.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    overrides = [f"{k}={hydra_value(v, path=k in PATH_KEYS)}" for k, v in values.items() if v is not None]
+    outer = GlobalHydra.instance().hydra  # ours in `demo`, or the caller's own application
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            cfg = compose(config_name=task, overrides=overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise InputError(explain(error, task)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
+    os.environ.pop("MIMSUITE_STARTED", None)  # from here on the command's start tells nothing about this task
+    return run(cfg, overrides)
+
+
 def through_hydra(task: str, run: Task) -> int:
     """Lets Hydra parse `sys.argv`, compose the config and call `run`, once or for each job of a sweep."""
     import hydra
@@ -62,7 +92,10 @@ def through_hydra(task: str, run: Task) -> int:
         codes.append(run_guarded(lambda: int(run(for_this_job(cfg), overrides).get("exit_code", 0)), task))
 
     job.__module__ = f"mimsuite.tasks.{task}"
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
+    except ValueError as error:  # of Hydra itself: those of a job are guarded
+        raise InputError(explain(error, task)) from error
     return max(codes, default=0)
 
 

@@ -23,6 +23,7 @@ ACTIVATION_NAMES = (
     "swish",
     "tanh",
 )
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 MOST_CLASSES = 2**20  # a larger number is hardly meant as a class
 PROJECTION_METHODS = ("dw_bn", "avg", "linear")

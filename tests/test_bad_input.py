@@ -358,3 +358,19 @@ def test_every_key_of_the_task_is_documented(task):
     assert len(keys) >= 6
     assert all(" #: " in line for line in keys)
     assert text.count(f"#   mimsuite {task} ") >= 6
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"logger": "null"}, "a config group cannot be null"),
+        ({"optim._target_": "torch.optim.SGD"}, "torch.optim.SGD: "),
+        ({"callbacks.monitor.log_every": 0}, "callbacks.monitor.log_every=0 is not a whole number"),
+        ({"trainer.accelerator": "tpu"}, "trainer.accelerator=tpu is unknown"),
+    ],
+)
+def test_values_that_only_a_library_judges_are_one_line_too(values, says, tmp_path, capsys):
+    keys = {"out": str(tmp_path / "out"), "experiment": "emoji_nano", "steps": 2, "workers": 0}
+    assert app.run_guarded(lambda: int(api.call("pretrain", keys | values).get("exit_code", 0)), "pretrain") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line

@@ -7,6 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mimsuite import cli
+from mimsuite.config import overrides
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.help import help_text
 from mimsuite.version import __version__
@@ -45,7 +46,7 @@ VALUES = [
 
 @pytest.mark.parametrize("value", VALUES)
 def test_path_values_reach_hydra_unchanged(value):
-    override = OverridesParser.create().parse_override(cli.quote_path(f"data={value}"))
+    override = OverridesParser.create().parse_override(overrides.quote_path(f"data={value}"))
     assert override.value().replace("\\${", "${") == value
 
 
@@ -53,7 +54,7 @@ def test_path_values_reach_hydra_unchanged(value):
     "argument", ["data=null", "data=", "steps=3", "mask.ratio=0.5", "data='a b'", "--cfg", "model=vit_nano"]
 )
 def test_other_arguments_are_left_alone(argument):
-    assert cli.quote_path(argument) == argument
+    assert overrides.quote_path(argument) == argument
 
 
 def test_version_is_printed():

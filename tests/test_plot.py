@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 import mimsuite
-from mimsuite import cli
+from mimsuite.config import overrides
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import draw_curves, read_metrics
 from mimsuite.settings.plot import name_runs
@@ -67,7 +67,7 @@ def test_the_command_draws_runs_whose_names_are_odd(tmp_path):
     ],
 )
 def test_paths_of_runs_reach_hydra_unchanged(value, expected):
-    assert OverridesParser.create().parse_override(cli.quote_path(f"runs={value}")).value() == expected
+    assert OverridesParser.create().parse_override(overrides.quote_path(f"runs={value}")).value() == expected
 
 
 def test_one_run_in_python_gives_its_last_figures(runs, tmp_path):

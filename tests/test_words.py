@@ -13,11 +13,14 @@ from mimsuite.config.folder import conf_dir
 from mimsuite.encoders.layers import ACTIVATIONS
 from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
+from mimsuite.evaluation.judging.report import COLUMNS
 from mimsuite.masked import samplers
 from mimsuite.masked.losses import ERRORS
 from mimsuite.masked.modes import MODES
 from mimsuite.masked.targets import TARGETS
 from mimsuite.metrics.scores import METRICS
+from mimsuite.settings.class_match import LABEL_NOUNS
+from mimsuite.settings.labels import LABEL_TYPES
 
 PACKAGE = Path(mimsuite.__file__).parent
 LISTS = {name: value for name, value in vars(words).items() if name.isupper() and isinstance(value, tuple)}
@@ -31,9 +34,22 @@ LISTS = {name: value for name, value in vars(words).items() if name.isupper() an
         (TARGETS, words.TARGETS),
         (MODES, words.TARGETS),
         (METRICS, words.LABEL_KINDS),
+        (COLUMNS, words.LABEL_KINDS),
+        (LABEL_NOUNS, words.LABEL_KINDS),
+        (LABEL_TYPES, words.LABEL_KINDS),
         (words.PROBLEM_TYPE_OF, words.LABEL_KINDS),
     ],
-    ids=["activations", "losses", "targets", "modes of targets", "metrics", "problem types of labels"],
+    ids=[
+        "activations",
+        "losses",
+        "targets",
+        "modes of targets",
+        "metrics",
+        "columns",
+        "nouns",
+        "types",
+        "problem types",
+    ],
 )
 def test_a_table_of_objects_has_exactly_the_words_of_its_list(table, allowed):
     assert tuple(table) == allowed

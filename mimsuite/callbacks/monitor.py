@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mimsuite.callbacks.context import RunContext
+from mimsuite.errors import InputError
 
 log = logging.getLogger("mimsuite")
 
@@ -32,6 +33,8 @@ class Monitor(Callback):
     """
 
     def __init__(self, *, log_every: int, context: RunContext) -> None:
+        if log_every < 1:
+            raise InputError(f"callbacks.monitor.log_every={log_every} is not a whole number of at least 1; use 10")
         self.log_every, self.context = log_every, context
         self._progress: Progress | None = None
         self._losses: list[torch.Tensor] = []

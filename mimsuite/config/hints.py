@@ -17,6 +17,9 @@ SWEEP = re.compile(r"Ambiguous value for argument '([^']+)'")
 UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
 
 
+NULL_GROUP = "a config group cannot be null; to remove a group or a part of it, write ~logger or ~logger.wandb"
+
+
 def explain(error: Exception, task: str) -> str:
     """One line for an error of Hydra or OmegaConf: the thing, the value, what is allowed, a guess."""
     text = " ".join(str(error).split())
@@ -33,7 +36,7 @@ def explain(error: Exception, task: str) -> str:
         return f"{key}={value} is a sweep; for a list write {key}=[{value}], for a sweep add -m"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}; an argument is key=value, a list is [a,b]; quote odd values"
-    return text
+    return NULL_GROUP if text.startswith("Config group override must be") else text
 
 
 def unknown_choice(missing: str, options: list[str]) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from mimsuite.errors import InputError
+from mimsuite.words import ACCELERATORS
+
+USES_GPUS = ("auto", "gpu", "cuda")  # accelerators that take a GPU where there is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +24,9 @@ def find_device(accelerator: str) -> Device:
     """The device that `trainer.accelerator` means here."""
     import torch
 
-    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        raise InputError(f"trainer.accelerator={accelerator} is unknown; it takes auto, cpu, gpu, mps")
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if accelerator not in ACCELERATORS:
+        raise InputError(f"trainer.accelerator={accelerator} is unknown; it takes {', '.join(ACCELERATORS)}")
+    if accelerator in USES_GPUS and torch.cuda.is_available():
         facts = torch.cuda.get_device_properties(0)
         return Device(
             "gpu",

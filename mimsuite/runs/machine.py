@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimsuite.models.device import Device
+from mimsuite.models.device import USES_GPUS, Device
 
 IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
 
@@ -14,7 +14,7 @@ def device_count(accelerator: str) -> int:
     """How many devices of this machine a run takes by itself: all GPUs, else one."""
     import torch
 
-    return max(1, torch.cuda.device_count()) if accelerator in ("auto", "gpu", "cuda") else 1
+    return max(1, torch.cuda.device_count()) if accelerator in USES_GPUS else 1
 
 
 def is_broken_exchange(error: RuntimeError) -> bool:

@@ -108,8 +108,8 @@ def around_model(
     optimizer = instantiate(nodes.optimizer, inputs.trusted, lr=budget.lr)
     try:
         optimizer([dict(group) for group in groups])  # a bad value is refused now, in one line, not inside the trainer
-    except ValueError as error:
-        raise InputError(f"{nodes.optimizer._target_}: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{nodes.optimizer._target_}: {error}; check the keys of optim") from error
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
     return {
         "model": model,
@@ -264,7 +264,7 @@ def run_context(
         leads=folder.leads,
         started=command_time(),
         imports=imports,
-        online_probe=bool(config.get("online_probe")),
+        online_probe=settings.probes_online,
         save_weights=save,
     )
 

@@ -53,8 +53,8 @@ def check_dropping(config: EncoderConfig, head: str) -> None:
     Raises:
         InputError: it cannot.
     """
-    if config.drop_obstacle is not None:
-        raise InputError(config.drop_obstacle)
+    if not config.can_drop:
+        raise InputError(str(config.drop_obstacle))
     if head != MAE_HEAD:
         raise InputError(
             f"head {head} cannot fill the places of dropped patches (objective=mae); use head=dec8 or head=dec1"

@@ -17,6 +17,10 @@ from mimsuite.data.label_table import LabelFacts, balanced_weights, label_facts,
 from mimsuite.data.labels import Label
 from mimsuite.errors import InputError
 from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
+from mimsuite.words import LabelKind
+
+LABEL_TYPES: dict[LabelKind, set[type]] = {"classes": {int}, "multilabel": {tuple}, "regression": {int, float}}
+"""What a label of each kind is in Python."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,7 @@ def check_labels(index: DataIndex, facts: LabelFacts, labels: Sequence[Label], s
         InputError: such labels.
     """
     kinds = {type(label) for label in labels}
-    expected: dict[str, set[type]] = {"classes": {int}, "multilabel": {tuple}, "regression": {int, float}}
-    if not kinds <= expected[facts.kind]:
+    if not kinds <= LABEL_TYPES[facts.kind]:
         raise InputError(
             f"data {index.root}: the training labels are {facts.kind}, those of {split} are not; label all splits in "
             "the same way"

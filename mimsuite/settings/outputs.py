@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mimsuite.data.stores.address import scheme_of
 from mimsuite.errors import InputError
 
 RUN_NAMES = (
@@ -135,6 +136,10 @@ def held_names(out: str | Path) -> list[str]:
         InputError: `out` is a file or a dangling link, or cannot be read.
     """
     path = Path(out)
+    if scheme_of(str(out)):
+        raise InputError(
+            f"out={scheme_of(str(out))}://... is not a folder of this machine; use a local out=, and copy it"
+        )
     if path.is_symlink() and not path.exists():
         raise InputError(f"out={out} is a dangling link; remove it or use another out=")
     if path.exists() and not path.is_dir():

@@ -38,6 +38,11 @@ class PretrainSettings(TrainingSettings):
     hidden: tuple[int, int]
     online_probe: OnlineProbeSettings | None
 
+    @property
+    def probes_online(self) -> bool:
+        """Whether the run measures its features while it trains."""
+        return self.online_probe is not None
+
 
 def read_pretrain(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = True) -> PretrainSettings:
     """Reads and checks every key; arguments as of `read_inputs`.

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_config
+from mimsuite.data.stores.address import same_place
 from mimsuite.errors import InputError
 from mimsuite.settings.resolve import with_values
 
@@ -85,4 +86,4 @@ def first_overrides(cfg: DictConfig) -> list[str]:
 
 def same_path(key: str, old: object, new: object) -> bool:
     """Whether two values of a path key name the same place."""
-    return key in ("data", "init") and None not in (old, new) and Path(str(old)).resolve() == Path(str(new)).resolve()
+    return key in ("data", "init") and None not in (old, new) and same_place(str(old), str(new))

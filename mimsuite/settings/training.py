@@ -23,7 +23,7 @@ from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.resume import continue_config, first_overrides
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
-from mimsuite.words import PRECISIONS
+from mimsuite.words import ACCELERATORS, PRECISIONS
 
 OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay")  # keys of the group that are read, not handed on
 
@@ -126,6 +126,11 @@ class TrainingSettings:
     notes: tuple[str, ...]
     config: Mapping[str, Any]
 
+    @property
+    def probes_online(self) -> bool:
+        """Whether the run measures its features while it trains."""
+        return False
+
 
 def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tuple[DictConfig, RunInputs]:
     """Reads what all training tasks have, opens data and weights.
@@ -160,7 +165,7 @@ def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tu
         weights=None if init is None else find_weights(init),
         seed=seed,
         precision=precision,
-        accelerator=str(read(cfg, "trainer.accelerator")),
+        accelerator=read_choice(cfg, "trainer.accelerator", ACCELERATORS),
         devices=devices or None,
         nodes=read_int(cfg, "trainer.num_nodes"),
         micro_batch=read_int(cfg, "micro_batch", auto=0) or None,

@@ -11,14 +11,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mimsuite import api, app
+from mimsuite import app
 from mimsuite.data.open import EMBEDDED
 from mimsuite.data.storage import write_json
-from mimsuite.models.load import load_normalizer
+from mimsuite.models.load import load_model, load_normalizer
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.demo import PARTS, read_demo
+from mimsuite.tasks import inspect, pack, pretrain, probe, reconstruct
+from mimsuite.weights.init import find_weights
 
 log = logging.getLogger("mimsuite")
+
+STEPS = {"pack": pack, "inspect": inspect, "pretrain": pretrain, "probe": probe, "reconstruct": reconstruct}
 
 IMAGES = 200
 
@@ -31,11 +35,12 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     remove_parts(out)
     announce_step(1, f"{IMAGES} emoji as PNG files, packed into shards: how your own images get in")
     write_images(out / "images", IMAGES)
-    api.pack(src=str(out / "images"), out=str(out / "shards"), val_fraction=0.1)
+    call("pack", src=str(out / "images"), out=str(out / "shards"), val_fraction=0.1)
     announce_step(2, "a look at the embedded data set, emoji-64")
-    api.inspect(out=str(out / "inspect"))
+    call("inspect", out=str(out / "inspect"))
     announce_step(3, "masked image modeling: hide 60 % of each picture, predict the hidden pixels")
-    pretrained = api.pretrain(
+    pretrained = call(
+        "pretrain",
         out=str(out / "pretrain"),
         model="vit_nano",
         experiment="emoji_nano",
@@ -46,17 +51,21 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         workers=workers,
     )
     announce_step(4, "how good the features are: kNN and linear probe of the frozen encoder")
-    probed = api.probe(init=str(out / "pretrain"), out=str(out / "probe"), seed=seed, workers=workers)
+    probed = call("probe", init=str(out / "pretrain"), out=str(out / "probe"), seed=seed, workers=workers)
     announce_step(5, "a picture of what the model predicts for images it never saw")
-    drawn = api.call(
-        "reconstruct", {"init": str(out / "pretrain"), "out": str(out / "reconstruct.png"), "mask.unit": 16}
-    )
+    unit = {"mask.unit": 16}
+    drawn = call("reconstruct", init=str(out / "pretrain"), out=str(out / "reconstruct.png"), **unit)
     announce_step(6, "the weights, loaded again")
-    model = api.load(str(out / "pretrain"))
+    model = load_model(find_weights(str(out / "pretrain"))).eval()
     log.info("%s with %s parameters", type(model).__name__, f"{sum(p.numel() for p in model.parameters()):,}")
     results = report_results(out, pretrained, probed, drawn, time.perf_counter() - began)
     write_json(out / "demo.json", results)
     return results
+
+
+def call(name: str, **values: Any) -> dict[str, Any]:
+    """Runs a task with some values, as its command does."""
+    return app.call_task(name, STEPS[name].run, values)
 
 
 def announce_step(number: int, text: str) -> None:
@@ -105,7 +114,6 @@ def flat_loss(run: Path) -> float:
     from mimsuite.data.open import open_data
     from mimsuite.masked.samplers import RandomMask
     from mimsuite.metrics.psnr import visible_mean_loss
-    from mimsuite.weights.init import find_weights
 
     cfg = OmegaConf.load(run / "config.yaml")
     size = (cfg.image_size[0], cfg.image_size[1])
