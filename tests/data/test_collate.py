@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mimsuite.data import collate
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.collate import Collate, same_count
 from mimsuite.data.datamodule import ImageData, eval_loader
+from mimsuite.data.hashing import mix_hashes
 from mimsuite.data.open import open_index
 from mimsuite.data.reader import Sample
 from mimsuite.errors import InputError
@@ -53,7 +53,7 @@ def test_a_sample_has_the_same_mask_whoever_stands_beside_it():
 def test_one_sampler_draws_what_it_drew_when_there_was_no_choice():
     draw = Collate((RandomMask(0.5),), GRID)(samples(3, 4)).mask
     source = torch.Generator()
-    wanted = [RandomMask(0.5)(GRID, source.manual_seed(collate.mix(seed, 2))) for seed in (3, 4)]
+    wanted = [RandomMask(0.5)(GRID, source.manual_seed(mix_hashes(seed, 2))) for seed in (3, 4)]
     assert torch.equal(draw, torch.stack(wanted))
 
 

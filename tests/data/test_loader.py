@@ -64,7 +64,7 @@ def test_workers_change_nothing(index, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-@pytest.mark.parametrize("world", [1, 2, 4, 8])
+@pytest.mark.parametrize("world", [1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 8))])
 def test_the_world_changes_no_global_batch(index, world, workers):
     whole = list(module(index, steps=3).train_dataloader())
     ranks = [

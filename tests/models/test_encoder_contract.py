@@ -633,6 +633,7 @@ def close_features(found, expected):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "units"])
 def test_the_features_can_be_exported(plain_family, kind):
     shape = (64, 96)
@@ -643,6 +644,7 @@ def test_the_features_can_be_exported(plain_family, kind):
     close_features(exported(-pixels(shape), *others), module(-pixels(shape), *others))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [None, "units"])
 def test_the_features_compile_to_one_graph_for_all_masks_of_a_shape(plain_family, kind):
     shape = (64, 96)

@@ -20,6 +20,7 @@ HEAVY = [
     "torchvision",
     "timm",
     "huggingface_hub",
+    "matplotlib",
 ]
 
 
