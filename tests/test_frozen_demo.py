@@ -1,6 +1,6 @@
 """The demo goes the whole way, and gives the figures that 0.1.0 gave.
 
-`python tests/test_frozen_demo.py` writes them anew, in half a minute on one thread.
+`python tests/test_frozen_demo.py` writes them anew, in two minutes on one thread.
 """
 
 import json
@@ -16,10 +16,10 @@ from frozen import machine
 import mimsuite
 from mimsuite.errors import InputError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FILE = Path(__file__).parent / "data" / "frozen_demo.json"
-KEYS = {"steps": 60, "seed": 0, "workers": 0, "precision": "32-true"}
+KEYS = {"steps": 400, "seed": 0, "workers": 0, "precision": "32-true"}
 EXACT = ("loss_first", "loss_mean_colour")  # nothing is learned before them
 
 
@@ -27,7 +27,7 @@ def run(out):
     """The command as a user gives it, on one thread; returns what it wrote into `demo.json`."""
     command = [sys.executable, "-m", "mimsuite.cli", "demo", f"out={out}", *(f"{k}={v}" for k, v in KEYS.items())]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=280, env=env)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=580, env=env)
     assert result.returncode == 0, result.stderr
     return json.loads((out / "demo.json").read_text())
 
