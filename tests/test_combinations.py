@@ -91,6 +91,7 @@ def refuses_with_a_fix_that_works(checked, values, says, fewest=1):
         assert checked(**(values | fix)) is None, f"{err.strip()}: {fix} fails too"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "says"),
     [

@@ -49,8 +49,8 @@ def test_curves_of_many_runs_with_odd_names_are_drawn(tmp_path):
     draw_curves(runs, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.size[0] > 1000
-        coloured = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    assert {(230, 159, 0), (86, 180, 233)} <= set(map(tuple, coloured.tolist()))
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+    assert {(230, 159, 0), (86, 180, 233)} <= colours
 
 
 def test_a_line_lies_higher_where_the_value_is_larger(tmp_path):

@@ -33,7 +33,7 @@ def runs(tmp_path):
 
 def colours(path):
     with Image.open(path) as picture:
-        return set(map(tuple, np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()))
+        return {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
 
 
 def command(*arguments, cwd):

@@ -1,6 +1,7 @@
 """The shape of the project: imports run downwards, cheap imports stay cheap, packages are shipped, names agree."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -46,9 +47,15 @@ def modules():
         yield ".".join(p for p in parts if p != "__init__"), path
 
 
+@functools.cache
+def nodes(path):
+    """All nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path):
     """Modules of ours that a file imports anywhere in it: at the top, late in a function, or for types only."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path} imports relatively"
             if node.module == "mimsuite":
@@ -90,7 +97,7 @@ def test_no_file_is_long():
 
 def parameters(path):
     """`function: parameter: annotation` of every parameter in a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, (ast.FunctionDef, ast.Lambda)):
             name = getattr(node, "name", "lambda")
             for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
@@ -115,12 +122,16 @@ def test_configs_are_read_in_settings_only():
     assert found <= groups, found - groups
 
 
+def of_omegaconf(attribute):
+    return ast.unparse(attribute.value) == "OmegaConf"
+
+
 def test_only_one_function_writes_into_a_config():
     writers = {
         name
         for name, path in modules()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if (isinstance(node, ast.Attribute) and ast.unparse(node) in ("OmegaConf.update", "OmegaConf.set_struct"))
+        for node in nodes(path)
+        if (isinstance(node, ast.Attribute) and node.attr in ("update", "set_struct") and of_omegaconf(node))
         or (
             isinstance(node, (ast.Assign, ast.AugAssign)) and "cfg." in ast.unparse(getattr(node, "targets", [node])[0])
         )
