@@ -15,6 +15,7 @@ def levels(findings):
     return [(f.level, f.about) for f in findings]
 
 
+@pytest.mark.slow
 def test_this_environment_is_sound_and_reported_once_whole(tmp_path):
     out = tmp_path / "new" / "doctor.json"
     report = api.doctor(out=str(out), data=None)

@@ -119,6 +119,7 @@ def test_a_published_recipe_says_what_was_published_and_that_we_did_not_run_it(n
     assert re.search(r"^# (Paper|Published)\b.*\d+\.\d % top-1.*Not run by us", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_builds(name, decided, made):
     job, objective = decided(name), made(name)

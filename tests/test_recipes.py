@@ -49,6 +49,7 @@ def decided(name, side=400):
     return cfg, settings.model, settings.geometry, settings.budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_builds(name):
     cfg, config, geo, _ = decided(name)

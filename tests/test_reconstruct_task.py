@@ -102,6 +102,7 @@ def test_a_mode_that_does_not_fit_is_refused_before_anything_is_written(make, tm
 MAE = {"mask_mode": "drop", "mim_target": "norm_pixels", **DECODER}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"mim_target": "hog"}, MAE], ids=["simmim", "hog", "mae"])
 def test_masks_and_ratios_make_a_sheet_of_their_pairs(options, make, tmp_path):
     values = {"init": make(**options), "count": 2, "mask.unit": 8}
