@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mimsuite import api
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, RunError
 from mimsuite.runs import life
 from mimsuite.runs.processes import Team, current_team, launch
 from mimsuite.tasks import probe
@@ -45,6 +45,26 @@ def send_when_ready(number, before, out):
     while signal.getsignal(number) is before or not out.exists() or out.read_text().count("ready") < 2:
         time.sleep(0.01)
     os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("first", "second", "code"), [("exit 0", "exit 0", 0), ("exit 0", "exit 5", 5)])
+def test_a_command_ends_as_its_processes_do(first, second, code, tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, first, second)
+    assert launch("pretrain", [], 2, 1) == code
+
+
+def test_a_process_that_was_killed_is_named(tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, "sleep 0.3; exit 1", "kill -9 $$")
+    with pytest.raises(RunError, match="process 1 of 2 was killed by SIGKILL, and so the run ended; resume=true"):
+        launch("pretrain", [], 2, 1)
+
+
+def stand_in(tmp_path, monkeypatch, first, second):
+    """What the two processes of a run do instead of running."""
+    stub = tmp_path / "stub"
+    stub.write_text(f"#!/bin/sh\nif [ $RANK = 0 ]; then {first}; else {second}; fi\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stub))
 
 
 @pytest.mark.parametrize("task", ["pretrain", "finetune", "probe"])

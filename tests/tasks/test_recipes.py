@@ -18,7 +18,7 @@ from mimsuite.settings.pretrain import read_pretrain
 from mimsuite.settings.training import prefer_given
 
 IMAGENET = 1_281_167
-OF_FINETUNE = ("finetune_", "scratch")  # tests/test_finetune_recipes.py
+OF_FINETUNE = ("finetune_", "scratch")  # tests/tasks/test_finetune_recipes.py
 EXPERIMENTS = sorted(
     path.stem for path in (conf_dir() / "experiment").glob("*.yaml") if not path.stem.startswith(OF_FINETUNE)
 )

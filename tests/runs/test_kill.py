@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from processes import Task
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def begin(command, *, env, stdout):

@@ -18,7 +18,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 import mimsuite
 from mimsuite.data.open import open_index
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = Path(mimsuite.__file__).parent / "data" / "emoji-64"
 CLASSES = [
     *("activities", "animals-nature", "flags", "food-drink", "objects", "people-body"),
