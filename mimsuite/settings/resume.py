@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_config
-from mimsuite.data.stores.address import same_place
 from mimsuite.errors import InputError
 from mimsuite.settings.resolve import with_values
 
@@ -86,4 +86,9 @@ def first_overrides(cfg: DictConfig) -> list[str]:
 
 def same_path(key: str, old: object, new: object) -> bool:
     """Whether two values of a path key name the same place."""
-    return key in ("data", "init") and None not in (old, new) and same_place(str(old), str(new))
+    return key in ("data", "init") and None not in (old, new) and real_path(old) == real_path(new)
+
+
+def real_path(value: object) -> str:
+    """A path without links, `~` and `..`; two remote addresses stay equal or different."""
+    return os.path.realpath(os.path.expanduser(str(value)))

@@ -73,6 +73,7 @@ class RunInputs:
         given: the same, and those of a resumed run's first start.
         trusted: further targets that configs may name.
         init: what the user gave, or None.
+        data: its address, a local path made absolute; None for the embedded data.
         index: the data.
         weights: what `init` names, or None.
         seed: of the run.
@@ -92,6 +93,7 @@ class RunInputs:
     given: tuple[str, ...]
     trusted: tuple[str, ...]
     init: str | None
+    data: str | None
     index: DataIndex
     weights: Weights | None
     seed: int
@@ -150,18 +152,20 @@ def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tu
     out, given = str(read(cfg, "out")), tuple(overrides)
     cfg = prefer_given(cfg, overrides)
     held = check_run_folder(out, resume=resume, overwrite=overwrite) if leads else holds_run(out)
-    trusted = trusted_targets(cfg, overrides)  # of this command line, whatever a stored config says
+    asked = cfg
     if resume and held:
         given = (*first_overrides(cfg), *given)
         cfg = continue_config(cfg, overrides)
-        trusted_targets(cfg, overrides)  # refuses what was trusted before and is not given again
+    trusted = trusted_targets(asked, overrides)  # of this command line, whatever a stored config says
+    trusted_targets(cfg, overrides)  # refuses what was trusted before and is not given again
     judge_names(cfg, trusted)
     precision, seed = read_choice(cfg, "precision", PRECISIONS), read_int(cfg, "seed", least=0)
     loading, devices = read_loading(cfg), read_int(cfg, "devices", auto=0)
-    init = read_text(cfg, "init")
+    init, data = read_text(cfg, "init"), read_text(cfg, "data")
     return cfg, RunInputs(
         *(out, resume, overwrite, tuple(overrides), given, trusted, init),
-        index=open_data(read_text(cfg, "data")),
+        data=None if data is None else absolute(data),
+        index=open_data(data),
         weights=None if init is None else find_weights(init),
         seed=seed,
         precision=precision,
@@ -211,7 +215,7 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
     return with_values(
         cfg,
         {
-            "data": None if cfg.data is None else absolute(str(cfg.data)),
+            "data": inputs.data,
             "init": str(Path(init).absolute()) if init is not None and Path(init).exists() else init,
             "image_size": list(geometry.image_size),
             "channels": geometry.channels,

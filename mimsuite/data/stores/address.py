@@ -28,12 +28,6 @@ def absolute(address: str) -> str:
     return by_name if os.path.realpath(by_name) == place else place
 
 
-def same_place(one: str, other: str) -> bool:
-    """Whether two addresses name the same place; of local paths, links are followed."""
-    first, second = (address if scheme_of(address) else os.path.realpath(absolute(address)) for address in (one, other))
-    return first == second
-
-
 def store_of(address: str) -> Store:
     """The store that reads what lies at an address.
 
