@@ -14,10 +14,23 @@ from mimsuite.runs import life
 from mimsuite.runs.processes import Team, current_team, launch
 from mimsuite.tasks import probe
 
-STUB = """#!/bin/sh
-for name in INT TERM USR1; do trap "echo $name $RANK $3 >> $OUT; exit 7" $name; done
-echo ready $RANK $2 $3 $WORLD_SIZE >> $OUT
-while :; do sleep 0.05; done
+# Not a shell script: a shell cannot trap what was ignored when it started, as SIGINT is below nohup.
+STUB = f"""#!{sys.executable} -S
+import os, signal, sys, time
+
+def write(*words):
+    with open(os.environ["OUT"], "a") as file:
+        file.write(" ".join(words) + chr(10))
+
+def stop(number, frame):
+    write(signal.Signals(number).name.removeprefix("SIG"), os.environ["RANK"], sys.argv[3])
+    os._exit(7)
+
+for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    signal.signal(getattr(signal, name), stop)
+write("ready", os.environ["RANK"], *sys.argv[2:4], os.environ["WORLD_SIZE"])
+while True:
+    time.sleep(0.05)
 """
 
 
