@@ -226,7 +226,7 @@ def write_results(
     return folder.summary(task.name, "done", steps, parts.files.last | metrics, **spent, **more)
 
 
-def read_summary(out: str) -> dict[str, Any]:
+def read_summary(out: str | Path) -> dict[str, Any]:
     """What the run's first process wrote, or nothing where it did not get so far."""
     file = Path(out) / "summary.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}

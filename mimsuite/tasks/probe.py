@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from mimsuite import app
 from mimsuite.data.index import Selection
 from mimsuite.models.device import torch_device
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import prepare_process
+from mimsuite.runs.life import prepare_process, read_summary
 from mimsuite.runs.processes import command_line, current_team, is_leader, launch, processes_of
 from mimsuite.settings.probe import ProbeSettings, read_probe
 from mimsuite.settings.read import format_size
@@ -51,8 +50,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def in_processes(settings: ProbeSettings, overrides: Sequence[str]) -> dict[str, Any]:
     """Runs the probe in several processes; returns its summary and the exit code."""
     code = launch("probe", command_line("probe", overrides), settings.devices, 1)
-    file = settings.out / "summary.json"
-    return (json.loads(file.read_text()) if file.is_file() else {}) | {"exit_code": code}
+    return read_summary(settings.out) | {"exit_code": code}
 
 
 def own_device() -> str:
