@@ -4,7 +4,11 @@ The tasks of the command line are functions here: `mimsuite.pretrain(data=..., o
 are the command-line keys; a key with a dot is passed through a dict: `mimsuite.pretrain(**{"mask.ratio": 0.5})`.
 """
 
-from mimsuite.api import (
+from mimsuite.config.python_path import leave_working_folder
+
+leave_working_folder()  # before anything else is imported
+
+from mimsuite.api import (  # noqa: E402
     demo,
     doctor,
     embed,
@@ -19,7 +23,7 @@ from mimsuite.api import (
     probe,
     reconstruct,
 )
-from mimsuite.version import __version__
+from mimsuite.version import __version__  # noqa: E402
 
 __all__ = [
     "__version__",

@@ -6,6 +6,7 @@ import time
 from difflib import get_close_matches
 
 from mimsuite.config.overrides import flags_first, quote_path
+from mimsuite.config.python_path import task_command, task_environment
 from mimsuite.version import __version__
 
 TASKS = {
@@ -57,8 +58,8 @@ def main() -> None:
         print(f"mimsuite: unknown task {task!r}; {hint}tasks are {', '.join(TASKS)}", file=sys.stderr)
         sys.exit(2)
     os.environ["MIMSUITE_STARTED"] = str(time.time())
-    command = [sys.executable, "-m", f"mimsuite.tasks.{task}", *map(quote_path, flags_first(arguments[1:]))]
-    os.execv(sys.executable, command)
+    command = task_command(task, [quote_path(argument) for argument in flags_first(arguments[1:])])
+    os.execve(sys.executable, command, task_environment())
 
 
 if __name__ == "__main__":

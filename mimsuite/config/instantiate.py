@@ -131,12 +131,10 @@ def judge(target: str, trusted: Collection[str]) -> None:
     Raises:
         InputError: the target is not allowed or does not exist.
     """
-    if target in trusted:
-        return
-    if is_foreign(target):
+    if target not in trusted and is_foreign(target):
         raise refusal([target], trusted)
     found = resolve(target)
-    if not is_ours(found) and defined_name(found) not in ALLOWED:
+    if target not in trusted and not is_ours(found) and defined_name(found) not in ALLOWED:
         raise refusal([target], trusted)
 
 
@@ -196,7 +194,14 @@ def resolve(target: str) -> Any:
             found = getattr(found, name, None)
         if found is not None:
             return found
-    raise InputError(f"_target_={target} does not exist; check its spelling")
+    own = (
+        ""
+        if parts[0] in ROOTS
+        else (
+            "; modules of the working folder are not imported: install yours, or name its folder with PYTHONPATH=FOLDER"
+        )
+    )
+    raise InputError(f"_target_={target} does not exist; check its spelling{own}")
 
 
 def trusted_targets(cfg: DictConfig, overrides: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from mimsuite.config.python_path import task_command, task_environment
 from mimsuite.errors import RunError
 
 log = logging.getLogger("mimsuite")
@@ -101,7 +102,7 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
     Raises:
         RunError: a process was killed.
     """
-    command = [sys.executable, "-m", f"mimsuite.tasks.{task}", *arguments]
+    command = task_command(task, list(arguments))
     node = int(os.environ.get("NODE_RANK") or 0)
     shared = {
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
@@ -115,7 +116,7 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
     children = [
         subprocess.Popen(
             command,
-            env={**os.environ, **shared, "LOCAL_RANK": str(i), "RANK": str(node * local + i)},
+            env={**task_environment(), **shared, "LOCAL_RANK": str(i), "RANK": str(node * local + i)},
             start_new_session=True,  # a terminal's Ctrl-C comes through us, once
         )
         for i in range(local)

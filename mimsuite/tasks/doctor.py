@@ -165,7 +165,9 @@ def parse_release(version: str) -> tuple[int, ...]:
 def check_torch(code: str = PROBE) -> Iterator[Finding]:
     """What torch reports about itself and the devices, asked in another process."""
     try:
-        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        answer = subprocess.run(
+            [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120, check=False
+        )
         facts = json.loads(answer.stdout.splitlines()[-1]) if answer.returncode == 0 else None
         reason = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
     except (subprocess.TimeoutExpired, OSError, ValueError, IndexError) as error:

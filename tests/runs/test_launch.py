@@ -23,12 +23,12 @@ def write(*words):
         file.write(" ".join(words) + chr(10))
 
 def stop(number, frame):
-    write(signal.Signals(number).name.removeprefix("SIG"), os.environ["RANK"], sys.argv[3])
+    write(signal.Signals(number).name.removeprefix("SIG"), os.environ["RANK"], sys.argv[4])
     os._exit(7)
 
 for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
     signal.signal(getattr(signal, name), stop)
-write("ready", os.environ["RANK"], *sys.argv[2:4], os.environ["WORLD_SIZE"])
+write("ready", os.environ["RANK"], *sys.argv[1:5], os.environ["WORLD_SIZE"])
 while True:
     time.sleep(0.05)
 """
@@ -49,7 +49,8 @@ def test_a_command_passes_signals_on_to_all_that_it_started(number, tmp_path, mo
     lines = sorted(out.read_text().splitlines())
     name = number.name.removeprefix("SIG")
     assert lines == sorted(
-        [f"ready {rank} mimsuite.tasks.finetune a=1 2" for rank in (0, 1)] + [f"{name} {rank} a=1" for rank in (0, 1)]
+        [f"ready {rank} -P -m mimsuite.tasks.finetune a=1 2" for rank in (0, 1)]
+        + [f"{name} {rank} a=1" for rank in (0, 1)]
     )
 
 
