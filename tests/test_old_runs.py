@@ -27,6 +27,7 @@ OLD = Path(__file__).parent / "data" / "runs_0_1_0"
 FIGURES = OLD / "figures.json"
 WRITTEN_IN = "/home/somebody/runs"  # the one absolute path that configs and heads name
 RUNS = ["pretrain", "mae", "cvt", "bit", "finetune"]
+STATISTICS = ("image_mean", "image_std", "rescale_factor", "resample")
 WITH_WEIGHTS = {"pretrain": ["weights"], "mae": ["weights"], "finetune": ["weights", "weights-last"]}
 WRITTEN = {
     *("config.yaml", "overrides.txt", "environment.json", "metrics.csv", "metrics.jsonl", "summary.json", "train.log"),
@@ -98,8 +99,15 @@ def assert_same_weights(folder, wanted):
         assert not [name for name, value in theirs.items() if not torch.equal(ours[name], value)]
     apart = torch.cat([(ours[name] - value).flatten() for name, value in theirs.items()])
     assert apart.norm() < WEIGHTS * torch.cat([value.flatten() for value in theirs.values()]).norm()
-    for file in ("config.json", "preprocessor_config.json"):
-        assert json.loads((folder / file).read_text()) == json.loads((wanted / file).read_text())
+    config, old_config, processor, old = (
+        json.loads((place / name).read_text())
+        for name in ("config.json", "preprocessor_config.json")
+        for place in (folder, wanted)
+    )
+    assert config == old_config
+    assert [processor[key] for key in STATISTICS] == [old[key] for key in STATISTICS]
+    assert processor["size"] == old["size"]
+    assert processor["image_processor_type"] in (old["image_processor_type"], "PerceiverImageProcessor")
 
 
 def assert_same_run(out, run, summary):

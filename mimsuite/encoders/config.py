@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
-from mimsuite.weights.source import find_folder, read_json
+from mimsuite.weights.source import find_folder, read_config
 from mimsuite.words import ACTIVATION_NAMES, ATTENTION_IMPLEMENTATIONS, CLASSIFIER_POOLS, PROBLEM_TYPES, TARGETS
 
 Activation = str | Callable[..., Any]
@@ -251,7 +251,7 @@ class ModelConfig(ABC):
 
         `overrides` are fields that win over the file.
         """
-        return cls.from_dict(read_json(find_folder(source) / "config.json"), **overrides)
+        return cls.from_dict(read_config(find_folder(source)), **overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `config.json` holds: common and ours-only fields only where not the default.
@@ -277,7 +277,7 @@ class ModelConfig(ABC):
 
     def to_json_string(self) -> str:
         """Returns `config.json`: sorted keys, indent 2, newline at the end."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        return json_text(self.to_dict())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `config.json` into `folder`, made if absent."""
@@ -391,6 +391,11 @@ class ModelConfig(ABC):
             raise InputError(f"{name}={value!r} must be a positive integer or a pair (height, width) of them")
         if isinstance(value, tuple):
             setattr(self, name, sides)
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """An object as `config.json` has it: sorted keys, indent 2, newline at the end."""
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
 
 def as_pair(side: Side) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError
 from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
-from mimsuite.weights.source import find_folder, read_json
+from mimsuite.weights.source import find_folder, read_config, read_json
 
 
 class AutoConfig:
@@ -23,7 +23,7 @@ class AutoConfig:
             FileNotFoundError: no folder or no `config.json` (also an InputError).
             InputError: an unknown `model_type`.
         """
-        return AutoConfig.from_dict(read_json(find_folder(source) / "config.json"), **overrides)
+        return AutoConfig.from_dict(read_config(find_folder(source)), **overrides)
 
     @staticmethod
     def from_dict(data: dict[str, Any], **overrides: Any) -> ModelConfig:
@@ -45,7 +45,7 @@ class _AutoModel:
     def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
         """Reads the model of a folder or of `hf:ORG/NAME`; options as for `Pretrained.from_pretrained`."""
         folder = find_folder(source)
-        model_type = read_json(folder / "config.json").get("model_type")
+        model_type = read_config(folder).get("model_type")
         return _class_of(model_type, cls.part).from_pretrained(folder, **options)
 
     @classmethod

@@ -45,6 +45,7 @@ PARTS = {
 # Files of `processors` -> the classes in them.
 PROCESSORS = {
     "bit": ("BitImageProcessor",),
+    "center_crop": ("CenterCropImageProcessor",),
     "convnext": ("ConvNextImageProcessor",),
     "vit": ("ViTFeatureExtractor", "ViTImageProcessor", "ViTImageProcessorFast"),
 }
@@ -53,6 +54,8 @@ PROCESSOR_NAMES = {
     "ViTImageProcessor": "ViTImageProcessor",
     "ViTFeatureExtractor": "ViTImageProcessor",
     "BitImageProcessor": "BitImageProcessor",
+    "CenterCropImageProcessor": "CenterCropImageProcessor",
+    "PerceiverImageProcessor": "CenterCropImageProcessor",
     "ConvNextImageProcessor": "ConvNextImageProcessor",
     "ConvNextFeatureExtractor": "ConvNextImageProcessor",
 }

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mimsuite.masked.normalization import Normalize
     from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
     from mimsuite.models.pretrained import Pretrained
+    from mimsuite.processors.base import ImageProcessor
 
 log = logging.getLogger("mimsuite")
 
@@ -213,17 +214,18 @@ def load_normalizer(weights: Weights) -> Normalize:
     return Normalize(mean, std, round(1 / weights.preprocessor.get("rescale_factor", 1 / 255)))
 
 
-def make_processor(normalize: Normalize, image_size: tuple[int, int]) -> Any:
-    """The image processor that prepares images as training did."""
-    from mimsuite.models import ViTImageProcessor
+def make_processor(normalize: Normalize, image_size: tuple[int, int]) -> ImageProcessor:
+    """The image processor that prepares images as evaluation does."""
+    from mimsuite.models import CenterCropImageProcessor
 
-    return ViTImageProcessor(
+    made: ImageProcessor = CenterCropImageProcessor(
         size={"height": image_size[0], "width": image_size[1]},
-        resample=3,
         rescale_factor=1 / normalize.maximum,
         image_mean=normalize.mean.flatten().tolist(),
         image_std=normalize.std.flatten().tolist(),
+        do_convert_rgb=normalize.mean.numel() == 3,
     )
+    return made
 
 
 def save_weights(folder: Path, model: nn.Module, normalize: Normalize, image_size: tuple[int, int]) -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from mimsuite.data.storage import write_text
-from mimsuite.encoders.config import ModelConfig
+from mimsuite.encoders.config import ModelConfig, json_text
 from mimsuite.errors import InputError
-from mimsuite.types import Encoder
+from mimsuite.types import Encoder, EncoderConfig
 from mimsuite.weights.files import read_decoder, read_folder, write_decoder, write_folder
-from mimsuite.weights.source import find_folder
+from mimsuite.weights.source import find_folder, marked_names
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -107,7 +107,8 @@ class Pretrained(nn.Module):
     def save_pretrained(self, folder: str | Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         """Writes `config.json`, `model.safetensors` (or shards) and perhaps `decoder.safetensors`.
 
-        Each is written whole or not at all. Makes the folder.
+        Each is written whole or not at all. Makes the folder. What transformers would load and compute otherwise gets a
+        `model_type` and a class name that it refuses; every loader of ours knows both.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -117,11 +118,18 @@ class Pretrained(nn.Module):
         name, state, decoder = self.file_parts()
         config.architectures = [name]
         config.dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
-        text = config.to_json_string()
+        data = config.to_dict()
+        text = json_text(marked_names(data) if differs_in_transformers(config, name) else data)
         folder.mkdir(parents=True, exist_ok=True)
         write_folder(folder, state, max_shard_bytes)
         write_decoder(folder, decoder)
         write_text(folder / "config.json", text)
+
+
+def differs_in_transformers(config: EncoderConfig, class_name: str) -> list[str]:
+    """`field=value` of what makes the class of this name compute something else in transformers."""
+    classifies = class_name.endswith("ForImageClassification")
+    return [text for text in config.not_in_transformers if classifies or not text.startswith("classifier_pool=")]
 
 
 def load_state(model: Pretrained, state: dict[str, Tensor], source: str, ignore_mismatched_sizes: bool = False) -> None:

@@ -48,7 +48,7 @@ class BatchFeature(UserDict[str, Any]):
 
 @dataclass(kw_only=True)
 class ImageProcessor:
-    """Convert, resize, (crop), rescale, normalise; a family overrides `geometry` for the sizes.
+    """Convert, resize, (crop), rescale, normalise; a class overrides `geometry` for the sizes, or `fit`.
 
     Attributes:
         do_resize: resize to `size`.
@@ -94,6 +94,13 @@ class ImageProcessor:
     def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
         """Returns the `(h, w)` to resize an image to, and the `(h, w)` to crop its centre to, or None."""
         return resized_extent(self.size, height, width), None
+
+    def fit(self, image: Array) -> Array:
+        """Brings one `(C, H, W)` image to its size."""
+        extent, crop = self.geometry(*image.shape[1:])
+        if self.do_resize:
+            image = resize_pil(image, extent, self.resample)
+        return image if crop is None else center_crop(image, crop)
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
         """Same as `preprocess`."""
@@ -189,11 +196,7 @@ class ImageProcessor:
 
     def _slow(self, image: Array) -> Array:
         """One `(C, H, W)` image through Pillow and numpy."""
-        extent, crop = self.geometry(*image.shape[1:])
-        if self.do_resize:
-            image = resize_pil(image, extent, self.resample)
-        if crop is not None:
-            image = center_crop(image, crop)
+        image = self.fit(image)
         if self.do_rescale:
             image = (image.astype(np.float64) * self.rescale_factor).astype(np.float32)
         if self.do_normalize:

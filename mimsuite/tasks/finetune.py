@@ -57,7 +57,8 @@ def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) ->
         log.info("          the classifier is fresh (head.std=%g)", settings.head_std)
     if unknown := objective.model.config.not_in_transformers:
         log.info(
-            "          transformers will not compute the same from weights/: it does not know %s; mimsuite.load does",
+            "          transformers refuses weights/, as it would compute something else: it does not know %s; use "
+            "mimsuite.load",
             ", ".join(unknown),
         )
 

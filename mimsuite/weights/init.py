@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimsuite.errors import InputError
-from mimsuite.weights.source import find_folder
+from mimsuite.weights.source import find_folder, plain_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +115,9 @@ def in_folder(init: str, folder: Path) -> Weights:
     config = read_object(init, folder / "config.json")
     if config is None:
         raise InputError(f"init={init}: {folder} has no config.json; give a run folder or a Hugging Face folder")
-    return Weights(init, folder, None, config, read_object(init, folder / "preprocessor_config.json") or {})
+    return Weights(
+        init, folder, None, plain_names(config), read_object(init, folder / "preprocessor_config.json") or {}
+    )
 
 
 def read_object(init: str, path: Path) -> dict[str, Any] | None:

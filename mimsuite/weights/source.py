@@ -11,6 +11,7 @@ from mimsuite.errors import InputError
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 HUB_FILES = ["*.json", "model*.safetensors", "decoder.safetensors"]
+MARK, CLASS_MARK = "mimsuite_", "Mimsuite"  # before names of what transformers would load and compute otherwise
 DEMOS = Path(__file__).parent / "demo"  # small trained models that we ship, a folder each
 
 
@@ -59,6 +60,27 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a JSON {type(data).__name__}; expected an object")
     return data
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of `config.json` under our own names; errors as `read_json`."""
+    return plain_names(read_json(folder / "config.json"))
+
+
+def plain_names(config: dict[str, Any]) -> dict[str, Any]:
+    """The content of a `config.json` without the marks of `marked_names`; one without marks stays as it is."""
+    own = {key: config[key] for key in ("model_type", "architectures") if key in config}
+    if isinstance(own.get("model_type"), str):
+        own["model_type"] = own["model_type"].removeprefix(MARK)
+    if isinstance(own.get("architectures"), list):
+        own["architectures"] = [str(name).removeprefix(CLASS_MARK) for name in own["architectures"]]
+    return config | own
+
+
+def marked_names(config: dict[str, Any]) -> dict[str, Any]:
+    """The same under names that transformers does not know, so that it refuses what it would compute otherwise."""
+    classes = [f"{CLASS_MARK}{name}" for name in config.get("architectures") or []]
+    return config | {"model_type": f"{MARK}{config['model_type']}", "architectures": classes}
 
 
 def _demo(name: str) -> Path:

@@ -55,7 +55,7 @@ def test_the_public_names_follow_from_the_table_of_families():
     parts = ("Config", "Model", "ForMaskedImageModeling", "ForImageClassification")
     families = {prefix + part for prefix in ("ViT", "Cvt", "Bit") for part in parts}
     processors = {"ViTImageProcessor", "ViTImageProcessorFast", "ViTFeatureExtractor"}
-    processors |= {"BitImageProcessor", "ConvNextImageProcessor"}
+    processors |= {"BitImageProcessor", "CenterCropImageProcessor", "ConvNextImageProcessor"}
     autos = {"AutoBackbone", "AutoConfig", "AutoImageProcessor", "AutoModel"}
     autos |= {"AutoModelForImageClassification", "AutoModelForMaskedImageModeling"}
     assert set(models.__all__) == families | {"BitBackbone"} | processors | autos

@@ -94,7 +94,8 @@ def test_the_files_are_the_bare_encoders_and_the_decoder_lies_beside(tmp_path, c
     model.save_pretrained(tmp_path)
     assert names_in(tmp_path) == ["config.json", "decoder.safetensors", "model.safetensors"]
     data = json.loads((tmp_path / "config.json").read_text())
-    assert (data["architectures"], data["model_type"]) == (["ViTModel"], "vit")
+    names = (["MimsuiteViTModel"], "mimsuite_vit") if model.config.not_in_transformers else (["ViTModel"], "vit")
+    assert (data["architectures"], data["model_type"]) == names
     same_state(load_file(tmp_path / "model.safetensors"), dict(model.vit.state_dict()))
     decoder = {k: t for k, t in model.state_dict().items() if k.startswith("decoder.")}
     same_state(load_file(tmp_path / "decoder.safetensors"), decoder)

@@ -118,8 +118,9 @@ def test_every_class_reads_every_format_without_a_warning(tmp_path, cls, write):
 def test_the_folder_names_the_class_and_the_dtype(tmp_path, cls):
     randomised(cls).to(torch.bfloat16).save_pretrained(tmp_path)
     data = json.loads((tmp_path / "config.json").read_text())
-    assert (data["architectures"], data["dtype"]) == ([cls.__name__], "bfloat16")
-    assert data["model_type"] == cls.config_class.model_type
+    ours = randomised(cls).config.not_in_transformers != []  # then transformers is kept from reading it
+    assert (data["architectures"], data["dtype"]) == (["Mimsuite" * ours + cls.__name__], "bfloat16")
+    assert data["model_type"] == "mimsuite_" * ours + cls.config_class.model_type
     assert {p.dtype for p in cls.from_pretrained(tmp_path, dtype="auto").parameters()} == {torch.bfloat16}
 
 

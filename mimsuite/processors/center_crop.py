@@ -1,0 +1,86 @@
+"""The image processor of evaluation, for any size and 16 bits: the largest central part, cut out and then resized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from mimsuite.data.augment.crop import CenterCrop
+from mimsuite.errors import InputError
+from mimsuite.processors.base import ImageProcessor
+from mimsuite.processors.images import Array
+from mimsuite.processors.resize import RESAMPLE_CODES, SQUASH, Forms, Size
+from mimsuite.words import INTERPOLATIONS
+
+THEIRS = "PerceiverImageProcessor"  # in transformers: cuts out the square of the short side, then resizes it
+
+
+@dataclass(kw_only=True)
+class CenterCropImageProcessor(ImageProcessor):
+    """Does what `mimsuite evaluate` does, bit for bit: `size` is what comes out, no image is squashed or padded.
+
+    For squares of 8-bit images of 1 or 3 channels transformers has a class that does the same, and files name it:
+    `PerceiverImageProcessor`, with `crop_size` equal to `size`. It has none that cuts out a part of other proportions,
+    or that resizes 16-bit images or other channels; then files name this class, which transformers refuses.
+
+    Attributes:
+        size: `{height, width}` pixels of the result.
+        resample: 2 bilinear or 3 bicubic.
+        do_center_crop: True.
+        crop_size: None, or the same as `size`.
+    """
+
+    size_forms: ClassVar[Forms] = (SQUASH,)
+
+    resample: int = 3
+    do_center_crop: bool = True
+    crop_size: Size | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if RESAMPLE_CODES[self.resample] not in INTERPOLATIONS:
+            raise InputError(f"resample={self.resample}: {type(self).__name__} takes 2 (bilinear) and 3 (bicubic)")
+        if not self.do_center_crop or self.crop_size not in (None, self.size):
+            raise InputError(
+                f"do_center_crop={self.do_center_crop}, crop_size={self.crop_size}: {type(self).__name__} cuts out the "
+                "largest part of the proportions of size; use ViTImageProcessor or BitImageProcessor for others"
+            )
+
+    def fit(self, image: Array) -> Array:
+        """Cuts out and resizes one `(C, H, W)` image; whole numbers stay whole."""
+        if not self.do_resize:
+            return image
+        crop = CenterCrop((self.size["height"], self.size["width"]), RESAMPLE_CODES[self.resample])
+        height, width = image.shape[1:]
+        box = crop.box(height, width, torch.Generator())
+        part = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
+        return crop(as_stored(part).transpose(1, 2, 0), torch.Generator()).numpy()
+
+    @property
+    def in_transformers(self) -> bool:
+        """Whether transformers has a class that does the same; it takes a fourth channel for alpha when it resizes."""
+        square = self.size["height"] == self.size["width"]
+        return square and self.rescale_factor == 1 / 255 and np.size(self.image_mean) in (1, 3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what `preprocessor_config.json` holds."""
+        name = {"image_processor_type": THEIRS} if self.in_transformers else {}
+        return super().to_dict() | {"crop_size": dict(self.size)} | name
+
+
+def as_stored(image: Array) -> Array:
+    """An image in a type that data sets have, uint8 or uint16; fractions become float32.
+
+    Raises:
+        InputError: whole numbers that are neither.
+    """
+    if image.dtype in (np.uint8, np.uint16):
+        return image
+    if np.issubdtype(image.dtype, np.floating):
+        return image.astype(np.float32)
+    if image.min() < 0 or image.max() > 65535:
+        raise InputError(f"image values from {image.min()} to {image.max()}; give uint8, uint16 or fractions")
+    return image.astype(np.uint16)
