@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class DisplayRange(NamedTuple):
+    """What pictures show as black and as full brightness, per channel; only images of more than 8 bits have one.
+
+    Attributes:
+        low, high: C values each, as fractions of the data type's maximum, high above low.
+        source: what they are, in words.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    source: str = "1st to 99th percentile of the data"
+
+
 class FeatureMap(NamedTuple):
     """Features of an encoder, after its final norm unless they are those of an earlier layer.
 

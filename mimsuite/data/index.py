@@ -14,6 +14,7 @@ from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import map_array
 from mimsuite.data.tar import RECORD
 from mimsuite.errors import InputError
+from mimsuite.types import DisplayRange
 
 STATS_SAMPLES = 512  # training images whose pixels give mean and std
 _TABLES = 64  # kept open, for each holds a file
@@ -123,6 +124,8 @@ class DataIndex:
         mean, std: per channel, in fractions of the dtype's maximum.
         image_size: median (height, width) of the sampled images, in pixels.
         has_labels: whether the samples carry labels.
+        display: what pictures show as black and as full brightness; None of 8-bit data, and where an older index
+            does not say it (see `data.display.find_display`).
     """
 
     root: str
@@ -134,6 +137,7 @@ class DataIndex:
     std: tuple[float, ...]
     image_size: tuple[int, int]
     has_labels: bool
+    display: DisplayRange | None = None
 
     def num_samples(self, split: str | Selection) -> int:
         """How many samples a split, or a part of it, has."""

@@ -10,6 +10,7 @@ from mimsuite.data.index import DataIndex, Shard
 from mimsuite.data.storage import write_text
 from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError
+from mimsuite.types import DisplayRange
 
 INDEX = "index.json"
 JOURNAL = "pack.journal"  # lies in a packed folder until the index is written
@@ -44,6 +45,7 @@ def write_index(folder: Path, index: DataIndex) -> None:
         "std": index.std,
         "image_size": index.image_size,
         "has_labels": index.has_labels,
+        "display": index.display and {"low": index.display.low, "high": index.display.high},
     }
     write_text(folder / INDEX, json.dumps(content, indent=1) + "\n")
 
@@ -87,11 +89,22 @@ def read_index(folder: Path, root: Path | None = None) -> DataIndex:
             std=tuple(content["std"]),
             image_size=(int(content["image_size"][0]), int(content["image_size"][1])),
             has_labels=bool(content["has_labels"]),
+            display=_read_display(content.get("display"), int(content["channels"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"{file} is damaged ({type(error).__name__}: {error}); {fix}") from error
     _check_splits(index, file)
     return index
+
+
+def _read_display(content: dict[str, list[float]] | None, channels: int) -> DisplayRange | None:
+    """The range that pictures show; an index of 8-bit data has none, nor has one that an older version wrote."""
+    if content is None:
+        return None
+    low, high = (tuple(map(float, content[key])) for key in ("low", "high"))
+    if not len(low) == len(high) == channels or any(not 0 <= a < b <= 1 for a, b in zip(low, high, strict=True)):
+        raise ValueError(f"display {content} is not a range within 0 to 1 for each of {channels} channels")
+    return DisplayRange(low, high)
 
 
 def _check_splits(index: DataIndex, file: Path) -> None:

@@ -38,10 +38,8 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
         hashes: sha256 of the shards, as far as they are known.
     """
     splits = _scan_all(root, paths, tables, hashes)
-    samples = Samples(next(iter(splits.values())))
-    chosen = samples.take(samples.smallest(STATS_SAMPLES, salt=_SALT))
-    files = ShardFiles(store_of(str(root)))
-    facts = measure_images(_images(files, chosen), str(root))
+    files, chosen = ShardFiles(store_of(str(root))), sample_images(next(iter(splits.values())))
+    facts = measure_images(read_images(files, chosen), str(root))
     return DataIndex(
         root=str(root),
         splits=splits,
@@ -52,7 +50,14 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
         std=facts.std,
         image_size=facts.image_size,
         has_labels=_is_labelled(files, chosen),
+        display=facts.display,
     )
+
+
+def sample_images(shards: tuple[Shard, ...]) -> Samples:
+    """The images of the first split that the statistics are taken from, chosen by key."""
+    samples = Samples(shards)
+    return samples.take(samples.smallest(STATS_SAMPLES, salt=_SALT))
 
 
 def _scan_all(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str]) -> dict[str, tuple[Shard, ...]]:
@@ -102,7 +107,7 @@ def _put_beside(shard: Shard) -> Shard:
     return replace(shard, table=str(place))
 
 
-def _images(files: ShardFiles, samples: Samples) -> Iterator[tuple[str, bytes]]:
+def read_images(files: ShardFiles, samples: Samples) -> Iterator[tuple[str, bytes]]:
     """Where each image lies, for people, and its bytes."""
     for number in range(len(samples)):
         shard, row = samples[number]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mimsuite.types import DisplayRange
+
 
 class Normalize(nn.Module):
     """`(x / maximum - mean) / std` per channel.
@@ -15,11 +17,14 @@ class Normalize(nn.Module):
         mean: per channel, as a fraction of the data type's maximum.
         std: per channel, likewise; of a channel that is constant over the data, whose deviation is 0, it is taken as 1.
         maximum: 255 for uint8 data, 65535 for uint16.
+        display: what pictures show as black and as full brightness, and what the PSNR is relative to; None: all values.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], maximum: int = 255) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], maximum: int = 255, display: DisplayRange | None = None
+    ) -> None:
         super().__init__()
-        self.maximum = maximum
+        self.maximum, self.display = maximum, display
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer(
             "std", torch.tensor([deviation or 1.0 for deviation in std]).view(1, -1, 1, 1), persistent=False
@@ -34,3 +39,15 @@ class Normalize(nn.Module):
     def undo(self, pixels: Tensor) -> Tensor:
         """Normalised `(B, C, H, W)` back to fractions of the maximum, not clipped."""
         return pixels * self.std + self.mean
+
+    @property
+    def peak(self) -> Tensor | None:
+        """What the PSNR takes for the largest value, per channel as a fraction of the maximum, `(1, C, 1, 1)`.
+
+        None where that is the maximum itself.
+        """
+        if self.display is None:
+            return None
+        low, high = self.mean.new_tensor(self.display[:2])
+        peak: Tensor = (high - low).view_as(self.mean)
+        return peak

@@ -12,19 +12,24 @@ from mimsuite.masked.patches import expand_mask
 SMALLEST_ERROR = 1e-10
 
 
-def hidden_psnr(prediction: Tensor, pixels: Tensor, mask: Tensor) -> Tensor:
+def hidden_psnr(prediction: Tensor, pixels: Tensor, mask: Tensor, peak: Tensor | None = None) -> Tensor:
     """Peak signal-to-noise ratio of each image over its hidden pixels, in dB.
 
     Args:
         prediction: `(B, C, H, W)` in [0, 1]; values outside are clipped, as they would be in a picture.
         pixels: the true image, likewise.
         mask: `(B, gh, gw)` bool, True = hidden, on a grid that divides the image.
+        peak: of each channel, `(1, C, 1, 1)`: the part of [0, 1] that its values take, which errors are divided by, as
+            12-bit data in 16 bits would look almost perfect otherwise; None: 1.
 
     Returns:
         `(B,)` float32 or wider; at most 100 (a perfect prediction); NaN where nothing is hidden.
     """
     hidden = _pixel_mask(mask, pixels)
-    error = (widen(prediction).clamp(0, 1) - widen(pixels).clamp(0, 1)).square().masked_fill(~hidden, 0)
+    error = widen(prediction).clamp(0, 1) - widen(pixels).clamp(0, 1)
+    if peak is not None:
+        error = error / peak
+    error = error.square().masked_fill(~hidden, 0)
     mean = error.sum((1, 2, 3)) / (hidden.sum((1, 2, 3)) * pixels.shape[1])
     return -10 * mean.clamp_min(SMALLEST_ERROR).log10()
 
@@ -42,9 +47,9 @@ class HiddenPSNR(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, prediction: Tensor, pixels: Tensor, mask: Tensor) -> None:
+    def update(self, prediction: Tensor, pixels: Tensor, mask: Tensor, peak: Tensor | None = None) -> None:
         """Adds a batch; arguments as in `hidden_psnr`."""
-        psnr = hidden_psnr(prediction, pixels, mask)
+        psnr = hidden_psnr(prediction, pixels, mask, peak)
         psnr = psnr[~psnr.isnan()]
         self.total += psnr.double().sum()
         self.images += len(psnr)

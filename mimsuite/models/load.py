@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import instantiate
+from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
-from mimsuite.types import EncoderConfig
+from mimsuite.types import DisplayRange, EncoderConfig
 from mimsuite.weights.init import Weights
 
 if TYPE_CHECKING:
@@ -198,20 +200,45 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
 
 
 def make_normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
-    """Normalisation by the statistics of the weights, where they are written down, else of the data."""
+    """Normalisation by the statistics of the weights, where they are written down, else of the data.
+
+    Pictures show the range of the data.
+    """
+    from mimsuite.data.display import find_display
     from mimsuite.masked.normalization import Normalize
 
     mean, std = (weights and weights.statistics) or (index.mean, index.std)
-    return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255)
+    return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255, find_display(index))
 
 
-def load_normalizer(weights: Weights) -> Normalize:
-    """Normalisation as the weights were trained with; 0.5 and 0.5 where nothing says more, as Hugging Face's ViT."""
+def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normalize:
+    """Normalisation as the weights were trained with; 0.5 and 0.5 where nothing says more, as Hugging Face's ViT.
+
+    Args:
+        weights: of a model.
+        index: images that are put into it. Their type decides which value is taken for 1, and pictures show their
+            range where the weights do not say in which one they were trained; None: 16-bit data are shown within
+            three deviations of the mean then.
+    """
+    from mimsuite.data.display import find_display
     from mimsuite.masked.normalization import Normalize
 
     half = (0.5,) * int(weights.config.get("num_channels", 3))
     mean, std = weights.statistics or (half, half)
-    return Normalize(mean, std, round(1 / weights.preprocessor.get("rescale_factor", 1 / 255)))
+    maximum = round(1 / weights.preprocessor.get("rescale_factor", 1 / 255))
+    if index is not None and (index.dtype == "uint16") != (maximum > 255):
+        return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255, find_display(index))
+    if maximum <= 255:
+        return Normalize(mean, std, maximum)
+    display = weights.display or (around_mean(mean, std) if index is None else find_display(index))
+    return Normalize(mean, std, maximum, display)
+
+
+def around_mean(mean: Sequence[float], std: Sequence[float]) -> DisplayRange:
+    """Three deviations to either side of the mean of every channel, as far as there are such values."""
+    pairs = [(max(0.0, m - 3 * s), min(1.0, m + 3 * s)) for m, s in zip(mean, std, strict=True)]
+    low, high = zip(*(pair if pair[0] < pair[1] else (0.0, 1.0) for pair in pairs), strict=True)
+    return DisplayRange(low, high, "three deviations around the mean")
 
 
 def make_processor(normalize: Normalize, image_size: tuple[int, int]) -> ImageProcessor:
@@ -228,7 +255,16 @@ def make_processor(normalize: Normalize, image_size: tuple[int, int]) -> ImagePr
     return made
 
 
+def preprocessing(normalize: Normalize, image_size: tuple[int, int]) -> dict[str, Any]:
+    """What `preprocessor_config.json` holds: how images are prepared, and the range that pictures show."""
+    facts: dict[str, Any] = make_processor(normalize, image_size).to_dict()
+    if normalize.display is not None:
+        facts |= {"display_low": list(normalize.display.low), "display_high": list(normalize.display.high)}
+    return facts
+
+
 def save_weights(folder: Path, model: nn.Module, normalize: Normalize, image_size: tuple[int, int]) -> None:
     """Writes a Hugging Face folder: `config.json`, `model.safetensors`, `preprocessor_config.json`."""
     model.save_pretrained(folder)  # type: ignore[operator]
-    make_processor(normalize, image_size).save_pretrained(folder)
+    text = json.dumps(preprocessing(normalize, image_size), indent=2, sort_keys=True)
+    write_text(folder / "preprocessor_config.json", text + "\n")

@@ -54,7 +54,8 @@ class MIMObjective(Objective):
         self.val_loss.update(loss, weight=len(pixels))
         picture = model.target.picture(prediction, pixels, batch.mask, model.head_stride)
         if picture is not None:
-            self.val_psnr.update(self.normalize.undo(picture), self.normalize.undo(pixels), batch.mask)
+            undo = self.normalize.undo
+            self.val_psnr.update(undo(picture), undo(pixels), batch.mask, self.normalize.peak)
 
     def on_validation_epoch_end(self) -> None:
         """Reports the metrics of the pass."""

@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mimsuite.data.checks.inspect import RawSample, raw_samples
+from mimsuite.data.display import find_display
 from mimsuite.data.images.decode import DecodeError, conform, open_image
 from mimsuite.data.index import DataIndex
 from mimsuite.data.tar import to_text
+from mimsuite.pictures.display import display_words, show_pixels, shown_channels
 from mimsuite.pictures.sheets import contact_sheet
+from mimsuite.types import DisplayRange
 
 SIDE = 112  # pixels that a large image is decoded at, at least
 
@@ -22,7 +25,10 @@ def draw_data(index: DataIndex, count: int) -> Image.Image:
     part = index.select("train") if "train" in index.splits else next(iter(index.splits))
     samples = list(raw_samples(index, part, count))
     captions = [class_caption(sample, index.classes or ()) for sample in samples]
-    return contact_sheet([thumbnail(sample.data) for sample in samples], captions, title=to_text(index.root))
+    display = find_display(index)
+    footer = display_words(display, shown_channels(index.channels, None))
+    pictures = [thumbnail(sample.data, display) for sample in samples]
+    return contact_sheet(pictures, captions, title=to_text(index.root), footer=footer)
 
 
 def class_caption(sample: RawSample, names: Sequence[str]) -> str:
@@ -36,11 +42,20 @@ def class_caption(sample: RawSample, names: Sequence[str]) -> str:
     return ", ".join(names[i] if names else str(i) for i in classes) or "none"
 
 
-def thumbnail(data: bytes) -> NDArray[np.uint8]:
-    """An encoded image as a small picture: three channels at most, 8 bits; a broken one is grey."""
+def thumbnail(data: bytes, display: DisplayRange | None = None) -> NDArray[np.uint8]:
+    """An encoded image as a small picture: three channels at most, 8 bits; a broken one is grey.
+
+    Args:
+        data: the image.
+        display: which values of 16-bit data are black and bright; None of 8-bit data.
+    """
     try:
         image = open_image(data)
         pixels = image.pixels(cover=(SIDE, SIDE))
+        if display is not None:
+            deep = conform(pixels, len(display.low), "uint16")
+            picture: NDArray[np.uint8] = show_pixels(deep.transpose(2, 0, 1)[None], 65535, display)[0]
+            return picture
     except DecodeError:
         return np.full((SIDE, SIDE, 3), 128, np.uint8)
     return conform(pixels[..., :3] if pixels.shape[-1] != 2 else pixels[..., :1], 3, "uint8")

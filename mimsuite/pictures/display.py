@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mimsuite.errors import InputError
 from mimsuite.pictures.components import find_components
 from mimsuite.settings.channels import first_channels
+from mimsuite.types import DisplayRange
 
 _LEAST = 1e-6  # deviation of a component, as a fraction of the full range, from which it is shown
 
@@ -33,7 +34,11 @@ Shown = Sequence[int] | Components
 
 
 def to_display(
-    pixels: NDArray[np.floating], mean: Sequence[float], std: Sequence[float], shown: Shown | None = None
+    pixels: NDArray[np.floating],
+    mean: Sequence[float],
+    std: Sequence[float],
+    shown: Shown | None = None,
+    display: DisplayRange | None = None,
 ) -> NDArray[np.uint8]:
     """Undoes the normalisation for the eye.
 
@@ -42,6 +47,8 @@ def to_display(
         mean: C values, as fractions of the full range.
         std: C values, likewise.
         shown: what becomes red, green and blue; None: the first three channels, of one or two the first as grey.
+        display: which values of each channel become black and full brightness; None: 0 and the largest. Components
+            have a range of their own.
 
     Returns:
         `(N, H, W, 3)` uint8, clipped.
@@ -58,9 +65,33 @@ def to_display(
     if isinstance(shown, Components):
         fractions = _fractions(pixels, mean, std, range(depth)) @ shown.weights.T + shown.shift
     else:
-        fractions = _fractions(pixels, mean, std, first_channels(depth) if shown is None else shown)
+        channels = shown_channels(depth, shown)
+        fractions = _fractions(pixels, mean, std, channels)
+        if display is not None:
+            low, high = (np.asarray(values)[channels] for values in (display.low, display.high))
+            fractions = (fractions - low) / (high - low)
     levels: NDArray[np.uint8] = np.rint(np.nan_to_num(fractions).clip(0, 1) * 255).astype(np.uint8)
     return levels
+
+
+def show_pixels(pixels: NDArray[np.integer], maximum: int, display: DisplayRange | None) -> NDArray[np.uint8]:
+    """Decoded images `(N, C, H, W)` of the largest value `maximum` for the eye, `(N, H, W, 3)`; see `to_display`."""
+    channels = pixels.shape[1]
+    return to_display(pixels / maximum, [0.0] * channels, [1.0] * channels, display=display)
+
+
+def shown_channels(channels: int, shown: Sequence[int] | None) -> list[int]:
+    """The channels that become red, green and blue, or of one or two that becomes grey."""
+    return list(first_channels(channels) if shown is None else shown)
+
+
+def display_words(display: DisplayRange | None, channels: Sequence[int], maximum: int = 65535) -> str:
+    """Which values of the shown channels a picture has as black and as full brightness; nothing where that is plain."""
+    if display is None:
+        return ""
+    ranges = [f"{round(display.low[c] * maximum):,} to {round(display.high[c] * maximum):,}" for c in channels]
+    once = ranges[:1] if len(set(ranges)) == 1 else ranges
+    return f"values shown: {' | '.join(once)} of {maximum:,} ({display.source})"
 
 
 def principal_components(

@@ -32,7 +32,7 @@ def lay_out(groups: Sequence[Group], title: str, footer: str) -> Image.Image:
     spans = [len(group.columns) * (width + GAP) - GAP for group in groups]
     inner = sum(spans) + 3 * GAP * (len(groups) - 1)
     tail = wrap(footer, load_font(13), inner)
-    size = (inner + 2 * MARGIN, top + 22 + n * (height + line + GAP) + 18 * len(tail) + MARGIN)
+    size = (inner + 2 * MARGIN, top + 22 + n * (height + line + GAP) + footer_height(tail) + MARGIN)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN - 4), cut(title, load_font(18), inner), INK, load_font(18))
@@ -50,9 +50,21 @@ def lay_out(groups: Sequence[Group], title: str, footer: str) -> Image.Image:
             y = top + 22 + row * (height + line + GAP) + height + 2
             draw.text((x, y), cut(caption, load_font(13), span), FAINT, load_font(13))
         x += span + 3 * GAP
-    for row, text in enumerate(tail):
-        draw.text((MARGIN, size[1] - MARGIN - 18 * (len(tail) - row) + 2), text, FAINT, load_font(13))
+    draw_footer(sheet, tail)
     return sheet
+
+
+def footer_height(lines: Sequence[str]) -> int:
+    """Pixels that lines at the bottom of a sheet take."""
+    return 18 * len(lines)
+
+
+def draw_footer(sheet: Image.Image, lines: Sequence[str]) -> None:
+    """Writes lines at the bottom of a sheet."""
+    draw = ImageDraw.Draw(sheet)
+    for row, text in enumerate(lines):
+        place = (MARGIN, sheet.height - MARGIN - footer_height(lines[row:]) + 2)
+        draw.text(place, text, FAINT, load_font(13))
 
 
 def paste_framed(sheet: Image.Image, picture: Image.Image, at: tuple[int, int]) -> None:

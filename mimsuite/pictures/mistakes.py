@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mimsuite.errors import InputError
-from mimsuite.pictures.layout import fit, paste_framed
+from mimsuite.pictures.layout import draw_footer, fit, footer_height, paste_framed
 from mimsuite.pictures.palette import INK, PAPER, RIGHT, WRONG, load_font
-from mimsuite.pictures.text import cut
+from mimsuite.pictures.text import cut, wrap
 
 COLUMNS = 6
 
@@ -26,7 +26,9 @@ class Caption(NamedTuple):
     predicted: tuple[str, str]
 
 
-def mistakes_sheet(images: Sequence[NDArray[np.uint8]], captions: Sequence[Caption], title: str) -> Image.Image:
+def mistakes_sheet(
+    images: Sequence[NDArray[np.uint8]], captions: Sequence[Caption], title: str, footer: str = ""
+) -> Image.Image:
     """Draws images in rows of `COLUMNS`, under each the truth (green) and below what was predicted (red).
 
     Small images are enlarged by a whole factor, pixel by pixel; large ones are shrunk to 192 pixels.
@@ -35,6 +37,7 @@ def mistakes_sheet(images: Sequence[NDArray[np.uint8]], captions: Sequence[Capti
         images: each `(H, W, 3)`, see `mimsuite.pictures.display.to_display`.
         captions: one per image.
         title: a line above.
+        footer: what stands below.
 
     Raises:
         InputError: no images, or another number of captions.
@@ -45,8 +48,11 @@ def mistakes_sheet(images: Sequence[NDArray[np.uint8]], captions: Sequence[Capti
     columns, rows = min(COLUMNS, len(images)), -(-len(images) // COLUMNS)
     width = max(columns * (_SIDE + _GAP) - _GAP, round(fonts[0].getlength(title)) + 1)
     step = _SIDE + 2 * _LINE + _GAP + 4
-    sheet = Image.new("RGB", (width + 2 * _MARGIN, _MARGIN * 2 + _HEAD + rows * step - _GAP), PAPER)
+    tail = wrap(footer, load_font(13), width)
+    height = _MARGIN * 2 + _HEAD + rows * step - _GAP + footer_height(tail)
+    sheet = Image.new("RGB", (width + 2 * _MARGIN, height), PAPER)
     draw = ImageDraw.Draw(sheet)
+    draw_footer(sheet, tail)
     draw.text((_MARGIN, _MARGIN - 2), title, INK, fonts[0])
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x = _MARGIN + number % COLUMNS * (_SIDE + _GAP)

@@ -16,7 +16,7 @@ from mimsuite.masked.modes import choose_mode
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import Target
 from mimsuite.metrics.psnr import hidden_psnr
-from mimsuite.pictures.display import Components, Shown, hog_glyphs, to_display
+from mimsuite.pictures.display import Components, Shown, display_words, hog_glyphs, shown_channels, to_display
 from mimsuite.pictures.sheets import Panel, reconstruction_sheet, settings_sheet
 
 Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
@@ -45,7 +45,7 @@ class Reconstruction:
         unit: side of a mask unit in pixels of the image.
         target: name of what is predicted.
         mode: how the prediction became a picture, one of the target's `mimsuite.masked.modes.MODES`.
-        colours: which channels are shown, in words; empty where that is plain.
+        colours: which channels and which of their values are shown, in words; empty where that is plain.
         loss: the masked loss over all images.
         losses: `(N,)`, that of each image alone; 0 where nothing is hidden.
         psnr: `(N,)`, in dB, over each image's hidden pixels; NaN where nothing is hidden; None where
@@ -90,16 +90,17 @@ class Reconstruction:
         return [text if hidden.any() else "nothing hidden" for text, hidden in zip(texts, self.mask, strict=True)]
 
 
-def colour_words(channels: int, shown: Shown | None) -> str:
+def colour_words(channels: int, shown: Shown | None, normalize: Normalize | None = None) -> str:
     """What of an image's channels is shown, in words; nothing for red, green and blue, or grey, as they are."""
     if isinstance(shown, Components):
         return f"first three principal components of the {channels} channels of visible pixels as red, green, blue"
-    if shown is None and channels in (1, 3):
-        return ""
+    numbers, which = shown_channels(channels, shown), ""
     if shown is None and channels == 2:
-        return "channel 0 of 2 as grey"
-    numbers = ", ".join(map(str, shown or (0, 1, 2)))
-    return f"channels {numbers} of {channels} as red, green, blue"
+        which = "channel 0 of 2 as grey"
+    elif shown is not None or channels > 3:
+        which = f"channels {', '.join(map(str, numbers))} of {channels} as red, green, blue"
+    values = "" if normalize is None else display_words(normalize.display, numbers, normalize.maximum)
+    return ", ".join(filter(None, (which, values)))
 
 
 def compare(settings: Mapping[str, Reconstruction], title: str) -> Image.Image:
@@ -159,7 +160,7 @@ def reconstruct(
 
     def display(values: Tensor) -> NDArray[np.uint8]:
         mean, std = normalize.mean.flatten().tolist(), normalize.std.flatten().tolist()
-        return to_display(values.float().cpu().numpy(), mean, std, shown)
+        return to_display(values.float().cpu().numpy(), mean, std, shown, normalize.display)
 
     whole, psnr = display(pixels), None
     if picture is None:
@@ -168,7 +169,8 @@ def reconstruct(
         original, drawn = display(wanted), display(picture)
     else:
         original, drawn = whole, display(picture)
-        psnr = hidden_psnr(normalize.undo(picture), normalize.undo(pixels), mask).double().cpu().numpy()
+        values = hidden_psnr(normalize.undo(picture), normalize.undo(pixels), mask, normalize.peak)
+        psnr = values.double().cpu().numpy()
     return Reconstruction(
         original=original,
         prediction=drawn,
@@ -177,7 +179,7 @@ def reconstruct(
         unit=images.shape[-2] // mask.shape[-2],
         target=target.name,
         mode=mode,
-        colours=colour_words(images.shape[1], shown),
+        colours=colour_words(images.shape[1], shown, normalize),
         loss=float(value),
         losses=np.array(losses),
         psnr=psnr,

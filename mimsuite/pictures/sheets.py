@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 
 from mimsuite.errors import InputError
 from mimsuite.pictures.display import to_pixels
-from mimsuite.pictures.layout import GAP, MARGIN, Group, fit, lay_out, paste_framed
+from mimsuite.pictures.layout import GAP, MARGIN, Group, draw_footer, fit, footer_height, lay_out, paste_framed
 from mimsuite.pictures.palette import FAINT, HEAT, INK, PAPER, SLATE, load_font
-from mimsuite.pictures.text import cut
+from mimsuite.pictures.text import cut, wrap
 
 T = TypeVar("T", bound=np.generic)
 
@@ -32,7 +32,7 @@ def reconstruction_sheet(
     """One row per image: original, masked, prediction, paste (true pixels where visible), error.
 
     Hidden cells are grey with a light hatch. The error is the mean over channels of |prediction - original|
-    in hidden cells, as a fraction of the full range, from black (0) to pale yellow (the largest of the sheet;
+    in hidden cells, as a fraction of the range that is shown, from black (0) to pale yellow (the largest of the sheet;
     a bar above the column says which); visible cells are slate. Small images are enlarged by a whole factor
     to about 192 pixels, pixel by pixel.
 
@@ -128,6 +128,7 @@ def contact_sheet(
     columns: int = 8,
     side: int = 128,
     title: str = "",
+    footer: str = "",
 ) -> Image.Image:
     """Small pictures in rows, each fitted into a square of `side` pixels (never distorted), captions below.
 
@@ -137,6 +138,7 @@ def contact_sheet(
         columns: pictures per row.
         side: pixels.
         title: a line above.
+        footer: what stands below.
 
     Raises:
         InputError: no images, or another number of captions.
@@ -148,8 +150,11 @@ def contact_sheet(
     font, large, line = load_font(12), load_font(18), 18 if captions else 0
     head = 34 if title else 0
     width = 2 * MARGIN + columns * (side + GAP) - GAP
-    sheet = Image.new("RGB", (width, 2 * MARGIN + head + rows * (side + line + GAP) - GAP), PAPER)
+    tail = wrap(footer, load_font(13), width - 2 * MARGIN)
+    height = 2 * MARGIN + head + rows * (side + line + GAP) - GAP + footer_height(tail) + (GAP if tail else 0)
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
+    draw_footer(sheet, tail)
     if title:
         draw.text((MARGIN, MARGIN), cut(title, large, width - 2 * MARGIN), INK, large)
     for i, image in enumerate(images):

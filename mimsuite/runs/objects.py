@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
 from mimsuite.models.device import Device
-from mimsuite.models.load import make_processor, save_weights
+from mimsuite.models.load import preprocessing, save_weights
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.processes import Team
 from mimsuite.runs.secrets import redact
@@ -121,7 +121,7 @@ def around_model(
         "seed": inputs.seed,
         "description": {
             "config": config,
-            "preprocessor": make_processor(normalize, settings.geometry.image_size).to_dict(),
+            "preprocessor": preprocessing(normalize, settings.geometry.image_size),
         },
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimsuite.errors import InputError
+from mimsuite.types import DisplayRange
 from mimsuite.weights.source import find_folder, plain_names
 
 if TYPE_CHECKING:
@@ -57,6 +58,15 @@ class Weights:
         if "image_mean" not in self.preprocessor:
             return None
         return tuple(self.preprocessor["image_mean"]), tuple(self.preprocessor["image_std"])
+
+    @property
+    def display(self) -> DisplayRange | None:
+        """The range that pictures show of the data that the weights were trained on, where it is written down."""
+        low, high = (self.preprocessor.get(key) for key in ("display_low", "display_high"))
+        channels = self.config.get("num_channels", 3)
+        if not all(isinstance(values, list) and len(values) == channels for values in (low, high)):
+            return None
+        return DisplayRange(tuple(low or ()), tuple(high or ()))
 
     def state(self) -> dict[str, Tensor]:
         """Reads the tensors, by their names in the model.

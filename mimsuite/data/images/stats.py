@@ -1,4 +1,4 @@
-"""What the pixels of a data set are like: channels, depth, mean, spread and size, from some of its images."""
+"""What the pixels of a data set are like: channels, depth, mean, spread, range and size, from some of its images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimsuite.data.images.decode import DecodeError, conform, open_image
 from mimsuite.errors import InputError
+from mimsuite.types import DisplayRange
 
 log = logging.getLogger("mimsuite")
 
 _COVER = (224, 224)
+_LOW, _HIGH = 0.01, 0.99  # shares of the pixels below the display's black and its full brightness
 
 
 class Profile(NamedTuple):
@@ -24,6 +27,7 @@ class Profile(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: tuple[int, int]
+    display: DisplayRange | None
 
 
 class _Moments(NamedTuple):
@@ -45,10 +49,11 @@ def measure_images(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
     """
     found: list[_Moments] = []
     counts: dict[int, str] = {}
+    levels: dict[int, NDArray[np.float64]] = {}
     reasons: list[str] = []
     for where, data in images:
         try:
-            moments = _measure(data)
+            moments = _measure(data, levels)
         except DecodeError as error:
             reasons.append(f"{where}: {error}")
             continue
@@ -63,7 +68,12 @@ def measure_images(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
         raise InputError(f"{name}: images have different channel counts: {seen}; pack each kind separately")
     deep = sum(m.deep for m in found)
     if 0 < deep < len(found):
-        log.warning("%s: %d of %d sampled images have 16 bits, so all are read as 8 bits", name, deep, len(found))
+        top = max(round(65535 * max(display_range(table).high)) for table in levels.values())
+        log.warning(
+            "%s: %d of %d sampled images have 16 bits, so all are read as 8 bits, and values up to %s become 0 to %d "
+            "of 255; pack each depth separately to keep them",
+            *(name, deep, len(found), f"{top:,}", (top + 128) // 257),
+        )
     mean = np.mean([m.mean for m in found], axis=0)
     std = np.sqrt(np.maximum(np.mean([m.square for m in found], axis=0) - mean**2, 0.0))
     height, width = np.median([m.size for m in found], axis=0)
@@ -73,10 +83,28 @@ def measure_images(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
         mean=tuple(round(float(v), 6) for v in mean[:channels]),
         std=tuple(round(float(v), 6) for v in std[:channels]),
         image_size=(int(height), int(width)),
+        display=display_range(levels[max(levels)][:channels]) if deep == len(found) else None,
     )
 
 
-def _measure(data: bytes) -> _Moments:
+def display_range(levels: NDArray[np.float64]) -> DisplayRange:
+    """The 1st and the 99th percentile of every channel; where they are equal, its smallest and its largest value.
+
+    Args:
+        levels: `(C, 65536)`, how often each 16-bit value occurs. Of a channel with one value, the full range.
+    """
+    shares = levels.cumsum(1) / levels.sum(1, keepdims=True)
+    low, high = (shares < _LOW).sum(1), (shares < _HIGH).sum(1)
+    narrow = high <= low
+    low = np.where(narrow, (levels > 0).argmax(1), low)
+    high = np.where(narrow, 65535 - (levels[:, ::-1] > 0).argmax(1), high)
+    low, high = np.where(high > low, low, 0), np.where(high > low, high, 65535)
+    ends = [tuple(round(v / 65535, 9) for v in values.tolist()) for values in (low, high)]
+    return DisplayRange(ends[0], ends[1])
+
+
+def _measure(data: bytes, levels: dict[int, NDArray[np.float64]]) -> _Moments:
+    """Measures one image; of 16 bits it also adds to the `levels` of its number of channels, each image the same."""
     image = open_image(data)
     pixels = image.pixels(cover=_COVER)
     if image.channels == 1:
@@ -85,4 +113,8 @@ def _measure(data: bytes) -> _Moments:
     flat = pixels.reshape(-1, pixels.shape[2]).astype(np.float32) / np.float32(top)
     mean = flat.mean(axis=0, dtype=np.float64)
     square = np.square(flat).mean(axis=0, dtype=np.float64)
+    if image.deep:
+        table = levels.setdefault(len(mean), np.zeros((len(mean), 65536)))
+        for channel, values in enumerate(pixels.reshape(-1, len(mean)).T):
+            table[channel] += np.bincount(values, minlength=65536) / len(values)
     return _Moments(image.channels, image.deep, (image.height, image.width), mean, square)

@@ -60,7 +60,7 @@ def masked_metrics(
             total += weigh_by_images(value, pixels)
             picture = model.target.picture(prediction, pixels, mask, model.head_stride)
             if picture is not None:
-                psnr.update(normalize.undo(picture), normalize.undo(pixels), mask)
+                psnr.update(normalize.undo(picture), normalize.undo(pixels), mask, normalize.peak)
             if flat:
                 colour += weigh_by_images(visible_mean_loss(pixels, mask), pixels)
             done, bad = done + len(pixels), bad + len(batch.bad)

@@ -19,9 +19,10 @@ from mimsuite.data.tar import to_text
 from mimsuite.evaluation.judging.classifier import Evaluation
 from mimsuite.metrics.scores import MOST_CONFUSED
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
-from mimsuite.pictures.display import to_display
+from mimsuite.pictures.display import show_pixels
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
 from mimsuite.pictures.saving import save_image
+from mimsuite.types import DisplayRange
 from mimsuite.words import LabelKind
 
 log = logging.getLogger("mimsuite")
@@ -43,6 +44,7 @@ def write_report(
     pictures: int,
     split: str,
     images: Callable[[Tensor], Sequence[NDArray[np.uint8]]],
+    footer: str = "",
 ) -> int:
     """Writes the files of an evaluation but for its summary, and returns how many images are wrong.
 
@@ -57,6 +59,7 @@ def write_report(
         pictures: images in `mistakes.png`, at most; 0 for no picture.
         split: its name.
         images: gives the pictures of samples by their numbers.
+        footer: what stands below them.
     """
     write_predictions(folder / "predictions.csv", evaluation, kind, names)
     if evaluation.scores.per_class is not None:
@@ -74,7 +77,8 @@ def write_report(
         captions = [caption_of(evaluation, place, kind, names) for place in chosen.tolist()]
         noun = "errors" if kind == "regression" else "mistakes"
         title = f"the {len(chosen)} worst of {mistakes:,} {noun} among {len(evaluation.keys):,} images of {split}"
-        save_image(mistakes_sheet(images(evaluation.numbers[chosen]), captions, title), folder / "mistakes.png")
+        sheet = mistakes_sheet(images(evaluation.numbers[chosen]), captions, title, footer)
+        save_image(sheet, folder / "mistakes.png")
     return mistakes
 
 
@@ -137,7 +141,11 @@ def caption_of(evaluation: Evaluation, place: int, kind: LabelKind, names: Seque
 
 
 def images_of(
-    index: DataIndex, samples: Samples, numbers: Tensor, image_size: tuple[int, int]
+    index: DataIndex,
+    samples: Samples,
+    numbers: Tensor,
+    image_size: tuple[int, int],
+    display: DisplayRange | None = None,
 ) -> list[NDArray[np.uint8]]:
     """The pictures of some samples as the classifier sees them, for people, each `(H, W, 3)`.
 
@@ -148,12 +156,13 @@ def images_of(
         samples: of the split.
         numbers: `(M,)` int64, all different, in any order.
         image_size: `(H, W)` pixels.
+        display: which values are shown; None: all.
     """
     order = numbers.argsort()
     chosen = samples.take(numbers[order].numpy())
     (batch,) = eval_loader(index, chosen, image_size=image_size, batch=len(chosen), workers=0, labels=False)
-    fractions = batch.images.numpy() / (65535 if index.dtype == "uint16" else 255)
-    shown = to_display(fractions, [0.0] * index.channels, [1.0] * index.channels)
+    maximum = 65535 if index.dtype == "uint16" else 255
+    shown = show_pixels(batch.images.numpy(), maximum, display)
     return [shown[place] for place in order.argsort().tolist()]
 
 

@@ -10,14 +10,16 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mimsuite.data.datamodule import eval_loader
+from mimsuite.data.display import find_display
 from mimsuite.data.storage import write_rows
 from mimsuite.evaluation.judging.classifier import evaluate_classifier, label_tensor
-from mimsuite.evaluation.judging.load import fit_dtype, load_classifier
+from mimsuite.evaluation.judging.load import load_classifier
 from mimsuite.evaluation.judging.masked import masked_metrics
 from mimsuite.evaluation.judging.report import images_of, write_report
 from mimsuite.masked.samplers import MaskSampler, make_samplers
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_masked_model, load_normalizer
+from mimsuite.pictures.display import display_words, shown_channels
 from mimsuite.settings.class_match import MatchedOutputs
 from mimsuite.settings.evaluate import EvaluateSettings
 from mimsuite.settings.images import Size
@@ -66,6 +68,7 @@ def classifier_rows(
 ) -> tuple[list[Row], dict[str, Any]]:
     """The metrics of a classifier, and what the summary says beside them; files for the first size."""
     index, records = settings.index, settings.index.records(settings.part)
+    display = find_display(index)
     if outputs.note:
         log.info("classes   %s", outputs.note)
     labels = label_tensor(settings.labels, outputs.kind, outputs.outputs)
@@ -86,7 +89,8 @@ def classifier_rows(
                 *(folder, found, outputs.kind, outputs.names),
                 pictures=settings.mistakes,
                 split=settings.split,
-                images=lambda numbers: images_of(index, records, numbers, settings.sizes[0]),
+                images=lambda numbers: images_of(index, records, numbers, settings.sizes[0], display),
+                footer=display_words(display, shown_channels(index.channels, None)),
             )
     return rows, more
 
@@ -94,8 +98,7 @@ def classifier_rows(
 def masked_rows(settings: EvaluateSettings, masking: Masking, sampler: MaskSampler) -> tuple[list[Row], dict[str, Any]]:
     """The metrics of a masked image model, and what the summary says beside them."""
     weights, device = settings.trained.weights, torch_device()
-    normalize = load_normalizer(weights).to(device)
-    fit_dtype(normalize, settings.index)
+    normalize = load_normalizer(weights, settings.index).to(device)
     rows = []
     for size, unit in zip(settings.sizes, masking.units, strict=True):
         model = load_masked_model(weights, config_of(weights), size).to(device)
