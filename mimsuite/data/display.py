@@ -23,4 +23,4 @@ def find_display(index: DataIndex) -> DisplayRange | None:
     if index.dtype == "uint8" or index.display is not None:
         return index.display
     chosen = sample_images(next(iter(index.splits.values())))
-    return measure_images(read_images(ShardFiles(store_of(index.root)), chosen), index.root).display
+    return measure_images(read_images(ShardFiles(store_of(index.root)), chosen), index.root, index.alpha).display

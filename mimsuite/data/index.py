@@ -13,8 +13,9 @@ from mimsuite.data.hashing import mix_hashes, splitmix64
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import map_array
 from mimsuite.data.tar import RECORD
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
+from mimsuite.words import Alpha
 
 STATS_SAMPLES = 512  # training images whose pixels give mean and std
 _TABLES = 64  # kept open, for each holds a file
@@ -126,6 +127,7 @@ class DataIndex:
         has_labels: whether the samples carry labels.
         display: what pictures show as black and as full brightness; None of 8-bit data, and where an older index
             does not say it (see `data.display.find_display`).
+        alpha: what becomes of transparency when an image is read.
     """
 
     root: str
@@ -138,6 +140,7 @@ class DataIndex:
     image_size: tuple[int, int]
     has_labels: bool
     display: DisplayRange | None = None
+    alpha: Alpha = "white"
 
     def num_samples(self, split: str | Selection) -> int:
         """How many samples a split, or a part of it, has."""
@@ -210,10 +213,8 @@ def held_out(samples: int) -> int:
 
 
 def _load_table(shard: Shard) -> NDArray[np.void]:
-    try:
+    with reading(shard.table, "pack the data again"):
         table: NDArray[np.void] = map_array(store_of(shard.table), shard.table)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{shard.table} cannot be read ({error}); pack the data again") from error
     if table.dtype != RECORD or table.shape != (shard.samples,):
         raise InputError(
             f"{shard.table} does not belong to {shard.path} ({shard.samples} samples); pack the data again"

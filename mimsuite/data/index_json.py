@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from mimsuite.data.index import DataIndex, Shard
 from mimsuite.data.storage import write_text
 from mimsuite.data.stores.address import store_of
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
+from mimsuite.words import ALPHAS
 
 INDEX = "index.json"
 JOURNAL = "pack.journal"  # lies in a packed folder until the index is written
 FORMAT = "mimsuite-1"
+_MOST = 1 << 52  # of samples, bytes and pixels: what JSON, numpy and Python all count exactly
 
 
 def write_index(folder: Path, index: DataIndex) -> None:
@@ -46,6 +50,7 @@ def write_index(folder: Path, index: DataIndex) -> None:
         "image_size": index.image_size,
         "has_labels": index.has_labels,
         "display": index.display and {"low": index.display.low, "high": index.display.high},
+        "alpha": index.alpha,
     }
     write_text(folder / INDEX, json.dumps(content, indent=1) + "\n")
 
@@ -58,51 +63,75 @@ def read_index(folder: Path, root: Path | None = None) -> DataIndex:
     """
     file = folder / INDEX
     fix = "pack the data again, or move index.json away to have the shards scanned"
-    try:
+    with reading(str(file), fix):
         content = json.loads(store_of(str(file)).read_all(str(file)).decode())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read ({error}); {fix}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise InputError(f"{file} has format {found!r}, {FORMAT!r} is expected; {fix}")
-    try:
-        splits = {
-            split: tuple(
-                Shard(
-                    path=_inside(folder, s["file"], root is None),
-                    samples=int(s["samples"]),
-                    bytes=int(s["bytes"]),
-                    sha256=s["sha256"],
-                    table=_inside(folder, s["table"], root is None),
-                )
-                for s in shards
-            )
-            for split, shards in content["splits"].items()
-        }
-        index = DataIndex(
-            root=str(root or folder),
-            splits=splits,
-            classes=read_classes(root) if root else tuple(content["classes"]) if content["classes"] else None,
-            channels=int(content["channels"]),
-            dtype=content["dtype"],
-            mean=tuple(content["mean"]),
-            std=tuple(content["std"]),
-            image_size=(int(content["image_size"][0]), int(content["image_size"][1])),
-            has_labels=bool(content["has_labels"]),
-            display=_read_display(content.get("display"), int(content["channels"])),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(f"{file} is damaged ({type(error).__name__}: {error}); {fix}") from error
+    with reading(f"{file} is damaged and", fix):
+        index = _parse(content, folder, root)
     _check_splits(index, file)
     return index
+
+
+def _parse(content: dict[str, Any], folder: Path, root: Path | None) -> DataIndex:
+    """Makes the index of what the file holds; raises a ValueError or the like where that is not what we write."""
+    splits = {
+        split: tuple(
+            Shard(
+                path=_inside(folder, s["file"], root is None),
+                samples=_whole(s["samples"], "samples", least=0),
+                bytes=_whole(s["bytes"], "bytes", least=0),
+                sha256=None if s["sha256"] is None else str(s["sha256"]),
+                table=_inside(folder, s["table"], root is None),
+            )
+            for s in shards
+        )
+        for split, shards in content["splits"].items()
+    }
+    channels = _whole(content["channels"], "channels")
+    dtype, alpha = content["dtype"], content.get("alpha", "white")
+    if dtype not in ("uint8", "uint16") or alpha not in ALPHAS:
+        raise ValueError(f"dtype {dtype!r}, alpha {alpha!r}")
+    mean, std = (_numbers(content[name], name, channels) for name in ("mean", "std"))
+    height, width = (_whole(side, "image_size") for side in content["image_size"])
+    names = content["classes"]
+    if names and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError("classes are not a list of names")
+    return DataIndex(
+        root=str(root or folder),
+        splits=splits,
+        classes=read_classes(root) if root else tuple(names) if names else None,
+        channels=channels,
+        dtype=dtype,
+        mean=mean,
+        std=std,
+        image_size=(height, width),
+        has_labels=bool(content["has_labels"]),
+        display=_read_display(content.get("display"), channels),
+        alpha=alpha,
+    )
+
+
+def _whole(value: Any, name: str, least: int = 1) -> int:
+    if type(value) is not int or not least <= value <= _MOST:
+        raise ValueError(f"{name} is {value!r}, not a whole number from {least} to {_MOST}")
+    return value
+
+
+def _numbers(values: Any, name: str, count: int) -> tuple[float, ...]:
+    good = isinstance(values, list) and len(values) == count and all(type(v) in (int, float) for v in values)
+    if not good or not all(math.isfinite(v) for v in values):
+        raise ValueError(f"{name} is not {count} numbers")
+    return tuple(map(float, values))
 
 
 def _read_display(content: dict[str, list[float]] | None, channels: int) -> DisplayRange | None:
     """The range that pictures show; an index of 8-bit data has none, nor has one that an older version wrote."""
     if content is None:
         return None
-    low, high = (tuple(map(float, content[key])) for key in ("low", "high"))
-    if not len(low) == len(high) == channels or any(not 0 <= a < b <= 1 for a, b in zip(low, high, strict=True)):
+    low, high = (_numbers(content[key], key, channels) for key in ("low", "high"))
+    if any(not 0 <= a < b <= 1 for a, b in zip(low, high, strict=True)):
         raise ValueError(f"display {content} is not a range within 0 to 1 for each of {channels} channels")
     return DisplayRange(low, high)
 
@@ -119,7 +148,9 @@ def _check_splits(index: DataIndex, file: Path) -> None:
         raise InputError(f"{file} names no splits; pack the data again")
 
 
-def _inside(folder: Path, name: str, packed: bool) -> str:
+def _inside(folder: Path, name: Any, packed: bool) -> str:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"{name!r} is not the name of a file")
     if packed and (os.path.isabs(name) or ".." in name.split("/")):
         raise ValueError(f"{name} lies outside the folder")
     return os.path.join(folder, name)  # ten times as fast as Path, and there may be 100,000
@@ -135,10 +166,8 @@ def read_classes(root: Path) -> tuple[str, ...] | None:
     store = store_of(str(file))
     if not store.is_file(str(file)):
         return None
-    try:
+    with reading(str(file), "write one class name a line, in UTF-8"):
         names = tuple(line.strip() for line in store.read_all(str(file)).decode().splitlines())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); write one class name a line, in UTF-8") from error
     while names and not names[-1]:
         names = names[:-1]
     return names or None

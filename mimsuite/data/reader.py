@@ -66,7 +66,7 @@ class ImageReader(Dataset[Sample | Failure]):
             labels: whether labels are read; every sample must then have one.
         """
         self._samples, self._transform, self._seed, self._labels = samples, transform, seed, labels
-        self._channels, self._dtype = index.channels, index.dtype
+        self._channels, self._dtype, self._alpha = index.channels, index.dtype, index.alpha
         self._classes = len(index.classes) if index.classes else None
         self._files = ShardFiles(store_of(index.root))
 
@@ -99,7 +99,7 @@ class ImageReader(Dataset[Sample | Failure]):
         seed = mix_hashes(identity) if self._seed is None else mix_hashes(self._seed, epoch, identity)
         generator = torch.Generator().manual_seed(mix_hashes(seed, _AUGMENT))
         try:
-            image = open_image(member.data)
+            image = open_image(member.data, self._alpha)
             box = self._transform.box(image.height, image.width, generator)
             pixels = conform(image.pixels(box, self._transform.size), self._channels, self._dtype)
         except DecodeError as error:

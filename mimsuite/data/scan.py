@@ -21,14 +21,16 @@ from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError
-from mimsuite.words import SPLITS
+from mimsuite.words import SPLITS, Alpha
 
 log = logging.getLogger("mimsuite")
 
 _SALT = 0x53544154
 
 
-def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str]) -> DataIndex:
+def build_index(
+    root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str], alpha: Alpha = "white"
+) -> DataIndex:
     """Scans shards and writes their tables into the folder `tables`.
 
     Args:
@@ -36,10 +38,11 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
         paths: the shards.
         tables: an existing folder.
         hashes: sha256 of the shards, as far as they are known.
+        alpha: what becomes of transparency.
     """
     splits = _scan_all(root, paths, tables, hashes)
     files, chosen = ShardFiles(store_of(str(root))), sample_images(next(iter(splits.values())))
-    facts = measure_images(read_images(files, chosen), str(root))
+    facts = measure_images(read_images(files, chosen), str(root), alpha)
     return DataIndex(
         root=str(root),
         splits=splits,
@@ -51,6 +54,7 @@ def build_index(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, 
         image_size=facts.image_size,
         has_labels=_is_labelled(files, chosen),
         display=facts.display,
+        alpha=alpha,
     )
 
 
@@ -77,7 +81,7 @@ def _scan_all(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, st
     return {name: tuple(splits[name]) for name in SPLITS if name in splits}
 
 
-def index_beside(data: str) -> None:
+def index_beside(data: str, alpha: Alpha = "white") -> None:
     """Writes `index.json`, with the sha256 of each shard, and the tables beside the shards of a folder.
 
     Raises:
@@ -91,7 +95,7 @@ def index_beside(data: str) -> None:
     root, paths = find_shards(data)
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".index-", ignore_cleanup_errors=True) as name:
-            index = build_index(root, paths, Path(name), {path: sha256_of(store, str(path)) for path in paths})
+            index = build_index(root, paths, Path(name), {path: sha256_of(store, str(path)) for path in paths}, alpha)
             splits = {split: tuple(map(_put_beside, shards)) for split, shards in index.splits.items()}
         write_index(root, replace(index, splits=splits))
     except OSError as error:

@@ -9,16 +9,24 @@ from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.open import open_data
 from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
+from mimsuite.words import Alpha
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class NamedBytes(NamedTuple):
-    """An encoded image and its name, by which its masks are drawn."""
+    """An encoded image and its name, by which its masks are drawn.
+
+    Attributes:
+        name: of the file, or the key.
+        data: the encoded image.
+        alpha: what becomes of transparency; None for a file, where the model's channels tell.
+    """
 
     name: str
     data: bytes
+    alpha: Alpha | None = None
 
 
 def find_images(images: str | None, count: int) -> list[NamedBytes]:
@@ -39,7 +47,7 @@ def find_images(images: str | None, count: int) -> list[NamedBytes]:
         index = open_data(images)
     except InputError as error:
         raise InputError(str(error).replace("data=", "images=", 1)) from error
-    return [NamedBytes(s.key, s.data) for s in raw_samples(index, index.select("curve"), count)]
+    return [NamedBytes(s.key, s.data, index.alpha) for s in raw_samples(index, index.select("curve"), count)]
 
 
 def decode_image(image: NamedBytes, size: tuple[int, int], channels: int, dtype: str) -> Tensor:
@@ -64,7 +72,7 @@ def decode_image(image: NamedBytes, size: tuple[int, int], channels: int, dtype:
 
     crop, generator = CenterCrop(size), torch.Generator()
     try:
-        opened = open_image(image.data)
+        opened = open_image(image.data, image.alpha or ("channel" if channels in (2, 4) else "white"))
         pixels = opened.pixels(crop.box(opened.height, opened.width, generator), size)
         return crop(conform(pixels, channels, dtype), generator)
     except DecodeError as error:

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from mimsuite.errors import InputError
 from mimsuite.settings.outputs import check_folder
-from mimsuite.settings.read import read, read_flag, read_int, read_text
+from mimsuite.settings.read import read, read_choice, read_flag, read_int, read_text
+from mimsuite.words import ALPHAS, Alpha
 
 SHEET, FACTS = "contact_sheet.png", "inspect.json"
 
@@ -24,6 +25,7 @@ class InspectSettings:
         count: images on the contact sheet, at most.
         verify: whether every checksum, image and label is read.
         index: whether an index is written beside the shards.
+        alpha: what becomes of transparency, for that index.
     """
 
     data: str | None
@@ -31,6 +33,7 @@ class InspectSettings:
     count: int
     verify: bool
     index: bool
+    alpha: Alpha
 
 
 def read_inspect(cfg: DictConfig) -> InspectSettings:
@@ -44,4 +47,7 @@ def read_inspect(cfg: DictConfig) -> InspectSettings:
     data = read_text(cfg, "data")
     if index and data is None:
         raise InputError("index=true needs data=FOLDER, a folder of shards")
-    return InspectSettings(data, out, count, verify, index)
+    alpha = read_choice(cfg, "alpha", ALPHAS)
+    if alpha != "white" and not index:
+        raise InputError(f"alpha={alpha} is written to an index; add index=true, or use `mimsuite pack alpha={alpha}`")
+    return InspectSettings(data, out, count, verify, index, alpha)

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from mimsuite.data.packing.plan import Choice
 from mimsuite.errors import InputError
-from mimsuite.settings.read import is_number, read, read_flag, read_int, read_positive, read_text
+from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_positive, read_text
+from mimsuite.words import ALPHAS, Alpha
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class PackSettings:
         choice: labels, splits, groups and seed.
         shard_size: bytes of images per shard.
         image_size: short side of larger images in pixels; None keeps all as they are.
+        alpha: what becomes of transparency.
         dry_run: whether nothing is written.
     """
 
@@ -30,6 +32,7 @@ class PackSettings:
     choice: Choice
     shard_size: int
     image_size: int | None
+    alpha: Alpha
     dry_run: bool
 
 
@@ -43,6 +46,7 @@ def read_pack(cfg: DictConfig) -> PackSettings:
         choice=read_splits_and_labels(cfg),
         shard_size=int(read_positive(cfg, "shard_size") * 2**20),
         image_size=None if cfg.image_size is None else read_int(cfg, "image_size"),
+        alpha=read_choice(cfg, "alpha", ALPHAS),
         src=Path(str(read(cfg, "src"))),
         out=Path(str(read(cfg, "out"))),
         dry_run=read_flag(cfg, "dry_run"),

@@ -187,7 +187,7 @@ def read_recipe(cfg: DictConfig) -> LinearRecipe:
         lrs=tuple(float(lr) for lr in dict.fromkeys(lrs)),
         epochs=epochs,
         batch=read_int(cfg, "preset.batch"),
-        optimizer=cast("ProbeOptimizer", read_choice(cfg, "preset.optimizer", PROBE_OPTIMIZERS)),
+        optimizer=read_choice(cfg, "preset.optimizer", PROBE_OPTIMIZERS),
         warmup=read_number(cfg, "preset.warmup", below=epochs, use="a number of epochs below preset.epochs, or 0"),
     )
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mimsuite.errors import InputError
+
+Word = TypeVar("Word", bound=str)
 
 
 def read(cfg: DictConfig, key: str) -> Any:
@@ -34,12 +36,13 @@ def read_text(cfg: DictConfig, key: str) -> str | None:
     return None if value is None else str(value)
 
 
-def read_choice(cfg: DictConfig, key: str, allowed: Sequence[str]) -> str:
+def read_choice(cfg: DictConfig, key: str, allowed: Sequence[Word]) -> Word:
     """The value of a key of text, such as `precision` or `objective.loss`, if it is one of `allowed`."""
     value = str(read(cfg, key))
-    if value not in allowed:
-        raise InputError(f"{key}={value} is unknown; {key} takes {', '.join(allowed)}")
-    return value
+    for word in allowed:
+        if value == word:
+            return word
+    raise InputError(f"{key}={value} is unknown; {key} takes {', '.join(allowed)}")
 
 
 def read_choices(cfg: DictConfig, key: str, allowed: Sequence[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from mimsuite.data.storage import write_json
 from mimsuite.errors import InputError
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.inspect import FACTS, SHEET, read_inspect
+from mimsuite.words import Alpha
 
 log = logging.getLogger("mimsuite")
 
@@ -27,7 +28,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     log_to_console()
     settings = read_inspect(cfg)
     if settings.index and settings.data is not None:
-        write_beside(settings.data)
+        write_beside(settings.data, settings.alpha)
     try:
         index = open_data(settings.data)
     except InputError:
@@ -51,11 +52,11 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return write_facts(settings.out, facts)
 
 
-def write_beside(data: str) -> None:
+def write_beside(data: str, alpha: Alpha) -> None:
     """Writes an index beside shards that have none."""
     from mimsuite.data.scan import index_beside
 
-    index_beside(data)
+    index_beside(data, alpha)
     log.info("wrote index.json and the .idx.npy tables to %s", data)
 
 

@@ -36,6 +36,7 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
             **settings.choice._asdict(),
             shard_size=settings.shard_size,
             image_size=settings.image_size,
+            alpha=settings.alpha,
             progress=progress,
         )
     counts = {split: index.num_samples(split) for split in index.splits}

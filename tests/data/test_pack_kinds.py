@@ -272,7 +272,7 @@ def test_16_bit_colour_in_png_is_said_to_be_read_as_8(tmp_path, caplog):
     header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     pack(write(tmp_path / "src", {"a.png": data}), tmp_path / "out")
-    assert "a.png has 16-bit colour and is read as 8 bits" in caplog.text
+    assert "in 1 of 1 sampled images, 16 bits a value are read as 8" in caplog.text
 
 
 def test_a_set_of_both_depths_is_said_to_be_read_as_8_bits(tmp_path, caplog):

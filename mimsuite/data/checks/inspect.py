@@ -177,7 +177,7 @@ def _looks(index: DataIndex, split: str, count: int) -> dict[str, Any]:
     for sample in raw_samples(index, split, count):
         kinds[sample.ending] += 1
         try:
-            image = open_image(sample.data)
+            image = open_image(sample.data, index.alpha)
             image.pixels(cover=(1, 1))
         except DecodeError as error:
             broken.append(f"{to_text(sample.key)}: {error}")

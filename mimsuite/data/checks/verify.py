@@ -119,7 +119,7 @@ def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
 
     def check(key: str, offset: int, image: bytes, label: Member | None) -> Problem | None:
         try:
-            decode(image, index.channels, index.dtype)
+            decode(image, index.channels, index.dtype, alpha=index.alpha)
             if index.has_labels:
                 if label is None:
                     raise InputError("it has no label, but other samples have one")

@@ -12,6 +12,7 @@ from PIL import Image
 from mimsuite.data.images import tiff
 from mimsuite.data.images.decode import DecodeError, Pixels, open_image
 from mimsuite.data.stores.address import store_of
+from mimsuite.words import Alpha
 
 _JPEG, _NUMPY = b"\xff\xd8\xff", b"\x93NUMPY"
 _JPEG_QUALITY = 95
@@ -31,12 +32,13 @@ class Content(NamedTuple):
     channels: int
 
 
-def encode_file(path: Path, image_size: int | None) -> Content | DecodeError:
+def encode_file(path: Path, image_size: int | None, alpha: Alpha = "white") -> Content | DecodeError:
     """Reads an image file, decodes it once, and decides what is stored.
 
-    JPEG, PNG, WebP, TIFF and .npy keep their bytes; other kinds (GIF, BMP, PPM: the first picture) become PNG.
-    With `image_size`, pictures whose short side is longer are resized (Lanczos, upright): JPEG to JPEG of quality
-    95, arrays to arrays, else 8 bits of one or three channels and 16 bits of one to PNG, and the rest to .npy.
+    JPEG, PNG, WebP, TIFF and .npy keep their bytes; other kinds (GIF, BMP, PPM: the first picture) become PNG, or
+    .npy where `alpha` is kept. With `image_size`, pictures whose short side is longer are resized (Lanczos, upright):
+    JPEG to JPEG of quality 95, arrays to arrays, else 8 bits of one or three channels and 16 bits of one to PNG, and
+    the rest to .npy.
 
     Returns:
         The content, or why the file cannot be used.
@@ -47,24 +49,19 @@ def encode_file(path: Path, image_size: int | None) -> Content | DecodeError:
         return DecodeError(error.strerror or "cannot be read")
     try:
         ending = kind_of(data)
-        image = open_image(data)
+        image = open_image(data, alpha)
         size = smaller_size(image.height, image.width, image_size)
         if size is None:
             pixels = image.pixels()
-            return Content(ending, data, image.channels) if ending else Content("png", _png(pixels), image.channels)
+            return Content(*((ending, data) if ending else _lossless(pixels)), image.channels)
         pixels = resize(image.pixels(cover=(2 * size[0], 2 * size[1])), size)
         if ending == "jpg":
             return Content("jpg", _jpeg(pixels), image.channels)
-        if ending == "npy" or not (image.channels == 1 or (image.channels == 3 and not image.deep)):
+        if ending == "npy":
             return Content("npy", _npy(pixels), image.channels)
-        return Content("png", _png(pixels), image.channels)
+        return Content(*_lossless(pixels), image.channels)
     except DecodeError as error:
         return error
-
-
-def is_deep_colour_png(data: bytes) -> bool:
-    """Whether this is a PNG of RGB or RGBA with 16 bits a value, of which Pillow reads the upper eight."""
-    return data[:4] == b"\x89PNG" and data[24:25] == b"\x10" and data[25:26] in (b"\2", b"\6")
 
 
 def kind_of(data: bytes) -> str:
@@ -118,6 +115,13 @@ def _png(pixels: Pixels) -> bytes:
     stream = io.BytesIO()
     _picture(pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+def _lossless(pixels: Pixels) -> tuple[str, bytes]:
+    """The ending and the bytes: PNG, or .npy for what a PNG of ours does not hold."""
+    if pixels.shape[2] == 1 or (pixels.shape[2] == 3 and pixels.dtype == np.uint8):
+        return "png", _png(pixels)
+    return "npy", _npy(pixels)
 
 
 def _npy(pixels: Pixels) -> bytes:

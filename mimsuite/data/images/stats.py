@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.images.decode import DecodeError, conform, open_image
+from mimsuite.data.images.pixels import Remark
 from mimsuite.errors import InputError
 from mimsuite.types import DisplayRange
+from mimsuite.words import Alpha
 
 log = logging.getLogger("mimsuite")
 
@@ -36,13 +39,15 @@ class _Moments(NamedTuple):
     size: tuple[int, int]
     mean: np.ndarray  # (3,) or (C,): grey is counted as three equal channels
     square: np.ndarray
+    remarks: tuple[Remark, ...]
 
 
-def measure_images(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
+def measure_images(images: Iterable[tuple[str, bytes]], name: str, alpha: Alpha = "white") -> Profile:
     """Decodes `(where, bytes)` pairs; each image weighs the same, and a broken one is skipped.
 
     Large JPEGs are decoded at the smallest scale that covers 224 x 224 pixels. The set has three channels as
-    soon as one image is coloured, and 16 bits only where all images have them.
+    soon as one image is coloured, and 16 bits only where all images have them. What was left out of the files, or
+    decided, is logged: one line for each kind of remark.
 
     Raises:
         InputError: no image can be decoded, or the channel counts do not go together; `name` names the data.
@@ -53,7 +58,7 @@ def measure_images(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
     reasons: list[str] = []
     for where, data in images:
         try:
-            moments = _measure(data, levels)
+            moments = _measure(data, levels, alpha)
         except DecodeError as error:
             reasons.append(f"{where}: {error}")
             continue
@@ -74,6 +79,7 @@ def measure_images(images: Iterable[tuple[str, bytes]], name: str) -> Profile:
             "of 255; pack each depth separately to keep them",
             *(name, deep, len(found), f"{top:,}", (top + 128) // 257),
         )
+    _say([remark for m in found for remark in m.remarks], len(found), name)
     mean = np.mean([m.mean for m in found], axis=0)
     std = np.sqrt(np.maximum(np.mean([m.square for m in found], axis=0) - mean**2, 0.0))
     height, width = np.median([m.size for m in found], axis=0)
@@ -103,9 +109,17 @@ def display_range(levels: NDArray[np.float64]) -> DisplayRange:
     return DisplayRange(ends[0], ends[1])
 
 
-def _measure(data: bytes, levels: dict[int, NDArray[np.float64]]) -> _Moments:
+def _say(remarks: list[Remark], images: int, name: str) -> None:
+    """Logs each kind of remark once, with the text of its first."""
+    first = {remark.kind: remark.text for remark in reversed(remarks)}
+    counts = Counter(remark.kind for remark in remarks)
+    for kind in sorted(counts):
+        log.warning("%s: in %d of %d sampled images, %s", name, counts[kind], images, first[kind])
+
+
+def _measure(data: bytes, levels: dict[int, NDArray[np.float64]], alpha: Alpha) -> _Moments:
     """Measures one image; of 16 bits it also adds to the `levels` of its number of channels, each image the same."""
-    image = open_image(data)
+    image = open_image(data, alpha)
     pixels = image.pixels(cover=_COVER)
     if image.channels == 1:
         pixels = conform(pixels, 3, "uint16" if image.deep else "uint8")
@@ -117,4 +131,4 @@ def _measure(data: bytes, levels: dict[int, NDArray[np.float64]]) -> _Moments:
         table = levels.setdefault(len(mean), np.zeros((len(mean), 65536)))
         for channel, values in enumerate(pixels.reshape(-1, len(mean)).T):
             table[channel] += np.bincount(values, minlength=65536) / len(values)
-    return _Moments(image.channels, image.deep, (image.height, image.width), mean, square)
+    return _Moments(image.channels, image.deep, (image.height, image.width), mean, square, image.remarks())

@@ -1,144 +1,340 @@
-"""Which TIFF files hold more than Pillow reads (16-bit colour, any number of channels), and their pixels.
+"""TIFF: what its tags say of the first picture, and the pixels that this gives. docs/images.md has the table of tags.
 
-Only the first picture of a file counts. Several pages are one picture where the file itself calls them channels
-(ImageJ, OME, or an array that tifffile wrote); else the first page is taken.
+Pillow and tifffile serve as decoders of the stored values. What the values mean is decided here: which page, plane and
+channels are taken, what is inverted, looked up or scaled, and what is refused.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from mimsuite.data.images import alpha as alphas
+from mimsuite.data.images.pixels import Box, DecodeError, Pixels, Remark, check_size, cut, decoding, upright
+from mimsuite.data.images.tiff_stack import Stack, find_stack, needs_series
+from mimsuite.words import Alpha
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION = 256, 257, 258, 262, 270, 274
-_SAMPLES, _PLANAR, _EXTRA = 277, 284, 338
-_RGB, _CMYK, _YCBCR = 2, 5, 6
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL = 254, 256, 257, 258, 259, 262, 266
+_ORIENTATION, _SAMPLES, _PLANAR, _COLOURS, _INKS, _EXTRA, _FORMAT = 274, 277, 284, 320, 332, 338, 339
+_STRIP_BYTES, _TILE_BYTES = 279, 325
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_COLOURED = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}  # samples of a colour
+_NOT_READ = {
+    4: "a transparency mask",
+    8: "CIELab colours",
+    9: "ICCLab colours",
+    10: "ITULab colours",
+    32803: "raw data of a sensor (CFA)",
+    32844: "logarithmic luminance (LogL)",
+    32845: "logarithmic colours (LogLuv)",
+    34892: "raw data of a sensor (linear)",
+}
+_SMALLER, _MASK = 1, 4  # NewSubfileType
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples: what alpha did to the colours
 _SEPARATE = 2  # PlanarConfiguration: (C, H, W); else (H, W, C)
-_STACKED = ("ImageJ=", "<?xml", '{"shape":')
+_UNSIGNED, _SIGNED, _REAL, _UNDEFINED = 1, 2, 3, 4  # SampleFormat
+_PAGES = 1000  # are looked at, at most
+_JPEGS = (6, 7)  # compressions
 
 
-class Layout(NamedTuple):
-    """How the pixels lie in the file.
+class Tiff(NamedTuple):
+    """A TIFF whose tags are read.
 
     Attributes:
-        height, width: as stored, in pixels.
-        channels: without alpha, which is laid on white.
-        deep: 16-bit values.
+        data: the file.
+        page: the number of the page that is taken.
+        stored: height and width as stored, in pixels.
+        samples: stored values of a pixel, alpha among them.
+        bits: of a value.
+        photometric: what the values mean.
         orientation: the EXIF number, 1 to 8.
-        planes: the axis of the channels comes first: (C, H, W).
-        paged: the channels are pages.
-        alpha: 0 for none, else the value of the tag ExtraSamples.
+        separate: the values of a pixel lie in planes: (C, H, W).
+        extra: the value of ExtraSamples that makes the last sample alpha; 0 for none.
+        declared: whether the file itself says so.
+        others: extra samples that are kept as channels although one of them is alpha.
+        colours: the map of a palette, `(N, 3)` uint16.
+        pillow: whether Pillow decodes the values, else tifffile.
+        stack: the planes and channels of a microscope; None for a plain page.
+        alpha: what becomes of transparency.
     """
 
-    height: int
-    width: int
-    channels: int
-    deep: bool
+    data: bytes
+    page: int
+    stored: tuple[int, int]
+    samples: int
+    bits: int
+    photometric: int
     orientation: int
-    planes: bool
-    paged: bool
-    alpha: int
+    separate: bool
+    extra: int
+    declared: bool
+    others: bool
+    colours: Pixels | None
+    pillow: bool
+    stack: Stack | None
+    alpha: Alpha
+
+    @property
+    def height(self) -> int:
+        """Rows of the upright image."""
+        return self.stored[self.orientation >= 5]
+
+    @property
+    def width(self) -> int:
+        """Columns of the upright image."""
+        return self.stored[self.orientation < 5]
+
+    @property
+    def channels(self) -> int:
+        """Of colours and extra samples; alpha counts where it is kept."""
+        kept = self.extra and self.alpha == "channel"
+        if self.photometric in (_PALETTE, _CMYK):
+            return 3 + bool(kept)
+        return self.samples - (self.extra > 0) + bool(kept)
+
+    @property
+    def deep(self) -> bool:
+        """Whether values have more than 8 bits."""
+        return self.bits > 8
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """Planes, pages and alpha."""
+        found = []
+        if self.stack is not None and self.stack.planes > 1:
+            found.append(Remark("planes", f"of {self.stack.planes} planes ({self.stack.axes}) the first is taken"))
+        elif self.stack is None and self._has_more():
+            found.append(Remark("planes", "of several pages the first is taken"))
+        if self.extra:
+            found.append(alphas.remark_on(self.alpha, _COLOURED[self.photometric] + 1, declared=self.declared))
+        elif self.others:
+            found.append(Remark("alpha", "alpha is one of several extra samples, and all are kept as channels"))
+        return tuple(found)
+
+    def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
+        """See `decode.Encoded`."""
+        with decoding("TIFF"):
+            return cut(upright(self._meant(self._values()), self.orientation), box)
+
+    def _values(self) -> Pixels:
+        """The stored values `(H, W, samples)`."""
+        height, width = self.stored
+        if self.stack is not None:
+            array = self.stack.read(self.data)
+        elif self.pillow:
+            array = _read_by_pillow(self)
+        else:
+            array = _read_by_tifffile(self)
+        if self.separate:
+            array = np.moveaxis(array.reshape(self.samples, height, width), 0, 2)
+        array = array.reshape(height, width, -1)
+        if array.dtype.kind not in "ui" or (array.size and int(array.min()) < 0) or array.max(initial=0) > 0xFFFF:
+            low, high = (array.min(), array.max()) if array.size else (0, 0)
+            raise DecodeError(f"values from {low} to {high} of type {array.dtype}; 0 to 65535 (16 bits) is allowed")
+        return np.array(array, dtype=np.uint16 if self.deep else np.uint8, order="C")  # a copy that may be written to
+
+    def _meant(self, array: Pixels) -> Pixels:
+        """What the values stand for."""
+        if self.photometric == _WHITE_IS_ZERO and not self.pillow_inverts:
+            own = array[..., :-1] if self.extra else array
+            np.subtract(np.iinfo(array.dtype).max, own, out=own)
+        if self.colours is not None:
+            colours = self.colours if self.deep else (self.colours >> 8).astype(np.uint8)
+            array = np.concatenate([colours[array[..., 0]], array[..., 1:]], axis=-1)
+        if self.bits == 12:
+            array = (array << 4) | (array >> 8)
+        if self.extra:
+            array = alphas.settle(array, self.alpha, premultiplied=self.extra == _PREMULTIPLIED)
+        return array
+
+    @property
+    def pillow_inverts(self) -> bool:
+        """Pillow turns white-is-zero into black-is-zero up to 8 bits."""
+        return self.pillow and self.bits <= 8
+
+    def _has_more(self) -> bool:
+        """Whether another page is a picture of its own, not a smaller copy or a mask."""
+        pages = (tags for number, tags in read_pages(self.data) if number > self.page)
+        return any(not tags.get(_SUBFILE, 0) & (_SMALLER | _MASK) for tags in pages)
 
 
-def read_layout(data: bytes) -> Layout | None:
-    """Reads the tags of a TIFF; None for what is left to Pillow.
+def read_tiff_header(data: bytes, alpha: Alpha) -> Tiff:
+    """Reads the tags of a TIFF.
 
     Raises:
-        ValueError: values of another type than uint8 and uint16, or axes beyond one picture; damaged files also
-            raise what Pillow and tifffile raise for them.
+        DecodeError: damaged, too large, or a kind of picture that is not read; it is named.
     """
+    with decoding("TIFF"):
+        page, tags = _first_picture(data)
+        samples, bits = int(tags.get(_SAMPLES, 1)), _bits(tags)
+        photometric: Any = tags.get(_PHOTOMETRIC)
+        stack = find_stack(data, tags) if needs_series(tags) else None
+        _check_meaning(tags, samples, bits, stack)
+        if stack is not None:
+            samples = stack.samples
+        extra = 0 if stack is not None and stack.channels > 1 else _alpha(tags, samples)
+        declared = _EXTRA in tags
+        others = not extra and bool({_PREMULTIPLIED, _STRAIGHT} & set(tags.get(_EXTRA, ())))
+        orientation = tags.get(_ORIENTATION, 1)
+        found = Tiff(
+            data=data,
+            page=page,
+            stored=(int(tags[_HEIGHT]), int(tags[_WIDTH])),
+            samples=samples,
+            bits=bits,
+            photometric=photometric,
+            orientation=orientation if orientation in range(1, 9) else 1,
+            separate=stack is None and samples > 1 and tags.get(_PLANAR, 1) == _SEPARATE,
+            extra=extra,
+            declared=declared,
+            others=others,
+            colours=_read_colours(tags, bits) if photometric == _PALETTE else None,
+            pillow=stack is None and _suits_pillow(data, tags, samples, bits, extra),
+            stack=stack,
+            alpha=alpha,
+        )
+        check_size(*found.stored, samples)
+        if photometric == _WHITE_IS_ZERO and samples - (extra > 0) > 1 and stack is None:
+            raise DecodeError(f"white is zero in {samples} samples; save them with black as zero")
+        if found.pillow and samples > 1:  # Pillow gives (H, W, C) whatever the file has
+            found = found._replace(separate=False)
+        _check_bytes(found, tags)
+        return found
+
+
+def read_pages(data: bytes) -> Iterator[tuple[int, dict[int, Any]]]:
+    """The number and the tags of each page."""
     directory = ImageFileDirectory_v2(data[:16] if data[2] == 43 or data[3] == 43 else data[:8])
-    stream = io.BytesIO(data)
-    stream.seek(directory.next)
-    directory.load(stream)
-    tags = dict(directory)
-    stacked = bool(directory.next) and str(tags.get(_DESCRIPTION, "")).startswith(_STACKED)
-    if not stacked and _is_plain(tags):
-        return None
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        series, page = file.series[0], file.pages[0]
-        paged = stacked and len(series.shape) == 3 and series.axes[0] in "CQS" and series.axes[1:] == "YX"
-        if not paged and _is_plain(tags):
-            return None
-        if paged and any(part is None for part in series.pages):
-            raise ValueError("its channels lie in several files; write them into one")
-        dtype, samples = page.dtype, int(series.shape[0]) if paged else int(page.samplesperpixel)
-    if dtype not in (np.dtype("u1"), np.dtype("u2")):
-        raise ValueError(f"values of type {dtype}; uint8 and uint16 are allowed")
-    if tags.get(_PHOTOMETRIC) == _CMYK and not paged:
-        raise ValueError("16-bit CMYK; save it as RGB")
-    alpha = 0 if paged else _alpha(tags, samples)
-    orientation = tags.get(_ORIENTATION, 1)
-    return Layout(
-        height=int(tags[_HEIGHT]),
-        width=int(tags[_WIDTH]),
-        channels=samples - (alpha > 0),
-        deep=dtype.itemsize == 2,
-        orientation=orientation if orientation in range(1, 9) else 1,
-        planes=paged or (samples > 1 and tags.get(_PLANAR, 1) == _SEPARATE),
-        paged=paged,
-        alpha=alpha,
-    )
+    stream, seen = io.BytesIO(data), set[int]()
+    for number in range(_PAGES):
+        if not 0 < directory.next < len(data) or directory.next in seen:
+            return
+        seen.add(directory.next)
+        stream.seek(directory.next)
+        directory.load(stream)
+        yield number, dict(directory)
 
 
-def read_pixels(data: bytes, layout: Layout) -> NDArray[Any]:
-    """The stored pixels, `(H, W, channels)` uint8 or uint16, not turned upright.
-
-    Raises:
-        ValueError: damaged, or compressed in a way that is not supported; also what tifffile raises for damage.
-    """
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        try:
-            array: NDArray[Any] = file.series[0].asarray() if layout.paged else file.pages[0].asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            name = file.pages[0].compression.name
-            raise ValueError(f"{name} compression needs imagecodecs: pip install imagecodecs") from error
-    samples = layout.channels + (layout.alpha > 0)
-    if layout.planes:
-        array = np.moveaxis(array.reshape(samples, layout.height, layout.width), 0, 2)
-    array = array.reshape(layout.height, layout.width, samples)
-    array = np.ascontiguousarray(array, dtype=np.uint16 if layout.deep else np.uint8)
-    return _on_white(array, layout.alpha) if layout.alpha else array
+def _first_picture(data: bytes) -> tuple[int, dict[int, Any]]:
+    """The first page that is neither a smaller copy of another nor a mask."""
+    number = -1
+    for number, tags in read_pages(data):
+        if not tags.get(_SUBFILE, 0) & (_SMALLER | _MASK):
+            return number, tags
+    if number < 0:
+        raise DecodeError("it has no page")
+    raise DecodeError("its pages are thumbnails or masks; export the full picture")
 
 
-def _is_plain(tags: dict[int, Any]) -> bool:
-    """Pillow reads one channel of any depth, and 8 bits of RGB, YCbCr, CMYK and RGBA."""
-    samples, bits, photometric = tags.get(_SAMPLES, 1), tags.get(_BITS, (1,)), tags.get(_PHOTOMETRIC, 0)
-    if samples == 1:
-        return True
-    if max(bits) > 8:
-        return False
-    if samples == 3:
-        return photometric in (_RGB, _YCBCR)
-    return samples == 4 and (photometric == _CMYK or (photometric == _RGB and _alpha(tags, 4) > 0))
+def _bits(tags: dict[int, Any]) -> int:
+    bits = set(tags.get(_BITS, (1,)))
+    if len(bits) > 1:
+        raise DecodeError(f"channels of {min(bits)} to {max(bits)} bits; give all the same")
+    return int(bits.pop())
+
+
+def _check_meaning(tags: dict[int, Any], samples: int, bits: int, stack: Stack | None) -> None:
+    """Refuses, by name, what is not read."""
+    photometric, formats = tags.get(_PHOTOMETRIC), set(tags.get(_FORMAT, (_UNSIGNED,)))
+    if photometric is None:
+        raise DecodeError("it does not say what its values mean (no PhotometricInterpretation)")
+    if photometric not in _COLOURED:
+        what = _NOT_READ.get(photometric, f"colours of kind {photometric}")
+        raise DecodeError(f"{what}, which are not read; save it as RGB or grey")
+    if not formats <= {_UNSIGNED, _SIGNED, _UNDEFINED} or (formats != {_UNSIGNED} and samples > 1):
+        kind = {_SIGNED: "int", _REAL: "float", _UNDEFINED: "undefined"}.get(max(formats), "complex")
+        raise DecodeError(f"values of type {kind}{bits}; uint8 and uint16 are allowed")
+    if formats == {_SIGNED} and bits == 8:
+        raise DecodeError("values of type int8; uint8 and uint16 are allowed")
+    if photometric == _CMYK and (samples != 4 or bits != 8 or tags.get(_INKS, 1) != 1 or stack is not None):
+        raise DecodeError(f"{samples} inks of {bits} bits; only CMYK of 8 bits is read; save it as RGB")
+    if photometric == _YCBCR and (samples != 3 or bits != 8):
+        raise DecodeError(f"YCbCr of {samples} samples of {bits} bits; only 3 of 8 bits are read; save it as RGB")
+    if photometric == _PALETTE and samples > 1 and not _alpha(tags, samples):
+        raise DecodeError(f"a palette of {samples} samples; save it as RGB")
+    if photometric == _PALETTE and stack is not None and stack.channels > 1:
+        raise DecodeError(f"a palette of {stack.channels} channels; save it as RGB")
+    if samples > 1 and bits not in (8, 16):
+        raise DecodeError(f"{samples} channels of {bits} bits; 8 and 16 are allowed")
 
 
 def _alpha(tags: dict[int, Any], samples: int) -> int:
-    """The kind of alpha that the last channel is; 0 where it is data. RGB and one that is not explained: alpha."""
-    colour = tags.get(_PHOTOMETRIC) == _RGB
-    extra = tags.get(_EXTRA, (_STRAIGHT,) if colour else ())
-    if samples != (4 if colour else 2) or len(extra) != 1:
+    """The kind of alpha that the last sample is; 0 where it is data. RGB and one that is not explained: alpha."""
+    photometric = tags.get(_PHOTOMETRIC, 0)
+    extra = tags.get(_EXTRA, (_STRAIGHT,) if photometric == _RGB else ())
+    if samples != _COLOURED[photometric] + 1 or len(extra) != 1:
         return 0
     return int(extra[0]) if extra[0] in (_PREMULTIPLIED, _STRAIGHT) else 0
 
 
-def _on_white(array: NDArray[Any], alpha: int) -> NDArray[Any]:
-    top = np.uint64(np.iinfo(array.dtype).max)
-    colour, cover = array[..., :-1].astype(np.uint64), array[..., -1:].astype(np.uint64)
-    if alpha == _PREMULTIPLIED:
-        mixed = np.minimum(colour + (top - cover), top)
-    else:
-        mixed = (colour * cover + top * (top - cover) + top // np.uint64(2)) // top
-    return mixed.astype(array.dtype)
+def _suits_pillow(data: bytes, tags: dict[int, Any], samples: int, bits: int, extra: int) -> bool:
+    """Whether Pillow reads these values as they are: it knows more compressions, tifffile more layouts."""
+    photometric = tags[_PHOTOMETRIC]
+    if photometric in (_CMYK, _YCBCR):
+        return True
+    if samples == 1:
+        turned = photometric == _WHITE_IS_ZERO and data[:2] == b"MM"
+        return not (bits == 16 and (turned or photometric == _PALETTE or tags.get(_FILL, 1) != 1))
+    if bits != 8 or tags.get(_PLANAR, 1) == _SEPARATE:
+        return bits == 8 and samples == 3 and photometric == _RGB
+    return (photometric == _RGB and (samples == 3 or extra == _STRAIGHT)) or (
+        photometric == _BLACK_IS_ZERO and extra == _STRAIGHT
+    )
+
+
+def _check_bytes(found: Tiff, tags: dict[int, Any]) -> None:
+    """Refuses a picture that is not compressed and larger than its file, before memory is taken for it."""
+    if tags.get(_COMPRESSION, 1) != 1:
+        return
+    needed = found.stored[0] * (found.stored[1] * found.samples * found.bits // 8)
+    if found.photometric == _YCBCR:
+        needed //= 3  # colours may have been thinned out
+    if needed > len(found.data):
+        raise DecodeError(f"{needed} bytes of pixels in a file of {len(found.data)}; it is cut or damaged")
+
+
+def _read_colours(tags: dict[int, Any], bits: int) -> Pixels:
+    """The map of a palette; some programs write 8 bits, where the rule is 16."""
+    colours = np.array(tags.get(_COLOURS, ()), dtype=np.uint16)
+    if colours.size != 3 << bits:
+        raise DecodeError(f"a palette of {colours.size} values; {3 << bits} are needed")
+    return (colours if colours.max() > 0xFF else colours << 8 | colours).reshape(3, -1).T
+
+
+def _read_by_pillow(found: Tiff) -> Pixels:
+    image: Image.Image = Image.open(io.BytesIO(found.data), formats=("TIFF",))
+    if found.page:
+        image.seek(found.page)
+    image.load()  # Pillow turns it upright
+    if found.photometric in (_CMYK, _YCBCR):
+        image = image.convert("RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    array: Pixels = np.asarray(image)
+    return _laid_down(array, found.orientation)
+
+
+def _laid_down(array: Pixels, orientation: int) -> Pixels:
+    """The opposite of `upright`."""
+    return upright(array, {6: 8, 8: 6}.get(orientation, orientation))
+
+
+def _read_by_tifffile(found: Tiff) -> Pixels:
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(found.data)) as file:
+        page = file.pages[found.page]
+        try:
+            array: Pixels = page.asarray()
+        except (ValueError, ImportError) as error:
+            if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
+                raise
+            name = page.keyframe.compression.name
+            raise DecodeError(f"{name} compression needs imagecodecs: pip install imagecodecs") from error
+    return array

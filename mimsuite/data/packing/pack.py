@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from PIL import __version__ as pillow_version
 
 from mimsuite.data.images.decode import DecodeError
-from mimsuite.data.images.encode import Content, encode_file, is_deep_colour_png
+from mimsuite.data.images.encode import Content, encode_file
 from mimsuite.data.index import DataIndex
 from mimsuite.data.index_json import write_index
 from mimsuite.data.labels import Label, classes_of
@@ -28,6 +28,7 @@ from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import BLOCK, to_text
 from mimsuite.errors import InputError, RunError
+from mimsuite.words import Alpha
 
 log = logging.getLogger("mimsuite")
 
@@ -35,6 +36,7 @@ _AHEAD = 8  # images per thread that are encoded ahead of the writer
 _RECORD = 20 * BLOCK  # tar files are padded to this
 
 Progress = Callable[[int, int], None]
+Contents = Iterator[tuple[SourceImage, Content | DecodeError]]
 
 
 class Forecast(NamedTuple):
@@ -66,6 +68,7 @@ def pack(
     seed: int = 0,
     shard_size: int = 256 << 20,
     image_size: int | None = None,
+    alpha: Alpha = "white",
     progress: Progress | None = None,
 ) -> DataIndex:
     """Writes the images below `src` to shards with an index; the same files and options give the same bytes.
@@ -85,6 +88,8 @@ def pack(
         seed: decides which images go to `val`, and the order in the shards.
         shard_size: bytes of images after which the next shard begins.
         image_size: see `encode_file`; None keeps all pixels.
+        alpha: what becomes of transparency when the images are read: laid on white, dropped, or kept as the last
+            channel; the index keeps it.
         progress: called with (images done, images in all).
 
     Raises:
@@ -94,11 +99,12 @@ def pack(
     """
     choice = Choice(labels, labels_file, labels_column, group_by, val_fraction, seed)
     plan = checked_plan(src, choice, shard_size, image_size)
-    options = _options(src, choice, shard_size, image_size)
+    options = _options(src, choice, shard_size, image_size, alpha)
     with Journal(Path(os.path.abspath(out)), options, _digest(plan)) as journal:
         try:
-            _write(plan.pictures, journal, shard_size, image_size, progress or (lambda done, total: None))
-            return _finish(plan, journal)
+            contents = _encode_all(plan.pictures[journal.position :], image_size, alpha)
+            _write(plan.pictures, contents, journal, shard_size, progress or (lambda done, total: None))
+            return _finish(plan, journal, alpha)
         except OSError as error:
             raise RunError(
                 f"out={out} cannot be written ({error.strerror}); fix that, and the same command goes on"
@@ -149,7 +155,7 @@ def checked_plan(src: Path, choice: Choice, shard_size: int, image_size: int | N
     return plan_pack(src, choice)
 
 
-def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None) -> dict[str, Any]:
+def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None, alpha: Alpha) -> dict[str, Any]:
     """All that decides the bytes, for the journal."""
     csv = None if choice.csv is None else sha256_of(store_of(str(choice.csv)), str(choice.csv))
     return {
@@ -157,6 +163,7 @@ def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None)
         **choice._asdict(),
         "shard_size": shard_size,
         "image_size": image_size,
+        "alpha": alpha,
         "content of the labels file": csv,
         "Pillow": pillow_version,
     }
@@ -175,7 +182,7 @@ def _digest(plan: PackPlan) -> str:
 
 
 def _write(
-    pictures: Sequence[SourceImage], journal: Journal, shard_size: int, image_size: int | None, progress: Progress
+    pictures: Sequence[SourceImage], contents: Contents, journal: Journal, shard_size: int, progress: Progress
 ) -> None:
     """Writes the shards that the journal does not know yet."""
     begin = journal.position
@@ -183,10 +190,9 @@ def _write(
         log.info("going on after %d of %d images: %d shards are finished", begin, len(pictures), len(journal.lines))
     shard: _Shard | None = None
     bad = list[str]()
-    reduced = False
     seen = {count: path for line in journal.lines for count, path in line.channels.items()}
     try:
-        for number, (picture, content) in enumerate(_encode_all(pictures[begin:], image_size), start=begin):
+        for number, (picture, content) in enumerate(contents, start=begin):
             if shard is not None and shard.split != picture.split:
                 journal.add(shard.close(number, bad))
                 shard, bad = None, []
@@ -195,9 +201,6 @@ def _write(
                 log.warning("skipped: %s (%s)", _shown(picture.path), content)
             else:
                 _check_channels(seen, content.channels, picture.path)
-                if not reduced and is_deep_colour_png(content.data):
-                    log.warning("%s has 16-bit colour and is read as 8 bits; TIFF keeps 16", _shown(picture.path))
-                    reduced = True
                 shard = shard or _Shard(journal.out, picture.split, journal.count(picture.split))
                 shard.write(picture, content)
                 if shard.payload >= shard_size:
@@ -234,16 +237,14 @@ def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
             raise InputError(f"images have different channel counts: {found}; pack each kind separately")
 
 
-def _encode_all(
-    pictures: Sequence[SourceImage], size: int | None
-) -> Iterator[tuple[SourceImage, Content | DecodeError]]:
+def _encode_all(pictures: Sequence[SourceImage], size: int | None, alpha: Alpha) -> Contents:
     """Reads, decodes and encodes on all cores, some way ahead of the writer."""
     threads = os.cpu_count() or 1
     waiting: deque[tuple[SourceImage, Future[Content | DecodeError]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for picture in pictures:
-            waiting.append((picture, pool.submit(encode_file, picture.path, size)))
+            waiting.append((picture, pool.submit(encode_file, picture.path, size, alpha)))
             if len(waiting) > _AHEAD * threads:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -315,13 +316,13 @@ class _Hashed:
         return self._size, self._hash.hexdigest()
 
 
-def _finish(plan: PackPlan, journal: Journal) -> DataIndex:
+def _finish(plan: PackPlan, journal: Journal, alpha: Alpha) -> DataIndex:
     """Writes classes, tables and, last, the index; then the journal goes."""
     out = journal.out
     if plan.classes:
         write_text(out / "classes.txt", "".join(f"{name}\n" for name in plan.classes))
     hashes = {out / line.file: line.sha256 for line in journal.lines}
-    index = build_index(out, list(hashes), out, hashes)
+    index = build_index(out, list(hashes), out, hashes, alpha)
     write_index(out, index)
     journal.remove()
     return index

@@ -1,0 +1,152 @@
+"""Whatever Pillow reads: PNG, WebP, GIF, BMP, PPM, JPEG 2000, AVIF, and JPEG of rare kinds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mimsuite.data.images.alpha import remark_on
+from mimsuite.data.images.pixels import Box, DecodeError, Pixels, Remark, check_size, decoding, to_stored, upright
+from mimsuite.words import Alpha
+
+_ORIENTATION = 0x0112
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_GREY_MODES = ("1", "L", "LA", "La")
+_COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV")
+# What Pillow may read: it would start Ghostscript for EPS. TIFF has a reader of its own.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
+_GREY_ALPHA, _COLOURED = 4, (2, 6)  # colour types of PNG
+
+
+class Picture(NamedTuple):
+    """An image that Pillow has opened.
+
+    Attributes:
+        image: the image; its pixels are not read.
+        height, width: upright.
+        orientation: the EXIF number, 1 to 8.
+        alpha: what becomes of transparency.
+        reduced: whether 16 bits were stored, of which Pillow reads the upper eight.
+    """
+
+    image: Image.Image
+    height: int
+    width: int
+    orientation: int
+    alpha: Alpha
+    reduced: bool
+
+    @property
+    def _base(self) -> int:
+        return 3 if self.image.mode in _COLOUR_MODES else 1
+
+    @property
+    def channels(self) -> int:
+        """1 or 3, and one more for alpha that is kept."""
+        kept = self.alpha == "channel" and not self.deep and self.image.has_transparency_data
+        return self._base + kept
+
+    @property
+    def deep(self) -> bool:
+        """True for grey of 16 bits."""
+        return self.image.mode in DEEP_MODES
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """Frames, depth and alpha."""
+        found = []
+        if getattr(self.image, "is_animated", False):
+            found.append(Remark("frames", "the first of several frames is taken"))
+        if self.reduced:
+            found.append(Remark("depth", "16 bits a value are read as 8, because Pillow reads no more; TIFF keeps 16"))
+        if self.image.has_transparency_data:
+            found.append(remark_on(self.alpha, self._base + 1 if self.image.mode in ("LA", "RGBA") else 0))
+        return tuple(found)
+
+    def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
+        """See `decode.Encoded`."""
+        with decoding(str(self.image.format)):
+            self.image.load()
+            image = self.image
+            if box is not None:
+                turned = self.orientation >= 5
+                stored = (self.width, self.height) if turned else (self.height, self.width)
+                top, left, h, w = to_stored(box, stored, self.orientation)
+                image = image.crop((left, top, left + w, top + h))
+            return upright(from_pillow(image, self.alpha), self.orientation)
+
+
+def from_pillow(image: Image.Image, alpha: Alpha) -> Pixels:
+    """The values of an image, `(H, W, C)` uint8 or uint16."""
+    mode = image.mode
+    if mode in DEEP_MODES:
+        values = np.asarray(image)
+        if values.size and (values.min() < 0 or values.max() > 0xFFFF):
+            raise DecodeError(f"values from {values.min()} to {values.max()} ; 0 to 65535 (16 bits) is allowed")
+        values = values.astype(np.uint16)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int) and alpha == "white":  # PNG: this grey is transparent
+            values[values == clear] = 0xFFFF
+        return values[..., None]
+    final = "L" if mode in _GREY_MODES else "RGB"
+    cover = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        cover = np.asarray(image.getchannel("A"))[..., None]
+        if alpha == "white":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    array = np.array(image.convert(final))  # a copy: Pillow's buffers are read-only
+    array = array[..., None] if final == "L" else array
+    return np.concatenate([array, cover], axis=-1) if cover is not None and alpha == "channel" else array
+
+
+def read_picture_header(data: bytes, alpha: Alpha) -> Picture:
+    """Opens an image.
+
+    Raises:
+        DecodeError: not an image, damaged, or of a mode that is not supported.
+    """
+    image = None
+    with decoding("header"), contextlib.suppress(UnidentifiedImageError):
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    if image is None:
+        raise DecodeError(f"not an image of a supported kind (starts with {data[:8]!r})")
+    check_size(image.height, image.width)
+    if image.mode not in DEEP_MODES + _GREY_MODES + _COLOUR_MODES:
+        raise DecodeError(f"{image.format} image of mode {image.mode}, which is not supported")
+    with decoding("header"):
+        orientation = image.getexif().get(_ORIENTATION, 1)  # of PNG, this reads the pixels
+        if orientation not in range(1, 9):
+            orientation = 1
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        _mend_transparency(image, data)
+        return Picture(image, height, width, orientation, alpha, _is_reduced(image, data))
+
+
+def _is_reduced(image: Image.Image, data: bytes) -> bool:
+    """Whether a PNG or PPM has 16 bits a value, and Pillow gives eight."""
+    if image.format == "PNG":
+        return data[24] == 16 and data[25] in (*_COLOURED, _GREY_ALPHA)
+    return image.format == "PPM" and image.mode == "RGB" and _largest_of_ppm(data) > 255
+
+
+def _mend_transparency(image: Image.Image, data: bytes) -> None:
+    """Pillow leaves the transparent colour of a PNG at its stored depth, where it reads the values at eight bits."""
+    clear = image.info.get("transparency")
+    if image.format != "PNG" or image.mode not in ("L", "RGB") or clear is None or isinstance(clear, bytes):
+        return
+    bits = data[24]
+    if bits == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    elif bits < 8 and isinstance(clear, int):
+        image.info["transparency"] = clear * 255 // ((1 << bits) - 1)
+
+
+def _largest_of_ppm(data: bytes) -> int:
+    """The fourth word of a PPM, its largest value."""
+    lines = [line.split(b"#")[0] for line in data[:4096].split(b"\n")]
+    words = b"\n".join(lines).split()
+    return int(words[3]) if len(words) > 3 and words[3].isdigit() else 0
