@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -117,7 +117,7 @@ class DataIndex:
     """A data set, without its images.
 
     Attributes:
-        root: the folder that it was opened from.
+        root: the folder that it was opened from, as errors and titles name it.
         splits: `train`, `val`, `test`, as far as they exist.
         classes: names, by label; None where no names were given.
         channels: of every decoded image.
@@ -128,6 +128,7 @@ class DataIndex:
         display: what pictures show as black and as full brightness; None of 8-bit data, and where an older index
             does not say it (see `data.display.find_display`).
         alpha: what becomes of transparency when an image is read.
+        reading: how a folder of images was read, as lines for people; empty for shards. It is not kept with the index.
     """
 
     root: str
@@ -141,6 +142,7 @@ class DataIndex:
     has_labels: bool
     display: DisplayRange | None = None
     alpha: Alpha = "white"
+    reading: tuple[str, ...] = field(default=(), compare=False)
 
     def num_samples(self, split: str | Selection) -> int:
         """How many samples a split, or a part of it, has."""

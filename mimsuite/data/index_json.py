@@ -16,6 +16,7 @@ from mimsuite.types import DisplayRange
 from mimsuite.words import ALPHAS
 
 INDEX = "index.json"
+CLASSES = "classes.txt"  # their names, one a line
 JOURNAL = "pack.journal"  # lies in a packed folder until the index is written
 FORMAT = "mimsuite-1"
 _MOST = 1 << 52  # of samples, bytes and pixels: what JSON, numpy and Python all count exactly
@@ -162,7 +163,7 @@ def read_classes(root: Path) -> tuple[str, ...] | None:
     Raises:
         InputError: it cannot be read.
     """
-    file = root / "classes.txt"
+    file = root / CLASSES
     store = store_of(str(file))
     if not store.is_file(str(file)):
         return None

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+from PIL import __version__ as pillow_version
+
+from mimsuite.data.cache import find_copy
+from mimsuite.data.folders import Contents, images_of
 from mimsuite.data.index import DataIndex
 from mimsuite.data.index_json import FORMAT, INDEX, JOURNAL, read_index, write_index
 from mimsuite.data.scan import build_index
-from mimsuite.data.sources import INFO, find_shards, is_image_folder
+from mimsuite.data.sources import INFO, find_shards
 from mimsuite.data.storage import cache_folder, move_folder
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.errors import InputError
@@ -23,7 +27,7 @@ EMBEDDED = Path(__file__).parent / "emoji-64"
 
 
 def open_data(data: str | None) -> DataIndex:
-    """Opens a data set, and logs what it took where that is not obvious.
+    """Opens a data set; its `reading` tells how a folder of images was read.
 
     Args:
         data: a packed folder, a folder of tar shards, a brace pattern, an image folder, or None for `emoji-64`.
@@ -34,9 +38,10 @@ def open_data(data: str | None) -> DataIndex:
     if data is None:
         log.info("no data= given: using the embedded emoji-64")
         return open_index(str(EMBEDDED))
-    if is_image_folder(data):
-        return open_index(str(pack_to_cache(Path(data).expanduser())))
-    return open_index(str(data))
+    contents = images_of(data)
+    if contents is None:
+        return open_index(str(data))
+    return pack_to_cache(Path(absolute(data)), contents)
 
 
 def open_index(data: str, cache: Path | None = None) -> DataIndex:
@@ -56,7 +61,7 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
         return _check_sizes(read_index(Path(folder)))
     if store.is_file(os.path.join(folder, JOURNAL)):
         raise InputError(f"data={data} holds a half-finished pack; run the same `mimsuite pack` again to finish it")
-    if is_image_folder(data):
+    if images_of(data) is not None:
         raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
     root, paths = find_shards(data)
     entry = (cache or cache_folder()) / "index" / _fingerprint_of_shards(paths, root / INFO)
@@ -65,35 +70,32 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
     return read_index(entry, root)
 
 
-def pack_to_cache(source: Path) -> Path:
-    """The shards of an image folder in the user's cache; packed on first use and when a file changed."""
+def pack_to_cache(source: Path, contents: Contents) -> DataIndex:
+    """The shards of an image folder in the user's cache; packed on first use and when an image changed.
+
+    The index has the name of the folder, not of its copy.
+
+    Raises:
+        InputError: the folder cannot be read, or in several ways.
+    """
+    from mimsuite.data.packing.layout import describe_reading, read_layout
     from mimsuite.data.packing.pack import pack
 
-    folder = cache_folder() / "packed" / hash_of_folder(source)
-    if not store_of(str(folder)).is_file(str(folder / INDEX)):
-        log.info(
-            "data=%s is a folder of images: packing it to %s (once; `mimsuite pack` chooses the place)",
-            source,
-            folder,
-        )
-        part = folder.with_name(f"{folder.name}.{os.getpid()}")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            pack(source, part)
-            move_folder(part, folder, INDEX)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return folder
+    try:
+        reading = describe_reading(read_layout(str(source), contents.images, "auto", "auto"), contents)
+        folder = find_copy(source, hash_of_images(source, contents), lambda part: pack(source, part))
+    except InputError as error:
+        raise InputError(str(error).replace("src=", "data=")) from error
+    return replace(open_index(str(folder)), root=str(source), reading=tuple(reading))
 
 
-def hash_of_folder(source: Path) -> str:
-    """A name that changes when a file below `source` is added, removed or changed."""
-    digest, store = hashlib.sha256(str(source.resolve()).encode()), store_of(str(source))
-    for folder, names in store.walk(str(source)):
-        for name in names:
-            size, version = store.stat(os.path.join(folder, name))
-            digest.update(f"{folder}\0{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:32]
+def hash_of_images(source: Path, contents: Contents) -> str:
+    """A name that changes when an image below `source` is added, removed or changed, or would be packed otherwise."""
+    digest, store = hashlib.sha256(f"{FORMAT} {pillow_version}\n".encode()), store_of(str(source))
+    for name in contents.images:
+        size, version = store.stat(os.path.join(source, name))
+        digest.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _fingerprint_of_shards(paths: list[Path], info: Path) -> str:

@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mimsuite.data.folders import images_of
 from mimsuite.data.images.stats import measure_images
 from mimsuite.data.index import STATS_SAMPLES, DataIndex, Samples, Shard
 from mimsuite.data.index_json import INDEX, read_classes, write_index
 from mimsuite.data.labels import has_label
 from mimsuite.data.members import read_image, read_label
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.sources import INFO, find_shards, is_image_folder, read_info, split_of
+from mimsuite.data.sources import INFO, find_shards, read_info, split_of
 from mimsuite.data.storage import move_file, write_array
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.store import sha256_of
-from mimsuite.data.tar import scan_shard
+from mimsuite.data.tar import NoImageError, scan_shard
 from mimsuite.errors import InputError
 from mimsuite.words import SPLITS, Alpha
 
@@ -67,9 +68,14 @@ def sample_images(shards: tuple[Shard, ...]) -> Samples:
 def _scan_all(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str]) -> dict[str, tuple[Shard, ...]]:
     """Writes the table of each shard; the shards of each split, train first. Arguments are those of `build_index`."""
     splits: dict[str, list[Shard]] = {}
+    empty = list[NoImageError]()
     stated, store = read_info(root), store_of(str(root))
     for number, path in enumerate(paths):
-        rows = scan_shard(str(path))
+        try:
+            rows = scan_shard(str(path))
+        except NoImageError as error:
+            empty.append(error)
+            continue
         split, count = stated.get(path.name, (split_of(path, root), None))
         if count not in (None, len(rows)):
             log.warning("%s holds %d images, %s says %d", path, len(rows), INFO, count)
@@ -78,6 +84,10 @@ def _scan_all(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, st
         write_array(table, rows)
         shard = Shard(str(path), len(rows), store.stat(str(path)).size, hashes.get(path), str(table))
         splits.setdefault(split, []).append(shard)
+    if empty and not splits:
+        raise empty[0]
+    if empty:
+        log.warning("%d of %d shards are left out: %s", len(empty), len(paths), empty[0])
     return {name: tuple(splits[name]) for name in SPLITS if name in splits}
 
 
@@ -90,7 +100,7 @@ def index_beside(data: str, alpha: Alpha = "white") -> None:
     folder, store = absolute(data), store_of(data)
     if store.is_file(os.path.join(folder, INDEX)):
         raise InputError(f"index=true, but data={data} has an index.json; move it away to have a new one written")
-    if not store.is_folder(folder) or is_image_folder(data):
+    if not store.is_folder(folder) or images_of(data) is not None:
         raise InputError(f"index=true writes into a folder of shards, and data={data} is not one; give their folder")
     root, paths = find_shards(data)
     try:

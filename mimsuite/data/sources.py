@@ -7,10 +7,11 @@ import os
 import re
 from pathlib import Path
 
+from mimsuite.data.folders import no_images, read_contents
+from mimsuite.data.index_json import INDEX, JOURNAL
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.errors import InputError
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".npy", ".bmp", ".gif", ".ppm", ".pgm")
 INFO = "_info.json"
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -64,28 +65,30 @@ def find_shards(data: str) -> tuple[Path, list[Path]]:
             raise InputError(f"data={data} does not end in .tar; give a folder, a pattern or a .tar file")
         return path.parent, [path]
     try:
-        names = store.list(place, "*.tar") or store.list(place, "*/*.tar")
+        names = _list_shards(place)
     except OSError as error:
         raise InputError(f"data={data} cannot be read ({error.strerror}); check its rights") from error
     if not names:
-        raise InputError(
-            f"data={data} holds no .tar shard and no image ({', '.join(PICTURE_ENDINGS)}); check the path, "
-            "or write shards with `mimsuite pack src=IMAGES out=FOLDER`"
-        )
+        raise no_images("data", data, read_contents(place, "data"), "no .tar shard and ")
     return path, [Path(name) for name in names]
 
 
-def is_image_folder(data: str) -> bool:
-    """True for a folder that holds images, at any depth, and neither shards nor an `index.json`."""
+def is_shards(data: str) -> bool:
+    """Whether `data` names shards: a .tar file, a pattern of them, or a folder that holds some or their index."""
     store, place = store_of(data), absolute(data)
-    if not store.is_folder(place) or store.is_file(os.path.join(place, "index.json")):
-        return False
-    for _, names in store.walk(place):
-        if any(name.endswith(".tar") for name in names):
-            return False
-        if any(name.lower().endswith(PICTURE_ENDINGS) and not name.startswith(".") for name in names):
-            return True
-    return False
+    if store.is_folder(place):
+        held = any(store.is_file(os.path.join(place, name)) for name in (INDEX, JOURNAL))
+        return held or bool(_list_shards(place))
+    return "{" in data or (store.is_file(place) and place.endswith(".tar"))
+
+
+def _list_shards(place: str) -> list[str]:
+    """The shards of a folder, or else of its sub-folders; macOS leaves a ._NAME.tar on other disks."""
+    store = store_of(place)
+    for pattern in ("*.tar", "*/*.tar"):
+        if names := [name for name in store.list(place, pattern) if not Path(name).name.startswith(".")]:
+            return names
+    return []
 
 
 def split_of(shard: Path, root: Path) -> str:

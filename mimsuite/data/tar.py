@@ -51,6 +51,10 @@ _FILES = (b"0", b"\0", b"7")
 Read = Callable[[int, int], bytes]
 
 
+class NoImageError(InputError):
+    """A shard that is whole, and holds no image: other shards of the set may have some."""
+
+
 class Member(NamedTuple):
     """One regular file of an archive; offsets and sizes in bytes, `header` counts all its header blocks."""
 
@@ -79,7 +83,8 @@ def scan_shard(path: str) -> NDArray[np.void]:
         One `RECORD` per sample that has an image, in the order of the file.
 
     Raises:
-        InputError: the file cannot be read, is not a plain tar file, is cut or damaged, or holds no image.
+        NoImageError: it is whole, and holds no image.
+        InputError: the file cannot be read, is not a plain tar file, is cut or damaged.
     """
     rows, hidden = [], ""
     for key, group in read_groups(path):
@@ -91,7 +96,7 @@ def scan_shard(path: str) -> NDArray[np.void]:
         why = f"no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}"
         if hidden:
             why = f"the ending of {to_text(hidden)} begins at its first dot; put _ for the dots of the keys"
-        raise InputError(f"shard {path} holds no image: {why}; remove it, or write it again with `mimsuite pack`")
+        raise NoImageError(f"shard {path} holds no image: {why}; remove it, or write it again with `mimsuite pack`")
     return np.array(rows, dtype=RECORD)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mimsuite.data.folders import images_of
 from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.open import open_data
-from mimsuite.data.sources import PICTURE_ENDINGS, is_image_folder
 from mimsuite.errors import InputError
 from mimsuite.words import Alpha
 
@@ -36,11 +36,11 @@ def find_images(images: str | None, count: int) -> list[NamedBytes]:
         InputError: no images there.
     """
     path = Path(images) if images is not None else None
-    if path is not None and path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
+    if path is not None and path.is_file() and path.suffix.lower() != ".tar":
         return [NamedBytes(path.name, path.read_bytes())]
-    if path is not None and path.is_dir() and is_image_folder(str(path)):
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_ENDINGS)
-        return [NamedBytes(str(p.relative_to(path)), p.read_bytes()) for p in files[:count]]
+    found = None if images is None else images_of(images, "images")
+    if path is not None and found is not None:
+        return [NamedBytes(name, (path / name).read_bytes()) for name in found.images[:count]]
     from mimsuite.data.checks.inspect import raw_samples
 
     try:

@@ -151,6 +151,8 @@ def report_start(settings: TrainingSettings, task: str) -> None:
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
     log.info("mimsuite %s %s -> %s", __version__, task, settings.inputs.out)
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
+    for line in index.reading:
+        log.info("          %s", line)
 
 
 def report_choices(settings: TrainingSettings, compute: Compute) -> None:

@@ -20,7 +20,7 @@ from mimsuite.settings.class_match import MatchedOutputs, match_outputs
 from mimsuite.settings.images import Size, choose_split, read_image_sizes
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.masks import BATCH, Masking, read_masking
-from mimsuite.settings.outputs import check_apart, check_run_folder
+from mimsuite.settings.outputs import check_apart, check_outside, check_run_folder
 from mimsuite.settings.read import format_size, read, read_flag, read_int
 from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.trained import TrainedModel, classifier_outputs, find_trained
@@ -85,6 +85,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
     config = config_of(trained.weights)
     if trained.masked and flip:
         raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
+    check_outside(cfg.out, cfg.data)
     index = open_data(cfg.data)
     check_channels(index, trained.weights)
     part = choose_split(index, str(cfg.split), otherwise="held_out" if trained.masked else "refuse")

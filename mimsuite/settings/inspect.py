@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mimsuite.errors import InputError
-from mimsuite.settings.outputs import check_folder
+from mimsuite.settings.outputs import check_folder, check_outside
 from mimsuite.settings.read import read, read_choice, read_flag, read_int, read_text
 from mimsuite.words import ALPHAS, Alpha
 
@@ -45,6 +45,7 @@ def read_inspect(cfg: DictConfig) -> InspectSettings:
     out = check_folder(str(read(cfg, "out")), (SHEET, FACTS), overwrite=read_flag(cfg, "overwrite"))
     count, verify, index = read_int(cfg, "count"), read_flag(cfg, "verify"), read_flag(cfg, "index")
     data = read_text(cfg, "data")
+    check_outside(out, data)
     if index and data is None:
         raise InputError("index=true needs data=FOLDER, a folder of shards")
     alpha = read_choice(cfg, "alpha", ALPHAS)

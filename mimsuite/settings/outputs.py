@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,6 +117,23 @@ def check_file(key: str, value: str | Path, endings: Sequence[str], *, overwrite
     if path.exists() and not overwrite:
         raise InputError(f"{key}={value} exists; use another {key}=, or overwrite=true")
     return path
+
+
+def check_outside(out: str | Path, data: str | None, key: str = "data") -> None:
+    """Refuses an `out` below the data (`key=data`): what a task writes would be read as data.
+
+    Raises:
+        InputError: it lies there.
+    """
+    if data is None or scheme_of(data) or not Path(data).expanduser().is_dir():
+        return
+    inside, place = Path(data).expanduser().resolve(), Path(out).expanduser().resolve()
+    if place == inside or inside in place.parents:
+        beside = Path(os.path.relpath(inside.parent / place.name))
+        raise InputError(
+            f"out={out} lies in {key}={data}, so what is written there would be read as data; use an out= beside it "
+            f"(out={beside})"
+        )
 
 
 def check_apart(init: str, out: str) -> None:

@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 
 from mimsuite.data.packing.plan import Choice
 from mimsuite.errors import InputError
+from mimsuite.settings.outputs import check_outside
 from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_positive, read_text
-from mimsuite.words import ALPHAS, Alpha
+from mimsuite.words import ALPHAS, SPLIT_SOURCES, Alpha
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class PackSettings:
     """How a folder of images is packed.
 
     Attributes:
-        src: folder of images.
+        src: folder of images, or shards.
         out: folder for the shards.
         choice: labels, splits, groups and seed.
         shard_size: bytes of images per shard.
@@ -42,13 +43,15 @@ def read_pack(cfg: DictConfig) -> PackSettings:
     Raises:
         InputError: a wrong value.
     """
+    src, out = str(read(cfg, "src")), Path(str(read(cfg, "out")))
+    check_outside(out, src, "src")
     return PackSettings(
         choice=read_splits_and_labels(cfg),
         shard_size=int(read_positive(cfg, "shard_size") * 2**20),
         image_size=None if cfg.image_size is None else read_int(cfg, "image_size"),
         alpha=read_choice(cfg, "alpha", ALPHAS),
-        src=Path(str(read(cfg, "src"))),
-        out=Path(str(read(cfg, "out"))),
+        src=Path(src),
+        out=out,
         dry_run=read_flag(cfg, "dry_run"),
     )
 
@@ -59,14 +62,28 @@ def read_splits_and_labels(cfg: DictConfig) -> Choice:
     Raises:
         InputError: a wrong value.
     """
-    fraction = read(cfg, "val_fraction")
-    if not is_number(fraction) or not 0 <= fraction < 1:
-        raise InputError(f"val_fraction={fraction} is not in [0, 1); use 0.1, or 0 for no val split")
+    exclude = read(cfg, "exclude")
     return Choice(
         labels=str(read(cfg, "labels")),
         labels_file=read_text(cfg, "labels_file"),
         labels_column=read_text(cfg, "labels_column"),
         group_by=read_text(cfg, "group_by"),
-        val_fraction=float(fraction),
+        val_fraction=read_fraction(cfg, "val_fraction"),
+        test_fraction=read_fraction(cfg, "test_fraction"),
+        splits=read_choice(cfg, "splits", SPLIT_SOURCES),
+        exclude=tuple(map(str, exclude if isinstance(exclude, list) else [] if exclude is None else [exclude])),
+        channels=None if cfg.channels is None else read_int(cfg, "channels"),
         seed=read_int(cfg, "seed", least=0),
     )
+
+
+def read_fraction(cfg: DictConfig, key: str) -> float:
+    """A share of the images.
+
+    Raises:
+        InputError: not a number from 0 to below 1.
+    """
+    fraction = read(cfg, key)
+    if not is_number(fraction) or not 0 <= fraction < 1:
+        raise InputError(f"{key}={fraction} is not in [0, 1); use 0.1, or 0 for no {key.partition('_')[0]} split")
+    return float(fraction)

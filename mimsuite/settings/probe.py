@@ -16,7 +16,7 @@ from mimsuite.errors import InputError
 from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.machine import auto_workers
-from mimsuite.settings.outputs import check_run_folder
+from mimsuite.settings.outputs import check_outside, check_run_folder
 from mimsuite.settings.read import (
     is_int,
     is_number,
@@ -119,6 +119,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     if leads:
         check_run_folder(cfg.out, overwrite=overwrite)
     weights = find_weights(cfg.init)
+    check_outside(cfg.out, cfg.data)
     index = open_data(cfg.data)
     check_channels(index, weights)
     if not index.has_labels:

@@ -15,7 +15,7 @@ from mimsuite.errors import InputError
 from mimsuite.masked.modes import choose_mode
 from mimsuite.settings.channels import check_channels
 from mimsuite.settings.hiding import MaskChoice, MaskedModel, choose_mask, load_mask, mask_names, read_masked_model
-from mimsuite.settings.outputs import check_file, holds_run
+from mimsuite.settings.outputs import check_file, check_outside, holds_run
 from mimsuite.settings.read import is_number, read, read_flag, read_int, read_text
 
 MOST_SETTINGS = 12  # on one sheet
@@ -77,7 +77,8 @@ def read_reconstruct(cfg: DictConfig, overrides: Sequence[str]) -> ReconstructSe
     if read_flag(cfg, "gif"):
         return read_animation(cfg, overrides)
     overwrite, seed = read_flag(cfg, "overwrite"), read_int(cfg, "seed", least=0)
-    out, table = read_picture(cfg, overwrite=overwrite), read_text(cfg, "csv")
+    out, table, images = read_picture(cfg, overwrite=overwrite), read_text(cfg, "csv"), read_text(cfg, "images")
+    check_outside(out, images, "images")
     trusted, nodes = trusted_targets(cfg, overrides), read_masks(cfg, overrides)
     count, channels = read_int(cfg, "count"), read(cfg, "channels_shown")
     model = read_masked_model(str(read(cfg, "init")), read(cfg, "image_size"))
@@ -85,7 +86,7 @@ def read_reconstruct(cfg: DictConfig, overrides: Sequence[str]) -> ReconstructSe
         check_channels(channels, model.config.num_channels)
     return ReconstructSettings(
         model=model,
-        images=read_text(cfg, "images"),
+        images=images,
         count=count,
         out=out,
         table=None if table is None else check_file("csv", table, (".csv",), overwrite=overwrite),

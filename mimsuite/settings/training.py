@@ -17,7 +17,7 @@ from mimsuite.errors import InputError
 from mimsuite.settings.budget import Budget
 from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.machine import auto_workers
-from mimsuite.settings.outputs import check_run_folder, holds_run
+from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
 from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_text
 from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.resume import continue_config, first_overrides
@@ -162,6 +162,8 @@ def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tu
     precision, seed = read_choice(cfg, "precision", PRECISIONS), read_int(cfg, "seed", least=0)
     loading, devices = read_loading(cfg), read_int(cfg, "devices", auto=0)
     init, data = read_text(cfg, "init"), read_text(cfg, "data")
+    if not held:
+        check_outside(out, data)
     return cfg, RunInputs(
         *(out, resume, overwrite, tuple(overrides), given, trusted, init),
         data=None if data is None else absolute(data),

@@ -63,9 +63,9 @@ def write_beside(data: str, alpha: Alpha) -> None:
 def find_shard_faults(data: str | None) -> list[dict[str, Any]]:
     """What is wrong with the shards of data that cannot be opened; nothing for a folder of images."""
     from mimsuite.data.checks.verify import check_shards
-    from mimsuite.data.sources import is_image_folder
+    from mimsuite.data.folders import images_of
 
-    if data is None or is_image_folder(data):
+    if data is None or images_of(data) is not None:
         return []
     return [problem._asdict() for problem in check_shards(data)]
 

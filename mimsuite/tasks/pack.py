@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.folders import count_of
 from mimsuite.data.progress import report_progress
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.pack import PackSettings, read_pack
@@ -40,11 +42,19 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
             progress=progress,
         )
     counts = {split: index.num_samples(split) for split in index.splits}
+    report_reading(settings.src, index.reading)
     for split, shards in index.splits.items():
-        log.info("%-6s %d images in %d shards", split, counts[split], len(shards))
+        log.info("%-6s %s in %s", split, count_of(counts[split], "image"), count_of(len(shards), "shard"))
     log.info("classes: %s", ", ".join(index.classes) if index.classes else "none")
     log.info("packed to %s; look at it with: mimsuite inspect data=%s out=...", settings.out, settings.out)
     return {"splits": counts, "classes": list(index.classes or ())}
+
+
+def report_reading(src: Path, reading: Sequence[str]) -> None:
+    """Reports how the source was read: splits, classes, and what was left out."""
+    log.info("read %s as", src)
+    for line in reading:
+        log.info("    %s", line)
 
 
 def forecast_only(settings: PackSettings) -> dict[str, Any]:
@@ -58,14 +68,16 @@ def forecast_only(settings: PackSettings) -> dict[str, Any]:
         split: {found.classes[label]: count for label, count in counts.items()}
         for split, counts in found.labels.items()
     }
+    report_reading(settings.src, found.reading)
     for split, images in found.images.items():
-        log.info("%-6s %d images in %d shards", split, images, found.shards[split])
+        log.info("%-6s %s in %s", split, count_of(images, "image"), count_of(found.shards[split], "shard"))
         for name, count in list(labels[split].items())[:SHOWN]:
             log.info("       %6d %s", count, name)
         if len(labels[split]) > SHOWN:
             log.info("       ... and %d more classes", len(labels[split]) - SHOWN)
     before = "" if settings.image_size is None else ", before images are made smaller"
-    log.info("%.1f MB in %d shards%s; nothing was written", found.bytes / 1e6, sum(found.shards.values()), before)
+    shards = count_of(sum(found.shards.values()), "shard")
+    log.info("%.1f MB in %s%s; nothing was written", found.bytes / 1e6, shards, before)
     return {
         "splits": found.images,
         "classes": found.classes,

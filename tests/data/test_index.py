@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mimsuite.data.folders import images_of
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.index import Samples, Selection, held_out
 from mimsuite.data.index_json import read_index, write_index
 from mimsuite.data.open import open_index
 from mimsuite.data.scan import build_index
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.sources import expand_braces, is_image_folder
+from mimsuite.data.sources import expand_braces
 from mimsuite.data.stores.local import LocalStore
 from mimsuite.data.tar import header_name, scan_shard
 from mimsuite.errors import InputError, RunError
@@ -352,11 +353,11 @@ def test_links_keep_their_names(shards, tmp_path):
 
 
 def test_image_folders_are_told_from_shards(shards, tmp_path, jpeg):
-    assert not is_image_folder(str(shards))
-    assert not is_image_folder(str(tmp_path))
+    assert images_of(str(shards)) is None
+    assert images_of(str(tmp_path)) is None
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "A.JPG").write_bytes(jpeg(0))
-    assert is_image_folder(str(tmp_path))
+    assert images_of(str(tmp_path)).images == ["deep/er/A.JPG"]
     assert "is a folder of images" in refused(tmp_path, tmp_path / "cache")
 
 

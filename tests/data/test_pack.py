@@ -5,7 +5,6 @@ import hashlib
 import io
 import logging
 import os
-import shutil
 import warnings
 
 import numpy as np
@@ -283,24 +282,3 @@ def test_members_have_plain_headers(tmp_path):
     pack(tmp_path / "images", tmp_path / "out")
     (shard,) = (tmp_path / "out").glob("*.tar")
     assert b"PaxHeader" not in shard.read_bytes()
-
-
-def test_two_processes_may_pack_the_same_folder_to_the_cache(tmp_path, monkeypatch, jpeg):
-    from mimsuite.data import open as module
-    from mimsuite.data.packing import pack as packing
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    source = tmp_path / "photos"
-    source.mkdir()
-    (source / "a.jpg").write_bytes(jpeg(0))
-
-    def after_another(src, out):
-        shutil.copytree(source, out.with_suffix(""))  # the other process was faster
-        (out.with_suffix("") / "index.json").write_text("whole")
-        return right(src, out)
-
-    right = packing.pack
-    monkeypatch.setattr(packing, "pack", after_another)
-    folder = module.pack_to_cache(source)
-    assert (folder / "index.json").read_text() == "whole"
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -257,7 +257,7 @@ def test_a_packed_set_of_twelve_channels_opens(tmp_path):
 
 def test_channel_counts_that_do_not_go_together_are_named_with_the_files(tmp_path):
     src = write(tmp_path / "src", {"a.npy": npy(noise(20, 30, 3)), "b.npy": npy(noise(20, 30, 5))})
-    with pytest.raises(InputError, match=r"3 \(.*a.npy\), 5 \(.*b.npy\); pack each kind separately"):
+    with pytest.raises(InputError, match=r"counts: 3 in 1 image, 5 in 1 image \(b.npy\); .* or exclude=b.npy"):
         pack(src, tmp_path / "out")
 
 

@@ -32,8 +32,12 @@ class Content(NamedTuple):
     channels: int
 
 
-def encode_file(path: Path, image_size: int | None, alpha: Alpha = "white") -> Content | DecodeError:
+def encode_file(
+    path: Path, image_size: int | None, alpha: Alpha = "white", at: tuple[int, int] | None = None
+) -> Content | DecodeError:
     """Reads an image file, decodes it once, and decides what is stored.
+
+    With `at` (offset, size) the image is that part of a file.
 
     JPEG, PNG, WebP, TIFF and .npy keep their bytes; other kinds (GIF, BMP, PPM: the first picture) become PNG, or
     .npy where `alpha` is kept. With `image_size`, pictures whose short side is longer are resized (Lanczos, upright):
@@ -44,7 +48,7 @@ def encode_file(path: Path, image_size: int | None, alpha: Alpha = "white") -> C
         The content, or why the file cannot be used.
     """
     try:
-        data = store_of(str(path)).read_all(str(path))
+        data = read_part(path, at)
     except OSError as error:
         return DecodeError(error.strerror or "cannot be read")
     try:
@@ -62,6 +66,16 @@ def encode_file(path: Path, image_size: int | None, alpha: Alpha = "white") -> C
         return Content(*_lossless(pixels), image.channels)
     except DecodeError as error:
         return error
+
+
+def read_part(path: Path, at: tuple[int, int] | None) -> bytes:
+    """A file, or its part `at` (offset, size).
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    store = store_of(str(path))
+    return store.read_all(str(path)) if at is None else store.read(str(path), *at)
 
 
 def kind_of(data: bytes) -> str:

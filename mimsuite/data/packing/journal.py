@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mimsuite.data.index_json import JOURNAL
+from mimsuite.data.index_json import CLASSES, JOURNAL
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.errors import InputError
@@ -93,7 +93,11 @@ class Journal:
         (self.out / JOURNAL).unlink()
 
     def discard(self) -> None:
-        """Nothing was written: removes the journal, and the folder if it is empty then."""
+        """Removes all that this pack wrote, and the folder if it is empty then."""
+        for line in self.lines:
+            for name in (line.file, f"{Path(line.file).stem}.idx.npy"):
+                (self.out / name).unlink(missing_ok=True)
+        (self.out / CLASSES).unlink(missing_ok=True)
         self.remove()
         if not any(self.out.iterdir()):
             self.out.rmdir()

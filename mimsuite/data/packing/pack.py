@@ -10,16 +10,19 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import __version__ as pillow_version
 
+from mimsuite.data.folders import count_of
 from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.images.encode import Content, encode_file
 from mimsuite.data.index import DataIndex
-from mimsuite.data.index_json import write_index
+from mimsuite.data.index_json import CLASSES, write_index
 from mimsuite.data.labels import Label, classes_of
+from mimsuite.data.packing.channels import goes_with, mixed_channels
 from mimsuite.data.packing.journal import Journal, ShardLine
 from mimsuite.data.packing.plan import Choice, PackPlan, SourceImage, plan_pack
 from mimsuite.data.scan import build_index
@@ -47,6 +50,7 @@ class Forecast(NamedTuple):
         labels: per split, the images of each class; empty without classes.
         classes: their names.
         bytes: of all shards.
+        reading: how the folder was read, as lines for people.
     """
 
     images: dict[str, int]
@@ -54,6 +58,7 @@ class Forecast(NamedTuple):
     labels: dict[str, dict[int, int]]
     classes: list[str]
     bytes: int
+    reading: list[str]
 
 
 def pack(
@@ -65,6 +70,10 @@ def pack(
     labels_column: str | None = None,
     group_by: str | None = None,
     val_fraction: float = 0.0,
+    test_fraction: float = 0.0,
+    splits: str = "auto",
+    exclude: Sequence[str] = (),
+    channels: int | None = None,
     seed: int = 0,
     shard_size: int = 256 << 20,
     image_size: int | None = None,
@@ -74,7 +83,7 @@ def pack(
     """Writes the images below `src` to shards with an index; the same files and options give the same bytes.
 
     Images that cannot be decoded are named in the log and skipped. When `out` holds a pack of the same source and
-    options that was stopped, this one goes on after its last whole shard.
+    options that was stopped, this one goes on after its last whole shard. A pack that is refused leaves nothing.
 
     Args:
         src: folder of images.
@@ -85,7 +94,13 @@ def pack(
         group_by: "folder" (images in one folder stay in one split), "folder:N" (that share the N-th part of the
             path, counted from 1), or a column of the CSV file.
         val_fraction: share of each class, in [0, 1), that goes from train to a split `val`.
-        seed: decides which images go to `val`, and the order in the shards.
+        test_fraction: the same for a split `test`.
+        splits: "folder" (folders train, val and test at the top are the splits), "none" (all are train), or "auto":
+            "folder" where there are such.
+        exclude: patterns of images that are left out, see `folders.matches`.
+        channels: images with another number of channels are left out; grey ones count as colour, too. None: all must
+            go together.
+        seed: decides which images go to `val` and `test`, and the order in the shards.
         shard_size: bytes of images after which the next shard begins.
         image_size: see `encode_file`; None keeps all pixels.
         alpha: what becomes of transparency when the images are read: laid on white, dropped, or kept as the last
@@ -97,14 +112,21 @@ def pack(
             that do not go together, or none can be read.
         RunError: `out` cannot be written any more.
     """
-    choice = Choice(labels, labels_file, labels_column, group_by, val_fraction, seed)
+    choice = Choice(
+        *(labels, labels_file, labels_column, group_by, val_fraction, seed, test_fraction, splits),
+        *(tuple(exclude), channels),
+    )
     plan = checked_plan(src, choice, shard_size, image_size)
     options = _options(src, choice, shard_size, image_size, alpha)
     with Journal(Path(os.path.abspath(out)), options, _digest(plan)) as journal:
         try:
             contents = _encode_all(plan.pictures[journal.position :], image_size, alpha)
+            contents = _of_one_kind(contents, plan, journal, channels, alpha)
             _write(plan.pictures, contents, journal, shard_size, progress or (lambda done, total: None))
-            return _finish(plan, journal, alpha)
+            return replace(_finish(plan, journal, alpha), reading=tuple(plan.reading))
+        except InputError:
+            journal.discard()
+            raise
         except OSError as error:
             raise RunError(
                 f"out={out} cannot be written ({error.strerror}); fix that, and the same command goes on"
@@ -129,7 +151,8 @@ def describe_plan(src: Path, choice: Choice, shard_size: int) -> Forecast:
         classes = labels.setdefault(picture.split, Counter())
         if plan.classes:
             classes.update(classes_of(picture.label))
-        sizes = [store.stat(str(picture.path)).size, *map(len, _label_member(picture.label).values())]
+        size = picture.at[1] if picture.at else store.stat(str(picture.path)).size
+        sizes = [size, *map(len, _label_member(picture.label).values())]
         if picture.split not in shards or payload >= shard_size:
             total += _tar_bytes(inside)
             shards[picture.split] += 1
@@ -138,7 +161,7 @@ def describe_plan(src: Path, choice: Choice, shard_size: int) -> Forecast:
         payload += sum(sizes)
         inside += sum(BLOCK + -(-size // BLOCK) * BLOCK for size in sizes)
     counts = {split: dict(sorted(classes.items())) for split, classes in labels.items()}
-    return Forecast(dict(images), dict(shards), counts, plan.classes, total + _tar_bytes(inside))
+    return Forecast(dict(images), dict(shards), counts, plan.classes, total + _tar_bytes(inside), plan.reading)
 
 
 def _tar_bytes(members: int) -> int:
@@ -161,6 +184,7 @@ def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None,
     return {
         "src": os.path.realpath(src),
         **choice._asdict(),
+        "exclude": list(choice.exclude),
         "shard_size": shard_size,
         "image_size": image_size,
         "alpha": alpha,
@@ -176,8 +200,9 @@ def _digest(plan: PackPlan) -> str:
         try:
             size, version = store.stat(str(picture.path))
         except OSError as error:
-            raise InputError(f"{_shown(picture.path)} cannot be read ({error.strerror}); remove it") from error
-        digest.update(f"{picture.path}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
+            raise InputError(f"{_shown(picture)} cannot be read ({error.strerror}); remove it") from error
+        name = f"{picture.path}:{picture.at}" if picture.at else str(picture.path)
+        digest.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -190,17 +215,15 @@ def _write(
         log.info("going on after %d of %d images: %d shards are finished", begin, len(pictures), len(journal.lines))
     shard: _Shard | None = None
     bad = list[str]()
-    seen = {count: path for line in journal.lines for count, path in line.channels.items()}
     try:
         for number, (picture, content) in enumerate(contents, start=begin):
             if shard is not None and shard.split != picture.split:
                 journal.add(shard.close(number, bad))
                 shard, bad = None, []
             if isinstance(content, DecodeError):
-                bad.append(str(picture.path))
-                log.warning("skipped: %s (%s)", _shown(picture.path), content)
+                bad.append(_shown(picture))
+                log.warning("skipped: %s (%s)", _shown(picture), content)
             else:
-                _check_channels(seen, content.channels, picture.path)
                 shard = shard or _Shard(journal.out, picture.split, journal.count(picture.split))
                 shard.write(picture, content)
                 if shard.payload >= shard_size:
@@ -215,7 +238,6 @@ def _write(
             shard.abandon()
     skipped = len(bad) + sum(len(line.bad) for line in journal.lines)
     if not journal.lines:
-        journal.discard()
         raise InputError(
             f"src={os.path.commonpath([p.path.parent for p in pictures])}: none of {len(pictures)} images can be "
             "decoded; the log names them"
@@ -224,17 +246,24 @@ def _write(
         log.warning("%d of %d files could not be read and were skipped", skipped, len(pictures))
 
 
-def _shown(path: Path) -> str:
-    return to_text(str(path))
+def _shown(picture: SourceImage) -> str:
+    return to_text(f"{picture.path}:{picture.key}" if picture.at else str(picture.path))
 
 
-def _check_channels(seen: dict[int, str], channels: int, path: Path) -> None:
-    """Grey and colour go together; other counts only with themselves."""
-    if channels not in seen:
-        seen[channels] = str(path)
-        if len(seen) > 1 and not set(seen) <= {1, 3}:
-            found = ", ".join(f"{count} ({to_text(name)})" for count, name in sorted(seen.items()))
-            raise InputError(f"images have different channel counts: {found}; pack each kind separately")
+def _of_one_kind(contents: Contents, plan: PackPlan, journal: Journal, channels: int | None, alpha: Alpha) -> Contents:
+    """Leaves out images with other channels than those asked for; else grey and colour go together, others do not."""
+    seen = {count for line in journal.lines for count in line.channels}
+    for picture, content in contents:
+        if isinstance(content, DecodeError):
+            yield picture, content
+        elif not goes_with(content.channels, channels):
+            found = count_of(content.channels, "channel")
+            yield picture, DecodeError(f"it has {found}, and channels={channels}")
+        else:
+            seen.add(content.channels)
+            if len(seen) > 1 and not seen <= {1, 3}:
+                raise mixed_channels(plan.pictures, alpha)
+            yield picture, content
 
 
 def _encode_all(pictures: Sequence[SourceImage], size: int | None, alpha: Alpha) -> Contents:
@@ -244,7 +273,7 @@ def _encode_all(pictures: Sequence[SourceImage], size: int | None, alpha: Alpha)
     pool = ThreadPoolExecutor(threads)
     try:
         for picture in pictures:
-            waiting.append((picture, pool.submit(encode_file, picture.path, size, alpha)))
+            waiting.append((picture, pool.submit(encode_file, picture.path, size, alpha, picture.at)))
             if len(waiting) > _AHEAD * threads:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -320,7 +349,7 @@ def _finish(plan: PackPlan, journal: Journal, alpha: Alpha) -> DataIndex:
     """Writes classes, tables and, last, the index; then the journal goes."""
     out = journal.out
     if plan.classes:
-        write_text(out / "classes.txt", "".join(f"{name}\n" for name in plan.classes))
+        write_text(out / CLASSES, "".join(f"{name}\n" for name in plan.classes))
     hashes = {out / line.file: line.sha256 for line in journal.lines}
     index = build_index(out, list(hashes), out, hashes, alpha)
     write_index(out, index)

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
+from mimsuite.data.folders import Contents, images_of, no_images, read_contents
 from mimsuite.data.hashing import hash_key, mix_hashes
 from mimsuite.data.labels import Label
 from mimsuite.data.packing.csv_labels import parse_labels, read_rows
-from mimsuite.data.sources import PICTURE_ENDINGS, split_name_of
-from mimsuite.data.stores.address import store_of
+from mimsuite.data.packing.layout import Layout, describe_reading, read_layout
+from mimsuite.data.packing.shard_plan import read_samples
+from mimsuite.data.packing.splitting import Part, choose_groups, choose_keys
+from mimsuite.data.sources import is_shards
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
-from mimsuite.words import LABEL_SOURCES, SPLITS
+from mimsuite.words import LABEL_SOURCES, SPLIT_SOURCES, SPLITS
 
-log = logging.getLogger("mimsuite")
-
-_SALT_VAL, _SALT_ORDER, _SALT_GROUP = 1, 2, 3
-_FAR = 2.0  # groups may bring at most this many times the wanted share of val, and at least its inverse
+_SALT_ORDER = 2  # those of `splitting` are others
 
 
 class SourceImage(NamedTuple):
-    """A file to pack: where it lies, its key, split, label (None: none) and group ("" : none)."""
+    """An image to pack: where it lies, its key, split, label (None: none) and group ("" : none).
+
+    `at` is the part of the file (offset, size) that holds it; None for a whole file.
+    """
 
     path: Path
     key: str
     split: str
     label: Label | None
     group: str
+    at: tuple[int, int] | None = None
 
 
 class PackPlan(NamedTuple):
-    """The pictures in the order in which they are written, and the names of the classes (none: no classes)."""
+    """What is packed.
+
+    Attributes:
+        pictures: in the order in which they are written.
+        classes: their names; empty for none.
+        reading: how the folder was read, as lines for people.
+    """
 
     pictures: list[SourceImage]
     classes: list[str]
+    reading: list[str]
 
 
 class Choice(NamedTuple):
@@ -50,6 +60,10 @@ class Choice(NamedTuple):
     group_by: str | None = None
     val_fraction: float = 0.0
     seed: int = 0
+    test_fraction: float = 0.0
+    splits: str = "auto"
+    exclude: tuple[str, ...] = ()
+    channels: int | None = None
 
     @property
     def csv(self) -> Path | None:
@@ -58,22 +72,39 @@ class Choice(NamedTuple):
 
 
 def plan_pack(src: Path, choice: Choice) -> PackPlan:
-    """Finds the images below `src`, and gives each its key, split, label and place in the order.
-
-    Folders named train, val and test, with nothing beside them, are the splits.
+    """Finds the images of `src`, and gives each its key, split, label and place in the order.
 
     Raises:
-        InputError: bad values, no image, labels that are wrong or missing, groups that do not go with the splits.
+        InputError: bad values, no image, folders that can be read in several ways, labels that are wrong or missing,
+            groups that do not go with the splits.
     """
     _check(choice)
-    files = find_pictures(src)
-    names = [file.relative_to(src).as_posix() for file in files]
+    contents = images_of(str(src), "src", choice.exclude)
+    if contents is None and is_shards(str(src)):
+        pictures, classes = _plan_shards(src, choice)
+        notes, contents = list[str](), Contents()
+    else:
+        contents = contents or read_contents(str(src), exclude=choice.exclude)
+        if not contents.images:
+            raise no_images("src", str(src), contents)
+        pictures, classes, notes = _plan_folder(src, choice, contents.images)
+    _check_fractions(choice, {p.split for p in pictures})
+    if choice.group_by:
+        _check_groups(pictures, choice)
+    ranked = sorted(
+        _split(pictures, choice),
+        key=lambda p: (SPLITS.index(p.split), mix_hashes(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key),
+    )
+    read = Layout([p.split for p in ranked], [p.label for p in ranked], classes, notes)
+    return PackPlan(ranked, classes, list(describe_reading(read, contents)))
+
+
+def _plan_folder(src: Path, choice: Choice, names: Sequence[str]) -> tuple[list[SourceImage], list[str], list[str]]:
+    """The images of a folder in the order of their paths, the classes, and notes on the reading."""
     parts = [name.split("/") for name in names]
-    given = [split_name_of(p[0]) if len(p) > 1 else None for p in parts]
-    below = [p[1:] for p in parts] if all(given) else parts
-    splits = [split or "train" for split in given] if all(given) else ["train"] * len(files)
-    labels: list[Label | None]
-    groups = [""] * len(files)
+    layout = read_layout(str(src), names, "none" if choice.csv else choice.labels, choice.splits)
+    labels: list[Label | None] = list(layout.labels)
+    classes, groups = layout.classes, [""] * len(names)
     if choice.csv is not None:
         column = choice.group_by if choice.group_by and not _folder_part(choice.group_by) else None
         rows = read_rows(
@@ -87,76 +118,57 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
         found = parse_labels(choice.csv, rows)
         classes, labels = found.classes, [found.labels[name] for name in names]
         groups = [rows[name].group for name in names]
-    else:
-        classes, numbers = _folder_labels(files, below, choice.labels)
-        labels = list(numbers)
     if choice.group_by and (part := _folder_part(choice.group_by)):
         groups = [_folder_group(name, part) for name in names]
-    keys = _keys(parts)
-    pictures = [SourceImage(*fields) for fields in zip(files, keys, splits, labels, groups, strict=True)]
-    pictures = _split_groups(pictures, choice) if choice.group_by else _split(pictures, choice)
-    ranked = sorted(
-        pictures, key=lambda p: (SPLITS.index(p.split), mix_hashes(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key)
-    )
-    return PackPlan(ranked, classes)
+    files = [src / name for name in names]
+    rows_of = zip(files, _keys(parts), layout.splits, labels, groups, strict=True)
+    return [SourceImage(*fields) for fields in rows_of], classes, layout.notes
 
 
-def find_pictures(src: Path) -> list[Path]:
-    """The image files below a folder, sorted by path; hidden files and folders are skipped.
+def _plan_shards(src: Path, choice: Choice) -> tuple[list[SourceImage], list[str]]:
+    """The samples of shards in their order, and the classes."""
+    for key, given in (
+        ("labels", choice.labels not in ("auto", "none")),
+        ("group_by", choice.group_by),
+        ("exclude", choice.exclude),
+    ):
+        if given:
+            raise InputError(
+                f"{key}={getattr(choice, key)} reads the paths of files, and src={src} holds shards; remove {key}=, or "
+                "pack the folder of images again"
+            )
+    from mimsuite.data.open import open_index  # it packs folders
 
-    Raises:
-        InputError: not a folder that can be read, or no image in it.
-    """
-    store = store_of(str(src))
-    if not store.is_folder(str(src)):
-        raise InputError(f"src={src} is not a folder; give a folder of images")
-    found: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"src={src}: {error.filename} cannot be read ({error.strerror}); check its rights")
-
-    for folder, names in store.walk(str(src), hidden=False, on_error=refuse):
-        found += [Path(folder, name) for name in names if name.lower().endswith(PICTURE_ENDINGS)]
-    if not found:
-        raise InputError(f"src={src} holds no image ({', '.join(PICTURE_ENDINGS)}); check the path")
-    return sorted(found)
+    try:
+        index = open_index(str(src))
+    except InputError as error:
+        raise InputError(str(error).replace("data=", "src=", 1)) from error
+    samples = read_samples(index, splits=choice.splits != "none", labels=choice.labels != "none")
+    pictures = [SourceImage(s.path, s.key, s.split, s.label, "", s.at) for s in samples]
+    return pictures, list(index.classes or ()) if choice.labels != "none" else []
 
 
 def _check(choice: Choice) -> None:
-    if not 0 <= choice.val_fraction < 1:
-        raise InputError(f"val_fraction={choice.val_fraction} is not in [0, 1); use 0.1 for a tenth")
+    for key, fraction in (("val_fraction", choice.val_fraction), ("test_fraction", choice.test_fraction)):
+        if not 0 <= fraction < 1:
+            raise InputError(f"{key}={fraction} is not in [0, 1); use 0.1 for a tenth")
+    if choice.val_fraction + choice.test_fraction >= 1:
+        raise InputError(
+            f"val_fraction={choice.val_fraction} and test_fraction={choice.test_fraction} leave nothing to train on; "
+            "their sum must be below 1"
+        )
+    if choice.splits not in SPLIT_SOURCES:
+        raise InputError(f"splits={choice.splits} is unknown; splits takes {', '.join(SPLIT_SOURCES)}")
     if choice.csv is None and choice.labels not in LABEL_SOURCES:
         raise InputError(f"labels={choice.labels} is unknown; labels takes auto, folder, none, or a FILE.csv")
-    for key, value in (("labels_file", choice.labels_file), ("labels_column", choice.labels_column)):
+    for name, value in (("labels_file", choice.labels_file), ("labels_column", choice.labels_column)):
         if value is not None and choice.csv is None:
-            raise InputError(f"{key}={value} names a column, but labels={choice.labels}; use labels=FILE.csv")
+            raise InputError(f"{name}={value} names a column, but labels={choice.labels}; use labels=FILE.csv")
     if choice.group_by and not _folder_part(choice.group_by) and choice.csv is None:
         raise InputError(
             f"group_by={choice.group_by} names a column, but labels={choice.labels}; use labels=FILE.csv, or "
             "group_by=folder, or group_by=folder:2 for the second part of the path"
         )
-
-
-def _folder_labels(
-    files: Sequence[Path], below: Sequence[Sequence[str]], labels: str
-) -> tuple[list[str], list[int | None]]:
-    """The names of the classes, and the class of each file; nothing and Nones where there are no classes."""
-    names = sorted({p[0] for p in below if len(p) > 1})
-    loose = next((file for file, p in zip(files, below, strict=True) if len(p) == 1), None)
-    if labels == "folder" and loose is not None:
-        raise InputError(
-            f"labels=folder, but {to_text(str(loose))} is not in the folder of a class; move it, or use labels=none"
-        )
-    if labels == "none" or loose is not None or (labels == "auto" and len(names) < 2):
-        return [], [None] * len(files)
-    for name in names:
-        if to_text(name) != name or name != name.strip() or len(name.splitlines()) != 1:
-            raise InputError(
-                f"the folder {to_text(name)!r} cannot name a class (not UTF-8, or spaces at its ends); rename it, or "
-                "use labels=none"
-            )
-    number = {name: i for i, name in enumerate(names)}
-    return names, [number[p[0]] for p in below]
 
 
 def _keys(parts: Sequence[Sequence[str]]) -> list[str]:
@@ -176,23 +188,51 @@ def _keys(parts: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _split(pictures: list[SourceImage], choice: Choice) -> list[SourceImage]:
-    """Moves a share of each class from train to val: the pictures whose keys have the smallest hashes."""
-    moved: set[str] = set()
-    by_class: defaultdict[int, list[str]] = defaultdict(list)
-    for p in pictures:
-        if p.split == "train":
-            by_class[_stratum(p)].append(p.key)
-    for keys in by_class.values():
-        count = round(len(keys) * choice.val_fraction)
-        if choice.val_fraction > 0 and len(keys) > 1:
-            count = max(1, count)
-        moved.update(sorted(keys, key=lambda key: mix_hashes(choice.seed, _SALT_VAL, hash_key(key)))[:count])
-    return [p._replace(split="val") if p.key in moved else p for p in pictures]
+    """Moves the asked-for shares from train to val and test."""
+    totals = Counter(_stratum(p) for p in pictures if p.split == "train")
+    for split, fraction in (("val", choice.val_fraction), ("test", choice.test_fraction)):
+        if not fraction:
+            continue
+        part, train = Part(split, fraction, choice.seed), [p for p in pictures if p.split == "train"]
+        if choice.group_by:
+            moved = choose_groups(part, ((p.group, _stratum(p)) for p in train), totals, choice.group_by)
+        else:
+            moved = choose_keys(part, ((p.key, _stratum(p)) for p in train), totals)
+        pictures = [
+            p._replace(split=split) if p.split == "train" and (p.group if choice.group_by else p.key) in moved else p
+            for p in pictures
+        ]
+    return pictures
 
 
 def _stratum(picture: SourceImage) -> int:
     """What the split is balanced by: the class; nothing for several classes, regression, or no labels."""
     return picture.label if isinstance(picture.label, int) else -1
+
+
+def _check_fractions(choice: Choice, splits: Set[str]) -> None:
+    """A share is taken from train, and makes a split that is not there yet."""
+    for split, fraction in (("val", choice.val_fraction), ("test", choice.test_fraction)):
+        if fraction and split in splits:
+            raise InputError(
+                f"{split}_fraction={fraction}, but there is a split {split} already; use {split}_fraction=0, or "
+                "splits=none to draw all splits anew"
+            )
+        if fraction and "train" not in splits:
+            raise InputError(f"{split}_fraction={fraction} is taken from train, and there is no train image")
+
+
+def _check_groups(pictures: Sequence[SourceImage], choice: Choice) -> None:
+    """No group may lie in two folders of splits."""
+    where: defaultdict[str, set[str]] = defaultdict(set)
+    for p in pictures:
+        where[p.group].add(p.split)
+    for group, splits in where.items():
+        if len(splits) > 1:
+            raise InputError(
+                f"group_by={choice.group_by}: group {to_text(group)!r} lies in {' and '.join(sorted(splits))}; move "
+                "its images into one of these folders"
+            )
 
 
 def _folder_part(group_by: str) -> str:
@@ -210,54 +250,3 @@ def _folder_group(name: str, part: str) -> str:
             f"group_by={part}, but {to_text(name)} lies in {len(folders)} folders below src; parts are counted from 1"
         )
     return folders[number - 1]
-
-
-def _split_groups(pictures: list[SourceImage], choice: Choice) -> list[SourceImage]:
-    """Moves whole groups from train to val, until each class has about its share there.
-
-    Groups are looked at in the order of their hashes; one moves if that brings the counts of its classes nearer.
-    """
-    where: defaultdict[str, set[str]] = defaultdict(set)
-    for p in pictures:
-        where[p.group].add(p.split)
-    for group, splits in where.items():
-        if len(splits) > 1:
-            raise InputError(
-                f"group_by={choice.group_by}: group {to_text(group)!r} lies in {' and '.join(sorted(splits))}; move "
-                "its images into one of these folders"
-            )
-    if choice.val_fraction == 0:
-        return pictures
-    members: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for p in pictures:
-        if p.split == "train":
-            members[p.group][_stratum(p)] += 1
-    total: Counter[int] = Counter()
-    for counts in members.values():
-        total += counts
-    have: Counter[int] = Counter()
-    moved = set[str]()
-    for group in sorted(members, key=lambda name: (mix_hashes(choice.seed, _SALT_GROUP, hash_key(name)), name)):
-        gain = sum(
-            abs(have[label] - total[label] * choice.val_fraction)
-            - abs(have[label] + count - total[label] * choice.val_fraction)
-            for label, count in members[group].items()
-        )
-        if gain > 0:
-            moved.add(group)
-            have += members[group]
-    _check_reached(choice, members, have.total(), total.total())
-    share = have.total() / total.total()
-    log.info("%d of %d groups go to val, %.1f%% of the images", len(moved), len(members), 100 * share)
-    return [p._replace(split="val") if p.split == "train" and p.group in moved else p for p in pictures]
-
-
-def _check_reached(choice: Choice, members: dict[str, Counter[int]], moved: int, total: int) -> None:
-    reached, wanted = moved / max(1, total), choice.val_fraction
-    if 0 < moved < total and wanted / _FAR <= reached <= wanted * _FAR:
-        return
-    largest = max((counts.total() / total for counts in members.values()), default=0.0)
-    raise InputError(
-        f"val_fraction={wanted} cannot be reached with group_by={choice.group_by}: {len(members)} groups, the largest "
-        f"with {largest:.0%} of the images; {reached:.1%} was reached; choose another val_fraction, or smaller groups"
-    )

@@ -37,12 +37,33 @@ class LocalStore:
         return [str(path) for path in sorted(Path(folder).glob(pattern))]
 
     def walk(
-        self, folder: str, *, hidden: bool = True, on_error: Callable[[OSError], None] | None = None
+        self,
+        folder: str,
+        *,
+        hidden: bool = True,
+        on_error: Callable[[OSError], None] | None = None,
+        skip: Callable[[str, Sequence[str]], bool] | None = None,
+        on_link: Callable[[str], None] | None = None,
     ) -> Iterator[tuple[str, Sequence[str]]]:
-        """See `Store.walk`; links to folders are not followed."""
-        for here, folders, names in os.walk(folder, onerror=on_error):
+        """See `Store.walk`."""
+        top = os.path.realpath(folder)
+        seen = {top}
+        for here, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
+            names = sorted(name for name in files if hidden or not name.startswith("."))
+            if skip is not None and skip(here, names):
+                folders.clear()
+                continue
             folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
-            yield here, sorted(name for name in names if hidden or not name.startswith("."))
+            for name in tuple(folders):
+                path = os.path.join(here, name)
+                real = os.path.realpath(path)
+                linked = os.path.islink(path)
+                if linked and (real in seen or _is_read_by_itself(real, top, hidden)):
+                    folders.remove(name)
+                    if on_link is not None:
+                        on_link(path)
+                seen.add(real)
+            yield here, names
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """The `size` bytes of a file from `offset` on; fewer at its end.
@@ -95,3 +116,11 @@ class LocalStore:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _is_read_by_itself(real: str, top: str, hidden: bool) -> bool:
+    """Whether a walk of `top` meets the folder `real` without a link, or `top` lies in it (a loop)."""
+    inside = os.path.relpath(real, top).split(os.sep)
+    if inside[0] == "..":
+        return set(inside) == {".."}
+    return hidden or not any(part.startswith(".") for part in inside if part != ".")

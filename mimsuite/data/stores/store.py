@@ -45,14 +45,24 @@ class Store(Protocol):
         ...
 
     def walk(
-        self, folder: str, *, hidden: bool = True, on_error: Callable[[OSError], None] | None = None
+        self,
+        folder: str,
+        *,
+        hidden: bool = True,
+        on_error: Callable[[OSError], None] | None = None,
+        skip: Callable[[str, Sequence[str]], bool] | None = None,
+        on_link: Callable[[str], None] | None = None,
     ) -> Iterator[tuple[str, Sequence[str]]]:
         """Yields each folder, from the top down in order of name, with the sorted names of its files.
+
+        Links to folders are followed, but no folder is walked twice, so loops end.
 
         Args:
             folder: the top.
             hidden: whether folders and files whose names begin with a dot are among them.
             on_error: is called for a folder that cannot be read; None passes it over.
+            skip: is asked for each folder with the names of its files whether it is passed over with all below.
+            on_link: is called for a link that is not followed, because the walk meets its folder elsewhere.
         """
         ...
 

@@ -1,0 +1,61 @@
+"""Images whose channel counts do not go together: found in their headers, counted, and listed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from mimsuite.data.folders import count_of, list_names
+from mimsuite.data.images.decode import DecodeError, open_image
+from mimsuite.data.images.encode import read_part
+from mimsuite.data.packing.plan import SourceImage
+from mimsuite.data.tar import to_text
+from mimsuite.errors import InputError
+from mimsuite.words import Alpha
+
+log = logging.getLogger("mimsuite")
+
+_LISTED = 20  # images of each count but the most frequent one
+
+
+def goes_with(channels: int, wanted: int | None) -> bool:
+    """Whether an image with `channels` may be in a set of `wanted` channels (None: any); grey becomes colour."""
+    return wanted is None or channels == wanted or (channels == 1 and wanted == 3)
+
+
+def mixed_channels(pictures: Sequence[SourceImage], alpha: Alpha) -> InputError:
+    """Lists all images with another count than most, in the log; the error gives the counts and the ways out."""
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    top = os.path.commonpath([picture.path.parent for picture in pictures])
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for picture, channels in zip(pictures, pool.map(partial(_channels, alpha=alpha), pictures), strict=True):
+            if channels:
+                found[channels].append(picture.key if picture.at else os.path.relpath(picture.path, top))
+    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    most, few = ordered[0], sorted(name for _, names in ordered[1:] for name in names)
+    for channels, names in ordered[1:]:
+        for name in sorted(names)[:_LISTED]:
+            log.warning("%d channels: %s", channels, to_text(name))
+        if len(names) > _LISTED:
+            log.warning("%d channels: %d more", channels, len(names) - _LISTED)
+    counts = ", ".join(
+        f"{channels} in {count_of(len(names), 'image')}"
+        + ("" if channels == most[0] else f" ({list_names(sorted(names))})")
+        for channels, names in ordered
+    )
+    return InputError(
+        f"images have different channel counts: {counts}; use channels={most[0]} to leave out "
+        f"{count_of(len(few), 'image')}, or exclude={to_text(few[0])}, or pack each kind separately; nothing was kept"
+    )
+
+
+def _channels(picture: SourceImage, alpha: Alpha) -> int:
+    """The channels by the header; 0 for what cannot be read."""
+    try:
+        return open_image(read_part(picture.path, picture.at), alpha).channels
+    except (OSError, DecodeError):
+        return 0

@@ -1,0 +1,60 @@
+"""The plan of a pack whose source is shards: keys, labels and splits are those of the samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mimsuite.data.index import DataIndex
+from mimsuite.data.labels import Label, has_label, parse_label
+from mimsuite.data.members import read_key, read_label
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.address import store_of
+
+
+class SourceSample(NamedTuple):
+    """A sample of a shard: the shard, where its image lies in it (offset, size), its key, split and label."""
+
+    path: Path
+    at: tuple[int, int]
+    key: str
+    split: str
+    label: Label | None
+
+
+def read_samples(index: DataIndex, *, splits: bool, labels: bool) -> list[SourceSample]:
+    """Reads the keys and labels of all samples; keys that come again get a number.
+
+    Args:
+        index: the data set.
+        splits: whether splits are kept; else all is train.
+        labels: whether labels are kept.
+
+    Raises:
+        InputError: a label is wrong.
+    """
+    files, taken, found = ShardFiles(store_of(index.root)), set[str](), list[SourceSample]()
+    classes = len(index.classes) if index.classes else None
+    for split in index.splits:
+        samples = index.records(split)
+        for number in range(len(samples)):
+            shard, row = samples[number]
+            name = key = read_key(files, shard, row)
+            count = 2
+            while key in taken:
+                key, count = f"{name}_{count}", count + 1
+            taken.add(key)
+            label = read_label(files, shard, row) if labels and index.has_labels else None
+            found.append(
+                SourceSample(
+                    path=Path(shard.path),
+                    at=(int(row["image_offset"]), int(row["image_size"])),
+                    key=key,
+                    split=split if splits else "train",
+                    label=parse_label(label.data, label.ending, name, classes)
+                    if label is not None and has_label(label.data, label.ending)
+                    else None,
+                )
+            )
+    files.close()
+    return found
