@@ -142,8 +142,8 @@ def _read_classes(names: Sequence[str], given: list[str], below: Sequence[Sequen
     if more and labels == "auto":
         split, found = next(iter(more.items()))
         raise InputError(
-            f"{split} has {count_of(len(found), 'folder')} that {leading} does not have ({list_names(found)}), so no "
-            f"class of {leading} is meant; rename them, or use labels=none, or labels=folder to make all of them classes"
+            f"{split} has {count_of(len(found), 'folder')} that {leading} does not have ({list_names(found)}), so "
+            f"they are no classes; rename them, or use labels=none, or labels=folder to make all of them classes"
         )
     ordered = sorted(classes.union(*more.values()))
     _check_names(ordered)
