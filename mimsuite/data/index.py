@@ -48,6 +48,9 @@ class Selection(NamedTuple):
     split: str
     part: Literal["all", "held", "rest"] = "all"
 
+    def __str__(self) -> str:
+        return {"all": "{}", "held": "held out from {}", "rest": "the rest of {}"}[self.part].format(self.split)
+
 
 class Samples:
     """Samples numbered from 0, in the order of shards and of their rows; tables are read when first needed.
@@ -183,7 +186,7 @@ class DataIndex:
         if apart:
             return Selection(apart)
         if role == "test":
-            self._need(_APART[role], "pack it with val_fraction=0.1, or name a split")
+            self._need(_APART[role], "pack it again with val_fraction=0.1, or add val-*.tar")
         self._need((*_APART[role], "train"), _NO_TRAIN)
         return Selection("train", "held")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mimsuite.errors import InputError, RunError
 from mimsuite.words import LabelKind
@@ -30,11 +32,13 @@ class Scores(NamedTuple):
             for more than `MOST_CONFUSED` of them.
         per_class: `(K,)` float64, the accuracy of each class, or the average precision of each label; NaN where the
             images have none of it; None for numbers.
+        loss: mean of `image_losses`; NaN where nobody measured it.
     """
 
     metrics: dict[str, float]
     confusion: Tensor | None
     per_class: Tensor | None
+    loss: float = math.nan
 
 
 class Tally:
@@ -51,7 +55,7 @@ class Tally:
         classes, table = kind == "classes", outputs <= MOST_CONFUSED
         self._counts = torch.zeros(outputs, outputs, dtype=torch.int64) if classes and table else None
         self._right, self._seen = (torch.zeros(outputs if classes else 0, dtype=torch.int64) for _ in range(2))
-        self._five = 0
+        self._five, self._images, self._loss = 0, 0, 0.0
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
@@ -68,6 +72,8 @@ class Tally:
             raise RunError(
                 f"scores of {bad} of {len(predictions)} images are not finite; the weights may have diverged"
             )
+        self._images += len(predictions)
+        self._loss += float(image_losses(predictions, labels.to(predictions.device), self._kind).cpu().double().sum())
         if self._kind != "classes":
             self._kept.append((predictions.cpu().double(), labels.cpu().double().reshape(len(labels), -1)))
             return
@@ -86,18 +92,18 @@ class Tally:
         Raises:
             InputError: no images; label sets without any label; numbers that are all equal.
         """
+        if not self._images:
+            raise InputError("no predictions to score: there are no images; check data= and split=")
+        return self._scores()._replace(loss=self._loss / self._images)
+
+    def _scores(self) -> Scores:
         if self._kind == "classes":
             return self._accuracies()
-        if not self._kept:
-            raise InputError("no predictions to score: there are no images; check data= and split=")
         predictions, labels = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
         return _precision(predictions, labels) if self._kind == "multilabel" else _regression(predictions, labels)
 
     def _accuracies(self) -> Scores:
-        images = int(self._seen.sum())
-        if not images:
-            raise InputError("no predictions to score: there are no images; check data= and split=")
-        metrics = {"top1": int(self._right.sum()) / images, "top5": self._five / images}
+        metrics = {"top1": int(self._right.sum()) / self._images, "top5": self._five / self._images}
         return Scores(metrics, self._counts, self._right.double() / self._seen)
 
 
@@ -106,6 +112,27 @@ def scores_of(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Scores:
     tally = Tally(kind, predictions.shape[1])
     tally.update(predictions, labels)
     return tally.compute()
+
+
+def image_losses(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
+    """The loss of each image, `(B,)`; arguments as of `Tally.update`.
+
+    Cross entropy of classes; binary cross entropy, mean over the labels of a set; mean squared error of numbers.
+    """
+    if kind == "classes":
+        return F.cross_entropy(predictions, labels, reduction="none")
+    labels = labels.to(predictions.dtype).reshape(len(labels), -1)
+    if kind == "multilabel":
+        return F.binary_cross_entropy_with_logits(predictions, labels, reduction="none").mean(1)
+    return (predictions - labels).square().mean(1)
+
+
+def wilson_interval(share: float, images: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy that was measured on so many images (Wilson 1927)."""
+    spread = 1.96**2 / images
+    centre = (share + spread / 2) / (1 + spread)
+    half = 1.96 * math.sqrt((share * (1 - share) + spread / 4) / images) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _precision(predictions: Tensor, labels: Tensor) -> Scores:

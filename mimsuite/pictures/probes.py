@@ -22,13 +22,15 @@ class ChosenHead(NamedTuple):
         layer: of the encoder, from 1.
         pool: "mean", "cls" or "both".
         held_out: its score on the held-out training images.
-        test: its score on the test split.
+        test: its score on the images that are reported on.
+        interval: the 95 % interval of that; None where there is none.
     """
 
     layer: int
     pool: str
     held_out: float
     test: float
+    interval: tuple[float, float] | None
 
 
 def draw_probe(
@@ -37,22 +39,27 @@ def draw_probe(
     out: Path,
     *,
     metric: str,
+    split: str,
+    images: int,
     num_layers: int,
     title: str,
     baselines: Mapping[str, float] | None = None,
 ) -> None:
     """Draws the best held-out score of each layer, a line per pooling, and saves a PNG.
 
-    The chosen head is marked; a star shows its score on the test split, where the others were never tried.
+    The chosen head is marked; a star with its 95 % interval shows the score on the images that are reported on, where
+    the others were never tried.
 
     Args:
         best: pooling -> layer -> score.
         chosen: the head that was chosen.
         out: the PNG; its folder is made.
         metric: "top1", "map" or "r2".
+        split: the images that are reported on, in words.
+        images: how many these are.
         num_layers: of the encoder.
         title: above the picture.
-        baselines: name -> score on the test split, drawn as level lines.
+        baselines: name -> score on the same images, drawn as level lines.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -61,12 +68,18 @@ def draw_probe(
     for pool, (colour, marker, dashes) in _LOOKS.items():
         if points := sorted(best.get(pool, {}).items()):
             x, y = zip(*points, strict=True)
-            axis.plot(x, y, color=colour, marker=marker, linestyle=dashes, label=f"{_POOLS[pool]}, held out")
+            axis.plot(x, y, color=colour, marker=marker, linestyle=dashes, label=f"{_POOLS[pool]}, a fifth of train")
     axis.plot(chosen.layer, chosen.held_out, "o", markersize=15, markerfacecolor="none", color="black", label="chosen")
-    label = f"test split: {chosen.test:.3f}"
-    axis.plot(chosen.layer, chosen.test, "*", markersize=13, color="black", linestyle="", label=label)
+    label, bars = f"{split}: {chosen.test:.3f} ({images:,} images)", None
+    if chosen.interval is not None:
+        low, high = chosen.interval
+        label = f"{split}: {chosen.test:.3f} (95 %: {low:.3f} to {high:.3f}, {images:,} images)"
+        bars = [[max(0.0, chosen.test - low)], [max(0.0, high - chosen.test)]]
+    axis.errorbar(
+        [chosen.layer], [chosen.test], bars, fmt="*", markersize=13, color="black", capsize=4, elinewidth=1, label=label
+    )
     for (name, score), dashes in zip((baselines or {}).items(), ("-.", ":"), strict=False):
-        axis.axhline(score, color=GREY, linewidth=1, linestyle=dashes, label=f"{name}, test split")
+        axis.axhline(score, color=GREY, linewidth=1, linestyle=dashes, label=f"{name}, {split}: {score:.3f}")
     axis.set_xlabel(f"layer (of {num_layers}; the last one after the final norm)")
     axis.set_ylabel(_LABELS[metric])
     axis.set_xlim(0.5, num_layers + 0.5)

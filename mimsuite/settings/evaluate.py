@@ -88,7 +88,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
     check_outside(cfg.out, cfg.data)
     index = open_data(cfg.data)
     check_channels(index, trained.weights)
-    part = choose_split(index, str(cfg.split), otherwise="held_out" if trained.masked else "refuse")
+    part = choose_split(index, str(cfg.split))
     sizes = read_image_sizes(read(cfg, "image_size"), trained.image_size)
     check_sizes(config, sizes)
     masking = read_masking(cfg, overrides, config, sizes, index.num_samples(part)) if trained.masked else None

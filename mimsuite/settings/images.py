@@ -40,21 +40,19 @@ def read_image_sizes(value: Any, native: Size | None) -> tuple[Size, ...]:
     return found
 
 
-def choose_split(
-    index: DataIndex, value: str, *, otherwise: Literal["refuse", "held_out", "train"] = "refuse"
-) -> Selection:
+def choose_split(index: DataIndex, value: str, *, otherwise: Literal["held_out", "train"] = "held_out") -> Selection:
     """The images of the split that is asked for; of "auto" those of `test`, else of `val`.
 
     Args:
         index: the data.
         value: name of a split, or "auto".
-        otherwise: what "auto" does where the data has neither: raise an error, take the part of `train` that
-            pretraining held out, or take all of `train`.
+        otherwise: what "auto" does where the data has neither: take the part of `train` that training holds out, by a
+            hash of the keys, or take all of `train`.
 
     Raises:
         InputError: the data has no such split.
     """
-    if value == "auto" and not {"test", "val"} & set(index.splits) and otherwise != "refuse":
+    if value == "auto" and not {"test", "val"} & set(index.splits):
         if otherwise == "held_out":
             return index.select("curve")
         value = "train"

@@ -125,7 +125,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     if not index.has_labels:
         raise InputError(f"data={cfg.data} has no labels; a probe needs one per image (.cls or .json in the shards)")
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
-    test = choose_split(index, str(cfg.split))
+    test = choose_report(index, str(cfg.split))
     tokens = config_of(weights).class_tokens
     views, knn_view = read_views(cfg, tokens)
     return ProbeSettings(
@@ -149,6 +149,21 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
         devices=read_int(cfg, "devices", auto=1),
         config=plain_values(cfg),
     )
+
+
+def choose_report(index: DataIndex, split: str) -> Selection:
+    """The images that a probe reports on; the heads learn from `train`, and from none of these.
+
+    Raises:
+        InputError: no such split, or one that the heads learn from.
+    """
+    others = [name for name in ("test", "val") if name in index.splits]
+    if split == "train" and others:
+        raise InputError(
+            f"split=train: the heads learn from these images, and would be evaluated on what they know; use "
+            f"split={others[0]}"
+        )
+    return choose_split(index, "auto" if split == "train" else split)
 
 
 def read_views(cfg: DictConfig, tokens: Sequence[bool]) -> tuple[tuple[View, ...], View]:

@@ -46,6 +46,10 @@ def report_settings(settings: EvaluateSettings) -> None:
         "data      %s: %s (%s images) at %s px",
         *(settings.index.root, settings.split, f"{settings.images:,}", ", ".join(map(format_size, settings.sizes))),
     )
+    if settings.part.part == "held":
+        log.info("          held out from train by a hash of the keys, as in training: there is no test and no val")
+    if settings.split == "train" and settings.masking is None:
+        log.warning("split=train: of images that the model learnt from, the metrics say nothing about new ones")
     if settings.masking is not None:
         log.info("masks     %s", settings.masking.note)
 

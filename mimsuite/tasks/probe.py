@@ -43,7 +43,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             return {"exit_code": 0}
         results = [run_probes(settings, features, device) for features in compared]
         write_report(folder.path, settings, results)
-        log.info("%s", text_table(results))
+        log.info("%s", text_table(results, settings.index.num_samples(settings.test)))
         return folder.summary("probe", "done", 0, summary_metrics(results), **summary_facts(settings, results))
 
 
@@ -68,6 +68,11 @@ def report_settings(settings: ProbeSettings) -> None:
         "data      %s: fit on %s, report on %s",
         *(settings.index.root, format_count(settings, settings.train), format_count(settings, settings.test)),
     )
+    if settings.test.part == "held":
+        log.info(
+            "          there is only train: a part of it is held out by a hash of the keys, as in training; for more "
+            "images, pack it again with val_fraction=0.1"
+        )
     log.info(
         "image     %s px; %d heads: layers %s, pool %s, %s, %d rates, %d epochs",
         *(format_size(settings.image_size), heads, format_list(view.layer for view in settings.views)),
@@ -76,8 +81,8 @@ def report_settings(settings: ProbeSettings) -> None:
 
 
 def format_count(settings: ProbeSettings, part: Selection) -> str:
-    """A split with its number of images."""
-    return f"{part.split} ({settings.index.num_samples(part):,})"
+    """Images in words, with their number."""
+    return f"{part} ({settings.index.num_samples(part):,})"
 
 
 def format_list(values: Iterable[Any]) -> str:

@@ -15,13 +15,12 @@ from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.judging.classifier import (
     Classifier,
     evaluate_classifier,
-    image_losses,
     label_tensor,
     mean_of_views,
     read_predictions,
 )
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.scores import scores_of
+from mimsuite.metrics.scores import image_losses, scores_of
 
 COUNT = 11
 BROKEN = 4

@@ -116,7 +116,25 @@ def test_figures_of_label_sets_are_the_mean_average_precision_of_the_means():
 def test_a_k_above_the_training_images_is_skipped_with_a_line(caplog):
     x, y = blobs(12, 0, torch.float32)
     with caplog.at_level("INFO", "mimsuite"):
-        assert list(knn_metrics(features(x, y), features(x, y), ks=(1, 10, 12, 20))) == [1, 10, 12]
+        assert list(knn_metrics(features(x, y), features(x + 1, y), ks=(1, 10, 12, 20))) == [1, 10, 12]
     assert "k=20 skipped: there are only 12 training images" in caplog.text
-    with pytest.raises(InputError, match="k=20 neighbours of 12 training images"):
+    with pytest.raises(InputError, match="k=20 neighbours of 11 training images"):
         knn_metrics(features(x, y), features(x, y), ks=(20, 30))
+
+
+def test_an_image_is_not_its_own_neighbour():
+    x, y = blobs(40, 0, torch.float32)
+    own = torch.arange(40)
+    oracle = KNeighborsClassifier(1, metric="cosine", algorithm="brute")
+    right = 0
+    for number in range(40):
+        rest = own != number
+        (found,) = oracle.fit(x[rest].numpy(), y[rest].numpy()).predict(x[number : number + 1].numpy())
+        right += int(found == y[number])
+    both = Features(x, y, own, "mean")
+    backwards = Features(x.flip(0), y.flip(0), own.flip(0), "mean")
+    assert knn_metrics(both, both, ks=(1,))[1]["top1"] == right / 40 < 1
+    assert knn_metrics(both, backwards, ks=(1,))[1]["top1"] == right / 40
+    other = Features(x + 1e-4, y, own, "mean")  # other images of the same names are neighbours
+    assert knn_metrics(both, other, ks=(1,))[1]["top1"] == 1
+    assert list(knn_metrics(both, both, ks=(39, 40))) == [39]

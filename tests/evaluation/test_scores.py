@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, r2_score
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.views import Features
 from mimsuite.evaluation.probes.task import label_kind, task_of
-from mimsuite.metrics.scores import Tally, scores_of
+from mimsuite.metrics.scores import Tally, image_losses, scores_of, wilson_interval
 
 
 def drawn(n=60, k=7, seed=0):
@@ -141,3 +141,21 @@ def test_what_is_not_defined_is_refused():
     for kind in ("classes", "regression"):
         with pytest.raises(InputError, match="there are no images"):
             Tally(kind, 3).compute()
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 30, 0.0, 0.1135), (30, 30, 0.8865, 1.0), (485, 500, 0.9511, 0.9817)],
+)
+def test_the_interval_of_an_accuracy_is_that_of_wilson(right, images, low, high):
+    found = wilson_interval(right / images, images)
+    assert found == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["classes", "multilabel", "regression"])
+def test_scores_carry_the_mean_loss_whatever_the_batches(kind):
+    scores, labels = drawn() if kind == "classes" else sets()
+    tally = Tally(kind, 7)
+    for part in (slice(0, 17), slice(17, 60)):
+        tally.update(scores[part], labels[part])
+    assert tally.compute().loss == pytest.approx(float(image_losses(scores, labels, kind).mean()), rel=1e-6)

@@ -15,7 +15,7 @@ TASK = LabelTask("classes", 2, LABELS, LABELS)
 REACHED = {"a": 0.3, "b": 0.5, "c": 0.5}
 
 
-def chosen(reached, task=TASK, diverges=()):
+def chosen(reached, task=TASK, diverges=(), **options):
     """What is chosen where a trial reaches a known accuracy, and what `fit` and `score` were called with."""
     fitted, scored = [], []
 
@@ -26,9 +26,10 @@ def chosen(reached, task=TASK, diverges=()):
 
     def score(trial, head, rows):
         scored.append((trial, head, rows))
-        return Scores({"top1": reached[trial], "top5": 1.0}, None, None)
+        return Scores({"top1": reached[trial], "top5": 1.0}, None, None, losses.get(trial, math.nan))
 
-    return choose_then_refit(list(reached), task, IDS, fit=fit, score=score), fitted, scored
+    losses = options.pop("losses", {})
+    return choose_then_refit(list(reached), task, IDS, fit=fit, score=score, **options), fitted, scored
 
 
 def test_the_first_of_the_best_is_trained_again_on_everything():
@@ -40,6 +41,22 @@ def test_the_first_of_the_best_is_trained_again_on_everything():
     assert fitted[1][1].all()
     assert [(trial, head) for trial, head, _ in scored] == [("a", "A"), ("b", "B"), ("c", "C")]
     assert all(torch.equal(rows, held) for _, _, rows in scored)
+
+
+@pytest.mark.parametrize(
+    ("losses", "depths", "best"),
+    [
+        ({"b": 0.4, "c": 0.3}, {"b": 9, "c": 1}, "c"),  # the loss comes first
+        ({"b": 0.3, "c": 0.4}, {"b": 1, "c": 9}, "b"),
+        ({"b": 0.3, "c": 0.3}, {"b": 1, "c": 9}, "c"),  # then the later layer
+        ({"b": 0.3, "c": 0.3}, {"b": 9, "c": 9}, "b"),  # then the first
+        ({"a": 0.0, "b": 2.0, "c": 3.0}, {"a": 12, "b": 1, "c": 1}, "b"),  # but the metric before all
+        ({"c": 3.0}, {"b": 9, "c": 1}, "c"),  # a loss that nobody knows is the worst
+    ],
+)
+def test_of_equal_heads_the_loss_decides_and_then_the_layer(losses, depths, best):
+    found, _, _ = chosen(REACHED, losses=losses, depth=lambda trial: depths.get(trial, 0))
+    assert found.best == best
 
 
 def test_a_head_that_diverged_is_not_scored_and_not_chosen():

@@ -69,7 +69,7 @@ def test_two_numbers_are_one_size_and_three_or_lists_are_several():
 
 
 @pytest.mark.parametrize(("splits", "expected"), [(("train", "val", "test"), "test"), (("train", "val"), "val")])
-@pytest.mark.parametrize("otherwise", ["refuse", "held_out", "train"])
+@pytest.mark.parametrize("otherwise", ["held_out", "train"])
 def test_auto_is_test_else_val(splits, expected, otherwise, tmp_path):
     index = open_data(write_shards(tmp_path / "s", dict.fromkeys(splits, 12)))
     assert choose_split(index, "auto", otherwise=otherwise) == Selection(expected)
@@ -80,8 +80,7 @@ def test_without_test_and_val_auto_does_what_the_task_says(tmp_path):
     index = open_data(write_shards(tmp_path / "s", {"train": 30}))
     assert choose_split(index, "auto", otherwise="train") == Selection("train")
     assert choose_split(index, "auto", otherwise="held_out") == Selection("train", "held")
-    with pytest.raises(InputError, match="has no split test or val"):
-        choose_split(index, "auto")
+    assert choose_split(index, "auto") == Selection("train", "held")
     with pytest.raises(InputError, match="split=dev is not in"):
         choose_split(index, "dev", otherwise="train")
 

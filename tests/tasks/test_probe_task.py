@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import pool_features
 from mimsuite.evaluation.probes.saved_head import load_head
+from mimsuite.metrics.scores import wilson_interval
 from mimsuite.models import BitConfig, BitForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
 from mimsuite.models.load import config_of, load_encoder
 from mimsuite.settings.probe import read_probe
@@ -267,3 +269,54 @@ def test_a_presets_value_can_be_changed_and_a_key_wins_over_it(model, shards):
     settings = read_probe(config(init=str(model), data=str(shards), out="x", **changes))
     assert (settings.recipe.epochs, settings.views, settings.knn_view) == (30, ((1, "both"),), (2, "both"))
     assert math.isclose(settings.recipe.warmup, 10)
+
+
+@pytest.fixture(scope="module")
+def only_train(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("only") / "shards", {"train": 180})
+
+
+@pytest.mark.parametrize("split", ["auto", "train"])
+def test_a_set_with_train_only_is_split_by_hash(split, model, only_train):
+    settings = read_probe(config(init=str(model), data=str(only_train), out="x", split=split))
+    learnt, reported = (set(settings.index.records(part).keys()) for part in (settings.train, settings.test))
+    assert (len(learnt), len(reported), learnt & reported) == (164, 16, set())
+
+
+@pytest.mark.parametrize(("splits", "instead"), [(("train", "test"), "test"), (("train", "val"), "val")])
+def test_what_heads_learn_from_is_not_reported_on(splits, instead, model, tmp_path):
+    data = write_shards(tmp_path / "s", dict.fromkeys(splits, 30))
+    with pytest.raises(InputError, match=f"split=train: the heads learn from these images.*; use split={instead}"):
+        read_probe(config(init=str(model), data=str(data), out="x", split="train"))
+
+
+def test_a_probe_says_what_it_held_out_and_how_sure_it_is(model, only_train, tmp_path, caplog):
+    caplog.set_level("INFO", logger="mimsuite")
+    before = os.umask(0o022)
+    try:
+        summary = api.call("probe", {"init": str(model), "data": str(only_train), "out": str(tmp_path / "p"), **QUICK})
+    finally:
+        os.umask(before)
+    assert "fit on the rest of train (164), report on held out from train (16)" in caplog.text
+    assert "a part of it is held out by a hash of the keys" in caplog.text
+    assert "as it was measured on 16" in caplog.text
+    accuracy = summary["metrics"]["probe/top1"]
+    low, high = wilson_interval(accuracy, 16)
+    assert f"{accuracy:.3f}    {low:.3f}-{high:.3f}" in caplog.text
+    (tested,) = [row for row in read_rows(tmp_path / "p/probe.csv") if row["probe"] == "linear" and row["test"]]
+    assert (float(tested["low"]), float(tested["high"])) == pytest.approx((low, high))
+    content = json.loads((tmp_path / "p/probe.json").read_text())
+    assert content["images"] == 16
+    assert content["rows"][0]["linear"]["interval"] == pytest.approx([low, high])
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "p").iterdir() if path.is_file()}
+    assert {name for name, mode in modes.items() if mode != 0o644} <= {".lock"}
+
+
+def test_evaluating_a_probe_takes_the_same_images(model, only_train, tmp_path, caplog):
+    probe, out = str(tmp_path / "p"), str(tmp_path / "e")
+    first = api.call("probe", {"init": str(model), "data": str(only_train), "out": probe, **QUICK})
+    again = api.call("evaluate", {"init": probe, "data": str(only_train), "out": out, "workers": 0})
+    assert again["metrics"]["held_out/top1"] == first["metrics"]["probe/top1"]
+    assert "learnt from" not in caplog.text
+    api.call("evaluate", {"init": probe, "data": str(only_train), "out": out + "2", "workers": 0, "split": "train"})
+    assert "split=train: of images that the model learnt from, the metrics say nothing about new ones" in caplog.text

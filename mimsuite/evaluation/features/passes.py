@@ -118,7 +118,7 @@ class FeaturePass:
         folder = self.folder / f"features-{mark}"
         missing = from_first(lambda: _missing(folder, mark, views))
         if missing:
-            about = {"fingerprint": mark, "made": made, "data": f"{Path(index.root).name} {part.split} ({part.part})"}
+            about = {"fingerprint": mark, "made": made, "data": f"{Path(index.root).name}: {part}"}
             self._fill(folder, index, part, missing, about, augmented, seed)
         return StoredFeatures(folder)
 
@@ -262,7 +262,7 @@ def data_words(index: DataIndex, part: Selection) -> str:
     shards = " ".join(
         f"{Path(s.path).name} {s.bytes} {s.sha256 or store.stat(s.path).version}" for s in index.splits[part.split]
     )
-    return f"{part} {index.channels} {index.dtype} {shards}"
+    return f"{part!r} {index.channels} {index.dtype} {shards}"
 
 
 def _rows(values: Tensor, view: View, batch: Batch) -> NDArray[Any]:

@@ -126,7 +126,7 @@ def evaluate_classifier(
         InputError: no image can be decoded, or labels for which the metrics are not defined.
         RunError: scores that are not finite, or a shard that cannot be read.
     """
-    tally, total = Tally(classifier.kind, classifier.outputs), 0.0
+    tally = Tally(classifier.kind, classifier.outputs)
     numbers: list[Tensor] = []
     keys: list[str] = []
     bad: list[BadSample] = []
@@ -145,7 +145,6 @@ def evaluate_classifier(
             own = own[good]
             predictions, wanted = classifier.predict(part.images[good]), labels[own].to(classifier.device)
             tally.update(predictions, wanted)
-            total += float(image_losses(predictions, wanted, classifier.kind).double().sum())
             answers.append(Answers(*(t.cpu() for t in read_predictions(predictions, wanted, classifier.kind))))
             numbers.append(own)
             keys += [key for key, kept in zip(part.keys or [], good.tolist(), strict=True) if kept]
@@ -156,7 +155,8 @@ def evaluate_classifier(
         log.warning("bad       skipped %d undecodable images: %s", len(samples) - len(keys), reasons)
     found = torch.cat(numbers)
     every = Answers(*(torch.cat(column) for column in zip(*answers, strict=True)))
-    return Evaluation(tally.compute(), total / len(keys), found, keys, labels[found], every)
+    scores = tally.compute()
+    return Evaluation(scores, scores.loss, found, keys, labels[found], every)
 
 
 def label_tensor(labels: Sequence[Label], kind: LabelKind, outputs: int) -> Tensor:
@@ -190,16 +190,6 @@ def mean_of_views(first: Tensor, second: Tensor, kind: LabelKind) -> Tensor:
     there = torch.logaddexp(F.logsigmoid(first), F.logsigmoid(second))
     absent = torch.logaddexp(F.logsigmoid(-first), F.logsigmoid(-second))
     return there - absent
-
-
-def image_losses(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Tensor:
-    """The loss of each image, `(B,)`: see `Evaluation.loss`."""
-    if kind == "classes":
-        return F.cross_entropy(predictions, labels, reduction="none")
-    labels = labels.to(predictions.dtype)
-    if kind == "multilabel":
-        return F.binary_cross_entropy_with_logits(predictions, labels, reduction="none").mean(1)
-    return (predictions - labels).square().mean(1)
 
 
 def read_predictions(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Answers:

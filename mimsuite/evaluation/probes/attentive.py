@@ -84,8 +84,8 @@ def attentive_probe(
     """Trains a head per learning rate, and reports the best one on the test features.
 
     A fifth of the training features, chosen by a hash of the sample ids (of every class, where there are classes), is
-    held out while the learning rate is chosen (the first of equals); with it a head is trained again on all training
-    features, and the test features are used once.
+    held out while the learning rate is chosen (of equals the one with the lowest loss); with it a head is
+    trained again on all training features, and the test features are used once.
 
     Args:
         train: features whose `x` is `(N, T, D)`, T cells of width D; a half type and a memory-mapped tensor are fine,

@@ -102,9 +102,9 @@ def probe_matrix(
     """Trains a head for every view, normalisation and learning rate, and reports the best one on the test features.
 
     A fifth of the training features, chosen by a hash of the sample ids (of every class, where there are classes), is
-    held out while all heads are trained on the rest. The trial with the best score there (the first of equals, in the
-    order of views, normalisations, learning rates) is trained again on all training features, and the test
-    features of its view are used once. No other trial is ever scored on them.
+    held out while all heads are trained on the rest. The trial with the best score there (of equals the one with the
+    lowest loss, then of the latest layer) is trained again on all training features, and the test features of its view
+    are used once. No other trial is ever scored on them.
 
     Args:
         train: features of the training images, the same images in the same order for every view.
@@ -133,7 +133,7 @@ def probe_matrix(
         return scores_of(head.scores(xs[trial.view][rows]), task.train[rows], task.kind)
 
     trials = [Trial(view, norm, lr) for view in xs for norm in recipe.norms for lr in recipe.lrs]
-    found = choose_then_refit(trials, task, train[some].ids, fit=fit, score=score)
+    found = choose_then_refit(trials, task, train[some].ids, depth=lambda trial: trial.view.layer, fit=fit, score=score)
     scores = scores_of(found.head.scores(test[found.best.view].x), task.test, task.kind)
     return LinearResult(found.held_out, found.best, found.head, scores, task)
 

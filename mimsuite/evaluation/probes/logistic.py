@@ -63,7 +63,7 @@ def linear_probe(
     """Fits on `train`, and scores the chosen classifier on `test` once.
 
     A fifth of every class of `train`, chosen by a hash of the sample ids, is held out; the strength with the
-    best accuracy there (the larger of equals) is fitted again on all of `train`.
+    best accuracy there (of equals the one with the lowest loss) is fitted again on all of `train`.
 
     Raises:
         InputError: no classes as labels, one class only, features of two kinds, or too few images.

@@ -11,7 +11,7 @@ from mimsuite.data.storage import write_json, write_rows
 from mimsuite.evaluation.probes.linear import best_by_layer
 from mimsuite.evaluation.probes.measure import ProbeResult
 from mimsuite.evaluation.probes.saved_head import save_head
-from mimsuite.metrics.scores import METRICS
+from mimsuite.metrics.scores import METRICS, wilson_interval
 from mimsuite.models.load import make_normalizer
 from mimsuite.pictures.confusion import draw_confusion, write_confusion
 from mimsuite.pictures.probes import ChosenHead, draw_probe
@@ -20,6 +20,7 @@ from mimsuite.settings.probe_head import HeadFacts
 from mimsuite.settings.views import View
 
 COLUMNS = ("features", "probe", "layer", "pool", "norm", "lr", "k", "shots", "metric", "held_out", "test", "deviation")
+INTERVAL = ("low", "high")  # of an accuracy in `test`: 95 %
 
 
 def write_report(folder: Path, settings: ProbeSettings, results: Sequence[ProbeResult]) -> None:
@@ -32,8 +33,10 @@ def write_report(folder: Path, settings: ProbeSettings, results: Sequence[ProbeR
     """
     encoder, metric = results[0].linear, main_metric(results[0])
     names = class_names(settings, encoder.task.outputs)
-    write_rows(folder / "probe.csv", COLUMNS, ([row.get(name, "") for name in COLUMNS] for row in table_rows(results)))
-    content = {"metric": metric, "kind": encoder.task.kind, "classes": names}
+    columns = (*COLUMNS, *INTERVAL)
+    write_rows(folder / "probe.csv", columns, ([row.get(name, "") for name in columns] for row in table_rows(results)))
+    content: dict[str, Any] = {"metric": metric, "kind": encoder.task.kind, "classes": names}
+    content |= {"images": len(encoder.task.test)}
     write_json(folder / "probe.json", content | {"rows": [json_row(result) for result in results]})
     draw_heads(folder / "probe.png", settings, results)
     if encoder.scores.confusion is not None:
@@ -45,6 +48,12 @@ def write_report(folder: Path, settings: ProbeSettings, results: Sequence[ProbeR
 def main_metric(result: ProbeResult) -> str:
     """The metric that heads are chosen by."""
     return METRICS[result.linear.task.kind][0]
+
+
+def interval_of(result: ProbeResult, value: float) -> tuple[float, float] | None:
+    """The 95 % interval of an accuracy on the test images; None of other metrics, which are no shares of images."""
+    task = result.linear.task
+    return wilson_interval(value, len(task.test)) if task.kind == "classes" else None
 
 
 def class_names(settings: ProbeSettings, outputs: int) -> Sequence[str] | None:
@@ -94,17 +103,22 @@ def result_rows(result: ProbeResult) -> list[dict[str, Any]]:
     """The lines of one kind of features."""
     metric, linear, attentive = main_metric(result), result.linear, result.attentive
     common, where = {"features": result.features, "metric": metric}, view_columns(result.knn_view)
-    rows: list[dict[str, Any]] = [{"probe": "knn", "k": k, "test": m[metric]} | where for k, m in result.knn.items()]
+
+    def tested(value: float) -> dict[str, float]:
+        interval = interval_of(result, value)
+        return {"test": value} | ({} if interval is None else dict(zip(INTERVAL, interval, strict=True)))
+
+    rows: list[dict[str, Any]] = [{"probe": "knn", "k": k} | tested(m[metric]) | where for k, m in result.knn.items()]
     for trial, held in linear.held_out.items():
         row = {"probe": "linear", "norm": trial.norm, "lr": trial.lr, "held_out": "" if math.isnan(held) else held}
-        test = {"test": linear.scores.metrics[metric]} if trial == linear.best else {}
+        test = tested(linear.scores.metrics[metric]) if trial == linear.best else {}
         rows.append(row | view_columns(trial.view) | test)
     for shots, few in result.few_shot.items():
         rows.append({"probe": "few-shot", "shots": shots, "test": few.mean, "deviation": few.std})
         rows[-1] |= view_columns(linear.best.view)
     for lr, held in attentive.held_out.items() if attentive else ():
         row = {"probe": "attentive", "layer": result.knn_view.layer, "pool": "grid", "lr": lr, "held_out": held}
-        rows.append(row | ({"test": attentive.scores.metrics[metric]} if attentive and lr == attentive.lr else {}))
+        rows.append(row | (tested(attentive.scores.metrics[metric]) if attentive and lr == attentive.lr else {}))
     return [common | row for row in rows]
 
 
@@ -123,6 +137,7 @@ def json_row(result: ProbeResult) -> dict[str, Any]:
             "lr": best.lr,
             "held_out": linear.held_out[best],
             "test": linear.scores.metrics,
+            "interval": interval_of(result, linear.scores.metrics[main_metric(result)]),
             "per_class": None if per_class is None else per_class.tolist(),
         },
     }
@@ -144,13 +159,16 @@ def draw_heads(out: Path, settings: ProbeSettings, results: Sequence[ProbeResult
     """Draws the best score of each layer, beside those of what the encoder is compared with."""
     linear, metric = results[0].linear, main_metric(results[0])
     view, norm, lr = linear.best
+    value = linear.scores.metrics[metric]
     draw_probe(
         best_by_layer(linear.held_out),
-        ChosenHead(view.layer, view.pool, linear.held_out[linear.best], linear.scores.metrics[metric]),
+        ChosenHead(view.layer, view.pool, linear.held_out[linear.best], value, interval_of(results[0], value)),
         out,
         metric=metric,
         num_layers=settings.depth,
-        title=f"best of {len(linear.held_out)} heads: layer {view.layer}, {view.pool}, {norm}, lr {lr:g}",
+        split=str(settings.test),
+        images=len(linear.task.test),
+        title=f"best of {len(linear.held_out)} heads: layer {view.layer}, {view.pool}, {norm_words(norm)}, lr {lr:g}",
         baselines={result.features: result.linear.scores.metrics[metric] for result in results[1:]},
     )
 
@@ -174,16 +192,28 @@ def head_facts(settings: ProbeSettings, result: ProbeResult, names: Sequence[str
     )
 
 
-def text_table(results: Sequence[ProbeResult]) -> str:
-    """The main metrics as a table for the terminal."""
+def norm_words(norm: str) -> str:
+    """How the inputs of a head are normalised, in words."""
+    return "no norm" if norm == "none" else norm
+
+
+def text_table(results: Sequence[ProbeResult], images: int) -> str:
+    """The main metrics as a table for the terminal; of accuracies on so many images with their 95 % intervals."""
     names, k = list(results[0].linear.scores.metrics), max(results[0].knn)
-    lines = [f"{'features':22} {f'kNN (k={k})':>11} " + " ".join(f"{f'linear {n}':>12}" for n in names) + "  chosen"]
+    sure = results[0].linear.task.kind != "classes"
+    head = [f"{f'linear {names[0]}':>12}", *(() if sure else (f"{'95 %':>14}",)), *(f"{n:>12}" for n in names[1:])]
+    lines = [f"{'features':22} {f'kNN (k={k})':>11} " + " ".join(head) + "  chosen"]
     for result in results:
         (view, norm, lr), metrics = result.linear.best, result.linear.scores.metrics
         chosen = f"layer {view.layer}, {view.pool}, " if view.layer else ""
-        text = f"{result.features:22} {result.knn[max(result.knn)][names[0]]:>11.3f} "
-        lines.append(text + " ".join(f"{metrics[n]:>12.3f}" for n in names) + f"  {chosen}{norm}, lr {lr:g}")
+        text = f"{result.features:22} {result.knn[max(result.knn)][names[0]]:>11.3f} {metrics[names[0]]:>12.3f}"
+        interval = interval_of(result, metrics[names[0]])
+        text += "" if interval is None else f" {'{:.3f}-{:.3f}'.format(*interval):>14}"
+        text += "".join(f" {metrics[n]:>12.3f}" for n in names[1:])
+        lines.append(f"{text}  {chosen}{norm_words(norm)}, lr {lr:g}")
         lines += [f"{f'  {n} per class':22} {few.mean:>24.3f} +- {few.std:.3f}" for n, few in result.few_shot.items()]
         if result.attentive is not None:
             lines.append(f"{'  attentive':22} {result.attentive.scores.metrics[names[0]]:>24.3f}")
+    if not sure:
+        lines.append(f"95 %: where the accuracy on more such images lies, as it was measured on {images:,}")
     return "\n".join(lines)
