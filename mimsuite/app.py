@@ -16,8 +16,9 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mimsuite.config.composing import compose_task, unknown_keys
 from mimsuite.config.folder import conf_dir
-from mimsuite.config.hints import explain
+from mimsuite.config.hints import explain, unknown_key
 from mimsuite.config.overrides import PATH_KEYS, hydra_value
 from mimsuite.errors import InputError, RunError
 from mimsuite.settings.resolve import with_values
@@ -60,20 +61,14 @@ def call_task(task: str, run: Task, values: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         InputError: a key or value that the config does not take.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
     overrides = [f"{k}={hydra_value(v, path=k in PATH_KEYS)}" for k, v in values.items() if v is not None]
-    outer = GlobalHydra.instance().hydra  # ours in `demo`, or the caller's own application
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            cfg = compose(config_name=task, overrides=overrides)
+        cfg, choices = compose_task(task, overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(explain(error, task)) from error
-    finally:
-        GlobalHydra.instance().hydra = outer
+    check_keys(cfg, task, choices, overrides)
     os.environ.pop("MIMSUITE_STARTED", None)  # from here on the command's start tells nothing about this task
     return run(cfg, overrides)
 
@@ -89,7 +84,12 @@ def through_hydra(task: str, run: Task) -> int:
 
     def job(cfg: DictConfig) -> None:
         overrides = list(HydraConfig.get().overrides.task)
-        codes.append(run_guarded(lambda: int(run(for_this_job(cfg), overrides).get("exit_code", 0)), task))
+
+        def guarded() -> int:
+            check_keys(cfg, task, HydraConfig.get().runtime.choices, overrides)
+            return int(run(for_this_job(cfg), overrides).get("exit_code", 0))
+
+        codes.append(run_guarded(guarded, task))
 
     job.__module__ = f"mimsuite.tasks.{task}"
     try:
@@ -97,6 +97,18 @@ def through_hydra(task: str, run: Task) -> int:
     except ValueError as error:  # of Hydra itself: those of a job are guarded
         raise InputError(explain(error, task)) from error
     return max(codes, default=0)
+
+
+def check_keys(cfg: DictConfig, task: str, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuses keys that a recipe file or `+key=value` adds and nothing reads; Hydra itself refuses `key=value`.
+
+    Raises:
+        InputError: such a key, with the nearest one that exists.
+    """
+    added = any(override.startswith("+") for override in overrides)
+    own = any((conf_dir() / group / f"{name}.yaml").is_file() is False for group, name in choices.items() if name)
+    if (added or own or "--config-dir" in " ".join(sys.argv)) and (unknown := unknown_keys(cfg, task, choices)):
+        raise InputError(unknown_key(unknown[0], task))
 
 
 def check_config_folders(arguments: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from lightning import Callback
 from omegaconf import DictConfig
 
-from mimsuite.config.instantiate import current_name, instantiate, judge, resolve
+from mimsuite.config.instantiate import check_call, current_name, instantiate, is_ours, judge, resolve
 from mimsuite.errors import InputError
 
 
@@ -83,19 +83,48 @@ def make_parts(group: str, nodes: DictConfig, base: type, context: RunContext, t
         InputError: a node without a target, a target that is not allowed, or one that gives something else.
     """
     parts: list[Any] = []
+    for key, node, _, filled in wanted_parts(group, nodes, context, trusted):
+        part = instantiate(node, trusted, **filled)
+        if not isinstance(part, base):
+            raise of_another_kind(key, node._target_, base)
+        parts.append(part)
+    return parts
+
+
+def check_parts(group: str, nodes: DictConfig, base: type, context: RunContext, trusted: Collection[str]) -> None:
+    """Refuses what `make_parts` would refuse, and touches no folder; arguments as there.
+
+    Callbacks of ours are made once, for what their constructors say of the values. Those of a user, and loggers, may
+    write when they are made, so only their arguments are judged.
+
+    Raises:
+        InputError: as `make_parts`.
+    """
+    for key, node, target, filled in wanted_parts(group, nodes, context, trusted):
+        if is_ours(target) and issubclass(base, Callback):
+            instantiate(node, trusted, **filled)
+        check_call(node, trusted, **filled)
+        if isinstance(target, type) and not issubclass(target, base):
+            raise of_another_kind(key, node._target_, base)
+
+
+def wanted_parts(
+    group: str, nodes: DictConfig, context: RunContext, trusted: Collection[str]
+) -> Iterator[tuple[str, DictConfig, Any, dict[str, RunContext]]]:
+    """Key, node, target and the arguments to fill in, of each node that the run wants; arguments as of `make_parts`."""
     for name, node in nodes.items():
         key = f"{group}.{name!s}"
         if not isinstance(node, DictConfig) or "_target_" not in node:
             raise InputError(f"{key}={node} has no _target_; to remove it, use ~{key}")
         target = find_target(str(node._target_), trusted)
-        if not getattr(target, "is_wanted", lambda _: True)(context):
-            continue
-        part = instantiate(node, trusted, **dict.fromkeys(parameters_of_type(target, RunContext), context))
-        if not isinstance(part, base):
-            wanted = f"{base.__module__}.{base.__qualname__}"
-            raise InputError(f"{key}: {node._target_} is not a {wanted}; use a subclass of it")
-        parts.append(part)
-    return parts
+        if getattr(target, "is_wanted", lambda _: True)(context):
+            yield key, node, target, dict.fromkeys(parameters_of_type(target, RunContext), context)
+
+
+def of_another_kind(key: str, given: str, base: type) -> InputError:
+    """The error about a node that gives no object of the kind that the group holds."""
+    wanted = f"{base.__module__}.{base.__qualname__}"
+    return InputError(f"{key}: {given} is not a {wanted}; use a subclass of it")
 
 
 def find_target(name: str, trusted: Collection[str]) -> Any:

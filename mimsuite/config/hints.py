@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from mimsuite.config.composing import compose_task, dotted_keys
 from mimsuite.config.folder import conf_dir
 
 SWEEP = re.compile(r"Ambiguous value for argument '([^']+)'")
@@ -50,27 +49,10 @@ def unknown_choice(missing: str, options: list[str]) -> str:
 
 def unknown_key(key: str, task: str) -> str:
     """`btach=3`: names the key and the nearest one that exists."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        known = sorted(set(dotted_keys(compose(config_name=task))))
+    known = sorted(set(dotted_keys(compose_task(task, [])[0])))
     guess = get_close_matches(key, known, n=1, cutoff=0.5)
     if not guess:
         last = {name.rpartition(".")[2]: name for name in known}
         guess = [last[name] for name in get_close_matches(key.rpartition(".")[2], last, n=1)]
     hint = f"did you mean {guess[0]}? " if guess else ""
     return f"unknown key {key!r}; {hint}`mimsuite {task} --help` lists the keys"
-
-
-def dotted_keys(cfg: DictConfig) -> Iterator[str]:
-    """All key names of a config, inner ones with dots."""
-
-    def walk(node: object, prefix: str) -> Iterator[str]:
-        if isinstance(node, dict):
-            for key, inner in node.items():
-                yield f"{prefix}{key}"
-                yield from walk(inner, f"{prefix}{key}.")
-
-    return walk(OmegaConf.to_container(cfg, resolve=False), "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -54,29 +55,91 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
     Raises:
         InputError: a target that is not allowed, does not exist, or does not take its arguments.
     """
+    values = judged_values(node, trusted, extra)
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate as build
+
+    try:
+        made = build(
+            {k: v for k, v in values.items() if k not in extra}, _convert_="all", _partial_=True
+        )  # inner nodes are built; `extra` stays out of Hydra's hands
+    except HydraException as error:
+        raise InputError(f"{node._target_}: {innermost(error)}; check the keys of this group") from error
+    if values.get("_partial_"):
+        return functools.partial(made, **extra)
+    bind(node, made.func, made.args, made.keywords | extra)
+    try:
+        return made(**extra)
+    except InputError:
+        raise
+    except Exception as error:  # a constructor judges its values in whatever way it likes
+        said = f"{error}" if isinstance(error, ValueError) else f"{error or type(error).__name__}; check this group"
+        raise InputError(f"{node._target_}: {said}") from error
+
+
+def check_call(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any) -> None:
+    """Refuses what `instantiate` would refuse before it calls anything; calls nothing. Arguments as there.
+
+    Raises:
+        InputError: a target that is not allowed, does not exist, or does not take these arguments.
+    """
+    values = judged_values(node, trusted, extra)
+    if not values.get("_partial_"):
+        given = {k: v for k, v in values.items() if not k.startswith("_")}
+        bind(node, resolve(current_name(str(node._target_))), values.get("_args_", []), given | extra)
+
+
+def judged_values(node: DictConfig, trusted: Collection[str], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a node, every `_target_` in it judged; arguments as of `instantiate`.
+
+    Raises:
+        InputError: a target that is not allowed, an interpolation that would be resolved unjudged, a value that
+            would have no effect because the caller fills in another.
+    """
     values = rename_moved(OmegaConf.to_container(node, resolve=True))
     assert isinstance(values, dict)
     for target in find_targets(values):
         judge(target, trusted)
     if (text := find_interpolation(values)) is not None:
         raise InputError(f"{node._target_}: {text!r} would be resolved a second time, unjudged; write it without ${{")
-    from hydra.utils import instantiate as build
+    for key in values.keys() & extra.keys():
+        if values[key] != extra[key]:
+            raise InputError(f"{key_of(node, key)}={values[key]} would have no effect: the run sets it; remove it")
+    return values
 
-    made = build(
-        {k: v for k, v in values.items() if k not in extra}, _convert_="all", _partial_=True
-    )  # inner nodes are built; `extra` stays out of Hydra's hands
-    if values.get("_partial_"):
-        return functools.partial(made, **extra)
+
+def bind(node: DictConfig, target: Any, args: Sequence[Any], given: Mapping[str, Any]) -> None:
+    """Refuses arguments that a target does not take.
+
+    Raises:
+        InputError: one that is missing or unknown, with the names there are.
+    """
     try:
-        inspect.signature(made.func).bind(*made.args, **made.keywords, **extra)
+        signature = inspect.signature(target)
+    except ValueError:  # built in, without a signature
+        return
+    try:
+        signature.bind(*args, **given)
     except TypeError as error:
-        raise InputError(f"{node._target_}: {error}; check the keys of this group") from error
-    try:
-        return made(**extra)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{node._target_}: {error}") from error
+        unknown = [key for key in given if key not in signature.parameters]
+        if not unknown:
+            raise InputError(f"{node._target_}: {error}; check the keys of this group") from error
+        known = ", ".join(name for name in signature.parameters if name in node) or "no keys"
+        guess = get_close_matches(unknown[0], signature.parameters, n=1)
+        hint = f"did you mean {key_of(node, guess[0])}? " if guess else ""
+        raise InputError(f"unknown key {key_of(node, unknown[0])!r}; {hint}{node._target_} takes {known}") from error
+
+
+def key_of(node: DictConfig, key: str) -> str:
+    """A key of a group as the user writes it, such as `mask.ratio`."""
+    return str(node._get_full_key(key))
+
+
+def innermost(error: BaseException) -> str:
+    """What the first cause of an error says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{error}" or type(error).__name__
 
 
 def rename_moved(value: Any) -> Any:

@@ -38,7 +38,7 @@ def make_samplers(node: DictConfig, trusted: Collection[str], drops: bool) -> li
     fields.pop("unit", None)
     several = drops and isinstance(fields.get("ratio"), list)
     choices = [{"ratio": ratio} for ratio in fields["ratio"]] if several else [{}]
-    return [instantiate(OmegaConf.create(fields | choice), trusted) for choice in choices]
+    return [instantiate(OmegaConf.create({"mask": fields | choice}).mask, trusted) for choice in choices]
 
 
 class NoMask:

@@ -7,10 +7,12 @@ summary.json`, `train.log`, `bad_samples.jsonl`, `skipped_steps.jsonl`, `checkpo
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
+import logging.handlers
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +27,20 @@ from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
 
+PICTURES = "pictures"
+
 _claimed: set[Path] = set()  # folders that runs of this process hold
+
+
+@contextlib.contextmanager
+def held_lines() -> Iterator[list[logging.LogRecord]]:
+    """Collects the log lines of a block, for the `train.log` of a folder that is not claimed yet."""
+    handler = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL)
+    log.addHandler(handler)
+    try:
+        yield handler.buffer
+    finally:
+        log.removeHandler(handler)
 
 
 class RunFolder:
@@ -87,7 +102,7 @@ class RunFolder:
     @property
     def pictures(self) -> Path:
         """Where reconstructions and curves go."""
-        return self.path / "pictures"
+        return self.path / PICTURES
 
     def describe(self, config: Mapping[str, Any], overrides: Sequence[str], devices: dict[str, Any]) -> None:
         """Writes `config.yaml` (resolved), `overrides.txt` and `environment.json`.
@@ -106,12 +121,18 @@ class RunFolder:
         write_text(file, redact("".join(f"{line}\n" for line in lines)))
         write_json(self.path / "environment.json", describe_environment() | devices)
 
-    def log_to_file(self) -> None:
-        """Appends every log line to `train.log`, with the time."""
+    def log_to_file(self, earlier: Sequence[logging.LogRecord] = ()) -> None:
+        """Appends every log line to `train.log`, with the time.
+
+        Args:
+            earlier: lines from before the folder was claimed.
+        """
         if not self.leads:
             return
         handler = logging.FileHandler(self.path / "train.log", encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        for record in earlier:
+            handler.handle(record)
         log.addHandler(handler)
 
     def summary(self, task: str, status: str, steps: int, metrics: dict[str, float], **more: Any) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from mimsuite.errors import RunError
 from mimsuite.models.device import find_device
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.environment import describe_environment
-from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.folder import RunFolder, held_lines
 from mimsuite.runs.machine import choose_precision, is_broken_exchange, micro_limit
-from mimsuite.runs.objects import Compute, Parts, make_trainer
+from mimsuite.runs.objects import Compute, Parts, check_trainer_parts, make_trainer, run_context
 from mimsuite.runs.processes import Team, command_line, current_team, end_with_parent, is_leader, launch, processes_of
 from mimsuite.settings.budget import fitted_micro_batch
 from mimsuite.settings.training import TrainingSettings
@@ -26,6 +26,7 @@ from mimsuite.version import __version__
 if TYPE_CHECKING:
     from lightning import Trainer
 
+    from mimsuite.callbacks.context import RunContext
     from mimsuite.data.datamodule import ImageData
     from mimsuite.objectives.objective import Objective
 
@@ -69,35 +70,46 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     if run_team.size > 1 and current_team() is None:
         code = launch(task.name, command_line(task.name, inputs.overrides), run_team.local, run_team.nodes)
         return read_summary(inputs.out) | {"exit_code": code}
-    with RunFolder(inputs.out, resume=inputs.resume, overwrite=inputs.overwrite, leads=is_leader()) as folder:
-        folder.log_to_file()
-        return train(settings, run_team, folder, task)
+    spent = import_heavy()
+    import torch
+
+    compute = choose_compute(settings, run_team)
+    torch.manual_seed(inputs.seed)
+    with held_lines() as lines:  # every error in a value of a config shows here, before the folder is touched
+        objective, data = task.make(settings, compute)
+        config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
+        context = run_context(settings, config, objective, leads=is_leader(), imports=spent)
+        check_trainer_parts(settings, compute, context)
+    with RunFolder(inputs.out, resume=inputs.resume, overwrite=inputs.overwrite, leads=context.leads) as folder:
+        folder.log_to_file(lines)
+        return train(settings, compute, folder, context, (objective, data), task)
 
 
-def train(settings: S, run_team: Team, folder: RunFolder, task: TrainingTask[S]) -> dict[str, Any]:
-    """Builds the objects of a run, trains, and writes the results."""
-    imports = import_heavy()
+def train(
+    settings: S,
+    compute: Compute,
+    folder: RunFolder,
+    context: RunContext,
+    made: tuple[Objective, ImageData],
+    task: TrainingTask[S],
+) -> dict[str, Any]:
+    """Trains in a folder that is claimed, and writes the results."""
     import torch
 
     from mimsuite.runs.loggers import close_loggers
     from mimsuite.weights.checkpoints import newest_checkpoint
 
-    compute = choose_compute(settings, run_team)
-    config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
-    facts = {"device": compute.device.name, "threads": torch.get_num_threads(), "processes": run_team.size}
+    objective, data = made
+    facts = {"device": compute.device.name, "threads": torch.get_num_threads(), "processes": compute.team.size}
     if folder.resumed:
         warn_of_changes(folder, facts)
-    folder.describe(config, settings.inputs.overrides, facts)
+    folder.describe(context.config, settings.inputs.overrides, facts)
     checkpoint = newest_checkpoint(folder.path / "checkpoints") if folder.resumed else None
-    torch.manual_seed(settings.inputs.seed)
-    objective, data = task.make(settings, compute)
     if folder.leads:
         report_start(settings, task.name)
         task.banner(settings, objective)
         report_choices(settings, compute)
-    trainer, parts = make_trainer(
-        settings, config, folder, compute, objective=objective, step=step_of(checkpoint), imports=imports
-    )
+    trainer, parts = make_trainer(settings, folder, compute, context, step=step_of(checkpoint))
     try:
         fit(trainer, objective, data, checkpoint, compute.micro_batch)
         if parts.checkpoints.exit_code:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -13,7 +14,7 @@ from mimsuite.config.instantiate import instantiate
 from mimsuite.errors import InputError
 from mimsuite.models.device import Device
 from mimsuite.models.load import preprocessing, save_weights
-from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.folder import PICTURES, RunFolder
 from mimsuite.runs.processes import Team
 from mimsuite.runs.secrets import redact
 from mimsuite.settings.finetune import FinetuneSettings
@@ -178,90 +179,110 @@ def loader_arguments(settings: TrainingSettings, micro_batch: int) -> dict[str, 
 
 
 def make_trainer(
-    settings: TrainingSettings,
-    config: Mapping[str, Any],
-    folder: RunFolder,
-    compute: Compute,
-    *,
-    objective: Objective,
-    step: int,
-    imports: float,
+    settings: TrainingSettings, folder: RunFolder, compute: Compute, context: RunContext, *, step: int
 ) -> tuple[Trainer, Parts]:
     """Lightning's Trainer with our loggers, callbacks and checkpoints.
 
     Args:
         settings: of the run.
-        config: what `config.yaml` holds.
         folder: where it writes.
         compute: how it computes.
-        objective: what it trains.
+        context: what it tells its callbacks and loggers.
         step: optimizer steps done before, for a resumed run; -1 for none.
-        imports: seconds that importing torch, lightning and wandb took.
     """
     from mimsuite.callbacks.checkpoints import Checkpoints
     from mimsuite.callbacks.context import make_callbacks
-    from mimsuite.runs.checkpoints import CommittedCheckpointIO
     from mimsuite.runs.loggers import FileLogger, make_loggers
 
-    budget, team = settings.budget, compute.team
+    groups, trusted = settings.groups, settings.inputs.trusted
     files = FileLogger(folder.path, step) if folder.leads else None
-    context, trusted = run_context(settings, config, folder, objective, imports), settings.inputs.trusted
-    loggers = make_loggers(settings.groups.loggers, context, trusted)
-    callbacks = make_callbacks(settings.groups.callbacks, context, trusted)
-    checkpoints = Checkpoints(folder.path / "checkpoints", budget.save_every)
-    accumulate = budget.batch // (team.size * compute.micro_batch)
+    loggers = make_loggers(groups.loggers, context, trusted)
+    callbacks = make_callbacks(groups.callbacks, context, trusted)
+    checkpoints = Checkpoints(folder.path / "checkpoints", settings.budget.save_every)
     made: Trainer = instantiate(
-        settings.groups.trainer,
+        groups.trainer,
         trusted,
-        num_nodes=team.nodes,
-        accelerator=compute.device.accelerator,
-        devices=team.local,
-        strategy=choose_strategy(team, compute.device),
-        precision=compute.precision,
-        max_steps=budget.steps,
-        accumulate_grad_batches=accumulate,
-        val_check_interval=budget.val_every * accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=-1,  # the whole validation set, before the first step
+        **trainer_arguments(settings, compute, context),
         logger=[files, *loggers] if files else [],
         callbacks=[*callbacks, checkpoints],
-        plugins=[CommittedCheckpointIO()],
-        default_root_dir=str(folder.path),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,  # the order of batches knows the ranks
-        log_every_n_steps=1,  # unused: the monitor gives the loggers their metrics; a larger one makes Lightning warn
     )
     return made, Parts(files, loggers, checkpoints, callbacks)
 
 
+def trainer_arguments(settings: TrainingSettings, compute: Compute, context: RunContext) -> dict[str, Any]:
+    """What the Trainer gets from the run, beside loggers and callbacks; arguments as of `make_trainer`."""
+    from mimsuite.runs.checkpoints import CommittedCheckpointIO
+
+    budget, team = settings.budget, compute.team
+    accumulate = budget.batch // (team.size * compute.micro_batch)
+    return {
+        "num_nodes": team.nodes,
+        "accelerator": compute.device.accelerator,
+        "devices": team.local,
+        "strategy": choose_strategy(team, compute.device),
+        "precision": compute.precision,
+        "max_steps": budget.steps,
+        "accumulate_grad_batches": accumulate,
+        "val_check_interval": budget.val_every * accumulate,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": -1,  # the whole validation set, before the first step
+        "plugins": [CommittedCheckpointIO()],
+        "default_root_dir": str(context.folder),
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,  # the order of batches knows the ranks
+        "log_every_n_steps": 1,  # unused: the monitor gives the loggers their metrics; more makes Lightning warn
+    }
+
+
+def check_trainer_parts(settings: TrainingSettings, compute: Compute, context: RunContext) -> None:
+    """Refuses what `make_trainer` would refuse, and touches no folder; arguments as there.
+
+    Raises:
+        InputError: a logger, a callback or a Trainer that its config does not describe.
+    """
+    from lightning import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from mimsuite.callbacks.context import check_parts
+
+    groups, trusted = settings.groups, settings.inputs.trusted
+    check_parts("logger", groups.loggers, Logger, context, trusted)
+    check_parts("callbacks", groups.callbacks, Callback, context, trusted)
+    instantiate(groups.trainer, trusted, **trainer_arguments(settings, compute, context), logger=[], callbacks=[])
+
+
 def run_context(
-    settings: TrainingSettings,
-    config: Mapping[str, Any],
-    folder: RunFolder,
-    objective: Objective,
-    imports: float,
+    settings: TrainingSettings, config: Mapping[str, Any], objective: Objective, *, leads: bool, imports: float
 ) -> RunContext:
-    """What the run tells its callbacks and loggers about itself; arguments as of `make_trainer`."""
+    """What the run tells its callbacks and loggers about itself.
+
+    Args:
+        settings: of the run.
+        config: what `config.yaml` holds.
+        objective: what it trains.
+        leads: whether this process writes the run folder.
+        imports: seconds that importing torch, lightning and wandb took.
+    """
     from mimsuite.callbacks.context import RunContext
 
-    index, size = settings.inputs.index, settings.geometry.image_size
+    index, size, folder = settings.inputs.index, settings.geometry.image_size, Path(settings.inputs.out)
     known = OmegaConf.to_container(OmegaConf.create(redact(OmegaConf.to_yaml(OmegaConf.create(dict(config))))))
     assert isinstance(known, dict)
 
     def save(model: Any) -> None:
-        save_weights(folder.path / "weights", model, objective.normalize, size)
+        save_weights(folder / "weights", model, objective.normalize, size)
 
     return RunContext(
-        folder=folder.path,
-        pictures=folder.pictures,
+        folder=folder,
+        pictures=folder / PICTURES,
         config={str(key): value for key, value in known.items()},
         batch=settings.budget.batch,
         steps=settings.budget.steps,
         image_size=size,
         samples=index.num_samples(index.select("train")),
-        leads=folder.leads,
+        leads=leads,
         started=command_time(),
         imports=imports,
         online_probe=settings.probes_online,

@@ -14,6 +14,7 @@ from mimsuite.models.load import config_of
 from mimsuite.settings.combinations import MAE_KEYS
 from mimsuite.settings.labels import TrainingLabels
 from mimsuite.settings.read import is_int, read, read_choice, read_int, read_number
+from mimsuite.settings.resolve import with_values
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights
 from mimsuite.words import CLASSIFIER_POOLS, PROBLEM_TYPE_OF
@@ -73,7 +74,7 @@ def fresh_config(
     if channels is not None:
         sizes["num_channels"] = channels
     try:
-        made: EncoderConfig = instantiate(node, trusted, **sizes)
+        made: EncoderConfig = instantiate(with_values(node, sizes), trusted)
     except TypeError as error:
         raise InputError(f"model: {error}") from error
     return made

@@ -73,7 +73,7 @@ def read_pretrain(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
         *(inputs, config, geometry, budget, groups_of(cfg)),
         notes=() if probe is None else (probe.note,),
         config=plain_values(cfg),
-        objective=without_keys(cfg.objective, OF_THE_MODEL),
+        objective=without_keys(cfg, "objective", OF_THE_MODEL),
         loss=str(cfg.objective.loss),
         target=str(cfg.objective.target),
         mask=cfg.mask,

@@ -19,12 +19,13 @@ from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
 from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_text
-from mimsuite.settings.resolve import plain_values, with_values
+from mimsuite.settings.resolve import with_values
 from mimsuite.settings.resume import continue_config, first_overrides
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import ACCELERATORS, PRECISIONS
 
+OF_THE_TRAINER = ("clip", "accelerator", "num_nodes")
 OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay")  # keys of the group that are read, not handed on
 
 
@@ -237,14 +238,15 @@ def groups_of(cfg: DictConfig) -> Groups:
         head=cfg.head,
         objective=cfg.objective,
         augment=cfg.augment,
-        optimizer=without_keys(cfg.optim, OF_THE_OPTIMIZER),
+        optimizer=without_keys(cfg, "optim", OF_THE_OPTIMIZER),
         schedule=cfg.schedule,
-        trainer=without_keys(cfg.trainer, ("clip",)),
+        trainer=without_keys(cfg, "trainer", OF_THE_TRAINER),
         loggers=cfg.get("logger") or DictConfig({}),
         callbacks=cfg.get("callbacks") or DictConfig({}),
     )
 
 
-def without_keys(node: DictConfig, keys: Sequence[str]) -> DictConfig:
-    """A copy of a group without some of its keys."""
-    return DictConfig({key: value for key, value in plain_values(node).items() if key not in keys})
+def without_keys(cfg: DictConfig, group: str, keys: Sequence[str]) -> DictConfig:
+    """A group of a config without some of its keys."""
+    made: DictConfig = with_values(cfg, {}, [f"{group}.{key}" for key in keys])[group]
+    return made

@@ -146,7 +146,7 @@ def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(ru
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         env = {"WANDB_API_KEY": secret, "WANDB_BASE_URL": address, "WANDB_MODE": "online", "MY_PASSWORD": secret}
         env |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-        code, text = start("pretrain", env=env, out=out, workers=0, **NANO, **{"+hub_token": secret}).finish()
+        code, text = start("pretrain", env=env, out=out, workers=0, **NANO).finish()
     assert code == 0, text
     assert "wandb is left alone" in text or "wandb did not finish" in text
     assert same(weights(out), weights(run[0]))
