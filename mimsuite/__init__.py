@@ -9,6 +9,7 @@ from mimsuite.config.python_path import leave_working_folder
 leave_working_folder()  # before anything else is imported
 
 from mimsuite.api import (  # noqa: E402
+    build,
     demo,
     doctor,
     embed,
@@ -27,6 +28,7 @@ from mimsuite.version import __version__  # noqa: E402
 
 __all__ = [
     "__version__",
+    "build",
     "demo",
     "doctor",
     "embed",

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +24,7 @@ from mimsuite.errors import InputError, RunError
 from mimsuite.settings.resolve import with_values
 from mimsuite.version import __version__
 
+T = TypeVar("T")
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
 
 
@@ -50,7 +51,7 @@ def main(task: str, run: Task) -> None:
     sys.exit(code)
 
 
-def call_task(task: str, run: Task, values: Mapping[str, Any]) -> dict[str, Any]:
+def call_task(task: str, run: Callable[[DictConfig, Sequence[str]], T], values: Mapping[str, Any]) -> T:
     """Composes `conf/TASK.yaml` with values from Python and calls `run`, without Hydra's command line.
 
     Args:

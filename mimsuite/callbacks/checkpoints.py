@@ -95,8 +95,9 @@ class Checkpoints(Callback):
         self._waiting = validates and (due or self.exit_code != 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves on the steps that waited for their validation."""
-        if self._waiting and not trainer.sanity_checking:
+        """Saves on the steps that waited for their validation, and where a callback ends the run."""
+        stopped = trainer.should_stop and self._saved != trainer.global_step  # by a callback: the run ends here
+        if (self._waiting or stopped) and not trainer.sanity_checking:
             self._save(trainer)
             self._waiting = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mimsuite.callbacks.context import RunContext
 from mimsuite.errors import InputError
+from mimsuite.objectives.objective import Objective, mean_loss
 
 log = logging.getLogger("mimsuite")
 
@@ -103,17 +104,11 @@ class Monitor(Callback):
     def _log_metrics(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
-        metrics = {
-            "train/loss": float(trainer.strategy.reduce(torch.stack(self._losses).float().mean(), reduce_op="mean")),
-            "optim/lr": trainer.optimizers[0].param_groups[0]["lr"],
+        speed = {
             "perf/img_per_s": (step - self._step_before) * self.context.batch / seconds,
             "perf/data_wait": self._waited / seconds,
         }
-        grad_norm = getattr(module, "grad_norm", None)
-        if grad_norm is not None:
-            metrics["optim/grad_norm"] = float(grad_norm)
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step)
+        metrics = cast(Objective, module).report_training(mean_loss(trainer, self._losses), **speed)
         self._shown = metrics
         self._losses, self._waited, self._since, self._step_before = [], 0.0, now, step
 

@@ -75,7 +75,7 @@ class OnlineProbe(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs a round where one is due; the one after the last step comes when training ends."""
         if trainer.global_step < trainer.max_steps and trainer.strategy.broadcast(self._due(trainer)):
-            self._round(trainer, pl_module)
+            pl_module.log_dict(self._round(trainer, pl_module), logger=False, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs the last round, unless a signal stopped the run, and logs what all of them took."""
@@ -83,9 +83,11 @@ class OnlineProbe(Callback):
             return
         self._round(trainer, pl_module)
         part = self._spent / (time.perf_counter() - self._began)
-        least = "; use fewer callbacks.online_probe.images" if part > self.share else ""
+        fewer = max(1, int(self.images * self.share / part))
+        fits = f"; callbacks.online_probe.images={fewer} would keep to {100 * self.share:g} %"
         log.info(
-            "online probe: %d rounds took %.1f s, %.1f %% of the run%s", self._rounds, self._spent, 100 * part, least
+            "online probe: %d rounds took %.1f s, %.1f %% of the run%s",
+            *(self._rounds, self._spent, 100 * part, fits if part > self.share else ""),
         )
 
     def _due(self, trainer: Trainer) -> bool:
@@ -95,7 +97,7 @@ class OnlineProbe(Callback):
         whole = elapsed * trainer.max_steps / max(step, 1)
         return fits_now(self.share, self._cost, spent=self._spent, elapsed=elapsed, whole=whole)
 
-    def _round(self, trainer: Trainer, module: LightningModule) -> None:
+    def _round(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         began = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():  # the fit needs tensors that autograd takes
             for buffer in module.buffers() if trainer.world_size > 1 else ():
@@ -107,6 +109,7 @@ class OnlineProbe(Callback):
         self._spent, self._rounds = self._spent + self._cost, self._rounds + 1
         text = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
         log.info("online probe at step %d: %s  (%.1f s)", trainer.global_step, text or "no metrics", self._cost)
+        return metrics
 
     def _measure(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         bank, labels = self._encode(trainer, module, "train", self.images)

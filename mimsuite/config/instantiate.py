@@ -17,6 +17,7 @@ ALLOWED = frozenset(
     {
         "torch.optim.adamw.AdamW",
         "torch.optim.sgd.SGD",
+        "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
         "lightning.pytorch.trainer.trainer.Trainer",
     }
 )

@@ -41,6 +41,54 @@ def make_samplers(node: DictConfig, trusted: Collection[str], drops: bool) -> li
     return [instantiate(OmegaConf.create({"mask": fields | choice}).mask, trusted) for choice in choices]
 
 
+def is_exact(sampler: MaskSampler) -> bool:
+    """Whether a sampler hides exactly the share that its ratio says."""
+    return isinstance(sampler, _Share)
+
+
+def hidden_counts(samplers: Sequence[MaskSampler], grid: Grid, draws: int = 16) -> list[int]:
+    """How many units each of some masks hides, of every sampler.
+
+    Raises:
+        InputError: what a sampler returns is not a mask of the grid.
+    """
+    counts = []
+    for sampler in samplers:
+        for seed in range(draws):
+            mask = sampler(grid, torch.Generator().manual_seed(seed))
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != grid:
+                found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+                raise InputError(
+                    f"mask: {type(sampler).__name__} returns {found} for the grid {grid}; return a bool tensor of that "
+                    "shape, True where hidden"
+                )
+            counts.append(int(mask.sum()))
+    return counts
+
+
+def check_masks(samplers: Sequence[MaskSampler], grid: Grid, *, drops: bool) -> None:
+    """Checks what samplers of a user's own draw.
+
+    Args:
+        samplers: what draws the masks.
+        grid: `(h, w)` units.
+        drops: whether the encoder drops hidden patches.
+
+    Raises:
+        InputError: masks that hide nothing, or, where patches are dropped, all or not the same number each time.
+    """
+    for sampler in samplers:
+        counts, units = hidden_counts([sampler], grid), grid[0] * grid[1]
+        name = type(sampler).__name__
+        if not any(counts):
+            raise InputError(f"mask: {name} hides nothing, so there is nothing to predict; use mask=random")
+        if drops and (len(set(counts)) > 1 or counts[0] == units):
+            raise InputError(
+                f"mask: {name} hides {min(counts)} to {max(counts)} of {units} units; where hidden patches are dropped "
+                "(objective=mae) all masks must hide the same number, and leave one to see"
+            )
+
+
 class NoMask:
     """Hides nothing."""
 

@@ -39,7 +39,8 @@ def find_device(accelerator: str) -> Device:
     if accelerator not in ("auto", "cpu"):
         raise InputError(f"trainer.accelerator={accelerator}, but this machine has none; use trainer.accelerator=cpu")
     amx = torch.backends.cpu.get_cpu_capability() == "AMX" or torch.cpu._is_amx_tile_supported()
-    return Device("cpu", f"CPU, {torch.get_num_threads()} threads{', AMX' if amx else ''}", 0.0, amx)
+    threads = torch.get_num_threads()
+    return Device("cpu", f"CPU, {threads} thread{'s' * (threads != 1)}{', AMX' if amx else ''}", 0.0, amx)
 
 
 def torch_device() -> str:

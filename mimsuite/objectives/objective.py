@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.objectives.averaging import average_weights
 from mimsuite.objectives.clipping import clip_or_skip
+from mimsuite.processors.center_crop import CenterCropImageProcessor
 from mimsuite.types import Batch, Encoder
 
 
@@ -41,6 +43,7 @@ class Objective(LightningModule):
         grad_norm: of the last step, before clipping.
         skipped: whether the last step changed nothing, as loss or gradient was not finite.
         last_metrics: those of the last validation.
+        log_every: steps between log points of a trainer of one's own; None: a callback reports.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Objective(LightningModule):
         self.grad_norm: Tensor | None = None
         self.skipped = False
         self.last_metrics: dict[str, float] = {}
+        self.log_every: int | None = None
+        self._losses: list[Tensor] = []
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -94,11 +99,49 @@ class Objective(LightningModule):
         """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
         torch.manual_seed(self.micro_seed(batch_idx))
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Reports loss, norm and rate every `log_every` steps, where that is set: in a trainer without our monitor."""
+        if self.log_every is None:
+            return
+        accumulated = self.trainer.accumulate_grad_batches
+        self._losses.append(outputs["loss"].detach() * accumulated)  # Lightning divided it
+        step = self.trainer.global_step
+        if (batch_idx + 1) % accumulated == 0 and (step % self.log_every == 0 or step == self.trainer.max_steps):
+            self.report_training(mean_loss(self.trainer, self._losses))
+            self._losses = []
+
+    def report_training(self, loss: float, **more: float) -> dict[str, float]:
+        """Gives the metrics of a log point to the loggers and to `self.log`; call it after a training batch.
+
+        Args:
+            loss: the mean since the last log point.
+            more: further metrics, whose names may have a slash.
+
+        Returns:
+            All of them.
+        """
+        metrics = {"train/loss": loss, "optim/lr": self.trainer.optimizers[0].param_groups[0]["lr"], **more}
+        if self.grad_norm is not None:
+            metrics["optim/grad_norm"] = float(self.grad_norm)
+        self.give_to_loggers(metrics)
+        self.log_dict(metrics, logger=False, on_step=True, on_epoch=False)
+        return metrics
+
     def report_metrics(self, metrics: dict[str, float]) -> None:
-        """Gives the metrics of a validation to the loggers, also of the one before the first step."""
+        """Gives the metrics of a validation, also of the one before the first step, to the loggers and `self.log`."""
         self.last_metrics = metrics
+        self.give_to_loggers(metrics)
+        self.log_dict(metrics, logger=False, sync_dist=True)  # they are equal in all processes
+
+    def give_to_loggers(self, metrics: dict[str, float]) -> None:
+        """Gives metrics to every logger under the number of steps done, which Lightning's own way would not."""
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, self.trainer.global_step)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the evaluated model and its image processor, as a run's `weights/`: a Hugging Face folder."""
+        self.evaluated_model.save_pretrained(folder)  # type: ignore[operator]
+        CenterCropImageProcessor.from_dict(self.description["preprocessor"]).save_pretrained(folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes a checkpoint enough to load the model from: adds its config and its preprocessing."""
@@ -130,3 +173,8 @@ class Objective(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.averaged is not None and not self.skipped:
             self.averaged.update_parameters(self.model)
+
+
+def mean_loss(trainer: Trainer, losses: list[Tensor]) -> float:
+    """The mean of the losses of some micro-batches, over all processes."""
+    return float(trainer.strategy.reduce(torch.stack(losses).float().mean(), reduce_op="mean"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 
 from mimsuite.runs.processes import is_leader
 
@@ -16,6 +17,12 @@ class Console(logging.Handler):
         """Prints one line."""
         line = self.format(record).encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
         print(line, flush=True)
+
+
+def report_next(purpose: str, task: str, **values: object) -> None:
+    """Reports a command that is of use now; values that are None are left out."""
+    words = [f"{key}={value}" for key, value in values.items() if value is not None]
+    log.info("next      %s: mimsuite %s", purpose, shlex.join([task, *words]))
 
 
 def log_to_console() -> None:

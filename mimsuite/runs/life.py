@@ -6,25 +6,32 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mimsuite.errors import RunError
+from mimsuite.errors import InputError, RunError
 from mimsuite.models.device import find_device
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.folder import RunFolder, held_lines
 from mimsuite.runs.machine import choose_precision, is_broken_exchange, micro_limit
-from mimsuite.runs.objects import Compute, Parts, check_trainer_parts, make_trainer, run_context
+from mimsuite.runs.objects import (
+    Compute,
+    Parts,
+    check_trainer_parts,
+    make_trainer,
+    run_context,
+    trainer_arguments,
+)
 from mimsuite.runs.processes import Team, command_line, current_team, end_with_parent, is_leader, launch, processes_of
-from mimsuite.settings.budget import fitted_micro_batch
+from mimsuite.settings.budget import counted, fitted_micro_batch
 from mimsuite.settings.training import TrainingSettings
 from mimsuite.version import __version__
 
 if TYPE_CHECKING:
-    from lightning import Trainer
+    from lightning import Callback, Trainer
 
     from mimsuite.callbacks.context import RunContext
     from mimsuite.data.datamodule import ImageData
@@ -68,6 +75,7 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
     fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
     if run_team.size > 1 and current_team() is None:
+        refuse_objects(settings)
         code = launch(task.name, command_line(task.name, inputs.overrides), run_team.local, run_team.nodes)
         return read_summary(inputs.out) | {"exit_code": code}
     spent = import_heavy()
@@ -83,6 +91,31 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     with RunFolder(inputs.out, resume=inputs.resume, overwrite=inputs.overwrite, leads=context.leads) as folder:
         folder.log_to_file(lines)
         return train(settings, compute, folder, context, (objective, data), task)
+
+
+def refuse_objects(settings: TrainingSettings) -> None:
+    """Refuses objects that the processes of a run would need and cannot get.
+
+    Raises:
+        InputError: there are some.
+    """
+    if given := settings.inputs.objects.given:
+        raise InputError(
+            f"{given[0]}= is an object, which the processes that a run with several devices starts do not get; use "
+            "devices=1, or start this script with torchrun"
+        )
+
+
+def assemble(settings: S, task: TrainingTask[S]) -> tuple[Objective, ImageData, dict[str, Any]]:
+    """What a run trains, on what, and the arguments of a Trainer that gives the same numbers; writes nothing."""
+    import torch
+
+    inputs = settings.inputs
+    compute = choose_compute(settings, processes_of(inputs.devices, inputs.nodes, inputs.accelerator))
+    torch.manual_seed(inputs.seed)
+    objective, data = task.make(settings, compute)
+    objective.log_every = settings.log_every
+    return objective, data, trainer_arguments(settings, compute)
 
 
 def train(
@@ -140,6 +173,7 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
     inputs = settings.inputs
     device = find_device(inputs.accelerator)
     precision, reason = choose_precision(inputs.precision, device)
+    reason = "as before" if inputs.resume and inputs.precision != "auto" else reason
     limit = micro_limit(device, settings.geometry.image_size)
     micro = fitted_micro_batch(inputs.micro_batch, settings.budget.batch, run_team.size, limit)
     return Compute(run_team, device, precision, reason, micro)
@@ -161,6 +195,8 @@ def report_start(settings: TrainingSettings, task: str) -> None:
     """Reports where the run goes and what it learns from."""
     index = settings.inputs.index
     counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
+    if (held := index.select("curve" if task == "pretrain" else "choose")).split == "train":
+        counts += f" (of which {index.num_samples(held):,} are held out for validation)"
     log.info("mimsuite %s %s -> %s", __version__, task, settings.inputs.out)
     log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
     for line in index.reading:
@@ -170,11 +206,17 @@ def report_start(settings: TrainingSettings, task: str) -> None:
 def report_choices(settings: TrainingSettings, compute: Compute) -> None:
     """Reports how long the run is, and every `auto` with its reason."""
     budget, loading, seed = settings.budget, settings.inputs.loading, settings.inputs.seed
-    log.info("length    %d steps of %d images (%.1f epochs), seed %d", budget.steps, budget.batch, budget.epochs, seed)
+    given = "as before" if settings.inputs.resume else "as given"
+    used = budget.per_epoch * budget.batch
+    passes = f"{budget.epochs:.1f} epochs" + (
+        f" of {used:,} of the {budget.samples:,} images" * (used < budget.samples)
+    )
+    log.info("length    %d steps of %d images (%s), seed %d", budget.steps, budget.batch, passes, seed)
+    log.info("devices   %s on %s", counted(compute.team.size, "process"), compute.device.name)
     found = (
         f"precision={compute.precision} ({compute.reason})",
-        f"micro_batch={compute.micro_batch} (on {compute.device.name})",
-        f"workers={loading.workers} ({'one per core but one' if loading.chosen else 'as asked'})",
+        f"micro_batch={compute.micro_batch} (images per forward pass on one device)",
+        f"workers={loading.workers} ({'one per core but one' if loading.chosen else given})",
     )
     for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes):
         log.info("          %s", note)
@@ -236,8 +278,16 @@ def write_results(
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         return folder.summary(task.name, "interrupted", steps, parts.files.last, **spent) | {"exit_code": code}
+    for reason in stopping_reasons(parts.callbacks):
+        log.info("stopped early at step %d of %d: %s", steps, settings.budget.steps, reason)
     metrics, more = task.finish(settings, compute, folder, objective, parts)
     return folder.summary(task.name, "done", steps, parts.files.last | metrics, **spent, **more)
+
+
+def stopping_reasons(callbacks: Sequence[Callback]) -> list[str]:
+    """Why callbacks such as Lightning's EarlyStopping ended the run; nothing where none did."""
+    reasons = [getattr(callback, "stopping_reason_message", None) for callback in callbacks]
+    return [str(reason).removesuffix(" Signaling Trainer to stop.") for reason in reasons if reason]
 
 
 def read_summary(out: str | Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def is_broken_exchange(error: RuntimeError) -> bool:
 def choose_precision(asked: str, on: Device) -> tuple[str, str]:
     """Lightning's name of the precision and the reason for it."""
     if asked != "auto":
-        return asked, "as asked"
+        return asked, "as given"
     if on.fast_bf16:
         return "bf16-mixed", f"{on.name} is fast at bfloat16"
     return "32-true", f"{on.name} is not fast at bfloat16"

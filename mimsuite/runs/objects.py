@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from mimsuite.callbacks.checkpoints import Checkpoints
     from mimsuite.callbacks.context import RunContext
+    from mimsuite.data.augment.crop import Transform
     from mimsuite.data.datamodule import ImageData
     from mimsuite.masked.normalization import Normalize
+    from mimsuite.masked.samplers import MaskSampler
     from mimsuite.models.composed import ForImageClassification, ForMaskedImageModeling
     from mimsuite.objectives.classify import ClassifyObjective
     from mimsuite.objectives.mim import MIMObjective
@@ -127,18 +129,43 @@ def around_model(
     }
 
 
+def mask_samplers(settings: PretrainSettings) -> list[MaskSampler]:
+    """What draws the masks of a pretraining run.
+
+    Raises:
+        InputError: a sampler of the user's own whose masks cannot be used.
+    """
+    from mimsuite.masked.samplers import check_masks, is_exact, make_samplers
+
+    inputs, geometry = settings.inputs, settings.geometry
+    if inputs.objects.mask is not None:
+        made = [inputs.objects.mask]
+    else:
+        made = make_samplers(settings.mask, inputs.trusted, geometry.drops)
+    check_masks([sampler for sampler in made if not is_exact(sampler)], geometry.grid, drops=geometry.drops)
+    return made
+
+
+def train_transform(settings: TrainingSettings, **filled: Any) -> Transform:
+    """What makes training pictures: the caller's own augmentation, or the group with what is filled in."""
+    if settings.inputs.objects.augment is not None:
+        own: Transform = settings.inputs.objects.augment
+        return own
+    size = list(settings.geometry.image_size)
+    made: Transform = instantiate(settings.groups.augment, settings.inputs.trusted, size=size, **filled)
+    return made
+
+
 def masked_data(settings: PretrainSettings, micro_batch: int) -> ImageData:
     """The loaders of a pretraining run."""
     from mimsuite.data.datamodule import ImageData
-    from mimsuite.masked.samplers import make_samplers
 
-    trusted, geometry = settings.inputs.trusted, settings.geometry
     return ImageData(
         settings.inputs.index,
         **loader_arguments(settings, micro_batch),
-        mask_unit=geometry.mask_unit,
-        train_transform=instantiate(settings.groups.augment, trusted, size=list(geometry.image_size)),
-        masks=make_samplers(settings.mask, trusted, geometry.drops),
+        mask_unit=settings.geometry.mask_unit,
+        train_transform=train_transform(settings),
+        masks=mask_samplers(settings),
     )
 
 
@@ -146,15 +173,14 @@ def labelled_data(settings: FinetuneSettings, micro_batch: int, normalize: Norma
     """The loaders of a supervised run."""
     from mimsuite.data.datamodule import ImageData
 
-    augment = settings.groups.augment
-    filled: dict[str, Any] = {"size": list(settings.geometry.image_size)}
-    if "erasing" in augment:
-        filled |= {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
+    filled: dict[str, Any] = {}
+    if "erasing" in settings.groups.augment:
+        filled = {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
     return ImageData(
         settings.inputs.index,
         **loader_arguments(settings, micro_batch),
         mask_unit=None,
-        train_transform=instantiate(augment, settings.inputs.trusted, **filled),
+        train_transform=train_transform(settings, **filled),
         masks=(),
         labels=True,
         train=settings.labels.train,
@@ -190,29 +216,42 @@ def make_trainer(
         context: what it tells its callbacks and loggers.
         step: optimizer steps done before, for a resumed run; -1 for none.
     """
+    from lightning.pytorch.callbacks import Checkpoint
+
     from mimsuite.callbacks.checkpoints import Checkpoints
     from mimsuite.callbacks.context import make_callbacks
     from mimsuite.runs.loggers import FileLogger, make_loggers
 
-    groups, trusted = settings.groups, settings.inputs.trusted
+    groups, objects, trusted = settings.groups, settings.inputs.objects, settings.inputs.trusted
     files = FileLogger(folder.path, step) if folder.leads else None
-    loggers = make_loggers(groups.loggers, context, trusted)
-    callbacks = make_callbacks(groups.callbacks, context, trusted)
+    loggers = list(objects.loggers) or make_loggers(groups.loggers, context, trusted)
+    callbacks = [*make_callbacks(groups.callbacks, context, trusted), *objects.callbacks]
     checkpoints = Checkpoints(folder.path / "checkpoints", settings.budget.save_every)
     made: Trainer = instantiate(
         groups.trainer,
         trusted,
-        **trainer_arguments(settings, compute, context),
+        **run_arguments(settings, compute, context),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         logger=[files, *loggers] if files else [],
         callbacks=[*callbacks, checkpoints],
     )
     return made, Parts(files, loggers, checkpoints, callbacks)
 
 
-def trainer_arguments(settings: TrainingSettings, compute: Compute, context: RunContext) -> dict[str, Any]:
+def run_arguments(settings: TrainingSettings, compute: Compute, context: RunContext) -> dict[str, Any]:
     """What the Trainer gets from the run, beside loggers and callbacks; arguments as of `make_trainer`."""
     from mimsuite.runs.checkpoints import CommittedCheckpointIO
 
+    return trainer_arguments(settings, compute) | {
+        "plugins": [CommittedCheckpointIO()],
+        "default_root_dir": str(context.folder),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+
+
+def trainer_arguments(settings: TrainingSettings, compute: Compute) -> dict[str, Any]:
+    """What decides the numbers of a run: everything of a Trainer but its loggers, callbacks and places to write."""
     budget, team = settings.budget, compute.team
     accumulate = budget.batch // (team.size * compute.micro_batch)
     return {
@@ -226,13 +265,8 @@ def trainer_arguments(settings: TrainingSettings, compute: Compute, context: Run
         "val_check_interval": budget.val_every * accumulate,
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": -1,  # the whole validation set, before the first step
-        "plugins": [CommittedCheckpointIO()],
-        "default_root_dir": str(context.folder),
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
         "use_distributed_sampler": False,  # the order of batches knows the ranks
-        "log_every_n_steps": 1,  # unused: the monitor gives the loggers their metrics; more makes Lightning warn
+        "log_every_n_steps": 1,  # unused: metrics have log points of their own; a larger one makes Lightning warn
     }
 
 
@@ -250,7 +284,8 @@ def check_trainer_parts(settings: TrainingSettings, compute: Compute, context: R
     groups, trusted = settings.groups, settings.inputs.trusted
     check_parts("logger", groups.loggers, Logger, context, trusted)
     check_parts("callbacks", groups.callbacks, Callback, context, trusted)
-    instantiate(groups.trainer, trusted, **trainer_arguments(settings, compute, context), logger=[], callbacks=[])
+    arguments = run_arguments(settings, compute, context)
+    instantiate(groups.trainer, trusted, **arguments, enable_checkpointing=False, logger=[], callbacks=[])
 
 
 def run_context(

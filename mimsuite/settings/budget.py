@@ -13,6 +13,7 @@ from mimsuite.settings.read import is_number, read, read_int, read_number, read_
 
 DEFAULT_EPOCHS = 100
 DEFAULT_STEPS = (1_000, 100_000)
+DEFAULT_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Budget:
     Attributes:
         batch: images per optimizer step.
         steps: optimizer steps.
-        epochs: the same as passes over the training images.
+        epochs: the same as passes over the training images; what fills no batch at the end of a pass is left out.
+        per_epoch: batches of a pass.
+        samples: training images.
         lr: peak learning rate after scaling.
         weight_decay: of the optimizer.
         warmup: steps of the learning rate's warm-up.
@@ -34,6 +37,8 @@ class Budget:
     batch: int
     steps: int
     epochs: float
+    per_epoch: int
+    samples: int
     lr: float
     weight_decay: float
     warmup: int
@@ -52,7 +57,7 @@ def read_budget(cfg: DictConfig, samples: int) -> Budget:
     Raises:
         InputError: a value of the wrong kind; both `steps` and `epochs`; less data than one batch.
     """
-    batch = read_int(cfg, "batch")
+    batch, why_batch = read_batch(cfg, samples)
     if samples < batch:
         raise InputError(
             f"batch={batch} is larger than the {samples} training images; use batch={2 ** int(math.log2(samples))}"
@@ -65,8 +70,24 @@ def read_budget(cfg: DictConfig, samples: int) -> Budget:
     val_every = read_int(cfg, "val_every", auto=max(1, steps // 10))
     why_val = [f"val_every={val_every} (a tenth of the run)"] if read(cfg, "val_every") == "auto" else []
     save_every = read_int(cfg, "save_every", auto=val_every)
-    notes = (*why_steps, *why_lr, *why_warmup, *why_val)
-    return Budget(batch, steps, steps / per_epoch, lr, decay, warmup, val_every, save_every, notes)
+    notes = (*why_batch, *why_steps, *why_lr, *why_warmup, *why_val)
+    return Budget(
+        *(batch, steps, steps / per_epoch, per_epoch, samples, lr, decay, warmup, val_every, save_every, notes)
+    )
+
+
+def read_batch(cfg: DictConfig, samples: int) -> tuple[int, list[str]]:
+    """Images per optimizer step, and why so many where the set is smaller than the default."""
+    batch = read_int(cfg, "batch", auto=min(DEFAULT_BATCH, 2 ** int(math.log2(max(samples, 1)))))
+    if read(cfg, "batch") != "auto" or batch == DEFAULT_BATCH:
+        return batch, []
+    return batch, [f"batch={batch} (there are {samples} training images, fewer than {DEFAULT_BATCH})"]
+
+
+def counted(number: float, word: str) -> str:
+    """`1 batch`, `2 batches`, `1,000 steps`."""
+    ending = "" if number == 1 else "es" if word.endswith(("ch", "ss")) else "s"
+    return f"{number:,} {word}{ending}"
 
 
 def read_steps(cfg: DictConfig, per_epoch: int) -> tuple[int, list[str]]:
@@ -86,11 +107,14 @@ def read_steps(cfg: DictConfig, per_epoch: int) -> tuple[int, list[str]]:
         return read_int(cfg, "steps"), []
     if epochs is not None:
         steps = max(1, round(read_positive(cfg, "epochs") * per_epoch))
-        return steps, [f"steps={steps} ({epochs} epochs of {per_epoch} batches)"]
+        return steps, [f"steps={steps} ({counted(epochs, 'epoch')} of {counted(per_epoch, 'batch')})"]
     low, high = DEFAULT_STEPS
-    steps = min(max(DEFAULT_EPOCHS * per_epoch, low), high)
-    limits = f"at least {low:,}, at most {high:,} steps; set steps= or epochs="
-    return steps, [f"steps={steps} ({DEFAULT_EPOCHS} epochs of {per_epoch} batches, {limits})"]
+    whole = DEFAULT_EPOCHS * per_epoch
+    steps = min(max(whole, low), high)
+    reason = f"{DEFAULT_EPOCHS} epochs"
+    if steps != whole:
+        reason = f"chosen because {DEFAULT_EPOCHS} epochs would be {whole:,} steps{' only' * (whole < low)}"
+    return steps, [f"steps={steps} ({reason}; set steps= or epochs=)"]
 
 
 def read_lr(cfg: DictConfig, batch: int) -> tuple[float, list[str]]:

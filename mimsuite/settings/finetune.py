@@ -15,6 +15,7 @@ from mimsuite.settings.geometry import Geometry, read_plain_geometry
 from mimsuite.settings.hyperrule import hyper_rule
 from mimsuite.settings.labels import TrainingLabels, check_objective, read_training_labels
 from mimsuite.settings.model import classifier_config, read_frozen_depth, read_model
+from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.read import read, read_number, read_positive
 from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.training import RunInputs, TrainingSettings, groups_of, read_inputs, written_back
@@ -41,13 +42,15 @@ class FinetuneSettings(TrainingSettings):
     frozen_depth: int
 
 
-def read_finetune(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = True) -> FinetuneSettings:
+def read_finetune(
+    cfg: DictConfig, overrides: Sequence[str], *, leads: bool = True, objects: Objects = NO_OBJECTS
+) -> FinetuneSettings:
     """Reads and checks every key; arguments as of `read_inputs`.
 
     Raises:
         InputError: a value that the task, the model or the data does not take.
     """
-    cfg, inputs = read_inputs(cfg, overrides, leads=leads)
+    cfg, inputs = read_inputs(cfg, overrides, leads=leads, objects=objects)
     labels = read_training_labels(cfg, inputs.index)
     cfg, by_rule = apply_rule(cfg, len(labels.train), inputs.index)
     geometry, config = read_geometry_and_model(cfg, inputs)
@@ -72,7 +75,7 @@ def read_finetune(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
 
 def read_geometry_and_model(cfg: DictConfig, inputs: RunInputs) -> tuple[Geometry, EncoderConfig]:
     """Sizes and the encoder's config at them: the weights' own size counts more than the model's."""
-    model = (inputs.weights, inputs.given, inputs.trusted)
+    model = (inputs.weights, inputs.given, inputs.trusted, inputs.objects.model)
     draft = read_model(cfg, *model)
     native = (inputs.weights.image_size if inputs.weights else None) or draft.fixed_size
     stride = draft.stride if draft.needs_whole_cells else (1, 1)

@@ -34,9 +34,14 @@ class Geometry:
     notes: tuple[str, ...]
 
     @property
+    def grid(self) -> Pair:
+        """`(h, w)` mask units."""
+        return self.image_size[0] // self.mask_unit, self.image_size[1] // self.mask_unit
+
+    @property
     def units(self) -> int:
         """Mask units per image."""
-        return (self.image_size[0] // self.mask_unit) * (self.image_size[1] // self.mask_unit)
+        return self.grid[0] * self.grid[1]
 
 
 def read_masked_geometry(
@@ -60,7 +65,7 @@ def read_masked_geometry(
     unit = mask_unit(read_int(cfg, "mask.unit", auto=0), image_size, stride, cell, drops)
     if read(cfg, "mask.unit") == "auto":
         reason = (
-            "one patch, as hidden ones are dropped" if drops else "32 at 224 px, smaller in proportion, whole cells"
+            "one patch, as hidden ones are dropped" if drops else "chosen: about a seventh of the side, in whole cells"
         )
         notes.append(f"mask.unit={unit} ({reason})")
     return Geometry(image_size, channels, unit, drops, tuple(notes))

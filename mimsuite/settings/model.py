@@ -30,6 +30,7 @@ def read_model(
     weights: Weights | None,
     overrides: Sequence[str],
     trusted: Sequence[str],
+    own: EncoderConfig | None = None,
     *,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
@@ -41,13 +42,14 @@ def read_model(
         weights: what `init=` names, or None.
         overrides: the command line's `key=value` arguments, those of a resumed run's first start included.
         trusted: further targets that configs may name.
+        own: a config object that a caller gave instead of the group; None without one.
         image_size: `(H, W)` of this run; None for the model's own.
         channels: of the data; None for the model's own.
 
     Raises:
         InputError: a field of the wrong value, or one that the model does not have; weights for other channels.
     """
-    if weights is not None and not overrides_group(overrides, "model"):
+    if weights is not None and own is None and not overrides_group(overrides, "model"):
         config = config_of(weights)
         if channels not in (None, config.num_channels):
             raise InputError(
@@ -55,7 +57,11 @@ def read_model(
                 "use other weights or other data"
             )
         return config if image_size is None else config.with_image_size(image_size)
-    config = fresh_config(cfg.model, trusted, image_size, channels)
+    if own is None:
+        config = fresh_config(cfg.model, trusted, image_size, channels)
+    else:
+        config = own if channels is None else own.changed(num_channels=channels)
+        config = config if image_size is None else config.with_image_size(image_size)
     if weights is not None and weights.config.get("model_type") != config.model_type:
         raise InputError(
             f"init={weights.init} holds a {weights.config.get('model_type')}, but model= names a {config.model_type}; "

@@ -11,6 +11,7 @@ from mimsuite.settings.budget import read_budget
 from mimsuite.settings.combinations import check_combination, hidden_range, mask_cell
 from mimsuite.settings.geometry import read_masked_geometry
 from mimsuite.settings.model import masked_config, read_model
+from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe
 from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.training import TrainingSettings, groups_of, read_inputs, without_keys, written_back
@@ -27,7 +28,7 @@ class PretrainSettings(TrainingSettings):
         loss: name of the error of hidden places.
         target: name of what is predicted.
         mask: the group of the mask.
-        hidden: mask units that a mask hides, at least and at most.
+        hidden: mask units that a mask hides by `mask.ratio`, at least and at most; 0 and 0 for a mask without a ratio.
         online_probe: what it looks at, or None without one.
     """
 
@@ -44,14 +45,16 @@ class PretrainSettings(TrainingSettings):
         return self.online_probe is not None
 
 
-def read_pretrain(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = True) -> PretrainSettings:
+def read_pretrain(
+    cfg: DictConfig, overrides: Sequence[str], *, leads: bool = True, objects: Objects = NO_OBJECTS
+) -> PretrainSettings:
     """Reads and checks every key; arguments as of `read_inputs`.
 
     Raises:
         InputError: a value that the task, the model or the data does not take.
     """
-    cfg, inputs = read_inputs(cfg, overrides, leads=leads)
-    index, model = inputs.index, (inputs.weights, inputs.given, inputs.trusted)
+    cfg, inputs = read_inputs(cfg, overrides, leads=leads, objects=objects)
+    index, model = inputs.index, (inputs.weights, inputs.given, inputs.trusted, objects.model)
     draft = read_model(cfg, *model)
     check_combination(cfg, draft)
     geometry = read_masked_geometry(
@@ -62,7 +65,7 @@ def read_pretrain(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
         cell=mask_cell(draft.mask_stride, cfg.objective.target),
         drops=cfg.objective.mask_mode == "drop",
     )
-    hidden = hidden_range(cfg, geometry.units, geometry.drops)
+    hidden = (0, 0) if objects.mask else hidden_range(cfg, geometry.units, geometry.drops)
     config = read_model(cfg, *model, image_size=geometry.image_size, channels=geometry.channels)
     config = masked_config(config, cfg, inputs.weights, inputs.given)
     budget = read_budget(cfg, index.num_samples(index.select("train")))

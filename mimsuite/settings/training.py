@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import judge_names, trusted_targets
 from mimsuite.data.index import DataIndex
@@ -17,6 +17,7 @@ from mimsuite.errors import InputError
 from mimsuite.settings.budget import Budget
 from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
 from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_text
 from mimsuite.settings.resolve import with_values
@@ -25,6 +26,7 @@ from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import ACCELERATORS, PRECISIONS
 
+LOG_EVERY = 10  # steps, where no monitor says it
 OF_THE_TRAINER = ("clip", "accelerator", "num_nodes")
 OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay")  # keys of the group that are read, not handed on
 
@@ -85,6 +87,7 @@ class RunInputs:
         micro_batch: images per forward pass; None: chosen when the device is known.
         loading: how batches are read.
         clip: largest global gradient norm, or None.
+        objects: what a caller gave in place of config nodes.
     """
 
     out: str
@@ -105,6 +108,7 @@ class RunInputs:
     micro_batch: int | None
     loading: Loading
     clip: float | None
+    objects: Objects = NO_OBJECTS
 
 
 @dataclass(frozen=True)
@@ -130,18 +134,26 @@ class TrainingSettings:
     config: Mapping[str, Any]
 
     @property
+    def log_every(self) -> int:
+        """Steps between log points."""
+        return int(OmegaConf.select(self.groups.callbacks, "monitor.log_every", default=LOG_EVERY))
+
+    @property
     def probes_online(self) -> bool:
         """Whether the run measures its features while it trains."""
         return False
 
 
-def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tuple[DictConfig, RunInputs]:
+def read_inputs(
+    cfg: DictConfig, overrides: Sequence[str], *, leads: bool, objects: Objects = NO_OBJECTS
+) -> tuple[DictConfig, RunInputs]:
     """Reads what all training tasks have, opens data and weights.
 
     Args:
         cfg: the composed config.
         overrides: the command line's `key=value` arguments.
         leads: whether this process writes the run folder; another one does not check it.
+        objects: what a caller gave in place of config nodes.
 
     Returns:
         The config to go on with, which of a resumed run is the stored one, and what was read.
@@ -169,7 +181,7 @@ def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tu
         *(out, resume, overwrite, tuple(overrides), given, trusted, init),
         data=None if data is None else absolute(data),
         index=open_data(data),
-        weights=None if init is None else find_weights(init),
+        weights=read_weights(init, objects),
         seed=seed,
         precision=precision,
         accelerator=read_choice(cfg, "trainer.accelerator", ACCELERATORS),
@@ -178,7 +190,21 @@ def read_inputs(cfg: DictConfig, overrides: Sequence[str], *, leads: bool) -> tu
         micro_batch=read_int(cfg, "micro_batch", auto=0) or None,
         loading=loading,
         clip=read_clip(cfg),
+        objects=objects,
     )
+
+
+def read_weights(init: str | None, objects: Objects) -> Weights | None:
+    """What a run starts from: `init=`, or the model that a caller gave.
+
+    Raises:
+        InputError: both, or no weights.
+    """
+    if objects.weights is None:
+        return None if init is None else find_weights(init)
+    if init is not None:
+        raise InputError(f"init={init} and {objects.weights.init} both have weights; give one of them")
+    return objects.weights
 
 
 def prefer_given(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -213,8 +239,21 @@ def read_clip(cfg: DictConfig) -> float | None:
 
 
 def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget: Budget) -> DictConfig:
-    """A copy of the config with every `auto` that has been decided, so that `config.yaml` repeats the run anywhere."""
-    init = inputs.init
+    """A copy of the config with every `auto` that has been decided, so that `config.yaml` repeats the run anywhere.
+
+    Raises:
+        InputError: an augmentation of a caller's own that makes images of another size.
+    """
+    init, augment = inputs.init, inputs.objects.augment
+    if augment is not None and tuple(augment.size) != geometry.image_size:
+        height, width = geometry.image_size
+        raise InputError(
+            f"augment= makes images of {tuple(augment.size)} pixels, the run's are {height}x{width}; use image_size=, "
+            "or another size of the augmentation"
+        )
+    named: dict[str, dict[str, Any]] = {key: {"_target_": name} for key, name in inputs.objects.names.items()}
+    if "mask" in named:
+        named["mask"]["unit"] = geometry.mask_unit
     return with_values(
         cfg,
         {
@@ -222,12 +261,14 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
             "init": str(Path(init).absolute()) if init is not None and Path(init).exists() else init,
             "image_size": list(geometry.image_size),
             "channels": geometry.channels,
+            "batch": budget.batch,
             "steps": budget.steps,
             "epochs": None,
             "lr": budget.lr,
             "schedule.warmup": budget.warmup,
             "val_every": budget.val_every,
             "save_every": budget.save_every,
+            **named,
         },
     )
 

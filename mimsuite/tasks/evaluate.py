@@ -36,6 +36,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             log.info("%-9s %s", format_size(size), ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
         metrics = {f"{settings.split}/{name}": value for name, value in rows[0].items()}
         more |= {"split": settings.split, "image_size": list(settings.sizes[0])}
+        log.info("next      look at the tables and pictures in %s", settings.out)
         return folder.summary("evaluate", "done", 0, metrics, **more)
 
 

@@ -10,10 +10,12 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.models.load import keeps_head, make_classifier, make_normalizer, save_weights
+from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import TrainingTask, prepare_process, train_run
+from mimsuite.runs.life import TrainingTask, assemble, prepare_process, train_run
 from mimsuite.runs.objects import Compute, Parts, classify_objective, labelled_data
 from mimsuite.settings.finetune import FinetuneSettings, read_finetune
+from mimsuite.settings.objects import NO_OBJECTS, Objects
 
 if TYPE_CHECKING:
     from mimsuite.data.datamodule import ImageData
@@ -22,13 +24,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("mimsuite")
 
 
-def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def run(cfg: DictConfig, overrides: Sequence[str] = (), objects: Objects = NO_OBJECTS) -> dict[str, Any]:
     """Fine-tunes, or trains from scratch; returns the content of `summary.json`, and the exit code after a signal.
 
     Everything that can be wrong with the input is checked before torch is imported and before `out` is touched.
     """
-    settings = read_finetune(cfg, overrides, leads=prepare_process())
-    return train_run(settings, TrainingTask("finetune", make_objects, report_settings, write_weights))
+    settings = read_finetune(cfg, overrides, leads=prepare_process(), objects=objects)
+    return train_run(settings, training_task())
+
+
+def build(
+    cfg: DictConfig, overrides: Sequence[str] = (), objects: Objects = NO_OBJECTS
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The Lightning module, the loaders and the Trainer's arguments of such a run; writes nothing."""
+    return assemble(read_finetune(cfg, overrides, leads=False, objects=objects), training_task())
+
+
+def training_task() -> TrainingTask[FinetuneSettings]:
+    """What this task adds to the life of a run."""
+    return TrainingTask("finetune", make_objects, report_settings, write_weights)
 
 
 def make_objects(settings: FinetuneSettings, compute: Compute) -> tuple[ClassifyObjective, ImageData]:
@@ -49,7 +63,11 @@ def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) ->
     )
     log.info(
         "model     %s from %s, %s parameters, %s of them trained; image %dx%d",
-        *(model.model_type, inputs.init or "scratch", f"{sum(p.numel() for p in parameters):,}"),
+        *(
+            model.model_type,
+            inputs.weights.init if inputs.weights else "scratch",
+            f"{sum(p.numel() for p in parameters):,}",
+        ),
         f"{sum(p.numel() for p in parameters if p.requires_grad):,}",
         *settings.geometry.image_size,
     )
@@ -78,7 +96,9 @@ def write_weights(
     metrics = test_metrics(settings, compute, folder) if "test" in settings.inputs.index.splits else {}
     shown = metrics or {k: v for k, v in (parts.files.last if parts.files else {}).items() if k.startswith("val/")}
     text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    log.info("done: %d steps; %s; best weights in %s", settings.budget.steps, text, place)
+    log.info("done: %d steps; %s; best weights in %s", objective.trainer.global_step, text, place)
+    run = folder.path
+    report_next("see the mistakes", "evaluate", init=run, data=settings.inputs.data, out=f"{run}-evaluation")
     return metrics, more
 
 

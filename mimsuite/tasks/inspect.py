@@ -14,7 +14,7 @@ from mimsuite.data.open import open_data
 from mimsuite.data.progress import report_progress
 from mimsuite.data.storage import write_json
 from mimsuite.errors import InputError
-from mimsuite.runs.console import log_to_console
+from mimsuite.runs.console import log_to_console, report_next
 from mimsuite.settings.inspect import FACTS, SHEET, read_inspect
 from mimsuite.words import Alpha
 
@@ -49,7 +49,10 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with report_progress("verify") as progress:
             facts |= {"problems": [problem._asdict() for problem in verify(index, progress)]}
     save_image(draw_data(index, settings.count), settings.out / SHEET)
-    return write_facts(settings.out, facts)
+    facts = write_facts(settings.out, facts)
+    if not facts.get("problems"):
+        report_next("pretrain on it", "pretrain", data=settings.data, out="runs/first")
+    return facts
 
 
 def write_beside(data: str, alpha: Alpha) -> None:

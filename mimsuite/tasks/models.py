@@ -14,6 +14,7 @@ from mimsuite.config.instantiate import instantiate
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.models import read_models
 from mimsuite.settings.read import read_size
+from mimsuite.settings.resolve import with_values
 
 ANY_SIZE, ANY_SIZE_NANO = 224, 64
 
@@ -23,8 +24,8 @@ log = logging.getLogger("mimsuite")
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Prints the table; returns its rows under `models`."""
     log_to_console()
-    settings = read_models(cfg)
-    rows = [model_row(file, settings.image_size, settings.channels) for file in settings.files]
+    rows = model_rows(cfg)
+    log.info("GFLOPs of one image count two per multiply-add; papers often count one")
     log.info("%-22s %13s %10s %8s %7s %7s", "model", "parameters", "GFLOPs", "image", "stride", "grid")
     for r in sorted(rows, key=lambda r: (str(r["family"]), int(r["parameters"]))):
         log.info(
@@ -32,6 +33,12 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             *(r["name"], f"{r['parameters']:,}", r["gflops"], r["image_size"], r["stride"], r["grid"]),
         )
     return {"models": rows}
+
+
+def model_rows(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of the table, in the order of their names."""
+    settings = read_models(cfg)
+    return [model_row(file, settings.image_size, settings.channels) for file in settings.files]
 
 
 def model_row(file: Path, image_size: tuple[int, int] | None, channels: int) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def model_row(file: Path, image_size: tuple[int, int] | None, channels: int) -> 
     if image_size is None:
         image_size = read_size(node.get("image_size", ANY_SIZE_NANO if file.stem.endswith("_nano") else ANY_SIZE))
     own_size = {"image_size": list(image_size)} if "image_size" in node else {}
-    config = instantiate(node, num_channels=channels, **own_size)
+    config = instantiate(with_values(node, {"num_channels": channels, **own_size}))
     with torch.device("meta"):
         model = AutoModelForMaskedImageModeling.from_config(config)
         pixels = torch.empty(1, channels, *image_size)

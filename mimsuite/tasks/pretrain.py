@@ -10,9 +10,12 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.models.load import make_masked_model, make_normalizer, save_weights
+from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
-from mimsuite.runs.life import TrainingTask, prepare_process, train_run
-from mimsuite.runs.objects import Compute, Parts, masked_data, mim_objective
+from mimsuite.runs.life import TrainingTask, assemble, prepare_process, train_run
+from mimsuite.runs.objects import Compute, Parts, mask_samplers, masked_data, mim_objective
+from mimsuite.settings.budget import counted
+from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.pretrain import PretrainSettings, read_pretrain
 from mimsuite.types import EncoderConfig
 
@@ -23,13 +26,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("mimsuite")
 
 
-def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def run(cfg: DictConfig, overrides: Sequence[str] = (), objects: Objects = NO_OBJECTS) -> dict[str, Any]:
     """Pretrains an encoder; returns the content of `summary.json`, and the exit code of a run that a signal stopped.
 
     Everything that can be wrong with the input is checked before torch is imported and before `out` is touched.
     """
-    settings = read_pretrain(cfg, overrides, leads=prepare_process())
-    return train_run(settings, TrainingTask("pretrain", make_objects, report_settings, write_weights))
+    settings = read_pretrain(cfg, overrides, leads=prepare_process(), objects=objects)
+    return train_run(settings, training_task())
+
+
+def build(
+    cfg: DictConfig, overrides: Sequence[str] = (), objects: Objects = NO_OBJECTS
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The Lightning module, the loaders and the Trainer's arguments of such a run; writes nothing."""
+    return assemble(read_pretrain(cfg, overrides, leads=False, objects=objects), training_task())
+
+
+def training_task() -> TrainingTask[PretrainSettings]:
+    """What this task adds to the life of a run."""
+    return TrainingTask("pretrain", make_objects, report_settings, write_weights)
 
 
 def make_objects(settings: PretrainSettings, compute: Compute) -> tuple[MIMObjective, ImageData]:
@@ -42,7 +57,7 @@ def make_objects(settings: PretrainSettings, compute: Compute) -> tuple[MIMObjec
 
 def report_settings(settings: PretrainSettings, objective: MIMObjective) -> None:
     """Reports model, geometry, masks and objective."""
-    model, geometry, (fewest, most) = settings.model, settings.geometry, settings.hidden
+    model, geometry = settings.model, settings.geometry
     (height, width), stride, cell = geometry.image_size, model.stride, model.mask_stride
     each = geometry.mask_unit**2 // (cell[0] * cell[1])
     log.info(
@@ -53,14 +68,36 @@ def report_settings(settings: PretrainSettings, objective: MIMObjective) -> None
         *(height, width, "patch" if cell == stride else "mask cell", *cell),
         *(*stride, height // stride[0], width // stride[1]),
     )
-    log.info(
-        "masks     units of %d px: %s of %d hidden, %s visible; of %d cells %s hidden, %s visible",
-        *(geometry.mask_unit, format_range(fewest, most), geometry.units),
-        *(format_range(geometry.units - most, geometry.units - fewest), geometry.units * each),
-        format_range(fewest * each, most * each),
-        format_range((geometry.units - most) * each, (geometry.units - fewest) * each),
-    )
+    fewest, most = drawn_range(settings)
+    log.info("masks     units of %d px: %s%s", geometry.mask_unit, *describe_masks(fewest, most, geometry.units, each))
     log.info("objective %s of %s, %s", settings.loss, settings.target, describe_decoder(model))
+
+
+def drawn_range(settings: PretrainSettings) -> tuple[int, int]:
+    """How many units the masks hide, at least and at most: by the ratio of our samplers; others are asked."""
+    from mimsuite.masked.samplers import hidden_counts, is_exact
+
+    samplers = mask_samplers(settings)
+    if all(is_exact(sampler) for sampler in samplers):
+        return settings.hidden
+    counts = hidden_counts(samplers, settings.geometry.grid)
+    return min(counts), max(counts)
+
+
+def describe_masks(fewest: int, most: int, units: int, each: int) -> tuple[str, str]:
+    """What is hidden, in units, and in cells where a unit has several.
+
+    Args:
+        fewest: units that a mask hides, at least.
+        most: at most.
+        units: of an image.
+        each: cells of a unit.
+    """
+    unit_text = f"{format_range(fewest, most)} of {units} hidden, {format_range(units - most, units - fewest)} visible"
+    if each == 1:
+        return unit_text, ""
+    hidden, visible = (fewest * each, most * each), ((units - most) * each, (units - fewest) * each)
+    return unit_text, f"; of {units * each} cells {format_range(*hidden)} hidden, {format_range(*visible)} visible"
 
 
 def describe_decoder(config: EncoderConfig) -> str:
@@ -68,7 +105,7 @@ def describe_decoder(config: EncoderConfig) -> str:
     sizes = config.decoder_sizes
     if sizes is None:
         return "SimMIM's head on the whole map"
-    blocks = f"{sizes['num_hidden_layers']} blocks of width {sizes['hidden_size']}"
+    blocks = f"{counted(sizes['num_hidden_layers'], 'block')} of width {sizes['hidden_size']}"
     return f"MAE's decoder ({blocks}, {sizes['num_attention_heads']} heads) on the visible patches"
 
 
@@ -84,7 +121,10 @@ def write_weights(
     assert parts.files is not None
     place = folder.path / "weights"
     save_weights(place, objective.evaluated_model, objective.normalize, settings.geometry.image_size)
-    log.info("done: %d steps, val/loss %.4f; weights in %s", settings.budget.steps, parts.files.last["val/loss"], place)
+    run, loss = folder.path, parts.files.last["val/loss"]
+    log.info("done: %d steps, val/loss %.4f; weights in %s", objective.trainer.global_step, loss, place)
+    log.info("pictures  %s", folder.pictures)
+    report_next("measure the features", "probe", init=run, data=settings.inputs.data, out=f"{run}-probe")
     return {}, {}
 
 

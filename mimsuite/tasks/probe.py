@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.index import Selection
 from mimsuite.models.device import torch_device
+from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import prepare_process, read_summary
 from mimsuite.runs.processes import command_line, current_team, is_leader, launch, processes_of
@@ -44,6 +45,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         results = [run_probes(settings, features, device) for features in compared]
         write_report(folder.path, settings, results)
         log.info("%s", text_table(results, settings.index.num_samples(settings.test)))
+        init, data = settings.weights.init, settings.config.get("data")
+        report_next("train a classifier", "finetune", init=init, data=data, out=f"{settings.out}-finetune")
         return folder.summary("probe", "done", 0, summary_metrics(results), **summary_facts(settings, results))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ class Weights:
         checkpoint: a committed checkpoint of ours, or None.
         config: the model's config as JSON holds it.
         preprocessor: `preprocessor_config.json`, empty where there is none.
+        tensors: those of a model in memory, or None.
     """
 
     init: str
@@ -38,6 +40,7 @@ class Weights:
     checkpoint: Path | None
     config: dict[str, Any]
     preprocessor: dict[str, Any]
+    tensors: Mapping[str, Tensor] | None = None
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -74,6 +77,8 @@ class Weights:
         Raises:
             InputError: damaged files.
         """
+        if self.tensors is not None:
+            return dict(self.tensors)
         if self.folder is not None:
             from mimsuite.weights.files import read_decoder, read_folder
 
@@ -118,6 +123,14 @@ def find_weights(init: str) -> Weights:
     raise InputError(
         f"init={init} holds no weights/, checkpoints/ or config.json; give a run folder or a Hugging Face folder"
     )
+
+
+def weights_in_memory(model: Any) -> Weights:
+    """The weights that a model of `mimsuite.models` has now; what happens to it later does not change them."""
+    name = type(model).__name__
+    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    config = model.config.to_dict() | {"architectures": [name]}
+    return Weights(f"model={name}", None, None, config, {}, state)
 
 
 def in_folder(init: str, folder: Path) -> Weights:

@@ -1,0 +1,368 @@
+"""The functions that do not train. Written by `python tests/test_signatures.py` from `conf/`; change the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mimsuite.api.calls import call
+
+
+def probe(
+    *,
+    init: str | Path,
+    out: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    split: str | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    layers: str | Sequence[Any] | None = None,
+    pool: str | Sequence[Any] | None = None,
+    shots: Sequence[float] | None = None,
+    attentive: bool | None = None,
+    batch: int | str | None = None,
+    baselines: bool | None = None,
+    seed: int | None = None,
+    workers: int | str | None = None,
+    devices: int | str | None = None,
+    overwrite: bool | None = None,
+    preset: str | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """How good are the features of a frozen encoder?
+
+    Args:
+        init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
+        out: run folder to write; must be absent or empty
+        data: labelled images: packed folder, shards or image folder (default: the embedded emoji-64)
+        split: split to report on; never what the heads learn from (auto: test, else val, else a part of train, held out
+            by a hash)
+        image_size: pixels: a side or [height,width] (auto: the encoder's size)
+        layers: last, middle, quarters, all, or a list of numbers from 1 (auto: as the preset says)
+        pool: mean, cls, both, or a list of them (auto: as the preset says)
+        shots: also train on so many images per class, such as [1,5,10]: mean and standard deviation over five draws
+            (default: [])
+        attentive: also train a head that attends to all cells of the last layer (default: false)
+        batch: images per forward pass (default: 256)
+        baselines: also probe the encoder at random initialisation, and raw pixels at 8x8 (default: true)
+        seed: random seed of the random initialisation and of the order of samples (default: 0)
+        workers: loader processes (auto: one per CPU core but one, at most 8)
+        devices: number of processes that compute the features (default: 1)
+        overwrite: replace the run in out (default: false)
+        preset: a choice of `conf/preset`: fast, mae, simmim (default: fast)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite probe --help` lists them.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("probe", locals())
+
+
+def evaluate(
+    *,
+    init: str | Path,
+    out: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    split: str | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    flip: bool | None = None,
+    mistakes: int | None = None,
+    batch: int | str | None = None,
+    workers: int | str | None = None,
+    overwrite: bool | None = None,
+    mask: str | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Metrics of a trained classifier or of a pretraining run on one split, with the details behind them.
+
+    Args:
+        init: a classifier, a probe or a masked image model: run folder, Hugging Face folder, hf:ORG/NAME or demo:NAME
+        out: run folder to write; must be absent or empty
+        data: images: packed folder, shards or image folder; with labels for a classifier (default: the embedded
+            emoji-64)
+        split: split to evaluate (auto: test, else val, else a part of train, held out by a hash as in training)
+        image_size: pixels: a side, [height,width], or several: [224,288,384], [[224,224],[288,288]] (auto: the size of
+            the weights)
+        flip: average the probabilities of each image and its mirror image; classifiers only (default: false)
+        mistakes: number of images in the picture of the worst mistakes (0: no picture) (default: 24)
+        batch: images per forward pass (auto: 64; for a pretraining run as in its validation)
+        workers: loader processes (auto: one per CPU core but one, at most 8)
+        overwrite: replace the run in out (default: false)
+        mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite evaluate --help` lists them.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("evaluate", locals())
+
+
+def embed(
+    *,
+    init: str | Path,
+    out: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    split: str | None = None,
+    layer: int | str | None = None,
+    pool: str | Sequence[Any] | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    batch: int | str | None = None,
+    workers: int | str | None = None,
+    map: str | Path | bool | None = None,
+    overwrite: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Writes the features of every image of a data set to a file, and a map of them as a PNG: each image at its first
+    two principal components.
+
+    Args:
+        init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
+        out: file to write: .npz, .parquet or .csv
+        data: packed folder, shards, image folder (default: the embedded emoji-64)
+        split: which images (auto: test, else val, else train)
+        layer: block or stage, counted from 1, or middle (auto: the last one, after the final norm)
+        pool: mean (of the patch features), cls (class token), or both (one after the other) (default: mean)
+        image_size: pixels: a side or [height,width] (auto: the encoder's size)
+        batch: images per forward pass (default: 256)
+        workers: loader processes (auto: one per CPU core but one, at most 8)
+        map: file of the map, .png (auto: beside out; false: no map)
+        overwrite: replace existing files in out and map (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite embed --help` lists them.
+
+    Returns:
+        Counts and places.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("embed", locals())
+
+
+def reconstruct(
+    *,
+    init: str | Path,
+    out: str | Path,
+    images: str | Path | None = None,
+    count: int | None = None,
+    seed: int | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    mode: str | None = None,
+    channels_shown: str | Sequence[Any] | None = None,
+    ratios: Sequence[float] | None = None,
+    masks: str | Sequence[Any] | None = None,
+    gif: bool | None = None,
+    csv: str | Path | None = None,
+    overwrite: bool | None = None,
+    mask: str | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Picture of what a model predicts: original, masked input, prediction, prediction pasted into the hidden cells,
+    error.
+
+    Args:
+        init: masked image model: a run folder, a Hugging Face folder, or demo:vit, demo:cvt, demo:bit
+        out: picture to write (.png; with gif=true .gif)
+        images: an image file, a folder of images, or a data set (default: the embedded emoji-64)
+        count: images on the sheet (default: 8)
+        seed: random seed of the masks (default: 0)
+        image_size: pixels: a side or [height,width] (auto: the model's size)
+        mode: how norm_pixels are shown: predicted_stats (auto), oracle_stats (uses hidden pixels) or raw (default:
+            auto)
+        channels_shown: channels shown as red, green, blue, such as [3,1,0], or pca (default: the first three; of two
+            the first)
+        ratios: mask ratios to compare side by side, such as [0.3,0.6,0.9] (default: one, mask.ratio)
+        masks: masks to compare side by side, such as [random,block,inverse_block,grid]; with ratios every pair
+            (default: one)
+        gif: write an animation (.gif) of the pictures that the run in init wrote while it trained (default: false)
+        csv: table to write (.csv): image, ratio, mask, masked_loss, psnr (default: none)
+        overwrite: replace existing files in out and csv (default: false)
+        mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite reconstruct --help` lists them.
+
+    Returns:
+        Masked loss and PSNR.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("reconstruct", locals())
+
+
+def plot(
+    *,
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    metrics: str | Sequence[Any] | None = None,
+    overwrite: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Curves of one or several runs in one picture: loss, PSNR, learning rate, gradient norm, speed, wait for data.
+
+    Args:
+        runs: a run folder, or several: [runs/a,runs/b]
+        out: picture to write (.png)
+        metrics: columns of metrics.csv to draw: one, or a list (default: all that have a panel)
+        overwrite: replace an existing picture in out (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite plot --help` lists them.
+
+    Returns:
+        The last metrics of each run by its name.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("plot", locals())
+
+
+def pack(
+    *,
+    src: str | Path,
+    out: str | Path,
+    labels: str | Path | None = None,
+    labels_file: str | Path | None = None,
+    labels_column: str | None = None,
+    group_by: str | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    alpha: str | None = None,
+    shard_size: int | None = None,
+    splits: str | None = None,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
+    exclude: str | None = None,
+    channels: int | str | None = None,
+    seed: int | None = None,
+    dry_run: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Image folder or shards -> WebDataset shards and an index.
+
+    Args:
+        src: folder of images, with or without sub-folders, or shards (a folder, or train-{000..012}.tar)
+        out: folder for the shards: absent, empty, or with an unfinished pack of the same source and options
+        labels: folder (each sub-folder is a class), none, FILE.csv, or auto (folder if every image is in a sub-folder,
+            else none) (default: auto)
+        labels_file: CSV column with the path of the image below src (default: file, path, filename or image)
+        labels_column: CSV column with the label (default: label or class)
+        group_by: images of one group stay in one split: a CSV column, folder, or folder:N (N-th part of the path)
+        image_size: reduce larger images to this short side in pixels (Lanczos); JPEG stays JPEG (quality 95), others
+            stay lossless
+        alpha: transparency, when the images are read: white (laid on white), drop, or channel (kept as the last
+            channel) (default: white)
+        shard_size: MiB of images per shard (default: 256)
+        splits: folder (train/, val/ and test/ at the top of src), none (all images are train), or auto (folder, if
+            there are any) (default: auto)
+        val_fraction: share of the images that goes from train to the split val, the same share of each class (default:
+            0.0)
+        test_fraction: the same for the split test (default: 0.0)
+        exclude: images to leave out: a pattern (*_thumb.*, unlabeled, train/bad/*) of names, folders or paths, or a
+            list
+        channels: leave out images with another number of channels (default: all must go together; grey goes with 3)
+        seed: random seed of the drawn splits and of the order in the shards (default: 0)
+        dry_run: only print what would be written (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite pack --help` lists them.
+
+    Returns:
+        Counts.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("pack", locals())
+
+
+def inspect(
+    *,
+    out: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    count: int | None = None,
+    verify: bool | None = None,
+    index: bool | None = None,
+    alpha: str | None = None,
+    overwrite: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """What a data set holds: counts, classes, labels, sizes, file types, pixel statistics, duplicates, a contact sheet.
+
+    Args:
+        out: folder for contact_sheet.png and inspect.json; must be absent or empty
+        data: packed folder, shards (a folder, or train-{000..012}.tar) or image folder (default: the embedded emoji-64)
+        count: images on the contact sheet (default: 40)
+        verify: read everything: check the sha256 of each shard that has one, decode each image, read each label
+            (default: false)
+        index: write index.json and .idx.npy beside shards that have none (default: false)
+        alpha: with index=true: transparency, when the images are read: white (laid on white), drop, or channel
+            (default: white)
+        overwrite: replace the files of an earlier inspect in out (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite inspect --help` lists them.
+
+    Returns:
+        What `inspect.json` holds.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("inspect", locals())
+
+
+def demo(
+    *,
+    out: str | Path | None = None,
+    steps: int | None = None,
+    batch: int | str | None = None,
+    seed: int | None = None,
+    precision: str | None = None,
+    workers: int | str | None = None,
+    overwrite: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Every step once, on the embedded data set: pack, inspect, pretrain, probe, reconstruct, and load the weights
+    again.
+
+    Args:
+        out: folder for everything that the demo writes (default: runs/demo)
+        steps: optimizer steps of the pretraining: enough to see shapes and colours, too few for good features (default:
+            120)
+        batch: images per optimizer step (default: 64)
+        seed: random seed of weights, order, crops and masks (default: 0)
+        precision: 32-true or bf16-mixed (auto: bf16-mixed where the device computes it fast, else 32-true)
+        workers: loader processes (auto: one per CPU core but one, at most 8)
+        overwrite: replace an earlier demo in out (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite demo --help` lists them.
+
+    Returns:
+        The metrics that it prints.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("demo", locals())
+
+
+def doctor(
+    *,
+    data: str | Path | Sequence[str | Path] | None = None,
+    out: str | Path | None = None,
+    strict: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Checks this environment: versions, devices and known problems.
+
+    Args:
+        data: a data set whose index is checked as well (default: none)
+        out: a .json file for everything that is printed (default: none); an existing file is replaced
+        strict: exit code 1 also for what only slows a run (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite doctor --help` lists them.
+
+    Returns:
+        The findings, and `exit_code` 1 where one is a fault.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("doctor", locals())

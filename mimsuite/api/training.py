@@ -1,0 +1,203 @@
+"""The functions that train. Written by `python tests/test_signatures.py` from `conf/`; change the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimsuite.api.calls import call
+
+if TYPE_CHECKING:
+    from lightning import Callback
+    from lightning.pytorch.loggers import Logger
+    from torch.nn import Module
+
+    from mimsuite.data.augment.crop import Transform
+    from mimsuite.encoders.config import ModelConfig
+    from mimsuite.masked.samplers import MaskSampler
+
+
+def pretrain(
+    *,
+    out: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    init: str | Path | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch: int | str | None = None,
+    micro_batch: int | str | None = None,
+    lr: float | str | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    channels: int | str | None = None,
+    seed: int | None = None,
+    workers: int | str | None = None,
+    precision: str | None = None,
+    devices: int | str | None = None,
+    val_every: int | str | None = None,
+    online_probe: bool | None = None,
+    save_every: int | str | None = None,
+    resume: bool | None = None,
+    overwrite: bool | None = None,
+    model: str | ModelConfig | Module | None = None,
+    head: str | None = None,
+    mask: str | MaskSampler | None = None,
+    objective: str | None = None,
+    augment: str | Transform | None = None,
+    optim: str | None = None,
+    schedule: str | None = None,
+    logger: str | Logger | Sequence[Logger] | None = None,
+    callbacks: str | Callback | Sequence[Callback] | None = None,
+    experiment: str | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Masked image modeling: pretrains an encoder on images without labels.
+
+    Args:
+        out: run folder to write; must be absent or empty
+        data: images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder (default: the embedded
+            emoji-64)
+        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME (default: random
+            weights)
+        steps: optimizer steps (default: a default, which is printed)
+        epochs: passes over the training images; give this or steps
+        batch: images per optimizer step, summed over all devices and micro-batches (auto: 256, or a power of two that
+            fewer images fill)
+        micro_batch: images per forward pass on one device (auto: chosen for the device and the image size)
+        lr: peak learning rate, used as given (auto: optim.base_lr x batch / optim.base_batch)
+        image_size: pixels: a side or [height,width] (auto: the model's size, or less if the images are smaller)
+        channels: image channels (auto: as many as the data has)
+        seed: random seed of weights, order, crops and masks (default: 0)
+        workers: loader processes (auto: one per CPU core but one, at most 8)
+        precision: 32-true or bf16-mixed (auto: bf16-mixed where the device computes it fast, else 32-true)
+        devices: number of GPUs, or of CPU processes without a GPU (auto: all GPUs, or one CPU process)
+        val_every: optimizer steps between validations (auto: a tenth of the run)
+        online_probe: also measure kNN, linear probe, RankMe and alpha-ReQ during the run, in at most 5 % of its time
+            (default: false)
+        save_every: optimizer steps between checkpoints (auto: the same as val_every)
+        resume: continue the run in out (default: false)
+        overwrite: replace the run in out (default: false)
+        model: a choice of `conf/model`: bit_101x1, bit_101x3, bit_152x2, bit_152x4, bit_50x1, bit_50x3, bit_nano,
+            cvt_13, cvt_21, cvt_nano, cvt_w24, vit_base, vit_base_patch16_384, vit_base_patch32_224,
+            vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
+            vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
+            `mimsuite.models`
+        head: a choice of `conf/head`: classifier, dec1, dec8, simmim (default: simmim)
+        mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random); or a sampler of your
+            own
+        objective: a choice of `conf/objective`: classify, mae, simmim (default: simmim)
+        augment: a choice of `conf/augment`: crop, none, supervised (default: crop); or an augmentation of your own
+        optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
+        schedule: a choice of `conf/schedule`: cosine, hyperrule, linear, milestones (default: cosine)
+        logger: a choice of `conf/logger`: default (default: default); or Lightning loggers instead
+        callbacks: a choice of `conf/callbacks`: finetune, pretrain (default: pretrain); or Lightning callbacks, in
+            addition
+        experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
+            finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
+            mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
+            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite pretrain --help` lists them.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("pretrain", locals())
+
+
+def finetune(
+    *,
+    out: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    init: str | Path | None = None,
+    label_fraction: float | None = None,
+    class_weights: str | Sequence[float] | None = None,
+    layer_decay: float | str | None = None,
+    drop_path: float | None = None,
+    freeze: int | str | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch: int | str | None = None,
+    micro_batch: int | str | None = None,
+    lr: float | str | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    channels: int | str | None = None,
+    seed: int | None = None,
+    workers: int | str | None = None,
+    precision: str | None = None,
+    devices: int | str | None = None,
+    val_every: int | str | None = None,
+    save_every: int | str | None = None,
+    resume: bool | None = None,
+    overwrite: bool | None = None,
+    model: str | ModelConfig | Module | None = None,
+    head: str | None = None,
+    objective: str | None = None,
+    augment: str | Transform | None = None,
+    optim: str | None = None,
+    schedule: str | None = None,
+    logger: str | Logger | Sequence[Logger] | None = None,
+    callbacks: str | Callback | Sequence[Callback] | None = None,
+    experiment: str | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Supervised fine-tuning of a pretrained encoder; without init= training from scratch.
+
+    Args:
+        out: run folder to write; must be absent or empty
+        data: labelled images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder (default: the
+            embedded emoji-64)
+        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME (default: random
+            weights)
+        label_fraction: share of the training labels to use: the same share of each class, chosen by seed (default: 1.0)
+        class_weights: weight of each class in the loss: a list, or balanced (default: 1 for all)
+        layer_decay: learning rate of a block as a multiple of the next block's (auto: 0.75 with init=, else 1)
+        drop_path: drop path (stochastic depth) at the last block, rising linearly to it (default: the model's rate)
+        freeze: number of first blocks to freeze, with the embeddings (0: embeddings only; all: whole encoder; null:
+            nothing)
+        steps: optimizer steps (default: a default, which is printed)
+        epochs: passes over the training images; give this or steps
+        batch: images per optimizer step, summed over all devices and micro-batches (auto: 256, or a power of two that
+            fewer images fill)
+        micro_batch: images per forward pass on one device (auto: chosen for the device and the image size)
+        lr: peak learning rate, used as given (auto: optim.base_lr x batch / optim.base_batch)
+        image_size: pixels: a side or [height,width] (auto: that of the weights or the model; less if the images are
+            smaller)
+        channels: image channels (auto: as many as the data has)
+        seed: random seed of the choice of labels, weights, order, crops and mixing (default: 0)
+        workers: loader processes (auto: one per CPU core but one, at most 8)
+        precision: 32-true or bf16-mixed (auto: bf16-mixed where the device computes it fast, else 32-true)
+        devices: number of GPUs, or of CPU processes without a GPU (auto: all GPUs, or one CPU process)
+        val_every: optimizer steps between validations (auto: a tenth of the run)
+        save_every: optimizer steps between checkpoints (auto: the same as val_every)
+        resume: continue the run in out (default: false)
+        overwrite: replace the run in out (default: false)
+        model: a choice of `conf/model`: bit_101x1, bit_101x3, bit_152x2, bit_152x4, bit_50x1, bit_50x3, bit_nano,
+            cvt_13, cvt_21, cvt_nano, cvt_w24, vit_base, vit_base_patch16_384, vit_base_patch32_224,
+            vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
+            vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
+            `mimsuite.models`
+        head: a choice of `conf/head`: classifier, dec1, dec8, simmim (default: classifier)
+        objective: a choice of `conf/objective`: classify, mae, simmim (default: classify)
+        augment: a choice of `conf/augment`: crop, none, supervised (default: supervised); or an augmentation of your
+            own
+        optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
+        schedule: a choice of `conf/schedule`: cosine, hyperrule, linear, milestones (default: cosine)
+        logger: a choice of `conf/logger`: default (default: default); or Lightning loggers instead
+        callbacks: a choice of `conf/callbacks`: finetune, pretrain (default: finetune); or Lightning callbacks, in
+            addition
+        experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
+            finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
+            mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
+            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite finetune --help` lists them.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("finetune", locals())
