@@ -35,6 +35,7 @@ SPLITS = ("train", "val", "test")
 LABEL_SOURCES = ("auto", "none", "folder")  # of `mimsuite pack`, beside a CSV file
 Alpha = Literal["white", "drop", "channel"]
 ALPHAS: tuple[Alpha, ...] = get_args(Alpha)  # what becomes of transparency
+CACHE_PARTS = ("old", "all")  # that `mimsuite doctor clean=` removes
 SPLIT_SOURCES = ("auto", "none", "folder")  # of `mimsuite pack`
 INTERPOLATIONS = ("bicubic", "bilinear")  # of augmentation
 LabelKind = Literal["classes", "multilabel", "regression"]

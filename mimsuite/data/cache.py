@@ -25,6 +25,7 @@ LIMIT, LIMIT_GIB = "MIMSUITE_CACHE_LIMIT", 100.0
 
 _ABOUT = "source.json"  # written last into a copy
 _PART = ".part"
+_OTHERS = ("features", "index")
 _GIB = 1 << 30
 _held: dict[str, int] = {}  # copies that this process uses: the handle that keeps each locked
 
@@ -185,9 +186,31 @@ def list_packed() -> Iterator[Entry]:
             yield Entry(path, about, size_of(path), path.stat().st_mtime, _why_old(path, about))
 
 
-def list_old() -> Iterator[Entry]:
-    """The copies that nobody will need again."""
-    return (entry for entry in list_packed() if entry.old)
+def other_sizes() -> dict[str, int]:
+    """Bytes of the other parts of the cache: features, and indexes of shards that have none."""
+    return {name: size_of(cache_folder() / name) for name in _OTHERS}
+
+
+def clean_cache(what: str) -> tuple[int, list[Path]]:
+    """Empties the cache; a copy that a process uses stays.
+
+    Args:
+        what: "old", copies that nobody needs any more; or "all".
+
+    Returns:
+        How many bytes were removed, and the folders that stay because they are in use.
+    """
+    removed, kept = 0, list[Path]()
+    for entry in list(list_packed()):
+        if what == "all" or entry.old:
+            if remove(entry.path):
+                removed += entry.bytes
+            else:
+                kept.append(entry.path)
+    for name, size in other_sizes().items() if what == "all" else ():
+        shutil.rmtree(cache_folder() / name, ignore_errors=True)
+        removed += size
+    return removed, kept
 
 
 def _about(path: Path) -> str:
@@ -201,7 +224,7 @@ def _why_old(path: Path, source: str) -> str:
         return "not finished"
     if not source:
         return "of an earlier version"
-    return "" if os.path.isdir(source) else f"{source} is gone"
+    return "" if os.path.isdir(source) else f"of {source}, which is gone"
 
 
 def size_of(folder: Path) -> int:

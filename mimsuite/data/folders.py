@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,7 +25,7 @@ _SHEET_MARKS = {"inspect.json", "contact_sheet.png"}  # written by `mimsuite ins
 _THUMBNAILS = ("@eadir", "__macosx", "#recycle", "$recycle.bin")
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".xml", ".mat")
 _NO_TABLES = ("readme", "license", "licence", "requirements")
-_SHOWN = 3
+_SHOWN, _CLASSES = 3, 8  # names that a line lists
 
 
 @dataclass
@@ -194,3 +194,10 @@ def count_of(count: int, thing: str) -> str:
     """A number with its thing: `1 image`, `2 classes`."""
     plural = thing + ("es" if thing.endswith(("s", "x", "ch")) else "s")
     return f"{count:,} {thing if count == 1 else plural}"
+
+
+def count_classes(counts: Mapping[int, int], names: Sequence[str]) -> str:
+    """How many images each class has: `2 classes: cat 3, dog 4`."""
+    shown = ", ".join(f"{names[number]} {counts[number]:,}" for number in sorted(counts)[:_CLASSES])
+    more = f" and {len(counts) - _CLASSES:,} more" if len(counts) > _CLASSES else ""
+    return f"{count_of(len(counts), 'class')}: {shown}{more}"

@@ -54,12 +54,17 @@ class Replacement:
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and moves what was written there into its place in one step.
 
-    A reader never sees half a file, and when the block fails the old file stays and the new part is removed.
-    Arguments are those of `Replacement`.
+    A reader never sees half a file, and when the block fails the old file stays and the new part is removed. The file
+    has the rights of any new file of this user, also where a library writes it with others. Arguments are those of
+    `Replacement`.
     """
     new = Replacement(path, durable=durable)
     try:
+        new.discard()  # what a kill left
+        new.part.touch()
+        mode = new.part.stat().st_mode
         yield new.part
+        new.part.chmod(mode)
         new.commit()
     finally:
         new.discard()

@@ -8,7 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mimsuite.settings.outputs import check_file
-from mimsuite.settings.read import read_flag, read_text
+from mimsuite.settings.read import read, read_choice, read_flag, read_text
+from mimsuite.words import CACHE_PARTS
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class DoctorSettings:
         data: a data set to look at, or None.
         out: a JSON file to write, or None; one that is there is replaced.
         strict: whether a note counts as a fault.
+        clean: what is removed from the cache: "old", "all", or nothing (None).
     """
 
     data: str | None
     out: Path | None
     strict: bool
+    clean: str | None
 
 
 def read_doctor(cfg: DictConfig) -> DoctorSettings:
@@ -34,4 +37,5 @@ def read_doctor(cfg: DictConfig) -> DoctorSettings:
     """
     strict, out = read_flag(cfg, "strict"), read_text(cfg, "out")
     file = None if out is None else check_file("out", out, (".json",), overwrite=True)
-    return DoctorSettings(read_text(cfg, "data"), file, strict)
+    clean = None if read(cfg, "clean") is None else read_choice(cfg, "clean", CACHE_PARTS)
+    return DoctorSettings(read_text(cfg, "data"), file, strict, clean)

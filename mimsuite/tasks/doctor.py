@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.cache import LIMIT, cache_limit, clean_cache, list_packed, other_sizes
 from mimsuite.data.open import open_data
 from mimsuite.data.storage import cache_folder, write_json
 from mimsuite.errors import InputError
@@ -74,7 +75,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         *check_cpu(),
         *check_threads(),
     ]
-    found += [*check_storage(), *([] if settings.data is None else check_data(settings.data))]
+    found += [*check_storage(), *check_cache(settings.clean)]
+    found += [*([] if settings.data is None else check_data(settings.data))]
     for finding in found:
         log.info("%-5s %-12s %s%s", *finding[:3], f"; {finding.fix}" if finding.fix else "")
     bad = [f for f in found if f.level == "fault" or (settings.strict and f.level == "note")]
@@ -238,6 +240,24 @@ def check_storage() -> Iterator[Finding]:
     yield check_space("temporary", temp, "free some, or set TMPDIR to a larger disk")
     if os.stat(temp).st_dev != os.stat(".").st_dev:
         yield Finding("ok", "temporary", "another file system than this folder; checkpoints are not moved across")
+
+
+def check_cache(clean: str | None) -> Iterator[Finding]:
+    """What the cache holds; with `clean`, "old" or "all", what that removes is gone before it is counted."""
+    removed, kept = clean_cache(clean) if clean else (0, [])
+    if clean:
+        yield Finding("ok", "cache", f"removed {removed / GIB:.2f} GiB")
+    for path in kept:
+        yield Finding("note", "cache", f"{path} is in use and stays", "clean again when no run uses it")
+    found = list(list_packed())
+    old = [entry for entry in found if entry.old]
+    copies = f"{len(found)} copies of image folders ({sum(e.bytes for e in found) / GIB:.2f} GiB)"
+    limit = f"{LIMIT}={cache_limit() / GIB:g}"
+    others = ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in other_sizes().items())
+    yield Finding("ok", "cache", f"{copies}, at most {limit} GiB; {others}")
+    for entry in old:
+        text = f"{entry.path.name} ({entry.bytes / GIB:.2f} GiB) is {entry.old}"
+        yield Finding("note", "cache", text, "mimsuite doctor clean=old")
 
 
 def check_space(about: str, folder: Path, fix: str, least: int = GIB // 8) -> Finding:

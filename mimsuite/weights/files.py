@@ -111,10 +111,7 @@ def write_decoder(folder: Path, state: dict[str, Tensor]) -> None:
 
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
     with replacing(path) as part:
-        part.touch()
-        mode = part.stat().st_mode  # as any file of this user; safetensors would let nobody else read it
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"})
-        part.chmod(mode)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

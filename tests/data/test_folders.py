@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mimsuite.data.checks.describe import describe_facts
+from mimsuite.data.checks.inspect import summarize_data
 from mimsuite.data.folders import images_of, matches
 from mimsuite.data.open import open_data, open_index
 from mimsuite.data.packing.layout import read_layout
@@ -287,3 +289,15 @@ def labels_of(index):
     from mimsuite.data.checks.inspect import raw_samples
 
     return {s.key: (s.data, s.label) for split in index.splits for s in raw_samples(index, split, 99)}
+
+
+def test_inspect_tells_of_labels_that_lie_elsewhere(tmp_path, tar, jpeg):
+    members = [
+        (f"{i}.{ending}", data)
+        for i in range(3)
+        for ending, data in (("jpg", jpeg(i)), ("json", b'{"caption": "a", "url": "b"}'), ("txt", b"a"))
+    ]
+    tar(tmp_path / "sh" / "train.tar", members)
+    lines = list(describe_facts(summarize_data(open_index(str(tmp_path / "sh"), tmp_path / "cache"))))
+    told = 'no labels are read (KEY.cls, or "label" in KEY.json); beside the images lie .json (3), .txt (3); the .json'
+    assert any(f"{told} of the first has caption, url" in line for line in lines)

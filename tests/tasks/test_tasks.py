@@ -112,10 +112,11 @@ def test_inspect_prints_what_it_counts(shards, tmp_path, caplog):
     caplog.set_level("INFO", logger="mimsuite")
     api.inspect(data=str(shards), out=str(tmp_path / "out"))
     for words in (
-        "train     30 images in 1 shards; height 40, width 48; kinds png; 3 channels, 8 bits; 0 of 30 broken",
-        "(of 30 images, chosen by hash, 0 to 1)",
+        "train     30 images in 1 shard; height 40, width 48; kinds png; 3 channels, 8 bits; 0 of 30 broken",
+        "(30 images; 1 = largest value of uint8)",
+        "          2 classes: blue 15, red 15",
         "classes   2: blue, red",
-        "copies    0 images are in several splits",
+        "duplicates: none across splits, none in all",
     ):
         assert words in caplog.text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mimsuite.data.folders import count_classes, count_of
 from mimsuite.data.tar import to_text
 
 FAULTS = {
@@ -20,17 +21,22 @@ FAULTS = {
 def describe_facts(facts: dict[str, Any]) -> Iterator[str]:
     """Yields lines on what `checks.inspect.summary` found."""
     yield f"data      {to_text(facts['root'])}, {facts['bytes'] / 1e6:.1f} MB"
+    for line in facts["reading"]:
+        yield f"          {line}"
     for name, split in facts["splits"].items():
         yield from describe_split(name, split)
+        yield from describe_labels(split, facts["classes"] or ())
     height, width = facts["image_size"]
     yield f"pixels    {facts['channels']} channels {facts['dtype']}, median {height} x {width}"
     mean, std = (", ".join(f"{value:.4f}" for value in facts[key]) for key in ("mean", "std"))
-    yield f"mean      [{mean}], std [{std}] (of {facts['stats_samples']} images, chosen by hash, 0 to 1)"
+    measured = f"{count_of(facts['stats_samples'], 'image')}; 1 = largest value of {facts['dtype']}"
+    yield f"mean      [{mean}], std [{std}] ({measured})"
     names = facts["classes"] or []
     shown = ", ".join(names[:8]) + ", ..." * (len(names) > 8)
     yield f"classes   {f'{len(names)}: {shown}' if names else 'no names'}"
     same = facts["duplicates"]
-    yield f"copies    {same['across']} images are in several splits; {same['extra']} copies in all"
+    across, extra = (format(same[key], ",") if same[key] else "none" for key in ("across", "extra"))
+    yield f"duplicates: {across} across splits, {extra} in all"
     for group in same["first"]:
         yield f"          the same bytes: {', '.join(group)}"
 
@@ -38,8 +44,9 @@ def describe_facts(facts: dict[str, Any]) -> Iterator[str]:
 def describe_split(name: str, split: dict[str, Any]) -> Iterator[str]:
     """Yields lines on one split."""
     yield (
-        f"{name:9} {split['samples']:,} images in {split['shards']} shards; height {format_range(split['height'])}, "
-        f"width {format_range(split['width'])}; kinds {format_counts(split['kinds'])}; "
+        f"{name:9} {count_of(split['samples'], 'image')} in {count_of(split['shards'], 'shard')}; "
+        f"height {format_range(split['height'])}, width {format_range(split['width'])}; "
+        f"kinds {format_counts(split['kinds'])}; "
         f"{format_counts(split['channels'])} channels, {format_counts(split['bits'])} bits; "
         f"{len(split['broken'])} of {sum(split['kinds'].values())} broken"
     )
@@ -51,6 +58,20 @@ def describe_split(name: str, split: dict[str, Any]) -> Iterator[str]:
     for fault, text in FAULTS.items():
         if split[fault]["count"]:
             yield f"          {split[fault]['count']} {text}: {'; '.join(split[fault]['first'])}"
+
+
+def describe_labels(split: dict[str, Any], classes: Sequence[str]) -> Iterator[str]:
+    """Yields the images of each class, and what lies beside the images of a split without labels."""
+    counts = {int(number): count for number, count in split["labels"].items()}
+    if counts:
+        names = [classes[number] if number < len(classes) else str(number) for number in range(max(counts) + 1)]
+        yield f"          {count_classes(counts, names)}"
+    elif not split["label_range"] and split["beside"]:
+        fields = f"; the .json of the first has {', '.join(split['fields'])}" if split["fields"] else ""
+        yield (
+            f'          no labels are read (KEY.cls, or "label" in KEY.json); beside the images lie '
+            f"{format_counts({f'.{ending}': count for ending, count in split['beside'].items()})}{fields}"
+        )
 
 
 def format_counts(counts: dict[str, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,11 +17,12 @@ from mimsuite.data.labels import Label, classes_of, parse_label
 from mimsuite.data.members import read_image, read_key, read_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
+from mimsuite.data.tar import Member as TarMember
 from mimsuite.data.tar import hidden_image, image_of, read_groups, to_text
 from mimsuite.errors import InputError
 
 _SALT = 0x494E5350
-_FIRST = 5  # of each fault, so many are named
+_FIRST, _FIELDS = 5, 12  # of each fault, and of a .json, so many are named
 
 
 class RawSample(NamedTuple):
@@ -77,9 +79,9 @@ def summarize_data(index: DataIndex, samples: int = STATS_SAMPLES) -> dict[str, 
         `samples`, `shards`, `bytes`; `labels` (samples per class), `label_kinds` and `label_range` ([smallest,
         mean, largest] of a regression, else empty); the faults `unlabelled`, `wrong_labels`, `keys_twice`,
         `keys_not_utf8` and `no_sample` (images that nobody sees because of dots in their keys), each with
-        `count` and `first`; `longest_key` (bytes); and of the images looked into
-        `kinds`, `channels`, `bits`, `height` and `width` ([smallest, median, largest]; empty where all are
-        broken), and `broken`.
+        `count` and `first`; `longest_key` (bytes); `beside`, the other files of its samples by ending, and `fields` of
+        the first `.json`; and of the images looked into `kinds`, `channels`, `bits`, `height` and `width` ([smallest,
+        median, largest]; empty where all are broken), and `broken`.
 
     Raises:
         RunError: a shard cannot be read.
@@ -87,6 +89,7 @@ def summarize_data(index: DataIndex, samples: int = STATS_SAMPLES) -> dict[str, 
     first = next(iter(index.splits))
     return {
         "root": index.root,
+        "reading": list(index.reading),
         "splits": {
             name: _totals(index, name) | _labels(index, name) | _names(index, name) | _looks(index, name, samples)
             for name in index.splits
@@ -148,12 +151,16 @@ def _names(index: DataIndex, split: str) -> dict[str, Any]:
     keys, counts = np.unique(index.records(split).keys(), return_counts=True)
     repeated = set(keys[counts > 1].tolist())
     twice, odd, hidden = NameCounter(), NameCounter(), NameCounter()
-    longest = 0
+    longest, beside, fields = 0, Counter[str](), list[str]()
     for shard in index.splits[split]:
         for key, group in read_groups(shard.path):
+            image = image_of(group)
+            beside.update(ending for ending, member in group if member is not image)
+            if not fields:
+                fields = _json_fields(shard.path, group)
             if name := hidden_image(group):
                 hidden.add(name)
-            if image_of(group) is None:
+            if image is None:
                 continue
             longest = max(longest, len(key.encode("utf-8", "surrogateescape")))
             if to_text(key) != key:
@@ -165,7 +172,21 @@ def _names(index: DataIndex, split: str) -> dict[str, Any]:
         "keys_not_utf8": odd.plain(),
         "no_sample": hidden.plain(),
         "longest_key": longest,
+        "beside": dict(beside.most_common()),
+        "fields": fields,
     }
+
+
+def _json_fields(path: str, group: list[tuple[str, TarMember]]) -> list[str]:
+    """The first fields of the `.json` of a sample."""
+    member = next((member for ending, member in group if ending == "json"), None)
+    if member is None:
+        return []
+    try:
+        content = json.loads(store_of(path).read(path, member.offset, member.size))
+    except ValueError:
+        return []
+    return list(map(str, content))[:_FIELDS] if isinstance(content, dict) else []
 
 
 def _looks(index: DataIndex, split: str, count: int) -> dict[str, Any]:

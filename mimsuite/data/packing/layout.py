@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mimsuite.data.folders import Contents, count_of, describe_left_out, list_names
+from mimsuite.data.folders import Contents, count_classes, count_of, describe_left_out, list_names
 from mimsuite.data.labels import Label, classes_of
 from mimsuite.data.sources import split_name_of
 from mimsuite.data.tar import to_text
@@ -14,7 +14,6 @@ from mimsuite.errors import InputError
 from mimsuite.words import SPLITS
 
 UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised")  # folders of images that have no class
-_SHOWN = 8  # classes
 _ONLY_LEVEL = "images"  # a single folder of this name is no class
 _KEEP_OUT = "exclude= of `mimsuite pack` leaves out what is no data, and splits=none reads all as train"
 
@@ -159,10 +158,8 @@ def _read_classes(names: Sequence[str], given: list[str], below: Sequence[Sequen
 def describe_split(images: int, counts: Mapping[int, int], classes: Sequence[str], unlabelled: int) -> str:
     """How many images a split has, of which classes, in words."""
     text = count_of(images, "image")
-    if classes:
-        shown = ", ".join(f"{classes[number]} {counts[number]:,}" for number in sorted(counts)[:_SHOWN])
-        more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
-        text += f", {count_of(len(counts), 'class')}: {shown}{more}" if counts else ""
+    if classes and counts:
+        text += f", {count_classes(counts, classes)}"
     return text + (", no labels" if unlabelled == images else f", {unlabelled:,} without a label" if unlabelled else "")
 
 
