@@ -14,6 +14,7 @@ TASKS = {
     "probe": "kNN and linear probe of a frozen encoder",
     "finetune": "supervised fine-tuning, or training from scratch; metrics on the test split at the end",
     "evaluate": "metrics of a trained classifier or of a pretraining run, and the worst mistakes",
+    "predict": "classes of images without labels, in a table (.csv, .parquet)",
     "embed": "features of every image in a file (.npz, .parquet, .csv), and a map of them",
     "reconstruct": "picture of original, masked input, prediction, paste and error",
     "plot": "curves of one or several runs in one picture",

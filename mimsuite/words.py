@@ -37,6 +37,7 @@ Alpha = Literal["white", "drop", "channel"]
 ALPHAS: tuple[Alpha, ...] = get_args(Alpha)  # what becomes of transparency
 CACHE_PARTS = ("old", "all")  # that `mimsuite doctor clean=` removes
 SPLIT_SOURCES = ("auto", "none", "folder")  # of `mimsuite pack`
+LABELS_MISSING = ("unlabelled", "skip", "error")  # what `mimsuite pack` does with images that a CSV file does not label
 INTERPOLATIONS = ("bicubic", "bilinear")  # of augmentation
 LabelKind = Literal["classes", "multilabel", "regression"]
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)

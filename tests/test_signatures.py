@@ -20,7 +20,7 @@ FILES = {
     "training": ("The functions that train", ["pretrain", "finetune"]),
     "tasks": (
         "The functions that do not train",
-        ["probe", "evaluate", "embed", "reconstruct", "plot", "pack", "inspect", "demo", "doctor"],
+        ["probe", "evaluate", "predict", "embed", "reconstruct", "plot", "pack", "inspect", "demo", "doctor"],
     ),
 }
 SUMMARY = "the content of `summary.json`"
@@ -29,6 +29,7 @@ RETURNS = {
     "finetune": SUMMARY,
     "probe": SUMMARY,
     "evaluate": SUMMARY,
+    "predict": "counts and places",
     "embed": "counts and places",
     "reconstruct": "masked loss and PSNR",
     "plot": "the last metrics of each run by its name",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mimsuite.api.calls import call, compose_and
-from mimsuite.api.tasks import demo, doctor, embed, evaluate, inspect, pack, plot, probe, reconstruct
+from mimsuite.api.tasks import demo, doctor, embed, evaluate, inspect, pack, plot, predict, probe, reconstruct
 from mimsuite.api.training import finetune, pretrain
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "load",
     "pack",
     "plot",
+    "predict",
     "pretrain",
     "probe",
     "reconstruct",

@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import lightning
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from mimsuite.data.augment.crop import CenterCrop, Transform
 from mimsuite.data.collate import Collate
 from mimsuite.data.index import DataIndex, Samples, Selection
+from mimsuite.data.label_join import has_label
 from mimsuite.data.order import BatchOrder
 from mimsuite.data.reader import ImageReader
 from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import MaskSampler
 from mimsuite.types import Batch
 
-_SALT_VAL, _SALT_WHOLE = 0x56414C, 0x57484F4C
+_SALT_WHOLE = 0x57484F4C
 _PREFETCH = 4  # batches per worker
 
 Item = tuple[int, int, int]  # (epoch, number of the sample, optimizer step)
@@ -156,7 +158,7 @@ class ImageData(lightning.LightningDataModule):
         self._train = index.records(index.select("train")) if train is None else train
         self.order = BatchOrder(self._train.sizes, batch, seed, lanes, window)
         curve = index.records(index.select("curve")) if val is None else val
-        self._val = curve.take(curve.smallest(val_limit, _SALT_VAL)[:val_limit])
+        self._val = curve.of_curves(val_limit)
 
     def train_dataloader(self) -> BatchLoader:
         """This rank's micro-batches of the run.
@@ -198,12 +200,14 @@ class ImageData(lightning.LightningDataModule):
         Args:
             part: which images.
             limit: at most so many, chosen by their keys.
-            labels: whether labels are read.
+            labels: whether labels are read; then only images that have one are taken.
 
         Returns:
             The loader, and `count`.
         """
         samples = {"train": self._train, "val": self._val}[part]
+        if labels:
+            samples = samples.take(np.flatnonzero(has_label(self._index, samples)))
         chosen = samples.take(samples.smallest(limit, _SALT_WHOLE)[:limit])
         reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
         rank, world = self._place()

@@ -139,13 +139,25 @@ def run_around(folder: str) -> Path | None:
     return next((p for p in (place, *place.parents) if all((p / mark).is_file() for mark in RUN_MARKS)), None)
 
 
+def is_picture(data: str) -> bool:
+    """Whether this is one image file, by its ending."""
+    return data.lower().endswith(PICTURE_ENDINGS) and store_of(data).is_file(absolute(data))
+
+
+def folder_of(source: Path) -> Path:
+    """The folder that the names in `Contents` are relative to: that of a single image, else `source` itself."""
+    return source.parent if is_picture(str(source)) else source
+
+
 def images_of(data: str, key: str = "data", exclude: Sequence[str] = ()) -> Contents | None:
-    """What a folder of images holds; None for anything else: shards, an unfinished pack, or no folder.
+    """What a folder of images holds, or one image; None for anything else: shards, an unfinished pack, or no folder.
 
     Raises:
         InputError: it holds both shards and images, only files that are not read, or lies in a run folder.
     """
     store, place = store_of(data), absolute(data)
+    if is_picture(data):
+        return Contents(images=[os.path.basename(place)])
     if not store.is_folder(place) or any(store.is_file(os.path.join(place, name)) for name in (INDEX, JOURNAL)):
         return None
     found = read_contents(place, key, exclude)

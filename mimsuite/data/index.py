@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -10,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.hashing import mix_hashes, splitmix64
+from mimsuite.data.labels import GivenLabels
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import map_array
-from mimsuite.data.tar import RECORD
+from mimsuite.data.tar import FIRST_RECORD, RECORD
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
 from mimsuite.words import Alpha
 
 STATS_SAMPLES = 512  # training images whose pixels give mean and std
+EVERY_SPLIT = "all"
 _TABLES = 64  # kept open, for each holds a file
 
 Role = Literal["train", "curve", "test", "fit", "choose"]
@@ -88,7 +91,7 @@ class Samples:
 
     def column(self, name: str) -> NDArray[Any]:
         """One field of the `tar.RECORD`s of all samples, `(N,)`."""
-        values = np.concatenate([np.array(self._table(i)[name]) for i in range(len(self.shards))])
+        values = np.concatenate([_column(self._table(i), name) for i in range(len(self.shards))])
         return values if self._keep is None else values[self._keep]
 
     def take(self, numbers: NDArray[np.int64]) -> Samples:
@@ -101,6 +104,10 @@ class Samples:
             return np.arange(len(self))
         hashes = splitmix64(self.keys() ^ np.uint64(mix_hashes(salt)))
         return np.flatnonzero(hashes <= np.partition(hashes, count - 1)[count - 1])
+
+    def of_curves(self, limit: int) -> Samples:
+        """At most `limit` of them, chosen once by their keys: what curves are drawn from."""
+        return self.take(self.smallest(limit, _SALT_CURVE)[:limit])
 
     def _table(self, number: int) -> NDArray[np.void]:
         table = self._tables.pop(number, None)
@@ -127,11 +134,15 @@ class DataIndex:
         dtype: of every decoded image, "uint8" or "uint16".
         mean, std: per channel, in fractions of the dtype's maximum.
         image_size: median (height, width) of the sampled images, in pixels.
-        has_labels: whether the samples carry labels.
+        has_labels: whether any sample has a label.
         display: what pictures show as black and as full brightness; None of 8-bit data, and where an older index
             does not say it (see `data.display.find_display`).
         alpha: what becomes of transparency when an image is read.
         reading: how a folder of images was read, as lines for people; empty for shards. It is not kept with the index.
+        given: labels that stand in for those in the shards, or None.
+        chosen: per split the numbers of the samples that count, ascending; None: all. Splits of which none does are not
+            among `splits`.
+        totals: then how many samples each split has in all.
     """
 
     root: str
@@ -146,18 +157,21 @@ class DataIndex:
     display: DisplayRange | None = None
     alpha: Alpha = "white"
     reading: tuple[str, ...] = field(default=(), compare=False)
+    given: GivenLabels | None = field(default=None, repr=False, compare=False)
+    chosen: Mapping[str, NDArray[np.int64]] | None = field(default=None, repr=False, compare=False)
+    totals: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def num_samples(self, split: str | Selection) -> int:
         """How many samples a split, or a part of it, has."""
         if isinstance(split, str):
-            return sum(shard.samples for shard in self._shards(split))
+            return len(self.records(split))
         return len(self.records(split)) if split.part != "all" else self.num_samples(split.split)
 
     def records(self, split: str | Selection) -> Samples:
         """Where the samples of a split, or of a part of it, lie."""
         if isinstance(split, str):
-            return Samples(self._shards(split))
-        samples = Samples(self._shards(split.split))
+            return Samples(self.shards_of(split), None if self.chosen is None else self.chosen[split])
+        samples = self.records(split.split)
         if split.part == "all":
             return samples
         held = samples.smallest(held_out(len(samples)), salt=_SALT_HELD)
@@ -195,13 +209,20 @@ class DataIndex:
             found = ", ".join(self.splits)
             raise InputError(f"data {self.root} has no split {' or '.join(names)}, only {found}; {fix}")
 
-    def _shards(self, split: str) -> tuple[Shard, ...]:
+    def shards_of(self, split: str) -> tuple[Shard, ...]:
+        """The shards of a split, or of all (`EVERY_SPLIT`), one split after the other.
+
+        Raises:
+            InputError: the data set has no such split.
+        """
+        if split == EVERY_SPLIT:
+            return tuple(shard for shards in self.splits.values() for shard in shards)
         if split not in self.splits:
             raise InputError(f"split={split} is not in {self.root}; it has {', '.join(self.splits)}")
         return self.splits[split]
 
 
-_SALT_HELD = 0x48454C44
+_SALT_HELD, _SALT_CURVE = 0x48454C44, 0x56414C
 _NO_TRAIN = "rename its shards train-*.tar"
 _APART: dict[Role, tuple[str, ...]] = {
     "train": ("val", "test"),
@@ -217,10 +238,15 @@ def held_out(samples: int) -> int:
     return max(1, min(max(16, samples // 100), samples // 10))
 
 
+def _column(table: NDArray[np.void], name: str) -> NDArray[Any]:
+    """A field of all rows; zeros where a table was written before there was this field."""
+    return np.array(table[name]) if name in (table.dtype.names or ()) else np.zeros(len(table), RECORD[name])
+
+
 def _load_table(shard: Shard) -> NDArray[np.void]:
     with reading(shard.table, "pack the data again"):
         table: NDArray[np.void] = map_array(store_of(shard.table), shard.table)
-    if table.dtype != RECORD or table.shape != (shard.samples,):
+    if table.dtype not in (RECORD, FIRST_RECORD) or table.shape != (shard.samples,):
         raise InputError(
             f"{shard.table} does not belong to {shard.path} ({shard.samples} samples); pack the data again"
         )

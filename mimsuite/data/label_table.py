@@ -39,24 +39,29 @@ class LabelFacts:
     counts: NDArray[np.int64] | None
 
 
-def read_label(files: ShardFiles, shard: Shard, row: np.void, key: str, num_classes: int | None) -> Label:
+def read_label(index: DataIndex, files: ShardFiles, shard: Shard, row: np.void, key: str) -> Label:
     """Reads the label of one sample.
 
     Args:
-        files: reads the shards.
+        index: the data set.
+        files: reads its shards.
         shard: where the sample lies.
         row: its `tar.RECORD`.
         key: its key, for errors.
-        num_classes: as of `parse_label`.
 
     Raises:
         InputError: no label, or a wrong one.
         RunError: the shard cannot be read.
     """
+    if index.given is not None:
+        given = index.given.find(members.hashed_key(row))
+        if given is None:
+            raise _unlabelled(key, shard)
+        return given
     member = members.read_label(files, shard, row)
     if member is None:
         raise _unlabelled(key, shard)
-    return _parse(member.data, member.ending, key, shard, num_classes)
+    return _parse(member.data, member.ending, key, shard, len(index.classes) if index.classes else None)
 
 
 def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
@@ -69,6 +74,13 @@ def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
     classes = len(index.classes) if index.classes else None
     files = ShardFiles(store_of(index.root))
     labels = list[Label]()
+    if index.given is not None:
+        for number, key in enumerate(samples.keys().tolist()):
+            if (label := index.given.find(key)) is None:
+                shard, row = samples[number]
+                raise _unlabelled(members.read_key(files, shard, row), shard)
+            labels.append(label)
+        return labels
     for number, (shard, member) in enumerate(members.read_labels(files, samples)):
         if member is None:
             raise _unlabelled(members.read_key(files, *samples[number]), shard)
@@ -189,4 +201,4 @@ def _parse(data: bytes, ending: str, key: str, shard: Shard, num_classes: int | 
 
 def _unlabelled(key: str, shard: Shard) -> InputError:
     key = to_text(key)
-    return InputError(f"{key} in {shard.path} has no label; add {key}.cls, or use data whose samples all have one")
+    return InputError(f"{key} in {shard.path} has no label; add {key}.cls, or choose images that have one")

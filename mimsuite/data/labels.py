@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
@@ -12,15 +16,27 @@ from mimsuite.errors import InputError
 Label = int | tuple[int, ...] | float
 
 
-def has_label(payload: bytes, ending: str) -> bool:
-    """True where the member holds a label: `.cls` always, `.json` where it is an object with "label"."""
-    if ending == "cls":
-        return True
-    try:
-        content = json.loads(payload)
-    except ValueError:
-        return False
-    return isinstance(content, dict) and "label" in content
+TABLE_ENDINGS = (".csv", ".tsv")  # of files that hold labels
+
+
+@dataclass(frozen=True)
+class GivenLabels:
+    """Labels that come from a table and not from the shards.
+
+    Attributes:
+        keys: hashed keys of the labelled samples, uint64, ascending.
+        labels: theirs.
+        mark: changes when a label changes.
+    """
+
+    keys: NDArray[np.uint64]
+    labels: tuple[Label, ...]
+    mark: str
+
+    def find(self, key: int) -> Label | None:
+        """The label of a sample by its hashed key; None where it has none."""
+        place = int(np.searchsorted(self.keys, np.uint64(key)))
+        return self.labels[place] if place < len(self.keys) and int(self.keys[place]) == key else None
 
 
 def parse_label(payload: bytes, ending: str, key: str, num_classes: int | None) -> Label:

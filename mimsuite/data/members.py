@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.index import Samples, Shard
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.tar import BLOCK, SampleRow, header_name, split_name
+from mimsuite.data.tar import BLOCK, FIRST_RECORD, SampleRow, header_name, split_name
 from mimsuite.errors import InputError, RunError
 
 
@@ -59,11 +59,38 @@ def read_key(files: ShardFiles, shard: Shard, row: np.void) -> str:
     return _read(files, shard, at.image_offset, at.image_header, 0).key
 
 
+def read_files(files: ShardFiles, samples: Samples) -> list[str]:
+    """The path of each image below the folder that it was packed from; where none is kept, its name in the shard.
+
+    Errors are those of `read_image`.
+    """
+    found = list[str]()
+    for number in range(len(samples)):
+        shard, row = samples[number]
+        at = SampleRow(*row.item())
+        if at.file_header:
+            data = _read(files, shard, at.file_offset, at.file_header, at.file_size).data
+            found.append(data.decode("utf-8", "surrogateescape"))
+        else:
+            found.append(_read(files, shard, at.image_offset, at.image_header, 0).name)
+    return found
+
+
 def read_image_end(files: ShardFiles, shard: Shard, row: np.void, size: int) -> bytes:
     """Reads the last `size` bytes of an image, or all if it has fewer. Errors are those of `read_image`."""
     at = SampleRow(*row.item())
     part = min(size, at.image_size)
     return _read(files, shard, at.image_offset + at.image_size - part, 0, part).data
+
+
+def hashed_key(row: np.void) -> int:
+    """The hashed key in a sample's row."""
+    return SampleRow(*row.item()).key
+
+
+def is_table_of(samples: Samples, rows: NDArray[np.void]) -> bool:
+    """Whether the tables of some samples say what a scan has found, as far as they say anything."""
+    return all(np.array_equal(rows[name], samples.column(name)) for name in FIRST_RECORD.names or ())
 
 
 def checked_id(shard: Shard, row: np.void, key: str) -> int:

@@ -12,10 +12,10 @@ from pathlib import Path
 from PIL import __version__ as pillow_version
 
 from mimsuite.data.cache import find_copy
-from mimsuite.data.folders import Contents, images_of
+from mimsuite.data.folders import Contents, folder_of, images_of
 from mimsuite.data.index import DataIndex
-from mimsuite.data.index_json import FORMAT, INDEX, JOURNAL, read_index, write_index
-from mimsuite.data.scan import build_index
+from mimsuite.data.index_json import INDEX, JOURNAL, read_index, write_index
+from mimsuite.data.scan import SCAN, build_index
 from mimsuite.data.sources import INFO, find_shards
 from mimsuite.data.storage import cache_folder, move_folder
 from mimsuite.data.stores.address import absolute, store_of
@@ -23,6 +23,7 @@ from mimsuite.errors import InputError
 
 log = logging.getLogger("mimsuite")
 
+PACKED = "mimsuite-pack-2"  # of what a pack writes; copies in the cache under another name are not used
 EMBEDDED = Path(__file__).parent / "emoji-64"
 
 
@@ -30,7 +31,8 @@ def open_data(data: str | None) -> DataIndex:
     """Opens a data set; its `reading` tells how a folder of images was read.
 
     Args:
-        data: a packed folder, a folder of tar shards, a brace pattern, an image folder, or None for `emoji-64`.
+        data: a packed folder, a folder of tar shards, a brace pattern, an image folder, one image, or None for
+            `emoji-64`.
 
     Raises:
         InputError: nothing usable there; the message names it.
@@ -83,7 +85,7 @@ def pack_to_cache(source: Path, contents: Contents) -> DataIndex:
 
     try:
         reading = describe_reading(read_layout(str(source), contents.images, "auto", "auto"), contents)
-        folder = find_copy(source, hash_of_images(source, contents), lambda part: pack(source, part))
+        folder = find_copy(source, hash_of_images(folder_of(source), contents), lambda part: pack(source, part))
     except InputError as error:
         raise InputError(str(error).replace("src=", "data=")) from error
     return replace(open_index(str(folder)), root=str(source), reading=tuple(reading))
@@ -91,7 +93,7 @@ def pack_to_cache(source: Path, contents: Contents) -> DataIndex:
 
 def hash_of_images(source: Path, contents: Contents) -> str:
     """A name that changes when an image below `source` is added, removed or changed, or would be packed otherwise."""
-    digest, store = hashlib.sha256(f"{FORMAT} {pillow_version}\n".encode()), store_of(str(source))
+    digest, store = hashlib.sha256(f"{PACKED} {pillow_version}\n".encode()), store_of(str(source))
     for name in contents.images:
         size, version = store.stat(os.path.join(source, name))
         digest.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
@@ -99,7 +101,7 @@ def hash_of_images(source: Path, contents: Contents) -> str:
 
 
 def _fingerprint_of_shards(paths: list[Path], info: Path) -> str:
-    digest, store = hashlib.sha256(FORMAT.encode()), store_of(str(info))
+    digest, store = hashlib.sha256(SCAN.encode()), store_of(str(info))
     for path in [*paths, *([info] if store.is_file(str(info)) else [])]:
         try:
             size, version = store.stat(str(path))

@@ -67,7 +67,7 @@ class ImageReader(Dataset[Sample | Failure]):
         """
         self._samples, self._transform, self._seed, self._labels = samples, transform, seed, labels
         self._channels, self._dtype, self._alpha = index.channels, index.dtype, index.alpha
-        self._classes = len(index.classes) if index.classes else None
+        self._index = index
         self._files = ShardFiles(store_of(index.root))
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ class ImageReader(Dataset[Sample | Failure]):
         except DecodeError as error:
             bad.append(BadSample(shard.path, key, str(error)))
             return None
-        label = read_label(self._files, shard, row, key, self._classes) if self._labels else None
+        label = read_label(self._index, self._files, shard, row, key) if self._labels else None
         signed = identity - (1 << 64) if identity >= 1 << 63 else identity
         return Sample(self._transform(pixels, generator), signed, seed, label, tuple(bad), key=key)
 

@@ -13,8 +13,7 @@ from mimsuite.data.folders import images_of
 from mimsuite.data.images.stats import measure_images
 from mimsuite.data.index import STATS_SAMPLES, DataIndex, Samples, Shard
 from mimsuite.data.index_json import INDEX, read_classes, write_index
-from mimsuite.data.labels import has_label
-from mimsuite.data.members import read_image, read_label
+from mimsuite.data.members import find_labelled, read_image
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import INFO, find_shards, read_info, split_of
 from mimsuite.data.storage import move_file, write_array
@@ -26,6 +25,7 @@ from mimsuite.words import SPLITS, Alpha
 
 log = logging.getLogger("mimsuite")
 
+SCAN = "mimsuite-scan-2"  # of what a scan finds; indexes in the cache under another name are not used
 _SALT = 0x53544154
 
 
@@ -53,9 +53,9 @@ def build_index(
         mean=facts.mean,
         std=facts.std,
         image_size=facts.image_size,
-        has_labels=_is_labelled(files, chosen),
         display=facts.display,
         alpha=alpha,
+        has_labels=any(find_labelled(Samples(shards)).any() for shards in splits.values()),
     )
 
 
@@ -127,9 +127,3 @@ def read_images(files: ShardFiles, samples: Samples) -> Iterator[tuple[str, byte
         shard, row = samples[number]
         image = read_image(files, shard, row)
         yield f"{shard.path}:{image.name}", image.data
-
-
-def _is_labelled(files: ShardFiles, samples: Samples) -> bool:
-    """Whether any sample has a label."""
-    labels = (read_label(files, *samples[number]) for number in range(len(samples)))
-    return any(label is not None and has_label(label.data, label.ending) for label in labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,8 +18,10 @@ from mimsuite.errors import InputError
 BLOCK = 512
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
 
+FILE_ENDING = "file.txt"  # `KEY.file.txt` holds the path of the image below the folder that it was packed from
+
 #: One row per sample, in the shard's order. `*_offset` is where a payload begins, `*_size` its bytes,
-#: `*_header` the bytes of header blocks in front of it (0: no label). `key` is `hash_key(KEY)`.
+#: `*_header` the bytes of header blocks in front of it (0: no such member). `key` is `hash_key(KEY)`.
 RECORD = np.dtype(
     [
         ("key", "<u8"),
@@ -28,8 +31,12 @@ RECORD = np.dtype(
         ("label_offset", "<u8"),
         ("label_size", "<u4"),
         ("label_header", "<u4"),
+        ("file_offset", "<u8"),
+        ("file_size", "<u4"),
+        ("file_header", "<u4"),
     ]
 )
+FIRST_RECORD = np.dtype(RECORD.descr[:7])  # of tables that were written before paths were kept
 
 
 class SampleRow(NamedTuple):
@@ -42,6 +49,9 @@ class SampleRow(NamedTuple):
     label_offset: int
     label_size: int
     label_header: int
+    file_offset: int = 0
+    file_size: int = 0
+    file_header: int = 0
 
 
 _EXTENSIONS = (b"x", b"g", b"L", b"K")  # headers that belong to the next member
@@ -86,11 +96,14 @@ def scan_shard(path: str) -> NDArray[np.void]:
         NoImageError: it is whole, and holds no image.
         InputError: the file cannot be read, is not a plain tar file, is cut or damaged.
     """
-    rows, hidden = [], ""
+    rows, hidden, store = list[SampleRow](), "", store_of(path)
     for key, group in read_groups(path):
         image = image_of(group)
         if image is not None:
-            rows.append(_row(key, image, label_of(group), path))
+            label = label_of(group)
+            if label is not None and label.name.lower().endswith(".json"):
+                label = label if holds_label(store.read(path, label.offset, label.size)) else None
+            rows.append(_row(key, image, label, _find(group, FILE_ENDING), path))
         hidden = hidden or hidden_image(group)
     if not rows:
         why = f"no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}"
@@ -189,16 +202,27 @@ def hidden_image(group: list[tuple[str, Member]]) -> str:
 
 def label_of(group: list[tuple[str, Member]]) -> Member | None:
     """The label among the members of a sample: `.cls`, else the first `.json`."""
-    found = {ending: member for ending, member in reversed(group) if ending == "json"}
-    found |= {ending: member for ending, member in group if ending == "cls"}
-    return found.get("cls", found.get("json"))
+    return _find(group, "cls") or _find(group, "json")
 
 
-def _row(key: str, image: Member, label: Member | None, path: str) -> SampleRow:
+def holds_label(payload: bytes) -> bool:
+    """Whether a `.json` member is meant as a label; False for other facts about the image, and for `"label": null`."""
+    try:
+        content = json.loads(payload)
+    except (ValueError, RecursionError):
+        return True  # named as a wrong label when it is read
+    return not isinstance(content, dict) or content.get("label") is not None
+
+
+def _find(group: list[tuple[str, Member]], ending: str) -> Member | None:
+    return next((member for own, member in group if own == ending), None)
+
+
+def _row(key: str, image: Member, label: Member | None, file: Member | None, path: str) -> SampleRow:
     if image.size >= 1 << 32:
         raise InputError(f"shard {path}: {to_text(image.name)} has {image.size} bytes; at most 4 GiB are allowed")
-    tail = (label.offset, label.size, label.header) if label is not None else (0, 0, 0)
-    return SampleRow(hash_key(key), image.offset, image.size, image.header, *tail)
+    tail = [(m.offset, m.size, m.header) if m is not None else (0, 0, 0) for m in (label, file)]
+    return SampleRow(hash_key(key), image.offset, image.size, image.header, *tail[0], *tail[1])
 
 
 def _payload_size(block: bytes, offset: int, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_embed(cfg: DictConfig) -> EmbedSettings:
         InputError: a value that the task, the encoder or the data does not take.
     """
     overwrite = read_flag(cfg, "overwrite")
-    out = read_table(cfg.out, overwrite=overwrite)
+    out = read_table(cfg.out, TABLES, overwrite=overwrite)
     picture = read_map(read(cfg, "map"), out, overwrite=overwrite)
     pool = read_choice(cfg, "pool", VECTOR_POOLS)
     batch, workers = read_int(cfg, "batch"), read_int(cfg, "workers", auto=auto_workers(), least=0)
@@ -69,22 +70,22 @@ def read_embed(cfg: DictConfig) -> EmbedSettings:
     check_outside(cfg.out, cfg.data)
     index = open_data(cfg.data)
     check_channels(index, weights)
-    part = choose_split(index, str(cfg.split), otherwise="train")
+    part = choose_split(index, str(cfg.split), otherwise="train", whole=True)
     title = f"{view} of {cfg.init}: {part.split} of {cfg.data or 'emoji-64'}"
     return EmbedSettings(out, picture, weights, index, part, view, image_size, batch, workers, title)
 
 
-def read_table(value: Any, *, overwrite: bool) -> Path:
-    """Where the table goes.
+def read_table(value: Any, endings: Sequence[str], *, overwrite: bool) -> Path:
+    """Where the table goes, which has one of these endings, the preferred one first.
 
     Raises:
         InputError: it may not be written there, or .parquet without pyarrow.
     """
-    path = check_file("out", str(value), TABLES, overwrite=overwrite)
+    path = check_file("out", str(value), endings, overwrite=overwrite)
     if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
         raise InputError(
             f'out={value} needs pyarrow, which is not installed; pip install "mimsuite[parquet]", or use '
-            f"out={path.with_suffix('.npz')}"
+            f"out={path.with_suffix(endings[0])}"
         )
     return path
 
@@ -95,10 +96,16 @@ def read_map(value: Any, out: Path, *, overwrite: bool) -> Path | None:
     Raises:
         InputError: it may not be written there.
     """
-    if value in (None, False):
+    if value is None or str(value).lower() == "false":  # the command line hands on a path as text
         return None
-    place = out.with_suffix(".png") if value == "auto" else str(value)
+    place = auto_map(out, overwrite=overwrite) if value == "auto" else str(value)
     try:
         return check_file("map", place, (".png",), overwrite=overwrite)
     except InputError as error:
         raise InputError(f"{error}; map=false draws none") from None
+
+
+def auto_map(out: Path, *, overwrite: bool) -> Path:
+    """The map beside a table: `x.png` of `x.npz`; `x.npz.png` where `x.png` is there, as that of `x.csv`."""
+    beside = out.with_suffix(".png")
+    return out.with_name(f"{out.name}.png") if beside.exists() and not overwrite else beside

@@ -16,7 +16,8 @@ from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import check_image_size
 from mimsuite.models.load import check_channels, config_of
-from mimsuite.settings.class_match import MatchedOutputs, match_outputs
+from mimsuite.settings.class_match import MatchedOutputs, is_only_a_number, match_outputs
+from mimsuite.settings.given_labels import read_label_file, read_labelled
 from mimsuite.settings.images import Size, choose_split, read_image_sizes
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.masks import BATCH, Masking, read_masking
@@ -88,6 +89,12 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
     check_outside(cfg.out, cfg.data)
     index = open_data(cfg.data)
     check_channels(index, trained.weights)
+    if trained.masked and read_label_file(cfg) is not None:
+        raise InputError(f"labels={cfg.labels} is for classifiers, and init={cfg.init} predicts pixels; remove labels=")
+    if not trained.masked:
+        own = classifier_outputs(trained, config).names
+        known = [str(number) for number in range(len(own))] if is_only_a_number(own) else own
+        index = read_labelled(cfg, index, "the evaluation of a classifier", known)
     part = choose_split(index, str(cfg.split))
     sizes = read_image_sizes(read(cfg, "image_size"), trained.image_size)
     check_sizes(config, sizes)
@@ -118,12 +125,8 @@ def read_classes(
     """The labels of all images, and which output of the classifier is which of their classes.
 
     Raises:
-        InputError: no labels, or labels that the classifier does not predict.
+        InputError: labels that the classifier does not predict.
     """
-    if not index.has_labels:
-        raise InputError(
-            f"data={data} has no labels; to evaluate a classifier takes one per image (.cls or .json in the shards)"
-        )
     labels = read_labels(index, index.records(part))
     own = classifier_outputs(trained, config)
     return labels, match_outputs(own, labels, index.classes, f"data={data or 'emoji-64'}")

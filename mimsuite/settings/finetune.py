@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -12,6 +12,7 @@ from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import read_budget
 from mimsuite.settings.geometry import Geometry, read_plain_geometry
+from mimsuite.settings.given_labels import read_labelled
 from mimsuite.settings.hyperrule import hyper_rule
 from mimsuite.settings.labels import TrainingLabels, check_objective, read_training_labels
 from mimsuite.settings.model import classifier_config, read_frozen_depth, read_model
@@ -51,6 +52,7 @@ def read_finetune(
         InputError: a value that the task, the model or the data does not take.
     """
     cfg, inputs = read_inputs(cfg, overrides, leads=leads, objects=objects)
+    inputs = replace(inputs, index=read_labelled(cfg, inputs.index, "finetune"))
     labels = read_training_labels(cfg, inputs.index)
     cfg, by_rule = apply_rule(cfg, len(labels.train), inputs.index)
     geometry, config = read_geometry_and_model(cfg, inputs)

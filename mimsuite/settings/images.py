@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mimsuite.data.index import DataIndex, Selection
+from mimsuite.data.index import EVERY_SPLIT, DataIndex, Selection
 from mimsuite.errors import InputError
 from mimsuite.settings.geometry import FALLBACK_SIZE
 from mimsuite.settings.read import read_size
@@ -40,7 +40,9 @@ def read_image_sizes(value: Any, native: Size | None) -> tuple[Size, ...]:
     return found
 
 
-def choose_split(index: DataIndex, value: str, *, otherwise: Literal["held_out", "train"] = "held_out") -> Selection:
+def choose_split(
+    index: DataIndex, value: str, *, otherwise: Literal["held_out", "train"] = "held_out", whole: bool = False
+) -> Selection:
     """The images of the split that is asked for; of "auto" those of `test`, else of `val`.
 
     Args:
@@ -48,6 +50,7 @@ def choose_split(index: DataIndex, value: str, *, otherwise: Literal["held_out",
         value: name of a split, or "auto".
         otherwise: what "auto" does where the data has neither: take the part of `train` that training holds out, by a
             hash of the keys, or take all of `train`.
+        whole: whether "all" is allowed, for all splits together.
 
     Raises:
         InputError: the data has no such split.
@@ -58,5 +61,7 @@ def choose_split(index: DataIndex, value: str, *, otherwise: Literal["held_out",
         value = "train"
     if value == "auto":
         return index.select("test")
+    if value == EVERY_SPLIT and not whole:
+        raise InputError(f"split=all is for embed and predict; name one of {', '.join(index.splits)}")
     index.num_samples(value)
     return Selection(value)

@@ -55,13 +55,11 @@ def read_training_labels(cfg: DictConfig, index: DataIndex) -> TrainingLabels:
 
     Args:
         cfg: read are `label_fraction`, `class_weights`, `seed`, `data`.
-        index: the data.
+        index: the labelled images.
 
     Raises:
-        InputError: no labels, wrong ones, or a value of the wrong kind.
+        InputError: wrong labels, or a value of the wrong kind.
     """
-    if not index.has_labels:
-        raise InputError(f"data={cfg.data} has no labels; finetune needs one per image (.cls or .json in the shards)")
     fit, choose = index.select("fit"), index.select("choose")
     samples, chosen = index.records(fit), index.records(choose)
     labels, other = read_labels(index, samples), read_labels(index, chosen)

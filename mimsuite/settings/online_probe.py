@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from mimsuite.data.index import DataIndex
+from mimsuite.data.label_join import has_label
 from mimsuite.errors import InputError
 from mimsuite.settings.read import read, read_flag, read_int, read_positive
 
@@ -71,16 +72,19 @@ def read_online_probe(cfg: DictConfig, index: DataIndex, shown: int) -> OnlinePr
     if share > 1:
         raise InputError(f"{HOME}.share={share:g} is above 1; it is a part of the run's time, such as 0.05")
     given = read(cfg, f"{HOME}.labels")
-    labels = index.has_labels if given == "auto" else given
-    if not isinstance(labels, bool):
+    if given != "auto" and not isinstance(given, bool):
         raise InputError(f"{HOME}.labels={given} is not true, false or auto; give one of them")
-    if labels and not index.has_labels:
-        raise InputError(f"{HOME}.labels=true, but data={cfg.data} has no labels; use {HOME}.labels=false")
-    train = index.num_samples(index.select("train"))
-    curve = min(index.num_samples(index.select("curve")), read_int(cfg, "loader.val_limit"))
+    train, curve = (index.records(index.select(role)) for role in ("train", "curve"))
+    curve = curve.of_curves(read_int(cfg, "loader.val_limit"))
+    labelled = [int(has_label(index, samples).sum()) for samples in (train, curve)]
+    labels = all(labelled) if given == "auto" else given
+    if labels and not all(labelled):
+        where = "training images" if not labelled[0] else "validation images"
+        raise InputError(f"{HOME}.labels=true, but data={cfg.data} has no labels of {where}; use {HOME}.labels=false")
+    counts = labelled if labels else (len(train), len(curve))
     of_the_run = share * shown / 2 / sum(ROUND)
     images, val_images = (
         read_int(cfg, f"{HOME}.{key}", auto=min(count, most, max(least, int(of_the_run * most))))
-        for key, count, most, least in zip(("images", "val_images"), (train, curve), ROUND, SMALLEST_ROUND, strict=True)
+        for key, count, most, least in zip(("images", "val_images"), counts, ROUND, SMALLEST_ROUND, strict=True)
     )
     return OnlineProbeSettings(images, val_images, share, labels)

@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 
 from mimsuite.data.packing.plan import Choice
 from mimsuite.errors import InputError
+from mimsuite.settings.given_labels import read_label_kind
 from mimsuite.settings.outputs import check_outside
 from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_positive, read_text
-from mimsuite.words import ALPHAS, SPLIT_SOURCES, Alpha
+from mimsuite.words import ALPHAS, LABELS_MISSING, SPLIT_SOURCES, Alpha
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def read_splits_and_labels(cfg: DictConfig) -> Choice:
         labels=str(read(cfg, "labels")),
         labels_file=read_text(cfg, "labels_file"),
         labels_column=read_text(cfg, "labels_column"),
+        labels_kind=read_label_kind(cfg),
+        labels_missing=read_choice(cfg, "labels_missing", LABELS_MISSING),
         group_by=read_text(cfg, "group_by"),
         val_fraction=read_fraction(cfg, "val_fraction"),
         test_fraction=read_fraction(cfg, "test_fraction"),

@@ -14,6 +14,7 @@ from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.models.load import check_channels, config_of
+from mimsuite.settings.given_labels import read_labelled
 from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.outputs import check_outside, check_run_folder
@@ -122,8 +123,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     check_outside(cfg.out, cfg.data)
     index = open_data(cfg.data)
     check_channels(index, weights)
-    if not index.has_labels:
-        raise InputError(f"data={cfg.data} has no labels; a probe needs one per image (.cls or .json in the shards)")
+    index = read_labelled(cfg, index, "a probe")
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     test = choose_report(index, str(cfg.split))
     tokens = config_of(weights).class_tokens

@@ -244,7 +244,7 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
     Raises:
         InputError: an augmentation of a caller's own that makes images of another size.
     """
-    init, augment = inputs.init, inputs.objects.augment
+    init, labels, augment = inputs.init, read_text(cfg, "labels"), inputs.objects.augment
     if augment is not None and tuple(augment.size) != geometry.image_size:
         height, width = geometry.image_size
         raise InputError(
@@ -256,7 +256,8 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
         named["mask"]["unit"] = geometry.mask_unit
     return with_values(
         cfg,
-        {
+        ({} if labels is None else {"labels": absolute(labels)})
+        | {
             "data": inputs.data,
             "init": str(Path(init).absolute()) if init is not None and Path(init).exists() else init,
             "image_size": list(geometry.image_size),

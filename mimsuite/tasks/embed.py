@@ -36,7 +36,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     stored = read_features(settings)
     features = stored.features(settings.view)
     try:
-        write_files(settings, features, stored.keys)
+        write_files(settings, features, stored)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"out={settings.out} cannot be written: {reason}; use another out=") from error
@@ -70,13 +70,15 @@ def read_features(settings: EmbedSettings) -> StoredFeatures:
     return reader.read(settings.index, settings.part, [settings.view])
 
 
-def write_files(settings: EmbedSettings, features: Features, keys: Sequence[str]) -> None:
+def write_files(settings: EmbedSettings, features: Features, stored: StoredFeatures) -> None:
     """Writes the table and the map; points have colours where every image has one class."""
-    from mimsuite.evaluation.features.tables import write_table
+    from mimsuite.evaluation.features.tables import name_columns, write_table
     from mimsuite.pictures.maps import draw_map, principal_plane
 
     x, labels = features.x.numpy(), None if features.labels is None else features.labels.numpy()
-    write_table(settings.out, x, labels, keys)
+    columns: dict[str, Any] = {"keys": stored.keys, **name_columns(settings.index, settings.part, stored.numbers)}
+    columns |= {} if labels is None else {"labels": labels}
+    write_table(settings.out, columns | {"features": x})
     if settings.picture is not None:
         one_class = labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
         colours = labels if one_class else None

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.label_join import count_labelled
 from mimsuite.models.device import torch_device
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.folder import RunFolder
@@ -51,6 +52,8 @@ def report_settings(settings: EvaluateSettings) -> None:
         log.info("          held out from train by a hash of the keys, as in training: there is no test and no val")
     if settings.split == "train" and settings.masking is None:
         log.warning("split=train: of images that the model learnt from, the metrics say nothing about new ones")
+    if labelled := count_labelled(settings.index):
+        log.info("labels    %s", labelled)
     if settings.masking is not None:
         log.info("masks     %s", settings.masking.note)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.label_join import count_labelled
 from mimsuite.models.load import keeps_head, make_classifier, make_normalizer, save_weights
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
@@ -61,6 +62,8 @@ def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) ->
         "labels    %s, %d outputs; %s training images; best weights by %s",
         *(labels.facts.kind, labels.facts.outputs, f"{len(labels.train):,}", labels.chosen_on),
     )
+    if labelled := count_labelled(inputs.index):
+        log.info("          %s", labelled)
     log.info(
         "model     %s from %s, %s parameters, %s of them trained; image %dx%d",
         *(

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.index import Selection
+from mimsuite.data.label_join import count_labelled
 from mimsuite.models.device import torch_device
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
@@ -76,6 +77,8 @@ def report_settings(settings: ProbeSettings) -> None:
             "          there is only train: a part of it is held out by a hash of the keys, as in training; for more "
             "images, pack it again with val_fraction=0.1"
         )
+    if labelled := count_labelled(settings.index):
+        log.info("labels    %s", labelled)
     log.info(
         "image     %s px; %d heads: layers %s, pool %s, %s, %d rates, %d epochs",
         *(format_size(settings.image_size), heads, format_list(view.layer for view in settings.views)),

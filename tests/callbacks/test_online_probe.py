@@ -3,6 +3,7 @@
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -103,9 +104,24 @@ def config(**values):
 
 
 def index(train=10**6, val=50_000, labels=True):
-    return SimpleNamespace(
-        has_labels=labels, select=lambda role: role, num_samples=lambda role: {"train": train, "curve": val}[role]
-    )
+    counts = {"train": train, "curve": val}
+    return SimpleNamespace(given=None, select=lambda role: role, records=lambda role: Images(counts[role], labels))
+
+
+class Images:
+    """As many images as a set has; `labels` says which have one, or that all or none have."""
+
+    def __init__(self, count, labels):
+        self.labels = np.broadcast_to(labels, count) if isinstance(labels, bool) else np.array(labels)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def of_curves(self, limit):
+        return Images(min(limit, len(self)), self.labels[:limit])
+
+    def column(self, name):
+        return self.labels.astype(int)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +138,12 @@ def test_auto_takes_as_many_images_as_a_run_can_afford(samples, shown, expected)
     assert (found.images, found.val_images) == expected
 
 
+def test_of_a_partly_labelled_set_only_images_with_a_label_are_counted():
+    found = read_online_probe(config(), index(train=10, val=10, labels=[True, False, True] + [False] * 7), 10**8)
+    assert found.labels
+    assert (found.images, found.val_images) == (2, 2)
+
+
 def test_without_labels_the_banner_says_what_is_left_out():
     found = read_online_probe(config(), index(labels=False), 10**8)
     assert not found.labels
@@ -135,7 +157,7 @@ def test_without_labels_the_banner_says_what_is_left_out():
         ({"share": 2}, True, "callbacks.online_probe.share=2 is above 1"),
         ({"share": "x"}, True, "callbacks.online_probe.share=x is not a number above 0"),
         ({"labels": 3}, True, "callbacks.online_probe.labels=3 is not true, false or auto"),
-        ({"labels": True}, False, "labels=true, but data=x has no labels; use callbacks.online_probe.labels=false"),
+        ({"labels": True}, False, "data=x has no labels of training images; use callbacks.online_probe.labels=false"),
     ],
 )
 def test_wrong_values_are_named_in_one_line(values, labels, says):

@@ -89,6 +89,7 @@ def test_the_scan_sees_each_way_to_reach_a_file(line, tmp_path):
 
 # Field names that nothing else has; `key` and `image_size` are names of other things, too.
 FIELDS = {"image_offset", "image_header", "label_offset", "label_size", "label_header"}
+FIELDS |= {"file_offset", "file_size", "file_header"}
 READERS = {"data/members.py", "data/tar.py"}
 
 

@@ -127,7 +127,6 @@ def test_paths_may_be_absolute_dotted_or_from_windows(scans, tmp_path):
 
 A = ["a"] * 6
 FAULTS = {
-    "no row": (lambda t: csv(t, A[:5], names=NAMES[:5]), ["no row for 1 of 6 images", "'b/5.jpg'", "add their rows"]),
     "no file": (
         lambda t: csv(t, [*A, "a"], names=[*NAMES, "c/9.jpg"]),
         ["row 8 names 'c/9.jpg'", "not an image"],
@@ -138,9 +137,18 @@ FAULTS = {
     ),
     "mixed": (lambda t: csv(t, ["a", "b", "7", *A[:3]]), ["mixed kinds", "'7' (row 4)", "'a' (row 2)", "class_7"]),
     "mixed list": (lambda t: csv(t, ["a;b", "1", *A[:4]]), ["mixed kinds", "'1' (row 3)"]),
-    "empty": (lambda t: csv(t, ["a", " ", *A[:4]]), ["row 3 has an empty column 'label'", "fill it in"]),
+    "all empty": (lambda t: csv(t, [""] * 6), ["none of the images has a label"]),
+    "none beside others": (lambda t: csv(t, ["a;none", *A[:5]]), ["row 2", "'a;none' has none beside others"]),
+    "decimal commas": (
+        lambda t: csv(t, ["1", '"2,5"', *"3456"]),
+        ["row 3", "'2,5' looks like a number with a decimal comma; write 2.5"],
+    ),
+    "ambiguous": (
+        lambda t: csv(t, [*A, "a"], names=[*NAMES[:5], "b/5", "5"]),
+        ["row 8 names '5', which is not an image"],
+    ),
     "empty part": (lambda t: csv(t, ["a;;b", *A[:5]]), ["row 2", "'a;;b' has an empty part"]),
-    "negative": (lambda t: csv(t, [1, -1, 2, 3, 4, 5]), ["row 3", "'-1' is not a class", "decimals"]),
+    "negative": (lambda t: csv(t, [1, -1, 2, 3, 4, 5]), ["row 3", "'-1' is not a class", "labels_kind=regression"]),
     "huge": (lambda t: csv(t, [1, 10**9, 2, 3, 4, 5]), ["row 3", "'1000000000' is not a class"]),
     "infinite": (lambda t: csv(t, ["1e999", *"12345"]), ["row 2", "'1e999' is not finite"]),
     "not utf-8": (lambda t: csv(t, ["a", "ä", *A[:4]], encoding="latin-1"), ["row 3 is not UTF-8", "0xe4", "save"]),
@@ -165,9 +173,122 @@ def test_a_fault_of_the_csv_is_named_with_row_value_and_fix(fault, scans, tmp_pa
         assert word in message
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda t: csv(t, A[:5], names=NAMES[:5]), ["no row for 1 of 6 images", "'b/5.jpg'", "add their rows"]),
+        (lambda t: csv(t, ["a", " ", *A[:4]]), ["row 3 has an empty column 'label'", "fill it in"]),
+    ],
+)
+def test_every_image_may_be_asked_to_have_a_label(make, words, scans, tmp_path):
+    message = refused(scans, tmp_path, make(tmp_path), labels_missing="error")
+    for word in words:
+        assert word in message
+    assert "labels_missing=maybe is unknown" in refused(scans, tmp_path, make(tmp_path), labels_missing="maybe")
+
+
+@pytest.mark.parametrize("missing", ["unlabelled", "skip"])
+def test_images_without_a_row_or_with_an_empty_label_have_no_label(missing, scans, tmp_path):
+    labels, index = packed(scans, tmp_path, csv(tmp_path, ["x", "", "y", "x"], names=NAMES[:4]), labels_missing=missing)
+    without = {} if missing == "skip" else {1: None, 4: None, 5: None}
+    assert labels == {0: 0, 2: 1, 3: 0} | without
+    assert index.has_labels
+    assert index.classes == ("x", "y")
+    done = "left out" if missing == "skip" else "packed without"
+    assert (
+        f"3 of 6 images have one in {tmp_path / 'labels.csv'}; 3 are {done} (labels_missing={missing})" in caplog.text
+    )
+
+
+def test_a_group_is_needed_even_of_an_image_without_a_label(scans, tmp_path):
+    table = csv(tmp_path, ["x,p", ",p", "y,q", "x,q", "y,q", "x,q"], header="file,label,patient")
+    labels, _ = packed(scans, tmp_path, table, group_by="patient")
+    assert labels == {0: 0, 1: None, 2: 1, 3: 0, 4: 1, 5: 0}
+    table = csv(tmp_path, ["x,p", "y,"] * 3, header="file,label,patient")
+    with pytest.raises(InputError, match="row 3 has an empty column 'patient'"):
+        plan_pack(scans, Choice(labels=table, group_by="patient"))
+    table = csv(tmp_path, ["x,p"] * 5, header="file,label,patient", names=NAMES[:5])
+    with pytest.raises(InputError, match=r"no row for 1 of 6 images .* and group_by=patient needs one"):
+        plan_pack(scans, Choice(labels=table, group_by="patient"))
+
+
+def test_in_label_sets_none_is_no_finding_and_empty_is_unknown(scans, tmp_path):
+    labels, index = packed(scans, tmp_path, csv(tmp_path, ["x;y", "none", "", "y", "None", "x"]))
+    assert labels == {0: (0, 1), 1: (), 2: None, 3: (1,), 4: (), 5: (0,)}
+    assert index.classes == ("x", "y")
+
+
+def test_single_labels_may_be_meant_as_sets_and_whole_numbers_as_numbers(scans, tmp_path):
+    table = csv(tmp_path, ["x", "none", "y", "y", "x", "x"])
+    plan = plan_pack(scans, Choice(labels=table, labels_kind="multilabel"))
+    assert {p.file: p.label for p in plan.pictures}["b/1.jpg"] == ()
+    assert plan_pack(scans, Choice(labels=table)).classes == ["none", "x", "y"]
+    ages = csv(tmp_path, [34, 51, 34, 60, 71, 51])
+    plan = plan_pack(scans, Choice(labels=ages, labels_kind="regression"))
+    assert {p.file: p.label for p in plan.pictures}["b/3.jpg"] == 60.0
+    assert plan.classes == []
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "classes"),
+    [
+        (["0.0", "1.0", "1.", "0", "0.0", "1.0"], [0, 1, 1, 0, 0, 1], ["0", "1"]),  # pandas, where some are empty
+        ([1, 3, 2, 3, 1, 1], [0, 2, 1, 2, 0, 0], ["1", "2", "3"]),  # counted from 1
+        ([1, 3, 1, 3, 1, 1], [0, 2, 0, 2, 0, 0], ["1", "2", "3"]),  # 2 may be in another table
+        ([0, 3, 0, 3, 0, 0], [0, 3, 0, 3, 0, 0], ["0", "1", "2", "3"]),
+        ([2019, 2021, 2019, 2021, 2021, 2019], [0, 1, 0, 1, 1, 0], ["2019", "2021"]),
+    ],
+)
+def test_whole_numbers_are_classes_however_they_are_written_and_counted(values, labels, classes, scans, tmp_path):
+    plan = plan_pack(scans, Choice(labels=csv(tmp_path, values)))
+    found = {p.file: p.label for p in plan.pictures}
+    assert [found[name] for name in NAMES] == labels
+    assert plan.classes == classes
+
+
+def test_names_may_lack_their_ending_unless_two_images_have_the_name(scans, tmp_path):
+    bare = [name[:-4] for name in NAMES]
+    plan = plan_pack(scans, Choice(labels=csv(tmp_path, [0, 1, 0, 1, 0, 1], names=bare)))
+    assert {p.file: p.label for p in plan.pictures} == {name: i % 2 for i, name in enumerate(NAMES)}
+    (scans / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"'a/0' fits 2 images \(a/0.jpg and a/0.png\); name each image by its whole"):
+        plan_pack(scans, Choice(labels=csv(tmp_path, [0, 1, 0, 1, 0, 1], names=bare)))
+
+
+def test_shards_are_packed_again_with_their_paths_and_with_labels_of_a_table(scans, tmp_path):
+    pack(scans, tmp_path / "bare", labels="none")
+    table = csv(tmp_path, ["x", "y", "x", "y"], names=NAMES[:4])
+    index = pack(tmp_path / "bare", tmp_path / "again", labels=table)
+    assert {s.key: s.label for s in raw_samples(index, "train", 9)} == {
+        name[:-4].replace("/", "_"): i % 2 if i < 4 else None for i, name in enumerate(NAMES)
+    }
+    assert sorted(p.file for p in plan_pack(tmp_path / "again", Choice()).pictures) == sorted(NAMES)
+    with pytest.raises(InputError, match="has no label for 2 of 6 images, the first is '[ab]/[45].jpg'"):
+        pack(tmp_path / "bare", tmp_path / "strict", labels=table, labels_missing="error")
+
+
+def test_shards_keep_the_path_of_each_image_and_webdataset_reads_it(scans, tmp_path):
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    from mimsuite.data.members import read_files
+    from mimsuite.data.shard_files import ShardFiles
+    from mimsuite.data.stores.address import store_of
+
+    index = pack(scans, tmp_path / "out", labels="none")
+    samples, files = index.records("train"), ShardFiles(store_of(index.root))
+    assert sorted(read_files(files, samples)) == sorted(NAMES)
+    with (tmp_path / "out" / "train-000000.tar").open("rb") as stream:
+        foreign = list(group_by_keys(tar_file_expander([{"url": "x", "stream": stream}])))
+    found = {(sample["__key__"], sample["file.txt"].decode()) for sample in foreign}
+    assert found == {(name[:-4].replace("/", "_"), name) for name in NAMES}
+    (tmp_path / "out" / "index.json").unlink()  # a scan finds the paths again
+    scanned = open_index(str(tmp_path / "out"), tmp_path / "cache")
+    assert read_files(files, scanned.records("train")) == read_files(files, samples)
+
+
 def test_keys_that_need_a_csv_say_so(scans, tmp_path):
-    assert "labels_column=x names a column, but labels=auto" in refused(scans, tmp_path, "auto", labels_column="x")
-    assert "labels_file=x names a column" in refused(scans, tmp_path, "none", labels_file="x")
+    assert "labels_column=x is about a table, but labels=auto" in refused(scans, tmp_path, "auto", labels_column="x")
+    assert "labels_file=x is about a table" in refused(scans, tmp_path, "none", labels_file="x")
     assert "group_by=patient names a column" in refused(scans, tmp_path, "none", group_by="patient")
     assert "labels=flder is unknown" in refused(scans, tmp_path, "flder")
     table = csv(tmp_path, A)

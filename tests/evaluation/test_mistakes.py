@@ -27,6 +27,9 @@ from mimsuite.words import LABEL_KINDS
 NAMES = ["cat", "dog", "cow"]
 
 
+FILES = ["a/0.jpg", "a/1.jpg", "b/2.jpg", "b/3.jpg"]
+
+
 def evaluated(scores, labels, kind):
     return Evaluation(
         scores_of(scores, labels, kind),
@@ -57,15 +60,17 @@ def test_the_worst_are_those_with_the_most_confidence_in_a_wrong_class(classes):
 
 def test_texts_name_the_truth_and_the_prediction_with_their_probabilities(classes):
     e = np.exp
-    true, predicted = caption_of(classes, 2, "classes", NAMES)
+    true, predicted, file = caption_of(classes, 2, "classes", NAMES, FILES[2])
+    assert file == "b/2.jpg"
     assert true == ("cat", f"{1 / (2 + e(5)):.2f}")
     assert predicted == ("dog", f"{e(5) / (2 + e(5)):.2f}")
-    assert caption_of(classes, 2, "classes", None).predicted[0] == "1"
+    assert caption_of(classes, 2, "classes", None, "").predicted[0] == "1"
 
 
 def test_predictions_have_a_line_per_image(classes, tmp_path):
-    write_predictions(tmp_path / "p.csv", classes, "classes", NAMES)
+    write_predictions(tmp_path / "p.csv", classes, FILES[:4], "classes", NAMES)
     found = read_rows(tmp_path / "p.csv")
+    assert [r["file"] for r in found] == FILES
     assert [(r["key"], r["label"], r["predicted"]) for r in found] == [
         *[("k0", "cat", "cat"), ("k1", "cow", "dog"), ("k2", "cat", "dog"), ("k3", "cow", "cat")]
     ]
@@ -78,9 +83,9 @@ def test_of_label_sets_the_label_that_is_farthest_from_the_truth_counts(tmp_path
     found = evaluated(scores, torch.tensor([[1.0, 0, 0], [0, 0, 1], [1, 1, 0]]), "multilabel")
     order, mistakes = choose_worst(found, 24)
     assert (order.tolist(), mistakes) == ([2, 1], 2)
-    assert caption_of(found, 2, "multilabel", NAMES) == (("cat: present", ""), ("absent", "0.00"))
-    assert caption_of(found, 1, "multilabel", NAMES) == (("cat: absent", ""), ("present", "0.95"))
-    write_predictions(tmp_path / "p.csv", found, "multilabel", NAMES)
+    assert caption_of(found, 2, "multilabel", NAMES, "f") == (("cat: present", ""), ("absent", "0.00"), "f")
+    assert caption_of(found, 1, "multilabel", NAMES, "f") == (("cat: absent", ""), ("present", "0.95"), "f")
+    write_predictions(tmp_path / "p.csv", found, FILES[:3], "multilabel", NAMES)
     lines = [(r["labels"], r["predicted"], r["most_wrong"]) for r in read_rows(tmp_path / "p.csv")]
     assert lines[1:] == [("cow", "cat|cow", "cat"), ("cat|dog", "dog", "cat")]
 
@@ -89,8 +94,8 @@ def test_of_numbers_the_largest_errors_are_the_worst(tmp_path):
     found = evaluated(torch.tensor([[1.0], [5.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.5]]), "regression")
     order, mistakes = choose_worst(found, 24)
     assert (order.tolist(), mistakes) == ([1, 2], 2)
-    assert caption_of(found, 1, "regression", None) == (("true", "2"), ("predicted", "5"))
-    write_predictions(tmp_path / "p.csv", found, "regression", None)
+    assert caption_of(found, 1, "regression", None, "f") == (("true", "2"), ("predicted", "5"), "f")
+    write_predictions(tmp_path / "p.csv", found, FILES[:3], "regression", None)
     assert [float(r["error"]) for r in read_rows(tmp_path / "p.csv")] == [0, 3, -1.5]
 
 
@@ -101,7 +106,7 @@ def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(clas
         asked.append(numbers.tolist())
         return [np.zeros((8, 8, 3), np.uint8)] * len(numbers)
 
-    assert write_report(tmp_path, classes, "classes", NAMES, pictures=2, split="val", images=images) == 3
+    assert write_report(tmp_path, classes, FILES[:4], "classes", NAMES, pictures=2, split="val", images=images) == 3
     assert asked == [[12, 13]]
     assert {p.name for p in tmp_path.iterdir()} == {
         *("predictions.csv", "per_class.csv", "confusion.csv", "confusion.png", "mistakes.png")
@@ -119,7 +124,7 @@ def test_without_mistakes_and_with_too_many_classes_there_are_no_pictures(tmp_pa
     monkeypatch.setattr("mimsuite.evaluation.judging.report.MOST_CONFUSED", 2)
     caplog.set_level("INFO", "mimsuite")
     right = evaluated(torch.eye(3), torch.arange(3), "classes")
-    assert write_report(tmp_path, right, "classes", NAMES, pictures=24, split="val", images=None) == 0
+    assert write_report(tmp_path, right, FILES[:3], "classes", NAMES, pictures=24, split="val", images=None) == 0
     assert {p.name for p in tmp_path.iterdir()} == {"predictions.csv", "per_class.csv"}
     assert [record.getMessage() for record in caplog.records] == [
         "no confusion matrix: there are more than 2 classes",

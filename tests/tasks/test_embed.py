@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from tables import read_rows
 
 import mimsuite
 from mimsuite.data.datamodule import eval_loader
@@ -84,7 +85,7 @@ def test_features_are_those_of_the_models_encoder(folders, photos, tmp_path, fam
     with torch.no_grad():
         expected = mimsuite.load(str(folders / family)).encoder.forward_features(pixels).grid.mean((2, 3))
     with np.load(out) as found:
-        assert sorted(found.files) == ["features", "keys", "labels"]
+        assert sorted(found.files) == ["features", "file", "keys", "labels"]
         assert found["features"].dtype == np.float32
         np.testing.assert_allclose(found["features"], expected, atol=2e-3, rtol=2e-3)
         assert found["labels"].tolist() == batch.labels.tolist()
@@ -100,14 +101,15 @@ def test_the_three_forms_hold_the_same(folders, photos, tmp_path):
     with np.load(tmp_path / "x.npz") as stored:
         npz = dict(stored)
     table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
-    assert table.column_names == ["keys", "labels", "features"]
+    assert table.column_names == ["keys", "file", "labels", "features"]
     assert table["keys"].to_pylist() == npz["keys"].tolist()
     assert table["labels"].to_pylist() == npz["labels"].tolist()
     assert np.array_equal(np.array(table["features"].to_pylist(), dtype=np.float32), npz["features"])
     head, *rows = [line.split(",") for line in (tmp_path / "x.csv").read_text().splitlines()]
-    assert head == ["keys", "labels", *(f"features_{i}" for i in range(12))]
+    assert head == ["keys", "file", "labels", *(f"features_{i}" for i in range(12))]
     assert [row[0] for row in rows] == npz["keys"].tolist()
-    assert np.array_equal(np.array([row[2:] for row in rows], dtype=np.float32), npz["features"])
+    assert [row[1] for row in rows] == table["file"].to_pylist() == npz["file"].tolist()
+    assert np.array_equal(np.array([row[3:] for row in rows], dtype=np.float32), npz["features"])
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -123,7 +125,8 @@ def test_layer_and_pool_are_obeyed(folders, photos, tmp_path):
 def test_tables_of_other_labels(tmp_path, labels):
     x, keys = np.ones((2, 3), dtype=np.float32), ["a", "b\udcff"]
     for ending in ("npz", "parquet", "csv"):
-        write_table(tmp_path / f"x.{ending}", x, labels, keys)
+        columns = {"keys": keys} | ({} if labels is None else {"labels": labels}) | {"features": x}
+        write_table(tmp_path / f"x.{ending}", columns)
     assert ("labels" in np.load(tmp_path / "x.npz").files) == (labels is not None)
     table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
     assert table.column_names == ["keys", *["labels"] * (labels is not None), "features"]
@@ -171,14 +174,37 @@ def test_other_channels_are_refused(tmp_path, photos):
         embed(tmp_path, photos, tmp_path / "x.npz", "four")
 
 
-@pytest.mark.parametrize("name", ["x.npz", "x.png"])
+@pytest.mark.parametrize("name", ["x.npz", "m.png"])
 def test_what_is_there_is_replaced_only_on_demand(folders, photos, tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=f"{name} exists; use another .*=, or overwrite=true"):
-        embed(folders, photos, tmp_path / "x.npz")
+        embed(folders, photos, tmp_path / "x.npz", map=str(tmp_path / "m.png"))
     assert (tmp_path / name).read_text() == "mine"
-    embed(folders, photos, tmp_path / "x.npz", overwrite=True)
+    embed(folders, photos, tmp_path / "x.npz", map=str(tmp_path / "m.png"), overwrite=True)
     assert (tmp_path / name).read_bytes()[:4] != b"mine"
+
+
+def test_tables_of_one_name_have_maps_of_their_own_and_false_draws_none(folders, photos, tmp_path):
+    maps = [embed(folders, photos, tmp_path / f"x.{ending}")["map"] for ending in ("npz", "csv")]
+    assert maps == [str(tmp_path / "x.png"), str(tmp_path / "x.csv.png")]
+    for number, word in enumerate(("false", "False", False)):  # the command line hands on text
+        assert embed(folders, photos, tmp_path / f"{number}.csv", map=word)["map"] is None
+
+
+def test_all_splits_together_and_a_single_image_are_embedded(folders, photos, tmp_path):
+    whole = embed(folders, photos, tmp_path / "x.csv", split="all", map=False)
+    rows = read_rows(tmp_path / "x.csv")
+    assert whole["samples"] == len(rows) == 9
+    assert {(row["split"], row["file"]) for row in rows} == {
+        (split := "test" if i < 2 else "train", f"{split}/c{i % 3}/{i}.png") for i in range(9)
+    }
+    single = tmp_path / "folder of mine" / "a.b.png"
+    single.parent.mkdir()
+    Image.new("RGB", (50, 40), (9, 99, 200)).save(single)
+    assert embed(folders, single, tmp_path / "y.csv", map=False)["samples"] == 1
+    assert read_rows(tmp_path / "y.csv")[0]["file"] == "a.b.png"
+    with pytest.raises(InputError, match="split=all is for embed and predict; name one of train, test"):
+        mimsuite.probe(init=str(folders / "vit"), data=str(photos), out=str(tmp_path / "p"), split="all")
 
 
 def test_a_parquet_without_pyarrow_names_the_fix(folders, photos, tmp_path, monkeypatch):

@@ -326,7 +326,7 @@ def test_what_does_not_go_together_is_refused_in_one_line_and_writes_nothing(vit
     bad = [
         ({"init": str(tmp_path / "bare")}, r"is an encoder without a classifier or decoder \(ViTModel\); train one wi"),
         ({"init": classifier(5)}, "has 5 outputs, but data=.* has 3 classes; use other data"),
-        ({"data": bare}, "has no labels; to evaluate a classifier takes one per image"),
+        ({"data": bare}, "has no labels, and the evaluation of a classifier needs some"),
         ({"split": "dev"}, "split=dev is not in .*; it has train, val, test"),
         ({"image_size": 33}, "image height 33 is not a multiple of the model's stride 8; use image_size=32 or 40"),
         ({"image_size": [32, 64, 32]}, "names a size twice"),

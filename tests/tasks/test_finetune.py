@@ -289,7 +289,7 @@ def empty_val(folder):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (unlabelled, "has no labels; finetune needs one per image"),
+        (unlabelled, "has no labels, and finetune needs some"),
         (beyond_the_names, "allowed is 0 to 1 (the data set's classes)"),
         (new_in_val, "val has a label 2, but the training images have classes 0 to 1"),
         (empty_val, "names a split val that holds no images"),

@@ -17,7 +17,7 @@ from mimsuite.data.images.decode import DecodeError, decode
 from mimsuite.data.index import DataIndex, Samples, Shard
 from mimsuite.data.index_json import INDEX, read_index
 from mimsuite.data.labels import parse_label
-from mimsuite.data.members import Member, read_image, read_label
+from mimsuite.data.members import Member, is_table_of, read_image, read_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import find_shards
 from mimsuite.data.stores.address import absolute, store_of
@@ -111,7 +111,7 @@ def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
 def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
     """One answer per sample of the shard, in order."""
     samples, rows = Samples((shard,)), scan_shard(shard.path)
-    if not np.array_equal(rows, np.array([samples[i][1] for i in range(len(samples))], dtype=rows.dtype)):
+    if not is_table_of(samples, rows):
         yield Problem(shard.path, -1, "", f"{shard.table} is not its table; pack the data again")
         return
     found = ((key, image) for key, group in read_groups(shard.path) if (image := image_of(group)) is not None)
@@ -120,9 +120,7 @@ def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
     def check(key: str, offset: int, image: bytes, label: Member | None) -> Problem | None:
         try:
             decode(image, index.channels, index.dtype, alpha=index.alpha)
-            if index.has_labels:
-                if label is None:
-                    raise InputError("it has no label, but other samples have one")
+            if label is not None:
                 parse_label(label.data, label.ending, key, len(index.classes) if index.classes else None)
         except (DecodeError, InputError) as error:
             return Problem(shard.path, offset, to_text(key), str(error))

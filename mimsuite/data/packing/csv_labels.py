@@ -1,30 +1,36 @@
-"""Labels and groups from a CSV file: which row belongs to which image, and what its label means."""
+"""Labels and groups from a CSV file: which row belongs to which image, and what the labels mean."""
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
+from mimsuite.data.image_names import ImageNames
 from mimsuite.data.labels import Label
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
-from mimsuite.words import MOST_CLASSES
+from mimsuite.words import MOST_CLASSES, LabelKind
+
+log = logging.getLogger("mimsuite")
 
 FILE_COLUMNS = ("file", "path", "filename", "image")
+KEY_COLUMNS = ("key", "keys")
 LABEL_COLUMNS = ("label", "class")
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
+NO_FINDING = "none"  # in label sets: the image was looked at, and has none of the labels
+_WHOLE = re.compile(r"([+-]?\d{1,18})(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
 class Row(NamedTuple):
-    """A row of the file: its line, the text of its label, its group ("" where none is asked for)."""
+    """A row of the file: its line, the text of its label ("": none), its group ("" where none is asked for)."""
 
     line: int
     label: str
@@ -32,14 +38,29 @@ class Row(NamedTuple):
 
 
 class LabelledRow(NamedTuple):
-    """What the rows hold: one label per file, and the names of the classes (none for regression)."""
+    """What the rows hold: the labels of the files that have one, and the names of the classes (none for regression)."""
 
     labels: dict[str, Label]
     classes: list[str]
 
 
+class Table(NamedTuple):
+    """A CSV file: its header, and its rows, each with the line it ends in and as many cells as the header."""
+
+    file: Path
+    header: list[str]
+    rows: list[tuple[int, list[str]]]
+
+
 def read_rows(
-    file: Path, src: Path, files: Sequence[str], *, path_column: str | None, label_column: str | None, group: str | None
+    file: Path,
+    src: Path,
+    files: Sequence[str],
+    *,
+    path_column: str | None,
+    label_column: str | None,
+    group: str | None,
+    missing: str = "unlabelled",
 ) -> dict[str, Row]:
     """Reads the row of each image.
 
@@ -50,116 +71,189 @@ def read_rows(
         path_column: column that holds these; None: the one that is called file, path, filename or image.
         label_column: column of labels; None: the one that is called label or class.
         group: column of groups; None for no groups.
+        missing: "error" where every image needs a row with a label; any other word where it may have none.
 
     Returns:
-        The row of each of `files`.
+        The row of each of `files` that has one.
 
     Raises:
-        InputError: not readable, no such column, a file without a row, a row without a file, two rows for a
-            file, or an empty label or group; the row, the value and the fix are named.
+        InputError: not readable, no such column, a row without a file, two rows for a file, an image without a group,
+            or without a label where each needs one; the row, the value and the fix are named.
     """
-    table = _table(file)
-    _, header = table[0]
-    at_path = _column(file, header, path_column, FILE_COLUMNS, "labels_file")
-    at_label = _column(file, header, label_column, LABEL_COLUMNS, "labels_column")
-    at_group = None if group is None else _column(file, header, group, (), "group_by")
-    known, rows = set(files), dict[str, Row]()
-    for line, cells in table[1:]:
+    table = read_table(file)
+    at_path = find_column(table, path_column, FILE_COLUMNS, "labels_file")
+    at_label = find_column(table, label_column, LABEL_COLUMNS, "labels_column")
+    at_group = None if group is None else find_column(table, group, (), "group_by")
+    places = match_rows(table, at_path, ImageNames(files, src=src))
+    rows = dict[str, Row]()
+    for (line, cells), place in zip(table.rows, places, strict=True):
         where = f"{file} row {line}"
-        if len(cells) != len(header):
-            raise InputError(
-                f"{where} has {len(cells)} cells where the header has {len(header)}; fix the row (quote cells that "
-                "hold the separator)"
-            )
-        name = _relative(cells[at_path], src, known)
-        if name not in known:
+        if place is None:
             raise InputError(
                 f"{where} names {cells[at_path]!r}, which is not an image below src={src}; fix the path (relative to "
                 "src), or remove the row"
             )
-        if name in rows:
-            raise InputError(
-                f"{where} names {name!r} again (first in row {rows[name].line}); keep one row for each file; several "
-                "labels of one image are written a;b"
-            )
         label, group_name = cells[at_label].strip(), "" if at_group is None else cells[at_group].strip()
-        for value, column in ((label, at_label), *([(group_name, at_group)] if at_group is not None else [])):
-            if not value:
-                raise InputError(
-                    f"{where} has an empty column {header[column]!r}; fill it in, or remove the image from src"
-                )
-        rows[name] = Row(line, label, group_name)
-    missing = [name for name in files if name not in rows]
-    if missing:
+        empty = at_group if at_group is not None and not group_name else at_label if not label else None
+        if empty is not None and (empty == at_group or missing == "error"):
+            raise InputError(
+                f"{where} has an empty column {table.header[empty]!r}; fill it in, or remove the image from src"
+            )
+        rows[files[place]] = Row(line, label, group_name)
+    lost = [name for name in files if name not in rows]
+    if lost and (group is not None or missing == "error"):
+        why = f", and group_by={group} needs one" if group is not None else ""
         raise InputError(
-            f"{file} has no row for {len(missing)} of {len(files)} images below src={src}, the first is "
-            f"{to_text(missing[0])!r}; add their rows, or move them out of src"
+            f"{file} has no row for {len(lost)} of {len(files)} images below src={src}, the first is "
+            f"{to_text(lost[0])!r}{why}; add their rows, or move them out of src"
         )
     return rows
 
 
-def parse_labels(file: Path, rows: Mapping[str, Row]) -> LabelledRow:
-    """Finds out what kind of labels the rows hold, and reads them.
-
-    `;` or `|` in any row makes all of them lists of classes; else whole numbers are classes, other numbers
-    are regression targets, and anything else is the name of a class. Names are numbered in sorted order.
+def match_rows(table: Table, column: int, names: ImageNames) -> list[int | None]:
+    """The number of the image that each row names; None where it names none.
 
     Raises:
-        InputError: kinds are mixed, or a number is not a class or not finite; the row is named.
+        InputError: two rows for an image, or a row that fits several.
     """
-    if any(_several(row.label) for row in rows.values()):
-        lists = {name: [part.strip() for part in re.split("[;|]", row.label)] for name, row in rows.items()}
-        for name, parts in lists.items():
-            if not all(parts):
-                raise InputError(
-                    f"{file} row {rows[name].line}: label {rows[name].label!r} has an empty part; remove the "
-                    "separator that is too many"
-                )
-        numbers, classes = _classes(file, {name: (rows[name].line, parts) for name, parts in lists.items()})
-        return LabelledRow({n: tuple(sorted({numbers[p] for p in parts})) for n, parts in lists.items()}, classes)
-    texts = {name: row.label for name, row in rows.items()}
-    numeric = [name for name, text in texts.items() if _NUMBER.fullmatch(text)]
-    if len(numeric) == len(texts) and not all(_INTEGER.fullmatch(text) for text in texts.values()):
-        values = {name: float(text) for name, text in texts.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise InputError(f"{file} row {rows[name].line}: label {texts[name]!r} is not finite; fix it")
-        return LabelledRow(dict(values), [])
-    numbers, classes = _classes(file, {name: (rows[name].line, [text]) for name, text in texts.items()})
+    try:
+        places = names.match([cells[column] for _, cells in table.rows])
+    except InputError as error:
+        raise InputError(f"{table.file}: {error}") from None
+    first = dict[int, int]()
+    for (line, _), place in zip(table.rows, places, strict=True):
+        if place is not None and first.setdefault(place, line) != line:
+            raise InputError(
+                f"{table.file} row {line} names {names.files[place]!r} again (first in row {first[place]}); keep one "
+                "row for each file; several labels of one image are written a;b"
+            )
+    return places
+
+
+def parse_labels(
+    file: Path, rows: Mapping[str, Row], kind: LabelKind | None = None, known: Sequence[str] = ()
+) -> LabelledRow:
+    """Finds out what kind of labels the rows hold, and reads them; rows without one are passed over.
+
+    `;` or `|` in any row makes all of them lists of classes, where `none` alone is the empty list; else whole numbers
+    (3, also 3.0) are classes, other numbers are regression targets, and anything else is the name of a class. Names are
+    numbered in sorted order; see `_classes` for numbers.
+
+    Args:
+        file: for errors.
+        rows: by image.
+        kind: what the labels are; None: found out as above.
+        known: names of classes; where all classes are among them, they have their places in this list.
+
+    Raises:
+        InputError: no label at all, kinds are mixed, or a number is not a class or not finite; the row is named.
+    """
+    texts = {name: row.label for name, row in rows.items() if row.label}
+    lines = {name: rows[name].line for name in texts}
+    if not texts:
+        raise InputError(f"{file}: none of the images has a label; fill in the column of labels")
+    if kind == "multilabel" or (kind is None and any(_several(text) for text in texts.values())):
+        sets = {name: _parts(f"{file} row {lines[name]}", text) for name, text in texts.items()}
+        if not any(sets.values()):
+            raise InputError(f"{file}: every label is {NO_FINDING}, so there is no class; add images with a finding")
+        numbers, classes = _classes(file, {name: (lines[name], parts) for name, parts in sets.items()}, known)
+        return LabelledRow({n: tuple(sorted({numbers[p] for p in parts})) for n, parts in sets.items()}, classes)
+    _refuse_decimal_commas(file, texts, lines)
+    wrong = next((name for name, text in texts.items() if not _NUMBER.fullmatch(text)), None)
+    whole = all(_WHOLE.fullmatch(text) for text in texts.values())
+    if kind == "regression" and wrong is not None:
+        raise InputError(f"{file} row {lines[wrong]}: label {texts[wrong]!r} is not a number; fix it")
+    if kind == "regression" or (kind is None and wrong is None and not whole):
+        return LabelledRow({name: _finite(file, lines[name], text) for name, text in texts.items()}, [])
+    point = next((text for text in texts.values() if "." in text), None)
+    if kind is None and whole and point is not None:
+        log.info("labels    %s and the like are taken for classes; labels_kind=regression predicts numbers", point)
+    numbers, classes = _classes(file, {name: (lines[name], [text]) for name, text in texts.items()}, known)
     return LabelledRow({name: numbers[text] for name, text in texts.items()}, classes)
+
+
+def _parts(where: str, text: str) -> list[str]:
+    """The labels of a set."""
+    parts = [part.strip() for part in re.split("[;|]", text)]
+    if not all(parts):
+        raise InputError(f"{where}: label {text!r} has an empty part; remove the separator that is too many")
+    if NO_FINDING not in map(str.lower, parts):
+        return parts
+    if len(parts) > 1:
+        raise InputError(
+            f"{where}: label {text!r} has {NO_FINDING} beside others, and it means none of them; remove one of them"
+        )
+    return []
+
+
+def _finite(file: Path, line: int, text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise InputError(f"{file} row {line}: label {text!r} is not finite; fix it")
+    return float(text)
+
+
+def _refuse_decimal_commas(file: Path, texts: Mapping[str, str], lines: Mapping[str, int]) -> None:
+    """Refuses numbers that a spreadsheet has written with commas: as names they would be classes."""
+    first = next((name for name, text in texts.items() if _DECIMAL_COMMA.fullmatch(text)), None)
+    if first is not None and all(_DECIMAL_COMMA.fullmatch(t) or _NUMBER.fullmatch(t) for t in texts.values()):
+        raise InputError(
+            f"{file} row {lines[first]}: label {texts[first]!r} looks like a number with a decimal comma; write "
+            f"{texts[first].replace(',', '.')}"
+        )
 
 
 def _several(label: str) -> bool:
     return ";" in label or "|" in label
 
 
-def _classes(file: Path, labels: Mapping[str, tuple[int, list[str]]]) -> tuple[dict[str, int], list[str]]:
-    """The number of each text, and the names of all classes; whole numbers stand for themselves."""
+def _classes(
+    file: Path, labels: Mapping[str, tuple[int, list[str]]], known: Sequence[str]
+) -> tuple[dict[str, int], list[str]]:
+    """The number of each text, and the names of all classes.
+
+    Whole numbers stand for themselves where 0 is among them. Where they begin with 1, so do the names of the classes.
+    Where they begin with a larger one, only those that occur are classes.
+    """
     lines: dict[str, int] = {}
     for line, parts in labels.values():
         for part in parts:
             lines.setdefault(part, line)
     numeric = [text for text in lines if _NUMBER.fullmatch(text)]
-    if not numeric:
-        names = sorted(lines)
-        return {name: i for i, name in enumerate(names)}, names
-    if len(numeric) < len(lines):
+    if len(numeric) < len(lines) and numeric:
         other = next(text for text in lines if text not in set(numeric))
         raise InputError(
             f"{file}: labels are of mixed kinds: {numeric[0]!r} (row {lines[numeric[0]]}) is a number and {other!r} "
             f"(row {lines[other]}) a name; make all of them names (class_{numeric[0]}) or all of them numbers"
         )
-    wrong = next((t for t in lines if not _INTEGER.fullmatch(t) or not 0 <= int(t) < MOST_CLASSES), None)
-    if wrong is not None:
+    found = {text: _class_number(file, lines[text], text) for text in numeric}
+    names = {text: str(found[text]) if numeric else text for text in lines}
+    if known and set(names.values()) <= set(known):
+        return {text: known.index(name) for text, name in names.items()}, list(known)
+    if not numeric:
+        classes = sorted(lines)
+    else:
+        first, last = min(found.values()), max(found.values())
+        classes = [str(n) for n in (range(first, last + 1) if first <= 1 else sorted(set(found.values())))]
+    place = {name: number for number, name in enumerate(classes)}
+    return {text: place[name] for text, name in names.items()}, classes
+
+
+def _class_number(file: Path, line: int, text: str) -> int:
+    match = _WHOLE.fullmatch(text)
+    if match is None or not 0 <= int(match.group(1)) < MOST_CLASSES:
         raise InputError(
-            f"{file} row {lines[wrong]}: label {wrong!r} is not a class; classes are whole numbers from 0 to "
-            f"{MOST_CLASSES - 1}; for regression write decimals (3.0), one a row"
+            f"{file} row {line}: label {text!r} is not a class; classes are whole numbers from 0 to "
+            f"{MOST_CLASSES - 1}; to predict numbers use labels_kind=regression"
         )
-    return {text: int(text) for text in lines}, [str(i) for i in range(max(map(int, lines)) + 1)]
+    return int(match.group(1))
 
 
-def _table(file: Path) -> list[tuple[int, list[str]]]:
-    """The header and the rows that hold anything, each with the line it ends in."""
+def read_table(file: Path) -> Table:
+    """Reads a CSV file.
+
+    Raises:
+        InputError: not readable, nothing below a header, or a row with another number of cells.
+    """
     try:
         text = store_of(str(file)).read_all(str(file)).decode("utf-8-sig")
     except OSError as error:
@@ -178,28 +272,29 @@ def _table(file: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"labels={file} row {reader.line_num}: {error}; fix the quotes") from error
     if len(table) < 2:
         raise InputError(f"labels={file} has no row below a header; the first row names the columns (file,label)")
-    line, header = table[0]
-    return [(line, [cell.strip() for cell in header]), *table[1:]]
+    header = [cell.strip() for cell in table[0][1]]
+    for line, cells in table[1:]:
+        if len(cells) != len(header):
+            raise InputError(
+                f"{file} row {line} has {len(cells)} cells where the header has {len(header)}; fix the row (quote "
+                "cells that hold the separator)"
+            )
+    return Table(file, header, table[1:])
 
 
-def _column(file: Path, header: list[str], name: str | None, usual: Sequence[str], key: str) -> int:
+def find_column(table: Table, name: str | None, usual: Sequence[str], key: str) -> int:
+    """The number of the column called `name`, or by one of the usual names; `key=` chooses another.
+
+    Raises:
+        InputError: none, or several.
+    """
+    header = table.header
     found = [i for i, cell in enumerate(header) if (cell == name if name is not None else cell.lower() in usual)]
     there = f"it has the columns {', '.join(header)}"
     if not found:
         wanted = f"column {name!r}" if name is not None else f"column {' or '.join(usual)}"
-        raise InputError(f"labels={file} has no {wanted}; {there}; choose one with {key}=")
+        raise InputError(f"labels={table.file} has no {wanted}; {there}; choose one with {key}=")
     if len(found) > 1:
         names = ", ".join(header[i] for i in found)
-        raise InputError(f"labels={file} has several possible columns ({names}); choose one with {key}=")
+        raise InputError(f"labels={table.file} has several possible columns ({names}); choose one with {key}=")
     return found[0]
-
-
-def _relative(cell: str, src: Path, known: set[str]) -> str:
-    """The file as we write it: relative to `src`, with `/`; a path from Windows is understood."""
-    text = cell.strip()
-    if text in known:
-        return text
-    if os.path.isabs(text):
-        text = os.path.relpath(text, os.path.abspath(src))
-    name = str(PurePosixPath(os.path.normpath(text)))
-    return name if name in known else str(PurePosixPath(os.path.normpath(text.replace("\\", "/"))))

@@ -29,9 +29,9 @@ from mimsuite.data.scan import build_index
 from mimsuite.data.storage import Replacement, write_text
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import sha256_of
-from mimsuite.data.tar import BLOCK, to_text
+from mimsuite.data.tar import BLOCK, FILE_ENDING, to_text
 from mimsuite.errors import InputError, RunError
-from mimsuite.words import Alpha
+from mimsuite.words import Alpha, LabelKind
 
 log = logging.getLogger("mimsuite")
 
@@ -68,6 +68,8 @@ def pack(
     labels: str = "auto",
     labels_file: str | None = None,
     labels_column: str | None = None,
+    labels_kind: LabelKind | None = None,
+    labels_missing: str = "unlabelled",
     group_by: str | None = None,
     val_fraction: float = 0.0,
     test_fraction: float = 0.0,
@@ -91,6 +93,9 @@ def pack(
         labels: "folder" (the class is the first sub-folder, numbered by name), "none", a CSV file (see
             `csv_labels`), or "auto": "folder" if every image lies in a sub-folder and there are at least two.
         labels_file, labels_column: columns of the CSV file with paths and labels; None takes the usual names.
+        labels_kind: what the labels of the CSV file are; None: see `csv_labels.parse_labels`.
+        labels_missing: images that the CSV file does not label are packed without a label ("unlabelled"), left out
+            ("skip"), or refused ("error").
         group_by: "folder" (images in one folder stay in one split), "folder:N" (that share the N-th part of the
             path, counted from 1), or a column of the CSV file.
         val_fraction: share of each class, in [0, 1), that goes from train to a split `val`.
@@ -113,7 +118,8 @@ def pack(
         RunError: `out` cannot be written any more.
     """
     choice = Choice(
-        *(labels, labels_file, labels_column, group_by, val_fraction, seed, test_fraction, splits),
+        *(labels, labels_file, labels_column, labels_kind, labels_missing),
+        *(group_by, val_fraction, seed, test_fraction, splits),
         *(tuple(exclude), channels),
     )
     plan = checked_plan(src, choice, shard_size, image_size)
@@ -159,7 +165,7 @@ def describe_plan(src: Path, choice: Choice, shard_size: int) -> Forecast:
             payload = inside = 0
         images[picture.split] += 1
         payload += sum(sizes)
-        inside += sum(BLOCK + -(-size // BLOCK) * BLOCK for size in sizes)
+        inside += sum(BLOCK + -(-size // BLOCK) * BLOCK for size in (*sizes, len(os.fsencode(picture.file))))
     counts = {split: dict(sorted(classes.items())) for split, classes in labels.items()}
     return Forecast(dict(images), dict(shards), counts, plan.classes, total + _tar_bytes(inside), plan.reading)
 
@@ -308,7 +314,9 @@ class _Shard:
     def write(self, picture: SourceImage, content: Content) -> None:
         """Writes one sample."""
         sample: dict[str, str | bytes] = {"__key__": picture.key, content.ending: content.data}
-        self.payload += self._tar.write(sample | _label_member(picture.label))
+        file = os.fsencode(picture.file)
+        written = self._tar.write(sample | _label_member(picture.label) | {FILE_ENDING: file})
+        self.payload += written - len(file)
         self._channels.setdefault(content.channels, str(picture.path))
         self._samples += 1
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from mimsuite.data.folders import Contents, images_of, no_images, read_contents
+from mimsuite.data.folders import Contents, folder_of, images_of, no_images, read_contents
 from mimsuite.data.hashing import hash_key, mix_hashes
-from mimsuite.data.labels import Label
+from mimsuite.data.label_join import LabelFile, join_labels
+from mimsuite.data.labels import TABLE_ENDINGS, Label
 from mimsuite.data.packing.csv_labels import parse_labels, read_rows
 from mimsuite.data.packing.layout import Layout, describe_reading, read_layout
 from mimsuite.data.packing.shard_plan import read_samples
@@ -18,18 +19,19 @@ from mimsuite.data.packing.splitting import Part, choose_groups, choose_keys
 from mimsuite.data.sources import is_shards
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
-from mimsuite.words import LABEL_SOURCES, SPLIT_SOURCES, SPLITS
+from mimsuite.words import LABEL_SOURCES, LABELS_MISSING, SPLIT_SOURCES, SPLITS, LabelKind
 
 _SALT_ORDER = 2  # those of `splitting` are others
 
 
 class SourceImage(NamedTuple):
-    """An image to pack: where it lies, its key, split, label (None: none) and group ("" : none).
+    """An image to pack: where it lies, its path below `src`, its key, split, label (None: none), group ("" : none).
 
     `at` is the part of the file (offset, size) that holds it; None for a whole file.
     """
 
     path: Path
+    file: str
     key: str
     split: str
     label: Label | None
@@ -57,6 +59,8 @@ class Choice(NamedTuple):
     labels: str = "auto"
     labels_file: str | None = None
     labels_column: str | None = None
+    labels_kind: LabelKind | None = None
+    labels_missing: str = "unlabelled"
     group_by: str | None = None
     val_fraction: float = 0.0
     seed: int = 0
@@ -68,7 +72,7 @@ class Choice(NamedTuple):
     @property
     def csv(self) -> Path | None:
         """The CSV file that holds the labels."""
-        return Path(self.labels) if self.labels.lower().endswith((".csv", ".tsv")) else None
+        return Path(self.labels) if self.labels.lower().endswith(TABLE_ENDINGS) else None
 
 
 def plan_pack(src: Path, choice: Choice) -> PackPlan:
@@ -87,7 +91,11 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
         contents = contents or read_contents(str(src), exclude=choice.exclude)
         if not contents.images:
             raise no_images("src", str(src), contents)
-        pictures, classes, notes = _plan_folder(src, choice, contents.images)
+        pictures, classes, notes = _plan_folder(folder_of(src), choice, contents.images)
+    if choice.csv is not None:
+        contents.tables = [name for name in contents.tables if not choice.csv.absolute().match(name)]
+        pictures, note = _without_missing(pictures, choice)
+        notes = [*notes, *note]
     _check_fractions(choice, {p.split for p in pictures})
     if choice.group_by:
         _check_groups(pictures, choice)
@@ -114,21 +122,22 @@ def _plan_folder(src: Path, choice: Choice, names: Sequence[str]) -> tuple[list[
             path_column=choice.labels_file,
             label_column=choice.labels_column,
             group=column,
+            missing=choice.labels_missing,
         )
-        found = parse_labels(choice.csv, rows)
-        classes, labels = found.classes, [found.labels[name] for name in names]
-        groups = [rows[name].group for name in names]
+        found = parse_labels(choice.csv, rows, choice.labels_kind)
+        classes, labels = found.classes, [found.labels.get(name) for name in names]
+        groups = [rows[name].group if name in rows else "" for name in names]
     if choice.group_by and (part := _folder_part(choice.group_by)):
         groups = [_folder_group(name, part) for name in names]
     files = [src / name for name in names]
-    rows_of = zip(files, _keys(parts), layout.splits, labels, groups, strict=True)
+    rows_of = zip(files, names, _keys(parts), layout.splits, labels, groups, strict=True)
     return [SourceImage(*fields) for fields in rows_of], classes, layout.notes
 
 
 def _plan_shards(src: Path, choice: Choice) -> tuple[list[SourceImage], list[str]]:
     """The samples of shards in their order, and the classes."""
     for key, given in (
-        ("labels", choice.labels not in ("auto", "none")),
+        ("labels", choice.labels == "folder"),
         ("group_by", choice.group_by),
         ("exclude", choice.exclude),
     ):
@@ -143,12 +152,38 @@ def _plan_shards(src: Path, choice: Choice) -> tuple[list[SourceImage], list[str
         index = open_index(str(src))
     except InputError as error:
         raise InputError(str(error).replace("data=", "src=", 1)) from error
+    if choice.csv is not None:
+        index = join_labels(
+            index, LabelFile(choice.csv, choice.labels_file, choice.labels_column, choice.labels_kind)
+        ).data
     samples = read_samples(index, splits=choice.splits != "none", labels=choice.labels != "none")
-    pictures = [SourceImage(s.path, s.key, s.split, s.label, "", s.at) for s in samples]
+    pictures = [SourceImage(s.path, s.file, s.key, s.split, s.label, "", s.at) for s in samples]
     return pictures, list(index.classes or ()) if choice.labels != "none" else []
 
 
+def _without_missing(pictures: list[SourceImage], choice: Choice) -> tuple[list[SourceImage], list[str]]:
+    """The pictures that are packed by `labels_missing`, and a note that counts those without a label."""
+    labelled = [p for p in pictures if p.label is not None]
+    lost = len(pictures) - len(labelled)
+    if not lost:
+        return pictures, []
+    if choice.labels_missing == "error":
+        first = next(p.file for p in pictures if p.label is None)
+        raise InputError(f"{choice.csv} has no label for {lost} of {len(pictures)} images, the first is {first!r}")
+    skip = choice.labels_missing == "skip"
+    done = "left out" if skip else "packed without"
+    note = (
+        f"{len(labelled):,} of {len(pictures):,} images have a label in {choice.csv}; {lost:,} are {done} "
+        f"(labels_missing={choice.labels_missing})"
+    )
+    return labelled if skip else pictures, [note]
+
+
 def _check(choice: Choice) -> None:
+    if choice.labels_missing not in LABELS_MISSING:
+        raise InputError(
+            f"labels_missing={choice.labels_missing} is unknown; labels_missing takes {', '.join(LABELS_MISSING)}"
+        )
     for key, fraction in (("val_fraction", choice.val_fraction), ("test_fraction", choice.test_fraction)):
         if not 0 <= fraction < 1:
             raise InputError(f"{key}={fraction} is not in [0, 1); use 0.1 for a tenth")
@@ -161,9 +196,13 @@ def _check(choice: Choice) -> None:
         raise InputError(f"splits={choice.splits} is unknown; splits takes {', '.join(SPLIT_SOURCES)}")
     if choice.csv is None and choice.labels not in LABEL_SOURCES:
         raise InputError(f"labels={choice.labels} is unknown; labels takes auto, folder, none, or a FILE.csv")
-    for name, value in (("labels_file", choice.labels_file), ("labels_column", choice.labels_column)):
+    for name, value in (
+        ("labels_file", choice.labels_file),
+        ("labels_column", choice.labels_column),
+        ("labels_kind", choice.labels_kind),
+    ):
         if value is not None and choice.csv is None:
-            raise InputError(f"{name}={value} names a column, but labels={choice.labels}; use labels=FILE.csv")
+            raise InputError(f"{name}={value} is about a table, but labels={choice.labels}; use labels=FILE.csv")
     if choice.group_by and not _folder_part(choice.group_by) and choice.csv is None:
         raise InputError(
             f"group_by={choice.group_by} names a column, but labels={choice.labels}; use labels=FILE.csv, or "

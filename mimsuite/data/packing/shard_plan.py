@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimsuite.data.index import DataIndex
-from mimsuite.data.labels import Label, has_label, parse_label
-from mimsuite.data.members import read_key, read_label
+from mimsuite.data.labels import Label, parse_label
+from mimsuite.data.members import hashed_key, read_files, read_key, read_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
 
 
 class SourceSample(NamedTuple):
-    """A sample of a shard: the shard, where its image lies in it (offset, size), its key, split and label."""
+    """A sample of a shard: the shard, where its image lies in it (offset, size), its path, key, split and label."""
 
     path: Path
     at: tuple[int, int]
+    file: str
     key: str
     split: str
     label: Label | None
@@ -37,6 +38,7 @@ def read_samples(index: DataIndex, *, splits: bool, labels: bool) -> list[Source
     classes = len(index.classes) if index.classes else None
     for split in index.splits:
         samples = index.records(split)
+        paths = read_files(files, samples)
         for number in range(len(samples)):
             shard, row = samples[number]
             name = key = read_key(files, shard, row)
@@ -44,16 +46,16 @@ def read_samples(index: DataIndex, *, splits: bool, labels: bool) -> list[Source
             while key in taken:
                 key, count = f"{name}_{count}", count + 1
             taken.add(key)
-            label = read_label(files, shard, row) if labels and index.has_labels else None
+            label = read_label(files, shard, row) if labels and index.has_labels and index.given is None else None
+            given = index.given.find(hashed_key(row)) if labels and index.given is not None else None
             found.append(
                 SourceSample(
                     path=Path(shard.path),
                     at=(int(row["image_offset"]), int(row["image_size"])),
+                    file=paths[number],
                     key=key,
                     split=split if splits else "train",
-                    label=parse_label(label.data, label.ending, name, classes)
-                    if label is not None and has_label(label.data, label.ending)
-                    else None,
+                    label=given if label is None else parse_label(label.data, label.ending, name, classes),
                 )
             )
     files.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples, Selection
-from mimsuite.data.members import find_labelled
+from mimsuite.data.label_join import has_label
 from mimsuite.data.progress import report_progress
 from mimsuite.data.storage import cache_folder
 from mimsuite.data.stores.address import store_of
@@ -175,7 +176,7 @@ class FeaturePass:
         rank, world = rank_and_size()
         first, end = rank_range(len(samples), self.batch, rank, world)
         own = samples.take(np.arange(first, end))
-        with_labels = bool(find_labelled(samples).all())
+        with_labels = bool(has_label(index, samples).all())
         seen = _Seen(own.keys().view(np.int64), [], [], np.ones(end - first, dtype=bool), [])
         steps = self._encoded(index, own, views, augmented, seed, with_labels)
         head = next(steps, None)
@@ -260,9 +261,12 @@ def data_words(index: DataIndex, part: Selection) -> str:
     """What names the images of a part of a data set, their order and how they are decoded."""
     store = store_of(index.root)
     shards = " ".join(
-        f"{Path(s.path).name} {s.bytes} {s.sha256 or store.stat(s.path).version}" for s in index.splits[part.split]
+        f"{Path(s.path).name} {s.bytes} {s.sha256 or store.stat(s.path).version}" for s in index.shards_of(part.split)
     )
-    return f"{part!r} {index.channels} {index.dtype} {shards}"
+    words = f"{part!r} {index.channels} {index.dtype} {shards}"
+    if index.chosen is not None:
+        words += f" chosen {hashlib.sha256(index.chosen[part.split].tobytes()).hexdigest()}"
+    return words if index.given is None else f"{words} labels {index.given.mark}"
 
 
 def _rows(values: Tensor, view: View, batch: Batch) -> NDArray[Any]:

@@ -57,6 +57,11 @@ class StoredFeatures:
         if not len(self.keys) == len(self._ids) == count or (self._labels is not None and len(self._labels) != count):
             raise ValueError("its files hold different numbers of samples")
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Which samples of the part these are: all but those that cannot be decoded."""
+        return np.arange(self._samples) if self._kept is None else self._kept
+
     def has(self, view: View) -> bool:
         """Whether a view is there, whole."""
         if not (self.folder / file_name(view)).exists():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from torch.nn import functional as F
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.labels import Label
+from mimsuite.data.members import read_files
 from mimsuite.data.progress import report_progress
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
@@ -100,6 +103,68 @@ class Evaluation(NamedTuple):
     answers: Answers
 
 
+class Predicted(NamedTuple):
+    """The predictions of a batch.
+
+    Attributes:
+        numbers: `(B,)` int64, which samples these are.
+        keys: their names.
+        outputs: `(B, K)`, see `Classifier.predict`.
+    """
+
+    numbers: Tensor
+    keys: list[str]
+    outputs: Tensor
+
+
+@torch.inference_mode()
+def predict_images(
+    classifier: Classifier,
+    index: DataIndex,
+    samples: Samples,
+    *,
+    image_size: tuple[int, int],
+    batch: int,
+    workers: int,
+    title: str,
+) -> Iterator[Predicted]:
+    """Predicts every image once, at the centre crop; those that cannot be decoded are named and skipped.
+
+    Args:
+        classifier: at `image_size`.
+        index: the data set.
+        samples: whose images.
+        image_size: `(H, W)` pixels.
+        batch: images per forward pass.
+        workers: processes that read.
+        title: of the progress.
+
+    Raises:
+        InputError: no image can be decoded.
+        RunError: a shard that cannot be read.
+    """
+    bad: list[BadSample] = []
+    ids, done, used = torch.from_numpy(samples.keys().view(np.int64)), 0, 0
+    loader = eval_loader(index, samples, image_size=image_size, batch=batch, workers=workers, labels=False, keys=True)
+    with report_progress(title) as report:
+        for part in loader:
+            own = torch.arange(done, done + len(part.ids))
+            good = part.ids == ids[own]  # another's picture stands in for one that cannot be decoded
+            done += len(part.ids)
+            report(done, len(samples))
+            bad += part.bad
+            if not good.any():
+                continue
+            used += int(good.sum())
+            keys = [key for key, kept in zip(part.keys or [], good.tolist(), strict=True) if kept]
+            yield Predicted(own[good], keys, classifier.predict(part.images[good]))
+    reasons = "; ".join(dict.fromkeys(f"{b.key} in {b.shard}: {b.reason}" for b in bad))
+    if not used:
+        raise InputError(f"no image can be decoded: {reasons[:300]}; check the files")
+    if used < len(samples):
+        log.warning("bad       skipped %d undecodable images: %s", len(samples) - used, reasons)
+
+
 @torch.inference_mode()
 def evaluate_classifier(
     classifier: Classifier,
@@ -111,7 +176,7 @@ def evaluate_classifier(
     batch: int,
     workers: int,
 ) -> Evaluation:
-    """Predicts every image once, at the centre crop.
+    """Predicts every image once, see `predict_images`, and judges it.
 
     Args:
         classifier: at `image_size`.
@@ -129,34 +194,23 @@ def evaluate_classifier(
     tally = Tally(classifier.kind, classifier.outputs)
     numbers: list[Tensor] = []
     keys: list[str] = []
-    bad: list[BadSample] = []
     answers: list[Answers] = []
-    ids, done = torch.from_numpy(samples.keys().view(np.int64)), 0
-    loader = eval_loader(index, samples, image_size=image_size, batch=batch, workers=workers, labels=False, keys=True)
-    with report_progress(f"evaluating {index.root}") as report:
-        for part in loader:
-            own = torch.arange(done, done + len(part.ids))
-            good = part.ids == ids[own]  # another's picture stands in for one that cannot be decoded
-            done += len(part.ids)
-            report(done, len(samples))
-            bad += part.bad
-            if not good.any():
-                continue
-            own = own[good]
-            predictions, wanted = classifier.predict(part.images[good]), labels[own].to(classifier.device)
-            tally.update(predictions, wanted)
-            answers.append(Answers(*(t.cpu() for t in read_predictions(predictions, wanted, classifier.kind))))
-            numbers.append(own)
-            keys += [key for key, kept in zip(part.keys or [], good.tolist(), strict=True) if kept]
-    reasons = "; ".join(dict.fromkeys(f"{b.key} in {b.shard}: {b.reason}" for b in bad))
-    if not keys:
-        raise InputError(f"no image can be decoded: {reasons[:300]}; check the files")
-    if len(keys) < len(samples):
-        log.warning("bad       skipped %d undecodable images: %s", len(samples) - len(keys), reasons)
+    options: dict[str, Any] = {"image_size": image_size, "batch": batch, "workers": workers}
+    for part in predict_images(classifier, index, samples, **options, title=f"evaluating {index.root}"):
+        wanted = labels[part.numbers].to(classifier.device)
+        tally.update(part.outputs, wanted)
+        answers.append(Answers(*(t.cpu() for t in read_predictions(part.outputs, wanted, classifier.kind))))
+        numbers.append(part.numbers)
+        keys += part.keys
     found = torch.cat(numbers)
     every = Answers(*(torch.cat(column) for column in zip(*answers, strict=True)))
     scores = tally.compute()
     return Evaluation(scores, scores.loss, found, keys, labels[found], every)
+
+
+def files_of(index: DataIndex, samples: Samples, numbers: Tensor) -> list[str]:
+    """The paths of the images with these (ascending) numbers, see `members.read_files`."""
+    return read_files(ShardFiles(store_of(index.root)), samples.take(numbers.numpy()))
 
 
 def label_tensor(labels: Sequence[Label], kind: LabelKind, outputs: int) -> Tensor:

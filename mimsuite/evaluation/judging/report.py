@@ -28,9 +28,9 @@ from mimsuite.words import LabelKind
 log = logging.getLogger("mimsuite")
 
 COLUMNS: dict[LabelKind, tuple[str, ...]] = {
-    "classes": ("key", "label", "predicted", "probability_of_predicted", "probability_of_label"),
-    "multilabel": ("key", "labels", "predicted", "most_wrong", "probability_of_most_wrong"),
-    "regression": ("key", "label", "predicted", "error"),
+    "classes": ("key", "file", "label", "predicted", "probability_of_predicted", "probability_of_label"),
+    "multilabel": ("key", "file", "labels", "predicted", "most_wrong", "probability_of_most_wrong"),
+    "regression": ("key", "file", "label", "predicted", "error"),
 }
 """Columns of `predictions.csv`; `most_wrong` is the label of a set whose probability is farthest from the truth."""
 
@@ -38,6 +38,7 @@ COLUMNS: dict[LabelKind, tuple[str, ...]] = {
 def write_report(
     folder: Path,
     evaluation: Evaluation,
+    files: Sequence[str],
     kind: LabelKind,
     names: Sequence[str] | None,
     *,
@@ -54,6 +55,7 @@ def write_report(
     Args:
         folder: where to.
         evaluation: of the split.
+        files: the paths of its images, see `members.read_files`.
         kind: what was predicted.
         names: of the classes; None for their numbers.
         pictures: images in `mistakes.png`, at most; 0 for no picture.
@@ -61,7 +63,7 @@ def write_report(
         images: gives the pictures of samples by their numbers.
         footer: what stands below them.
     """
-    write_predictions(folder / "predictions.csv", evaluation, kind, names)
+    write_predictions(folder / "predictions.csv", evaluation, files, kind, names)
     if evaluation.scores.per_class is not None:
         write_per_class(folder / "per_class.csv", evaluation, kind, names)
     counts = evaluation.scores.confusion
@@ -74,7 +76,7 @@ def write_report(
     if not mistakes:
         log.info("nothing is wrong, so there is no picture of mistakes")
     if len(chosen):
-        captions = [caption_of(evaluation, place, kind, names) for place in chosen.tolist()]
+        captions = [caption_of(evaluation, place, kind, names, files[place]) for place in chosen.tolist()]
         noun = "errors" if kind == "regression" else "mistakes"
         title = f"the {len(chosen)} worst of {mistakes:,} {noun} among {len(evaluation.keys):,} images of {split}"
         sheet = mistakes_sheet(images(evaluation.numbers[chosen]), captions, title, footer)
@@ -82,7 +84,9 @@ def write_report(
     return mistakes
 
 
-def write_predictions(path: Path, evaluation: Evaluation, kind: LabelKind, names: Sequence[str] | None) -> None:
+def write_predictions(
+    path: Path, evaluation: Evaluation, files: Sequence[str], kind: LabelKind, names: Sequence[str] | None
+) -> None:
     """Writes a CSV with a line per image, in the order of the samples; columns: see `COLUMNS`.
 
     Sets of labels are joined by `|`.
@@ -102,7 +106,8 @@ def write_predictions(path: Path, evaluation: Evaluation, kind: LabelKind, names
     else:
         numbers = zip(evaluation.labels[:, 0].tolist(), answers.predicted[:, 0].tolist(), strict=True)
         rows = ((f"{label:.9g}", f"{p:.9g}", f"{p - label:.6g}") for label, p in numbers)
-    write_rows(path, COLUMNS[kind], ((to_text(key), *row) for key, row in zip(evaluation.keys, rows, strict=True)))
+    named = zip(evaluation.keys, files, rows, strict=True)
+    write_rows(path, COLUMNS[kind], ((to_text(key), to_text(file), *row) for key, file, row in named))
 
 
 def write_per_class(path: Path, evaluation: Evaluation, kind: LabelKind, names: Sequence[str] | None) -> None:
@@ -124,20 +129,20 @@ def choose_worst(evaluation: Evaluation, count: int) -> tuple[Tensor, int]:
     return order[: min(count, mistakes)], mistakes
 
 
-def caption_of(evaluation: Evaluation, place: int, kind: LabelKind, names: Sequence[str] | None) -> Caption:
+def caption_of(evaluation: Evaluation, place: int, kind: LabelKind, names: Sequence[str] | None, file: str) -> Caption:
     """What stands below the picture of an image."""
     answers = evaluation.answers
     subject, own = int(answers.subject[place]), float(answers.probability[place])
     if kind == "classes":
         label, true = int(evaluation.labels[place]), float(answers.probability_of_true[place])
-        return Caption((class_name(label, names), f"{true:.2f}"), (class_name(subject, names), f"{own:.2f}"))
+        return Caption((class_name(label, names), f"{true:.2f}"), (class_name(subject, names), f"{own:.2f}"), file)
     if kind == "multilabel":
         there = bool(evaluation.labels[place, subject])
         words = ("present", "absent") if there else ("absent", "present")
-        return Caption((f"{class_name(subject, names)}: {words[0]}", ""), (words[1], f"{own:.2f}"))
+        return Caption((f"{class_name(subject, names)}: {words[0]}", ""), (words[1], f"{own:.2f}"), file)
     values = (float(table[place, subject]) for table in (evaluation.labels, answers.predicted))
     label_text, predicted = (f"{value:.4g}" for value in values)
-    return Caption(("true", label_text), ("predicted", predicted))
+    return Caption(("true", label_text), ("predicted", predicted), file)
 
 
 def images_of(

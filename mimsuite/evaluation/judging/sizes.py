@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.display import find_display
 from mimsuite.data.storage import write_rows
-from mimsuite.evaluation.judging.classifier import evaluate_classifier, label_tensor
+from mimsuite.evaluation.judging.classifier import evaluate_classifier, files_of, label_tensor
 from mimsuite.evaluation.judging.load import load_classifier
 from mimsuite.evaluation.judging.masked import masked_metrics
 from mimsuite.evaluation.judging.report import images_of, write_report
@@ -86,7 +86,7 @@ def classifier_rows(
         if size == settings.sizes[0]:
             more["images"] = len(found.keys)
             more["mistakes"] = write_report(
-                *(folder, found, outputs.kind, outputs.names),
+                *(folder, found, files_of(index, records, found.numbers), outputs.kind, outputs.names),
                 pictures=settings.mistakes,
                 split=settings.split,
                 images=lambda numbers: images_of(index, records, numbers, settings.sizes[0], display),

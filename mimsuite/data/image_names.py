@@ -1,0 +1,82 @@
+"""Which image a cell of a user's table means: by its path, its path without the ending, or its key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from mimsuite.data.tar import to_text
+from mimsuite.errors import InputError
+
+
+class ImageNames:
+    """The names under which a table may speak of images."""
+
+    def __init__(self, files: Sequence[str], keys: Sequence[str] = (), *, src: Path | None = None) -> None:
+        """Takes the images in their order.
+
+        Args:
+            files: their paths, relative to the folder that they came from, with `/`.
+            keys: their keys in the shards; empty where they are not packed yet.
+            src: the folder that they came from, where it is known.
+        """
+        self.files, self._src = files, src
+        self._exact: dict[str, list[int]] = {}
+        for number, file in enumerate(files):
+            self._exact.setdefault(file, []).append(number)
+        self._loose: dict[str, list[int]] = {}
+        for names in (keys, [os.path.splitext(file)[0] for file in files]):
+            for number, name in enumerate(names):
+                if name not in self._exact and number not in self._loose.setdefault(name, []):
+                    self._loose[name].append(number)
+
+    def match(self, cells: Sequence[str]) -> list[int | None]:
+        """The number of the image that each cell means; None where it means none.
+
+        Paths may be absolute, dotted or from Windows. Where the folder they came from is not known, they may begin with
+        any folders, if these are the same in all cells that are not found without.
+
+        Raises:
+            InputError: a cell that fits several images.
+        """
+        found = [self._find(cell.strip()) for cell in cells]
+        lost = [number for number, place in enumerate(found) if place is None]
+        if self._src is None and lost:
+            texts = [_plain(cells[number].strip()) for number in lost]
+            before = self._folders_before(texts[0])
+            if before and all(text.startswith(before) for text in texts):
+                for number, text in zip(lost, texts, strict=True):
+                    found[number] = self._find(text[len(before) :])
+        return found
+
+    def _find(self, text: str) -> int | None:
+        names = [text, _relative(text, self._src), _plain(_relative(text, self._src))]
+        for table in (self._exact, self._loose):
+            for name in names:
+                if places := table.get(name):
+                    if len(places) > 1:
+                        fits = " and ".join(to_text(self.files[place]) for place in places[:2])
+                        raise InputError(
+                            f"{text!r} fits {len(places)} images ({fits}); name each image by its whole path"
+                        )
+                    return places[0]
+        return None
+
+    def _folders_before(self, text: str) -> str:
+        """The folders in front of the longest end of a path that names an image; empty where none does."""
+        parts = text.split("/")
+        ends = (number for number in range(1, len(parts)) if self._find("/".join(parts[number:])) is not None)
+        number = next(ends, 0)
+        return "/".join(parts[:number]) + "/" if number else ""
+
+
+def _relative(text: str, src: Path | None) -> str:
+    if src is not None and os.path.isabs(text):
+        return os.path.relpath(text, os.path.abspath(src))
+    return str(PurePosixPath(os.path.normpath(text)))
+
+
+def _plain(text: str) -> str:
+    """A path as we write it, also from Windows."""
+    return str(PurePosixPath(os.path.normpath(text.replace("\\", "/"))))

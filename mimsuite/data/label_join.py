@@ -1,0 +1,129 @@
+"""Labels from a table for images that are packed already, and the part of a data set that has labels. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimsuite.data.image_names import ImageNames
+from mimsuite.data.index import DataIndex, Samples
+from mimsuite.data.labels import GivenLabels, Label
+from mimsuite.data.members import find_labelled, read_files, read_key
+from mimsuite.data.packing.csv_labels import (
+    FILE_COLUMNS,
+    KEY_COLUMNS,
+    LABEL_COLUMNS,
+    Row,
+    find_column,
+    match_rows,
+    parse_labels,
+    read_table,
+)
+from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.address import store_of
+from mimsuite.data.tar import to_text
+from mimsuite.errors import InputError
+from mimsuite.words import LabelKind
+
+
+class LabelFile(NamedTuple):
+    """A table of labels.
+
+    Attributes:
+        file: a CSV file, see `csv_labels`.
+        path_column: with the path or the key of the image; None: the one that is called file, path, filename or image,
+            else key or keys.
+        label_column: None: the one that is called label or class.
+        kind: what the labels are; None: found out.
+    """
+
+    file: Path
+    path_column: str | None
+    label_column: str | None
+    kind: LabelKind | None
+
+
+class Joined(NamedTuple):
+    """A data set with the labels of a table, and how many of its rows named none of the images."""
+
+    data: DataIndex
+    unmatched: int
+
+
+def join_labels(index: DataIndex, source: LabelFile, known: Sequence[str] = ()) -> Joined:
+    """Gives the images of a data set the labels of a table, in place of those in the shards.
+
+    Args:
+        index: the data set.
+        source: the table.
+        known: see `parse_labels`.
+
+    Raises:
+        InputError: the table is wrong, names an image twice, or names none.
+    """
+    samples = Samples(tuple(shard for shards in index.splits.values() for shard in shards))
+    files = ShardFiles(store_of(index.root))
+    table = read_table(source.file)
+    usual = FILE_COLUMNS if any(cell.lower() in FILE_COLUMNS for cell in table.header) else KEY_COLUMNS
+    at_path = find_column(table, source.path_column, usual, "labels_file")
+    at_label = find_column(table, source.label_column, LABEL_COLUMNS, "labels_column")
+    paths = read_files(files, samples)
+    keys = [read_key(files, *samples[number]) for number in range(len(samples))]
+    places = match_rows(table, at_path, ImageNames(paths, keys))
+    rows = {
+        str(place): Row(line, cells[at_label].strip(), "")
+        for (line, cells), place in zip(table.rows, places, strict=True)
+        if place is not None
+    }
+    if not rows:
+        raise InputError(
+            f"labels={source.file}: no row names an image of {index.root}; column {table.header[at_path]!r} holds "
+            f"{table.rows[0][1][at_path]!r}, the data {to_text(paths[0])!r} with the key {to_text(keys[0])!r}; choose "
+            "another column with labels_file="
+        )
+    found = parse_labels(source.file, rows, source.kind, known)
+    given = given_labels(samples.keys(), {int(number): label for number, label in found.labels.items()})
+    classes = tuple(found.classes) or None
+    return Joined(replace(index, classes=classes, has_labels=True, given=given), len(table.rows) - len(rows))
+
+
+def given_labels(keys: NDArray[np.uint64], labels: dict[int, Label]) -> GivenLabels:
+    """The labels of the samples with these numbers, by their hashed keys."""
+    numbers = np.array(sorted(labels), dtype=np.int64)
+    order = np.argsort(keys[numbers], kind="stable")
+    ranked = tuple(labels[number] for number in numbers[order].tolist())
+    hashed = keys[numbers][order]
+    mark = hashlib.sha256(hashed.tobytes() + repr(ranked).encode()).hexdigest()[:16]
+    return GivenLabels(hashed, ranked, mark)
+
+
+def labelled_part(index: DataIndex) -> DataIndex:
+    """The data set with the labelled images alone; splits without any are left out. The same where all are labelled."""
+    chosen = {split: np.flatnonzero(has_label(index, Samples(shards))) for split, shards in index.splits.items()}
+    if all(len(numbers) == index.num_samples(split) for split, numbers in chosen.items()):
+        return index
+    splits = {split: shards for split, shards in index.splits.items() if len(chosen[split])}
+    totals = {split: index.num_samples(split) for split in index.splits}
+    return replace(index, splits=splits, chosen=chosen, totals=totals)
+
+
+def count_labelled(index: DataIndex) -> str:
+    """How many images of each split have a label, for people; empty where all have one."""
+    if index.chosen is None:
+        return ""
+    parts = ", ".join(f"{split} {len(index.chosen[split]):,} of {total:,}" for split, total in index.totals.items())
+    return f"only images that have one: {parts}"
+
+
+def has_label(index: DataIndex, samples: Samples) -> NDArray[np.bool_]:
+    """Which samples have a label, `(N,)`."""
+    if index.given is None:
+        return find_labelled(samples)
+    found: NDArray[np.bool_] = np.isin(samples.keys(), index.given.keys)
+    return found

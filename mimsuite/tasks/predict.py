@@ -1,0 +1,53 @@
+"""`mimsuite predict`: classes of images without labels, as a table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from mimsuite import app
+from mimsuite.errors import InputError
+from mimsuite.runs.console import log_to_console
+from mimsuite.settings.predict import read_predict
+from mimsuite.settings.read import format_size
+
+log = logging.getLogger("mimsuite")
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Writes what a classifier says of every image; returns counts and places."""
+    log_to_console()
+    settings = read_predict(cfg)
+    count = settings.index.num_samples(settings.part)
+    log.info(
+        "data      %s: %s (%s images) at %s px",
+        *(settings.index.root, settings.part.split, f"{count:,}", format_size(settings.size)),
+    )
+    outputs = settings.outputs
+    log.info("model     %s: %s, %d outputs", settings.trained.init, outputs.kind, outputs.outputs)
+
+    from mimsuite.evaluation.features.tables import write_table
+    from mimsuite.evaluation.judging.predictions import predict_table
+
+    columns = predict_table(settings)
+    try:
+        write_table(settings.out, columns)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"out={settings.out} cannot be written: {reason}; use another out=") from error
+    images = len(columns["key"])
+    log.info("predictions of %d images in %s", images, settings.out)
+    return {
+        "out": str(settings.out),
+        "samples": images,
+        "split": settings.part.split,
+        "kind": outputs.kind,
+        "classes": list(outputs.names or ()) if outputs.kind != "regression" else [],
+    }
+
+
+if __name__ == "__main__":
+    app.main("predict", run)
