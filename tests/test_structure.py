@@ -200,6 +200,7 @@ def test_public_names():
         "probe",
         "evaluate",
         "finetune",
+        "predict",
         "embed",
         "reconstruct",
         "plot",

@@ -14,6 +14,10 @@ def probe(
     init: str | Path,
     out: str | Path,
     data: str | Path | Sequence[str | Path] | None = None,
+    labels: str | Path | None = None,
+    labels_file: str | Path | None = None,
+    labels_column: str | None = None,
+    labels_kind: str | None = None,
     split: str | None = None,
     image_size: int | Sequence[int] | str | None = None,
     layers: str | Sequence[Any] | None = None,
@@ -35,6 +39,11 @@ def probe(
         init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
         out: run folder to write; must be absent or empty
         data: labelled images: packed folder, shards or image folder (default: the embedded emoji-64)
+        labels: table of labels, .csv or .tsv, for the images it names (default: the labels in the data)
+        labels_file: its column with the path of the image, or its key (default: file, path, filename, image or key)
+        labels_column: its column with the label (default: label or class)
+        labels_kind: what its labels are: classes, multilabel or regression (auto: a;b is multilabel, 0.5 regression,
+            else classes)
         split: split to report on; never what the heads learn from (auto: test, else val, else a part of train, held out
             by a hash)
         image_size: pixels: a side or [height,width] (auto: the encoder's size)
@@ -66,6 +75,10 @@ def evaluate(
     init: str | Path,
     out: str | Path,
     data: str | Path | Sequence[str | Path] | None = None,
+    labels: str | Path | None = None,
+    labels_file: str | Path | None = None,
+    labels_column: str | None = None,
+    labels_kind: str | None = None,
     split: str | None = None,
     image_size: int | Sequence[int] | str | None = None,
     flip: bool | None = None,
@@ -83,6 +96,11 @@ def evaluate(
         out: run folder to write; must be absent or empty
         data: images: packed folder, shards or image folder; with labels for a classifier (default: the embedded
             emoji-64)
+        labels: table of labels, .csv or .tsv, for the images it names (default: the labels in the data)
+        labels_file: its column with the path of the image, or its key (default: file, path, filename, image or key)
+        labels_column: its column with the label (default: label or class)
+        labels_kind: what its labels are: classes, multilabel or regression (auto: a;b is multilabel, 0.5 regression,
+            else classes)
         split: split to evaluate (auto: test, else val, else a part of train, held out by a hash as in training)
         image_size: pixels: a side, [height,width], or several: [224,288,384], [[224,224],[288,288]] (auto: the size of
             the weights)
@@ -101,6 +119,47 @@ def evaluate(
         InputError: a key or value that the task does not take, or bad input.
     """
     return call("evaluate", locals())
+
+
+def predict(
+    *,
+    init: str | Path,
+    out: str | Path,
+    data: str | Path | Sequence[str | Path] | None = None,
+    split: str | None = None,
+    top: int | None = None,
+    every_class: bool | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    flip: bool | None = None,
+    batch: int | str | None = None,
+    workers: int | str | None = None,
+    overwrite: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Writes what a classifier says of images without labels as a table: one row per image, with its key, its path, the
+    class and the probability.
+
+    Args:
+        init: a classifier or a probe: run folder, Hugging Face folder or hf:ORG/NAME
+        out: table to write: .csv or .parquet
+        data: images: a folder, one image, packed folder or shards (default: the embedded emoji-64)
+        split: which images: all, train, val, test, or auto (test, else val, else train) (default: all)
+        top: number of classes named for each image, the most probable first (default: 1)
+        every_class: also write the probability of every class (default: false)
+        image_size: pixels: a side or [height,width] (auto: the size of the weights)
+        flip: average the probabilities of each image and its mirror image (default: false)
+        batch: images per forward pass (default: 64)
+        workers: loader processes (auto: one per CPU core but one, at most 8)
+        overwrite: replace an existing file in out (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite predict --help` lists them.
+
+    Returns:
+        Counts and places.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("predict", locals())
 
 
 def embed(
@@ -227,6 +286,8 @@ def pack(
     labels: str | Path | None = None,
     labels_file: str | Path | None = None,
     labels_column: str | None = None,
+    labels_kind: str | None = None,
+    labels_missing: str | None = None,
     group_by: str | None = None,
     image_size: int | Sequence[int] | str | None = None,
     alpha: str | None = None,
@@ -249,6 +310,10 @@ def pack(
             else none) (default: auto)
         labels_file: CSV column with the path of the image below src (default: file, path, filename or image)
         labels_column: CSV column with the label (default: label or class)
+        labels_kind: what the CSV's labels are: classes, multilabel or regression (auto: a;b is multilabel, 0.5
+            regression, else classes)
+        labels_missing: images without a row or with an empty label: unlabelled (pack them without), skip (leave them
+            out) or error (default: unlabelled)
         group_by: images of one group stay in one split: a CSV column, folder, or folder:N (N-th part of the path)
         image_size: reduce larger images to this short side in pixels (Lanczos); JPEG stays JPEG (quality 95), others
             stay lossless
@@ -347,6 +412,7 @@ def demo(
 def doctor(
     *,
     data: str | Path | Sequence[str | Path] | None = None,
+    clean: str | None = None,
     out: str | Path | None = None,
     strict: bool | None = None,
     **overrides: Any,
@@ -355,6 +421,8 @@ def doctor(
 
     Args:
         data: a data set whose index is checked as well (default: none)
+        clean: empty the cache: old (copies of folders that changed or are gone, and unfinished ones), all, or null
+            (only show it)
         out: a .json file for everything that is printed (default: none); an existing file is replaced
         strict: exit code 1 also for what only slows a run (default: false)
         overrides: further keys, as `**{"group.key": value}`; `mimsuite doctor --help` lists them.

@@ -111,6 +111,10 @@ def finetune(
     *,
     out: str | Path,
     data: str | Path | Sequence[str | Path] | None = None,
+    labels: str | Path | None = None,
+    labels_file: str | Path | None = None,
+    labels_column: str | None = None,
+    labels_kind: str | None = None,
     init: str | Path | None = None,
     label_fraction: float | None = None,
     class_weights: str | Sequence[float] | None = None,
@@ -149,6 +153,11 @@ def finetune(
         out: run folder to write; must be absent or empty
         data: labelled images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder (default: the
             embedded emoji-64)
+        labels: table of labels, .csv or .tsv, for the images it names (default: the labels in the data)
+        labels_file: its column with the path of the image, or its key (default: file, path, filename, image or key)
+        labels_column: its column with the label (default: label or class)
+        labels_kind: what its labels are: classes, multilabel or regression (auto: a;b is multilabel, 0.5 regression,
+            else classes)
         init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME (default: random
             weights)
         label_fraction: share of the training labels to use: the same share of each class, chosen by seed (default: 1.0)

@@ -107,7 +107,7 @@ def _sort(found: Contents, name: str, is_file: bool, exclude: Sequence[str]) -> 
     ending = os.path.splitext(name)[1].lower()
     if not is_file:
         found.broken.append(name)
-    elif ending in PICTURE_ENDINGS:
+    elif ending in PICTURE_ENDINGS and not name.endswith(".idx.npy"):  # a table beside a shard
         out = any(matches(name, pattern) for pattern in exclude)
         (found.excluded if out else found.images).append(name)
     else:
