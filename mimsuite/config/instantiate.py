@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, cause_of
 
 ALLOWED = frozenset(
     {
@@ -65,7 +65,7 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
             {k: v for k, v in values.items() if k not in extra}, _convert_="all", _partial_=True
         )  # inner nodes are built; `extra` stays out of Hydra's hands
     except HydraException as error:
-        raise InputError(f"{node._target_}: {innermost(error)}; check the keys of this group") from error
+        raise InputError(f"{node._target_}: {cause_of(innermost(error))}; check the keys of this group") from error
     if values.get("_partial_"):
         return functools.partial(made, **extra)
     bind(node, made.func, made.args, made.keywords | extra)
@@ -74,8 +74,8 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
     except InputError:
         raise
     except Exception as error:  # a constructor judges its values in whatever way it likes
-        said = f"{error}" if isinstance(error, ValueError) else f"{error or type(error).__name__}; check this group"
-        raise InputError(f"{node._target_}: {said}") from error
+        fix = "" if isinstance(error, ValueError) else "; check the keys of this group"
+        raise InputError(f"{node._target_}: {cause_of(error)}{fix}") from error
 
 
 def check_call(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any) -> None:
@@ -136,11 +136,11 @@ def key_of(node: DictConfig, key: str) -> str:
     return str(node._get_full_key(key))
 
 
-def innermost(error: BaseException) -> str:
-    """What the first cause of an error says."""
+def innermost(error: BaseException) -> BaseException:
+    """The first cause of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{error}" or type(error).__name__
+    return error
 
 
 def rename_moved(value: Any) -> Any:

@@ -79,7 +79,8 @@ class ClassifyObjective(Objective):
         return self
 
     def on_train_start(self) -> None:
-        """Sets the modes: Lightning's fit takes and keeps those that it finds."""
+        """Sets the modes, too: Lightning's fit takes and keeps those that it finds."""
+        super().on_train_start()
         self.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

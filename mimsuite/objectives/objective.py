@@ -150,8 +150,23 @@ class Objective(LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """One optimizer, one learning-rate factor per step."""
         optimizer = self.make_optimizer(self.groups)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+
+        def factor(step: int) -> float:
+            return self.schedule(step)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)  # it would save and restore an object's state
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Gives the first step the rate of this run's schedule.
+
+        The optimizer of a checkpoint has that of the schedule before, which is another where the run is longer now.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = cast(torch.optim.lr_scheduler.LambdaLR, config.scheduler)
+            factor = self.schedule(schedule.last_epoch)
+            for group, base in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+                group["lr"] = base * factor
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clips the global gradient norm and keeps its value from before; where it is not finite, skips the update.

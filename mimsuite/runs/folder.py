@@ -1,8 +1,8 @@
 """The run folder: what a run writes, who may write it, and how it is repeated.
 
-Layout: `config.yaml overrides.txt environment.json` (all that is needed to repeat the run), `metrics.csv metrics.jsonl
-summary.json`, `train.log`, `bad_samples.jsonl`, `skipped_steps.jsonl`, `checkpoints/`, `weights/`, `pictures/`,
-`wandb/`. What may be written where is decided by `mimsuite.settings.outputs`.
+Layout: `config.yaml overrides.txt environment.json data.json` (all that is needed to repeat the run), `metrics.csv
+metrics.jsonl summary.json`, `train.log`, `bad_samples.jsonl`, `skipped_steps.jsonl`, `checkpoints/`, `weights/`,
+`pictures/`, `wandb/`. What may be written where is decided by `mimsuite.settings.outputs`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
+from mimsuite.data.fingerprint import DATA, Fingerprint
 from mimsuite.data.storage import write_json, write_text
 from mimsuite.errors import InputError
 from mimsuite.runs.environment import describe_environment
@@ -120,6 +121,11 @@ class RunFolder:
         lines += [line for line in overrides if line not in (*lines, "resume=true")]
         write_text(file, redact("".join(f"{line}\n" for line in lines)))
         write_json(self.path / "environment.json", describe_environment() | devices)
+
+    def describe_data(self, about: Fingerprint) -> None:
+        """Writes `data.json`, by which a run that goes on knows its data again."""
+        if self.leads:
+            write_json(self.path / DATA, dict(about))
 
     def log_to_file(self, earlier: Sequence[logging.LogRecord] = ()) -> None:
         """Appends every log line to `train.log`, with the time.

@@ -137,11 +137,13 @@ def train(
     if folder.resumed:
         warn_of_changes(folder, facts)
     folder.describe(context.config, settings.inputs.overrides, facts)
+    folder.describe_data(settings.inputs.fingerprint)
     checkpoint = newest_checkpoint(folder.path / "checkpoints") if folder.resumed else None
     if folder.leads:
         report_start(settings, task.name)
         task.banner(settings, objective)
         report_choices(settings, compute)
+        report_resume(settings, objective, step_of(checkpoint))
     trainer, parts = make_trainer(settings, folder, compute, context, step=step_of(checkpoint))
     try:
         fit(trainer, objective, data, checkpoint, compute.micro_batch)
@@ -220,6 +222,21 @@ def report_choices(settings: TrainingSettings, compute: Compute) -> None:
     )
     for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes):
         log.info("          %s", note)
+
+
+def report_resume(settings: TrainingSettings, objective: Objective, step: int) -> None:
+    """Reports where a resumed run goes on, and at which learning rate; `step` as of `step_of`."""
+    budget, before = settings.budget, settings.inputs.steps_before
+    if step < 0:
+        return
+    if step >= budget.steps:
+        log.info("resume    nothing is left of %d steps; steps= with a larger number trains longer", budget.steps)
+        return
+    rate = budget.lr * objective.schedule(step)
+    log.info("resume    at step %d of %d, learning rate %.3g (peak %.3g)", step, budget.steps, rate, budget.lr)
+    if before not in (None, budget.steps):
+        longer = "          steps=%d, it was %s: from here on the learning rate is that of a run of %d steps"
+        log.info(longer, budget.steps, before, budget.steps)
 
 
 def step_of(checkpoint: Path | None) -> int:

@@ -13,6 +13,7 @@ RUN_NAMES = (
     "config.yaml",
     "overrides.txt",
     "environment.json",
+    "data.json",
     "metrics.csv",
     "metrics.jsonl",
     "summary.json",

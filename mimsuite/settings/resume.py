@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +12,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_config
-from mimsuite.errors import InputError
+from mimsuite.data.fingerprint import DATA, Fingerprint, difference
+from mimsuite.errors import InputError, reading
 from mimsuite.settings.resolve import with_values
+
+log = logging.getLogger("mimsuite")
 
 FREE = (
     *("workers", "devices", "logger", "out", "resume", "callbacks.monitor", "save_every"),
@@ -23,8 +28,8 @@ FREE = (
 def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The stored config of the run in `cfg.out`, with those changes from the command line that resuming allows.
 
-    `workers`, `devices`, `save_every`, logging and a larger `steps` may change; anything else that would change the
-    result is refused.
+    `workers`, `devices`, `save_every`, logging, a larger `steps` and the place of the same data may change; anything
+    else that would change the result is refused.
 
     Args:
         cfg: the config composed from this command line.
@@ -33,19 +38,24 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         InputError: a changed key that may not change, with both values; fewer steps than before.
     """
-    loaded = OmegaConf.load(Path(cfg.out) / "config.yaml")
-    assert isinstance(loaded, DictConfig)
-    stored, before = current_config(loaded), first_overrides(cfg)
+    stored, before = stored_config(cfg), first_overrides(cfg)
     younger = {key: cfg[key] for key in map(str, cfg.keys() - stored.keys())}  # the run had the key's default
     stored = with_values(stored, younger)
     changes: dict[str, Any] = {}
     removed: list[str] = []
     for override in overrides:
-        if override not in before:
-            key = override.partition("=")[0].lstrip("+~")
+        key = override.partition("=")[0].lstrip("+~")
+        if override not in before or key == "data":  # a relative path may mean another place by now
             changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
             removed += [key] if override.startswith("~") and key in changes else []
     return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False}, removed)
+
+
+def stored_config(cfg: DictConfig) -> DictConfig:
+    """The config of the run in `cfg.out`, with targets by their names of today."""
+    loaded = OmegaConf.load(Path(cfg.out) / "config.yaml")
+    assert isinstance(loaded, DictConfig)
+    return current_config(loaded)
 
 
 def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[str, Any]:
@@ -66,11 +76,15 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
                 f"resume=true with steps={new}, but the run was started for {old}; use steps={old} or more"
             )
         return {"steps": new}
+    if key == "epochs" and new is not None:
+        raise InputError(f"resume=true cannot change epochs={new}; to train longer, give a larger steps=")
+    if key == "data" and None not in (old, new):
+        return {} if same_path(old, new) else {"data": new}  # `check_data` judges whether it is the same
     if key.startswith(FREE):
         chosen_before = any(line.startswith("micro_batch=") for line in before)
         for_other_devices = {"micro_batch": "auto"} if key == "devices" and not chosen_before else {}
         return {key: new} | for_other_devices
-    if old not in (new, "<secret>") and not same_path(key, old, new):
+    if old not in (new, "<secret>") and not (key == "init" and same_path(old, new)):
         raise InputError(
             f"resume=true cannot change {key}: the run has {old}, the command line has {new}; remove {key}=, "
             "or start a new run in another out="
@@ -84,9 +98,29 @@ def first_overrides(cfg: DictConfig) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def same_path(key: str, old: object, new: object) -> bool:
+def same_path(old: object, new: object) -> bool:
     """Whether two values of a path key name the same place."""
-    return key in ("data", "init") and None not in (old, new) and real_path(old) == real_path(new)
+    return None not in (old, new) and real_path(old) == real_path(new)
+
+
+def check_data(out: str, now: Fingerprint) -> None:
+    """Refuses other data than the run in `out` began with; a run of an earlier version has not written down which.
+
+    Raises:
+        InputError: they differ, and in what.
+    """
+    file = Path(out) / DATA
+    if not file.is_file():
+        log.warning("an earlier version began this run: whether the data are the same as then is not checked")
+        return
+    with reading(str(file), "remove it to go on without checking the data"):
+        before = json.loads(file.read_text())
+        found = difference(before, now)
+    if found is not None:
+        raise InputError(
+            f"resume=true with other data than the run began with: {found}; "
+            "give data= with the same shards, or start a new run in another out="
+        )
 
 
 def real_path(value: object) -> str:

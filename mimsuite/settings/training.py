@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import judge_names, trusted_targets
+from mimsuite.data.fingerprint import Fingerprint, fingerprint
 from mimsuite.data.index import DataIndex
 from mimsuite.data.open import open_data
 from mimsuite.data.stores.address import absolute
@@ -21,7 +22,7 @@ from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
 from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_text
 from mimsuite.settings.resolve import with_values
-from mimsuite.settings.resume import continue_config, first_overrides
+from mimsuite.settings.resume import check_data, continue_config, first_overrides, stored_config
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import ACCELERATORS, PRECISIONS
@@ -78,6 +79,8 @@ class RunInputs:
         init: what the user gave, or None.
         data: its address, a local path made absolute; None for the embedded data.
         index: the data.
+        fingerprint: what the data are, without their place.
+        steps_before: of a resumed run, the steps that it was started for.
         weights: what `init` names, or None.
         seed: of the run.
         precision: Lightning's name, or "auto".
@@ -99,6 +102,8 @@ class RunInputs:
     init: str | None
     data: str | None
     index: DataIndex
+    fingerprint: Fingerprint
+    steps_before: int | None
     weights: Weights | None
     seed: int
     precision: str
@@ -177,10 +182,17 @@ def read_inputs(
     init, data = read_text(cfg, "init"), read_text(cfg, "data")
     if not held:
         check_outside(out, data)
+    index = open_data(data)
+    about, steps_before = fingerprint(index), None
+    if resume and held:
+        steps_before = read_int(stored_config(asked), "steps")
+        check_data(out, about)
     return cfg, RunInputs(
         *(out, resume, overwrite, tuple(overrides), given, trusted, init),
         data=None if data is None else absolute(data),
-        index=open_data(data),
+        index=index,
+        fingerprint=about,
+        steps_before=steps_before,
         weights=read_weights(init, objects),
         seed=seed,
         precision=precision,
