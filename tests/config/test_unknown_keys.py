@@ -60,9 +60,9 @@ RECIPE = "# @package _global_\n"
         ({}, ["+logger.wandb.projct=a"], "did you mean logger.wandb.project?"),
         ({}, ["+callbacks.mine.a=1"], "callbacks.mine={'a': 1} has no _target_"),
         ({}, ["callbacks.monitor.log_every=0"], "log_every=0 is not a whole number"),
-        ({}, ["callbacks.monitor.log_every=often"], "mimsuite.callbacks.monitor.Monitor: '<' not supported"),
+        ({}, ["callbacks.monitor.log_every=often"], "mimsuite.callbacks.monitor.Monitor: TypeError: '<' not supported"),
         ({}, ["+trainer.profiler=slow"], "When passing string value for the `profiler` parameter"),
-        ({}, ["augment.scale=1"], "RandomResizedCrop: 'int' object is not subscriptable; check this group"),
+        ({}, ["augment.scale=1"], "RandomResizedCrop: TypeError: 'int' object is not subscriptable; check the keys"),
         (
             {"mask__mine": MINE},
             ["mask=mine"],
