@@ -8,6 +8,7 @@ from torchmetrics import Metric
 
 from mimsuite.masked.losses import masked_error, widen
 from mimsuite.masked.patches import expand_mask
+from mimsuite.masked.targets import Target
 
 SMALLEST_ERROR = 1e-10
 
@@ -59,12 +60,35 @@ class HiddenPSNR(Metric):
         return self.total / self.images
 
 
-def visible_mean_loss(pixels: Tensor, mask: Tensor) -> Tensor:
-    """Masked L1 of predicting, in every image, the mean colour of its visible pixels: what a model must beat.
+def flat_loss(target: Target, pixels: Tensor, mask: Tensor, cell: tuple[int, int], loss: str) -> Tensor:
+    """The masked loss of an image of one colour, in the space of the target: what a model must beat.
+
+    Of pixels that of `visible_mean_loss`. Of pixels that are normalised per cell, and of gradients, it is that of
+    zeros: so far a flat cell of the right brightness is from the target, and a flat image has no gradients.
+
+    Args:
+        target: what is predicted.
+        pixels: `(B, C, H, W)` normalised floats.
+        mask: `(B, gh, gw)` bool, True = hidden, on a grid that divides the image.
+        cell: `(h, w)` pixels of a cell of the feature map.
+        loss: one of `words.LOSSES`.
+
+    Returns:
+        A scalar, comparable with the model's masked loss.
+    """
+    if target.name == "pixels":
+        return visible_mean_loss(pixels, mask, loss)
+    wanted = target.dense(pixels, cell)
+    return masked_error(torch.zeros_like(wanted), wanted, mask, loss)
+
+
+def visible_mean_loss(pixels: Tensor, mask: Tensor, loss: str = "l1") -> Tensor:
+    """Masked loss of predicting, in every image, the mean colour of its visible pixels.
 
     Args:
         pixels: `(B, C, H, W)` normalised floats.
         mask: `(B, gh, gw)` bool, True = hidden, on a grid that divides the image.
+        loss: one of `words.LOSSES`.
 
     Returns:
         A scalar, comparable with `losses.masked_error`. An image without visible pixels is predicted as 0, the
@@ -73,7 +97,7 @@ def visible_mean_loss(pixels: Tensor, mask: Tensor) -> Tensor:
     visible = ~_pixel_mask(mask, pixels)
     total = widen(pixels).masked_fill(~visible, 0).sum((2, 3), keepdim=True)
     colour = total / visible.sum((2, 3), keepdim=True).clamp_min(1)
-    return masked_error(colour.expand_as(pixels), pixels, mask)
+    return masked_error(colour.expand_as(pixels), pixels, mask, loss)
 
 
 def _pixel_mask(mask: Tensor, pixels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 from torch import Tensor
@@ -10,11 +11,13 @@ from torchmetrics import MeanMetric
 from mimsuite.masked.losses import error_of
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
-from mimsuite.metrics.psnr import HiddenPSNR
+from mimsuite.metrics.psnr import HiddenPSNR, flat_loss
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.objectives.clipping import poison_if_not_finite
 from mimsuite.objectives.objective import Objective
 from mimsuite.types import Batch
+
+log = logging.getLogger("mimsuite")
 
 
 class MIMObjective(Objective):
@@ -33,7 +36,8 @@ class MIMObjective(Objective):
         super().__init__(model, normalize, **base)
         error_of(loss)  # a wrong name is refused now
         self.loss = loss
-        self.val_loss, self.val_psnr = MeanMetric(), HiddenPSNR()
+        self.val_loss, self.val_psnr, self.val_flat = MeanMetric(), HiddenPSNR(), MeanMetric()
+        self.flat: float | None = None
 
     @property
     def evaluated_model(self) -> ForMaskedImageModeling:
@@ -56,12 +60,22 @@ class MIMObjective(Objective):
         if picture is not None:
             undo = self.normalize.undo
             self.val_psnr.update(undo(picture), undo(pixels), batch.mask, self.normalize.peak)
+        if self.flat is None:
+            flat = flat_loss(model.target, pixels, batch.mask, model.head_stride, self.loss)
+            self.val_flat.update(flat, weight=len(pixels))
 
     def on_validation_epoch_end(self) -> None:
-        """Reports the metrics of the pass."""
+        """Reports the metrics of the pass; the loss of a flat colour is the same in every pass, and measured once."""
         metrics = {"val/loss": float(self.val_loss.compute())}
         if self.model.target.mode != "orientations":
             metrics["val/psnr"] = float(self.val_psnr.compute())
+        if self.flat is None:
+            self.flat = float(self.val_flat.compute())
+            log.info(
+                "flat      one colour per image has val/loss %.4f, the model has %.4f at step %d",
+                *(self.flat, metrics["val/loss"], self.trainer.global_step),
+            )
+        metrics["val/loss_mean_colour"] = self.flat
         self.val_loss.reset()
         self.val_psnr.reset()
         self.report_metrics(metrics)

@@ -121,8 +121,9 @@ def write_weights(
     assert parts.files is not None
     place = folder.path / "weights"
     save_weights(place, objective.evaluated_model, objective.normalize, settings.geometry.image_size)
-    run, loss = folder.path, parts.files.last["val/loss"]
-    log.info("done: %d steps, val/loss %.4f; weights in %s", objective.trainer.global_step, loss, place)
+    run, last, steps = folder.path, parts.files.last, objective.trainer.global_step
+    flat = f" (one colour per image: {last['val/loss_mean_colour']:.4f})" if "val/loss_mean_colour" in last else ""
+    log.info("done: %d steps, val/loss %.4f%s; weights in %s", steps, last["val/loss"], flat, place)
     log.info("pictures  %s", folder.pictures)
     report_next("measure the features", "probe", init=run, data=settings.inputs.data, out=f"{run}-probe")
     return {}, {}

@@ -6,7 +6,9 @@ import torch
 from torchmetrics.functional import mean_absolute_error
 
 from mimsuite.masked.losses import masked_error
-from mimsuite.metrics.psnr import HiddenPSNR, hidden_psnr, visible_mean_loss
+from mimsuite.masked.targets import TARGETS
+from mimsuite.metrics.psnr import HiddenPSNR, flat_loss, hidden_psnr, visible_mean_loss
+from mimsuite.words import LOSSES
 
 MASK = torch.tensor([[[1, 0], [0, 1]], [[0, 1], [0, 0]]]).bool()
 
@@ -72,6 +74,21 @@ def test_flat_colour_baseline_is_the_masked_l1_of_the_visible_mean_colour(pair):
     torch.testing.assert_close(loss, masked_error(flat, pixels, MASK))
     errors = [np.abs(hidden_values(flat, i)[0] - hidden_values(pixels, i)[0]).ravel() for i in (0, 1)]
     assert loss.item() == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_flat_colour_is_compared_in_the_space_of_the_target(name, loss, pair):
+    target, pixels = TARGETS[name](), torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[[True, False, False], [False, True, True]]] * 2)
+    found = flat_loss(target, pixels, mask, (8, 8), loss)
+    flat = pixels.clone()
+    for i, hidden in enumerate(mask.repeat_interleave(8, 1).repeat_interleave(8, 2)):
+        flat[i] = pixels[i][:, ~hidden].mean(1)[:, None, None]
+    # Cells of one grey are 0 when they are normalised, as are the histograms of an image of one colour.
+    guess = flat if name == "pixels" else target.dense(flat.mean(1, keepdim=True).expand_as(flat), (8, 8))
+    torch.testing.assert_close(found, masked_error(guess, target.dense(pixels, (8, 8)), mask, loss), atol=2e-3, rtol=0)
+    assert found > 0.05
 
 
 def test_baseline_of_an_image_without_visible_pixels_is_its_distance_from_the_data_mean():

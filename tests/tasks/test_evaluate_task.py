@@ -263,7 +263,9 @@ def pretrained(shards, tmp_path_factory):
 def test_a_run_gives_its_own_validation_again(pretrained, shards, tmp_path):
     run, own = pretrained[0], pretrained[1]["metrics"]
     summary = evaluate(tmp_path / "out", init=run, data=shards, split="val")
-    assert summary["metrics"] == {name: pytest.approx(own[name], abs=1e-6) for name in ("val/loss", "val/psnr")}
+    assert summary["metrics"] == {
+        name: pytest.approx(own[name], abs=1e-6) for name in ("val/loss", "val/psnr", "val/loss_mean_colour")
+    }
     assert summary["mask"]["ratio"] == [0.25, 0.75]
     written = OmegaConf.load(tmp_path / "out" / "config.yaml")
     assert (written.mask.ratio, written.mask.unit) == ([0.25, 0.75], 8)

@@ -72,6 +72,7 @@ def test_metrics_have_the_agreed_names_and_steps(run):
     assert set(series) == {
         "train/loss",
         "val/loss",
+        "val/loss_mean_colour",
         "val/psnr",
         "optim/lr",
         "optim/grad_norm",

@@ -11,7 +11,7 @@ from torch import Tensor
 from mimsuite.data.progress import report_progress
 from mimsuite.errors import InputError
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.psnr import HiddenPSNR, visible_mean_loss
+from mimsuite.metrics.psnr import HiddenPSNR, flat_loss
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.types import Batch
 
@@ -28,7 +28,7 @@ def masked_metrics(
     device: str,
     images: int,
 ) -> dict[str, float]:
-    """The masked loss, the PSNR of hidden pixels, and the loss of a flat colour, where there are such.
+    """The masked loss, the PSNR of hidden pixels where there are such, and the loss of a flat colour.
 
     Computed as `MIMObjective` validates: a batch's loss counts by its images, and an image that cannot be decoded is
     replaced by another. With masks that hide the same in every image the size of the batches changes nothing.
@@ -42,14 +42,13 @@ def masked_metrics(
         images: how many the loader gives.
 
     Returns:
-        `loss`; `psnr`, in dB, where the prediction is a picture; and of L1 of pixels `loss_mean_colour`, what
-        predicting the mean colour of each image's visible pixels would reach: a model has to be below it.
+        `loss`; `psnr`, in dB, where the prediction is a picture; and `loss_mean_colour`, what a flat colour would
+        reach (see `flat_loss`): a model has to be below it.
 
     Raises:
         InputError: an empty loader, or images that cannot be decoded.
     """
     psnr = HiddenPSNR().to(device)
-    flat = model.target.name == "pixels" and loss == "l1"
     total, colour = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     done, bad = 0, 0
     with report_progress("evaluating under masks") as report:
@@ -61,8 +60,7 @@ def masked_metrics(
             picture = model.target.picture(prediction, pixels, mask, model.head_stride)
             if picture is not None:
                 psnr.update(normalize.undo(picture), normalize.undo(pixels), mask, normalize.peak)
-            if flat:
-                colour += weigh_by_images(visible_mean_loss(pixels, mask), pixels)
+            colour += weigh_by_images(flat_loss(model.target, pixels, mask, model.head_stride, loss), pixels)
             done, bad = done + len(pixels), bad + len(batch.bad)
             report(done, images)
     if not done:
@@ -72,7 +70,7 @@ def masked_metrics(
     metrics = {"loss": float(total / done)}
     if model.target.mode != "orientations":
         metrics["psnr"] = float(psnr.compute())
-    return metrics | ({"loss_mean_colour": float(colour / done)} if flat else {})
+    return metrics | {"loss_mean_colour": float(colour / done)}
 
 
 def weigh_by_images(value: Tensor, pixels: Tensor) -> Tensor:
