@@ -61,6 +61,7 @@ def read_metrics(path: Path) -> Series:
     }
 
 
+LOSS = "loss"
 _THIN, _SOLID, _DASHED, _DOTTED = (
     {"linewidth": 1.0, "alpha": 0.6},
     {"linewidth": 1.8},
@@ -68,7 +69,7 @@ _THIN, _SOLID, _DASHED, _DOTTED = (
     {"linewidth": 1.8, "linestyle": ":"},
 )
 _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
-    ("loss", {"train/loss": _THIN, "val/loss": _SOLID, "val/loss_mean_colour": _DOTTED}),
+    (LOSS, {"train/loss": _THIN, "val/loss": _SOLID, "val/loss_mean_colour": _DOTTED}),
     ("PSNR of hidden pixels (dB)", {"val/psnr": _SOLID}),
     ("top-1 accuracy (fraction)", {"val/top1": _SOLID, "probe/top1": _DASHED, "knn/top1": _DOTTED}),
     ("RankMe of clean features", {"quality/rankme": _SOLID}),
@@ -84,8 +85,13 @@ _FONT = 16  # pixels: as wide as matplotlib's at 10 points
 _INCH, _KEY, _ROW = 100, 65, 22  # pixels: an inch; in the legend a colour with its gaps, a row
 
 
-def draw_curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | None = None) -> None:
-    """Draws metrics of runs against their optimizer steps, and saves a PNG.
+def draw_curves(
+    runs: Mapping[str, Series],
+    out: Path,
+    metrics: Sequence[str] | None = None,
+    losses: Mapping[str, str] | None = None,
+) -> None:
+    """Draws metrics of runs against their optimizer steps, and saves the picture.
 
     Panels are loss, PSNR, accuracy, learning rate, gradient norm, speed and waiting, each there if any run has its
     metric. Colours tell runs apart (seven of Okabe and Ito, safe for colour-blind readers; from the eighth run on with
@@ -94,13 +100,18 @@ def draw_curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | 
 
     Args:
         runs: name of the run -> what `read_metrics` gives.
-        out: the PNG; its folder is made.
+        out: the picture, .png, .pdf or .svg; its folder is made.
         metrics: draws these only, each that has no panel above in one of its own.
+        losses: of every run, in words; runs of different losses get panels of their own for it.
 
     Raises:
         InputError: nothing to draw, or a metric that no run has.
     """
-    panels = _panels({name for run in runs.values() for name in run}, metrics)
+    panels = [
+        panel
+        for label, styles in _panels({name for run in runs.values() for name in run}, metrics)
+        for panel in _split(label, styles, runs, losses or {})
+    ]
     if not panels:
         raise InputError(f"no metric to draw in {', '.join(runs) or 'no runs'}; log at least one step first")
 
@@ -112,8 +123,8 @@ def draw_curves(runs: Mapping[str, Series], out: Path, metrics: Sequence[str] | 
     height = 340 * down + 20 + _ROW * math.ceil(len(names) / columns)
     figure = new_figure(width / _INCH, height / _INCH, dpi=_INCH)
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, (label, styles) in zip(axes, panels, strict=False):
-        _panel(axis, label, styles, runs)
+    for axis, (label, styles, own) in zip(axes, panels, strict=False):
+        _panel(axis, label, styles, own)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     keys = [axes[0].plot([], [], linewidth=3, **_look(number, number >= len(LINES)))[0] for number in range(len(names))]
@@ -132,8 +143,24 @@ def _panels(logged: Set[str], metrics: Sequence[str] | None) -> list[tuple[str, 
     return [(label, styles) for label, styles in panels if styles]
 
 
+def _split(
+    label: str, styles: Mapping[str, dict[str, Any]], runs: Mapping[str, Series], losses: Mapping[str, str]
+) -> Sequence[tuple[str, Mapping[str, dict[str, Any]], dict[str, Series]]]:
+    """A panel, its metrics, and the runs in it; none of another run is drawn, but its place in the colours is kept."""
+    if label != LOSS:
+        return [(label, styles, dict(runs))]
+    having = [name for name, run in runs.items() if set(styles) & set(run)]
+    kinds = dict.fromkeys(losses.get(name, "") for name in having)
+    found = []
+    for kind in kinds:
+        own = {name: run if losses.get(name, "") == kind else {} for name, run in runs.items()}
+        logged = {n: styles[n] for n in styles if any(n in run for run in own.values())}
+        found.append((f"{label}: {kind}" if kind else label, logged, own))
+    return found
+
+
 def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: Mapping[str, Series]) -> None:
-    """Draws the metrics in `styles` of all runs into one panel; several metrics get a legend above it."""
+    """Draws the metrics in `styles` of runs into one panel; several metrics get a legend above it."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     steps: NDArray[Any]

@@ -30,8 +30,8 @@ def style_axes(axes: Axes) -> None:
 
 
 def save_figure(figure: Figure, path: Path, **options: Any) -> None:
-    """Writes a PNG, its folder too; `options` are those of `Figure.savefig`."""
+    """Writes a picture, its folder too, of the kind of its ending; `options` are those of `Figure.savefig`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), replacing(path) as part:
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the letter becomes a box
-        figure.savefig(part, format="png", **options)
+        figure.savefig(part, format=path.suffix[1:].lower(), **options)

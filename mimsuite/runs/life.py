@@ -27,6 +27,7 @@ from mimsuite.runs.objects import (
 )
 from mimsuite.runs.processes import Team, command_line, current_team, end_with_parent, is_leader, launch, processes_of
 from mimsuite.settings.budget import counted, fitted_micro_batch
+from mimsuite.settings.losses import name_loss
 from mimsuite.settings.training import TrainingSettings
 from mimsuite.version import __version__
 
@@ -291,7 +292,9 @@ def write_results(
         return {"exit_code": 0}
     spent = {"images": steps * settings.budget.batch, "seconds": round(parts.checkpoints.seconds, 1)}
     folder.pictures.mkdir(exist_ok=True)
-    draw_curves({folder.path.resolve().name: read_metrics(folder.path / "metrics.csv")}, folder.pictures / "curves.png")
+    name, series = folder.path.resolve().name, read_metrics(folder.path / "metrics.csv")
+    losses = {name: name_loss(folder.path, series)}
+    draw_curves({name: series}, folder.pictures / "curves.png", losses=losses)
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         return folder.summary(task.name, "interrupted", steps, parts.files.last, **spent) | {"exit_code": code}

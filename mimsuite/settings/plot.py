@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mimsuite.errors import InputError
+from mimsuite.settings.losses import name_sweep
 from mimsuite.settings.outputs import check_file
 from mimsuite.settings.read import read, read_flag
 
@@ -23,11 +24,13 @@ class PlotSettings:
     Attributes:
         out: the picture.
         runs: name -> `metrics.csv`.
+        labels: name -> what the legend calls it.
         metrics: those to draw; None for all that have a panel.
     """
 
     out: Path
     runs: Mapping[str, Path]
+    labels: Mapping[str, str]
     metrics: tuple[str, ...] | None
 
 
@@ -37,10 +40,11 @@ def read_plot(cfg: DictConfig) -> PlotSettings:
     Raises:
         InputError: a wrong value, a folder that holds no run, or a picture that may not be written.
     """
-    out = check_file("out", str(read(cfg, "out")), (".png",), overwrite=read_flag(cfg, "overwrite"))
+    out = check_file("out", str(read(cfg, "out")), (".png", ".pdf", ".svg"), overwrite=read_flag(cfg, "overwrite"))
     folders = [Path(name) for name in read_names(cfg, "runs")]
     metrics = None if cfg.metrics is None else tuple(read_names(cfg, "metrics"))
-    return PlotSettings(out, dict(zip(name_runs(folders), map(find_metrics, folders), strict=True)), metrics)
+    runs = dict(zip(name_runs(folders), map(find_metrics, folders), strict=True))
+    return PlotSettings(out, runs, name_sweep({name: path.parent for name, path in runs.items()}), metrics)
 
 
 def read_names(cfg: DictConfig, key: str) -> list[str]:

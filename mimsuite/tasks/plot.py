@@ -13,6 +13,7 @@ from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import Series, draw_curves, read_metrics
 from mimsuite.runs.console import log_to_console
+from mimsuite.settings.losses import name_losses
 from mimsuite.settings.plot import read_plot
 
 log = logging.getLogger("mimsuite")
@@ -28,11 +29,14 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for name, path in settings.runs.items():
         if not runs[name]:
             raise InputError(f"{path} holds no metrics yet; plot again after the first logged step")
+    losses = name_losses({name: path.parent for name, path in settings.runs.items()}, runs)
+    labels = settings.labels
     try:
-        draw_curves(runs, settings.out, settings.metrics)
+        shown = {labels[name]: series for name, series in runs.items()}
+        draw_curves(shown, settings.out, settings.metrics, {labels[name]: loss for name, loss in losses.items()})
     except OSError as error:
         raise InputError(f"out={settings.out} cannot be written: {error.strerror}; use another out=") from error
-    report_runs(runs, settings.metrics or SHOWN)
+    report_runs(shown, settings.metrics or SHOWN)
     log.info("curves of %s in %s", "1 run" if len(runs) == 1 else f"{len(runs)} runs", settings.out)
     return {"out": str(settings.out), "runs": {name: last_values(series) for name, series in runs.items()}}
 

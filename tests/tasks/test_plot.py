@@ -169,7 +169,7 @@ def test_folders_without_curves_are_refused_by_name(tmp_path, name, message):
         ({"runs": "runs/a/metrics.csv"}, "is a file; give the folder of a run: runs=runs/a"),
         ({"metrics": []}, r"metrics=\[\] is neither"),
         ({"metrics": ["val/los"]}, "no run has the metric 'val/los'; there are optim/grad_norm, optim/lr, "),
-        ({"out": "x.jpg"}, "out=x.jpg does not end in .png; use out=x.png"),
+        ({"out": "x.jpg"}, "out=x.jpg does not end in .png, .pdf, .svg; use out=x.png"),
         ({"out": "there.png"}, "out=there.png exists; use another out=, or overwrite=true"),
         ({"out": "there.png/x.png"}, "out=there.png/x.png cannot be written"),
         ({"overwrite": "yes"}, "overwrite=yes is not true or false"),
@@ -250,3 +250,47 @@ def test_values_that_are_not_finite_leave_a_gap(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n0,nan,1\n1,nan,inf\n2,nan,2\n")
     draw_curves({"a": read_metrics(tmp_path / "metrics.csv")}, tmp_path / "x.png")
     assert BLACK in colours(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("ending", "starts"), [("pdf", b"%PDF-"), ("svg", b"<?xml"), ("SVG", b"<?xml"), ("png", b"\x89PNG")]
+)
+def test_the_ending_decides_the_kind_of_picture(ending, starts, runs, tmp_path):
+    out = tmp_path / f"x.{ending}"
+    mimsuite.plot(runs=runs, out=str(out), metrics="val/loss")
+    assert out.read_bytes().startswith(starts)
+
+
+def test_unlike_losses_get_panels_of_their_own(runs, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    monkeypatch.setattr("mimsuite.data.storage.Replacement.commit", lambda _: None)
+    runs = [*runs, write_run(tmp_path / "runs" / "c")]
+    for folder, objective in zip(runs, ("l1 pixels", "mse norm_pixels", "l1 pixels"), strict=True):
+        loss, target = objective.split()
+        (Path(folder) / "config.yaml").write_text(f"objective: {{loss: {loss}, target: {target}}}\n")
+    mimsuite.plot(runs=runs, out=str(tmp_path / "x.png"), metrics=["train/loss", "val/loss"])
+    first, second = drawn[0].axes[:2]
+    assert first.get_ylabel() == "loss: L1 of pixels"
+    assert second.get_ylabel() == "loss: MSE of normalised pixels"
+
+    def colours_of(axis):
+        return {line.get_color() for line in axis.lines if len(line.get_xdata())}
+
+    assert len(colours_of(first)) == 2
+    assert len(colours_of(second)) == 1
+    assert not colours_of(first) & colours_of(second)
+    mimsuite.plot(runs=[runs[0], runs[2]], out=str(tmp_path / "x.png"), metrics="val/loss")
+    assert [axis.get_ylabel() for axis in drawn[1].axes if axis.lines] == ["loss: L1 of pixels"]
+
+
+def test_a_sweep_is_printed_with_the_keys_that_differ(tmp_path, caplog):
+    caplog.set_level("INFO", logger="mimsuite")
+    folders = [write_run(tmp_path / "sweep" / str(n)) for n in (0, 1)]
+    for number, folder in enumerate(folders):
+        (Path(folder) / "overrides.txt").write_text(f"steps=4\nmask.ratio=0.{4 + number}\nout={folder}\n")
+    got = mimsuite.plot(runs=folders, out=str(tmp_path / "x.png"), metrics="val/loss")
+    assert list(got["runs"]) == ["0", "1"]
+    assert "0: mask.ratio=0.4  3 steps, val/loss 0.97" in caplog.text
