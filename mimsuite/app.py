@@ -22,8 +22,10 @@ from mimsuite.config.hints import explain, unknown_key
 from mimsuite.config.overrides import PATH_KEYS, hydra_value
 from mimsuite.errors import InputError, RunError
 from mimsuite.settings.resolve import with_values
+from mimsuite.settings.team import current_team
 from mimsuite.version import __version__
 
+SEVERAL = ("pretrain", "finetune", "probe")  # tasks that run in several processes
 T = TypeVar("T")
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
 
@@ -49,6 +51,16 @@ def main(task: str, run: Task) -> None:
     if any(thread.name == "wandb" for thread in threading.enumerate()):
         os._exit(code)  # wandb hangs on an unreachable server; its exit handlers would hold the process for longer
     sys.exit(code)
+
+
+def refuse_team(task: str) -> None:
+    """Refuses to do the same thing in several processes: all would write the same files.
+
+    Raises:
+        InputError: `torchrun` or `srun` started several processes of a task that knows one.
+    """
+    if task not in SEVERAL and (team := current_team()) is not None and team.size > 1:
+        raise InputError(f"{team.launcher} started {team.size} processes, but this task runs in one; start it alone")
 
 
 def call_task(task: str, run: Callable[[DictConfig, Sequence[str]], T], values: Mapping[str, Any]) -> T:
@@ -79,6 +91,7 @@ def through_hydra(task: str, run: Task) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
+    refuse_team(task)
     check_config_folders(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `run_guarded` instead of Hydra's own printing
     codes = []

@@ -100,8 +100,7 @@ class OnlineProbe(Callback):
     def _round(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         began = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():  # the fit needs tensors that autograd takes
-            for buffer in module.buffers() if trainer.world_size > 1 else ():
-                torch.distributed.broadcast(buffer, 0)  # as DDP does before the next step: BatchNorm's statistics
+            cast(Objective, module).share_buffers()
             metrics = self._measure(trainer, module)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, trainer.global_step)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning
@@ -21,30 +24,67 @@ from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.label_join import has_label
 from mimsuite.data.order import BatchOrder
 from mimsuite.data.reader import ImageReader
+from mimsuite.data.workers import TIMEOUT, WorkerWatch, fit_shared_memory
 from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import MaskSampler
 from mimsuite.types import Batch
 
+log = logging.getLogger("mimsuite")
+
 _SALT_WHOLE = 0x57484F4C
-_PREFETCH = 4  # batches per worker
+_END: Any = object()
 
 Item = tuple[int, int, int]  # (epoch, number of the sample, optimizer step)
 
 
 class BatchLoader(DataLoader[Any]):
-    """A `DataLoader` that raises the error of a worker here, with its own one-line message."""
+    """A `DataLoader` that raises the error of a worker here, with its own one-line message, and never waits for ever.
+
+    Args:
+        patience: seconds without a batch after which the workers are given up.
+        asked: whether the run is asked to stop.
+        keywords: those of `DataLoader`.
+    """
+
+    def __init__(self, *, patience: float, asked: Callable[[], bool], **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self._patience, self._asked = patience, asked
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yields batches.
 
         Raises:
             InputError: images that cannot be decoded, too many of them, or wrong labels.
-            RunError: a shard that cannot be read.
+            RunError: a shard that cannot be read; a worker that was killed, is stopped or gives no batch.
+            StoppedWaitingError: a signal asked to stop while no batch came.
         """
-        for batch in super().__iter__():
-            if isinstance(batch, (InputError, RunError)):
-                raise batch
-            yield batch
+        with _death_raises_nothing():
+            batches: Any = super().__iter__()
+        watch = WorkerWatch(getattr(batches, "_workers", ()), self._patience, self._asked)
+        try:
+            while True:
+                with watch.waiting():
+                    batch = next(batches, _END)
+                if batch is _END:
+                    return
+                if isinstance(batch, (InputError, RunError)):
+                    raise batch
+                yield batch
+        finally:
+            watch.close()
+            del batches  # or an error's traceback would hold it, and with it the workers
+
+
+@contextmanager
+def _death_raises_nothing() -> Iterator[None]:
+    """Keeps torch from raising a worker's death wherever the main process is at that moment, as in an optimizer's step.
+
+    It is found when a batch is awaited.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before)
 
 
 class StepBatches(Sampler[list[Item]]):
@@ -96,11 +136,30 @@ class FixedBatches(Sampler[list[Item]]):
                 yield [(self._epoch, number, 0) for number in numbers]
 
 
+@dataclass(frozen=True)
+class Loading:
+    """By whom batches are read.
+
+    Attributes:
+        workers: processes that read; 0 reads in the main process.
+        processes: of the run on this machine, each with such workers.
+        timeout: seconds without a batch after which the workers are given up.
+        asked: whether the run is asked to stop.
+    """
+
+    workers: int
+    processes: int = 1
+    timeout: float = TIMEOUT
+    asked: Callable[[], bool] = lambda: False
+
+
 class ImageData(lightning.LightningDataModule):
     """Batches of a run: training batches in the order of the run, validation batches with fixed crops and masks.
 
     A trainer must not put its own sampler in (`use_distributed_sampler=False`): the order knows the ranks.
     """
+
+    allow_zero_length_dataloader_with_multiple_devices = True  # fewer validation images than processes
 
     def __init__(
         self,
@@ -115,6 +174,8 @@ class ImageData(lightning.LightningDataModule):
         steps: int,
         seed: int,
         workers: int,
+        processes: int = 1,
+        timeout: float = TIMEOUT,
         lanes: int = 1,
         window: int = 16,
         val_limit: int = 5000,
@@ -136,6 +197,8 @@ class ImageData(lightning.LightningDataModule):
             steps: optimizer steps of the whole run.
             seed: decides order, crops and masks of training.
             workers: processes that read; 0 reads in the main process.
+            processes: of the run on this machine, which share its shared memory.
+            timeout: seconds without a batch after which the workers are given up.
             lanes, window: see `BatchOrder`.
             val_limit: at most so many validation images are used, chosen once by their keys.
             labels: whether labels are read.
@@ -148,7 +211,9 @@ class ImageData(lightning.LightningDataModule):
         """
         super().__init__()
         self._index, self._batch, self._micro, self._steps = index, batch, micro_batch, steps
-        self._workers, self._labels, self._seed = workers, labels, seed
+        self._labels, self._seed = labels, seed
+        self._loading = Loading(workers, processes, timeout, self._asked)
+        self.stop_asked: Callable[[], bool] = lambda: False  # by a signal; then no loader waits for long
         self._train_transform, self._val_transform = train_transform, CenterCrop(image_size)
         grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
         classes = len(index.classes) if index.classes else None
@@ -183,13 +248,13 @@ class ImageData(lightning.LightningDataModule):
             place=(rank, world),
             start=self._done,
         )
-        return _loader(reader, batches, self._collate, self._workers, keep=False)
+        return _loader(reader, batches, self._collate, self._micro, self._loading)
 
     def val_dataloader(self) -> BatchLoader:
         """The validation images in fixed order: centre crops, masks that depend on the key alone."""
         reader = ImageReader(self._index, self._val, self._val_transform, seed=None, labels=self._labels)
         batches = FixedBatches(len(self._val), self._micro, *self._place())
-        return _loader(reader, batches, self._val_collate, self._workers, keep=True)
+        return _loader(reader, batches, self._val_collate, self._micro, self._loading, keep=True)
 
     def whole_images(self, part: Literal["train", "val"], limit: int, *, labels: bool) -> tuple[BatchLoader, int]:
         """Centre crops without masks of training or validation images, in fixed order.
@@ -212,7 +277,15 @@ class ImageData(lightning.LightningDataModule):
         reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
         rank, world = self._place()
         batches = FixedBatches(len(chosen), self._micro, *((rank, world) if len(chosen) >= world else (0, 1)))
-        return _loader(reader, batches, self._whole_collate, self._workers, keep=False), len(chosen)
+        return _loader(reader, batches, self._whole_collate, self._micro, self._loading), len(chosen)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch but for its ids, which are read on the host: there, nobody waits for the device."""
+        moved: Batch = super().transfer_batch_to_device(batch._replace(ids=None), device, dataloader_idx)  # type: ignore
+        return moved._replace(ids=batch.ids)
+
+    def _asked(self) -> bool:
+        return self.stop_asked()
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -232,6 +305,7 @@ def eval_loader(
     mask: MaskSampler | None = None,
     mask_unit: int | None = None,
     keys: bool = False,
+    processes: int = 1,
     augment: tuple[Transform, int, int] | None = None,
 ) -> BatchLoader:
     """Every sample once, in the order of the split: centre crops, and masks that depend on the key alone.
@@ -246,6 +320,7 @@ def eval_loader(
         mask: draws masks of units of `mask_unit` pixels; None for none.
         mask_unit: side of a mask unit in pixels.
         keys: whether the samples' names are given.
+        processes: that read on this machine at the same time, each with such a loader.
         augment: instead of a centre crop a transform, drawn from a seed, a number of the copy, and the key.
     """
     transform, seed, copy = augment or (CenterCrop(image_size), None, 0)
@@ -253,19 +328,30 @@ def eval_loader(
     grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
     reader = ImageReader(index, samples, transform, seed=seed, labels=labels)
     collate = Collate(() if mask is None else (mask,), grid, len(index.classes) if index.classes else None, keys)
-    return _loader(reader, FixedBatches(len(samples), batch, epoch=copy), collate, workers, keep=False)
+    batches = FixedBatches(len(samples), batch, epoch=copy)
+    return _loader(reader, batches, collate, min(batch, len(samples)), Loading(workers, processes))
 
 
 def _loader(
-    reader: ImageReader, batches: Sampler[list[Item]], collate: Collate, workers: int, keep: bool
+    reader: ImageReader,
+    batches: Sampler[list[Item]],
+    collate: Collate,
+    batch: int,
+    loading: Loading,
+    keep: bool = False,
 ) -> BatchLoader:
     """A loader with a generator of its own: torch would draw a seed for the workers from the global one."""
+    workers, ready, line = fit_shared_memory(loading.workers, batch * reader.sample_bytes, loading.processes)
+    if line is not None:
+        log.warning("%s", line)
     return BatchLoader(
-        reader,
+        patience=loading.timeout,
+        asked=loading.asked,
+        dataset=reader,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
-        prefetch_factor=_PREFETCH if workers else None,
+        prefetch_factor=ready if workers else None,
         persistent_workers=keep and workers > 0,
         multiprocessing_context=_context() if workers else None,
         worker_init_fn=_start_worker if workers else None,

@@ -73,6 +73,13 @@ class ImageReader(Dataset[Sample | Failure]):
     def __len__(self) -> int:
         return len(self._samples)
 
+    @property
+    def sample_bytes(self) -> int:
+        """What a sample takes in a batch, in bytes."""
+        height, width = self._transform.size
+        labels = 4 * (self._classes or 1) if self._labels else 0
+        return self._channels * height * width * (1 if self._dtype == "uint8" else 4) + labels
+
     def __getitem__(self, item: tuple[int, int, int]) -> Sample | Failure:
         """Reads the sample `item = (epoch, number, optimizer step)`, or the next one that can be decoded in its place.
 

@@ -11,6 +11,7 @@ from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.targets import Target
 
 SMALLEST_ERROR = 1e-10
+RESOLUTION = 2.0**-20  # dB
 
 
 def hidden_psnr(prediction: Tensor, pixels: Tensor, mask: Tensor, peak: Tensor | None = None) -> Tensor:
@@ -36,7 +37,10 @@ def hidden_psnr(prediction: Tensor, pixels: Tensor, mask: Tensor, peak: Tensor |
 
 
 class HiddenPSNR(Metric):
-    """Mean of `hidden_psnr` over all images with something hidden, across batches and processes."""
+    """Mean of `hidden_psnr` over all images with something hidden, across batches and processes.
+
+    Summed in whole steps of `RESOLUTION`: exactly, in any order, and on devices that know no float64.
+    """
 
     full_state_update = False
     higher_is_better = True
@@ -45,19 +49,19 @@ class HiddenPSNR(Metric):
         super().__init__()
         self.total: Tensor
         self.images: Tensor
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, pixels: Tensor, mask: Tensor, peak: Tensor | None = None) -> None:
         """Adds a batch; arguments as in `hidden_psnr`."""
         psnr = hidden_psnr(prediction, pixels, mask, peak)
         psnr = psnr[~psnr.isnan()]
-        self.total += psnr.double().sum()
+        self.total += (psnr / RESOLUTION).round().long().sum()
         self.images += len(psnr)
 
     def compute(self) -> Tensor:
-        """Returns the mean, a scalar in dB."""
-        return self.total / self.images
+        """Returns the mean, a scalar in dB, float64 on the CPU; NaN of no image."""
+        return self.total.cpu().double() * RESOLUTION / self.images.cpu()
 
 
 def flat_loss(target: Target, pixels: Tensor, mask: Tensor, cell: tuple[int, int], loss: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,13 @@ class RunningMetrics(Metric):
             self.counts += torch.stack([best[:, 0].sum(), best.sum(), images, count_not_finite(predictions)])
         else:
             self.predictions.append(predictions)
-            self.labels.append(labels.reshape(len(labels), -1))
+            self.labels.append(labels.reshape(len(labels), self.outputs).to(predictions))  # one type in all processes
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Exchanges with other processes; one that saw no image gives empty states of the others' form."""
+        if self.kind != "classes" and not self.predictions:
+            self.update(*(torch.zeros(0, self.outputs, device=self.device) for _ in range(2)))
+        super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, float]:
         """Returns the metrics by name; NaN where no image was seen, or predictions were not finite."""
@@ -61,7 +68,8 @@ class RunningMetrics(Metric):
         if self.kind == "classes":
             first, five, images, bad = self.counts.tolist()
             return nothing if bad or not images else {"top1": first / images, "top5": five / images}
-        if not len(self.predictions) or count_not_finite(predictions := dim_zero_cat(self.predictions)):
+        predictions = dim_zero_cat(self.predictions) if len(self.predictions) else torch.zeros(0, self.outputs)
+        if not len(predictions) or count_not_finite(predictions):
             return nothing
         return scores_of(predictions, dim_zero_cat(self.labels), self.kind).metrics
 

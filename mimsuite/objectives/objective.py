@@ -127,6 +127,15 @@ class Objective(LightningModule):
         self.log_dict(metrics, logger=False, on_step=True, on_epoch=False)
         return metrics
 
+    def on_validation_epoch_start(self) -> None:
+        """Validates the first process's running statistics in all of them."""
+        self.share_buffers()
+
+    def share_buffers(self) -> None:
+        """Gives all processes the first one's buffers, as DDP does before a training step."""
+        for buffer in self.buffers() if self.trainer.world_size > 1 else ():
+            torch.distributed.broadcast(buffer, 0)
+
     def report_metrics(self, metrics: dict[str, float]) -> None:
         """Gives the metrics of a validation, also of the one before the first step, to the loggers and `self.log`."""
         self.last_metrics = metrics

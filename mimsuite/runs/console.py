@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import shlex
 
-from mimsuite.runs.processes import is_leader
-
 log = logging.getLogger("mimsuite")
 
 
@@ -26,13 +24,7 @@ def report_next(purpose: str, task: str, **values: object) -> None:
 
 
 def log_to_console() -> None:
-    """Sends the package's log lines to the terminal; calling it again changes nothing.
-
-    Of a run's several processes only the first prints.
-    """
-    if not is_leader():
-        log.disabled = True
-        return
+    """Sends the package's log lines to the terminal; calling it again changes nothing."""
     if not any(isinstance(handler, Console) for handler in log.handlers):
         log.addHandler(Console())
         log.setLevel(logging.INFO)

@@ -17,6 +17,7 @@ from mimsuite.runs.console import log_to_console
 from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.folder import RunFolder, held_lines
 from mimsuite.runs.machine import choose_precision, is_broken_exchange, micro_limit
+from mimsuite.runs.meeting import check_shared, describe_break, joined
 from mimsuite.runs.objects import (
     Compute,
     Parts,
@@ -25,9 +26,10 @@ from mimsuite.runs.objects import (
     run_context,
     trainer_arguments,
 )
-from mimsuite.runs.processes import Team, command_line, current_team, end_with_parent, is_leader, launch, processes_of
+from mimsuite.runs.processes import command_line, end_with_parent, is_leader, launch, processes_of
 from mimsuite.settings.budget import counted, fitted_micro_batch
 from mimsuite.settings.losses import name_loss
+from mimsuite.settings.team import Team, current_team, ignored_variables
 from mimsuite.settings.training import TrainingSettings
 from mimsuite.version import __version__
 
@@ -61,8 +63,9 @@ class TrainingTask(Generic[S]):
 
 
 def prepare_process() -> bool:
-    """Prepares this process before settings are read; returns whether it writes the run folder."""
+    """Prepares this process before settings are read; returns whether it writes the run folder, and prints."""
     log_to_console()
+    log.disabled = not is_leader()
     end_with_parent()
     return is_leader()
 
@@ -75,6 +78,8 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     inputs, batch = settings.inputs, settings.budget.batch
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
     fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
+    for line in ignored_variables(inputs.nodes):
+        log.warning("%s", line)
     if run_team.size > 1 and current_team() is None:
         refuse_objects(settings)
         code = launch(task.name, command_line(task.name, inputs.overrides), run_team.local, run_team.nodes)
@@ -82,16 +87,21 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     spent = import_heavy()
     import torch
 
+    from mimsuite.runs.cluster import set_rank
+
+    set_rank(run_team)
     compute = choose_compute(settings, run_team)
     torch.manual_seed(inputs.seed)
     with held_lines() as lines:  # every error in a value of a config shows here, before the folder is touched
         objective, data = task.make(settings, compute)
         config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
-        context = run_context(settings, config, objective, leads=is_leader(), imports=spent)
+        context = run_context(settings, config, objective, leads=run_team.rank == 0, imports=spent)
         check_trainer_parts(settings, compute, context)
     with RunFolder(inputs.out, resume=inputs.resume, overwrite=inputs.overwrite, leads=context.leads) as folder:
         folder.log_to_file(lines)
-        return train(settings, compute, folder, context, (objective, data), task)
+        with joined(run_team, "gloo" if compute.device.accelerator == "cpu" else None) as store:
+            check_shared(folder.path, run_team, store)
+            return train(settings, compute, folder, context, (objective, data), task)
 
 
 def refuse_objects(settings: TrainingSettings) -> None:
@@ -215,11 +225,11 @@ def report_choices(settings: TrainingSettings, compute: Compute) -> None:
         f" of {used:,} of the {budget.samples:,} images" * (used < budget.samples)
     )
     log.info("length    %d steps of %d images (%s), seed %d", budget.steps, budget.batch, passes, seed)
-    log.info("devices   %s on %s", counted(compute.team.size, "process"), compute.device.name)
+    log.info("devices   %s", describe_devices(settings.inputs.devices, compute))
     found = (
         f"precision={compute.precision} ({compute.reason})",
         f"micro_batch={compute.micro_batch} (images per forward pass on one device)",
-        f"workers={loading.workers} ({'one per core but one' if loading.chosen else given})",
+        f"workers={loading.workers} ({'cores of each process but one' if loading.chosen else given})",
     )
     for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes):
         log.info("          %s", note)
@@ -240,6 +250,18 @@ def report_resume(settings: TrainingSettings, objective: Objective, step: int) -
         log.info(longer, budget.steps, before, budget.steps)
 
 
+def describe_devices(asked: int | None, compute: Compute) -> str:
+    """How many processes on what, and who decided on their number."""
+    team = compute.team
+    text = f"{counted(team.size, 'process')} on {compute.device.name}"
+    if team.nodes > 1:
+        text += f", {team.local} on each of {team.nodes} machines"
+    if team.launcher in ("torchrun", "srun"):
+        text += f", started by {team.launcher}"
+        text += "" if asked in (None, team.local) else f" (devices={asked} is not used)"
+    return text
+
+
 def step_of(checkpoint: Path | None) -> int:
     """The optimizer steps done when a checkpoint was committed; -1 for none: metrics of step 0 are written again."""
     return -1 if checkpoint is None else int(checkpoint.stem.rpartition("_")[2])
@@ -256,6 +278,7 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric")  # a process without validation images
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")  # online_probe=false now
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")  # Lightning against torch 2.13
         try:
@@ -268,10 +291,7 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
             ) from error
         except RuntimeError as error:
             if trainer.world_size > 1 and is_broken_exchange(error):
-                raise RunError(
-                    "another process of this run ended or hangs, its own message has the reason; resume=true goes on "
-                    "from the last checkpoint"
-                ) from error
+                raise RunError(describe_break(error)) from error
             raise
 
 

@@ -15,10 +15,10 @@ from mimsuite.errors import InputError
 from mimsuite.models.device import Device
 from mimsuite.models.load import preprocessing, save_weights
 from mimsuite.runs.folder import PICTURES, RunFolder
-from mimsuite.runs.processes import Team
 from mimsuite.runs.secrets import redact
 from mimsuite.settings.finetune import FinetuneSettings
 from mimsuite.settings.pretrain import PretrainSettings
+from mimsuite.settings.team import Team
 from mimsuite.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from mimsuite.objectives.mim import MIMObjective
     from mimsuite.objectives.objective import Objective
     from mimsuite.runs.loggers import FileLogger
-
-EXCHANGE_TIMEOUT = 90  # seconds that a process waits for the others before it takes one for dead
 
 
 @dataclass(frozen=True)
@@ -156,20 +154,20 @@ def train_transform(settings: TrainingSettings, **filled: Any) -> Transform:
     return made
 
 
-def masked_data(settings: PretrainSettings, micro_batch: int) -> ImageData:
+def masked_data(settings: PretrainSettings, compute: Compute) -> ImageData:
     """The loaders of a pretraining run."""
     from mimsuite.data.datamodule import ImageData
 
     return ImageData(
         settings.inputs.index,
-        **loader_arguments(settings, micro_batch),
+        **loader_arguments(settings, compute),
         mask_unit=settings.geometry.mask_unit,
         train_transform=train_transform(settings),
         masks=mask_samplers(settings),
     )
 
 
-def labelled_data(settings: FinetuneSettings, micro_batch: int, normalize: Normalize) -> ImageData:
+def labelled_data(settings: FinetuneSettings, compute: Compute, normalize: Normalize) -> ImageData:
     """The loaders of a supervised run."""
     from mimsuite.data.datamodule import ImageData
 
@@ -178,7 +176,7 @@ def labelled_data(settings: FinetuneSettings, micro_batch: int, normalize: Norma
         filled = {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
     return ImageData(
         settings.inputs.index,
-        **loader_arguments(settings, micro_batch),
+        **loader_arguments(settings, compute),
         mask_unit=None,
         train_transform=train_transform(settings, **filled),
         masks=(),
@@ -188,16 +186,18 @@ def labelled_data(settings: FinetuneSettings, micro_batch: int, normalize: Norma
     )
 
 
-def loader_arguments(settings: TrainingSettings, micro_batch: int) -> dict[str, Any]:
+def loader_arguments(settings: TrainingSettings, compute: Compute) -> dict[str, Any]:
     """What all loaders take."""
     inputs = settings.inputs
     return {
         "image_size": settings.geometry.image_size,
         "batch": settings.budget.batch,
-        "micro_batch": micro_batch,
+        "micro_batch": compute.micro_batch,
         "steps": settings.budget.steps,
         "seed": inputs.seed,
         "workers": inputs.loading.workers,
+        "processes": compute.team.local,
+        "timeout": inputs.loading.timeout,
         "lanes": inputs.loading.lanes,
         "window": inputs.loading.window,
         "val_limit": inputs.loading.val_limit,
@@ -241,9 +241,10 @@ def make_trainer(
 def run_arguments(settings: TrainingSettings, compute: Compute, context: RunContext) -> dict[str, Any]:
     """What the Trainer gets from the run, beside loggers and callbacks; arguments as of `make_trainer`."""
     from mimsuite.runs.checkpoints import CommittedCheckpointIO
+    from mimsuite.runs.cluster import TeamEnvironment
 
     return trainer_arguments(settings, compute) | {
-        "plugins": [CommittedCheckpointIO()],
+        "plugins": [CommittedCheckpointIO(), TeamEnvironment(compute.team)],
         "default_root_dir": str(context.folder),
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -329,12 +330,9 @@ def choose_strategy(team: Team, on: Device) -> Any:
     """Lightning's strategy: one device, or one process for each with gradients averaged (DDP)."""
     if team.size == 1:
         return "auto"
-    from datetime import timedelta
+    from mimsuite.runs.cluster import AveragedGradients
 
-    from lightning.pytorch.strategies import DDPStrategy
-
-    backend = "gloo" if on.accelerator == "cpu" else None
-    return DDPStrategy(process_group_backend=backend, timeout=timedelta(seconds=EXCHANGE_TIMEOUT))
+    return AveragedGradients(process_group_backend="gloo" if on.accelerator == "cpu" else None)
 
 
 def command_time() -> float | None:

@@ -11,57 +11,23 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from types import FrameType
+from typing import Any
 
 from mimsuite.config.python_path import task_command, task_environment
 from mimsuite.errors import RunError
+from mimsuite.settings.machine import usable_cores
+from mimsuite.settings.team import OWN, Team, check_alone, current_team, node_rank
 
 log = logging.getLogger("mimsuite")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PATIENCE = 60.0  # seconds that the others get to end by themselves after one has died
-_PARENT = "MIMSUITE_PARENT"
-
-
-@dataclass(frozen=True)
-class Team:
-    """The processes of a run.
-
-    Attributes:
-        rank: this process among all; 0 writes the run folder and prints.
-        local: processes on this machine.
-        nodes: machines.
-    """
-
-    rank: int
-    local: int
-    nodes: int
-
-    @property
-    def size(self) -> int:
-        """All processes."""
-        return self.local * self.nodes
-
-
-def current_team() -> Team | None:
-    """The team that this process was started into (by us, `torchrun` or `srun`); None for a process of its own."""
-    env = os.environ
-    if "LOCAL_RANK" in env and "WORLD_SIZE" in env:
-        world = int(env["WORLD_SIZE"])
-        local = int(env.get("LOCAL_WORLD_SIZE", world))
-        return Team(int(env.get("RANK", env["LOCAL_RANK"])), local, world // local)
-    tasks = int(env.get("SLURM_NTASKS", 1))
-    if tasks > 1 and "SLURM_PROCID" in env:
-        nodes = int(env.get("SLURM_NNODES", 1))
-        return Team(int(env["SLURM_PROCID"]), tasks // nodes, nodes)
-    return None
 
 
 def is_leader() -> bool:
     """Whether this process writes and prints for its run."""
     found = current_team()
-    return (found.rank if found else int(os.environ.get("NODE_RANK") or 0)) == 0
+    return found is None or found.rank == 0
 
 
 def processes_of(devices: int | None, nodes: int, accelerator: str) -> Team:
@@ -71,9 +37,13 @@ def processes_of(devices: int | None, nodes: int, accelerator: str) -> Team:
         devices: processes on this machine; None: one per device.
         nodes: machines.
         accelerator: Lightning's name.
+
+    Raises:
+        InputError: the environment speaks of several processes, and this is not one of them.
     """
     if found := current_team():
         return found
+    check_alone(devices is not None)
     from mimsuite.runs.machine import device_count
 
     return Team(0, devices or device_count(accelerator), nodes)
@@ -90,8 +60,8 @@ def command_line(task: str, overrides: Sequence[str]) -> list[str]:
 def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
     """Runs a task in `local` processes on this machine and waits for them; returns the exit code of the run.
 
-    SIGINT, SIGTERM and SIGUSR1 are passed on. When one process dies the others end by themselves, because their
-    exchange breaks; after `PATIENCE` seconds they are killed.
+    SIGINT, SIGTERM and SIGUSR1 are passed on, also those that come while the processes start. When one process dies
+    the others end by themselves, because their exchange breaks; after `PATIENCE` seconds they are killed.
 
     Args:
         task: a module of `mimsuite.tasks`.
@@ -103,35 +73,27 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
         RunError: a process was killed.
     """
     command = task_command(task, list(arguments))
-    node = int(os.environ.get("NODE_RANK") or 0)
+    node = node_rank(nodes)
     shared = {
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(free_port()),
+        "MASTER_ADDR": os.environ["MASTER_ADDR"] if nodes > 1 else "127.0.0.1",
+        "MASTER_PORT": os.environ["MASTER_PORT"] if nodes > 1 else str(free_port()),
         "NODE_RANK": str(node),
         "WORLD_SIZE": str(local * nodes),
         "LOCAL_WORLD_SIZE": str(local),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // local)),
-        _PARENT: str(os.getpid()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // local)),
+        OWN: str(os.getpid()),
     }
-    children = [
-        subprocess.Popen(
-            command,
-            env={**task_environment(), **shared, "LOCAL_RANK": str(i), "RANK": str(node * local + i)},
-            start_new_session=True,  # a terminal's Ctrl-C comes through us, once
-        )
-        for i in range(local)
-    ]
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
-
-    before = {}
+    asked: list[int] = []
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+        before = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in SIGNALS}
+    children: list[subprocess.Popen[bytes]] = []
     try:
-        return wait_for(children)
+        for i in range(local):
+            environment = {**task_environment(), **shared, "LOCAL_RANK": str(i), "RANK": str(node * local + i)}
+            # A session of its own: a terminal's Ctrl-C comes through us, once.
+            children.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        return wait_for(children, asked)
     finally:
         for child in children:
             if child.poll() is None:
@@ -140,11 +102,24 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
             signal.signal(number, handler)
 
 
-def wait_for(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Waits until all have ended; returns the first exit code that is not 0, else 0."""
+def wait_for(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int] = ()) -> int:
+    """Waits until all have ended; returns the first exit code that is not 0, else 0.
+
+    Args:
+        children: the processes.
+        asked: signals to pass on to them; it may grow meanwhile.
+
+    Raises:
+        RunError: one was killed, and by no signal that was passed on.
+    """
     first: tuple[int, int] | None = None
     deadline = float("inf")
+    passed = 0
     while any(child.poll() is None for child in children):
+        for number in asked[passed:]:
+            passed += 1
+            for child in children:
+                child.send_signal(number)
         time.sleep(0.1)
         if first is None:
             first = first_failure(children)
@@ -158,6 +133,9 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]]) -> int:
     if first is None:
         return 0
     number, code = first
+    if -code in asked:  # it had not begun to listen, so nothing is lost
+        log.info("stopped by a signal before the first step")
+        return 130 if -code == signal.SIGINT else 143
     if code < 0:
         raise RunError(
             f"process {number} of {len(children)} was killed by {signal.Signals(-code).name}, and so the run ended; "
@@ -174,9 +152,9 @@ def first_failure(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int
 
 def end_with_parent() -> None:
     """In a process that `launch` started: stops the run, with a checkpoint, when the launching one is gone."""
-    if _PARENT not in os.environ:
+    if OWN not in os.environ:
         return
-    parent = int(os.environ[_PARENT])
+    parent = int(os.environ[OWN])
 
     def watch() -> None:
         while os.getppid() == parent:

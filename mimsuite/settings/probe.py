@@ -127,6 +127,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     test = choose_report(index, str(cfg.split))
     tokens = config_of(weights).class_tokens
+    devices = read_int(cfg, "devices", auto=1)
     views, knn_view = read_views(cfg, tokens)
     return ProbeSettings(
         out=Path(cfg.out),
@@ -144,9 +145,9 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
         attentive=read_flag(cfg, "attentive"),
         baselines=read_flag(cfg, "baselines"),
         batch=read_int(cfg, "batch"),
-        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        workers=read_int(cfg, "workers", auto=auto_workers(devices), least=0),
         seed=read_int(cfg, "seed", least=0),
-        devices=read_int(cfg, "devices", auto=1),
+        devices=devices,
         config=plain_values(cfg),
     )
 

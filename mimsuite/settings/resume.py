@@ -19,17 +19,29 @@ from mimsuite.settings.resolve import with_values
 log = logging.getLogger("mimsuite")
 
 FREE = (
-    *("workers", "devices", "logger", "out", "resume", "callbacks.monitor", "save_every"),
+    *(
+        "workers",
+        "devices",
+        "trainer.num_nodes",
+        "loader.timeout",
+        "logger",
+        "out",
+        "resume",
+        "callbacks.monitor",
+        "save_every",
+    ),
     *("online_probe", "callbacks.online_probe"),  # gives metrics and changes no weight
     "trusted_targets",  # allows, and changes nothing
 )
+
+PROCESSES = ("devices", "trainer.num_nodes")  # change how many images each process takes
 
 
 def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The stored config of the run in `cfg.out`, with those changes from the command line that resuming allows.
 
-    `workers`, `devices`, `save_every`, logging, a larger `steps` and the place of the same data may change; anything
-    else that would change the result is refused.
+    `workers`, `devices`, `trainer.num_nodes`, `save_every`, logging, a larger `steps` and the place of the same data may
+    change; anything else that would change the result is refused.
 
     Args:
         cfg: the config composed from this command line.
@@ -82,7 +94,7 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
         return {} if same_path(old, new) else {"data": new}  # `check_data` judges whether it is the same
     if key.startswith(FREE):
         chosen_before = any(line.startswith("micro_batch=") for line in before)
-        for_other_devices = {"micro_batch": "auto"} if key == "devices" and not chosen_before else {}
+        for_other_devices = {"micro_batch": "auto"} if key in PROCESSES and not chosen_before else {}
         return {key: new} | for_other_devices
     if old not in (new, "<secret>") and not (key == "init" and same_path(old, new)):
         raise InputError(

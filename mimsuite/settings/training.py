@@ -20,9 +20,10 @@ from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
-from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_text
+from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_positive, read_text
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.resume import check_data, continue_config, first_overrides, stored_config
+from mimsuite.settings.team import current_team, node_rank
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import ACCELERATORS, PRECISIONS
@@ -42,6 +43,7 @@ class Loading:
         lanes: streams of shards that a batch is drawn from.
         window: shards whose samples are mixed.
         val_limit: the most validation images of the curves.
+        timeout: seconds without a batch after which the run ends.
     """
 
     workers: int
@@ -49,6 +51,7 @@ class Loading:
     lanes: int
     window: int
     val_limit: int
+    timeout: float
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def read_inputs(
     resume, overwrite = read_flag(cfg, "resume"), read_flag(cfg, "overwrite")
     out, given = str(read(cfg, "out")), tuple(overrides)
     cfg = prefer_given(cfg, overrides)
+    leads = leads and (current_team() is not None or node_rank(read_int(cfg, "trainer.num_nodes")) == 0)
     held = check_run_folder(out, resume=resume, overwrite=overwrite) if leads else holds_run(out)
     asked = cfg
     if resume and held:
@@ -178,7 +182,8 @@ def read_inputs(
     trusted_targets(cfg, overrides)  # refuses what was trusted before and is not given again
     judge_names(cfg, trusted)
     precision, seed = read_choice(cfg, "precision", PRECISIONS), read_int(cfg, "seed", least=0)
-    loading, devices = read_loading(cfg), read_int(cfg, "devices", auto=0)
+    devices = read_int(cfg, "devices", auto=0) or None
+    loading = read_loading(cfg, devices)
     init, data = read_text(cfg, "init"), read_text(cfg, "data")
     if not held:
         check_outside(out, data)
@@ -197,7 +202,7 @@ def read_inputs(
         seed=seed,
         precision=precision,
         accelerator=read_choice(cfg, "trainer.accelerator", ACCELERATORS),
-        devices=devices or None,
+        devices=devices,
         nodes=read_int(cfg, "trainer.num_nodes"),
         micro_batch=read_int(cfg, "micro_batch", auto=0) or None,
         loading=loading,
@@ -227,14 +232,15 @@ def prefer_given(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return with_values(cfg, {"epochs" if named == ["steps"] else "steps": None})
 
 
-def read_loading(cfg: DictConfig) -> Loading:
-    """How batches are read."""
+def read_loading(cfg: DictConfig, devices: int | None) -> Loading:
+    """How batches are read, in each of `devices` processes."""
     return Loading(
-        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        workers=read_int(cfg, "workers", auto=auto_workers(devices), least=0),
         chosen=read(cfg, "workers") == "auto",
         lanes=read_int(cfg, "loader.lanes"),
         window=read_int(cfg, "loader.window"),
         val_limit=read_int(cfg, "loader.val_limit"),
+        timeout=read_positive(cfg, "loader.timeout"),
     )
 
 

@@ -51,7 +51,7 @@ def make_objects(settings: FinetuneSettings, compute: Compute) -> tuple[Classify
     inputs = settings.inputs
     model = make_classifier(settings.model, inputs.weights, std=settings.head_std, frozen=settings.frozen_depth)
     normalize = make_normalizer(inputs.index, inputs.weights)
-    return classify_objective(settings, model, normalize), labelled_data(settings, compute.micro_batch, normalize)
+    return classify_objective(settings, model, normalize), labelled_data(settings, compute, normalize)
 
 
 def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) -> None:

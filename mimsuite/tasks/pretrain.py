@@ -52,7 +52,7 @@ def make_objects(settings: PretrainSettings, compute: Compute) -> tuple[MIMObjec
     inputs = settings.inputs
     model = make_masked_model(settings.model, inputs.weights, settings.groups.head, inputs.trusted)
     objective = mim_objective(settings, model, make_normalizer(inputs.index, inputs.weights))
-    return objective, masked_data(settings, compute.micro_batch)
+    return objective, masked_data(settings, compute)
 
 
 def report_settings(settings: PretrainSettings, objective: MIMObjective) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from omegaconf import DictConfig
@@ -15,31 +16,36 @@ from mimsuite.models.device import torch_device
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import prepare_process, read_summary
-from mimsuite.runs.processes import command_line, current_team, is_leader, launch, processes_of
+from mimsuite.runs.meeting import joined
+from mimsuite.runs.processes import command_line, launch, processes_of
 from mimsuite.settings.probe import ProbeSettings, read_probe
 from mimsuite.settings.read import format_size
+from mimsuite.settings.team import current_team, ignored_variables
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
+
+LONGEST_SHARE = timedelta(hours=2)  # by which one process may have its features later than another
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Probes an encoder; returns the content of `summary.json`."""
     settings = read_probe(cfg, leads=prepare_process())
+    for line in ignored_variables(1):
+        log.warning("%s", line)
     if settings.devices > 1 and current_team() is None:
         return in_processes(settings, overrides)
-    processes = processes_of(settings.devices, 1, "auto").size
-    with RunFolder(settings.out, overwrite=settings.overwrite, leads=is_leader()) as folder:
+    team = processes_of(settings.devices, 1, "auto")
+    with RunFolder(settings.out, overwrite=settings.overwrite, leads=team.rank == 0) as folder:
         folder.log_to_file()
-        folder.describe(settings.config, overrides, {"processes": processes})
+        folder.describe(settings.config, overrides, {"processes": team.size})
         report_settings(settings)
 
-        from mimsuite.evaluation.features.exchange import join_processes
         from mimsuite.evaluation.probes.measure import read_features, run_probes
         from mimsuite.evaluation.probes.report import summary_facts, summary_metrics, text_table, write_report
 
         device = own_device()
-        with join_processes(processes):
+        with joined(team, "gloo", LONGEST_SHARE):
             compared = read_features(settings, device)
         if not folder.leads:
             return {"exit_code": 0}

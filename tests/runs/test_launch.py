@@ -10,8 +10,8 @@ import pytest
 
 from mimsuite import api
 from mimsuite.errors import InputError, RunError
-from mimsuite.runs import life
-from mimsuite.runs.processes import Team, current_team, launch
+from mimsuite.runs import life, processes
+from mimsuite.runs.processes import launch
 from mimsuite.tasks import probe
 
 # Not a shell script: a shell cannot trap what was ignored when it started, as SIGINT is below nohup.
@@ -104,26 +104,27 @@ def test_a_batch_that_two_processes_cannot_share_is_refused_before_they_start(tm
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, None),
-        ({"LOCAL_RANK": "1", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, Team(5, 4, 2)),
-        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "3", "SLURM_NNODES": "2"}, Team(3, 8, 2)),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
-    ],
-)
-def test_the_environment_says_which_process_this_is(variables, expected, monkeypatch):
-    for name in (
-        "LOCAL_RANK",
-        "RANK",
-        "WORLD_SIZE",
-        "LOCAL_WORLD_SIZE",
-        "SLURM_NTASKS",
-        "SLURM_PROCID",
-        "SLURM_NNODES",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert current_team() == expected
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_processes_start_ends_the_run(number, code, tmp_path, monkeypatch):
+    """They do not listen yet, so the signal ends them: as asked for, and nothing is left running."""
+    stand_in(tmp_path, monkeypatch, "exec sleep 60", "exec sleep 60")
+    begin = processes.subprocess.Popen
+    started = []
+
+    def popen(*arguments, **keywords):
+        if len(started) == 1:
+            os.kill(os.getpid(), number)
+        started.append(begin(*arguments, **keywords))
+        return started[-1]
+
+    monkeypatch.setattr(processes.subprocess, "Popen", popen)
+    assert launch("pretrain", [], 2, 1) == code
+    assert [child.returncode for child in started] == [-number, -number]
+
+
+def test_one_machine_meets_at_its_own_address(tmp_path, monkeypatch):
+    """Variables of another job are left over."""
+    monkeypatch.setenv("MASTER_ADDR", "elsewhere")
+    monkeypatch.setenv("NODE_RANK", "3")
+    stand_in(tmp_path, monkeypatch, '[ "$MASTER_ADDR $RANK" = "127.0.0.1 0" ]', '[ "$NODE_RANK $RANK" = "0 1" ]')
+    assert launch("pretrain", [], 2, 1) == 0

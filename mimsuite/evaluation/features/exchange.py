@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import distributed
 
 Value = TypeVar("Value")
-
-
-@contextmanager
-def join_processes(processes: int) -> Iterator[None]:
-    """Joins the processes of this run, by the environment that torchrun sets; nothing for one process."""
-    if processes > 1:
-        distributed.init_process_group("gloo")
-    try:
-        yield
-    finally:
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def rank_and_size() -> tuple[int, int]:

@@ -215,6 +215,7 @@ class FeaturePass:
                 workers=self.workers,
                 labels=labelled and copy == 0,
                 keys=True,
+                processes=rank_and_size()[1],
                 augment=(RandomResizedCrop(self.image_size), seed, copy) if copy else None,
             )
             for batch in loader:

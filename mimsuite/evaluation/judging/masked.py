@@ -75,4 +75,4 @@ def masked_metrics(
 
 def weigh_by_images(value: Tensor, pixels: Tensor) -> Tensor:
     """A batch's mean, times its images, float64 on the CPU."""
-    return value.double().cpu() * len(pixels)
+    return value.cpu().double() * len(pixels)

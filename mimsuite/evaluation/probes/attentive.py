@@ -188,9 +188,9 @@ def cell_statistics(head: AttentiveHead, x: Tensor, rows: Tensor) -> tuple[Tenso
     width = x.shape[2]
     total, squares = torch.zeros(2, width, dtype=torch.float64)
     for part in torch.split(rows, _CHUNK):
-        cells = head.normed(x[part].to(head.query.device, torch.float32)).reshape(-1, width).double()
-        total += cells.sum(0).cpu()
-        squares += cells.square().sum(0).cpu()
+        cells = head.normed(x[part].to(head.query.device, torch.float32)).reshape(-1, width).cpu().double()
+        total += cells.sum(0)
+        squares += cells.square().sum(0)
     count = len(rows) * x.shape[1]
     # Cells have deviation 1 over their dimensions, so the difference of squares loses nothing that matters.
     variance = squares / count - (total / count).square()

@@ -1,0 +1,131 @@
+"""Where the processes of a run meet, how long they wait for each other, and what is said when one does not come."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from mimsuite.errors import InputError, RunError
+from mimsuite.settings.team import Team
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+RENDEZVOUS = timedelta(minutes=15)  # from the first process's start to the last one's
+EXCHANGE = timedelta(minutes=10)  # from one process's part of a step to another's
+SEEN_WITHIN = 60.0  # seconds after which a shared folder shows a file that another machine wrote
+
+
+@contextmanager
+def joined(team: Team, backend: str | None = None, exchange: timedelta = EXCHANGE) -> Iterator[Store | None]:
+    """Joins the processes of a run; gives what they share, or None for one process alone.
+
+    Args:
+        team: the processes.
+        backend: torch's name; None chooses by the device.
+        exchange: how long a process waits for the others afterwards.
+
+    Raises:
+        RunError: not all of them met.
+    """
+    if team.size == 1:
+        yield None
+        return
+    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
+
+    place = f"{team.address}:{team.port}"
+    try:
+        socket.getaddrinfo(team.address, team.port)
+        meeting = rendezvous(f"tcp://{place}", team.rank, team.size, timeout=RENDEZVOUS)
+        store, _, _ = next(meeting)
+        store.set_timeout(exchange)
+        distributed.init_process_group(backend, store=store, rank=team.rank, world_size=team.size, timeout=exchange)
+    except (RuntimeError, OSError) as error:
+        raise RunError(describe_failure(team, error)) from error
+    yield store
+    distributed.destroy_process_group()  # not after an error: the others may not answer any more
+
+
+def describe_failure(team: Team, error: Exception) -> str:
+    """Why the processes did not meet, in one line."""
+    text = str(error).partition("\n")[0].removesuffix(".")
+    if isinstance(error, socket.gaierror):
+        return f"this machine finds no host MASTER_ADDR={team.address}; give the first machine's name or address"
+    if "EADDRINUSE" in text or "already in use" in text:
+        return f"MASTER_PORT={team.port} is in use by another program on {team.address}; use another one everywhere"
+    return (
+        f"the {team.size} processes of this run did not all meet at {team.address}:{team.port} within "
+        f"{format_minutes(RENDEZVOUS)} ({text}); start all of them with the same MASTER_ADDR and MASTER_PORT, which "
+        "every machine must reach; if one has ended, its own message has the reason"
+    )
+
+
+def describe_break(error: Exception) -> str:
+    """Why an exchange between the processes of a run failed, in one line."""
+    if "timed out" in str(error).lower():
+        what = f"another process of this run has not answered for {format_minutes(EXCHANGE)}: it hangs or is stopped"
+    else:
+        what = "another process of this run ended, its own message has the reason"
+    return f"{what}; resume=true goes on from the last checkpoint"
+
+
+def format_minutes(duration: timedelta) -> str:
+    """`10 minutes`, or below two of them `90 seconds`."""
+    seconds = round(duration.total_seconds())
+    return f"{seconds // 60} minutes" if seconds >= 120 else f"{seconds} seconds"
+
+
+def check_shared(folder: Path, team: Team, store: Store | None) -> None:
+    """Checks that all machines of a run see the run folder of the first process.
+
+    Args:
+        folder: as this process knows it.
+        team: the processes.
+        store: what they share.
+
+    Raises:
+        InputError: some do not.
+    """
+    if team.nodes == 1 or store is None:
+        return
+    if team.rank == 0:
+        token = folder / f".shared-{uuid4().hex}"
+        token.touch()
+        store.set("mimsuite/token", token.name)
+        try:
+            blind = [host for rank in range(1, team.size) if (host := store.get(f"mimsuite/blind/{rank}").decode())]
+        finally:
+            token.unlink(missing_ok=True)
+        hosts = " ".join(sorted(set(blind)))
+        store.set("mimsuite/all", hosts)
+        for rank in range(1, team.size):
+            store.wait([f"mimsuite/heard/{rank}"])  # what they share is in this process, which may end now
+    else:
+        seen = appears(folder, store.get("mimsuite/token").decode())
+        store.set(f"mimsuite/blind/{team.rank}", "" if seen else socket.gethostname())
+        hosts = store.get("mimsuite/all").decode()
+        store.set(f"mimsuite/heard/{team.rank}", "")
+    if hosts:
+        raise InputError(
+            f"out={folder} is not the same folder on all machines: {hosts} cannot see what the first process writes; "
+            "use an out= on a file system that they share, by its absolute path"
+        )
+
+
+def appears(folder: Path, name: str) -> bool:
+    """Whether a folder shows a file within a minute."""
+    end = time.monotonic() + SEEN_WITHIN
+    while True:
+        if folder.is_dir() and name in os.listdir(folder):  # listing makes network file systems look again
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
