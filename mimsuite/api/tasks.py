@@ -265,7 +265,7 @@ def plot(
 
     Args:
         runs: a run folder, or several: [runs/a,runs/b]
-        out: picture to write (.png)
+        out: picture to write (.png, .pdf or .svg)
         metrics: columns of metrics.csv to draw: one, or a list (default: all that have a panel)
         overwrite: replace an existing picture in out (default: false)
         overrides: further keys, as `**{"group.key": value}`; `mimsuite plot --help` lists them.

@@ -11,12 +11,14 @@ from mimsuite.data.index import DataIndex, Samples, Shard
 
 DATA = "data.json"  # in a run folder
 Fingerprint = Mapping[str, list[dict[str, Any]]]
-"""Of each split its shards, in order: `shard`, `samples`, `bytes`, and `sha256`, or `keys` where none is known."""
+"""Of each split its shards, in order: `shard`, `samples`, `bytes`, and `sha256`, or `keys` where none is known; and
+`labels`, where these come from a table."""
 
 
 def fingerprint(index: DataIndex) -> Fingerprint:
     """The fingerprint of a data set; a copy in another place has the same one."""
-    return {split: [_facts(shard) for shard in shards] for split, shards in index.splits.items()}
+    given = {} if index.given is None else {"labels": index.given.mark}
+    return {split: [_facts(shard) | given for shard in shards] for split, shards in index.splits.items()}
 
 
 def _facts(shard: Shard) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def difference(before: Fingerprint, now: Fingerprint) -> str | None:
         if (had := _count(old)) != (has := _count(new)):
             return f"split {split} had {had}, and has {has}"
         for one, other in zip(old, new, strict=True):
-            for key in ("shard", "samples", "bytes", "sha256", "keys"):
+            for key in ("shard", "samples", "bytes", "sha256", "keys", "labels"):
                 if key in one and key in other and one[key] != other[key]:
                     had, has = (str(facts[key])[:16] for facts in (one, other))
                     return f"{one['shard']} of split {split} had {key} {had}, and has {has}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mimsuite.data.fingerprint import fingerprint
 from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import read_budget
@@ -19,6 +20,7 @@ from mimsuite.settings.model import classifier_config, read_frozen_depth, read_m
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.read import read, read_number, read_positive
 from mimsuite.settings.resolve import plain_values, with_values
+from mimsuite.settings.resume import check_data
 from mimsuite.settings.training import RunInputs, TrainingSettings, groups_of, read_inputs, written_back
 from mimsuite.types import EncoderConfig
 
@@ -52,7 +54,7 @@ def read_finetune(
         InputError: a value that the task, the model or the data does not take.
     """
     cfg, inputs = read_inputs(cfg, overrides, leads=leads, objects=objects)
-    inputs = replace(inputs, index=read_labelled(cfg, inputs.index, "finetune"))
+    inputs = with_labels(cfg, inputs)
     labels = read_training_labels(cfg, inputs.index)
     cfg, by_rule = apply_rule(cfg, len(labels.train), inputs.index)
     geometry, config = read_geometry_and_model(cfg, inputs)
@@ -73,6 +75,21 @@ def read_finetune(
         head_std=head_std,
         frozen_depth=frozen,
     )
+
+
+def with_labels(cfg: DictConfig, inputs: RunInputs) -> RunInputs:
+    """The inputs with the labelled images alone; a resumed run must have the labels that it began with.
+
+    Raises:
+        InputError: no labels, wrong ones, or others.
+    """
+    whole, index = inputs.index, read_labelled(cfg, inputs.index, "finetune")
+    if index.given is None:
+        return replace(inputs, index=index)
+    about = fingerprint(replace(whole, given=index.given))
+    if inputs.steps_before is not None:
+        check_data(inputs.out, about)
+    return replace(inputs, index=index, fingerprint=about)
 
 
 def read_geometry_and_model(cfg: DictConfig, inputs: RunInputs) -> tuple[Geometry, EncoderConfig]:

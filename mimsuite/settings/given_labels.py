@@ -16,6 +16,8 @@ from mimsuite.errors import InputError
 from mimsuite.settings.read import read, read_choice, read_text
 from mimsuite.words import LABEL_KINDS, LabelKind
 
+LABEL_KEYS = ("labels", "labels_file", "labels_column")
+
 log = logging.getLogger("mimsuite")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.folders import count_of
 from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_encoder
@@ -30,8 +31,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     settings = read_embed(cfg)
     part, count = settings.part, settings.index.num_samples(settings.part)
     log.info(
-        "data      %s: %s (%s images) at %s px",
-        *(settings.index.root, part.split, f"{count:,}", format_size(settings.image_size)),
+        "data      %s: %s (%s) at %s px",
+        *(settings.index.root, part.split, count_of(count, "image"), format_size(settings.image_size)),
     )
     stored = read_features(settings)
     features = stored.features(settings.view)

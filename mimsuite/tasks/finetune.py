@@ -16,6 +16,7 @@ from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import TrainingTask, assemble, prepare_process, train_run
 from mimsuite.runs.objects import Compute, Parts, classify_objective, labelled_data
 from mimsuite.settings.finetune import FinetuneSettings, read_finetune
+from mimsuite.settings.given_labels import LABEL_KEYS
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def write_weights(
     text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
     log.info("done: %d steps; %s; best weights in %s", objective.trainer.global_step, text, place)
     run = folder.path
-    report_next("see the mistakes", "evaluate", init=run, data=settings.inputs.data, out=f"{run}-evaluation")
+    labels = {key: settings.config.get(key) for key in LABEL_KEYS}
+    report_next("see the mistakes", "evaluate", init=run, data=settings.inputs.data, **labels, out=f"{run}-evaluation")
     return metrics, more
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.folders import count_of
 from mimsuite.errors import InputError
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.predict import read_predict
@@ -23,8 +24,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     settings = read_predict(cfg)
     count = settings.index.num_samples(settings.part)
     log.info(
-        "data      %s: %s (%s images) at %s px",
-        *(settings.index.root, settings.part.split, f"{count:,}", format_size(settings.size)),
+        "data      %s: %s (%s) at %s px",
+        *(settings.index.root, settings.part.split, count_of(count, "image"), format_size(settings.size)),
     )
     outputs = settings.outputs
     log.info("model     %s: %s, %d outputs", settings.trained.init, outputs.kind, outputs.outputs)
@@ -39,7 +40,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         reason = error.strerror or error
         raise InputError(f"out={settings.out} cannot be written: {reason}; use another out=") from error
     images = len(columns["key"])
-    log.info("predictions of %d images in %s", images, settings.out)
+    log.info("predictions of %s in %s", count_of(images, "image"), settings.out)
     return {
         "out": str(settings.out),
         "samples": images,

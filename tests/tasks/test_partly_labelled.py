@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,6 +184,17 @@ def test_a_table_that_names_no_image_or_lacks_what_it_needs_is_refused(sets, mod
         with pytest.raises(InputError, match=says) as error:
             read_probe(config("probe", init=model, out=tmp_path / "out", data=sets["none"], **values))
         assert "\n" not in str(error.value)
+
+
+def test_a_run_goes_on_with_the_labels_that_it_began_with(sets, model, tmp_path):
+    table, out = tmp_path / "table.csv", str(tmp_path / "out")
+    text = Path(sets["table"]).read_text()
+    table.write_text(text)
+    api.call("finetune", {"init": model, "out": out, "data": sets["none"], "labels": str(table), **TUNE})
+    assert api.call("finetune", {"out": out, "resume": True, "steps": 4})["steps"] == 4
+    table.write_text(text.replace("train/site/3.png", "train/site/4.png", 1).replace("blue", "red", 1))
+    with pytest.raises(InputError, match=r"other data than the run began with: .* had labels"):
+        api.call("finetune", {"out": out, "resume": True, "steps": 5})
 
 
 def test_the_online_probe_looks_at_labelled_images_only(sets):

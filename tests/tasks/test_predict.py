@@ -68,7 +68,7 @@ def test_each_image_has_its_path_its_classes_and_their_probabilities(photos, cla
     rows = read_rows(tmp_path / "x.csv")
     assert (found["samples"], found["split"], found["classes"]) == (16, "all", list(NAMES))
     assert list(rows[0]) == [
-        *("key", "file", "split", "class", "probability", "class_2", "probability_2"),
+        *("key", "file", "class", "probability", "class_2", "probability_2"),
         *(f"probability_{name}" for name in NAMES),
     ]
     assert sorted(row["file"] for row in rows) == sorted(FILES)
@@ -80,7 +80,7 @@ def test_each_image_has_its_path_its_classes_and_their_probabilities(photos, cla
         assert [float(row[f"probability_{name}"]) for name in NAMES] == pytest.approx(own.tolist(), rel=1e-4, abs=1e-6)
     predict(photos, tmp_path / "x.parquet", init)
     table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
-    assert table.column_names == ["key", "file", "split", "class", "probability"]
+    assert table.column_names == ["key", "file", "class", "probability"]
     assert table["class"].to_pylist() == [row["class"] for row in rows]
     assert len({row["class"] for row in rows}) > 1
 
@@ -103,7 +103,7 @@ def test_numbers_are_one_column(photos, classifier, tmp_path):
     init, model = classifier("regression", ("LABEL_0",))
     predict(photos, tmp_path / "x.csv", init)
     rows = read_rows(tmp_path / "x.csv")
-    assert list(rows[0]) == ["key", "file", "split", "value"]
+    assert list(rows[0]) == ["key", "file", "value"]
     expected = logits_of(model, photos, [row["file"] for row in rows])[:, 0].tolist()
     assert [float(row["value"]) for row in rows] == pytest.approx(expected, rel=1e-4)
     with pytest.raises(InputError, match=r"top=3 is for classes, and init=.* predicts a number; remove it"):

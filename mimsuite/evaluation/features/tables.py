@@ -23,10 +23,10 @@ Columns = Mapping[str, Sequence[str] | NDArray[Any]]
 
 
 def name_columns(index: DataIndex, part: Selection, numbers: NDArray[np.int64]) -> dict[str, Sequence[str]]:
-    """`file`, the paths of these images of a part (see `members.read_files`), and of all splits together `split`."""
+    """`file`, the paths of these images of a part (see `members.read_files`), and of several splits `split`."""
     samples = index.records(part).take(numbers)
     columns: dict[str, Sequence[str]] = {"file": read_files(ShardFiles(store_of(index.root)), samples)}
-    if part.split == EVERY_SPLIT:
+    if part.split == EVERY_SPLIT and len(index.splits) > 1:
         every = np.repeat(list(index.splits), [index.num_samples(split) for split in index.splits])
         columns["split"] = every[numbers].tolist()
     return columns
