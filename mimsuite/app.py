@@ -20,6 +20,7 @@ from mimsuite.config.composing import compose_task, unknown_keys
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain, unknown_key
 from mimsuite.config.overrides import PATH_KEYS, hydra_value
+from mimsuite.config.yaml_files import read_yaml
 from mimsuite.errors import InputError, RunError
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.team import current_team
@@ -148,13 +149,9 @@ def check_config_folders(arguments: Sequence[str]) -> None:
 def names_hydra(file: Path) -> bool:
     """Whether a YAML file names Hydra in a key, a value or its `@package` line."""
     from omegaconf import OmegaConf
-    from yaml import YAMLError
 
-    try:
-        text = file.read_text(encoding="utf-8")
-        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"{file} cannot be read: {error}; fix it or remove it") from error
+    content = OmegaConf.to_container(read_yaml(file, "fix it or remove it"), resolve=False)
+    text = file.read_text(encoding="utf-8")
     return re.search(r"@package\s.*hydra", text) is not None or "hydra" in json.dumps(content, default=str).lower()
 
 

@@ -59,7 +59,7 @@ def parse_label(payload: bytes, ending: str, key: str, num_classes: int | None) 
         return _class(int(text), key, num_classes)
     try:
         value = json.loads(payload)["label"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f'{key}.json is {_show(payload)}, not {{"label": ...}}; fix it') from None
     if isinstance(value, float):
         return value

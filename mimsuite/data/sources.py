@@ -10,9 +10,10 @@ from pathlib import Path
 from mimsuite.data.folders import no_images, read_contents
 from mimsuite.data.index_json import INDEX, JOURNAL
 from mimsuite.data.stores.address import absolute, store_of
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 
 INFO = "_info.json"
+_MOST_SHARDS = 1_000_000
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -27,13 +28,20 @@ def expand_braces(pattern: str) -> list[str]:
         first, last = numbers.groups()
         if int(last) < int(first):
             raise InputError(f"data={pattern}: the range {{{body}}} runs backwards; use {{{last}..{first}}}")
+        if int(last) - int(first) >= _MOST_SHARDS:
+            raise InputError(f"data={pattern}: {{{body}}} is more than {_MOST_SHARDS} shards; fix the range")
         width = len(first) if first.startswith("0") or len(first) == len(last) else 0
         parts = [f"{i:0{width}d}" for i in range(int(first), int(last) + 1)]
     elif "," in body:
         parts = body.split(",")
     else:
         raise InputError(f"data={pattern}: {{{body}}} is neither a range {{000..012}} nor a list {{a,b}}")
-    return list(dict.fromkeys(name for part in parts for name in expand_braces(head + part + tail)))
+    names = dict[str, None]()
+    for part in parts:
+        names |= dict.fromkeys(expand_braces(head + part + tail))
+        if len(names) > _MOST_SHARDS:
+            raise InputError(f"data={pattern} stands for more than {_MOST_SHARDS} shards; fix the ranges")
+    return list(names)
 
 
 def find_shards(data: str) -> tuple[Path, list[Path]]:
@@ -116,20 +124,16 @@ def read_info(root: Path) -> dict[str, tuple[str, int | None]]:
     file, store = root / INFO, store_of(str(root))
     if not store.is_file(str(file)):
         return {}
-    try:
+    with reading(str(file), "fix it or move it away"):
         content = json.loads(store.read_all(str(file)).decode())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); fix it or move it away") from error
     found: dict[str, tuple[str, int | None]] = {}
     splits = content.get("splits") if isinstance(content, dict) else None
-    try:
+    with reading(f"{file} is not as timm writes it and", "fix it or move it away"):
         for name, facts in dict(splits or {}).items():
             files = [Path(file).name for pattern in facts["filenames"] for file in expand_braces(pattern)]
             counts = facts.get("shard_lengths") or [None] * len(files)
             split = split_name_of(re.split(r"[-_.]", name)[0]) or "train"
             found |= {f: (split, n and int(n)) for f, n in zip(files, counts, strict=True)}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{file} is not as timm writes it ({error!r}); fix it or move it away") from error
     return found
 
 

@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mimsuite.data.storage import write_text
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.weights.source import find_folder, read_config
-from mimsuite.words import ACTIVATION_NAMES, ATTENTION_IMPLEMENTATIONS, CLASSIFIER_POOLS, PROBLEM_TYPES, TARGETS
+from mimsuite.words import (
+    ACTIVATION_NAMES,
+    ATTENTION_IMPLEMENTATIONS,
+    CLASSIFIER_POOLS,
+    MOST_CLASSES,
+    PROBLEM_TYPES,
+    TARGETS,
+)
+
+LARGEST = 2**31 - 1  # of any whole number in a config
 
 Activation = str | Callable[..., Any]
 Side = int | list[int]
@@ -251,7 +260,9 @@ class ModelConfig(ABC):
 
         `overrides` are fields that win over the file.
         """
-        return cls.from_dict(read_config(find_folder(source)), **overrides)
+        content = read_config(find_folder(source))
+        with reading(f"{source}: config.json", "restore the file"):
+            return cls.from_dict(content, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `config.json` holds: common and ours-only fields only where not the default.
@@ -308,18 +319,20 @@ class ModelConfig(ABC):
                 )
         if self.num_labels is None:
             self.num_labels = 2
-        self._check_int("num_labels", low=0)
+        self._check_int("num_labels", low=0, high=MOST_CLASSES)
         if self.id2label is None:
             self.id2label = _default_labels(self.num_labels)
         if self.label2id is None:
             self.label2id = {v: k for k, v in self.id2label.items()}
 
-    def _check_int(self, name: str, low: int) -> None:
+    def _check_int(self, name: str, low: int, high: int = LARGEST) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name}={value!r} must be an integer, got {type(value).__name__}")
         if value < low:
             raise InputError(f"{name}={value} must be at least {low}")
+        if value > high:
+            raise InputError(f"{name}={value} must be at most {high}")
 
     def _check_float(self, name: str, low: float, high: float = float("inf"), *, above: bool = False) -> None:
         """`above`: `low` itself is not allowed."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mimsuite.encoders.config import ModelConfig
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
 from mimsuite.weights.source import find_folder, read_config, read_json
 
@@ -28,7 +28,8 @@ class AutoConfig:
     @staticmethod
     def from_dict(data: dict[str, Any], **overrides: Any) -> ModelConfig:
         """Makes the configuration from the content of a `config.json`; errors as `from_pretrained`."""
-        config: ModelConfig = _class_of(data.get("model_type"), "config").from_dict(data, **overrides)
+        with reading("config.json", "restore the file"):
+            config: ModelConfig = _class_of(data.get("model_type"), "config").from_dict(data, **overrides)
         return config
 
     @staticmethod
@@ -124,7 +125,8 @@ class AutoImageProcessor:
         if use_fast and not has_fast:
             raise InputError(f"use_fast=True: {name} has only the Pillow form; remove use_fast")
         fast = has_fast and (str(named).endswith("Fast") if use_fast is None else use_fast)
-        return getattr(models, f"{name}Fast" if fast else name).from_dict(data, **overrides)
+        with reading(f"{source}: preprocessor_config.json", "restore the file"):
+            return getattr(models, f"{name}Fast" if fast else name).from_dict(data, **overrides)
 
 
 def _class_of(model_type: Any, part: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mimsuite.data.storage import write_text
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.processors.images import LAYOUTS, Array, Picture, read_pictures, to_layout
 from mimsuite.processors.resize import (
     EDGE,
@@ -166,7 +166,9 @@ class ImageProcessor:
 
         `overrides` are fields that win.
         """
-        return cls.from_dict(read_json(find_folder(source) / FILE), **overrides)
+        content = read_json(find_folder(source) / FILE)
+        with reading(f"{source}: {FILE}", "restore the file"):
+            return cls.from_dict(content, **overrides)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `preprocessor_config.json` into `folder`, made if absent."""

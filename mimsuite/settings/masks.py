@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from mimsuite.config.instantiate import current_config, current_name, trusted_targets
+from mimsuite.config.yaml_files import read_yaml
 from mimsuite.errors import InputError
 from mimsuite.settings.combinations import NO_MASK
 from mimsuite.settings.hiding import fitted_unit
@@ -59,11 +58,7 @@ def stored_config(init: str) -> DictConfig | None:
     if not holds_run(init):
         return None
     file = Path(init) / "config.yaml"
-    try:
-        stored = OmegaConf.load(file)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file} cannot be read ({reason}); fix it, or use init={Path(init) / 'weights'}") from error
+    stored = read_yaml(file, f"fix it, or use init={Path(init) / 'weights'}")
     if not isinstance(stored, DictConfig) or not {"mask", "objective", "micro_batch", "loader"} <= set(stored):
         return None
     return current_config(stored)

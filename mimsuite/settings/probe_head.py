@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.settings.views import VECTOR_POOLS, View
 from mimsuite.words import LABEL_KINDS, LabelKind, Pool
 
@@ -74,17 +74,15 @@ def find_head(folder: Path) -> ProbeHead:
     Raises:
         InputError: no head there, or damaged files.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not (folder / FACTS).is_file():
         raise InputError(f"{folder} holds no {FACTS}; give the folder that a probe wrote")
-    try:
+    with reading(f"the head in {folder}", "run the probe again"):
         facts = HeadFacts(**read_facts(json.loads((folder / FACTS).read_text(encoding="utf-8"))))
         with safe_open(folder / TENSORS, "numpy") as file:
             weight, bias = (file.get_slice(name) for name in ("weight", "bias"))
             shapes, dtype = (weight.get_shape(), bias.get_shape()), weight.get_dtype()
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise InputError(f"the head in {folder} cannot be read ({error}); run the probe again") from error
     if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1] or dtype != "F64":
         raise InputError(
             f"the head in {folder} has a weight {tuple(shapes[0])} of {dtype} and a bias {tuple(shapes[1])}; run the "

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_config
+from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.fingerprint import DATA, Fingerprint, difference
 from mimsuite.errors import InputError, reading
 from mimsuite.settings.resolve import with_values
@@ -65,8 +66,10 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def stored_config(cfg: DictConfig) -> DictConfig:
     """The config of the run in `cfg.out`, with targets by their names of today."""
-    loaded = OmegaConf.load(Path(cfg.out) / "config.yaml")
-    assert isinstance(loaded, DictConfig)
+    file = Path(cfg.out) / "config.yaml"
+    loaded = read_yaml(file, "restore it, or start again with overwrite=true")
+    if not isinstance(loaded, DictConfig):
+        raise InputError(f"{file} is not a run's config; restore it, or start again with overwrite=true")
     return current_config(loaded)
 
 

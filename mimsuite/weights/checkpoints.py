@@ -8,9 +8,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, cause_of
+from mimsuite.weights.torch_files import load_torch
 
 log = logging.getLogger("mimsuite")
 
@@ -34,12 +33,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if hashlib.sha256(content).hexdigest() == latest["sha256"]:
             return path
         problem = "its sha256 differs from latest.json"
-    except (OSError, ValueError, KeyError) as error:
-        problem = str(error)
+    except Exception as error:  # whatever is wrong with it: an older one is looked for
+        problem = cause_of(error)
     for older in sorted(set(folder.glob("step_*.ckpt")) - {damaged}, reverse=True):
         try:
             step = load_checkpoint(older)["global_step"]
-        except InputError:
+        except (InputError, KeyError):
             continue
         log.warning("checkpoint %s cannot be used (%s); going on from step %d instead", pointer, problem, step)
         return older
@@ -55,12 +54,11 @@ def load_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
         InputError: the file is not a checkpoint, is damaged, or holds more than tensors and plain values.
     """
     try:
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        loaded: dict[str, Any] = load_torch(path, map_location or "cpu")
     except Exception as error:  # torch raises many kinds here; each means that the file cannot be used
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"checkpoint {path} cannot be read: {first}; use another init= or an older checkpoint"
+            f"checkpoint {path} cannot be read: {cause_of(error)}; use another init= or an older checkpoint"
         ) from error
-    if not isinstance(loaded, dict) or "state_dict" not in loaded:
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("state_dict"), dict):
         raise InputError(f"checkpoint {path} is not one of mimsuite's: it has no state_dict; use a run folder")
     return loaded

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mimsuite.data.storage import replacing, write_text
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, cause_of, reading
 from mimsuite.weights.source import MissingFileError, read_json
+from mimsuite.weights.torch_files import load_torch
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 DECODER = "decoder.safetensors"  # of a model whose other file is the bare encoder
@@ -60,19 +59,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; download or copy the folder again")
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
-            raise InputError(f"{path} is damaged ({error}); download or write it again") from None
+        with reading(f"{path} is damaged and", "download or write it again"), safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        state = load_torch(path)
+    except Exception as error:  # torch raises many kinds here; each means that the file cannot be used
         raise InputError(
             f"{path} cannot be read: it is damaged, or holds more than tensors, which could run code "
-            f"({reason}); "
-            f"download it again or convert it to safetensors"
+            f"({cause_of(error)}); download it again or convert it to safetensors"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path} is not a flat map of names to tensors; expected a state dict")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
 from mimsuite.weights.source import find_folder, plain_names
 
@@ -118,8 +118,10 @@ def find_weights(init: str) -> Weights:
 
         path = newest_checkpoint(folder / "checkpoints")
         assert path is not None
-        about = load_checkpoint(path)["mimsuite"]
-        return Weights(init, None, path, about["config"], about["preprocessor"])
+        content = load_checkpoint(path)
+        with reading(f"init={init}: checkpoint {path}", "use another init= or an older checkpoint"):
+            about = content["mimsuite"]
+            return Weights(init, None, path, dict(about["config"]), dict(about["preprocessor"]))
     raise InputError(
         f"init={init} holds no weights/, checkpoints/ or config.json; give a run folder or a Hugging Face folder"
     )
@@ -147,10 +149,8 @@ def read_object(init: str, path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is no file."""
     if not path.is_file():
         return None
-    try:
+    with reading(f"init={init}: {path}", "restore the file"):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"init={init}: {path} cannot be read as JSON ({error}); restore the file") from error
     if not isinstance(content, dict):
         raise InputError(f"init={init}: {path} holds no JSON object; restore the file")
     return content

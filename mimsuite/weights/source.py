@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 HUB_FILES = ["*.json", "model*.safetensors", "decoder.safetensors"]
@@ -51,12 +51,10 @@ def read_json(path: Path) -> dict[str, Any]:
         MissingFileError: no such file.
         InputError: it is not a JSON object.
     """
-    try:
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist; expected a Hugging Face style folder with it")
+    with reading(str(path), "download or write it again"):
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingFileError(f"{path} does not exist; expected a Hugging Face style folder with it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}; download or write it again") from None
     if not isinstance(data, dict):
         raise InputError(f"{path} holds a JSON {type(data).__name__}; expected an object")
     return data

@@ -58,8 +58,9 @@ class Picture(NamedTuple):
     def remarks(self) -> tuple[Remark, ...]:
         """Frames, depth and alpha."""
         found = []
-        if getattr(self.image, "is_animated", False):
-            found.append(Remark("frames", "the first of several frames is taken"))
+        with contextlib.suppress(DecodeError), decoding("frames"):  # damaged later frames do no harm
+            if getattr(self.image, "is_animated", False):
+                found.append(Remark("frames", "the first of several frames is taken"))
         if self.reduced:
             found.append(Remark("depth", "16 bits a value are read as 8, because Pillow reads no more; TIFF keeps 16"))
         if self.image.has_transparency_data:

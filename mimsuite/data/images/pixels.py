@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import threading
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
+from PIL import Image
 
 from mimsuite.errors import cause_of
 
@@ -83,6 +85,10 @@ class _Quiet:
         log = logging.getLogger("tifffile")
         log.addHandler(logging.NullHandler())
         log.propagate = False
+        with contextlib.suppress(AttributeError, OSError):  # libtiff, inside of Pillow, prints what Pillow raises, too
+            library = ctypes.CDLL(Image.core.__file__)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
     def __enter__(self) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ channels are taken, what is inverted, looked up or scaled, and what is refused.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -160,8 +161,10 @@ class Tiff(NamedTuple):
 
     def _has_more(self) -> bool:
         """Whether another page is a picture of its own, not a smaller copy or a mask."""
-        pages = (tags for number, tags in read_pages(self.data) if number > self.page)
-        return any(not tags.get(_SUBFILE, 0) & (_SMALLER | _MASK) for tags in pages)
+        with contextlib.suppress(DecodeError), decoding("TIFF"):  # damaged later pages do no harm
+            pages = (tags for number, tags in read_pages(self.data) if number > self.page)
+            return any(not tags.get(_SUBFILE, 0) & (_SMALLER | _MASK) for tags in pages)
+        return False
 
 
 def read_tiff_header(data: bytes, alpha: Alpha) -> Tiff:

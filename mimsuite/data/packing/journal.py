@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mimsuite.data.index_json import CLASSES, JOURNAL
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import sha256_of
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 
 _FORMAT = "mimsuite-pack-1"
 
@@ -117,6 +117,10 @@ class Journal:
         """Reads the lines up to the first that is cut or whose shard is not whole, and forgets the rest."""
         for part in self.out.glob("*.tar.part"):
             part.unlink()
+        with reading(str(self.out / JOURNAL), f"remove {self.out} to begin again"):
+            self._read_lines(header)
+
+    def _read_lines(self, header: dict[str, Any]) -> None:
         self._file.seek(0)
         first, *rest = self._file.read().split(b"\n")
         if not rest:  # new, or killed before the header was on the disk

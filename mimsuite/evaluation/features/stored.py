@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimsuite.data.storage import move_file, move_folder
-from mimsuite.errors import InputError, RunError
+from mimsuite.errors import InputError, RunError, reading
 from mimsuite.evaluation.features.views import Features
 from mimsuite.settings.views import View
 
@@ -41,8 +41,12 @@ class StoredFeatures:
         """Opens a folder.
 
         Raises:
-            OSError, ValueError: not a folder of features, or a damaged one.
+            InputError: not a folder of features, or a damaged one.
         """
+        with reading(f"{folder} is damaged and", "remove it to have the features computed again"):
+            self._open(folder)
+
+    def _open(self, folder: Path) -> None:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if missing := [name for name in _NEEDED if name not in about]:
             raise ValueError(f"{ABOUT} does not say {missing[0]}")
@@ -50,9 +54,9 @@ class StoredFeatures:
         self.fingerprint, self._made = str(about["fingerprint"]), str(about["made"])
         self._samples = int(about["samples"])
         self.keys: list[str] = json.loads((folder / KEYS).read_text(encoding="utf-8"))
-        self._ids = np.load(folder / IDS)
-        self._labels = np.load(folder / LABELS) if (folder / LABELS).exists() else None
-        self._kept = np.load(folder / KEPT) if (folder / KEPT).exists() else None
+        self._ids = _numbers(folder / IDS)
+        self._labels = _numbers(folder / LABELS) if (folder / LABELS).exists() else None
+        self._kept = _numbers(folder / KEPT) if (folder / KEPT).exists() else None
         count = self._samples if self._kept is None else len(self._kept)
         if not len(self.keys) == len(self._ids) == count or (self._labels is not None and len(self._labels) != count):
             raise ValueError("its files hold different numbers of samples")
@@ -68,7 +72,7 @@ class StoredFeatures:
             return False
         try:
             self._rows(view)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             log.warning("features  %s/%s is not usable (%s)", self.folder, file_name(view), error)
             return False
         return True
@@ -95,10 +99,20 @@ class StoredFeatures:
 
     def _rows(self, view: View) -> NDArray[Any]:
         # "c" rather than "r": torch takes no array that may not be written to; nothing is written to the file.
-        rows: NDArray[Any] = np.load(self.folder / file_name(view), mmap_mode="c")
+        file = self.folder / file_name(view)
+        with reading(str(file), "remove it to have the features computed again"):
+            rows: NDArray[Any] = np.load(file, mmap_mode="c")
         if rows.dtype != row_type(view) or len(rows) != self._samples * (1 + self.copies):
             raise ValueError(f"it holds {len(rows)} rows of {rows.dtype}")
         return rows
+
+
+def _numbers(file: Path) -> NDArray[Any]:
+    """An array of numbers, as this machine has them."""
+    values: NDArray[Any] = np.load(file)
+    if values.dtype.kind not in "iuf" or not values.dtype.isnative:
+        raise ValueError(f"{file.name} holds values of {values.dtype}")
+    return values
 
 
 def _tiled(values: NDArray[Any], times: int) -> torch.Tensor:
@@ -123,7 +137,7 @@ def open_stored(folder: Path, fingerprint: str) -> StoredFeatures | None:
         stored = StoredFeatures(folder)
         if stored.fingerprint != fingerprint:
             raise ValueError("it holds other features")
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except ValueError as error:
         log.warning("features  %s is not usable (%s); computing the features again", folder, error)
         return None
     return stored
