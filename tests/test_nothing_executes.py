@@ -20,7 +20,7 @@ from PIL import Image
 from mimsuite import api, app
 from mimsuite.config.instantiate import instantiate
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.data.images import pixels
+from mimsuite.data.images import pixels as shared
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index_json import write_index
 from mimsuite.data.open import open_index
@@ -586,7 +586,7 @@ MAGICS = [
 @FUZZ
 @given(data=st.one_of(mutated(IMAGES), st.tuples(st.sampled_from(MAGICS), st.binary(max_size=300)).map(b"".join)))
 def test_fuzz_any_bytes_are_an_image_or_a_decode_error(data):
-    limit, pixels.MAX_PIXELS = pixels.MAX_PIXELS, 1_000_000
+    limit, shared.MAX_PIXELS = shared.MAX_PIXELS, 1_000_000
     try:
         image = open_image(data)
         pixels = image.pixels(cover=(4, 4))
@@ -595,7 +595,7 @@ def test_fuzz_any_bytes_are_an_image_or_a_decode_error(data):
     except DecodeError as error:
         assert str(error)  # noqa: PT017
     finally:
-        pixels.MAX_PIXELS = limit
+        shared.MAX_PIXELS = limit
 
 
 def shard_bytes(folder):
