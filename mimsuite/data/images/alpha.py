@@ -39,8 +39,8 @@ def settle(pixels: Pixels, alpha: Alpha, *, premultiplied: bool = False) -> Pixe
 
 def remark_on(alpha: Alpha, channels: int, *, declared: bool = True) -> Remark:
     """Says what was done with an alpha channel that makes an image one of `channels`."""
-    what = "transparency" if channels not in _ORDINALS else f"the {_ORDINALS[channels]} channel is alpha"
+    what = "transparency is" if channels not in _ORDINALS else f"the {_ORDINALS[channels]} channel is alpha and is"
     if not declared:
-        what = f"the {_ORDINALS[channels]} channel is not explained in the file, taken as alpha"
+        what = f"the {_ORDINALS[channels]} channel, of which the file says nothing, is taken as alpha and is"
     done = {"white": "laid on white", "drop": "dropped", "channel": "kept as a channel"}[alpha]
-    return Remark("alpha", f"{what} and {done} (`mimsuite pack alpha=white|drop|channel`)")
+    return Remark("alpha", f"{what} {done} (`mimsuite pack alpha=white|drop|channel`)")

@@ -31,6 +31,7 @@ class Picture(NamedTuple):
         orientation: the EXIF number, 1 to 8.
         alpha: what becomes of transparency.
         reduced: whether 16 bits were stored, of which Pillow reads the upper eight.
+        grey: whether the colours are grey, whatever Pillow makes of them.
     """
 
     image: Image.Image
@@ -39,10 +40,11 @@ class Picture(NamedTuple):
     orientation: int
     alpha: Alpha
     reduced: bool
+    grey: bool
 
     @property
     def _base(self) -> int:
-        return 3 if self.image.mode in _COLOUR_MODES else 1
+        return 1 if self.grey else 3
 
     @property
     def channels(self) -> int:
@@ -63,7 +65,7 @@ class Picture(NamedTuple):
                 found.append(Remark("frames", "the first of several frames is taken"))
         if self.reduced:
             found.append(Remark("depth", "16 bits a value are read as 8, because Pillow reads no more; TIFF keeps 16"))
-        if self.image.has_transparency_data:
+        if self.image.has_transparency_data and (self.alpha == "white" or not self.deep):
             found.append(remark_on(self.alpha, self._base + 1 if self.image.mode in ("LA", "RGBA") else 0))
         return tuple(found)
 
@@ -77,10 +79,10 @@ class Picture(NamedTuple):
                 stored = (self.width, self.height) if turned else (self.height, self.width)
                 top, left, h, w = to_stored(box, stored, self.orientation)
                 image = image.crop((left, top, left + w, top + h))
-            return upright(from_pillow(image, self.alpha), self.orientation)
+            return upright(_from_pillow(image, self.alpha, grey=self.grey), self.orientation)
 
 
-def from_pillow(image: Image.Image, alpha: Alpha) -> Pixels:
+def _from_pillow(image: Image.Image, alpha: Alpha, *, grey: bool) -> Pixels:
     """The values of an image, `(H, W, C)` uint8 or uint16."""
     mode = image.mode
     if mode in DEEP_MODES:
@@ -92,7 +94,10 @@ def from_pillow(image: Image.Image, alpha: Alpha) -> Pixels:
         if isinstance(clear, int) and alpha == "white":  # PNG: this grey is transparent
             values[values == clear] = 0xFFFF
         return values[..., None]
-    final = "L" if mode in _GREY_MODES else "RGB"
+    final, clear = "L" if grey else "RGB", image.info.get("transparency")
+    if mode == "1" and clear is not None:  # of such an image, Pillow makes no alpha
+        image = image.convert("L")
+        image.info["transparency"] = clear
     cover = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -124,7 +129,8 @@ def read_picture_header(data: bytes, alpha: Alpha) -> Picture:
             orientation = 1
         width, height = image.size if orientation < 5 else image.size[::-1]
         _mend_transparency(image, data)
-        return Picture(image, height, width, orientation, alpha, _is_reduced(image, data))
+        grey = image.mode not in _COLOUR_MODES or (image.format == "PNG" and data[25] == _GREY_ALPHA)
+        return Picture(image, height, width, orientation, alpha, _is_reduced(image, data), grey)
 
 
 def _is_reduced(image: Image.Image, data: bytes) -> bool:
@@ -142,7 +148,7 @@ def _mend_transparency(image: Image.Image, data: bytes) -> None:
     bits = data[24]
     if bits == 16:
         image.info["transparency"] = tuple(value >> 8 for value in clear)
-    elif bits < 8 and isinstance(clear, int):
+    elif bits < 8:
         image.info["transparency"] = clear * 255 // ((1 << bits) - 1)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import _imaging
 
 from mimsuite.errors import cause_of
 
@@ -86,7 +86,7 @@ class _Quiet:
         log.addHandler(logging.NullHandler())
         log.propagate = False
         with contextlib.suppress(AttributeError, OSError):  # libtiff, inside of Pillow, prints what Pillow raises, too
-            library = ctypes.CDLL(Image.core.__file__)
+            library = ctypes.CDLL(str(_imaging.__file__))
             library.TIFFSetErrorHandler(None)
             library.TIFFSetWarningHandler(None)
 

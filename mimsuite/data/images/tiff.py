@@ -198,7 +198,7 @@ def read_tiff_header(data: bytes, alpha: Alpha) -> Tiff:
             declared=declared,
             others=others,
             colours=_read_colours(tags, bits) if photometric == _PALETTE else None,
-            pillow=stack is None and _suits_pillow(data, tags, samples, bits, extra),
+            pillow=stack is None and _suits_pillow(data, page, tags, samples, bits, extra),
             stack=stack,
             alpha=alpha,
         )
@@ -276,11 +276,13 @@ def _alpha(tags: dict[int, Any], samples: int) -> int:
     return int(extra[0]) if extra[0] in (_PREMULTIPLIED, _STRAIGHT) else 0
 
 
-def _suits_pillow(data: bytes, tags: dict[int, Any], samples: int, bits: int, extra: int) -> bool:
+def _suits_pillow(data: bytes, page: int, tags: dict[int, Any], samples: int, bits: int, extra: int) -> bool:
     """Whether Pillow reads these values as they are: it knows more compressions, tifffile more layouts."""
     photometric = tags[_PHOTOMETRIC]
     if photometric in (_CMYK, _YCBCR):
         return True
+    if page and bits in (8, 16):
+        return False  # Pillow has to understand the first page, too
     if samples == 1:
         turned = photometric == _WHITE_IS_ZERO and data[:2] == b"MM"
         return not (bits == 16 and (turned or photometric == _PALETTE or tags.get(_FILL, 1) != 1))
