@@ -22,6 +22,7 @@ import torch
 from readers import Target, make_targets
 
 SECONDS, MEGABYTES = 2.0, 512  # that one case may take
+MOST_MEMORY = 6 << 30  # bytes of addresses; torch alone has half of them
 
 
 class Hang(BaseException):
@@ -68,6 +69,7 @@ def main(cases: str, seed: str) -> int:
 
     logging.getLogger("mimsuite").setLevel(logging.ERROR)
     torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))  # before the machine itself gets into trouble
     signal.signal(signal.SIGALRM, ring)
     rnd, faults = random.Random(int(seed)), dict[str, str]()
     count: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
