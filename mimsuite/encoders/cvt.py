@@ -194,7 +194,7 @@ class CvtStage(nn.Module):
         grid = (embedded.shape[-2], embedded.shape[-1])
         tokens = self.dropout(embedded).flatten(2).transpose(1, 2)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
         for layer in self.layers:
             tokens = _recomputed(layer, tokens, grid) if recompute else layer(tokens, grid)
         first = int(self.cls_token is not None)
@@ -376,7 +376,7 @@ def init_weights(model: ConvolutionalTransformer) -> None:
 
 def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens `(B, h * w, E)` as a map `(B, E, h, w)`."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
 
 
 def _norm_map(norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -231,7 +231,7 @@ def hide_pixels(pixels: Tensor, mask: Tensor, cell: tuple[int, int]) -> tuple[Te
     height, width = pixels.shape[-2:]
     if height % cell[0] or width % cell[1]:
         raise InputError(f"image {height}x{width} with a mask is not a multiple of {cell[0]}x{cell[1]} pixels; crop it")
-    cells = as_grid_mask(mask, len(pixels), (height // cell[0], width // cell[1]))
+    cells = as_grid_mask(mask, pixels.shape[0], (height // cell[0], width // cell[1]))
     return pixels.masked_fill(expand_mask(cells, (height, width)).unsqueeze(1), 0), cells
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 
 class ModelOutput:
@@ -47,6 +48,15 @@ class ModelOutput:
 
     def __len__(self) -> int:
         return len(self.keys())
+
+    def __init_subclass__(cls) -> None:
+        """Makes the class known to torch, so that `torch.export` takes models that return it."""
+        register_pytree_node(
+            cls,
+            lambda out: (list(vars(out).values()), list(vars(out))),
+            lambda values, names: cls(**dict(zip(names, values, strict=True))),
+            serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        )
 
 
 def as_output(out: ModelOutput, default: bool, return_dict: bool | None) -> Any:

@@ -129,7 +129,7 @@ class VisionTransformer(nn.Module):
         Then dropping them needs no count on the device.
         """
         grid = self._grid(pixels)
-        hidden = None if mask is None else as_grid_mask(mask, len(pixels), grid)
+        hidden = None if mask is None else as_grid_mask(mask, pixels.shape[0], grid)
         if mask is not None and hidden_per_image is not None:
             hidden_per_image *= grid[0] * grid[1] // mask[0].numel()
         kept = self.kept(hidden, hidden_per_image)
@@ -166,9 +166,9 @@ class VisionTransformer(nn.Module):
         """
         patches = tokens[:, self.extra :]
         if kept is not None:
-            empty = patches.new_zeros(len(tokens), grid[0] * grid[1], patches.shape[2])
+            empty = patches.new_zeros(tokens.shape[0], grid[0] * grid[1], patches.shape[2])
             patches = empty.scatter(1, kept.unsqueeze(-1).expand_as(patches), patches)
-        on_grid = patches.transpose(1, 2).reshape(len(tokens), -1, *grid)
+        on_grid = patches.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
         return FeatureMap(on_grid, tokens[:, 0] if self.config.use_class_token else None)
 
     def forward(
@@ -199,7 +199,7 @@ class VisionTransformer(nn.Module):
         config = self.config
         mask = None
         if bool_masked_pos is not None:
-            mask = as_grid_mask(bool_masked_pos, len(pixels), self._grid(pixels))
+            mask = as_grid_mask(bool_masked_pos, pixels.shape[0], self._grid(pixels))
         interpolate = self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
         need_weights = config.output_attentions if output_attentions is None else output_attentions
         need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states

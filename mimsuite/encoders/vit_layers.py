@@ -132,12 +132,12 @@ class ViTEmbeddings(nn.Module):
                 raise InputError("the model has no mask token, so it takes no mask; build it with use_mask_token=True")
             tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if self.position_embeddings is not None:
             tokens = tokens + self.positions((projected.shape[-2], projected.shape[-1]))
         if self.register_tokens is not None:
             first = int(self.config.use_class_token)
-            registers = self.register_tokens.to(tokens.dtype).expand(len(tokens), -1, -1)
+            registers = self.register_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :first], registers, tokens[:, first:]], dim=1)
         dropped: Tensor = self.dropout(tokens)
         return dropped

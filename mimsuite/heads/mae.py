@@ -92,7 +92,7 @@ class MAEDecoder(nn.Module):
         """
         rows, columns = grid.shape[-2:]
         cells = self._cells(self._decode(grid, cls, hidden))
-        return fold_patches(cells.transpose(1, 2).reshape(len(cells), -1, rows, columns), self.stride)
+        return fold_patches(cells.transpose(1, 2).reshape(cells.shape[0], -1, rows, columns), self.stride)
 
     def hidden_only(
         self, grid: Tensor, cls: Tensor | None, hidden: Tensor, where: tuple[Tensor, Tensor, Tensor]

@@ -115,7 +115,7 @@ class ForMaskedImageModeling(Pretrained):
             InputError: a size or mask that does not fit.
         """
         self._check_stride(pixel_values)
-        mask = as_grid_mask(mask, len(pixel_values), (mask.shape[-2], mask.shape[-1]))
+        mask = as_grid_mask(mask, pixel_values.shape[0], (mask.shape[-2], mask.shape[-1]))
         features = self.features(pixel_values, mask, hidden_per_image)
         self._check_cover(features.grid, pixel_values)
         grid = (features.grid.shape[-2], features.grid.shape[-1])
@@ -255,7 +255,7 @@ class DenseForMaskedImageModeling(ForMaskedImageModeling):
         if bool_masked_pos is not None:
             self._check_stride(pixels)
             (height, width), (down, across) = pixels.shape[-2:], self.encoder.mask_stride
-            mask = as_grid_mask(bool_masked_pos, len(pixels), (height // down, width // across))
+            mask = as_grid_mask(bool_masked_pos, pixels.shape[0], (height // down, width // across))
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, mask, need_states)
         self._check_cover(features.grid, pixels)

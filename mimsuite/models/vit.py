@@ -129,7 +129,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         )
         assert pixel_values is not None
         grid = (pixel_values.shape[-2] // self.vit.stride[0], pixel_values.shape[-1] // self.vit.stride[1])
-        mask = None if bool_masked_pos is None else as_grid_mask(bool_masked_pos, len(pixel_values), grid)
+        mask = None if bool_masked_pos is None else as_grid_mask(bool_masked_pos, pixel_values.shape[0], grid)
         features = self.vit.feature_map(out.last_hidden_state, grid, self.vit.kept(mask))
         loss, picture = self.dense_output(features, pixel_values, mask)
         result = MaskedImageModelingOutput(loss, picture, out.hidden_states, out.attentions)
