@@ -135,7 +135,7 @@ def load_encoder(weights: Weights | None, config: EncoderConfig, image_size: tup
 
     model = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
     if weights is not None:
-        load_into(model, weights)
+        load_into(model, weights, unused=("decoder.", "mask_token", "classifier.", "pooler."))
     model.encoder.set_image_size(image_size)
     found: nn.Module = model.encoder.requires_grad_(False).eval()
     return found
@@ -171,10 +171,10 @@ def decoder_fits(model: nn.Module, weights: Weights) -> bool:
     return all(own[k].shape == t.shape for k, t in weights.state().items() if k.startswith("decoder.") and k in own)
 
 
-def load_into(model: Pretrained, weights: Weights, without: tuple[str, ...] = ()) -> None:
+def load_into(model: Pretrained, weights: Weights, without: tuple[str, ...] = (), unused: tuple[str, ...] = ()) -> None:
     """Copies weights into a model, but for names that begin with one of `without`.
 
-    What is fresh or left over is reported in one log line.
+    What is fresh or left over is reported in one log line, unless it is part of a head that is not used (`unused`).
 
     Raises:
         InputError: weights of another model.
@@ -184,7 +184,7 @@ def load_into(model: Pretrained, weights: Weights, without: tuple[str, ...] = ()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         state = {name: value for name, value in weights.state().items() if not name.startswith(without)}
-        load_state(model, state, weights.init)
+        load_state(model, state, weights.init, quiet=unused)
     for warning in caught:
         log.info("weights   %s", warning.message)
 

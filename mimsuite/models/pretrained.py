@@ -132,8 +132,16 @@ def differs_in_transformers(config: EncoderConfig, class_name: str) -> list[str]
     return [text for text in config.not_in_transformers if classifies or not text.startswith("classifier_pool=")]
 
 
-def load_state(model: Pretrained, state: dict[str, Tensor], source: str, ignore_mismatched_sizes: bool = False) -> None:
+def load_state(
+    model: Pretrained,
+    state: dict[str, Tensor],
+    source: str,
+    ignore_mismatched_sizes: bool = False,
+    quiet: tuple[str, ...] = (),
+) -> None:
     """Copies `state` into `model` by the family's prefix rules, and warns once of what is fresh or left over.
+
+    Names with a part that begins with one of `quiet` are not mentioned.
 
     Weights of a model with a head go into the bare encoder (prefix and head removed) and the other way
     round (prefix added).
@@ -152,8 +160,10 @@ def load_state(model: Pretrained, state: dict[str, Tensor], source: str, ignore_
         )
     usable = {k: t for k, t in found.items() if k in own and k not in differing}
     model.load_state_dict(usable, strict=False)
-    fresh = sorted(own.keys() - usable.keys())
-    unexpected = sorted(found.keys() - own.keys())
+    fresh, unexpected = (
+        sorted(key for key in keys if not any(key.startswith(name) or f".{name}" in key for name in quiet))
+        for keys in (own.keys() - usable.keys(), found.keys() - own.keys())
+    )
     notes = [
         f"{label}: {_names(keys)}"
         for label, keys in (("freshly initialised", fresh), ("in the files but not in the model", unexpected))

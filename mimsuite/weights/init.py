@@ -108,7 +108,10 @@ def find_weights(init: str) -> Weights:
             f"init={init} does not exist; give a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME"
         )
     if not folder.is_dir():
-        raise InputError(f"init={init} is a file; give a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME")
+        raise InputError(
+            f"init={init} is a file, and mimsuite opens folders: a run folder, or a Hugging Face folder (config.json "
+            "and weights); or hf:ORG/NAME, demo:NAME"
+        )
     if (folder / "weights" / "config.json").is_file():
         return in_folder(init, folder / "weights")
     if (folder / "config.json").is_file():

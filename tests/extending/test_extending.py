@@ -183,7 +183,7 @@ def test_other_tasks_refuse_the_encoder_in_one_line(run, tmp_path, capsys):
         values = {"init": str(run[0]), **{key: str(value) for key, value in more.items()}}
         assert app.run_guarded(lambda task=task, values=values: api.call(task, values) and 0, task) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "model_type='toy' is not one of bit, cvt, vit" in line
+        assert "this is a toy checkpoint; mimsuite opens bit, cvt and vit" in line
         assert "from_pretrained" in line
 
 
