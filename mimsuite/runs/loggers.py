@@ -183,7 +183,7 @@ class WandbLogger(_Sink):
         except Exception as error:  # a guest's trouble, of whatever kind, must not become the run's
             self.failed = True
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            log.warning("wandb is left alone from here on: %s", first)
+            log.warning("wandb cannot be used, and is off for this run; metrics are in metrics.csv: %s", first)
 
     @property
     def name(self) -> str:

@@ -472,14 +472,14 @@ def span(values):
             "image 32x64, patch 4x8, stride 4x8, grid 8x8",
             8,
             (4, 8),
-            "mse of norm_pixels, MAE's decoder (1 blocks of width 48, 3 heads) on the visible patches",
+            "mse of norm_pixels, MAE's decoder (1 block of width 48, 3 heads) on the visible patches",
         ),
         (
             SMALL | {"mask.ratio": [0.5, 0.75]},
             "image 64x64, patch 8x8, stride 8x8, grid 8x8",
             8,
             (8, 8),
-            "mse of norm_pixels, MAE's decoder (1 blocks of width 48, 3 heads) on the visible patches",
+            "mse of norm_pixels, MAE's decoder (1 block of width 48, 3 heads) on the visible patches",
         ),
         (
             {"model": "cvt_nano", "objective.target": "hog", "objective.loss": "mse", "mask.unit": 16},
@@ -499,11 +499,10 @@ def test_the_banner_says_what_the_masks_are(values, geometry, unit, cell, object
     units, each = (height // unit) * (width // unit), unit**2 // (cell[0] * cell[1])
     assert all(mask.shape == (8, height // unit, width // unit) for mask in drawn)
     hidden = [int(count) for mask in drawn for count in mask.flatten(1).sum(1)]
-    assert said["masks"] == (
-        f"units of {unit} px: {span(hidden)} of {units} hidden, {span([units - n for n in hidden])} visible; "
-        f"of {units * each} cells {span([n * each for n in hidden])} hidden, "
-        f"{span([(units - n) * each for n in hidden])} visible"
-    )
+    units_text = f"{span(hidden)} of {units} hidden, {span([units - n for n in hidden])} visible"
+    cells = f"; of {units * each} cells {span([n * each for n in hidden])} hidden, "
+    cells += f"{span([(units - n) * each for n in hidden])} visible"
+    assert said["masks"] == f"units of {unit} px: {units_text}{cells if each > 1 else ''}"
 
 
 @pytest.mark.slow
