@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
+from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.models.load import make_classifier, make_normalizer
 from mimsuite.objectives.mixing import Mixing
@@ -68,7 +69,7 @@ def decided():
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             cfg = compose("finetune", overrides=["out=x", f"experiment={name}", "optim.fused=false", *overrides])
         count = images or (IMAGENET_21K if name == "scratch_vit_large" else IMAGENET)
-        index = SimpleNamespace(image_size=size, channels=3, dtype="uint8", mean=HALF, std=HALF)
+        index = DataIndex("nowhere", {}, None, 3, "uint8", HALF, HALF, size, has_labels=True)
         facts = SimpleNamespace(kind="classes", outputs=1000, names=None)
         labelled = TrainingLabels(facts, range(count), range(100), "val", None, ())
         patch.setattr(training, "open_data", lambda data: index)
