@@ -45,16 +45,14 @@ def principal_plane(x: NDArray[np.floating]) -> Plane:
     return Plane(found.scores, (float(found.variances[0]) / whole, float(found.variances[1]) / whole))
 
 
-def draw_map(
-    plane: Plane, labels: NDArray[np.int64] | None, classes: Sequence[str] | None, title: str, out: Path
-) -> None:
+def draw_map(plane: Plane, labels: NDArray[Any] | None, classes: Sequence[str] | None, title: str, out: Path) -> None:
     """Saves a PNG; its folder is made.
 
-    Colours tell classes apart: up to twelve by a legend, more by a scale over their numbers.
+    Colours tell classes apart: up to twelve by a legend, more by a scale over their numbers. Numbers have a scale.
 
     Args:
         plane: the points.
-        labels: `(N,)` classes; None: all points in one colour.
+        labels: `(N,)` classes, or floats: numbers, grey where they are NaN; None: all points in one colour.
         classes: names by label; None: numbers.
         title: above the map.
         out: the picture.
@@ -68,6 +66,12 @@ def draw_map(
     present = np.unique(labels) if labels is not None else np.zeros(0, dtype=np.int64)
     if labels is None:
         _points(axis, plane.places, np.full(len(plane.places), POINTS[0]))
+    elif np.issubdtype(labels.dtype, np.floating):
+        known = labels[np.isfinite(labels)]
+        ends = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        scale = ScalarMappable(Normalize(*ends), colormaps["viridis"].with_extremes(bad="lightgrey"))
+        _points(axis, plane.places, scale.to_rgba(labels))
+        figure.colorbar(scale, ax=axis, label="label", pad=0.01)
     elif len(present) <= LEGEND:
         _few(figure, axis, plane.places, labels, present, classes)
     else:

@@ -11,6 +11,8 @@ from mimsuite.data.storage import replacing
 from mimsuite.errors import InputError
 from mimsuite.pictures.palette import PAPER
 
+MOST = 1200  # pixels of the longer side of an animation
+
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Writes a PNG."""
@@ -23,7 +25,7 @@ def save_animation(pictures: Sequence[Path], path: Path, *, seconds: float = 0.6
     """Writes pictures as the frames of a GIF that repeats for ever.
 
     Args:
-        pictures: files, in order; smaller ones stand in the upper left corner.
+        pictures: files, in order; smaller ones stand in the upper left corner, and all are shrunk to `MOST` pixels.
         path: the GIF.
         seconds: that a frame is shown.
         last: seconds that the last frame is shown.
@@ -35,9 +37,12 @@ def save_animation(pictures: Sequence[Path], path: Path, *, seconds: float = 0.6
         raise InputError("an animation of no pictures; give at least one")
     frames = list(map(_read_frame, pictures))
     size = max(frame.width for frame in frames), max(frame.height for frame in frames)
+    scale = min(1.0, MOST / max(size))
     for i, frame in enumerate(frames):
-        frames[i] = Image.new("RGB", size, PAPER)
-        frames[i].paste(frame)
+        whole = Image.new("RGB", size, PAPER)
+        whole.paste(frame)
+        smaller = (round(size[0] * scale), round(size[1] * scale))
+        frames[i] = whole if scale == 1 else whole.resize(smaller, Image.Resampling.LANCZOS)
     milliseconds = [round(1000 * s) for s in [*[seconds] * (len(frames) - 1), last]]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:

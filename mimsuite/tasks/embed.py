@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from omegaconf import DictConfig
 
 from mimsuite import app
@@ -72,7 +71,7 @@ def read_features(settings: EmbedSettings) -> StoredFeatures:
 
 
 def write_files(settings: EmbedSettings, features: Features, stored: StoredFeatures) -> None:
-    """Writes the table and the map; points have colours where every image has one class."""
+    """Writes the table and the map; points have colours where every image has one class or number."""
     from mimsuite.evaluation.features.tables import name_columns, write_table
     from mimsuite.pictures.maps import draw_map, principal_plane
 
@@ -81,8 +80,8 @@ def write_files(settings: EmbedSettings, features: Features, stored: StoredFeatu
     columns |= {} if labels is None else {"labels": labels}
     write_table(settings.out, columns | {"features": x})
     if settings.picture is not None:
-        one_class = labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-        colours = labels if one_class else None
+        single = labels is not None and (labels.ndim == 1 or labels.shape[1] == 1)
+        colours = labels.reshape(-1) if labels is not None and single else None
         draw_map(principal_plane(x), colours, settings.index.classes, settings.title, settings.picture)
 
 

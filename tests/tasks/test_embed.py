@@ -260,6 +260,19 @@ def test_the_map_has_a_colour_per_class(tmp_path, classes):
     assert near == ([True, False] if classes is None else [True, True])
 
 
+def test_the_map_has_a_scale_of_numbers(tmp_path):
+    plane = principal_plane(np.random.default_rng(0).normal(size=(200, 4)))
+    labels = np.linspace(-3, 7, 200)
+    labels[:20] = np.nan
+    draw_map(plane, labels, None, "numbers", tmp_path / "x.png")
+    found = colours(tmp_path / "x.png")
+    for colour in ((68, 1, 84), (253, 231, 37)):
+        shown = [0.75 * c + 0.25 * 255 for c in colour]
+        assert min(max(abs(a - b) for a, b in zip(c, shown, strict=True)) for c in found) < 12
+    draw_map(plane, np.full(200, np.nan), None, "nothing", tmp_path / "y.png")
+    assert not colours(tmp_path / "y.png") & found
+
+
 def test_the_embedded_data_is_used_without_data(folders, tmp_path):
     result = mimsuite.embed(init=str(folders / "vit"), out=str(tmp_path / "x.npz"), workers=0, map=False)
     assert result["samples"] == open_index(str(EMBEDDED)).num_samples(Selection("val"))

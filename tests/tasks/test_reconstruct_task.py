@@ -191,6 +191,13 @@ def test_the_animation_shows_the_run_s_pictures_in_the_order_of_steps_and_holds_
     assert seen == [(10, 255, 600), (50, 255, 600), (90, 255, 600), (130, 130, 3000)]
 
 
+def test_an_animation_of_large_pictures_is_shrunk(trained, tmp_path):
+    Image.new("RGB", (1000, 2400), (200,) * 3).save(trained / "pictures" / "step_2000000.png")
+    api.reconstruct(init=str(trained), out=str(tmp_path / "x.gif"), gif=True)
+    with Image.open(tmp_path / "x.gif") as movie:
+        assert (movie.n_frames, movie.size) == (5, (500, 1200))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
