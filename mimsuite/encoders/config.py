@@ -22,7 +22,7 @@ from mimsuite.words import (
     TARGETS,
 )
 
-LARGEST = 2**31 - 1  # of any whole number in a config
+LARGEST = 2**20  # of any whole number in a config; no network is as wide, as deep or as finely cut
 
 Activation = str | Callable[..., Any]
 Side = int | list[int]
