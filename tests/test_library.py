@@ -125,6 +125,17 @@ def test_objects_take_the_place_of_config_nodes(data, tmp_path, caplog):
     assert "_target_: mimsuite.data.augment.crop.CenterCrop" in stored
 
 
+def test_a_run_with_objects_goes_on_when_they_are_given_again(data, tmp_path):
+    keys = KEYS | {"data": data, "mask.unit": 8}
+    given = {"model": CONFIG, "mask": Checkerboard(), "augment": CenterCrop([32, 32])}
+    mimsuite.pretrain(out=tmp_path / "run", **given, **keys)
+    assert "hidden_size: 16" in (tmp_path / "run" / "config.yaml").read_text()
+    summary = mimsuite.pretrain(out=tmp_path / "run", resume=True, steps=6, **given)
+    assert (summary["status"], summary["steps"]) == ("done", 6)
+    with pytest.raises(InputError, match=r"^_target_=.*Checkerboard is not allowed"):
+        mimsuite.pretrain(out=tmp_path / "run", resume=True, steps=8)
+
+
 def test_a_model_in_memory_is_a_start_like_saved_weights(data, tmp_path):
     torch.manual_seed(3)
     model = ViTForMaskedImageModeling(CONFIG)

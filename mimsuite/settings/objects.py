@@ -8,6 +8,7 @@ from typing import Any
 
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError
+from mimsuite.models.load import config_of
 from mimsuite.weights.init import Weights, weights_in_memory
 
 OBJECT_KEYS = {
@@ -15,6 +16,9 @@ OBJECT_KEYS = {
     "finetune": ("augment", "callbacks", "logger", "model"),
 }
 """Tasks -> the keys that take objects beside names."""
+
+
+OF_THE_WEIGHTS = ("model_type", "architectures", "dtype", "transformers_version", "id2label", "label2id")
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,17 @@ class Objects:
         return [field.name for field in fields(self) if getattr(self, field.name) not in (None, ())]
 
     @property
-    def names(self) -> dict[str, str]:
-        """Keys of groups -> the class that stands in for them, for `config.yaml` to tell."""
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """Groups -> what `config.yaml` tells of the object in their place: its class, and of a model its sizes, too."""
         single = {"mask": self.mask, "augment": self.augment}
-        return {key: class_name(value) for key, value in single.items() if value is not None}
+        found: dict[str, dict[str, Any]] = {
+            key: {"_target_": class_name(value)} for key, value in single.items() if value is not None
+        }
+        model = config_of(self.weights) if self.weights is not None else self.model
+        if model is not None:
+            sizes = {key: value for key, value in model.to_dict().items() if key not in OF_THE_WEIGHTS}
+            found["model"] = {"_target_": class_name(model), **sizes}
+        return found
 
 
 NO_OBJECTS = Objects()

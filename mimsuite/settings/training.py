@@ -178,6 +178,7 @@ def read_inputs(
     if resume and held:
         given = (*first_overrides(cfg), *given)
         cfg = continue_config(cfg, overrides)
+        cfg = with_values(cfg, {name: asked[name] for name in objects.nodes})  # objects stand in for what it names
     trusted = trusted_targets(asked, overrides)  # of this command line, whatever a stored config says
     trusted_targets(cfg, overrides)  # refuses what was trusted before and is not given again
     judge_names(cfg, trusted)
@@ -269,7 +270,7 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
             f"augment= makes images of {tuple(augment.size)} pixels, the run's are {height}x{width}; use image_size=, "
             "or another size of the augmentation"
         )
-    named: dict[str, dict[str, Any]] = {key: {"_target_": name} for key, name in inputs.objects.names.items()}
+    named = inputs.objects.nodes
     if "mask" in named:
         named["mask"]["unit"] = geometry.mask_unit
     return with_values(
