@@ -57,6 +57,8 @@ class SampleRow(NamedTuple):
 _EXTENSIONS = (b"x", b"g", b"L", b"K")  # headers that belong to the next member
 _NO_PAYLOAD = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders: their size field means nothing
 _FILES = (b"0", b"\0", b"7")
+_NAMED = re.compile(rf"[a-z][a-z_-]*\.({'|'.join(IMAGE_ENDINGS)})")
+_INPUTS = ("input", "image", "img")
 
 Read = Callable[[int, int], bytes]
 
@@ -96,15 +98,15 @@ def scan_shard(path: str) -> NDArray[np.void]:
         NoImageError: it is whole, and holds no image.
         InputError: the file cannot be read, is not a plain tar file, is cut or damaged.
     """
-    rows, hidden, store = list[SampleRow](), "", store_of(path)
+    rows, hidden, store, named = list[SampleRow](), "", store_of(path), named_ending(path)
     for key, group in read_groups(path):
-        image = image_of(group)
+        image = image_of(group, named)
         if image is not None:
             label = label_of(group)
             if label is not None and label.name.lower().endswith(".json"):
                 label = label if holds_label(store.read(path, label.offset, label.size)) else None
             rows.append(_row(key, image, label, _find(group, FILE_ENDING), path))
-        hidden = hidden or hidden_image(group)
+        hidden = hidden or hidden_image(group, named)
     if not rows:
         why = f"no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}"
         if hidden:
@@ -188,14 +190,38 @@ def group_members(members: Iterator[Member]) -> Iterator[tuple[str, list[tuple[s
         yield current, group
 
 
-def image_of(group: list[tuple[str, Member]]) -> Member | None:
-    """The image among the members of a sample: the first."""
-    return next((member for ending, member in group if ending in IMAGE_ENDINGS), None)
+def named_ending(path: str) -> str:
+    """What follows the keys of a shard's images where that is a word and an ending, as in `KEY.input.jpg`.
+
+    Empty for a shard with plain images (`KEY.jpg`). Of several, that of the input counts.
+
+    Raises:
+        InputError: several, and none or more than one is called an input.
+    """
+    found = dict[str, str]()
+    for _, group in read_groups(path):
+        if image_of(group) is not None:
+            return ""
+        found = {ending: member.name for ending, member in group if _NAMED.fullmatch(ending)} | found
+    inputs = [ending for ending in found if ending.partition(".")[0] in _INPUTS]
+    if len(found) > 1 and len(inputs) != 1:
+        names = " and ".join(to_text(name) for name in list(found.values())[:2])
+        raise InputError(
+            f"shard {path} has several images of a sample ({names}), and none is KEY.jpg or KEY.input.jpg; rename the "
+            "one to learn from"
+        )
+    return next(iter(inputs or found), "")
 
 
-def hidden_image(group: list[tuple[str, Member]]) -> str:
+def image_of(group: list[tuple[str, Member]], named: str = "") -> Member | None:
+    """The image among the members of a sample: the first, or the one with the `named_ending` of its shard."""
+    endings = (named,) if named else IMAGE_ENDINGS
+    return next((member for ending, member in group if ending in endings), None)
+
+
+def hidden_image(group: list[tuple[str, Member]], named: str = "") -> str:
     """The name of the image that a sample would have if its key held no dot; empty where it has one, or none."""
-    if image_of(group) is not None:
+    if image_of(group, named) is not None:
         return ""
     return next((m.name for ending, m in group if ending.rpartition(".")[2] in IMAGE_ENDINGS), "")
 

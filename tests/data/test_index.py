@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mimsuite.data.checks.verify import verify
 from mimsuite.data.folders import images_of
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.index import Samples, Selection, held_out
 from mimsuite.data.index_json import read_index, write_index
+from mimsuite.data.members import read_files, read_key
 from mimsuite.data.open import open_index
 from mimsuite.data.scan import build_index
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import expand_braces
+from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.local import LocalStore
 from mimsuite.data.tar import header_name, scan_shard
 from mimsuite.errors import InputError, RunError
@@ -494,3 +497,24 @@ def test_more_shards_than_files_may_be_open(tmp_path, tar, members):
         assert samples[0][0].path.endswith("train-000000.tar")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_images_with_a_word_before_their_ending_are_read_where_it_is_plain_which_one(tar, jpeg, tmp_path):
+    def opened(name, endings):
+        content = [(f"{n}.{end}", jpeg(n) if end != "cls" else b"1") for n in range(3) for end in endings]
+        tar(tmp_path / name / "train-0.tar", content)
+        return open_index(str(tmp_path / name), tmp_path / "cache")
+
+    index = opened("a", ["input.jpg", "cls"])
+    assert index.has_labels
+    assert index.num_samples("train") == 3
+    index, samples = (found := opened("b", ["target.png", "input.jpg"])), found.records("train")
+    files = ShardFiles(store_of(index.root))
+    assert read_files(files, samples) == ["0.input.jpg", "1.input.jpg", "2.input.jpg"]
+    assert [read_key(files, *samples[n]) for n in range(3)] == ["0", "1", "2"]
+    assert read_files(files, opened("c", ["jpg", "target.png"]).records("train")) == ["0.jpg", "1.jpg", "2.jpg"]
+    with pytest.raises(
+        InputError, match=r"several images of a sample \(0.left.jpg and 0.right.jpg\), and none is KEY.jpg"
+    ):
+        opened("d", ["left.jpg", "right.jpg"])
+    assert list(verify(index, lambda done, total: None)) == []

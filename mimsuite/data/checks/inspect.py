@@ -17,8 +17,8 @@ from mimsuite.data.labels import Label, classes_of, parse_label
 from mimsuite.data.members import read_image, read_key, read_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
+from mimsuite.data.tar import FILE_ENDING, hidden_image, image_of, named_ending, read_groups, to_text
 from mimsuite.data.tar import Member as TarMember
-from mimsuite.data.tar import hidden_image, image_of, read_groups, to_text
 from mimsuite.errors import InputError
 
 _SALT = 0x494E5350
@@ -153,12 +153,13 @@ def _names(index: DataIndex, split: str) -> dict[str, Any]:
     twice, odd, hidden = NameCounter(), NameCounter(), NameCounter()
     longest, beside, fields = 0, Counter[str](), list[str]()
     for shard in index.splits[split]:
+        named = named_ending(shard.path)
         for key, group in read_groups(shard.path):
-            image = image_of(group)
-            beside.update(ending for ending, member in group if member is not image)
+            image = image_of(group, named)
+            beside.update(ending for ending, member in group if member is not image and ending != FILE_ENDING)
             if not fields:
                 fields = _json_fields(shard.path, group)
-            if name := hidden_image(group):
+            if name := hidden_image(group, named):
                 hidden.add(name)
             if image is None:
                 continue

@@ -22,7 +22,7 @@ from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import find_shards
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.store import sha256_of
-from mimsuite.data.tar import hidden_image, image_of, read_groups, scan_shard, to_text
+from mimsuite.data.tar import hidden_image, image_of, named_ending, read_groups, scan_shard, to_text
 from mimsuite.errors import InputError
 
 _AHEAD = 8  # images per thread that are read ahead
@@ -97,12 +97,13 @@ def check_file(path: str, sha256: str | None, size: int | None) -> Iterator[Prob
 
 def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
     """Images that nobody sees because of a dot in their key, and keys that come again in a split."""
+    named = named_ending(shard.path)
     for key, group in read_groups(shard.path):
         offset = group[0][1].offset
-        if name := hidden_image(group):
+        if name := hidden_image(group, named):
             reason = f"{to_text(name)} is not a sample: its ending begins at the first dot; put _ for the dots"
             yield Problem(shard.path, offset, to_text(key), reason)
-        elif image_of(group) is not None and (number := hash_key(key)) in twice:
+        elif image_of(group, named) is not None and (number := hash_key(key)) in twice:
             twice[number] += 1
             if twice[number] > 1:
                 yield Problem(shard.path, offset, to_text(key), "another sample of the split has the same key")
@@ -114,7 +115,8 @@ def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
     if not is_table_of(samples, rows):
         yield Problem(shard.path, -1, "", f"{shard.table} is not its table; pack the data again")
         return
-    found = ((key, image) for key, group in read_groups(shard.path) if (image := image_of(group)) is not None)
+    named, groups = named_ending(shard.path), read_groups(shard.path)
+    found = ((key, image) for key, group in groups if (image := image_of(group, named)) is not None)
     files = ShardFiles(store_of(shard.path))
 
     def check(key: str, offset: int, image: bytes, label: Member | None) -> Problem | None:
