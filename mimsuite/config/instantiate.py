@@ -56,7 +56,7 @@ def instantiate(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any
     Raises:
         InputError: a target that is not allowed, does not exist, or does not take its arguments.
     """
-    values = judged_values(node, trusted, extra)
+    values = judged_values(node, trusted)
     from hydra.errors import HydraException
     from hydra.utils import instantiate as build
 
@@ -84,18 +84,28 @@ def check_call(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any)
     Raises:
         InputError: a target that is not allowed, does not exist, or does not take these arguments.
     """
-    values = judged_values(node, trusted, extra)
+    values = judged_values(node, trusted)
     if not values.get("_partial_"):
         given = {k: v for k, v in values.items() if not k.startswith("_")}
         bind(node, resolve(current_name(str(node._target_))), values.get("_args_", []), given | extra)
 
 
-def judged_values(node: DictConfig, trusted: Collection[str], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values of a node, every `_target_` in it judged; arguments as of `instantiate`.
+def instantiate_for_run(node: DictConfig, trusted: Collection[str] = (), /, **extra: Any) -> Any:
+    """As `instantiate`, for a node in which everything is decided: what a run fills in may not stand there otherwise.
 
     Raises:
-        InputError: a target that is not allowed, an interpolation that would be resolved unjudged, a value that
-            would have no effect because the caller fills in another.
+        InputError: also a value of a user that would have no effect.
+    """
+    for key in [key for key in extra if key in node and node[key] != extra[key]]:
+        raise InputError(f"{key_of(node, key)}={node[key]} would have no effect: the run sets it; remove it")
+    return instantiate(node, trusted, **extra)
+
+
+def judged_values(node: DictConfig, trusted: Collection[str]) -> dict[str, Any]:
+    """The plain values of a node, every `_target_` in it judged.
+
+    Raises:
+        InputError: a target that is not allowed, an interpolation that would be resolved unjudged.
     """
     values = rename_moved(OmegaConf.to_container(node, resolve=True))
     assert isinstance(values, dict)
@@ -103,9 +113,6 @@ def judged_values(node: DictConfig, trusted: Collection[str], extra: Mapping[str
         judge(target, trusted)
     if (text := find_interpolation(values)) is not None:
         raise InputError(f"{node._target_}: {text!r} would be resolved a second time, unjudged; write it without ${{")
-    for key in values.keys() & extra.keys():
-        if values[key] != extra[key]:
-            raise InputError(f"{key_of(node, key)}={values[key]} would have no effect: the run sets it; remove it")
     return values
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from mimsuite.config.instantiate import instantiate
+from mimsuite.config.instantiate import instantiate_for_run
 from mimsuite.errors import InputError
 from mimsuite.models.device import Device
 from mimsuite.models.load import preprocessing, save_weights
@@ -75,7 +75,7 @@ def mim_objective(settings: PretrainSettings, model: ForMaskedImageModeling, nor
         model, weight_decay=settings.budget.weight_decay, decay_mask_token=settings.model.decays_mask_token
     )
     around = around_model(settings, model, normalize, groups)
-    made: MIMObjective = instantiate(settings.objective, settings.inputs.trusted, **around)
+    made: MIMObjective = instantiate_for_run(settings.objective, settings.inputs.trusted, **around)
     return made
 
 
@@ -87,7 +87,7 @@ def classify_objective(
 
     labels, budget = settings.labels, settings.budget
     groups = layer_groups(model, weight_decay=budget.weight_decay, lr=budget.lr, layer_decay=settings.layer_decay)
-    made: ClassifyObjective = instantiate(
+    made: ClassifyObjective = instantiate_for_run(
         settings.groups.objective,
         settings.inputs.trusted,
         **around_model(settings, model, normalize, groups),
@@ -106,7 +106,7 @@ def around_model(
         InputError: a value that the optimizer does not take.
     """
     inputs, budget, nodes = settings.inputs, settings.budget, settings.groups
-    optimizer = instantiate(nodes.optimizer, inputs.trusted, lr=budget.lr)
+    optimizer = instantiate_for_run(nodes.optimizer, inputs.trusted, lr=budget.lr)
     try:
         optimizer([dict(group) for group in groups])  # a bad value is refused now, in one line, not inside the trainer
     except (RuntimeError, TypeError, ValueError) as error:
@@ -117,7 +117,7 @@ def around_model(
         "normalize": normalize,
         "optimizer": optimizer,
         "groups": groups,
-        "schedule": instantiate(nodes.schedule, inputs.trusted, steps=budget.steps, warmup=budget.warmup),
+        "schedule": instantiate_for_run(nodes.schedule, inputs.trusted, steps=budget.steps, warmup=budget.warmup),
         "clip": inputs.clip,
         "seed": inputs.seed,
         "description": {
@@ -150,7 +150,7 @@ def train_transform(settings: TrainingSettings, **filled: Any) -> Transform:
         own: Transform = settings.inputs.objects.augment
         return own
     size = list(settings.geometry.image_size)
-    made: Transform = instantiate(settings.groups.augment, settings.inputs.trusted, size=size, **filled)
+    made: Transform = instantiate_for_run(settings.groups.augment, settings.inputs.trusted, size=size, **filled)
     return made
 
 
@@ -227,7 +227,7 @@ def make_trainer(
     loggers = list(objects.loggers) or make_loggers(groups.loggers, context, trusted)
     callbacks = [*make_callbacks(groups.callbacks, context, trusted), *objects.callbacks]
     checkpoints = Checkpoints(folder.path / "checkpoints", settings.budget.save_every)
-    made: Trainer = instantiate(
+    made: Trainer = instantiate_for_run(
         groups.trainer,
         trusted,
         **run_arguments(settings, compute, context),
@@ -286,7 +286,7 @@ def check_trainer_parts(settings: TrainingSettings, compute: Compute, context: R
     check_parts("logger", groups.loggers, Logger, context, trusted)
     check_parts("callbacks", groups.callbacks, Callback, context, trusted)
     arguments = run_arguments(settings, compute, context)
-    instantiate(groups.trainer, trusted, **arguments, enable_checkpointing=False, logger=[], callbacks=[])
+    instantiate_for_run(groups.trainer, trusted, **arguments, enable_checkpointing=False, logger=[], callbacks=[])
 
 
 def run_context(
