@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mimsuite.data.fingerprint import fingerprint
 from mimsuite.errors import InputError, RunError
 from mimsuite.models.device import find_device
 from mimsuite.runs.console import log_to_console
@@ -149,7 +148,7 @@ def train(
     if folder.resumed:
         warn_of_changes(folder, facts)
     folder.describe(context.config, settings.inputs.overrides, facts)
-    folder.describe_data(fingerprint(settings.inputs.index))
+    folder.describe_data(settings.inputs.fingerprint)
     checkpoint = newest_checkpoint(folder.path / "checkpoints") if folder.resumed else None
     if folder.leads:
         report_start(settings, task.name)

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import judge_names, trusted_targets
-from mimsuite.data.fingerprint import fingerprint
+from mimsuite.data.fingerprint import Fingerprint, fingerprint
 from mimsuite.data.index import DataIndex
 from mimsuite.data.open import open_data
 from mimsuite.data.stores.address import absolute
@@ -82,6 +82,7 @@ class RunInputs:
         init: what the user gave, or None.
         data: its address, a local path made absolute; None for the embedded data.
         index: the data.
+        fingerprint: what the data are, without their place.
         steps_before: of a resumed run, the steps that it was started for.
         weights: what `init` names, or None.
         seed: of the run.
@@ -104,6 +105,7 @@ class RunInputs:
     init: str | None
     data: str | None
     index: DataIndex
+    fingerprint: Fingerprint
     steps_before: int | None
     weights: Weights | None
     seed: int
@@ -187,14 +189,15 @@ def read_inputs(
     if not held:
         check_outside(out, data)
     index = open_data(data)
-    steps_before = None
+    about, steps_before = fingerprint(index), None
     if resume and held:
         steps_before = read_int(stored_config(asked), "steps")
-        check_data(out, fingerprint(index))
+        check_data(out, about)
     return cfg, RunInputs(
         *(out, resume, overwrite, tuple(overrides), given, trusted, init),
         data=None if data is None else absolute(data),
         index=index,
+        fingerprint=about,
         steps_before=steps_before,
         weights=read_weights(init, objects),
         seed=seed,

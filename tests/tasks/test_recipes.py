@@ -41,7 +41,9 @@ def composed(name, *overrides):
 
 def decided(name, side=400):
     """Config, model config, geometry and budget, as `pretrain` reads them for ImageNet."""
-    index = SimpleNamespace(image_size=(side, side), channels=3, num_samples=lambda part: IMAGENET, select=str)
+    index = SimpleNamespace(
+        image_size=(side, side), channels=3, num_samples=lambda part: IMAGENET, select=str, splits={}, given=None
+    )
     cfg = composed(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mimsuite.settings.training.open_data", lambda data: index)
