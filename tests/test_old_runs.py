@@ -72,6 +72,9 @@ def bits():
     return machine() == json.loads(FIGURES.read_text())["machine"]
 
 
+YOUNGER = "val/loss_mean_colour"
+
+
 def near(name, value):
     if isinstance(value, str):
         return value
@@ -81,7 +84,8 @@ def near(name, value):
 
 
 def assert_same(found, wanted):
-    """Figures by their names, in any order."""
+    """Figures by their names, in any order; a metric that is younger than the runs may be there, too."""
+    found = {name: value for name, value in found.items() if name in wanted or not name.startswith(YOUNGER)}
     assert sorted(found) == sorted(wanted)
     exact = bits()
     apart = {name: (found[name], value) for name, value in wanted.items() if found[name] != value}
@@ -119,7 +123,7 @@ def assert_same_run(out, run, summary):
     if (done / "summary.json").is_file():
         stored = json.loads((done / "summary.json").read_text())
         assert summary.keys() == stored.keys()
-        assert summary["metrics"].keys() == stored["metrics"].keys()
+        assert summary["metrics"].keys() - {YOUNGER} == stored["metrics"].keys() - {YOUNGER}
 
 
 @pytest.mark.slow
