@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PATH_KEYS = ("data", "init", "out", "src", "images", "runs", "csv", "map")
-LIST_KEYS = ("runs",)  # of these: what may also be a list of paths
+LIST_KEYS = ("runs", "data")  # of these: what may also be a list of paths
 OVERRIDE = re.compile(r"[~+]|[^-=][^=]*=")
 
 

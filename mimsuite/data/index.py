@@ -36,6 +36,7 @@ class Shard:
         bytes: its size.
         sha256: of the whole file, in hex; None where it is not known.
         table: the `.idx.npy` with one `tar.RECORD` per sample.
+        classes: the number, in the data set, of each class of the shard; None where they are the same.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Shard:
     bytes: int
     sha256: str | None
     table: str
+    classes: tuple[int, ...] | None = None
 
 
 class Selection(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.index import Samples, Shard
+from mimsuite.data.labels import parse_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.tar import BLOCK, FIRST_RECORD, SampleRow, header_name, split_name
 from mimsuite.errors import InputError, RunError
@@ -50,7 +52,8 @@ def read_image(files: ShardFiles, shard: Shard, row: np.void) -> Member:
 def read_label(files: ShardFiles, shard: Shard, row: np.void) -> Member | None:
     """Reads the label of a sample; None where it has none. Arguments and errors are those of `read_image`."""
     at = SampleRow(*row.item())
-    return _read(files, shard, at.label_offset, at.label_header, at.label_size) if at.label_header else None
+    label = _read(files, shard, at.label_offset, at.label_header, at.label_size) if at.label_header else None
+    return None if label is None else _renumbered(shard, label)
 
 
 def read_key(files: ShardFiles, shard: Shard, row: np.void) -> str:
@@ -113,7 +116,8 @@ def read_labels(files: ShardFiles, samples: Samples) -> Iterator[tuple[Shard, Me
     """
     columns = (samples.column(name).tolist() for name in ("key", "label_offset", "label_header", "label_size"))
     for shard, identity, offset, header, size in zip(_shards(samples), *columns, strict=True):
-        yield shard, _read_checked(files, shard, identity, (offset, header, size)) if header else None
+        place = (offset, header, size)
+        yield shard, _renumbered(shard, _read_checked(files, shard, identity, place)) if header else None
 
 
 def find_labelled(samples: Samples) -> NDArray[np.bool_]:
@@ -125,6 +129,19 @@ def find_labelled(samples: Samples) -> NDArray[np.bool_]:
 def image_bytes(samples: Samples) -> NDArray[Any]:
     """How many bytes each encoded image has, `(N,)`."""
     return samples.column("image_size")
+
+
+def _renumbered(shard: Shard, label: Member) -> Member:
+    """The label with the numbers that the classes have in the data set."""
+    if shard.classes is None:
+        return label
+    value = parse_label(label.data, label.ending, label.key, len(shard.classes))
+    if isinstance(value, int):
+        return label._replace(data=str(shard.classes[value]).encode(), ending="cls")
+    if isinstance(value, tuple):
+        numbers = sorted(shard.classes[number] for number in value)
+        return label._replace(data=json.dumps({"label": numbers}).encode(), ending="json")
+    return label
 
 
 def _read(files: ShardFiles, shard: Shard, offset: int, header: int, size: int) -> Member:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mimsuite.data.cache import find_copy
 from mimsuite.data.folders import Contents, folder_of, images_of
 from mimsuite.data.index import DataIndex
 from mimsuite.data.index_json import INDEX, JOURNAL, read_index, write_index
+from mimsuite.data.merge import merge
 from mimsuite.data.scan import SCAN, build_index
 from mimsuite.data.sources import INFO, find_shards
 from mimsuite.data.storage import cache_folder, move_folder
@@ -27,12 +29,12 @@ PACKED = "mimsuite-pack-2"  # of what a pack writes; copies in the cache under a
 EMBEDDED = Path(__file__).parent / "emoji-64"
 
 
-def open_data(data: str | None) -> DataIndex:
+def open_data(data: str | Sequence[str] | None) -> DataIndex:
     """Opens a data set; its `reading` tells how a folder of images was read.
 
     Args:
-        data: a packed folder, a folder of tar shards, a brace pattern, an image folder, one image, or None for
-            `emoji-64`.
+        data: a packed folder, a folder of tar shards, a brace pattern, an image folder, one image, several of these,
+            which become one set, or None for `emoji-64`.
 
     Raises:
         InputError: nothing usable there; the message names it.
@@ -40,6 +42,8 @@ def open_data(data: str | None) -> DataIndex:
     if data is None:
         log.info("no data= given: using the embedded emoji-64")
         return open_index(str(EMBEDDED))
+    if not isinstance(data, str):
+        return merge([open_data(address) for address in data])
     contents = images_of(data)
     if contents is None:
         return open_index(str(data))

@@ -19,7 +19,8 @@ class Console(logging.Handler):
 
 def report_next(purpose: str, task: str, **values: object) -> None:
     """Reports a command that is of use now; values that are None are left out."""
-    words = [f"{key}={value}" for key, value in values.items() if value is not None]
+    lists = {key: f"[{','.join(map(str, value))}]" for key, value in values.items() if isinstance(value, tuple)}
+    words = [f"{key}={value}" for key, value in (values | lists).items() if value is not None]
     log.info("next      %s: mimsuite %s", purpose, shlex.join([task, *words]))
 
 

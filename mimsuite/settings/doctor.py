@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mimsuite.settings.outputs import check_file
-from mimsuite.settings.read import read, read_choice, read_flag, read_text
+from mimsuite.settings.read import read, read_choice, read_data, read_flag, read_text
 from mimsuite.words import CACHE_PARTS
 
 
@@ -23,7 +23,7 @@ class DoctorSettings:
         clean: what is removed from the cache: "old", "all", or nothing (None).
     """
 
-    data: str | None
+    data: str | tuple[str, ...] | None
     out: Path | None
     strict: bool
     clean: str | None
@@ -38,4 +38,4 @@ def read_doctor(cfg: DictConfig) -> DoctorSettings:
     strict, out = read_flag(cfg, "strict"), read_text(cfg, "out")
     file = None if out is None else check_file("out", out, (".json",), overwrite=True)
     clean = None if read(cfg, "clean") is None else read_choice(cfg, "clean", CACHE_PARTS)
-    return DoctorSettings(read_text(cfg, "data"), file, strict, clean)
+    return DoctorSettings(read_data(cfg), file, strict, clean)

@@ -17,7 +17,7 @@ from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.outputs import check_file, check_outside
-from mimsuite.settings.read import read, read_choice, read_flag, read_int
+from mimsuite.settings.read import read, read_choice, read_data, read_flag, read_int
 from mimsuite.settings.views import VECTOR_POOLS, View, read_view
 from mimsuite.weights.init import Weights, find_weights
 
@@ -67,8 +67,9 @@ def read_embed(cfg: DictConfig) -> EmbedSettings:
     weights = find_weights(cfg.init)
     view = read_view(read(cfg, "layer"), pool, config_of(weights).class_tokens)
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
-    check_outside(cfg.out, cfg.data)
-    index = open_data(cfg.data)
+    data = read_data(cfg)
+    check_outside(cfg.out, data)
+    index = open_data(data)
     check_channels(index, weights)
     part = choose_split(index, str(cfg.split), otherwise="train", whole=True)
     title = f"{view} of {cfg.init}: {part.split} of {cfg.data or 'emoji-64'}"

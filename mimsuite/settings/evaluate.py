@@ -22,7 +22,7 @@ from mimsuite.settings.images import Size, choose_split, read_image_sizes
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.masks import BATCH, Masking, read_masking
 from mimsuite.settings.outputs import check_apart, check_outside, check_run_folder
-from mimsuite.settings.read import format_size, read, read_flag, read_int
+from mimsuite.settings.read import format_size, read, read_data, read_flag, read_int
 from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.trained import TrainedModel, classifier_outputs, find_trained
 from mimsuite.types import EncoderConfig
@@ -86,8 +86,9 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
     config = config_of(trained.weights)
     if trained.masked and flip:
         raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
-    check_outside(cfg.out, cfg.data)
-    index = open_data(cfg.data)
+    data = read_data(cfg)
+    check_outside(cfg.out, data)
+    index = open_data(data)
     check_channels(index, trained.weights)
     if trained.masked and read_label_file(cfg) is not None:
         raise InputError(f"labels={cfg.labels} is for classifiers, and init={cfg.init} predicts pixels; remove labels=")

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from mimsuite.errors import InputError
 from mimsuite.settings.outputs import check_folder, check_outside
-from mimsuite.settings.read import read, read_choice, read_flag, read_int, read_text
+from mimsuite.settings.read import read, read_choice, read_data, read_flag, read_int
 from mimsuite.words import ALPHAS, Alpha
 
 SHEET, FACTS = "contact_sheet.png", "inspect.json"
@@ -28,7 +28,7 @@ class InspectSettings:
         alpha: what becomes of transparency, for that index.
     """
 
-    data: str | None
+    data: str | tuple[str, ...] | None
     out: Path
     count: int
     verify: bool
@@ -44,10 +44,10 @@ def read_inspect(cfg: DictConfig) -> InspectSettings:
     """
     out = check_folder(str(read(cfg, "out")), (SHEET, FACTS), overwrite=read_flag(cfg, "overwrite"))
     count, verify, index = read_int(cfg, "count"), read_flag(cfg, "verify"), read_flag(cfg, "index")
-    data = read_text(cfg, "data")
+    data = read_data(cfg)
     check_outside(out, data)
-    if index and data is None:
-        raise InputError("index=true needs data=FOLDER, a folder of shards")
+    if index and not isinstance(data, str):
+        raise InputError("index=true needs data=FOLDER, one folder of shards")
     alpha = read_choice(cfg, "alpha", ALPHAS)
     if alpha != "white" and not index:
         raise InputError(f"alpha={alpha} is written to an index; add index=true, or use `mimsuite pack alpha={alpha}`")

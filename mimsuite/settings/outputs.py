@@ -120,12 +120,16 @@ def check_file(key: str, value: str | Path, endings: Sequence[str], *, overwrite
     return path
 
 
-def check_outside(out: str | Path, data: str | None, key: str = "data") -> None:
+def check_outside(out: str | Path, data: str | Sequence[str] | None, key: str = "data") -> None:
     """Refuses an `out` below the data (`key=data`): what a task writes would be read as data.
 
     Raises:
         InputError: it lies there.
     """
+    if data is not None and not isinstance(data, str):
+        for address in data:
+            check_outside(out, address, key)
+        return
     if data is None or scheme_of(data) or not Path(data).expanduser().is_dir():
         return
     inside, place = Path(data).expanduser().resolve(), Path(out).expanduser().resolve()

@@ -16,7 +16,8 @@ from mimsuite.settings.embed import read_table
 from mimsuite.settings.evaluate import check_sizes
 from mimsuite.settings.images import Size, choose_split, read_image_size
 from mimsuite.settings.machine import auto_workers
-from mimsuite.settings.read import read, read_flag, read_int
+from mimsuite.settings.outputs import check_outside
+from mimsuite.settings.read import read, read_data, read_flag, read_int
 from mimsuite.settings.trained import TrainedModel, classifier_outputs, find_trained
 
 ENDINGS = (".csv", ".parquet")
@@ -75,7 +76,9 @@ def read_predict(cfg: DictConfig) -> PredictSettings:
         raise InputError(f"{key} is for classes, and init={cfg.init} predicts a number; remove it")
     size = read_image_size(read(cfg, "image_size"), trained.image_size)
     check_sizes(config, [size])
-    index = open_data(cfg.data)
+    data = read_data(cfg)
+    check_outside(cfg.out, data)
+    index = open_data(data)
     check_channels(index, trained.weights)
     return PredictSettings(
         out=out,

@@ -24,6 +24,7 @@ from mimsuite.settings.read import (
     read,
     read_choice,
     read_choices,
+    read_data,
     read_flag,
     read_int,
     read_number,
@@ -120,8 +121,9 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     if leads:
         check_run_folder(cfg.out, overwrite=overwrite)
     weights = find_weights(cfg.init)
-    check_outside(cfg.out, cfg.data)
-    index = open_data(cfg.data)
+    data = read_data(cfg)
+    check_outside(cfg.out, data)
+    index = open_data(data)
     check_channels(index, weights)
     index = read_labelled(cfg, index, "a probe")
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)

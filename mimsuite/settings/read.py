@@ -36,6 +36,20 @@ def read_text(cfg: DictConfig, key: str) -> str | None:
     return None if value is None else str(value)
 
 
+def read_data(cfg: DictConfig, key: str = "data") -> str | tuple[str, ...] | None:
+    """An address of data, several of them, or None for null.
+
+    Raises:
+        InputError: an empty list.
+    """
+    value = read(cfg, key)
+    if not isinstance(value, list):
+        return None if value is None else str(value)
+    if not value or None in value:
+        raise InputError(f"{key}={value} names no data; use {key}=FOLDER, or {key}=[FOLDER,FOLDER]")
+    return tuple(map(str, value)) if len(value) > 1 else str(value[0])
+
+
 def read_choice(cfg: DictConfig, key: str, allowed: Sequence[Word]) -> Word:
     """The value of a key of text, such as `precision` or `objective.loss`, if it is one of `allowed`."""
     value = str(read(cfg, key))

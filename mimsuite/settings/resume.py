@@ -139,5 +139,7 @@ def check_data(out: str, now: Fingerprint) -> None:
 
 
 def real_path(value: object) -> str:
-    """A path without links, `~` and `..`; two remote addresses stay equal or different."""
+    """A path without links, `~` and `..`, or a list of them; two remote addresses stay equal or different."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "\n".join(map(real_path, value))
     return os.path.realpath(os.path.expanduser(str(value)))

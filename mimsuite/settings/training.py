@@ -20,7 +20,16 @@ from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
-from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_positive, read_text
+from mimsuite.settings.read import (
+    is_number,
+    read,
+    read_choice,
+    read_data,
+    read_flag,
+    read_int,
+    read_positive,
+    read_text,
+)
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.resume import check_data, continue_config, first_overrides, stored_config
 from mimsuite.settings.team import current_team, node_rank
@@ -80,7 +89,7 @@ class RunInputs:
         given: the same, and those of a resumed run's first start.
         trusted: further targets that configs may name.
         init: what the user gave, or None.
-        data: its address, a local path made absolute; None for the embedded data.
+        data: its address, or several; local paths made absolute; None for the embedded data.
         index: the data.
         fingerprint: what the data are, without their place.
         steps_before: of a resumed run, the steps that it was started for.
@@ -103,7 +112,7 @@ class RunInputs:
     given: tuple[str, ...]
     trusted: tuple[str, ...]
     init: str | None
-    data: str | None
+    data: str | tuple[str, ...] | None
     index: DataIndex
     fingerprint: Fingerprint
     steps_before: int | None
@@ -185,8 +194,8 @@ def read_inputs(
     precision, seed = read_choice(cfg, "precision", PRECISIONS), read_int(cfg, "seed", least=0)
     devices = read_int(cfg, "devices", auto=0) or None
     loading = read_loading(cfg, devices)
-    init, data = read_text(cfg, "init"), read_text(cfg, "data")
-    if not held:
+    init, data = read_text(cfg, "init"), read_data(cfg)
+    if not (resume and held):
         check_outside(out, data)
     index = open_data(data)
     about, steps_before = fingerprint(index), None
@@ -195,7 +204,7 @@ def read_inputs(
         check_data(out, about)
     return cfg, RunInputs(
         *(out, resume, overwrite, tuple(overrides), given, trusted, init),
-        data=None if data is None else absolute(data),
+        data=absolute_data(data),
         index=index,
         fingerprint=about,
         steps_before=steps_before,
@@ -231,6 +240,13 @@ def prefer_given(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if len(named) != 1:
         return cfg
     return with_values(cfg, {"epochs" if named == ["steps"] else "steps": None})
+
+
+def absolute_data(data: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """Addresses of data with local paths made absolute."""
+    if data is None or isinstance(data, str):
+        return data and absolute(data)
+    return tuple(map(absolute, data))
 
 
 def read_loading(cfg: DictConfig, devices: int | None) -> Loading:
@@ -277,7 +293,7 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
         cfg,
         ({} if labels is None else {"labels": absolute(labels)})
         | {
-            "data": inputs.data,
+            "data": list(inputs.data) if isinstance(inputs.data, tuple) else inputs.data,
             "init": str(Path(init).absolute()) if init is not None and Path(init).exists() else init,
             "image_size": list(geometry.image_size),
             "channels": geometry.channels,

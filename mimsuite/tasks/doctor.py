@@ -272,7 +272,7 @@ def nearest_existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
-def check_data(name: str) -> Iterator[Finding]:
+def check_data(name: str | Sequence[str]) -> Iterator[Finding]:
     """Opens the index of a data set; reads no image."""
     try:
         index = open_data(name)

@@ -27,7 +27,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Looks at a data set; returns what it writes to `inspect.json`, with `exit_code` 2 where `verify` finds faults."""
     log_to_console()
     settings = read_inspect(cfg)
-    if settings.index and settings.data is not None:
+    if settings.index and isinstance(settings.data, str):
         write_beside(settings.data, settings.alpha)
     try:
         index = open_data(settings.data)
@@ -63,12 +63,16 @@ def write_beside(data: str, alpha: Alpha) -> None:
     log.info("wrote index.json and the .idx.npy tables to %s", data)
 
 
-def find_shard_faults(data: str | None) -> list[dict[str, Any]]:
+def find_shard_faults(data: str | Sequence[str] | None) -> list[dict[str, Any]]:
     """What is wrong with the shards of data that cannot be opened; nothing for a folder of images."""
     from mimsuite.data.checks.verify import check_shards
     from mimsuite.data.folders import images_of
 
-    if data is None or images_of(data) is not None:
+    if data is None:
+        return []
+    if not isinstance(data, str):
+        return [fault for address in data for fault in find_shard_faults(address)]
+    if images_of(data) is not None:
         return []
     return [problem._asdict() for problem in check_shards(data)]
 

@@ -1,0 +1,94 @@
+"""Several data sets as one: their shards one after the other, their classes matched by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mimsuite.data.folders import count_of
+from mimsuite.data.index import DataIndex, Shard
+from mimsuite.errors import InputError
+from mimsuite.types import DisplayRange
+from mimsuite.words import SPLITS
+
+
+def merge(indexes: Sequence[DataIndex]) -> DataIndex:
+    """One data set with the splits, shards and classes of all; the order of the sets decides the order of shards.
+
+    Classes with the same name are one class. Mean and standard deviation are those of all training images, estimated
+    from what is known of each set.
+
+    Raises:
+        InputError: a set is named twice, or channels, depth, transparency or labels do not go together.
+    """
+    first = indexes[0]
+    for name in ("channels", "dtype", "alpha"):
+        values = [getattr(index, name) for index in indexes]
+        if len(set(values)) > 1:
+            found = ", ".join(f"{value} in {index.root}" for value, index in zip(values, indexes, strict=True))
+            raise InputError(f"data=[...]: the sets have different {name}: {found}; give sets of one kind")
+    paths = [shard.path for index in indexes for shards in index.splits.values() for shard in shards]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise InputError(f"data=[...] names {twice} twice; name each set once")
+    classes = _merged_classes(indexes)
+    weights = np.array([sum(s.samples for s in next(iter(index.splits.values()))) for index in indexes], float)
+    weights /= weights.sum()
+    means, stds = (np.array([getattr(index, name) for index in indexes]) for name in ("mean", "std"))
+    mean = weights @ means
+    std = np.sqrt(np.maximum(weights @ (stds**2 + means**2) - mean**2, 0.0))
+    return replace(
+        first,
+        root=", ".join(index.root for index in indexes),
+        splits={
+            split: tuple(
+                _renumbered(shard, index, classes) for index in indexes for shard in index.splits.get(split, ())
+            )
+            for split in SPLITS
+            if any(split in index.splits for index in indexes)
+        },
+        classes=classes,
+        mean=tuple(round(float(value), 6) for value in mean),
+        std=tuple(round(float(value), 6) for value in std),
+        image_size=indexes[int(np.argmax(weights))].image_size,
+        has_labels=any(index.has_labels for index in indexes),
+        display=_merged_display(indexes),
+        reading=tuple(line for index in indexes for line in _describe(index)),
+    )
+
+
+def _merged_classes(indexes: Sequence[DataIndex]) -> tuple[str, ...] | None:
+    """The names of all classes, those of the first set first; None where no labelled set has names."""
+    labelled = [index for index in indexes if index.has_labels]
+    nameless = [index for index in labelled if index.classes is None]
+    if nameless and len(nameless) < len(labelled):
+        raise InputError(
+            f"data=[...]: the classes of {nameless[0].root} have no names, and those of other sets have; write their "
+            "names to its classes.txt, one a line, or pack it with labels=none"
+        )
+    if nameless or not labelled:
+        return None
+    return tuple(dict.fromkeys(name for index in labelled for name in index.classes or ()))
+
+
+def _renumbered(shard: Shard, index: DataIndex, classes: tuple[str, ...] | None) -> Shard:
+    if not index.has_labels or index.classes is None or classes is None or index.classes == classes:
+        return shard
+    return replace(shard, classes=tuple(classes.index(name) for name in index.classes))
+
+
+def _merged_display(indexes: Sequence[DataIndex]) -> DisplayRange | None:
+    ranges = [index.display for index in indexes]
+    known = [found for found in ranges if found is not None]
+    if len(known) < len(ranges):
+        return None
+    low, high = np.min([r.low for r in known], axis=0), np.max([r.high for r in known], axis=0)
+    return DisplayRange(tuple(map(float, low)), tuple(map(float, high)), known[0].source)
+
+
+def _describe(index: DataIndex) -> list[str]:
+    counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
+    kind = count_of(len(index.classes), "class") if index.classes else "labels" if index.has_labels else "no labels"
+    return [f"{index.root}: {counts}; {kind}", *(f"    {line}" for line in index.reading)]
