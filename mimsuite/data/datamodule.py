@@ -24,7 +24,7 @@ from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.label_join import has_label
 from mimsuite.data.order import BatchOrder
 from mimsuite.data.reader import ImageReader
-from mimsuite.data.workers import TIMEOUT, WorkerWatch, fit_shared_memory
+from mimsuite.data.workers import TIMEOUT, WorkerWatch, end_at_lost_batch, fit_shared_memory
 from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import MaskSampler
 from mimsuite.types import Batch
@@ -372,6 +372,7 @@ def _context() -> multiprocessing.context.BaseContext:
 def _start_worker(worker: int) -> None:
     """One thread per worker; and signals are for the main process, which ends its workers itself."""
     torch.set_num_threads(1)
+    end_at_lost_batch()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):

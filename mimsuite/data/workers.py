@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 from mimsuite.errors import RunError
@@ -146,13 +149,24 @@ def describe_death(number: int, count: int, code: int) -> str:
         code: its exit code; below 0 the number of a signal.
     """
     who = f"loader worker {number} of {count}"
-    if code == -signal.SIGBUS:
-        return f"{who} found {SHARED_MEMORY} full (SIGBUS); {MORE_SHARED_MEMORY}"
+    if code in (-signal.SIGBUS, errno.ENOSPC):
+        return f"{who} found {SHARED_MEMORY} full; {MORE_SHARED_MEMORY}"
     if code == -signal.SIGKILL:
         return f"{who} was killed (SIGKILL): out of memory? use fewer workers=, or a smaller micro_batch= or batch="
     if code < 0:
         return f"{who} was killed by {signal.Signals(-code).name}; workers=0 reads in the main process"
     return f"{who} ended with exit code {code}; workers=0 reads in the main process"
+
+
+def end_at_lost_batch() -> None:
+    """In a worker: ends it when a batch cannot be handed over; torch would drop the batch, and wait for it for ever."""
+
+    def end(error: Exception, batch: object) -> None:
+        full = "No space left" in str(error) or "shared memory" in str(error)
+        print(f"loader worker: {error}", file=sys.stderr, flush=True)
+        os._exit(errno.ENOSPC if full else 1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
 
 
 MORE_SHARED_MEMORY = (

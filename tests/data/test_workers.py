@@ -1,6 +1,7 @@
 """Loader workers that are killed, stopped or too slow end in one line, never in a hang; shared memory that is small."""
 
 import gc
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -65,7 +66,7 @@ def rest(batches):
         ),
         (
             signal.SIGBUS,
-            r"loader worker 2 of 2 found /dev/shm full \(SIGBUS\); give it more \(docker run --shm-size=8g",
+            r"loader worker 2 of 2 found /dev/shm full; give it more \(docker run --shm-size=8g",
         ),
         (signal.SIGSTOP, r"loader worker 2 of 2 is stopped \(SIGSTOP, or a debugger\), and no batch came"),
     ],
@@ -79,6 +80,21 @@ def test_a_lost_worker_is_one_line(number, message, begun, capfd):
     while any(worker.exitcode is None for worker in own):  # nor is any left behind
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_batch_that_finds_no_shared_memory_ends_its_worker(begun, monkeypatch, capfd):
+    """Torch prints the error, drops the batch, and waits for it for ever."""
+
+    own, dumps = os.getpid(), multiprocessing.queues._ForkingPickler.dumps
+
+    def full(batch, protocol=None):
+        if os.getpid() == own:
+            return dumps(batch, protocol)
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(multiprocessing.queues._ForkingPickler, "dumps", full)
+    with pytest.raises(RunError, match=r"loader worker . of 2 found /dev/shm full; give it more"):
+        begun()
 
 
 def test_a_worker_that_goes_on_soon_is_waited_for(begun):

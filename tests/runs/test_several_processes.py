@@ -117,7 +117,7 @@ def test_two_processes_give_the_losses_of_one(model, one, two):
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
     for name in ("val/loss", "val/psnr"):
         found, wanted = (read_metrics(run(model) / "metrics.csv")[name][1] for run in (two, one))
-        assert found == pytest.approx(wanted, rel=1e-5)
+        assert found == pytest.approx(wanted, rel=1e-4)  # BatchNorm's statistics: one step of 16, or two
 
 
 def test_two_processes_give_the_online_figures_of_one(one, two):
