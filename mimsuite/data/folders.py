@@ -135,8 +135,9 @@ def is_output(names: Sequence[str]) -> bool:
 
 def run_around(folder: str) -> Path | None:
     """The run folder that a folder lies in, or is; None for others."""
-    place = Path(os.path.realpath(folder))
-    return next((p for p in (place, *place.parents) if all((p / mark).is_file() for mark in RUN_MARKS)), None)
+    store, place = store_of(folder), Path(os.path.realpath(folder))
+    around = (place, *place.parents)
+    return next((p for p in around if all(store.is_file(str(p / mark)) for mark in RUN_MARKS)), None)
 
 
 def is_picture(data: str) -> bool:

@@ -126,6 +126,12 @@ def find_labelled(samples: Samples) -> NDArray[np.bool_]:
     return found
 
 
+def image_place(row: np.void) -> tuple[int, int]:
+    """Where the encoded image of a sample lies in its shard: offset and size in bytes."""
+    at = SampleRow(*row.item())
+    return at.image_offset, at.image_size
+
+
 def image_bytes(samples: Samples) -> NDArray[Any]:
     """How many bytes each encoded image has, `(N,)`."""
     return samples.column("image_size")

@@ -19,6 +19,7 @@ DATA = PACKAGE / "data"
 
 # Files of `data` that touch files of the machine themselves, and why.
 OWN_FILES = {
+    "cache.py": "locks, lists and removes copies in the user's cache, which is always a local folder",
     "storage.py": "writes",
     "stores/local.py": "is the local store",
     "stores/store.py": "maps a store's local copy of a table into memory",

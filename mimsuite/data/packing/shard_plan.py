@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mimsuite.data.index import DataIndex
 from mimsuite.data.labels import Label, parse_label
-from mimsuite.data.members import hashed_key, read_files, read_key, read_label
+from mimsuite.data.members import hashed_key, image_place, read_files, read_key, read_label
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
 
@@ -51,7 +51,7 @@ def read_samples(index: DataIndex, *, splits: bool, labels: bool) -> list[Source
             found.append(
                 SourceSample(
                     path=Path(shard.path),
-                    at=(int(row["image_offset"]), int(row["image_size"])),
+                    at=image_place(row),
                     file=paths[number],
                     key=key,
                     split=split if splits else "train",
