@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,8 @@ from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain, unknown_key
 from mimsuite.config.overrides import PATH_KEYS, hydra_value
 from mimsuite.config.yaml_files import read_yaml
-from mimsuite.errors import InputError, RunError
+from mimsuite.data.terminal import tolerate_lost_output
+from mimsuite.errors import InputError, RunError, without_faults
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.team import current_team
 from mimsuite.version import __version__
@@ -37,6 +40,7 @@ def main(task: str, run: Task) -> None:
     `run` takes the config and the `key=value` arguments, and returns a summary. Its `exit_code` there, if present,
     ends the process (130 or 143 for a run that a signal stopped).
     """
+    tolerate_lost_output()
     os.environ.setdefault("MIMSUITE_STARTED", str(time.time()))
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
@@ -84,7 +88,7 @@ def call_task(task: str, run: Callable[[DictConfig, Sequence[str]], T], values: 
         raise InputError(explain(error, task)) from error
     check_keys(cfg, task, choices, overrides)
     os.environ.pop("MIMSUITE_STARTED", None)  # from here on the command's start tells nothing about this task
-    return run(cfg, overrides)
+    return without_faults(lambda: run(cfg, overrides))
 
 
 def through_hydra(task: str, run: Task) -> int:
@@ -102,13 +106,14 @@ def through_hydra(task: str, run: Task) -> int:
 
         def guarded() -> int:
             check_keys(cfg, task, HydraConfig.get().runtime.choices, overrides)
-            return int(run(for_this_job(cfg), overrides).get("exit_code", 0))
+            return int(without_faults(lambda: run(for_this_job(cfg), overrides)).get("exit_code", 0))
 
         codes.append(run_guarded(guarded, task))
 
     job.__module__ = f"mimsuite.tasks.{task}"
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
+        with sweep_folder(sys.argv[1:]):
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
     except ValueError as error:  # of Hydra itself: those of a job are guarded
         raise InputError(explain(error, task)) from error
     return max(codes, default=0)
@@ -124,6 +129,17 @@ def check_keys(cfg: DictConfig, task: str, choices: Mapping[str, Any], overrides
     own = any((conf_dir() / group / f"{name}.yaml").is_file() is False for group, name in choices.items() if name)
     if (added or own or "--config-dir" in " ".join(sys.argv)) and (unknown := unknown_keys(cfg, task, choices)):
         raise InputError(unknown_key(unknown[0], task))
+
+
+@contextlib.contextmanager
+def sweep_folder(arguments: Sequence[str]) -> Iterator[None]:
+    """For a sweep, a folder of this process alone where Hydra puts its record; it is removed with what is in it."""
+    if not any(argument in ("-m", "--multirun") or "hydra.mode" in argument for argument in arguments):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="mimsuite-sweep-", ignore_cleanup_errors=True) as folder:
+        os.environ["MIMSUITE_SWEEP"] = folder
+        yield
 
 
 def check_config_folders(arguments: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from mimsuite.config.overrides import flags_first, quote_path
 from mimsuite.config.python_path import task_command, task_environment
+from mimsuite.data.terminal import tolerate_lost_output
 from mimsuite.version import __version__
 
 TASKS = {
@@ -45,6 +46,7 @@ Exit codes: 0 done, 1 failed, 2 bad configuration or input, 130 interrupted, 143
 
 def main() -> None:
     """Entry point of the console command; replaces this process by the task's."""
+    tolerate_lost_output()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())

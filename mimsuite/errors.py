@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _LONGEST = 300  # characters of a cause
 
@@ -48,3 +52,45 @@ def reading(what: str, fix: str) -> Iterator[None]:
     except Exception as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else cause_of(error)
         raise InputError(f"{what} cannot be read ({said}); {fix}") from error
+
+
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+"""Of a place that this user may not write."""
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Of a place without room."""
+
+FAULTS = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+"""Of a disk or a network that does not answer."""
+
+LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Of a machine that gives no more."""
+
+
+def describe_fault(error: OSError) -> str:
+    """What the system refused, and the fix, as part of a line."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in FULL:
+        return f"{where}{error.strerror}; free some space, or use another place"
+    if error.errno in NOT_ALLOWED:
+        return f"{where}{error.strerror}; use a place that you may write"
+    if error.errno in LIMITS:
+        return f"{where}{error.strerror}; raise the limit (ulimit), or use fewer workers="
+    return f"{where}{error.strerror or error}"
+
+
+def without_faults(call: Callable[[], T]) -> T:
+    """Calls, and turns what disks and the system refuse into one line; an `OSError` of another kind is a defect.
+
+    Raises:
+        InputError: a place that may not be written.
+        RunError: no room, a fault of a disk, a limit of the system.
+    """
+    try:
+        return call()
+    except OSError as error:
+        if error.errno in NOT_ALLOWED:
+            raise InputError(describe_fault(error)) from error
+        if error.errno in FULL | FAULTS | LIMITS:
+            raise RunError(describe_fault(error)) from error
+        raise

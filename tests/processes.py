@@ -26,13 +26,14 @@ _started = []
 
 
 class Task:
-    """A task that runs in a process of its own."""
+    """A task that runs in a process of its own; what it prints goes to a file, a pipe or a terminal."""
 
-    def __init__(self, name, arguments, env):
-        handle, output = tempfile.mkstemp()
-        os.close(handle)
+    def __init__(self, name, arguments, env, output=None):
+        if output is None:
+            handle, output = tempfile.mkstemp()
+            os.close(handle)
         self.output = Path(output)
-        self.process = FORKED.Process(target=be, args=(name, arguments, dict(env), output))
+        self.process = FORKED.Process(target=be, args=(name, arguments, dict(env), str(output)))
         self.process.start()
         self.pid, self.returncode = self.process.pid, None
         _started.append(self)
@@ -72,6 +73,8 @@ def be(name, arguments, env, output):
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    if os.isatty(1):
+        os.close(os.open(output, os.O_RDWR))  # makes it the controlling terminal of this session
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None  # TMPDIR may be another one
@@ -80,9 +83,9 @@ def be(name, arguments, env, output):
     runpy.run_module(f"mimsuite.tasks.{name}", run_name="__main__", alter_sys=True)
 
 
-def start(name, *, env=(), **values):
-    """Starts a task with `KEY=VALUE` arguments and more variables of the environment."""
-    return Task(name, [f"{key}={value}" for key, value in values.items()], os.environ | dict(env))
+def start(name, *, env=(), output=None, **values):
+    """Starts a task with `KEY=VALUE` arguments and more variables of the environment; `output` as of `Task`."""
+    return Task(name, [f"{key}={value}" for key, value in values.items()], os.environ | dict(env), output)
 
 
 def start_two(name, **values):

@@ -10,6 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.callbacks.context import RunContext
+from mimsuite.data.storage import OptionalWrites
 from mimsuite.errors import InputError
 from mimsuite.types import BadSample, Batch
 
@@ -31,6 +32,7 @@ class BadSamples(Callback):
     def __init__(self, *, max_fraction: float, context: RunContext) -> None:
         self.file = context.folder / "bad_samples.jsonl"
         self.limit = max(LEAST, int(max_fraction * context.samples))
+        self._writes = OptionalWrites(self.file.name)
         self._seen: set[BadSample] = set()
         self._last: BadSample | None = None
 
@@ -66,7 +68,7 @@ class BadSamples(Callback):
             return
         self._seen.update(new)
         self._last = new[-1]
-        with self.file.open("a") as file:
+        with self._writes.attempt(), self.file.open("a") as file:
             file.writelines(json.dumps(bad._asdict()) + "\n" for bad in new)
         for bad in new[:3]:
             log.warning("bad sample replaced: %s in %s: %s", bad.key, bad.shard, bad.reason)

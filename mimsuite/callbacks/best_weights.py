@@ -23,12 +23,14 @@ class BestWeights(Callback):
     Attributes:
         value: the largest metric so far; None before the first validation.
         step: the optimizer steps done when it was reached.
+        metrics: all metrics of that validation.
     """
 
     def __init__(self, *, context: RunContext) -> None:
         self.save_weights = context.save_weights
         self.value: float | None = None
         self.step = 0
+        self.metrics: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checks that there is something to compare.
@@ -44,11 +46,12 @@ class BestWeights(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, for a resumed run to compare with."""
-        return {"value": self.value, "step": self.step}
+        return {"value": self.value, "step": self.step, "metrics": dict(self.metrics)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the interrupted run was."""
         self.value, self.step = state_dict["value"], state_dict["step"]
+        self.metrics = state_dict.get("metrics", {})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares and writes."""
@@ -57,6 +60,6 @@ class BestWeights(Callback):
         found = objective.last_metrics[objective.selection_metric]
         if trainer.sanity_checking or not math.isfinite(found) or (self.value is not None and found <= self.value):
             return
-        self.value, self.step = found, trainer.global_step
         if trainer.is_global_zero:
             self.save_weights(objective.evaluated_model)
+        self.value, self.step, self.metrics = found, trainer.global_step, dict(objective.last_metrics)  # once written

@@ -1,57 +1,64 @@
-"""When checkpoints are committed, and what a signal does: commit one more and stop, in all processes at one step."""
+"""When checkpoints are committed: in time, when a signal asks to stop, and before an error ends the run."""
 
 from __future__ import annotations
 
+import copy
 import logging
-import signal
-import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from mimsuite.callbacks.stop import StopRequest
 
 log = logging.getLogger("mimsuite")
 
 AGREE_EVERY = 5  # optimizer steps between the processes' asking each other whether a signal came
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
 class Checkpoints(Callback):
     """Commits a checkpoint every `every` optimizer steps, at the last one, and when a signal asks to stop.
 
     A step that is followed by validation is committed after that, so that what validation finds out is never lost.
-    SIGINT, SIGTERM and SIGUSR1 end the run after the step in hand, with several processes at the next step that
-    `AGREE_EVERY` divides; a second SIGINT ends it at once. Such a step is committed before its validation, too.
+    A signal ends the run after the step in hand, with several processes at the next step that `AGREE_EVERY` divides; a
+    second SIGINT ends it at once. Such a step is committed before its validation, too.
+
+    When an error ends the run, the last whole optimizer step is committed, as if its checkpoint had been due: gradients
+    of a step that is not whole are not in it. Where the error came while that step was validated, the resumed run
+    validates it again.
 
     Args:
         folder: the run's `checkpoints/`.
         every: optimizer steps between checkpoints.
+        seconds: the longest time between checkpoints, by the clock of the first process; None for any.
+        forces: whether a second SIGINT may end this process where it stands.
 
     Attributes:
         exit_code: 0, or the process's exit code after a signal: 130 (SIGINT) or 143.
         seconds: that the run has trained and validated, in all its starts; what a kill undid is not counted.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
-        self.exit_code = self._asked = 0
+    def __init__(self, folder: Path, every: int, *, seconds: float | None = None, forces: bool = False) -> None:
+        self.folder, self.every, self.patience = folder, every, seconds
+        self.stop = StopRequest(forces=forces, when="after this step")
+        self.exit_code = 0
         self._saved = -1
-        self._waiting = False
+        self._waiting = self._validates = self._saving = False
+        self._whole: WholeStep | None = None
         self.seconds = 0.0
-        self._counted = time.perf_counter()
-        self._before: dict[signal.Signals, Any] = {}
+        self._counted = self._written = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """The time so far, for a resumed run to count on from."""
+        """The time so far, for a resumed run to count on from; whether it validates first."""
         self._count()
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "validates": self._validates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Counts on from what the interrupted run had."""
-        self.seconds = state_dict["seconds"]
+        self.seconds, self._validates = state_dict["seconds"], state_dict.get("validates", False)
 
     def _count(self) -> None:
         now = time.perf_counter()
@@ -63,29 +70,33 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals; a resumed run's checkpoint counts as saved."""
+        if trainer.world_size > 1:
+            self.stop.when = f"within {AGREE_EVERY} steps"
         self._saved = trainer.global_step
-        self._counted = time.perf_counter()
+        self._counted = self._written = time.perf_counter()
         self.listen()
+        if self._validates:
+            self._validates = False
+            validate(trainer)
 
     def listen(self) -> None:
         """Takes the signals over."""
-        if not self._before and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._stop) for number in EXIT_CODES}
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = EXIT_CODES[signal.Signals(number)]
+        self.stop.listen()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves on the optimizer steps that are due; after a signal, on this one."""
         step = trainer.global_step
-        if step == self._saved or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        self.exit_code = self._agreed(trainer, step)
-        validates, due = validates_next(trainer), step % self.every == 0 or step == trainer.max_steps
+        if self._whole is None:
+            self._whole = WholeStep(pl_module)
+        self._whole.remember(trainer)
+        if step == self._saved:
+            return
+        self.exit_code, late = self._agreed(trainer, step)
+        validates, due = validates_next(trainer), late or step % self.every == 0 or step == trainer.max_steps
         if self.exit_code:
             trainer.should_stop = True
             if not validates:
@@ -101,18 +112,52 @@ class Checkpoints(Callback):
             self._save(trainer)
             self._waiting = False
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Commits the last whole step before an error ends the run; the first process does it alone."""
+        step, whole = trainer.global_step, self._whole
+        if whole is None or not isinstance(exception, Exception) or not trainer.is_global_zero:
+            return
+        self._validates = bool(trainer.validating)
+        path = self.path(step)
+        if (
+            self._saving or path.exists() or (self._validates and step == trainer.max_steps)
+        ):  # a finished run would not validate again
+            return
+        if step == whole.step:
+            whole.restore(trainer)
+        try:
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            if step == whole.step:
+                checkpoint["loops"]["fit_loop"] = whole.loops
+            trainer.strategy.save_checkpoint(checkpoint, path)  # without waiting for processes that may be gone
+        except Exception as error:  # the one that ends the run counts
+            log.warning("checkpoint %s was not written: %s", path.name, error)
+        if path.exists():
+            log.info("step %d is committed before the run ends; resume=true goes on from it", step)
+
+    def path(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.folder / f"step_{step:09d}.ckpt"
+
     def _save(self, trainer: Trainer) -> None:
         self._saved = trainer.global_step
-        trainer.save_checkpoint(self.folder / f"step_{self._saved:09d}.ckpt")
+        self._saving = True
+        trainer.save_checkpoint(self.path(self._saved))
+        self._saving = False
+        self._written = time.perf_counter()
 
-    def _agreed(self, trainer: Trainer, step: int) -> int:
-        """The exit code that all processes know of."""
+    def _agreed(self, trainer: Trainer, step: int) -> tuple[int, bool]:
+        """The exit code that all processes know of, and whether the time between checkpoints is over."""
+        late = self.patience is not None and time.perf_counter() - self._written >= self.patience
         if trainer.world_size == 1:
-            return self._asked
+            return self.stop.exit_code, late
         if step % AGREE_EVERY:
-            return 0
-        asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(asked, reduce_op="max"))
+            return 0, False
+        known = torch.tensor(
+            [self.stop.exit_code, late and trainer.is_global_zero], device=trainer.strategy.root_device
+        )
+        code, due = trainer.strategy.reduce(known, reduce_op="max").tolist()
+        return int(code), bool(due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
@@ -124,9 +169,43 @@ class Checkpoints(Callback):
 
     def release(self) -> None:
         """Gives the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        self.stop.release()
+
+
+class WholeStep:
+    """What changes before the next optimizer step is whole, as it was after the last one.
+
+    That is Lightning's count of batches, and the running statistics of BatchNorm.
+
+    Attributes:
+        step: the optimizer steps done.
+        loops: Lightning's counts, as a checkpoint of that step has them.
+    """
+
+    def __init__(self, module: LightningModule) -> None:
+        self.step, self.loops = -1, dict[str, Any]()
+        norms = (part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
+        self._buffers: list[Tensor] = [buffer for norm in norms for buffer in norm.buffers()]
+        self._values = [buffer.clone() for buffer in self._buffers]
+
+    def remember(self, trainer: Trainer) -> None:
+        """Takes the state after a whole step."""
+        self.step, self.loops = trainer.global_step, copy.deepcopy(trainer.fit_loop.state_dict())
+        for value, buffer in zip(self._values, self._buffers, strict=True):
+            value.copy_(buffer)
+
+    def restore(self, trainer: Trainer) -> None:
+        """Gives BatchNorm its statistics back."""
+        with torch.no_grad():
+            for value, buffer in zip(self._values, self._buffers, strict=True):
+                buffer.copy_(value)
+
+
+def validate(trainer: Trainer) -> None:
+    """Validates before the next step, as Lightning does after one."""
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
 
 
 def validates_next(trainer: Trainer) -> bool:

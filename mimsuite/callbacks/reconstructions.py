@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.callbacks.context import RunContext
+from mimsuite.data.storage import OptionalWrites
 from mimsuite.objectives.objective import Objective
 from mimsuite.pictures.reconstruction import reconstruct
 from mimsuite.pictures.saving import save_image
@@ -34,6 +35,7 @@ class Reconstructions(Callback):
     def __init__(self, *, images: int, context: RunContext) -> None:
         self.images, self.folder = images, context.pictures
         self._batch: Batch | None = None
+        self._writes = OptionalWrites("a picture of reconstructions", Exception)  # whatever its trouble is
 
     def on_validation_batch_end(
         self,
@@ -53,7 +55,11 @@ class Reconstructions(Callback):
         """Draws the sheet and gives it to the loggers that take pictures."""
         if self._batch is None or not trainer.is_global_zero:
             return
-        found = cast(Objective, pl_module).picture(self._batch)
+        with self._writes.attempt():
+            self._draw(trainer, cast(Objective, pl_module), self._batch)
+
+    def _draw(self, trainer: Trainer, objective: Objective, batch: Batch) -> None:
+        found = objective.picture(batch)
         if found is None:
             return
         result = reconstruct(

@@ -373,7 +373,7 @@ def _start_worker(worker: int) -> None:
     """One thread per worker; and signals are for the main process, which ends its workers itself."""
     torch.set_num_threads(1)
     end_at_lost_batch()
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

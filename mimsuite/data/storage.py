@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +15,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimsuite.errors import InputError, describe_fault
+
+log = logging.getLogger("mimsuite")
+
 
 def cache_folder() -> Path:
-    """The user's cache folder for what can be made again (`XDG_CACHE_HOME/mimsuite`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimsuite"
+    """The user's cache folder for what can be made again (`XDG_CACHE_HOME/mimsuite`), which is made.
+
+    Raises:
+        InputError: there is no home folder to put it into, or it cannot be made.
+    """
+    home = os.path.expanduser("~")
+    if not (given := os.environ.get("XDG_CACHE_HOME")) and home == "~":
+        raise InputError("there is no folder for the cache: this user has no home; set HOME or XDG_CACHE_HOME")
+    folder = Path(given or Path(home, ".cache")) / "mimsuite"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(
+            f"the cache folder {folder} cannot be written: {error.strerror}; set XDG_CACHE_HOME to one that can"
+        ) from error
+    return folder
 
 
 class Replacement:
@@ -66,8 +88,39 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         yield new.part
         new.part.chmod(mode)
         new.commit()
+    except OSError as error:
+        if error.filename in (None, str(new.part)):  # a full disk has no name, and the part's tells a user nothing
+            error.filename = str(path)
+        raise
     finally:
         new.discard()
+
+
+class OptionalWrites:
+    """Writes that a run can do without: the first that fails is reported, and the run goes on.
+
+    Attributes:
+        failed: whether the last one failed.
+    """
+
+    def __init__(self, what: str, errors: type[Exception] | tuple[type[Exception], ...] = OSError) -> None:
+        """Takes what is written, for the report, and the errors that do not end the run."""
+        self._what, self._errors, self._reported = what, errors, False
+        self.failed = False
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """A block that writes, or else is left."""
+        self.failed = True
+        try:
+            yield
+        except self._errors as error:
+            if not self._reported:
+                self._reported = True
+                why = describe_fault(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                log.warning("%s cannot be written, and the run goes on without: %s", self._what, why)
+        else:
+            self.failed = False
 
 
 def write_bytes(path: Path, content: bytes | memoryview, *, durable: bool = False) -> None:

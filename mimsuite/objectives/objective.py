@@ -24,8 +24,8 @@ from mimsuite.types import Batch, Encoder
 class Objective(LightningModule):
     """Trains a model by a loss that subclasses define; they may hold further networks.
 
-    Callbacks use `encoder`, `evaluated_model`, `picture`, `last_metrics`, `selection_metric`, `grad_norm` and
-    `skipped`, and nothing else.
+    Callbacks use `encoder`, `evaluated_model`, `picture`, `last_metrics`, `selection_metric`, `grad_norm`, `skipped`
+    and `overflowed`, and nothing else.
 
     Args:
         model: what is trained.
@@ -42,6 +42,7 @@ class Objective(LightningModule):
         averaged: the averaged weights, in `averaged.module`; None without `ema`.
         grad_norm: of the last step, before clipping.
         skipped: whether the last step changed nothing, as loss or gradient was not finite.
+        overflowed: whether that was because of the factor on the loss (`precision=16-mixed`), which is halved then.
         last_metrics: those of the last validation.
         log_every: steps between log points of a trainer of one's own; None: a callback reports.
     """
@@ -66,7 +67,8 @@ class Objective(LightningModule):
         self.seed, self.description = seed, description
         self.averaged = None if ema is None else average_weights(model, ema)
         self.grad_norm: Tensor | None = None
-        self.skipped = False
+        self.skipped = self.overflowed = False
+        self._lost: Tensor | None = None  # whether a loss of this step was not finite
         self.last_metrics: dict[str, float] = {}
         self.log_every: int | None = None
         self._losses: list[Tensor] = []
@@ -180,11 +182,32 @@ class Objective(LightningModule):
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clips the global gradient norm and keeps its value from before; where it is not finite, skips the update.
 
-        The parameters are the optimizer's, in the order of `parameters()`, which decides the norm's last bits.
+        The parameters are the optimizer's, in the order of `parameters()`, which decides the norm's last bits. In
+        float16 the gradients are of a loss times a factor, which a fused optimizer would take out later.
         """
+        scaler = self.loss_scaler
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         parameters = (parameter for parameter in self.parameters() if id(parameter) in trained)
         self.grad_norm, self.skipped = clip_or_skip(parameters, self.clip)
+        self.overflowed = self.skipped and scaler is not None and scaler.get_scale() > 1 and self._loss_was_finite()
+        self._lost = None
+
+    @property
+    def loss_scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps the factor on the loss with `precision=16-mixed`."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Remembers for `overflowed` whether the loss of a micro-batch is finite; a number on the device."""
+        lost = loss.detach().isfinite().logical_not()
+        self._lost = lost if self._lost is None else self._lost | lost
+
+    def _loss_was_finite(self) -> bool:
+        """Of this step, in all processes: each asks, because each skipped it."""
+        assert self._lost is not None
+        return not self.trainer.strategy.reduce(self._lost.float(), reduce_op="max")
 
     def optimizer_step(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from mimsuite.data.storage import write_bytes, write_json
-from mimsuite.errors import RunError
+from mimsuite.errors import RunError, describe_fault
 from mimsuite.weights.checkpoints import load_checkpoint
 
 log = logging.getLogger("mimsuite")
@@ -46,7 +47,8 @@ class CommittedCheckpointIO(CheckpointIO):
             log.warning("checkpoint %s was not written: %s; the one before it is kept", path.name, error)
             if self._failures >= FAILURES:
                 raise RunError(
-                    f"{FAILURES} checkpoints in a row could not be written to {path.parent}: {error}"
+                    f"{FAILURES} checkpoints in a row could not be written: {describe_fault(error)}; "
+                    f"{goes_on_from(path.parent)}"
                 ) from error
         else:
             self._failures = 0
@@ -61,6 +63,19 @@ class CommittedCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint file; one that is gone already is not an error."""
         Path(path).unlink(missing_ok=True)
+
+
+def goes_on_from(folder: Path) -> str:
+    """What is left of a run that had to stop, as part of a line: the step of the newest checkpoint.
+
+    Args:
+        folder: the run's `checkpoints/`.
+    """
+    try:
+        step = json.loads((folder / "latest.json").read_text())["step"]
+    except (OSError, ValueError):
+        return "there is no checkpoint yet"
+    return f"the checkpoint of step {step} is whole, and resume=true goes on from it"
 
 
 def commit(checkpoint: dict[str, Any], path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
+
+from mimsuite.data.terminal import Tolerant
 
 log = logging.getLogger("mimsuite")
 
@@ -14,7 +17,7 @@ class Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one line."""
         line = self.format(record).encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
-        print(line, flush=True)
+        print(line, file=sys.stdout and Tolerant(sys.stdout), flush=True)
 
 
 def report_next(purpose: str, task: str, **values: object) -> None:

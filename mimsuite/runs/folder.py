@@ -19,7 +19,7 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from mimsuite.data.fingerprint import DATA, Fingerprint
-from mimsuite.data.storage import write_json, write_text
+from mimsuite.data.storage import OptionalWrites, write_json, write_text
 from mimsuite.errors import InputError
 from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.secrets import redact
@@ -135,8 +135,7 @@ class RunFolder:
         """
         if not self.leads:
             return
-        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8", errors="backslashreplace")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler = RunLog(self.path.resolve() / "train.log")
         for record in earlier:
             handler.handle(record)
         log.addHandler(handler)
@@ -157,9 +156,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Gives the lock back and stops writing `train.log`."""
-        for handler in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
-            if Path(handler.baseFilename).parent == self.path.resolve():
-                handler.close()
+        for handler in [h for h in log.handlers if isinstance(h, RunLog)]:
+            if handler.file.parent == self.path.resolve():
                 log.removeHandler(handler)
         if self._lock is not None:
             self._lock.close()
@@ -170,3 +168,24 @@ class RunFolder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class RunLog(logging.Handler):
+    """Appends lines to a log file, each at once; what the disk refuses is reported on the other ways, once.
+
+    Attributes:
+        file: where it writes.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file, self._writes = file, OptionalWrites(file.name)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Appends one line."""
+        with (
+            self._writes.attempt(),
+            self.file.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            file.write(self.format(record) + "\n")

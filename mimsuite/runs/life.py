@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mimsuite.errors import InputError, RunError
+from mimsuite.data.storage import OptionalWrites
+from mimsuite.errors import InputError, RunError, describe_fault
 from mimsuite.models.device import find_device
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.environment import describe_environment
@@ -29,6 +30,7 @@ from mimsuite.runs.objects import (
 from mimsuite.runs.processes import command_line, end_with_parent, is_leader, launch, processes_of
 from mimsuite.settings.budget import counted, fitted_micro_batch
 from mimsuite.settings.losses import name_loss
+from mimsuite.settings.outputs import check_writable
 from mimsuite.settings.team import Team, current_team, ignored_variables
 from mimsuite.settings.training import TrainingSettings
 from mimsuite.version import __version__
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("mimsuite")
 
 S = TypeVar("S", bound=TrainingSettings)
+
+COPIES = 3  # of the weights that a run writes at least: two in a checkpoint, with a state of the optimizer; the last
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,11 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     Of a run that a signal stopped, also its exit code.
     """
     inputs, batch = settings.inputs, settings.budget.batch
+    if inputs.resume and (found := finished_summary(inputs.out, settings.budget.steps)):
+        log.info(
+            "nothing left: the run in %s did its %d steps; give steps= to train longer", inputs.out, found["steps"]
+        )
+        return found
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
     fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
     for line in ignored_variables(inputs.nodes):
@@ -97,6 +106,8 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
         config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
         context = run_context(settings, config, objective, leads=run_team.rank == 0, imports=spent)
         check_trainer_parts(settings, compute, context)
+    if context.leads:
+        check_writable("out", inputs.out, COPIES * sum(p.nbytes for p in objective.model.parameters()))
     with RunFolder(inputs.out, resume=inputs.resume, overwrite=inputs.overwrite, leads=context.leads) as folder:
         folder.log_to_file(lines)
         with joined(run_team, "gloo" if compute.device.accelerator == "cpu" else None) as store:
@@ -140,6 +151,7 @@ def train(
     """Trains in a folder that is claimed, and writes the results."""
     import torch
 
+    from mimsuite.runs.checkpoints import goes_on_from
     from mimsuite.runs.loggers import close_loggers
     from mimsuite.weights.checkpoints import newest_checkpoint
 
@@ -161,6 +173,8 @@ def train(
         if parts.checkpoints.exit_code:
             parts.checkpoints.listen()  # again, or a second signal would keep the stopped run from its summary
         return write_results(settings, compute, folder, trainer, objective, parts, task)
+    except OSError as error:
+        raise RunError(f"{describe_fault(error)}; {goes_on_from(folder.path / 'checkpoints')}") from error
     finally:
         close_loggers(parts.loggers)
         if current_team() is None:  # the processes of a team end now, and each may be told so from several sides
@@ -279,6 +293,7 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", "The ``compute`` method of metric")  # a process without validation images
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # float16: the first step overflowed
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")  # online_probe=false now
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")  # Lightning against torch 2.13
         try:
@@ -311,10 +326,10 @@ def write_results(
     if parts.files is None:
         return {"exit_code": 0}
     spent = {"images": steps * settings.budget.batch, "seconds": round(parts.checkpoints.seconds, 1)}
-    folder.pictures.mkdir(exist_ok=True)
-    name, series = folder.path.resolve().name, read_metrics(folder.path / "metrics.csv")
-    losses = {name: name_loss(folder.path, series)}
-    draw_curves({name: series}, folder.pictures / "curves.png", losses=losses)
+    with OptionalWrites("pictures/curves.png", Exception).attempt():
+        name, series = folder.path.resolve().name, read_metrics(folder.path / "metrics.csv")
+        losses = {name: name_loss(folder.path, series)}
+        draw_curves({name: series}, folder.pictures / "curves.png", losses=losses)
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         return folder.summary(task.name, "interrupted", steps, parts.files.last, **spent) | {"exit_code": code}
@@ -328,6 +343,13 @@ def stopping_reasons(callbacks: Sequence[Callback]) -> list[str]:
     """Why callbacks such as Lightning's EarlyStopping ended the run; nothing where none did."""
     reasons = [getattr(callback, "stopping_reason_message", None) for callback in callbacks]
     return [str(reason).removesuffix(" Signaling Trainer to stop.") for reason in reasons if reason]
+
+
+def finished_summary(out: str | Path, steps: int) -> dict[str, Any] | None:
+    """The summary of a run that has done all its steps and written its results; None of another one."""
+    found = read_summary(out)
+    finished = found.get("status") == "done" and found.get("steps", 0) >= steps and (Path(out) / "weights").is_dir()
+    return found if finished else None
 
 
 def read_summary(out: str | Path) -> dict[str, Any]:

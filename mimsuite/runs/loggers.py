@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import csv
 import io
 import json
@@ -21,7 +22,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from mimsuite.callbacks.context import RunContext, make_parts
-from mimsuite.data.storage import write_text
+from mimsuite.data.storage import OptionalWrites, write_text
+from mimsuite.runs.secrets import redact
 
 log = logging.getLogger("mimsuite")
 
@@ -63,6 +65,8 @@ class _Sink(Logger):
 class FileLogger(_Sink):
     """Appends each set of metrics to `metrics.jsonl` and to `metrics.csv` (columns `step` and the metric names).
 
+    What cannot be written now is written with the next set that can.
+
     Args:
         folder: the run folder.
         step: metrics of later steps are dropped first, because a resumed run writes them again; -1 drops all.
@@ -76,10 +80,11 @@ class FileLogger(_Sink):
         self._rows = [row for row in rows if row["step"] <= step]
         self._columns: list[str] = ["step"]
         self.last: dict[str, float] = {}
-        write_text(self._jsonl, "".join(json.dumps(row) + "\n" for row in self._rows))
         for row in self._rows:
             self.last |= {k: v for k, v in row.items() if k != "step"}
-        self._write_csv()
+        self._files = OptionalWrites("metrics.csv")
+        with self._files.attempt():
+            self._write_all()
 
     @property
     def name(self) -> str:
@@ -92,16 +97,21 @@ class FileLogger(_Sink):
         row: dict[str, float] = {"step": step or 0} | {k: float(v) for k, v in metrics.items() if k != "epoch"}
         self.last |= {k: v for k, v in row.items() if k != "step"}
         self._rows.append(row)
+        behind = self._files.failed or any(key not in self._columns for key in row)
+        with self._files.attempt():
+            if behind:
+                self._write_all()
+            else:
+                self._append(row)
+
+    def _append(self, row: dict[str, float]) -> None:
         with self._jsonl.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        if new := [key for key in row if key not in self._columns]:
-            self._columns += new
-            self._write_csv()
-        else:
-            with self._csv.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+        with self._csv.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
 
-    def _write_csv(self) -> None:
+    def _write_all(self) -> None:
+        write_text(self._jsonl, "".join(json.dumps(row) + "\n" for row in self._rows))
         for row in self._rows:
             self._columns += [key for key in row if key not in self._columns]
         text = io.StringIO(newline="")
@@ -114,9 +124,9 @@ class FileLogger(_Sink):
 class WandbLogger(_Sink):
     """wandb as a guest: it never prompts, never ends a run, and costs at most ten seconds when it cannot be reached.
 
-    Online only if a key is there (`WANDB_API_KEY`, or a netrc entry for its server) and `WANDB_MODE` does not say
-    otherwise. Its files stay in the run folder. All calls run on a thread of their own; after the first failure wandb
-    is left alone and one line says so.
+    Online only if a key is there (`WANDB_API_KEY`, or a netrc entry for its server) and neither `WANDB_MODE` nor what
+    `wandb disabled` and `wandb offline` wrote says otherwise. Its files stay in the run folder. All calls run on a
+    thread of their own; after the first failure wandb is switched off for this run and one line says so.
 
     Args:
         project: wandb project.
@@ -137,15 +147,21 @@ class WandbLogger(_Sink):
         self._thread.start()
 
     @staticmethod
+    def is_wanted(context: RunContext) -> bool:
+        """Not where the user has disabled wandb."""
+        return wandb_mode() != "disabled"
+
+    @staticmethod
     def _arguments(folder: Path, project: str, group: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
         """What `wandb.init` gets; a resumed run keeps its id online and becomes `-r2`, `-r3`, ... offline."""
         record = folder / "wandb" / "run.json"
-        record.parent.mkdir(parents=True, exist_ok=True)
         state: dict[str, Any] = {"id": secrets.token_hex(4), "starts": 0}
-        if record.exists():
-            state = json.loads(record.read_text())
+        with OptionalWrites("wandb/run.json", (OSError, ValueError)).attempt():
+            record.parent.mkdir(parents=True, exist_ok=True)
+            if record.exists():
+                state = json.loads(record.read_text())
+            write_text(record, json.dumps(state | {"starts": state["starts"] + 1}))
         state["starts"] += 1
-        write_text(record, json.dumps(state))
         mode, first = wandb_mode(), state["starts"] == 1
         again = not first and mode == "offline"
         return {
@@ -182,8 +198,10 @@ class WandbLogger(_Sink):
             run.finish()
         except Exception as error:  # a guest's trouble, of whatever kind, must not become the run's
             self.failed = True
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            log.warning("wandb cannot be used, and is off for this run; metrics are in metrics.csv: %s", first)
+            first = redact((str(error).splitlines() or [type(error).__name__])[0])
+            log.warning(
+                "wandb cannot be reached; switched off for this run; metrics are in metrics.csv (wandb says: %s)", first
+            )
 
     @property
     def name(self) -> str:
@@ -219,14 +237,14 @@ class WandbLogger(_Sink):
         if self._thread.is_alive():
             self.failed = True
             log.warning(
-                "wandb did not finish within %d s and is left behind; its files stay in the run folder",
+                "wandb did not finish within %d s and was switched off; its files stay in the run folder",
                 WANDB_PATIENCE,
             )
 
 
 def wandb_mode() -> str:
-    """`online` if a key is there, else `offline`; `WANDB_MODE` decides where it is set."""
-    if mode := os.environ.get("WANDB_MODE"):
+    """`online` if a key is there, else `offline`; `WANDB_MODE` decides where it is set, then wandb's settings files."""
+    if mode := os.environ.get("WANDB_MODE") or mode_of_files():
         return mode
     if os.environ.get("WANDB_API_KEY"):
         return "online"
@@ -235,3 +253,15 @@ def wandb_mode() -> str:
         return "online" if netrc.netrc().authenticators(host) else "offline"
     except (OSError, netrc.NetrcParseError):
         return "offline"
+
+
+def mode_of_files() -> str | None:
+    """What `wandb disabled`, `offline` or `online` wrote, for this folder or for the user; None for nothing."""
+    settings = configparser.ConfigParser(interpolation=None)
+    user = os.environ.get("WANDB_CONFIG_DIR") or os.path.expanduser("~/.config/wandb")
+    here = os.path.join(os.environ.get("WANDB_DIR") or "", "wandb")
+    try:
+        settings.read([os.path.join(folder, "settings") for folder in (user, here)], encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError):
+        return None
+    return settings.get("default", "mode", fallback=None)

@@ -226,7 +226,12 @@ def make_trainer(
     files = FileLogger(folder.path, step) if folder.leads else None
     loggers = list(objects.loggers) or make_loggers(groups.loggers, context, trusted)
     callbacks = [*make_callbacks(groups.callbacks, context, trusted), *objects.callbacks]
-    checkpoints = Checkpoints(folder.path / "checkpoints", settings.budget.save_every)
+    checkpoints = Checkpoints(
+        folder.path / "checkpoints",
+        settings.budget.save_every,
+        seconds=settings.budget.save_seconds,
+        forces=command_time() is not None,
+    )
     made: Trainer = instantiate_for_run(
         groups.trainer,
         trusted,
@@ -243,8 +248,10 @@ def run_arguments(settings: TrainingSettings, compute: Compute, context: RunCont
     from mimsuite.runs.checkpoints import CommittedCheckpointIO
     from mimsuite.runs.cluster import TeamEnvironment
 
-    return trainer_arguments(settings, compute) | {
-        "plugins": [CommittedCheckpointIO(), TeamEnvironment(compute.team)],
+    arguments = trainer_arguments(settings, compute)
+    plugins = [*arguments.get("plugins", ()), CommittedCheckpointIO(), TeamEnvironment(compute.team)]
+    return arguments | {
+        "plugins": plugins,
         "default_root_dir": str(context.folder),
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -260,7 +267,7 @@ def trainer_arguments(settings: TrainingSettings, compute: Compute) -> dict[str,
         "accelerator": compute.device.accelerator,
         "devices": team.local,
         "strategy": choose_strategy(team, compute.device),
-        "precision": compute.precision,
+        **choose_precision_plugin(compute),
         "max_steps": budget.steps,
         "accumulate_grad_batches": accumulate,
         "val_check_interval": budget.val_every * accumulate,
@@ -269,6 +276,16 @@ def trainer_arguments(settings: TrainingSettings, compute: Compute) -> dict[str,
         "use_distributed_sampler": False,  # the order of batches knows the ranks
         "log_every_n_steps": 1,  # unused: metrics have log points of their own; a larger one makes Lightning warn
     }
+
+
+def choose_precision_plugin(compute: Compute) -> dict[str, Any]:
+    """Lightning's `precision`; float16 is one of its `plugins`, because on a CPU it would take bfloat16 instead."""
+    if compute.precision != "16-mixed":
+        return {"precision": compute.precision}
+    from lightning.pytorch.plugins import MixedPrecision
+
+    device = compute.device.accelerator
+    return {"plugins": [MixedPrecision("16-mixed", device if device in ("cpu", "mps") else "cuda")]}
 
 
 def check_trainer_parts(settings: TrainingSettings, compute: Compute, context: RunContext) -> None:

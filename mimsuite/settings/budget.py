@@ -14,6 +14,7 @@ from mimsuite.settings.read import is_number, read, read_int, read_number, read_
 DEFAULT_EPOCHS = 100
 DEFAULT_STEPS = (1_000, 100_000)
 DEFAULT_BATCH = 256
+SAVE_STEPS, SAVE_SECONDS = 500, 300.0  # the most between two checkpoints that `save_every=auto` allows
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Budget:
         warmup: steps of the learning rate's warm-up.
         val_every: steps between validations.
         save_every: steps between checkpoints.
+        save_seconds: the longest time between them; None for any.
         notes: `key=value (reason)` for every value that was chosen here.
     """
 
@@ -44,6 +46,7 @@ class Budget:
     warmup: int
     val_every: int
     save_every: int
+    save_seconds: float | None
     notes: tuple[str, ...]
 
 
@@ -69,11 +72,11 @@ def read_budget(cfg: DictConfig, samples: int) -> Budget:
     warmup, why_warmup = read_warmup(cfg, steps)
     val_every = read_int(cfg, "val_every", auto=max(1, steps // 10))
     why_val = [f"val_every={val_every} (a tenth of the run)"] if read(cfg, "val_every") == "auto" else []
-    save_every = read_int(cfg, "save_every", auto=val_every)
+    save_every = read_int(cfg, "save_every", auto=min(val_every, SAVE_STEPS))
+    seconds = SAVE_SECONDS if read(cfg, "save_every") == "auto" else None
     notes = (*why_batch, *why_steps, *why_lr, *why_warmup, *why_val)
-    return Budget(
-        *(batch, steps, steps / per_epoch, per_epoch, samples, lr, decay, warmup, val_every, save_every, notes)
-    )
+    pace = (lr, decay, warmup, val_every, save_every, seconds)
+    return Budget(batch, steps, steps / per_epoch, per_epoch, samples, *pace, notes)
 
 
 def read_batch(cfg: DictConfig, samples: int) -> tuple[int, list[str]]:

@@ -1,13 +1,16 @@
-"""May this be written? The checks of every `out=` and of other files that tasks write; nothing is changed here."""
+"""May this be written? The checks of every `out=` and of other files that tasks write; nothing stays changed here."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from mimsuite.data.stores.address import scheme_of
-from mimsuite.errors import InputError
+from mimsuite.errors import FULL, InputError
 
 RUN_NAMES = (
     "config.yaml",
@@ -42,6 +45,8 @@ RUN_NAMES = (
 LEFT_BY_A_KILL = {".lock", *(f".{name}.part" for name in RUN_NAMES)}
 """The lock of a dead process, and what a kill may leave of a file that was being replaced: no content."""
 
+PROBE = 4096  # bytes: file systems keep a few more inodes than blocks
+
 BEFORE_CONFIG = {"train.log"}  # written before `config.yaml`, which makes a folder a run's
 
 
@@ -71,6 +76,7 @@ def check_run_folder(out: str | Path, *, resume: bool | None = None, overwrite: 
     if strange and not (resume and holds_run(out)):
         verb = "overwrite=true replaces" if overwrite else "resume=true goes on with"
         raise InputError(f"out={out} holds {strange[0]!r}, which no run writes; {verb} runs only; use another out=")
+    check_writable("out", out)
     if resume and not set(held) - BEFORE_CONFIG:
         return False  # killed before its config was written: nothing to go on with, nothing to lose
     if resume and held and not holds_run(out):
@@ -94,6 +100,7 @@ def check_folder(out: str | Path, names: Sequence[str], *, overwrite: bool) -> P
         raise InputError(f"out={out} holds {strange[0]!r}; use an absent or empty folder")
     if held and not overwrite:
         raise InputError(f"out={out} is not empty ({', '.join(held)}); use another out=, or overwrite=true")
+    check_writable("out", out)
     return Path(out)
 
 
@@ -117,6 +124,7 @@ def check_file(key: str, value: str | Path, endings: Sequence[str], *, overwrite
         raise InputError(f"{key}={value} is a folder; name a file in it: {key}={path / f'name{endings[0]}'}")
     if path.exists() and not overwrite:
         raise InputError(f"{key}={value} exists; use another {key}=, or overwrite=true")
+    check_writable(key, path)
     return path
 
 
@@ -138,6 +146,38 @@ def check_outside(out: str | Path, data: str | Sequence[str] | None, key: str = 
         raise InputError(
             f"out={out} lies in {key}={data}, so what is written there would be read as data; use an out= beside it "
             f"(out={beside})"
+        )
+
+
+def check_writable(key: str, value: str | Path, need: int = 0) -> None:
+    """Finds out, before any work, whether something can be written where `key=value` says, by writing a little there.
+
+    Args:
+        key: such as `out`.
+        value: a file or a folder, which need not exist.
+        need: bytes that will be written.
+
+    Raises:
+        InputError: a disk that is full, too small for `need` or read-only, no right to write, a file in the path.
+    """
+    path = Path(value).absolute()
+    folder = next(place for place in (path, *path.parents) if place.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".mimsuite-") as file:
+            file.write(bytes(PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+        missing = path.relative_to(folder).parts
+        if len(missing) > 1 and os.path.lexists(folder / missing[0]):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        fix = "free some space or use" if error.errno in FULL else "use"
+        raise InputError(f"{key}={value} cannot be written: {error.strerror}; {fix} another {key}=") from error
+    if free < need:
+        raise InputError(
+            f"{key}={value} needs {need / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB left; "
+            f"free some space or use another {key}="
         )
 
 

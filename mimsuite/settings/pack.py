@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from mimsuite.data.packing.plan import Choice
 from mimsuite.errors import InputError
 from mimsuite.settings.given_labels import read_label_kind
-from mimsuite.settings.outputs import check_outside
+from mimsuite.settings.outputs import check_outside, check_writable
 from mimsuite.settings.read import is_number, read, read_choice, read_flag, read_int, read_positive, read_text
 from mimsuite.words import ALPHAS, LABELS_MISSING, SPLIT_SOURCES, Alpha
 
@@ -44,8 +44,10 @@ def read_pack(cfg: DictConfig) -> PackSettings:
     Raises:
         InputError: a wrong value.
     """
-    src, out = str(read(cfg, "src")), Path(str(read(cfg, "out")))
+    src, out, dry_run = str(read(cfg, "src")), Path(str(read(cfg, "out"))), read_flag(cfg, "dry_run")
     check_outside(out, src, "src")
+    if not dry_run:
+        check_writable("out", out)
     return PackSettings(
         choice=read_splits_and_labels(cfg),
         shard_size=int(read_positive(cfg, "shard_size") * 2**20),
@@ -53,7 +55,7 @@ def read_pack(cfg: DictConfig) -> PackSettings:
         alpha=read_choice(cfg, "alpha", ALPHAS),
         src=Path(src),
         out=out,
-        dry_run=read_flag(cfg, "dry_run"),
+        dry_run=dry_run,
     )
 
 

@@ -276,6 +276,8 @@ def read_clip(cfg: DictConfig) -> float | None:
 def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget: Budget) -> DictConfig:
     """A copy of the config with every `auto` that has been decided, so that `config.yaml` repeats the run anywhere.
 
+    `save_every` alone stays `auto`: it changes no result, and part of it is a time.
+
     Raises:
         InputError: an augmentation of a caller's own that makes images of another size.
     """
@@ -303,7 +305,7 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
             "lr": budget.lr,
             "schedule.warmup": budget.warmup,
             "val_every": budget.val_every,
-            "save_every": budget.save_every,
+            "save_every": budget.save_every if budget.save_seconds is None else "auto",
             **named,
         },
     )

@@ -235,8 +235,11 @@ def check_storage() -> Iterator[Finding]:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     level: Literal["ok", "note"] = "note" if 0 <= files < 1024 else "ok"
     yield Finding(level, "open files", f"at most {files}", "ulimit -n 4096" if level == "note" else "")
-    cache, temp = nearest_existing(cache_folder()), Path(tempfile.gettempdir())
-    yield check_space("cache", cache, "free some, or set XDG_CACHE_HOME to a larger disk")
+    try:
+        yield check_space("cache", cache_folder(), "free some, or set XDG_CACHE_HOME to a larger disk")
+    except InputError as error:
+        yield Finding("fault", "cache", str(error))
+    temp = Path(tempfile.gettempdir())
     yield check_space("temporary", temp, "free some, or set TMPDIR to a larger disk")
     if os.stat(temp).st_dev != os.stat(".").st_dev:
         yield Finding("ok", "temporary", "another file system than this folder; checkpoints are not moved across")
@@ -244,6 +247,10 @@ def check_storage() -> Iterator[Finding]:
 
 def check_cache(clean: str | None) -> Iterator[Finding]:
     """What the cache holds; with `clean`, "old" or "all", what that removes is gone before it is counted."""
+    try:
+        cache_folder()
+    except InputError:
+        return  # there is none, which `check_storage` reports
     removed, kept = clean_cache(clean) if clean else (0, [])
     if clean:
         yield Finding("ok", "cache", f"removed {removed / GIB:.2f} GiB")
@@ -265,11 +272,6 @@ def check_space(about: str, folder: Path, fix: str, least: int = GIB // 8) -> Fi
     free = shutil.disk_usage(folder).free
     level: Literal["ok", "note", "fault"] = "fault" if free < least else "note" if free < 4 * least else "ok"
     return Finding(level, about, f"{free / GIB:.1f} GiB free in {folder}", "" if level == "ok" else fix)
-
-
-def nearest_existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
 def check_data(name: str | Sequence[str]) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 
@@ -15,13 +15,18 @@ from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_encoder
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.embed import EmbedSettings, read_embed
+from mimsuite.settings.outputs import check_writable
 from mimsuite.settings.read import format_size
+from mimsuite.types import Encoder
 
 if TYPE_CHECKING:
     from mimsuite.evaluation.features.stored import StoredFeatures
     from mimsuite.evaluation.features.views import Features
 
 log = logging.getLogger("mimsuite")
+
+
+FLOAT_BYTES = 4
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -60,9 +65,13 @@ def read_features(settings: EmbedSettings) -> StoredFeatures:
     """The features, computed, or read where an earlier task stored them."""
     from mimsuite.evaluation.features.passes import encoder_pass
 
-    weights, size = settings.weights, settings.image_size
+    weights, size, images = settings.weights, settings.image_size, settings.index.num_samples(settings.part)
+    encoder = load_encoder(weights, config_of(weights), size)
+    check_writable(
+        "out", settings.out, images * int(cast(Encoder, encoder).num_features) * FLOAT_BYTES
+    )  # not after an hour of features
     reader = encoder_pass(
-        *(weights, settings.index, load_encoder(weights, config_of(weights), size), size),
+        *(weights, settings.index, encoder, size),
         device=torch_device(),
         batch=settings.batch,
         workers=settings.workers,

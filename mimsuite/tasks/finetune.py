@@ -94,13 +94,22 @@ def write_weights(
     best = next((c for c in parts.callbacks if isinstance(c, BestWeights)), None)
     size, place = settings.geometry.image_size, folder.path / "weights"
     save_weights(folder.path / "weights-last", objective.evaluated_model, objective.normalize, size)
-    if best is None or best.value is None:
+    chosen = None if best is None or best.value is None else best
+    if chosen is None:
         save_weights(place, objective.evaluated_model, objective.normalize, size)
-    more = {} if best is None or best.value is None else {"best_step": best.step, "best_value": best.value}
+    more = {} if chosen is None else {"best_step": chosen.step, "best_value": chosen.value}
     metrics = test_metrics(settings, compute, folder) if "test" in settings.inputs.index.splits else {}
-    shown = metrics or {k: v for k, v in (parts.files.last if parts.files else {}).items() if k.startswith("val/")}
-    text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    log.info("done: %d steps; %s; best weights in %s", objective.trainer.global_step, text, place)
+    last = objective.trainer.global_step
+    step, found = (last, objective.last_metrics) if chosen is None else (chosen.step, chosen.metrics)
+    text = ", ".join(f"{name} {value:.4f}" for name, value in (metrics or found).items())
+    log.info(
+        "done: %d steps; %s weights, of step %d: %s; in %s",
+        last,
+        "last" if chosen is None else "best",
+        step,
+        text,
+        place,
+    )
     run = folder.path
     labels = {key: settings.config.get(key) for key in LABEL_KEYS}
     report_next("see the mistakes", "evaluate", init=run, data=settings.inputs.data, **labels, out=f"{run}-evaluation")

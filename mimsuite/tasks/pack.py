@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.folders import count_of
 from mimsuite.data.progress import report_progress
+from mimsuite.errors import RunError, describe_fault
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.pack import PackSettings, read_pack
 
@@ -31,16 +32,20 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
     """Writes shards and index."""
     from mimsuite.data.packing.pack import pack
 
-    with report_progress("pack") as progress:
-        index = pack(
-            settings.src,
-            settings.out,
-            **settings.choice._asdict(),
-            shard_size=settings.shard_size,
-            image_size=settings.image_size,
-            alpha=settings.alpha,
-            progress=progress,
-        )
+    try:
+        with report_progress("pack") as progress:
+            index = pack(
+                settings.src,
+                settings.out,
+                **settings.choice._asdict(),
+                shard_size=settings.shard_size,
+                image_size=settings.image_size,
+                alpha=settings.alpha,
+                progress=progress,
+            )
+    except OSError as error:
+        error.filename = error.filename or str(settings.out)
+        raise RunError(f"{describe_fault(error)}; the same command goes on from what is packed") from error
     counts = {split: index.num_samples(split) for split in index.splits}
     report_reading(settings.src, index.reading)
     for split, shards in index.splits.items():

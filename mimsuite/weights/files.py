@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -105,7 +107,13 @@ def write_decoder(folder: Path, state: dict[str, Tensor]) -> None:
 
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
     with replacing(path) as part:
-        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"})
+        try:
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def find_folder(source: str | Path) -> Path:
         MissingFileError: no such folder.
         InputError: no such demo; huggingface_hub is not installed, or the repository cannot be downloaded.
     """
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     if folder.is_dir():
         return folder
     name = str(source)

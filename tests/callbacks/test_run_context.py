@@ -127,6 +127,7 @@ def test_annotations_that_are_text_are_read_too(tmp_path, monkeypatch):
 
 def test_a_users_logger_gets_it_too_and_only_where_a_process_leads(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("mimsuite.runs.loggers.WandbLogger.is_wanted", lambda _: True)
     node = {"_target_": "mimsuite.runs.loggers.WandbLogger", "project": "p", "group": None}
     csv = {"_target_": "lightning.pytorch.loggers.csv_logs.CSVLogger", "save_dir": str(tmp_path)}
     nodes, trusted = OmegaConf.create({"a": node, "b": csv}), ["lightning.pytorch.loggers.csv_logs.CSVLogger"]

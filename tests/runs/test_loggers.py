@@ -59,7 +59,10 @@ def test_a_broken_wandb_costs_a_warning(monkeypatch, tmp_path, caplog):
     logger.log_metrics({"a": 1.0}, 1)
     logger.close()
     assert logger.failed
-    assert "wandb cannot be used, and is off for this run; metrics are in metrics.csv: no such thing" in caplog.text
+    assert (
+        "wandb cannot be reached; switched off for this run; metrics are in metrics.csv (wandb says: no such thing)"
+        in caplog.text
+    )
 
 
 @pytest.mark.slow
@@ -93,3 +96,17 @@ def test_a_resumed_offline_run_joins_the_group_of_the_first(tmp_path, monkeypatc
     assert second["group"] == first["id"]
     monkeypatch.setenv("WANDB_MODE", "online")
     assert WandbLogger._arguments(tmp_path, "p", None, {})["id"] == first["id"]
+
+
+def test_what_wandb_disabled_wrote_is_respected(monkeypatch, tmp_path):
+    """`wandb disabled` and `wandb offline` write to the folder where they are run, or to the user's."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    assert wandb_mode() == "online"
+    for folder, mode in (("user", "offline"), ("wandb", "disabled")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "settings").write_text(f"[default]\nmode = {mode}\n")
+        assert wandb_mode() == mode
+    assert not WandbLogger.is_wanted(context_of(tmp_path))

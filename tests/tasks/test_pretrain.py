@@ -84,7 +84,8 @@ def test_metrics_have_the_agreed_names_and_steps(run):
 
 def test_every_auto_is_written_down_resolved(run):
     cfg = OmegaConf.load(run[0] / "config.yaml")
-    keys = ("image_size", "channels", "lr", "micro_batch", "save_every", "mask.unit", "schedule.warmup", "precision")
+    keys = ("image_size", "channels", "lr", "micro_batch", "mask.unit", "schedule.warmup", "precision")
+    assert cfg.save_every == "auto"  # part of it is a time
     assert not [key for key in keys if OmegaConf.select(cfg, key) in ("auto", None)]
 
 
@@ -149,7 +150,7 @@ def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(ru
         env |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         code, text = start("pretrain", env=env, out=out, workers=0, **NANO).finish()
     assert code == 0, text
-    assert "wandb cannot be used, and is off" in text or "wandb did not finish" in text
+    assert "wandb cannot be reached; switched off for this run" in text or "wandb did not finish" in text
     assert same(weights(out), weights(run[0]))
     files = [path for path in out.rglob("*") if path.is_file()]
     assert len(files) > 10
@@ -181,7 +182,9 @@ def test_three_failed_saves_in_a_row_stop_the_run_and_the_one_before_goes_on(run
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         failing_saves(patch, {2, 3, 4})
-        with pytest.raises(RunError, match="3 checkpoints in a row could not be written"):
+        with pytest.raises(
+            RunError, match=r"3 checkpoints in a row could not be written.*checkpoint of step 1 is whole"
+        ):
             pretrain(out, workers=0, save_every=1)
     assert json.loads((out / "checkpoints" / "latest.json").read_text())["step"] == 1
     assert pretrain(out, workers=0, save_every=1, resume=True)["status"] == "done"
