@@ -286,8 +286,9 @@ def test_shards_keep_the_path_of_each_image_and_webdataset_reads_it(scans, tmp_p
 
 
 def test_keys_that_need_a_csv_say_so(scans, tmp_path):
-    assert "labels_column=x is about a table, but labels=auto" in refused(scans, tmp_path, "auto", labels_column="x")
-    assert "labels_file=x is about a table" in refused(scans, tmp_path, "none", labels_file="x")
+    assert "labels_column=x names a column, but labels=auto" in refused(scans, tmp_path, "auto", labels_column="x")
+    assert "labels_file=x names a column" in refused(scans, tmp_path, "none", labels_file="x")
+    assert "labels_kind=classes is for the labels of a table" in refused(scans, tmp_path, "none", labels_kind="classes")
     assert "group_by=patient names a column" in refused(scans, tmp_path, "none", group_by="patient")
     assert "labels=flder is unknown" in refused(scans, tmp_path, "flder")
     table = csv(tmp_path, A)

@@ -202,7 +202,8 @@ def _check(choice: Choice) -> None:
         ("labels_kind", choice.labels_kind),
     ):
         if value is not None and choice.csv is None:
-            raise InputError(f"{name}={value} is about a table, but labels={choice.labels}; use labels=FILE.csv")
+            does = "is for the labels of a table" if name == "labels_kind" else "names a column"
+            raise InputError(f"{name}={value} {does}, but labels={choice.labels}; use labels=FILE.csv")
     if choice.group_by and not _folder_part(choice.group_by) and choice.csv is None:
         raise InputError(
             f"group_by={choice.group_by} names a column, but labels={choice.labels}; use labels=FILE.csv, or "
