@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mimsuite.config.composing import compose_task, unknown_keys
+from mimsuite.config.composing import compose_task, plain, unknown_keys
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain, unknown_key
 from mimsuite.config.overrides import PATH_KEYS, hydra_value
 from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.terminal import tolerate_lost_output
 from mimsuite.errors import InputError, RunError, without_faults
+from mimsuite.runs.secrets import hide, name_secrets
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.team import current_team
 from mimsuite.version import __version__
@@ -86,6 +87,7 @@ def call_task(task: str, run: Callable[[DictConfig, Sequence[str]], T], values: 
         cfg, choices = compose_task(task, overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(explain(error, task)) from error
+    name_secrets(str(plain(cfg)))
     check_keys(cfg, task, choices, overrides)
     os.environ.pop("MIMSUITE_STARTED", None)  # from here on the command's start tells nothing about this task
     return without_faults(lambda: run(cfg, overrides))
@@ -105,6 +107,7 @@ def through_hydra(task: str, run: Task) -> int:
         overrides = list(HydraConfig.get().overrides.task)
 
         def guarded() -> int:
+            name_secrets(str(plain(cfg)))
             check_keys(cfg, task, HydraConfig.get().runtime.choices, overrides)
             return int(without_faults(lambda: run(for_this_job(cfg), overrides)).get("exit_code", 0))
 
@@ -201,11 +204,11 @@ def run_guarded(call: Callable[[], int], task: str) -> int:
     except KeyboardInterrupt:
         return print_error(task, "interrupted", 130)
     except Exception:
-        traceback.print_exc()
+        print(hide(traceback.format_exc()), file=sys.stderr)
         return print_error(task, "this is a defect of mimsuite, not of your input; please report the lines above", 1)
 
 
 def print_error(task: str, message: str, code: int) -> int:
     """Prints an error as one line and gives the exit code back."""
-    print(f"mimsuite {task}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"mimsuite {task}: {hide(' '.join(message.split()))}", file=sys.stderr, flush=True)
     return code

@@ -8,6 +8,8 @@ import sys
 
 from mimsuite.data.terminal import Tolerant
 
+from mimsuite.runs.secrets import hide_in_record
+
 log = logging.getLogger("mimsuite")
 
 
@@ -29,6 +31,8 @@ def report_next(purpose: str, task: str, **values: object) -> None:
 
 def log_to_console() -> None:
     """Sends the package's log lines to the terminal; calling it again changes nothing."""
+    if hide_in_record not in log.filters:
+        log.addFilter(hide_in_record)
     if not any(isinstance(handler, Console) for handler in log.handlers):
         log.addHandler(Console())
         log.setLevel(logging.INFO)
