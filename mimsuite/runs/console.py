@@ -7,7 +7,6 @@ import shlex
 import sys
 
 from mimsuite.data.terminal import Tolerant
-
 from mimsuite.runs.secrets import hide_in_record
 
 log = logging.getLogger("mimsuite")
