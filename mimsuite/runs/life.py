@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mimsuite.data.storage import OptionalWrites
+from mimsuite.data.workers import StoppedWaitingError
 from mimsuite.errors import InputError, RunError, describe_fault
 from mimsuite.models.device import find_device
 from mimsuite.runs.console import log_to_console
@@ -169,7 +170,11 @@ def train(
         report_resume(settings, objective, step_of(checkpoint))
     trainer, parts = make_trainer(settings, folder, compute, context, step=step_of(checkpoint))
     try:
-        fit(trainer, objective, data, checkpoint, compute.micro_batch)
+        data.stop_asked = lambda: parts.checkpoints.stop.exit_code != 0
+        try:
+            fit(trainer, objective, data, checkpoint, compute.micro_batch)
+        except StoppedWaitingError:
+            parts.checkpoints.exit_code = parts.checkpoints.stop.exit_code
         if parts.checkpoints.exit_code:
             parts.checkpoints.listen()  # again, or a second signal would keep the stopped run from its summary
         return write_results(settings, compute, folder, trainer, objective, parts, task)
