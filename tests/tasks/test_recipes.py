@@ -1,7 +1,6 @@
 """The experiments: each composes and builds, and holds the published numbers at ImageNet's size."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
+from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.masked.samplers import make_samplers
 from mimsuite.models.load import make_masked_model
@@ -18,6 +18,7 @@ from mimsuite.settings.pretrain import read_pretrain
 from mimsuite.settings.training import prefer_given
 
 IMAGENET = 1_281_167
+HALF = (0.5, 0.5, 0.5)
 OF_FINETUNE = ("finetune_", "scratch")  # tests/tasks/test_finetune_recipes.py
 EXPERIMENTS = sorted(
     path.stem for path in (conf_dir() / "experiment").glob("*.yaml") if not path.stem.startswith(OF_FINETUNE)
@@ -34,6 +35,16 @@ PUBLISHED = {
 }
 
 
+class ImageNet(DataIndex):
+    """An index that counts ImageNet's images and has none."""
+
+    def num_samples(self, split):
+        return IMAGENET
+
+    def select(self, role):
+        return role
+
+
 def composed(name, *overrides):
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         return compose("pretrain", overrides=["out=x", f"experiment={name}", *overrides])
@@ -41,9 +52,7 @@ def composed(name, *overrides):
 
 def decided(name, side=400):
     """Config, model config, geometry and budget, as `pretrain` reads them for ImageNet."""
-    index = SimpleNamespace(
-        image_size=(side, side), channels=3, num_samples=lambda part: IMAGENET, select=str, splits={}, given=None
-    )
+    index = ImageNet("nowhere", {}, None, 3, "uint8", HALF, HALF, (side, side), has_labels=True)
     cfg = composed(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mimsuite.settings.training.open_data", lambda data: index)
