@@ -136,7 +136,7 @@ def _class_of(model_type: Any, part: str) -> Any:
         *others, last = sorted(known)
         names = f"{', '.join(others)} and {last}" if others else last
         if model_type in FAMILIES:
-            raise InputError(f"a {model_type} has no class for {part}; {names} have one")
+            raise InputError(f"model_type={model_type} has no class for {part}; use a checkpoint of {names}")
         found = f"this is a {model_type} checkpoint" if model_type else "its config.json names no model_type"
         raise InputError(
             f"{found}; mimsuite opens {names}; a model of your own is read by the from_pretrained of its own class"

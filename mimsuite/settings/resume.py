@@ -52,8 +52,7 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         InputError: a changed key that may not change, with both values; fewer steps than before.
     """
     stored, before = stored_config(cfg), first_overrides(cfg)
-    younger = {key: cfg[key] for key in map(str, cfg.keys() - stored.keys())}  # the run had the key's default
-    stored = with_values(stored, younger)
+    stored = with_values(stored, younger_keys(stored, cfg))
     changes: dict[str, Any] = {}
     removed: list[str] = []
     for override in overrides:
@@ -62,6 +61,21 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
             removed += [key] if override.startswith("~") and key in changes else []
     return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False}, removed)
+
+
+def younger_keys(stored: DictConfig, cfg: DictConfig) -> dict[str, Any]:
+    """Keys that an earlier version had not, with their values of today: at the top and in groups of plain values.
+
+    A group that is a part to build is left as it is: its class knows what a key that is absent means.
+    """
+    found: dict[str, Any] = {}
+    for key in map(str, cfg):
+        if key not in stored:
+            found[key] = cfg[key]
+        elif OmegaConf.is_dict(cfg[key]) and OmegaConf.is_dict(stored[key]) and "_target_" not in cfg[key]:
+            plain = {inner: cfg[key][inner] for inner in cfg[key].keys() - stored[key].keys()}
+            found |= {f"{key}.{inner}": value for inner, value in plain.items() if not OmegaConf.is_config(value)}
+    return found
 
 
 def stored_config(cfg: DictConfig) -> DictConfig:

@@ -22,7 +22,8 @@ def load_torch(path: Path, map_location: Any = "cpu") -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > size:
+        stored = sum(part.file_size for part in parts)
+        if stored > size or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise ValueError("its parts are compressed, or overlap; torch writes neither")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of what it then refuses, without the name of the file

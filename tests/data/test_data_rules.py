@@ -19,6 +19,7 @@ DATA = PACKAGE / "data"
 
 # Files of `data` that touch files of the machine themselves, and why.
 OWN_FILES = {
+    "workers.py": "asks the system for the state of loader processes",
     "cache.py": "locks, lists and removes copies in the user's cache, which is always a local folder",
     "storage.py": "writes",
     "stores/local.py": "is the local store",

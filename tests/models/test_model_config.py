@@ -274,7 +274,7 @@ def test_a_damaged_file_is_named(tmp_path, text):
 
 def test_another_model_type_lists_the_known_ones(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match=r"model_type='bert' is not one of .*vit"):
+    with pytest.raises(InputError, match="this is a bert checkpoint; mimsuite opens bit, cvt and vit"):
         AutoConfig.from_pretrained(tmp_path)
 
 
