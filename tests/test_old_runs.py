@@ -89,7 +89,9 @@ def assert_same(found, wanted):
     assert sorted(found) == sorted(wanted)
     exact = bits()
     apart = {name: (found[name], value) for name, value in wanted.items() if found[name] != value}
-    assert not {name: pair for name, pair in apart.items() if exact or pair[0] != near(name, pair[1])}
+    rounded = {name for name in apart if "psnr" in name}  # summed in steps of 2**-20 dB today
+    assert all(apart[name][0] == pytest.approx(apart[name][1], abs=2e-6) for name in rounded if exact)
+    assert not {n: pair for n, pair in apart.items() if (exact and n not in rounded) or pair[0] != near(n, pair[1])}
 
 
 def tensors(folder):
@@ -152,7 +154,14 @@ def test_the_same_command_writes_the_same_run(run, runs, tmp_path):
     assert_same_run(out, run, task_of(run)(**keys))
     assert {path.name for path in out.iterdir()} >= WRITTEN | set(WITH_WEIGHTS.get(run, ()))
     ours, theirs = config_of(out), config_of(old)
-    assert {key: ours[key] for key in theirs} == theirs  # there may be new keys
+    assert known_keys(ours, theirs) == theirs  # there may be new keys
+
+
+def known_keys(ours, theirs):
+    """The parts of a nested config of which the older one has the keys; new keys are not changes."""
+    if not isinstance(theirs, dict) or not isinstance(ours, dict):
+        return ours
+    return {key: known_keys(ours[key], value) for key, value in theirs.items() if key in ours}
 
 
 def config_of(run):

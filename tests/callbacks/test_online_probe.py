@@ -222,8 +222,9 @@ def probed(tmp_path_factory):
 
     def watched(self, trainer, module):
         before = state(module)
-        right(self, trainer, module)
+        found = right(self, trainer, module)
         seen.append((before, state(module)))
+        return found
 
     out = tmp_path_factory.mktemp("probed") / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -267,9 +268,10 @@ def test_an_interrupted_run_goes_on_with_its_rounds_to_the_bit(without, probed, 
     right = OnlineProbe._round
 
     def stops(self, trainer, module):
-        right(self, trainer, module)
+        found = right(self, trainer, module)
         if trainer.global_step == 2:
             signal.raise_signal(signal.SIGTERM)
+        return found
 
     monkeypatch.setattr(online_probe, "fits_now", lambda *_, **__: True)
     with monkeypatch.context() as patch:
@@ -287,8 +289,9 @@ def test_resuming_may_leave_it_out_and_data_without_labels_has_its_spectrum(with
     right = OnlineProbe._round
 
     def stops(self, trainer, module):
-        right(self, trainer, module)
+        found = right(self, trainer, module)
         signal.raise_signal(signal.SIGTERM)
+        return found
 
     with monkeypatch.context() as patch:
         patch.setattr(OnlineProbe, "_round", stops)
