@@ -32,7 +32,9 @@ def objective(model=None, **changes):
         **{"optimizer": None, "groups": [], "schedule": None, "clip": None, "seed": 0, "description": {}},
     }
     made = ClassifyObjective(model, Normalize([0.5] * 3, [0.25] * 3), **(values | changes))
-    made._trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=2, global_rank=0, loggers=[], lr_scheduler_configs=[])
+    made._trainer = SimpleNamespace(
+        global_step=0, accumulate_grad_batches=2, global_rank=0, loggers=[], lr_scheduler_configs=[]
+    )
     made.log_dict = lambda *_, **__: None  # needs a real trainer
     return made
 
