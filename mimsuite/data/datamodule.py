@@ -159,8 +159,6 @@ class ImageData(lightning.LightningDataModule):
     A trainer must not put its own sampler in (`use_distributed_sampler=False`): the order knows the ranks.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # fewer validation images than processes
-
     def __init__(
         self,
         index: DataIndex,
@@ -251,9 +249,12 @@ class ImageData(lightning.LightningDataModule):
         return _loader(reader, batches, self._collate, self._micro, self._loading)
 
     def val_dataloader(self) -> BatchLoader:
-        """The validation images in fixed order: centre crops, masks that depend on the key alone."""
+        """The validation images in fixed order: centre crops, masks that depend on the key alone.
+
+        Where there are fewer images than processes, each process takes all of them, which leaves every mean as it is.
+        """
         reader = ImageReader(self._index, self._val, self._val_transform, seed=None, labels=self._labels)
-        batches = FixedBatches(len(self._val), self._micro, *self._place())
+        batches = FixedBatches(len(self._val), self._micro, *self._place_for(len(self._val)))
         return _loader(reader, batches, self._val_collate, self._micro, self._loading, keep=True)
 
     def whole_images(self, part: Literal["train", "val"], limit: int, *, labels: bool) -> tuple[BatchLoader, int]:
@@ -275,8 +276,7 @@ class ImageData(lightning.LightningDataModule):
             samples = samples.take(np.flatnonzero(has_label(self._index, samples)))
         chosen = samples.take(samples.smallest(limit, _SALT_WHOLE)[:limit])
         reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
-        rank, world = self._place()
-        batches = FixedBatches(len(chosen), self._micro, *((rank, world) if len(chosen) >= world else (0, 1)))
+        batches = FixedBatches(len(chosen), self._micro, *self._place_for(len(chosen)))
         return _loader(reader, batches, self._whole_collate, self._micro, self._loading), len(chosen)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -289,6 +289,11 @@ class ImageData(lightning.LightningDataModule):
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _place_for(self, count: int) -> tuple[int, int]:
+        """This process's place among those that share `count` images; fewer images than processes are not shared."""
+        rank, world = self._place()
+        return (rank, world) if count >= world else (0, 1)
 
     def _done(self) -> int:
         return self.trainer.global_step if self.trainer is not None else 0

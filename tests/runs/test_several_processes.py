@@ -181,6 +181,16 @@ def test_two_machines_share_one_run(two, tmp_path):
     torch.testing.assert_close(losses(out), losses(two("vit_nano")), rtol=1e-6, atol=0)
 
 
+def test_fewer_validation_images_than_processes(tmp_path):
+    """One process has none; the loss is still that of the image."""
+    keys = {"model": "vit_nano", **KEYS, "steps": 1, "val_every": 1, "loader.val_limit": 1}
+    run_two("pretrain", out=tmp_path / "two", **keys)
+    api.call("pretrain", {"out": str(tmp_path / "one"), **keys})
+    found, wanted = (read_metrics(tmp_path / name / "metrics.csv") for name in ("two", "one"))
+    for name in ("val/loss", "val/psnr"):
+        assert found[name][1] == pytest.approx(wanted[name][1], rel=1e-5)
+
+
 def rank_of(pid):
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return next((v[5:].decode() for v in variables if v.startswith(b"RANK=")), None)
