@@ -6,15 +6,16 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import instantiate
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
+from mimsuite.models.families import FAMILIES
 from mimsuite.types import DisplayRange, EncoderConfig
 from mimsuite.weights.init import Weights
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mimsuite.processors.base import ImageProcessor
 
 log = logging.getLogger("mimsuite")
+
+M = TypeVar("M", bound="Pretrained")
 
 
 def keeps_head(weights: Weights | None, config: EncoderConfig) -> bool:
@@ -55,12 +58,18 @@ def make_classifier(
 
     from mimsuite.models import AutoModelForImageClassification
 
-    native = config if weights is None else at_native_size(config, weights)
-    model: ForImageClassification = AutoModelForImageClassification.from_config(native)
     kept = keeps_head(weights, config)
-    if weights is not None:
-        unused = ("decoder.", "mask_token", f"{model.base_prefix}.embeddings.mask_token", "pooler.")
-        load_into(model, weights, without=unused if kept else (*unused, "classifier."))
+    model: ForImageClassification
+    if weights is None:
+        model = AutoModelForImageClassification.from_config(config)
+    else:
+        native = at_native_size(config, weights)
+        unused = ("decoder.", "mask_token", f"{config.model_type}.embeddings.mask_token", "pooler.")
+        model = load_into(
+            lambda: AutoModelForImageClassification.from_config(copy.copy(native)),
+            weights,
+            without=unused if kept else (*unused, "classifier."),
+        )
     if not kept:
         linear = next(m for m in model.classifier.modules() if isinstance(m, nn.Linear))
         nn.init.normal_(linear.weight, std=std)
@@ -92,10 +101,12 @@ def make_masked_model(
     if weights is None:
         fresh: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(config, head=make_head)
         return fresh
-    model: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(
-        at_native_size(config, weights), head=make_head
+    native = at_native_size(config, weights)
+    model: ForMaskedImageModeling = load_into(
+        lambda: AutoModelForMaskedImageModeling.from_config(copy.copy(native), head=make_head),
+        weights,
+        where_it_fits="decoder.",
     )
-    load_into(model, weights, without=() if decoder_fits(model, weights) else ("decoder.",))
     if config.fixed_size is not None:
         model.encoder.set_image_size(config.fixed_size)
     return model
@@ -117,8 +128,9 @@ def load_masked_model(weights: Weights, config: EncoderConfig, image_size: tuple
 
     if not any(name.startswith("decoder.") for name in weights.state()):
         raise InputError(f"init={weights.init} has no decoder, so it predicts no pixels; use a pretraining run")
-    model: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
-    load_into(model, weights)
+    model: ForMaskedImageModeling = load_into(
+        lambda: AutoModelForMaskedImageModeling.from_config(copy.copy(config)), weights
+    )
     model.encoder.set_image_size(image_size)
     model.eval()
     return model
@@ -133,9 +145,12 @@ def load_encoder(weights: Weights | None, config: EncoderConfig, image_size: tup
     """
     from mimsuite.models import AutoModelForMaskedImageModeling
 
-    model = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
-    if weights is not None:
-        load_into(model, weights, unused=("decoder.", "mask_token", "classifier.", "pooler."))
+    def make() -> ForMaskedImageModeling:
+        made: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(copy.copy(config))
+        return made
+
+    unused = ("decoder.", "mask_token", "classifier.", "pooler.")
+    model = make() if weights is None else load_into(make, weights, unused=unused)
     model.encoder.set_image_size(image_size)
     found: nn.Module = model.encoder.requires_grad_(False).eval()
     return found
@@ -155,38 +170,61 @@ def load_model(weights: Weights) -> Pretrained:
     found = getattr(models, name) if name in models.__all__ else None
     beside = weights.folder is not None and (weights.folder / DECODER).is_file()
     if beside or (weights.checkpoint is not None and not name.endswith("ForImageClassification")):
-        model = models.AutoModelForMaskedImageModeling.from_config(config)
+        make = models.AutoModelForMaskedImageModeling.from_config
     elif isinstance(found, type) and issubclass(found, Pretrained) and isinstance(config, found.config_class):
-        model = found(config)
+        make = found
     else:
-        model = models.AutoModel.from_config(config)
-    load_into(model, weights)
-    loaded: Pretrained = model
+        make = models.AutoModel.from_config
+    loaded: Pretrained = load_into(lambda: make(copy.copy(config)), weights)
     return loaded
 
 
-def decoder_fits(model: nn.Module, weights: Weights) -> bool:
-    """Whether what weights and model both have of a decoder has the same shapes: one target and one size of decoder."""
-    own = model.state_dict()
-    return all(own[k].shape == t.shape for k, t in weights.state().items() if k.startswith("decoder.") and k in own)
-
-
-def load_into(model: Pretrained, weights: Weights, without: tuple[str, ...] = (), unused: tuple[str, ...] = ()) -> None:
-    """Copies weights into a model, but for names that begin with one of `without`.
+def load_into(
+    make: Callable[[], M],
+    weights: Weights,
+    *,
+    without: tuple[str, ...] = (),
+    where_it_fits: str | None = None,
+    unused: tuple[str, ...] = (),
+) -> M:
+    """Makes a model and copies weights into it.
 
     What is fresh or left over is reported in one log line, unless it is part of a head that is not used (`unused`).
+
+    Args:
+        make: makes the model.
+        weights: of its family.
+        without: how names begin that are not copied.
+        where_it_fits: the same, where one of them has another shape in the model: a decoder of another target or size.
+        unused: parts of names.
 
     Raises:
         InputError: weights of another model.
     """
-    from mimsuite.models.pretrained import load_state
+    from mimsuite.models.pretrained import check_shapes, load_state
+    from mimsuite.models.trial import make_for
 
+    state = {name: value for name, value in weights.state().items() if not name.startswith(without)}
+
+    def check(model: M) -> None:
+        own = model.state_dict()
+        part = [name for name in state if where_it_fits and name.startswith(where_it_fits)]
+        if any(name in own and own[name].shape != state[name].shape for name in part):
+            for name in part:
+                del state[name]
+        check_shapes(model, state, weights.init)
+
+    if weights.config.get("model_type") in FAMILIES:
+        model = make_for(state, weights.init, make, check)
+    else:  # a network from outside may do what is impossible without memory
+        model = make()
+        check(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        state = {name: value for name, value in weights.state().items() if not name.startswith(without)}
         load_state(model, state, weights.init, quiet=unused)
     for warning in caught:
         log.info("weights   %s", warning.message)
+    return model
 
 
 def check_channels(index: DataIndex, weights: Weights) -> None:

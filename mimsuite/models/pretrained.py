@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mimsuite.data.storage import write_text
 from mimsuite.encoders.config import ModelConfig, json_text
 from mimsuite.errors import InputError
+from mimsuite.models.trial import make_for
 from mimsuite.types import Encoder, EncoderConfig
 from mimsuite.weights.files import read_decoder, read_folder, write_decoder, write_folder
 from mimsuite.weights.source import find_folder, marked_names
@@ -99,7 +100,13 @@ class Pretrained(nn.Module):
         elif overrides:
             config = config.changed(**overrides)
         state = read_folder(folder) if cls.is_base else read_folder(folder) | read_decoder(folder)
-        model = cls(config, **options)
+        wanted = config
+        model = make_for(
+            state,
+            str(source),
+            lambda: cls(copy.copy(wanted), **options),
+            lambda trial: check_shapes(trial, state, str(source), ignore_mismatched_sizes),
+        )
         model.to(_dtype_of(dtype if dtype is not None else torch_dtype, state))
         load_state(model, state, str(source), ignore_mismatched_sizes)
         return model.eval()
@@ -150,14 +157,7 @@ def load_state(
         InputError: shapes that differ, unless they are to be ignored.
     """
     own = model.state_dict()
-    found = place_keys(model, {model.file_key(k): t for k, t in state.items()})
-    differing = [k for k, t in found.items() if k in own and own[k].shape != t.shape]
-    if differing and not ignore_mismatched_sizes:
-        key = differing[0]
-        raise InputError(
-            f"{source}: {key} has shape {tuple(found[key].shape)}, the model {tuple(own[key].shape)} "
-            f"({len(differing)} such); change the config or pass ignore_mismatched_sizes=True"
-        )
+    found, differing = check_shapes(model, state, source, ignore_mismatched_sizes)
     usable = {k: t for k, t in found.items() if k in own and k not in differing}
     model.load_state_dict(usable, strict=False)
     fresh, unexpected = (
@@ -171,6 +171,22 @@ def load_state(
     ]
     if notes:
         warnings.warn(f"{source} -> {type(model).__name__}: {'; '.join(notes)}", stacklevel=3)
+
+
+def check_shapes(
+    model: Pretrained, state: dict[str, Tensor], source: str, ignore_mismatched_sizes: bool = False
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns `state` under the names of `model`, and the names whose shapes differ; errors as `load_state`."""
+    own = model.state_dict()
+    found = place_keys(model, {model.file_key(k): t for k, t in state.items()})
+    differing = [k for k, t in found.items() if k in own and own[k].shape != t.shape]
+    if differing and not ignore_mismatched_sizes:
+        key = differing[0]
+        raise InputError(
+            f"{source}: {key} has shape {tuple(found[key].shape)}, the model {tuple(own[key].shape)} "
+            f"({len(differing)} such); change the config or pass ignore_mismatched_sizes=True"
+        )
+    return found, differing
 
 
 def _names(keys: list[str], most: int = 12) -> str:
