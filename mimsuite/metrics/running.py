@@ -10,12 +10,12 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from mimsuite.metrics.scores import METRICS, scores_of
+from mimsuite.metrics.scores import BEST, metric_names, scores_of
 from mimsuite.words import LabelKind
 
 
 class RunningMetrics(Metric):
-    """The `metrics.scores.METRICS` of a kind of labels; the same values as of `scores_of`.
+    """The `metrics.scores.metric_names` of a kind of labels; the same values as of `scores_of`.
 
     Where that refuses predictions that are not finite, the metrics are NaN: a run may recover from them. Of classes
     only counts are kept, so that it stays small for tens of thousands of them.
@@ -49,7 +49,7 @@ class RunningMetrics(Metric):
             labels: `(B,)` int64 classes under K, or `(B, K)` floats.
         """
         if self.kind == "classes":
-            best = predictions.topk(min(5, self.outputs), dim=1).indices == labels[:, None]
+            best = predictions.topk(min(BEST, self.outputs), dim=1).indices == labels[:, None]
             images = best.new_tensor(len(best), dtype=torch.int64)
             self.counts += torch.stack([best[:, 0].sum(), best.sum(), images, count_not_finite(predictions)])
         else:
@@ -64,10 +64,11 @@ class RunningMetrics(Metric):
 
     def compute(self) -> dict[str, float]:
         """Returns the metrics by name; NaN where no image was seen, or predictions were not finite."""
-        nothing = dict.fromkeys(METRICS[self.kind], math.nan)
+        nothing = dict.fromkeys(metric_names(self.kind, self.outputs), math.nan)
         if self.kind == "classes":
             first, five, images, bad = self.counts.tolist()
-            return nothing if bad or not images else {"top1": first / images, "top5": five / images}
+            found = {"top1": first / max(1, images), "top5": five / max(1, images)}
+            return nothing if bad or not images else {name: found[name] for name in nothing}
         predictions = dim_zero_cat(self.predictions) if len(self.predictions) else torch.zeros(0, self.outputs)
         if not len(predictions) or count_not_finite(predictions):
             return nothing

@@ -19,15 +19,23 @@ METRICS: dict[LabelKind, tuple[str, ...]] = {
 }
 """The metrics of each kind of labels; the first is the one to choose by (all but `mae`: more is better)."""
 
+BEST = 5
+"""The classes that `top5` looks at; of so few classes or fewer it would be 1, and is left out."""
+
 MOST_CONFUSED = 2_000
 """Most classes for which a confusion matrix is counted: of 20,000 it would have 3 GB."""
+
+
+def metric_names(kind: LabelKind, outputs: int) -> tuple[str, ...]:
+    """The metrics of labels with so many outputs."""
+    return tuple(name for name in METRICS[kind] if name != "top5" or outputs > BEST)
 
 
 class Scores(NamedTuple):
     """How good predictions are.
 
     Attributes:
-        metrics: the names of `METRICS` -> values; all but `mae` (in the labels' unit) at most 1.
+        metrics: the `metric_names` -> values; all but `mae` (in the labels' unit) at most 1.
         confusion: `(K, K)` int64, images of class `row` that were taken for class `column`; None without classes, and
             for more than `MOST_CONFUSED` of them.
         per_class: `(K,)` float64, the accuracy of each class, or the average precision of each label; NaN where the
@@ -83,7 +91,7 @@ class Tally:
             self._counts += pairs.reshape(outputs, outputs).cpu()
         self._seen += labels.bincount(minlength=outputs).cpu()
         self._right += labels[labels == predicted].bincount(minlength=outputs).cpu()
-        best = predictions.topk(min(5, outputs), dim=1).indices
+        best = predictions.topk(min(BEST, outputs), dim=1).indices
         self._five += int((best == labels[:, None]).sum())
 
     def compute(self) -> Scores:
@@ -104,7 +112,8 @@ class Tally:
 
     def _accuracies(self) -> Scores:
         metrics = {"top1": int(self._right.sum()) / self._images, "top5": self._five / self._images}
-        return Scores(metrics, self._counts, self._right.double() / self._seen)
+        kept = metric_names("classes", len(self._seen))
+        return Scores({name: metrics[name] for name in kept}, self._counts, self._right.double() / self._seen)
 
 
 def scores_of(predictions: Tensor, labels: Tensor, kind: LabelKind) -> Scores:

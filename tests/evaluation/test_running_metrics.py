@@ -71,9 +71,10 @@ def test_scores_that_are_not_finite_are_worth_nothing(kind):
     assert all(math.isnan(value) for value in found.values())
 
 
-def test_four_classes_have_their_best_four_for_the_best_five():
-    scores, labels = answers("classes", outputs=4)
-    assert summed("classes", scores, labels, 8).compute()["top5"] == 1
+@pytest.mark.parametrize("damage", [0.0, torch.nan])
+def test_of_five_classes_no_five_best_are_reported(damage):
+    scores, labels = answers("classes", outputs=5)
+    assert list(summed("classes", scores + damage, labels, 8).compute()) == ["top1"]
 
 
 def test_numbers_may_come_as_integers_in_some_batches():

@@ -45,10 +45,11 @@ def test_of_very_many_classes_nothing_but_the_table_is_left_out(monkeypatch):
     assert torch.equal(large.per_class.nan_to_num(-1), small.per_class.nan_to_num(-1))
 
 
-def test_top5_counts_the_five_best_and_all_of_fewer_classes():
+def test_top5_counts_the_five_best_and_is_left_out_where_there_are_no_more_classes():
     scores = torch.arange(7.0).expand(7, 7)
     assert scores_of(scores, torch.arange(7), "classes").metrics["top5"] == pytest.approx(5 / 7)
-    assert scores_of(scores[:3, :3], torch.arange(3), "classes").metrics["top5"] == 1
+    assert scores_of(scores[:6, :6], torch.arange(6), "classes").metrics["top5"] == pytest.approx(5 / 6)
+    assert scores_of(scores[:5, :5], torch.arange(5), "classes").metrics == {"top1": 1 / 5}
 
 
 def test_average_precision_equals_that_of_scikit_learn_also_of_large_scores_and_ties():

@@ -69,7 +69,7 @@ def test_files_and_metrics(probed):
         *("summary.json", "config.yaml", "train.log"),
     }
     few = {f"shots{n}/{name}" for n in (1, 2) for name in ("top1", "top1_std")}
-    assert set(summary["metrics"]) == {"knn/top1", "probe/top1", "probe/top5"} | few
+    assert set(summary["metrics"]) == {"knn/top1", "probe/top1"} | few
     assert summary["k"] == 20
     with Image.open(out / "probe.png") as picture:
         assert picture.width > picture.height
