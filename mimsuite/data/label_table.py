@@ -21,6 +21,11 @@ from mimsuite.words import MOST_CLASSES, LabelKind
 
 _SALT = 0x53484152
 
+FROM_ONE = (
+    "no image has class 0, so the labels seem to count from 1; class 0 keeps an output that stays empty (the numbers "
+    "of a table, labels=FILE.csv, are names, and leave no such class)"
+)
+
 
 @dataclass(frozen=True)
 class LabelFacts:
@@ -37,6 +42,11 @@ class LabelFacts:
     outputs: int
     names: tuple[str, ...] | None
     counts: NDArray[np.int64] | None
+
+    @property
+    def from_one(self) -> bool:
+        """Whether the classes have no names but their numbers, and none has the number 0."""
+        return self.names is None and self.counts is not None and not self.counts[0]
 
 
 def read_label(index: DataIndex, files: ShardFiles, shard: Shard, row: np.void, key: str) -> Label:

@@ -152,7 +152,7 @@ def load_encoder(weights: Weights | None, config: EncoderConfig, image_size: tup
     unused = ("decoder.", "mask_token", "classifier.", "pooler.")
     model = make() if weights is None else load_into(make, weights, unused=unused)
     model.encoder.set_image_size(image_size)
-    found: nn.Module = model.encoder.requires_grad_(False).eval()
+    found: nn.Module = model.encoder.requires_grad_(False).eval()  # type: ignore[attr-defined]
     return found
 
 

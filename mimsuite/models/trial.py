@@ -21,7 +21,7 @@ FRESH_TENSORS, FRESH_VALUES = 2_000, 2_000_000_000
 """Most parameters beside those of the files, and most values of them: decoders and classifiers are smaller by far."""
 
 
-def make_for(state: dict[str, Tensor], source: str, make: Callable[[], M], check: Callable[[M], None]) -> M:
+def make_for(state: dict[str, Tensor], source: str, make: Callable[[], M], check: Callable[[M], object]) -> M:
     """Makes a model for weights; first without memory (on the meta device), where `check` may refuse it.
 
     Args:

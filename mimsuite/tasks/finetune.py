@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.label_join import count_labelled
+from mimsuite.data.label_table import FROM_ONE
 from mimsuite.models.load import keeps_head, make_classifier, make_normalizer, save_weights
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
@@ -63,6 +64,8 @@ def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) ->
         "labels    %s, %d outputs; %s training images; best weights by %s",
         *(labels.facts.kind, labels.facts.outputs, f"{len(labels.train):,}", labels.chosen_on),
     )
+    if labels.facts.from_one:
+        log.warning("          %s", FROM_ONE)
     if labelled := count_labelled(inputs.index):
         log.info("          %s", labelled)
     log.info(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mimsuite.data.checks.describe import describe_facts
 from mimsuite.data.checks.duplicates import find_duplicates
 from mimsuite.data.checks.inspect import raw_samples, summarize_data
 from mimsuite.data.checks.verify import check_shards, verify
@@ -59,6 +60,20 @@ def test_wrong_labels_are_counted_and_named(odd_labels):
         strict=True,
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "said"), [("123", "", True), ("012", "", False), ("123", "none\na\nb\nc\n", False)]
+)
+def test_labels_that_count_from_one_are_named(labels, names, said, tmp_path, tar, jpeg):
+    tar(tmp_path / "data" / "train-000000.tar", labelled(jpeg, labels))
+    if names:
+        (tmp_path / "data" / "classes.txt").write_text(names)
+    lines = list(describe_facts(summarize_data(open_index(str(tmp_path / "data"), tmp_path / "cache"))))
+    found = [
+        line for line in lines if "no image has class 0, so the labels seem to count from 1; class 0 keeps" in line
+    ]
+    assert len(found) == said
 
 
 def test_verify_names_each_wrong_label_with_its_offset(odd_labels):

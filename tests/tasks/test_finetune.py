@@ -311,3 +311,14 @@ def test_test_images_that_cannot_be_read_cost_no_weights(tmp_path):
     with pytest.raises(InputError, match="10 images in a row cannot be decoded"):
         api.finetune(out=str(tmp_path / "out"), data=data, **KEYS)
     assert tensors(tmp_path / "out").keys() == tensors(tmp_path / "out", "weights-last").keys()
+
+
+def test_labels_of_shards_that_count_from_one_keep_their_numbers_and_are_named(tmp_path, capsys):
+    """Runs that were trained on the same shards have an output for class 0, too."""
+    source = write_shards(
+        tmp_path / "shards", {"train": 40}, lambda kind, _: [("cls", str(kind + 1).encode())], names=None
+    )
+    out = tmp_path / "out"
+    api.finetune(out=str(out), data=source, **KEYS | {"steps": 1, "val_every": 1, "batch": 8})
+    assert load_file(out / "weights" / "model.safetensors")["classifier.weight"].shape[0] == 4
+    assert capsys.readouterr().out.count("no image has class 0, so the labels seem to count from 1") == 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mimsuite.data.folders import count_classes, count_of
+from mimsuite.data.label_table import FROM_ONE
 from mimsuite.data.tar import to_text
 
 FAULTS = {
@@ -34,6 +35,9 @@ def describe_facts(facts: dict[str, Any]) -> Iterator[str]:
     names = facts["classes"] or []
     shown = ", ".join(names[:8]) + ", ..." * (len(names) > 8)
     yield f"classes   {f'{len(names)}: {shown}' if names else 'no names'}"
+    numbers = [number for split in facts["splits"].values() for number in split["labels"]]
+    if numbers and not names and "0" not in numbers:
+        yield f"          {FROM_ONE}"
     same = facts["duplicates"]
     across, extra = (format(same[key], ",") if same[key] else "none" for key in ("across", "extra"))
     yield f"duplicates: {across} across splits, {extra} in all"
