@@ -22,6 +22,7 @@ from mimsuite.data.sources import INFO, find_shards
 from mimsuite.data.storage import cache_folder, move_folder
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.errors import InputError
+from mimsuite.words import Alpha
 
 log = logging.getLogger("mimsuite")
 
@@ -29,12 +30,13 @@ PACKED = "mimsuite-pack-2"  # of what a pack writes; copies in the cache under a
 EMBEDDED = Path(__file__).parent / "emoji-64"
 
 
-def open_data(data: str | Sequence[str] | None) -> DataIndex:
+def open_data(data: str | Sequence[str] | None, alpha: Alpha = "white") -> DataIndex:
     """Opens a data set; its `reading` tells how a folder of images was read.
 
     Args:
         data: a packed folder, a folder of tar shards, a brace pattern, an image folder, one image, several of these,
             which become one set, or None for `emoji-64`.
+        alpha: what becomes of transparency, where no `index.json` beside the shards says it.
 
     Raises:
         InputError: nothing usable there; the message names it.
@@ -43,14 +45,14 @@ def open_data(data: str | Sequence[str] | None) -> DataIndex:
         log.info("no data= given: using the embedded emoji-64")
         return open_index(str(EMBEDDED))
     if not isinstance(data, str):
-        return merge([open_data(address) for address in data])
+        return merge([open_data(address, alpha) for address in data])
     contents = images_of(data)
     if contents is None:
-        return open_index(str(data))
-    return pack_to_cache(Path(absolute(data)), contents)
+        return open_index(str(data), alpha=alpha)
+    return pack_to_cache(Path(absolute(data)), contents, alpha)
 
 
-def open_index(data: str, cache: Path | None = None) -> DataIndex:
+def open_index(data: str, cache: Path | None = None, alpha: Alpha = "white") -> DataIndex:
     """Opens a set of shards, and checks the size of each.
 
     Args:
@@ -58,6 +60,7 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
             or a .tar file.
         cache: where the index of shards without one is kept; default: `mimsuite` in the user's cache
             directory. A scan of the headers makes it on first use, and again when a size or time has changed.
+        alpha: what becomes of transparency in shards without an index.
 
     Raises:
         InputError: missing, unreadable, empty, cut or damaged; shard and offset are named.
@@ -70,13 +73,13 @@ def open_index(data: str, cache: Path | None = None) -> DataIndex:
     if images_of(data) is not None:
         raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
     root, paths = find_shards(data)
-    entry = (cache or cache_folder()) / "index" / _fingerprint_of_shards(paths, root / INFO)
+    entry = (cache or cache_folder()) / "index" / _fingerprint_of_shards(paths, root / INFO, alpha)
     if not store.is_file(str(entry / INDEX)):
-        _scan_into(entry, root, paths)
+        _scan_into(entry, root, paths, alpha)
     return read_index(entry, root)
 
 
-def pack_to_cache(source: Path, contents: Contents) -> DataIndex:
+def pack_to_cache(source: Path, contents: Contents, alpha: Alpha = "white") -> DataIndex:
     """The shards of an image folder in the user's cache; packed on first use and when an image changed.
 
     The index has the name of the folder, not of its copy.
@@ -89,23 +92,29 @@ def pack_to_cache(source: Path, contents: Contents) -> DataIndex:
 
     try:
         reading = describe_reading(read_layout(str(source), contents.images, "auto", "auto"), contents)
-        folder = find_copy(source, hash_of_images(folder_of(source), contents), lambda part: pack(source, part))
+        content = hash_of_images(folder_of(source), contents, alpha)
+        folder = find_copy(source, content, lambda part: pack(source, part, alpha=alpha))
     except InputError as error:
         raise InputError(str(error).replace("src=", "data=")) from error
     return replace(open_index(str(folder)), root=str(source), reading=tuple(reading))
 
 
-def hash_of_images(source: Path, contents: Contents) -> str:
+def hash_of_images(source: Path, contents: Contents, alpha: Alpha = "white") -> str:
     """A name that changes when an image below `source` is added, removed or changed, or would be packed otherwise."""
-    digest, store = hashlib.sha256(f"{PACKED} {pillow_version}\n".encode()), store_of(str(source))
+    digest, store = hashlib.sha256(f"{PACKED} {pillow_version}{_mark(alpha)}\n".encode()), store_of(str(source))
     for name in contents.images:
         size, version = store.stat(os.path.join(source, name))
         digest.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def _fingerprint_of_shards(paths: list[Path], info: Path) -> str:
-    digest, store = hashlib.sha256(SCAN.encode()), store_of(str(info))
+def _mark(alpha: Alpha) -> str:
+    """What distinguishes copies and indexes in the cache; nothing for "white", as before there was a choice."""
+    return "" if alpha == "white" else f" alpha={alpha}"
+
+
+def _fingerprint_of_shards(paths: list[Path], info: Path, alpha: Alpha) -> str:
+    digest, store = hashlib.sha256((SCAN + _mark(alpha)).encode()), store_of(str(info))
     for path in [*paths, *([info] if store.is_file(str(info)) else [])]:
         try:
             size, version = store.stat(str(path))
@@ -132,7 +141,7 @@ def _check_sizes(index: DataIndex) -> DataIndex:
     return index
 
 
-def _scan_into(entry: Path, root: Path, paths: list[Path]) -> None:
+def _scan_into(entry: Path, root: Path, paths: list[Path], alpha: Alpha) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=entry.parent, prefix=".scan-", ignore_cleanup_errors=True)
@@ -144,5 +153,5 @@ def _scan_into(entry: Path, root: Path, paths: list[Path]) -> None:
     with temporary as name:
         made = Path(name) / "entry"
         made.mkdir()
-        write_index(made, build_index(root, paths, made, {}))
+        write_index(made, build_index(root, paths, made, {}, alpha))
         move_folder(made, entry, INDEX)

@@ -89,7 +89,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         new.part.chmod(mode)
         new.commit()
     except OSError as error:
-        if error.filename in (None, str(new.part)):  # a full disk has no name, and the part's tells a user nothing
+        if error.errno is not None and error.filename in (
+            None,
+            str(new.part),
+        ):  # a full disk has no name, and the part's tells a user nothing
             error.filename = str(path)
         raise
     finally:

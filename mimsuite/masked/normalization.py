@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mimsuite.types import DisplayRange
+from mimsuite.words import Alpha
 
 
 class Normalize(nn.Module):
@@ -18,13 +19,19 @@ class Normalize(nn.Module):
         std: per channel, likewise; of a channel that is constant over the data, whose deviation is 0, it is taken as 1.
         maximum: 255 for uint8 data, 65535 for uint16.
         display: what pictures show as black and as full brightness, and what the PSNR is relative to; None: all values.
+        alpha: what became of transparency when the images were read; it is kept with the weights.
     """
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], maximum: int = 255, display: DisplayRange | None = None
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        maximum: int = 255,
+        display: DisplayRange | None = None,
+        alpha: Alpha = "white",
     ) -> None:
         super().__init__()
-        self.maximum, self.display = maximum, display
+        self.maximum, self.display, self.alpha = maximum, display, alpha
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer(
             "std", torch.tensor([deviation or 1.0 for deviation in std]).view(1, -1, 1, 1), persistent=False

@@ -228,12 +228,17 @@ def load_into(
 
 
 def check_channels(index: DataIndex, weights: Weights) -> None:
-    """Refuses images of another number of channels than the weights take."""
+    """Refuses images of another number of channels than the weights take; names another treatment of transparency."""
     channels = weights.config.get("num_channels", 3)
     if channels != index.channels:
         raise InputError(
             f"init={weights.init} takes {channels} channels but the images have {index.channels}; "
             "use other weights or other data"
+        )
+    if weights.alpha not in (None, index.alpha):
+        log.warning(
+            "data %s is read with alpha=%s, and init=%s learnt from images with alpha=%s; pack the images again so",
+            *(index.root, index.alpha, weights.init, weights.alpha),
         )
 
 
@@ -246,7 +251,7 @@ def make_normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
     from mimsuite.masked.normalization import Normalize
 
     mean, std = (weights and weights.statistics) or (index.mean, index.std)
-    return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255, find_display(index))
+    return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255, find_display(index), index.alpha)
 
 
 def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normalize:
@@ -294,8 +299,12 @@ def make_processor(normalize: Normalize, image_size: tuple[int, int]) -> ImagePr
 
 
 def preprocessing(normalize: Normalize, image_size: tuple[int, int]) -> dict[str, Any]:
-    """What `preprocessor_config.json` holds: how images are prepared, and the range that pictures show."""
+    """What `preprocessor_config.json` holds: how images are prepared, and the range that pictures show.
+
+    Transparency that is laid on white, as processors do, is not mentioned.
+    """
     facts: dict[str, Any] = make_processor(normalize, image_size).to_dict()
+    facts |= {} if normalize.alpha == "white" else {"alpha": normalize.alpha}
     if normalize.display is not None:
         facts |= {"display_low": list(normalize.display.low), "display_high": list(normalize.display.high)}
     return facts

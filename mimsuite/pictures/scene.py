@@ -182,7 +182,7 @@ class Scene:
 
     @cached_property
     def _encoded(self) -> list[NamedBytes]:
-        return find_images(self._source, self._count)
+        return find_images(self._source, self._count, self._found.weights.alpha)
 
     @cached_property
     def _normalize(self) -> Normalize:

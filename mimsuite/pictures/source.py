@@ -21,7 +21,7 @@ class NamedBytes(NamedTuple):
     Attributes:
         name: of the file, or the key.
         data: the encoded image.
-        alpha: what becomes of transparency; None for a file, where the model's channels tell.
+        alpha: what becomes of transparency; None where only the model's channels tell.
     """
 
     name: str
@@ -29,22 +29,27 @@ class NamedBytes(NamedTuple):
     alpha: Alpha | None = None
 
 
-def find_images(images: str | None, count: int) -> list[NamedBytes]:
+def find_images(images: str | None, count: int, alpha: Alpha | None = None) -> list[NamedBytes]:
     """The first `count` encoded images, by name: of a file, a folder, or a data set's validation part.
+
+    Args:
+        images: the place; None for the embedded set.
+        count: images, at most.
+        alpha: what becomes of transparency, where no index says it.
 
     Raises:
         InputError: no images there.
     """
     path = Path(images) if images is not None else None
     if path is not None and path.is_file() and path.suffix.lower() != ".tar":
-        return [NamedBytes(path.name, path.read_bytes())]
+        return [NamedBytes(path.name, path.read_bytes(), alpha)]
     found = None if images is None else images_of(images, "images")
     if path is not None and found is not None:
-        return [NamedBytes(name, (path / name).read_bytes()) for name in found.images[:count]]
+        return [NamedBytes(name, (path / name).read_bytes(), alpha) for name in found.images[:count]]
     from mimsuite.data.checks.inspect import raw_samples
 
     try:
-        index = open_data(images)
+        index = open_data(images, alpha or "white")
     except InputError as error:
         raise InputError(str(error).replace("data=", "images=", 1)) from error
     return [NamedBytes(s.key, s.data, index.alpha) for s in raw_samples(index, index.select("curve"), count)]

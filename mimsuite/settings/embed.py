@@ -69,7 +69,7 @@ def read_embed(cfg: DictConfig) -> EmbedSettings:
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     data = read_data(cfg)
     check_outside(cfg.out, data)
-    index = open_data(data)
+    index = open_data(data, weights.alpha or "white")
     check_channels(index, weights)
     part = choose_split(index, str(cfg.split), otherwise="train", whole=True)
     title = f"{view} of {cfg.init}: {part.split} of {cfg.data or 'emoji-64'}"

@@ -88,7 +88,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
         raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
     data = read_data(cfg)
     check_outside(cfg.out, data)
-    index = open_data(data)
+    index = open_data(data, trained.alpha)
     check_channels(index, trained.weights)
     if trained.masked and read_label_file(cfg) is not None:
         raise InputError(f"labels={cfg.labels} is for classifiers, and init={cfg.init} predicts pixels; remove labels=")

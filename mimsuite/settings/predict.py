@@ -78,7 +78,7 @@ def read_predict(cfg: DictConfig) -> PredictSettings:
     check_sizes(config, [size])
     data = read_data(cfg)
     check_outside(cfg.out, data)
-    index = open_data(data)
+    index = open_data(data, trained.alpha)
     check_channels(index, trained.weights)
     return PredictSettings(
         out=out,

@@ -123,7 +123,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     weights = find_weights(cfg.init)
     data = read_data(cfg)
     check_outside(cfg.out, data)
-    index = open_data(data)
+    index = open_data(data, weights.alpha or "white")
     check_channels(index, weights)
     index = read_labelled(cfg, index, "a probe")
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)

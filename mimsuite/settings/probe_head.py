@@ -13,7 +13,7 @@ from typing import Any
 
 from mimsuite.errors import InputError, reading
 from mimsuite.settings.views import VECTOR_POOLS, View
-from mimsuite.words import LABEL_KINDS, LabelKind, Pool
+from mimsuite.words import ALPHAS, LABEL_KINDS, Alpha, LabelKind, Pool
 
 TENSORS, FACTS = "head.safetensors", "head.json"
 
@@ -33,6 +33,7 @@ class HeadFacts:
         layernorm: whether each feature vector is normalised first, without affine parameters.
         kind: what is predicted: classes, label sets ("multilabel"), or numbers ("regression").
         classes: their names, where they are known.
+        alpha: what became of transparency when the images were read.
     """
 
     init: str
@@ -46,6 +47,7 @@ class HeadFacts:
     layernorm: bool
     kind: LabelKind
     classes: Sequence[str] | None
+    alpha: Alpha = "white"
 
     @property
     def view(self) -> View:
@@ -94,7 +96,7 @@ def find_head(folder: Path) -> ProbeHead:
 def read_facts(content: Any) -> dict[str, Any]:
     """The content of `head.json`, if its words are known ones."""
     known = isinstance(content, dict) and content.get("pool") in VECTOR_POOLS and content.get("kind") in LABEL_KINDS
-    if not known:
-        raise ValueError(f"{FACTS} names no known pooling or no known kind of labels")
+    if not known or content.get("alpha", "white") not in ALPHAS:
+        raise ValueError(f"{FACTS} names no known pooling, kind of labels or treatment of transparency")
     found: dict[str, Any] = content
     return found

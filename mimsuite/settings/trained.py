@@ -10,6 +10,7 @@ from mimsuite.settings.class_match import KIND_OF_PROBLEM, ClassifierOutputs
 from mimsuite.settings.probe_head import FACTS, ProbeHead, find_head
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
+from mimsuite.words import Alpha
 
 CLASSIFIER, MASKED = "ForImageClassification", "ForMaskedImageModeling"  # ends of class names in `architectures`
 
@@ -37,6 +38,11 @@ class TrainedModel:
             height, width = self.probe.facts.image_size
             return height, width
         return self.weights.image_size
+
+    @property
+    def alpha(self) -> Alpha:
+        """What became of transparency in the images that it was trained on; what files do not say is "white"."""
+        return self.probe.facts.alpha if self.probe is not None else self.weights.alpha or "white"
 
 
 def find_trained(init: str) -> TrainedModel:

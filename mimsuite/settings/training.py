@@ -197,7 +197,8 @@ def read_inputs(
     init, data = read_text(cfg, "init"), read_data(cfg)
     if not (resume and held):
         check_outside(out, data)
-    index = open_data(data)
+    weights = read_weights(init, objects)
+    index = open_data(data, (weights and weights.alpha) or "white")
     about, steps_before = fingerprint(index), None
     if resume and held:
         steps_before = read_int(stored_config(asked), "steps")
@@ -208,7 +209,7 @@ def read_inputs(
         index=index,
         fingerprint=about,
         steps_before=steps_before,
-        weights=read_weights(init, objects),
+        weights=weights,
         seed=seed,
         precision=precision,
         accelerator=read_choice(cfg, "trainer.accelerator", ACCELERATORS),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
 from mimsuite.weights.source import find_folder, plain_names
+from mimsuite.words import ALPHAS, Alpha
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +71,12 @@ class Weights:
         if not all(isinstance(values, list) and len(values) == channels for values in (low, high)):
             return None
         return DisplayRange(tuple(low or ()), tuple(high or ()))
+
+    @property
+    def alpha(self) -> Alpha | None:
+        """What became of transparency in the data that the weights were trained on, where it is written down."""
+        found = self.preprocessor.get("alpha")
+        return found if found in ALPHAS else None
 
     def state(self) -> dict[str, Tensor]:
         """Reads the tensors, by their names in the model.

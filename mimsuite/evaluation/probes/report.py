@@ -189,6 +189,7 @@ def head_facts(settings: ProbeSettings, result: ProbeResult, names: Sequence[str
         layernorm=linear.head.layernorm,
         kind=linear.task.kind,
         classes=names,
+        alpha=settings.index.alpha,
     )
 
 
