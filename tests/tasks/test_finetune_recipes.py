@@ -72,7 +72,7 @@ def decided():
         index = DataIndex("nowhere", {}, None, 3, "uint8", HALF, HALF, size, has_labels=True)
         facts = SimpleNamespace(kind="classes", outputs=1000, names=None)
         labelled = TrainingLabels(facts, range(count), range(100), "val", None, ())
-        patch.setattr(training, "open_data", lambda data: index)
+        patch.setattr(training, "open_data", lambda data, alpha: index)
         patch.setattr(finetune, "read_training_labels", lambda cfg, index: labelled)
         return finetune.read_finetune(cfg, [])
 

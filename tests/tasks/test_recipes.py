@@ -55,7 +55,7 @@ def decided(name, side=400):
     index = ImageNet("nowhere", {}, None, 3, "uint8", HALF, HALF, (side, side), has_labels=True)
     cfg = composed(name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mimsuite.settings.training.open_data", lambda data: index)
+        patch.setattr("mimsuite.settings.training.open_data", lambda data, alpha: index)
         settings = read_pretrain(cfg, [])
     return cfg, settings.model, settings.geometry, settings.budget
 
