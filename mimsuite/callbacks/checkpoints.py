@@ -64,6 +64,16 @@ class Checkpoints(Callback):
         now = time.perf_counter()
         self.seconds, self._counted = self.seconds + now - self._counted, now
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Counts micro-batches anew where a step has another number of them now, on other devices.
+
+        Lightning counts micro-batches; a count that is not of whole steps would cut the first step short.
+        """
+        micro = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for counts in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
+            if isinstance(counts, dict):
+                counts.update(dict.fromkeys(counts, micro))
+
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals from the first validation on."""
         self.listen()

@@ -260,7 +260,7 @@ def report_resume(settings: TrainingSettings, objective: Objective, step: int) -
     if step < 0:
         return
     if step >= budget.steps:
-        log.info("resume    nothing is left of %d steps; steps= with a larger number trains longer", budget.steps)
+        log.info("resume    all %d steps are done; the results are written now", budget.steps)
         return
     rate = budget.lr * objective.schedule(step)
     log.info("resume    at step %d of %d, learning rate %.3g (peak %.3g)", step, budget.steps, rate, budget.lr)

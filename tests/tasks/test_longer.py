@@ -11,6 +11,7 @@ import mimsuite
 from mimsuite.errors import InputError
 from mimsuite.objectives.objective import Objective
 from mimsuite.objectives.schedules import WarmupCosine
+from mimsuite.pictures.curves import read_metrics
 from mimsuite.settings.resume import check_data
 
 NANO = {"model": "vit_nano", "image_size": 32, "batch": 4, "workers": 0, "schedule.warmup": 1, "optim.base_lr": 0.01}
@@ -59,9 +60,21 @@ def test_a_longer_run_goes_on_at_the_rate_of_a_longer_run(copy, caplog, monkeypa
     assert "steps=10, it was 4: from here on the learning rate is that of a run of 10 steps" in caplog.text
 
 
+def test_steps_stay_whole_where_a_resumed_run_has_other_micro_batches(begun, tmp_path):
+    losses = []
+    for first in ("4", "2"):
+        out = tmp_path / first
+        mimsuite.pretrain(data=str(begun / "images"), out=str(out), steps=3, micro_batch=int(first), **NANO)
+        config = out / "config.yaml"
+        config.write_text(config.read_text().replace("micro_batch: 4", "micro_batch: 2"))  # as on other devices
+        mimsuite.pretrain(out=str(out), steps=6, resume=True)
+        losses.append(read_metrics(out / "metrics.csv")["train/loss"][1])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_a_finished_run_says_that_nothing_is_left(copy, caplog):
     mimsuite.pretrain(out=str(copy / "of-shards"), data=str(copy / "shards"), resume=True)
-    assert "nothing is left of 4 steps; steps= with a larger number trains longer" in caplog.text
+    assert "did its 4 steps; give steps= to train longer" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["images", "shards"])
