@@ -53,6 +53,11 @@ def read(names, labels="auto", splits="auto"):
 READ = {
     "only images": (["a.jpg", "b.jpg"], {"train": (2, 0)}, []),
     "class folders": (several("cat", "dog/deep"), {"train": (6, 6)}, ["cat", "dog"]),
+    "words inside of words": (
+        several("constraint", "latest"),
+        {"train": (6, 6)},
+        ["constraint", "latest"],
+    ),
     "one folder": (several("cat"), {"train": (3, 0)}, []),
     "splits with classes": (
         several("train/cat", "train/dog", "validation/cat"),
@@ -97,6 +102,10 @@ REFUSED = {
         several("train/cat", "train/dog", "val/cow"),
         "val has 1 folder that train does not have (cow)",
     ),
+    "years of splits": (several("train2017", "val2017"), "the folders train2017, val2017 look like splits, and only"),
+    "splits in words": (several("Training Set/cat", "Testing Set/cat"), "Testing Set, Training Set look like splits"),
+    "splits after a word": (several("seg_train/a", "seg_test/a", "seg_pred"), "seg_test, seg_train look like splits"),
+    "splits in humps": (several("catTrain", "catTest"), "catTest, catTrain look like splits"),
     "one split twice": (several("val", "validation", "train"), "has the folders val and validation for one split"),
 }
 

@@ -388,3 +388,48 @@ def test_json_labels_are_as_the_format_says(scans, tmp_path):
         found = [json.load(archive.extractfile(m)) for m in archive if m.name.endswith(".json")]
     assert sorted(found, key=str) == sorted([{"label": [0, 1]}, *[{"label": [1]}] * 2, *[{"label": [0]}] * 3], key=str)
     assert open_index(str(tmp_path / "out")).has_labels
+
+
+WRONG_TEXTS = {
+    "NaN": "label 'NaN' stands for a missing value; leave the cell empty",
+    "N/A": "label 'N/A' stands for a missing value",
+    "cat;NA": "label 'NA' stands for a missing value",
+    "\"['cat', 'dog']\"": "looks like a list; write cat;dog",
+    '"[]"': "looks like a list; write none",
+    '"cat\ngrey"': "has a line break",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_TEXTS)
+def test_what_would_be_a_class_by_mistake_is_refused_with_its_row(text, scans, tmp_path):
+    said = refused(scans, tmp_path, csv(tmp_path, ["cat", "dog", "cat", text, "cat", "dog"]))
+    assert "labels.csv row 5" in said or "labels.csv row 6" in said
+    assert WRONG_TEXTS[text] in said
+
+
+def test_a_missing_value_among_numbers_is_named_as_such(scans, tmp_path):
+    said = refused(scans, tmp_path, csv(tmp_path, ["0.5", "nan", "1.5", "2", "3", "4"]), labels_kind="regression")
+    assert "row 3: label 'nan' stands for a missing value; leave the cell empty" in said
+
+
+def test_numbers_with_zeros_before_them_stay_names(scans, tmp_path):
+    labels, index = packed(scans, tmp_path, csv(tmp_path, ["007", "7", "010", "007", "7", "010"]))
+    assert index.classes == ("007", "010", "7")
+    assert labels == {0: 0, 1: 2, 2: 1, 3: 0, 4: 2, 5: 1}
+
+
+def test_a_comma_of_thousands_is_not_taken_for_a_decimal_one(scans, tmp_path):
+    assert "write 1.000 or 1000" in refused(scans, tmp_path, csv(tmp_path, ['"1,000"', *"23456"]))
+
+
+def test_two_columns_of_one_name_cannot_be_chosen(scans, tmp_path):
+    said = refused(scans, tmp_path, csv(tmp_path, ["cat,x"] * 6, header="file,label,label"))
+    assert "give each another name" in said
+
+
+def test_a_column_of_splits_is_named_because_it_is_not_read(scans, tmp_path, caplog):
+    caplog.set_level("INFO", "mimsuite")
+    table = csv(tmp_path, ["cat,train", "dog,val"] * 3, header="file,label,split")
+    assert set(pack(scans, tmp_path / "out", labels=table).splits) == {"train"}
+    assert "column 'split'" in caplog.text
+    assert "is not read" in caplog.text

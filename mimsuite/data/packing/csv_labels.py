@@ -26,7 +26,11 @@ LABEL_COLUMNS = ("label", "class")
 NO_FINDING = "none"  # in label sets: the image was looked at, and has none of the labels
 _WHOLE = re.compile(r"([+-]?\d{1,18})(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_PADDED = re.compile(r"0\d+")  # 007: a name, and not the number 7
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+_LIST = re.compile(r"[\[({].*[\])}]")
+_MISSING = {"nan", "na", "n/a", "#n/a", "#na", "<na>", "null"}  # what pandas, R and spreadsheets write for nothing
+_SPLIT_COLUMNS = {"split", "subset", "partition", "is_valid", "is_train", "is_training_img"}
 
 
 class Row(NamedTuple):
@@ -116,6 +120,12 @@ def match_rows(table: Table, column: int, names: ImageNames) -> list[int | None]
     Raises:
         InputError: two rows for an image, or a row that fits several.
     """
+    if unread := next((cell for cell in table.header if cell.lower() in _SPLIT_COLUMNS), None):
+        log.info(
+            "labels    column %r of %s is not read; splits are those of folders or shards, or val_fraction= draws them",
+            unread,
+            table.file,
+        )
     try:
         places = names.match([cells[column] for _, cells in table.rows])
     except InputError as error:
@@ -150,6 +160,8 @@ def parse_labels(
     """
     texts = {name: row.label for name, row in rows.items() if row.label}
     lines = {name: rows[name].line for name in texts}
+    for name, text in texts.items():
+        _check_text(f"{file} row {lines[name]}", text)
     if not texts:
         raise InputError(f"{file}: none of the images has a label; fill in the column of labels")
     if kind == "multilabel" or (kind is None and any(_several(text) for text in texts.values())):
@@ -170,6 +182,20 @@ def parse_labels(
         log.info("labels    %s and the like are taken for classes; labels_kind=regression predicts numbers", point)
     numbers, classes = _classes(file, {name: (lines[name], [text]) for name, text in texts.items()}, known)
     return LabelledRow({name: numbers[text] for name, text in texts.items()}, classes)
+
+
+def _check_text(where: str, text: str) -> None:
+    """Refuses what would be a class by mistake."""
+    if missing := next((part for part in re.split("[;|]", text) if part.strip().lower() in _MISSING), None):
+        raise InputError(
+            f"{where}: label {missing.strip()!r} stands for a missing value; leave the cell empty, or give the class "
+            "another name"
+        )
+    if _LIST.fullmatch(text):
+        inside = ";".join(part.strip(" '\"") for part in re.split("[,;|]", text[1:-1]))
+        raise InputError(f"{where}: label {text!r} looks like a list; write {inside or NO_FINDING}")
+    if len(text.splitlines()) > 1:
+        raise InputError(f"{where}: label {text!r} has a line break, and the name of a class is one line; remove it")
 
 
 def _parts(where: str, text: str) -> list[str]:
@@ -196,9 +222,11 @@ def _refuse_decimal_commas(file: Path, texts: Mapping[str, str], lines: Mapping[
     """Refuses numbers that a spreadsheet has written with commas: as names they would be classes."""
     first = next((name for name, text in texts.items() if _DECIMAL_COMMA.fullmatch(text)), None)
     if first is not None and all(_DECIMAL_COMMA.fullmatch(t) or _NUMBER.fullmatch(t) for t in texts.values()):
+        point, plain = texts[first].replace(",", "."), texts[first].replace(",", "")
+        either = re.fullmatch(r"[+-]?\d{1,3},\d{3}", texts[first]) is not None
+        comma, write = ("comma", f"{point} or {plain}") if either else ("decimal comma", point)
         raise InputError(
-            f"{file} row {lines[first]}: label {texts[first]!r} looks like a number with a decimal comma; write "
-            f"{texts[first].replace(',', '.')}"
+            f"{file} row {lines[first]}: label {texts[first]!r} looks like a number with a {comma}; write {write}"
         )
 
 
@@ -212,13 +240,14 @@ def _classes(
     """The number of each text, and the names of all classes.
 
     Whole numbers stand for themselves where 0 is among them. Where they begin with 1, so do the names of the classes.
-    Where they begin with a larger one, only those that occur are classes.
+    Where they begin with a larger one, only those that occur are classes. Where one is written as 007, all are names.
     """
     lines: dict[str, int] = {}
     for line, parts in labels.values():
         for part in parts:
             lines.setdefault(part, line)
-    numeric = [text for text in lines if _NUMBER.fullmatch(text)]
+    padded = any(_PADDED.fullmatch(text) for text in lines)
+    numeric = [] if padded else [text for text in lines if _NUMBER.fullmatch(text)]
     if len(numeric) < len(lines) and numeric:
         other = next(text for text in lines if text not in set(numeric))
         raise InputError(
@@ -295,6 +324,7 @@ def find_column(table: Table, name: str | None, usual: Sequence[str], key: str) 
         wanted = f"column {name!r}" if name is not None else f"column {' or '.join(usual)}"
         raise InputError(f"labels={table.file} has no {wanted}; {there}; choose one with {key}=")
     if len(found) > 1:
-        names = ", ".join(header[i] for i in found)
-        raise InputError(f"labels={table.file} has several possible columns ({names}); choose one with {key}=")
+        names = [header[i] for i in found]
+        fix = f"choose one with {key}=" if len(set(names)) == len(names) else "give each another name"
+        raise InputError(f"labels={table.file} has several possible columns ({', '.join(names)}); {fix}")
     return found[0]

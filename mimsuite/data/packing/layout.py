@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from mimsuite.words import SPLITS
 
 UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised")  # folders of images that have no class
 _ONLY_LEVEL = "images"  # a single folder of this name is no class
+_WORD = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
+_SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+_SPLIT_WORDS |= {"test": "test", "testing": "test"}
 _KEEP_OUT = "exclude= of `mimsuite pack` leaves out what is no data, and splits=none reads all as train"
 
 
@@ -58,6 +62,7 @@ def _read_splits(src: str, parts: list[list[str]], splits: str) -> tuple[list[st
         if splits == "folder":
             raise InputError(f"splits=folder, but src={src} has no folder train, val or test; use splits=auto")
         _refuse_inner_splits(src, parts, tops)
+        _refuse_similar_names(src, tops)
         return ["train"] * len(parts), parts
     twice = [top for top in named if list(named.values()).count(named[top]) > 1]
     if twice:
@@ -95,6 +100,17 @@ def _refuse_inner_splits(src: str, parts: Sequence[Sequence[str]], tops: Sequenc
         f"src={src}: the folder {to_text(top)} holds {found}, and splits are read at the top of src only; {fix}, or "
         "use splits=none of `mimsuite pack`, which reads all as train"
     )
+
+
+def _refuse_similar_names(src: str, tops: Sequence[str]) -> None:
+    """Splits by other names (train2017, Test Set): read as classes, the images of val would be trained on."""
+    like = {top: split for top in tops for word in _WORD.findall(top) if (split := _SPLIT_WORDS.get(word.lower()))}
+    if len(set(like.values())) > 1:
+        raise InputError(
+            f"src={src}: the folders {list_names(list(like))} look like splits, and only train, val (valid, "
+            "validation) and test are read as such; rename them, or use splits=none of `mimsuite pack`, which reads "
+            "all as train"
+        )
 
 
 def _read_classes(names: Sequence[str], given: list[str], below: Sequence[Sequence[str]], labels: str) -> Layout:
@@ -180,6 +196,6 @@ def _check_names(classes: Sequence[str]) -> None:
     for name in classes:
         if to_text(name) != name or name != name.strip() or len(name.splitlines()) != 1:
             raise InputError(
-                f"the folder {to_text(name)!r} cannot name a class (not UTF-8, or spaces at its ends); rename it, or "
-                "use labels=none"
+                f"the folder {to_text(name)!r} cannot name a class (not UTF-8, spaces at its ends, or a line break); "
+                "rename it, or use labels=none"
             )
