@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from omegaconf import DictConfig
 
+from mimsuite.data.folders import list_names
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.label_table import LabelFacts, balanced_weights, label_facts, read_labels, share_of
-from mimsuite.data.labels import Label
+from mimsuite.data.labels import Label, classes_of
 from mimsuite.errors import InputError
 from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
 from mimsuite.words import LabelKind
@@ -34,6 +35,7 @@ class TrainingLabels:
         chosen_on: what these are, in words.
         class_weights: factors on the loss of each class, or None.
         notes: `key=value (reason)` for what was chosen here.
+        warnings: what is wrong with the labels of other images.
     """
 
     facts: LabelFacts
@@ -42,6 +44,7 @@ class TrainingLabels:
     chosen_on: str
     class_weights: list[float] | None
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def names(self) -> dict[int, str]:
@@ -65,8 +68,11 @@ def read_training_labels(cfg: DictConfig, index: DataIndex) -> TrainingLabels:
     labels, other = read_labels(index, samples), read_labels(index, chosen)
     facts = label_facts(index, labels)
     check_labels(index, facts, other, choose.split)
+    warnings = unseen_classes(facts, other, choose.split)
     if "test" in index.splits:
-        check_labels(index, facts, read_labels(index, index.records("test")), "test")
+        tested = read_labels(index, index.records("test"))
+        check_labels(index, facts, tested, "test")
+        warnings += unseen_classes(facts, tested, "test")
     fraction = read_positive(cfg, "label_fraction")
     numbers = share_of(samples, labels, fraction, read_int(cfg, "seed", least=0))
     notes = []
@@ -76,7 +82,7 @@ def read_training_labels(cfg: DictConfig, index: DataIndex) -> TrainingLabels:
     on = choose.split if choose.part == "all" else f"{len(chosen):,} images held out from {choose.split}"
     kept = label_facts(index, [labels[i] for i in numbers.tolist()])
     weights = class_weights(cfg, facts, kept)
-    return TrainingLabels(facts, samples.take(numbers), chosen, on, weights, tuple(notes))
+    return TrainingLabels(facts, samples.take(numbers), chosen, on, weights, tuple(notes), warnings)
 
 
 def check_labels(index: DataIndex, facts: LabelFacts, labels: Sequence[Label], split: str) -> None:
@@ -109,6 +115,28 @@ def check_labels(index: DataIndex, facts: LabelFacts, labels: Sequence[Label], s
             f"data {index.root}: none of the {len(labels)} images of {split} has a label, so average precision is not "
             "defined; check the labels"
         )
+
+
+def unseen_classes(facts: LabelFacts, labels: Sequence[Label], split: str) -> tuple[str, ...]:
+    """A warning where images have a class that no training image has: a model cannot find it.
+
+    Args:
+        facts: of the training images.
+        labels: of other images.
+        split: what these are, in words.
+    """
+    if facts.counts is None:
+        return ()
+    unseen = {number for number in range(facts.outputs) if not facts.counts[number]}
+    images = sum(not unseen.isdisjoint(classes_of(label)) for label in labels)
+    found = sorted(unseen.intersection(number for label in labels for number in classes_of(label)))
+    if not found:
+        return ()
+    names = list_names([facts.names[number] if facts.names else str(number) for number in found])
+    return (
+        f"{images:,} of {len(labels):,} images of {split} have a class without training images ({names}), which no "
+        "model can find",
+    )
 
 
 def check_objective(cfg: DictConfig, facts: LabelFacts) -> None:

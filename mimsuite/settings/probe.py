@@ -11,11 +11,13 @@ from typing import Any, cast
 from omegaconf import DictConfig
 
 from mimsuite.data.index import DataIndex, Selection
+from mimsuite.data.label_table import label_facts, read_labels
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.given_labels import read_labelled
 from mimsuite.settings.images import choose_split, read_image_size
+from mimsuite.settings.labels import check_labels, unseen_classes
 from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.outputs import check_outside, check_run_folder
 from mimsuite.settings.read import (
@@ -83,6 +85,7 @@ class ProbeSettings:
         workers: loader processes.
         seed: decides the random encoder and the order of samples.
         devices: processes that compute the features.
+        warnings: what is wrong with the labels of the images that are reported on.
         config: what `config.yaml` holds.
     """
 
@@ -104,6 +107,7 @@ class ProbeSettings:
     workers: int
     seed: int
     devices: int
+    warnings: tuple[str, ...]
     config: Mapping[str, Any]
 
 
@@ -127,7 +131,8 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     check_channels(index, weights)
     index = read_labelled(cfg, index, "a probe")
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
-    test = choose_report(index, str(cfg.split))
+    train, test = index.select("train"), choose_report(index, str(cfg.split))
+    warnings = check_probe_labels(index, train, test)
     tokens = config_of(weights).class_tokens
     devices = read_int(cfg, "devices", auto=1)
     views, knn_view = read_views(cfg, tokens)
@@ -136,7 +141,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
         overwrite=overwrite,
         weights=weights,
         index=index,
-        train=index.select("train"),
+        train=train,
         test=test,
         image_size=image_size,
         depth=len(tokens),
@@ -150,8 +155,21 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
         workers=read_int(cfg, "workers", auto=auto_workers(devices), least=0),
         seed=read_int(cfg, "seed", least=0),
         devices=devices,
+        warnings=warnings,
         config=plain_values(cfg),
     )
+
+
+def check_probe_labels(index: DataIndex, train: Selection, test: Selection) -> tuple[str, ...]:
+    """Reads the labels before any feature is computed; returns warnings about those that are reported on.
+
+    Raises:
+        InputError: labels of several kinds, or a single class; classes in `test` that cannot be counted.
+    """
+    facts = label_facts(index, read_labels(index, index.records(train)))
+    reported = read_labels(index, index.records(test))
+    check_labels(index, facts, reported, test.split)
+    return unseen_classes(facts, reported, test.split)
 
 
 def choose_report(index: DataIndex, split: str) -> Selection:

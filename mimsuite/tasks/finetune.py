@@ -68,6 +68,8 @@ def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) ->
         log.warning("          %s", FROM_ONE)
     if labelled := count_labelled(inputs.index):
         log.info("          %s", labelled)
+    for warning in labels.warnings:
+        log.warning("%s", warning)
     log.info(
         "model     %s from %s, %s parameters, %s of them trained; image %dx%d",
         *(

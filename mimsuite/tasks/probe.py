@@ -87,6 +87,8 @@ def report_settings(settings: ProbeSettings) -> None:
         )
     if labelled := count_labelled(settings.index):
         log.info("labels    %s", labelled)
+    for warning in settings.warnings:
+        log.warning("%s", warning)
     log.info(
         "image     %s px; %d heads: layers %s, pool %s, %s, %d rates, %d epochs",
         *(format_size(settings.image_size), heads, format_list(view.layer for view in settings.views)),

@@ -123,3 +123,33 @@ def test_what_is_wrong_is_found_without_torch_and_before_writing(task, wrong, pr
     assert result.stdout.splitlines()[-1].startswith("False "), result.stdout + result.stderr
     assert wrong.split(",")[-1].split("=")[0] in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def labelled(folder, names, **splits):
+    """Shards with the labels of each split."""
+    labels = iter([label for split in splits.values() for label in split])
+    counts = {split: len(found) for split, found in splits.items()}
+    return write_shards(folder, counts, lambda *_: [("json", b'{"label": %s}' % next(labels))], names)
+
+
+WRONG_LABELS = {
+    "one class": (None, [b"1"] * 6, [b"1"], "class 1 is the only class of 6 training images"),
+    "lists and numbers": (None, [b"1", b"[0]"] * 3, [b"1"], "labels are lists in some samples and single numbers"),
+    "another kind": (None, [b"1", b"0"] * 3, [b"0.5"], "the training labels are classes, those of val are not"),
+    "a class more": (None, [b"1", b"0"] * 3, [b"2"], "val has a label 2, but the training images have classes 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LABELS)
+def test_labels_are_checked_before_a_probe_writes_anything(case, model, tmp_path):
+    names, train, val, says = WRONG_LABELS[case]
+    data = labelled(tmp_path / "data", names, train=train, val=val)
+    with pytest.raises(InputError, match=says):
+        read("probe", init=model, data=data, out=tmp_path / "out")
+
+
+def test_a_class_without_training_images_is_named(model, tmp_path):
+    splits = {"train": [b"1", b"0"] * 3, "val": [b"0", b"2", b"2", b"1"]}
+    data = labelled(tmp_path / "data", ["ant", "bee", "cow"], **splits)
+    says = ("2 of 4 images of val have a class without training images (cow), which no model can find",)
+    assert read("probe", init=model, data=data, out=tmp_path / "out").warnings == says
