@@ -197,10 +197,10 @@ def describe_left_out(found: Contents) -> Iterator[str]:
             yield f"{reason}: {list_names(names)}"
 
 
-def list_names(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str], most: int = _SHOWN) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(to_text(name) for name in names[:_SHOWN]) + more
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(to_text(name) for name in names[:most]) + more
 
 
 def count_of(count: int, thing: str) -> str:

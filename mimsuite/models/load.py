@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mimsuite")
 
 M = TypeVar("M", bound="Pretrained")
+_DARK = 0.25  # of the full range, below which images are dark
 
 
 def keeps_head(weights: Weights | None, config: EncoderConfig) -> bool:
@@ -240,6 +241,19 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
             "data %s is read with alpha=%s, and init=%s learnt from images with alpha=%s; pack the images again so",
             *(index.root, index.alpha, weights.init, weights.alpha),
         )
+    _warn_of_dark(index, weights)
+
+
+def _warn_of_dark(index: DataIndex, weights: Weights) -> None:
+    """Warns of 16-bit images that use few of their values, and are black to a model of 8-bit images."""
+    eight_bits = round(1 / weights.preprocessor.get("rescale_factor", 1 / 255)) <= 255
+    if index.display is None or not eight_bits or max(index.display.high) > _DARK:
+        return
+    log.warning(
+        "init=%s learnt from 8-bit images, and these 16-bit images are dark to it: 99%% of their values are below "
+        "%s of 65,535; pretrain on them, or spread their values to 8 bits before packing",
+        *(weights.init, f"{round(max(index.display.high) * 65535):,}"),
+    )
 
 
 def make_normalizer(index: DataIndex, weights: Weights | None) -> Normalize:

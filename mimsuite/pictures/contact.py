@@ -13,7 +13,7 @@ from mimsuite.data.display import find_display
 from mimsuite.data.images.decode import DecodeError, conform, open_image
 from mimsuite.data.index import DataIndex
 from mimsuite.data.tar import to_text
-from mimsuite.pictures.display import display_words, show_pixels, shown_channels
+from mimsuite.pictures.display import channel_words, display_words, show_pixels, shown_channels
 from mimsuite.pictures.sheets import contact_sheet
 from mimsuite.types import DisplayRange
 
@@ -21,12 +21,13 @@ SIDE = 112  # pixels that a large image is decoded at, at least
 
 
 def draw_data(index: DataIndex, count: int) -> Image.Image:
-    """The contact sheet of `count` training images with their classes, else their keys."""
-    part = index.select("train") if "train" in index.splits else next(iter(index.splits))
+    """The contact sheet of `count` images of train with their classes, else their keys."""
+    part = "train" if "train" in index.splits else next(iter(index.splits))
     samples = list(raw_samples(index, part, count))
     captions = [class_caption(sample, index.classes or ()) for sample in samples]
     display = find_display(index)
-    footer = display_words(display, shown_channels(index.channels, None))
+    words = channel_words(index.channels, None), display_words(display, shown_channels(index.channels, None))
+    footer = ", ".join(filter(None, words))
     pictures = [thumbnail(sample.data, display) for sample in samples]
     return contact_sheet(pictures, captions, title=to_text(index.root), footer=footer)
 

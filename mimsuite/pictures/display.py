@@ -85,13 +85,25 @@ def shown_channels(channels: int, shown: Sequence[int] | None) -> list[int]:
     return list(first_channels(channels) if shown is None else shown)
 
 
+def channel_words(channels: int, shown: Sequence[int] | None) -> str:
+    """Which of an image's channels are shown; nothing for red, green and blue, or grey, as they are."""
+    if shown is None and channels == 2:
+        return "channel 0 of 2 as grey"
+    if shown is None and channels <= 3:
+        return ""
+    numbers = ", ".join(map(str, shown_channels(channels, shown)))
+    return f"channels {numbers} of {channels} as red, green, blue"
+
+
 def display_words(display: DisplayRange | None, channels: Sequence[int], maximum: int = 65535) -> str:
     """Which values of the shown channels a picture has as black and as full brightness; nothing where that is plain."""
     if display is None:
         return ""
+    full = all(display.low[c] == 0 and display.high[c] == 1 for c in channels)
+    source = "" if full else f" ({display.source})"
     ranges = [f"{round(display.low[c] * maximum):,} to {round(display.high[c] * maximum):,}" for c in channels]
     once = ranges[:1] if len(set(ranges)) == 1 else ranges
-    return f"values shown: {' | '.join(once)} of {maximum:,} ({display.source})"
+    return f"values shown: {' | '.join(once)} of {maximum:,}{source}"
 
 
 def principal_components(

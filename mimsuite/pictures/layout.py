@@ -34,8 +34,8 @@ def lay_out(groups: Sequence[Group], title: str, footer: str) -> Image.Image:
     tail = wrap(footer, load_font(13), inner)
     size = (inner + 2 * MARGIN, top + 22 + n * (height + line + GAP) + footer_height(tail) + MARGIN)
     sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 4), cut(title, load_font(18), inner), INK, load_font(18))
+    draw, large = ImageDraw.Draw(sheet), load_font(18, title)
+    draw.text((MARGIN, MARGIN - 4), cut(title, large, inner), INK, large)
     x = MARGIN
     for group, span in zip(groups, spans, strict=True):
         if group.name:
@@ -48,7 +48,8 @@ def lay_out(groups: Sequence[Group], title: str, footer: str) -> Image.Image:
                 paste_framed(sheet, Image.fromarray(image), (left, top + 22 + row * (height + line + GAP)))
         for row, caption in enumerate(group.captions):
             y = top + 22 + row * (height + line + GAP) + height + 2
-            draw.text((x, y), cut(caption, load_font(13), span), FAINT, load_font(13))
+            small = load_font(13, caption)
+            draw.text((x, y), cut(caption, small, span), FAINT, small)
         x += span + 3 * GAP
     draw_footer(sheet, tail)
     return sheet

@@ -50,7 +50,8 @@ def mistakes_sheet(
     """
     if not len(images) or len(images) != len(captions):
         raise InputError(f"{len(images)} images with {len(captions)} captions; give images, and a caption for each")
-    fonts = load_font(18), load_font(14), load_font(12)
+    classes = [text for caption in captions for text, _ in caption[:2]]
+    fonts = load_font(18, title), load_font(14, *classes), load_font(12, *(caption.file for caption in captions))
     columns, rows = min(COLUMNS, len(images)), -(-len(images) // COLUMNS)
     width = max(columns * (_SIDE + _GAP) - _GAP, round(fonts[0].getlength(title)) + 1)
     lines = 3 if any(caption.file for caption in captions) else 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 from PIL import ImageFont
@@ -35,7 +36,20 @@ EMPTY = "#d0d0d0"  # where there is nothing to show
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
 
 
+def load_font(size: int, *texts: str) -> Font:
+    """The font of sheets at a size in pixels; of 16 it is as wide as matplotlib's at 10 points.
+
+    Args:
+        size: of the letters.
+        texts: what is written with it. Pillow's font has ASCII only; of other letters it is matplotlib's.
+    """
+    return _open_font(size, all(text.isascii() for text in texts))
+
+
 @functools.cache
-def load_font(size: int) -> Font:
-    """The font of sheets at a size in pixels; of 16 it is as wide as matplotlib's at 10 points."""
-    return ImageFont.load_default(size)
+def _open_font(size: int, ascii_only: bool) -> Font:
+    if ascii_only:
+        return ImageFont.load_default(size)
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size - 1)

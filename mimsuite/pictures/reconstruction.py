@@ -16,7 +16,15 @@ from mimsuite.masked.modes import choose_mode
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import Target
 from mimsuite.metrics.psnr import hidden_psnr
-from mimsuite.pictures.display import Components, Shown, display_words, hog_glyphs, shown_channels, to_display
+from mimsuite.pictures.display import (
+    Components,
+    Shown,
+    channel_words,
+    display_words,
+    hog_glyphs,
+    shown_channels,
+    to_display,
+)
 from mimsuite.pictures.sheets import Panel, reconstruction_sheet, settings_sheet
 
 Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
@@ -94,13 +102,12 @@ def colour_words(channels: int, shown: Shown | None, normalize: Normalize | None
     """What of an image's channels is shown, in words; nothing for red, green and blue, or grey, as they are."""
     if isinstance(shown, Components):
         return f"first three principal components of the {channels} channels of visible pixels as red, green, blue"
-    numbers, which = shown_channels(channels, shown), ""
-    if shown is None and channels == 2:
-        which = "channel 0 of 2 as grey"
-    elif shown is not None or channels > 3:
-        which = f"channels {', '.join(map(str, numbers))} of {channels} as red, green, blue"
-    values = "" if normalize is None else display_words(normalize.display, numbers, normalize.maximum)
-    return ", ".join(filter(None, (which, values)))
+    values = (
+        ""
+        if normalize is None
+        else display_words(normalize.display, shown_channels(channels, shown), normalize.maximum)
+    )
+    return ", ".join(filter(None, (channel_words(channels, shown), values)))
 
 
 def compare(settings: Mapping[str, Reconstruction], title: str) -> Image.Image:

@@ -147,7 +147,7 @@ def contact_sheet(
         raise InputError(f"{len(images)} images with {len(captions)} captions; give images, and a caption for each")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    font, large, line = load_font(12), load_font(18), 18 if captions else 0
+    font, large, line = load_font(12, *captions), load_font(18, title), 18 if captions else 0
     head = 34 if title else 0
     width = 2 * MARGIN + columns * (side + GAP) - GAP
     tail = wrap(footer, load_font(13), width - 2 * MARGIN)

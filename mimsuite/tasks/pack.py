@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.data.folders import count_of
+from mimsuite.data.folders import count_of, list_names
 from mimsuite.data.progress import report_progress
 from mimsuite.errors import RunError, describe_fault
 from mimsuite.runs.console import log_to_console
@@ -18,6 +18,7 @@ from mimsuite.settings.pack import PackSettings, read_pack
 
 log = logging.getLogger("mimsuite")
 
+NAMED = 20  # classes that the last line of a pack names
 SHOWN = 100  # classes that a dry run lists
 
 
@@ -50,7 +51,7 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
     report_reading(settings.src, index.reading)
     for split, shards in index.splits.items():
         log.info("%-6s %s in %s", split, count_of(counts[split], "image"), count_of(len(shards), "shard"))
-    log.info("classes: %s", ", ".join(index.classes) if index.classes else "none")
+    log.info("classes: %s", list_names(index.classes, NAMED) if index.classes else "none")
     log.info("packed to %s; look at it with: mimsuite inspect data=%s out=...", settings.out, settings.out)
     return {"splits": counts, "classes": list(index.classes or ())}
 

@@ -84,6 +84,17 @@ def test_verify_names_each_wrong_label_with_its_offset(odd_labels):
     assert [p.offset for p in found] == offsets
 
 
+def test_verify_names_lists_among_single_labels(tmp_path, tar, jpeg):
+    labels = {"a": b"0", "b": b"1", "c": b"[1]"}
+    files = [(f"{key}.json", b'{"label": %s}' % label) for key, label in labels.items()]
+    files += [(f"{key}.jpg", jpeg(seed=number)) for number, key in enumerate(labels)]
+    tar(tmp_path / "mixed" / "train-000000.tar", sorted(files))
+    found = problems(open_index(str(tmp_path / "mixed"), tmp_path / "cache"))
+    assert [p.reason for p in found] == [
+        "labels are lists in some samples (c) and single numbers in others (a); use one form"
+    ]
+
+
 def test_masked_modeling_goes_on_without_good_labels(odd_labels):
     from mimsuite.data.datamodule import eval_loader
 

@@ -390,6 +390,13 @@ def test_json_labels_are_as_the_format_says(scans, tmp_path):
     assert open_index(str(tmp_path / "out")).has_labels
 
 
+def test_a_share_that_whole_images_cannot_give_is_reported(scans, tmp_path, caplog):
+    caplog.set_level("INFO", "mimsuite")
+    index = pack(scans, tmp_path / "out", labels=csv(tmp_path, ["a", "b", "c"] * 2), val_fraction=0.3)
+    assert index.num_samples("val") == 3
+    assert "val_fraction=0.3: val gets 50.0% of the images, for each class gives whole images" in caplog.text
+
+
 WRONG_TEXTS = {
     "NaN": "label 'NaN' stands for a missing value; leave the cell empty",
     "N/A": "label 'N/A' stands for a missing value",

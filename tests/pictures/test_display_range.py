@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import TARGETS
 from mimsuite.metrics.psnr import HiddenPSNR, hidden_psnr
 from mimsuite.models import ViTConfig, ViTForMaskedImageModeling
-from mimsuite.models.load import load_normalizer, make_normalizer, save_weights
+from mimsuite.models.load import check_channels, load_normalizer, make_normalizer, save_weights
 from mimsuite.pictures.contact import draw_data
 from mimsuite.pictures.display import display_words, to_display
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
@@ -145,7 +146,8 @@ def test_the_contact_sheet_is_bright_and_names_the_range(scans, monkeypatch):
         assert picture.max((0, 1)).tolist() == [255, 255, 255]
     low, high = in_units(scans.display)
     ranges = " | ".join(f"{a:,} to {b:,}" for a, b in zip(low[:3], high[:3], strict=True))
-    assert footer == f"values shown: {ranges} of 65,535 (1st to 99th percentile of the data)"
+    assert footer.startswith("channels 0, 1, 2 of 4 as red, green, blue, values shown: ")
+    assert footer.endswith(f"shown: {ranges} of 65,535 (1st to 99th percentile of the data)")
 
 
 def test_a_footer_makes_a_sheet_higher_and_changes_nothing_above():
@@ -237,3 +239,32 @@ def test_normalised_images_are_as_before_with_a_range():
     plain, ranged = Normalize([0.1], [0.2], 65535), Normalize([0.1], [0.2], 65535, DisplayRange((0.1,), (0.2,)))
     assert torch.equal(plain(images), ranged(images))
     assert plain.state_dict() == ranged.state_dict() == {}
+
+
+def test_a_contact_sheet_names_its_channels_and_holds_all_of_train(scans, monkeypatch):
+    asked = {}
+
+    def sheet(pictures, captions, *, title, footer):
+        asked.update(captions=captions, footer=footer)
+
+    monkeypatch.setattr("mimsuite.pictures.contact.contact_sheet", sheet)
+    draw_data(scans, 40)
+    assert sorted(asked["captions"]) == list("01234567")
+    assert asked["footer"].startswith("channels 0, 1, 2 of 4 as red, green, blue, values shown: 1")
+
+
+def test_no_percentile_is_named_where_a_channel_is_constant():
+    levels = np.zeros((1, 65536))
+    levels[0, 1000] = 1
+    assert display_words(display_range(levels), [0]) == "values shown: 0 to 65,535 of 65,535"
+
+
+def test_dark_images_of_16_bits_are_named_before_a_model_of_8_bits_takes_them(scans, tmp_path, caplog):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = ViTConfig(**sizes, image_size=16, patch_size=8, encoder_stride=8, num_channels=4)
+    ViTForMaskedImageModeling(config).save_pretrained(tmp_path)
+    dim = replace(scans, display=DisplayRange((0.0,) * 4, (0.05,) * 4))
+    check_channels(scans, find_weights(str(tmp_path)))
+    assert not caplog.messages
+    check_channels(dim, find_weights(str(tmp_path)))
+    assert "99% of their values are below 3,277 of 65,535" in caplog.text

@@ -15,6 +15,7 @@ from mimsuite.errors import InputError
 from mimsuite.masked.normalization import Normalize
 from mimsuite.pictures.components import find_components
 from mimsuite.pictures.display import hog_glyphs, principal_components, to_display
+from mimsuite.pictures.palette import load_font
 from mimsuite.pictures.sheets import Panel, contact_sheet, reconstruction_sheet, settings_sheet
 
 RNG = np.random.default_rng(0)
@@ -387,3 +388,11 @@ def test_colours_fonts_components_and_files_have_one_home(pattern, home):
     folder = Path(pictures.__file__).parent
     found = {path.name for path in folder.glob("*.py") if re.search(pattern, path.read_text())}
     assert found == set(home.split())
+
+
+@pytest.mark.parametrize("text", ["Käse", "Ελιά", "Кот"])
+def test_letters_beyond_ascii_are_drawn_and_not_boxes(text):
+    font = load_font(14, text)
+    shapes = {bytes(font.getmask(letter)) for letter in text}
+    assert len(shapes) == len(set(text))
+    assert bytes(font.getmask("\uffff")) not in shapes

@@ -27,6 +27,7 @@ from mimsuite.errors import InputError
 
 _AHEAD = 8  # images per thread that are read ahead
 
+_LabelKinds = dict[bool, str]  # whether a label is a list, to the key of a sample that has such a label
 _Job = tuple[str, int, bytes, Member | None]  # key, offset, image and label of a sample
 
 
@@ -46,6 +47,7 @@ def verify(index: DataIndex, progress: Callable[[int, int], None]) -> Iterator[P
         index: the data set.
         progress: called with (images done, images in all).
     """
+    kinds: _LabelKinds = {}
     done, total = 0, sum(index.num_samples(split) for split in index.splits)
     for split, shards in index.splits.items():
         keys, counts = np.unique(index.records(split).keys(), return_counts=True)
@@ -55,13 +57,17 @@ def verify(index: DataIndex, progress: Callable[[int, int], None]) -> Iterator[P
             yield from found
             if not any(problem.offset >= 0 for problem in found):
                 yield from _check_names(shard, twice)
-                for problem in _check_samples(index, shard):
+                for problem in _check_samples(index, shard, kinds):
                     done += 1
                     progress(done, total)
                     if problem is not None:
                         yield problem
             else:
                 done += shard.samples
+    if len(kinds) == 2:
+        lists, numbers = to_text(kinds[True]), to_text(kinds[False])
+        reason = f"labels are lists in some samples ({lists}) and single numbers in others ({numbers}); use one form"
+        yield Problem(index.root, -1, "", reason)
 
 
 def check_shards(data: str) -> Iterator[Problem]:
@@ -109,8 +115,8 @@ def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
                 yield Problem(shard.path, offset, to_text(key), "another sample of the split has the same key")
 
 
-def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
-    """One answer per sample of the shard, in order."""
+def _check_samples(index: DataIndex, shard: Shard, kinds: _LabelKinds) -> Iterator[Problem | None]:
+    """One answer per sample of the shard, in order; `kinds` is filled in."""
     samples, rows = Samples((shard,)), scan_shard(shard.path)
     if not is_table_of(samples, rows):
         yield Problem(shard.path, -1, "", f"{shard.table} is not its table; pack the data again")
@@ -123,7 +129,8 @@ def _check_samples(index: DataIndex, shard: Shard) -> Iterator[Problem | None]:
         try:
             decode(image, index.channels, index.dtype, alpha=index.alpha)
             if label is not None:
-                parse_label(label.data, label.ending, key, len(index.classes) if index.classes else None)
+                value = parse_label(label.data, label.ending, key, len(index.classes) if index.classes else None)
+                kinds.setdefault(isinstance(value, tuple), key)
         except (DecodeError, InputError) as error:
             return Problem(shard.path, offset, to_text(key), str(error))
         return None

@@ -119,7 +119,9 @@ def read_picture_header(data: bytes, alpha: Alpha) -> Picture:
     with decoding("header"), contextlib.suppress(UnidentifiedImageError):
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     if image is None:
-        raise DecodeError(f"not an image of a supported kind (starts with {data[:8]!r})")
+        raise DecodeError(
+            "the file is empty" if not data else f"not an image of a supported kind (starts with {data[:8]!r})"
+        )
     check_size(image.height, image.width)
     if image.mode not in DEEP_MODES + _GREY_MODES + _COLOUR_MODES:
         raise DecodeError(f"{image.format} image of mode {image.mode}, which is not supported")

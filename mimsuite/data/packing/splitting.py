@@ -13,6 +13,7 @@ from mimsuite.errors import InputError
 log = logging.getLogger("mimsuite")
 
 _SALTS = {"val": (1, 3), "test": (4, 5)}  # of keys and of groups
+_NEAR = 0.03  # a share that differs by more is reported
 _FAR = 2.0  # groups may bring at most this many times the wanted share, and at least its inverse
 
 
@@ -52,6 +53,11 @@ def choose_keys(part: Part, train: Iterable[tuple[str, int]], totals: Mapping[in
         raise InputError(
             f"{part.key} gives {part.split} no image, for no class has two training images; add images, or use "
             f"labels=none, or {part.split}_fraction=0"
+        )
+    reached = len(moved) / sum(totals.values())
+    if abs(reached - part.fraction) > _NEAR:
+        log.info(
+            "%s: %s gets %.1f%% of the images, for each class gives whole images", part.key, part.split, 100 * reached
         )
     return moved
 
