@@ -23,6 +23,7 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.images import pixels as shared
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index_json import write_index
+from mimsuite.data.label_join import labelled_part
 from mimsuite.data.open import open_index
 from mimsuite.data.scan import build_index
 from mimsuite.data.storage import write_bytes
@@ -85,10 +86,13 @@ def write_tar(path, members):
 
 
 def read_all(folder):
-    """Opens a folder of shards and decodes every sample, with labels where there are some."""
+    """Opens a folder of shards and decodes every sample, then those with a label once more, with it."""
     index = open_index(str(folder), folder.parent / "cache")
-    loader = eval_loader(index, "train", image_size=(8, 8), batch=4, workers=0, labels=index.has_labels)
-    return [batch for batch in loader if len(batch.images)]
+    size = {"image_size": (8, 8), "batch": 4, "workers": 0}
+    loaders = [eval_loader(index, "train", labels=False, **size)]
+    if index.has_labels:
+        loaders.append(eval_loader(labelled_part(index), "train", labels=True, **size))
+    return [batch for loader in loaders for batch in loader if len(batch.images)]
 
 
 # ---- the canary itself

@@ -38,7 +38,7 @@ def probe(
     Args:
         init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
         out: run folder to write; must be absent or empty
-        data: labelled images: packed folder, shards or image folder (default: the embedded emoji-64)
+        data: labelled images: packed folder, shards or image folder, or a list of them (default: the embedded emoji-64)
         labels: table of labels, .csv or .tsv, for the images it names (default: the labels in the data)
         labels_file: its column with the path of the image, or its key (default: file, path, filename, image or key)
         labels_column: its column with the label (default: label or class)
@@ -94,8 +94,8 @@ def evaluate(
     Args:
         init: a classifier, a probe or a masked image model: run folder, Hugging Face folder, hf:ORG/NAME or demo:NAME
         out: run folder to write; must be absent or empty
-        data: images: packed folder, shards or image folder; with labels for a classifier (default: the embedded
-            emoji-64)
+        data: images: packed folder, shards or image folder, or a list; with labels for a classifier (default: the
+            embedded emoji-64)
         labels: table of labels, .csv or .tsv, for the images it names (default: the labels in the data)
         labels_file: its column with the path of the image, or its key (default: file, path, filename, image or key)
         labels_column: its column with the label (default: label or class)
@@ -183,7 +183,7 @@ def embed(
     Args:
         init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
         out: file to write: .npz, .parquet or .csv
-        data: packed folder, shards, image folder (default: the embedded emoji-64)
+        data: packed folder, shards, image folder; or a list (default: the embedded emoji-64)
         split: which images (auto: test, else val, else train)
         layer: block or stage, counted from 1, or middle (auto: the last one, after the final norm)
         pool: mean (of the patch features), cls (class token), or both (one after the other) (default: mean)
@@ -356,7 +356,8 @@ def inspect(
 
     Args:
         out: folder for contact_sheet.png and inspect.json; must be absent or empty
-        data: packed folder, shards (a folder, or train-{000..012}.tar) or image folder (default: the embedded emoji-64)
+        data: packed folder, shards (a folder, or train-{000..012}.tar) or image folder, or a list of them (default: the
+            embedded emoji-64)
         count: images on the contact sheet (default: 40)
         verify: read everything: check the sha256 of each shard that has one, decode each image, read each label
             (default: false)

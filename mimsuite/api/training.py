@@ -55,8 +55,8 @@ def pretrain(
 
     Args:
         out: run folder to write; must be absent or empty
-        data: images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder (default: the embedded
-            emoji-64)
+        data: images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder, or a list of them
+            (default: the embedded emoji-64)
         init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME (default: random
             weights)
         steps: optimizer steps (default: a default, which is printed)
@@ -74,7 +74,7 @@ def pretrain(
         val_every: optimizer steps between validations (auto: a tenth of the run)
         online_probe: also measure kNN, linear probe, RankMe and alpha-ReQ during the run, in at most 5 % of its time
             (default: false)
-        save_every: optimizer steps between checkpoints (auto: the same as val_every)
+        save_every: optimizer steps between checkpoints (auto: as val_every, at most 500 steps or five minutes)
         resume: continue the run in out (default: false)
         overwrite: replace the run in out (default: false)
         model: a choice of `conf/model`: bit_101x1, bit_101x3, bit_152x2, bit_152x4, bit_50x1, bit_50x3, bit_nano,
@@ -151,8 +151,8 @@ def finetune(
 
     Args:
         out: run folder to write; must be absent or empty
-        data: labelled images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder (default: the
-            embedded emoji-64)
+        data: labelled images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder, or a list of
+            them (default: the embedded emoji-64)
         labels: table of labels, .csv or .tsv, for the images it names (default: the labels in the data)
         labels_file: its column with the path of the image, or its key (default: file, path, filename, image or key)
         labels_column: its column with the label (default: label or class)
@@ -180,7 +180,7 @@ def finetune(
         precision: 32-true or bf16-mixed (auto: bf16-mixed where the device computes it fast, else 32-true)
         devices: number of GPUs, or of CPU processes without a GPU (auto: all GPUs, or one CPU process)
         val_every: optimizer steps between validations (auto: a tenth of the run)
-        save_every: optimizer steps between checkpoints (auto: the same as val_every)
+        save_every: optimizer steps between checkpoints (auto: as val_every, at most 500 steps or five minutes)
         resume: continue the run in out (default: false)
         overwrite: replace the run in out (default: false)
         model: a choice of `conf/model`: bit_101x1, bit_101x3, bit_152x2, bit_152x4, bit_50x1, bit_50x3, bit_nano,

@@ -25,10 +25,12 @@ class Timed(StopRequest):
 
 @pytest.fixture
 def request_(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started by `nohup`
     made = Timed(forces=False, when="after this step")
     made.listen()
     yield made
     made.release()
+    signal.signal(signal.SIGHUP, before)
 
 
 def send(number, after):

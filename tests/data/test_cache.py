@@ -123,5 +123,5 @@ def test_the_cache_is_cleaned_of_what_is_old_or_of_all_but_what_is_in_use(photos
 
 def test_a_cache_that_cannot_be_written_is_named(photos, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(InputError, match=r"the copy of .*photos cannot be kept in .*; set XDG_CACHE_HOME"):
+    with pytest.raises(InputError, match=r"the cache folder .* cannot be written: .*; set XDG_CACHE_HOME"):
         open_data(str(photos))

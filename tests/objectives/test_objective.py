@@ -37,7 +37,9 @@ def masked(cls=MIMObjective, groups=None, **changes):
         **{"clip": None, "seed": 0, "description": {"config": {}}},
     }
     made = cls(model, Normalize([0.5] * 3, [0.25] * 3), **(values | changes))
-    made._trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, global_rank=0, loggers=[])
+    made._trainer = SimpleNamespace(
+        global_step=0, accumulate_grad_batches=1, global_rank=0, loggers=[], precision_plugin=None
+    )
     made.log_dict = lambda *_, **__: None  # needs a real trainer
     return made
 

@@ -264,7 +264,7 @@ def test_probing_unlabelled_data_is_refused(images, tmp_path, capsys):
     [
         ({"labels": "flder"}, "labels=flder is unknown; labels takes auto, folder, none, or a FILE.csv"),
         ({"labels": "nowhere.csv"}, "labels=nowhere.csv cannot be read (No such file or directory)"),
-        ({"labels_column": "grade"}, "labels_column=grade is about a table, but labels=auto; use labels=FILE.csv"),
+        ({"labels_column": "grade"}, "labels_column=grade names a column, but labels=auto; use labels=FILE.csv"),
         ({"group_by": "patient"}, "group_by=patient names a column, but labels=auto"),
         ({"group_by": "folder:2"}, "lies in 1 folders below src"),
         ({"group_by": "folder", "val_fraction": 0.1}, "val_fraction=0.1 cannot be reached with group_by=folder"),

@@ -321,7 +321,7 @@ def _read_by_pillow(found: Tiff) -> Pixels:
         image = image.convert("RGB")
     elif image.mode == "1":
         image = image.convert("L")
-    array: Pixels = np.asarray(image)
+    array: Pixels = np.array(image)  # a copy: Pillow's buffers are read-only
     return _laid_down(array, found.orientation)
 
 

@@ -107,7 +107,7 @@ def _read_pages(data: bytes, numbers: list[int], shape: tuple[int, ...]) -> list
             dtype = series.dtype.newbyteorder(file.byteorder)
             size = math.prod(shape)
             parts = [np.frombuffer(data, dtype, size, series.dataoffset + n * size * dtype.itemsize) for n in numbers]
-            return [part.reshape(shape) for part in parts]
+            return [part.reshape(shape).copy() for part in parts]  # the file's bytes are read-only
         pages = []
         for number in numbers:
             page = series.pages[number]
