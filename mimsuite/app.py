@@ -18,14 +18,15 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mimsuite.config.composing import compose_task, plain, unknown_keys
+from mimsuite.config.composing import NAMED_NODES, compose_task, missing_group, plain, unknown_keys
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain, unknown_key
-from mimsuite.config.overrides import PATH_KEYS, hydra_value
+from mimsuite.config.overrides import is_sweep, override_of, without_null_groups
 from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.terminal import tolerate_lost_output
 from mimsuite.errors import InputError, RunError, without_faults
 from mimsuite.runs.secrets import hide, name_secrets
+from mimsuite.settings.places import with_places
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.team import current_team
 from mimsuite.version import __version__
@@ -42,12 +43,14 @@ def main(task: str, run: Task) -> None:
     ends the process (130 or 143 for a run that a signal stopped).
     """
     tolerate_lost_output()
+    if not os.path.isdir(os.curdir):
+        sys.exit(print_error(task, "the current folder has been removed; go to another one (cd)", 2))
     os.environ.setdefault("MIMSUITE_STARTED", str(time.time()))
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
         from mimsuite.config.help import help_text
 
-        print(help_text(task, conf_dir()))
+        print(help_text(task, conf_dir(), own_folders(arguments)))
         sys.exit(0)
     if "--version" in arguments:
         print(__version__)
@@ -82,7 +85,7 @@ def call_task(task: str, run: Callable[[DictConfig, Sequence[str]], T], values: 
     """
     from hydra.errors import HydraException
 
-    overrides = [f"{k}={hydra_value(v, path=k in PATH_KEYS)}" for k, v in values.items() if v is not None]
+    overrides = without_null_groups([override_of(key, value) for key, value in values.items() if value is not None])
     try:
         cfg, choices = compose_task(task, overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -90,7 +93,7 @@ def call_task(task: str, run: Callable[[DictConfig, Sequence[str]], T], values: 
     name_secrets(str(plain(cfg)))
     check_keys(cfg, task, choices, overrides)
     os.environ.pop("MIMSUITE_STARTED", None)  # from here on the command's start tells nothing about this task
-    return without_faults(lambda: run(cfg, overrides))
+    return without_faults(lambda: run(with_places(cfg, task), overrides))
 
 
 def through_hydra(task: str, run: Task) -> int:
@@ -109,7 +112,7 @@ def through_hydra(task: str, run: Task) -> int:
         def guarded() -> int:
             name_secrets(str(plain(cfg)))
             check_keys(cfg, task, HydraConfig.get().runtime.choices, overrides)
-            return int(without_faults(lambda: run(for_this_job(cfg), overrides)).get("exit_code", 0))
+            return int(without_faults(lambda: run(for_this_job(with_places(cfg, task)), overrides)).get("exit_code", 0))
 
         codes.append(run_guarded(guarded, task))
 
@@ -126,18 +129,33 @@ def check_keys(cfg: DictConfig, task: str, choices: Mapping[str, Any], overrides
     """Refuses keys that a recipe file or `+key=value` adds and nothing reads; Hydra itself refuses `key=value`.
 
     Raises:
-        InputError: such a key, with the nearest one that exists.
+        InputError: such a key, with the nearest one that exists; a key or group that is removed as a whole.
     """
+    check_removed(cfg, choices, overrides)
     added = any(override.startswith("+") for override in overrides)
-    own = any((conf_dir() / group / f"{name}.yaml").is_file() is False for group, name in choices.items() if name)
+    chosen = {group: name for group, name in choices.items() if name and not group.startswith("hydra/")}
+    own = not all((conf_dir() / group / f"{name}.yaml").is_file() for group, name in chosen.items())
     if (added or own or "--config-dir" in " ".join(sys.argv)) and (unknown := unknown_keys(cfg, task, choices)):
         raise InputError(unknown_key(unknown[0], task))
+
+
+def check_removed(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuses a config without a key or group that the task reads, because it was removed or is null.
+
+    Raises:
+        InputError: such a config.
+    """
+    if (group := missing_group(cfg, choices)) is not None:
+        raise InputError(f"{group}=null: the task needs this config group; leave it out, and it has its default")
+    for key in (override.lstrip("~").partition("=")[0] for override in overrides if override.startswith("~")):
+        if "." not in key and key not in (*NAMED_NODES, "experiment"):
+            raise InputError(f"~{key}: the task needs this key; leave it out, and it has its default")
 
 
 @contextlib.contextmanager
 def sweep_folder(arguments: Sequence[str]) -> Iterator[None]:
     """For a sweep, a folder of this process alone where Hydra puts its record; it is removed with what is in it."""
-    if not any(argument in ("-m", "--multirun") or "hydra.mode" in argument for argument in arguments):
+    if not is_sweep(arguments):
         yield
         return
     with tempfile.TemporaryDirectory(prefix="mimsuite-sweep-", ignore_cleanup_errors=True) as folder:
@@ -149,11 +167,16 @@ def check_config_folders(arguments: Sequence[str]) -> None:
     """Refuses YAML from elsewhere that configures Hydra itself: Hydra would build what it finds there, unasked.
 
     Raises:
-        InputError: a file below `--config-dir` that names Hydra outside of comments.
+        InputError: a file below `--config-dir` that names Hydra outside of comments; flags of Hydra that lead nowhere.
     """
-    from hydra._internal.utils import get_args_parser  # it takes abbreviated flags, too
-
-    given, _ = get_args_parser().parse_known_args(list(arguments))
+    given = hydra_flags(arguments)
+    if given.config_name:
+        raise InputError(
+            f"--config-name={given.config_name} is not allowed: the task says which config it takes, and is the first "
+            "word of the command; use experiment=NAME for a recipe"
+        )
+    if given.resolve and not given.cfg:
+        raise InputError("--resolve is for --cfg; use --cfg job --resolve")
     if given.config_path or any(argument.lstrip("+").startswith("hydra.searchpath") for argument in arguments):
         what = "--config-path" if given.config_path else "hydra.searchpath"
         raise InputError(f"{what} is not allowed; use --config-dir=FOLDER for configs of your own")
@@ -163,6 +186,20 @@ def check_config_folders(arguments: Sequence[str]) -> None:
                 file = Path(place, name)
                 if "hydra" in file.relative_to(folder).parts or names_hydra(file):
                     raise InputError(f"{file} configures Hydra itself, which a config folder may not; remove that part")
+
+
+def hydra_flags(arguments: Sequence[str]) -> Any:
+    """Hydra's own flags of a command line, abbreviated ones, too."""
+    from hydra._internal.utils import get_args_parser
+
+    return get_args_parser().parse_known_args([a for a in arguments if a not in ("--help", "-h")])[0]
+
+
+def own_folders(arguments: Sequence[str]) -> list[Path]:
+    """The config folder of the user's that a command line names."""
+    if not any(argument.startswith("--config-d") for argument in arguments):
+        return []
+    return [Path(folder) for folder in [hydra_flags(arguments).config_dir] if folder]
 
 
 def names_hydra(file: Path) -> bool:

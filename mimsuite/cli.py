@@ -5,7 +5,7 @@ import sys
 import time
 from difflib import get_close_matches
 
-from mimsuite.config.overrides import flags_first, quote_path
+from mimsuite.config.overrides import task_arguments
 from mimsuite.config.python_path import task_command, task_environment
 from mimsuite.data.terminal import tolerate_lost_output
 from mimsuite.version import __version__
@@ -61,7 +61,7 @@ def main() -> None:
         print(f"mimsuite: unknown task {task!r}; {hint}tasks are {', '.join(TASKS)}", file=sys.stderr)
         sys.exit(2)
     os.environ["MIMSUITE_STARTED"] = str(time.time())
-    command = task_command(task, [quote_path(argument) for argument in flags_first(arguments[1:])])
+    command = task_command(task, task_arguments(arguments[1:]))
     os.execve(sys.executable, command, task_environment())
 
 

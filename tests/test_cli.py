@@ -46,8 +46,9 @@ VALUES = [
 
 @pytest.mark.parametrize("value", VALUES)
 def test_path_values_reach_hydra_unchanged(value):
-    override = OverridesParser.create().parse_override(overrides.quote_path(f"data={value}"))
-    assert override.value().replace("\\${", "${") == value
+    for key in ("init", "out", "labels", "labels_column", "group_by"):
+        override = OverridesParser.create().parse_override(overrides.quote_path(f"{key}={value}"))
+        assert override.value().replace("\\${", "${") == value
 
 
 @pytest.mark.parametrize(

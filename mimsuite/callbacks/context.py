@@ -83,7 +83,9 @@ def make_parts(group: str, nodes: DictConfig, base: type, context: RunContext, t
         InputError: a node without a target, a target that is not allowed, or one that gives something else.
     """
     parts: list[Any] = []
-    for key, node, _, filled in wanted_parts(group, nodes, context, trusted):
+    for key, node, target, filled in judged_parts(group, nodes, context, trusted):
+        if not is_wanted(target, context):
+            continue
         part = instantiate(node, trusted, **filled)
         if not isinstance(part, base):
             raise of_another_kind(key, node._target_, base)
@@ -100,25 +102,29 @@ def check_parts(group: str, nodes: DictConfig, base: type, context: RunContext, 
     Raises:
         InputError: as `make_parts`.
     """
-    for key, node, target, filled in wanted_parts(group, nodes, context, trusted):
-        if is_ours(target) and issubclass(base, Callback):
+    for key, node, target, filled in judged_parts(group, nodes, context, trusted):
+        if is_ours(target) and issubclass(base, Callback) and is_wanted(target, context):
             instantiate(node, trusted, **filled)
         check_call(node, trusted, **filled)
         if isinstance(target, type) and not issubclass(target, base):
             raise of_another_kind(key, node._target_, base)
 
 
-def wanted_parts(
+def judged_parts(
     group: str, nodes: DictConfig, context: RunContext, trusted: Collection[str]
 ) -> Iterator[tuple[str, DictConfig, Any, dict[str, RunContext]]]:
-    """Key, node, target and the arguments to fill in, of each node that the run wants; arguments as of `make_parts`."""
+    """Key, node, target and the arguments to fill in, of each node; arguments as of `make_parts`."""
     for name, node in nodes.items():
         key = f"{group}.{name!s}"
         if not isinstance(node, DictConfig) or "_target_" not in node:
             raise InputError(f"{key}={node} has no _target_; to remove it, use ~{key}")
         target = find_target(str(node._target_), trusted)
-        if getattr(target, "is_wanted", lambda _: True)(context):
-            yield key, node, target, dict.fromkeys(parameters_of_type(target, RunContext), context)
+        yield key, node, target, dict.fromkeys(parameters_of_type(target, RunContext), context)
+
+
+def is_wanted(target: Any, context: RunContext) -> bool:
+    """Whether the run wants an object of a class; most say nothing about it, and are wanted."""
+    return bool(getattr(target, "is_wanted", lambda _: True)(context))
 
 
 def of_another_kind(key: str, given: str, base: type) -> InputError:

@@ -9,9 +9,11 @@ from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.callbacks.context import RunContext
 from mimsuite.data.storage import OptionalWrites
+from mimsuite.errors import InputError
 from mimsuite.objectives.objective import Objective
 from mimsuite.pictures.reconstruction import reconstruct
 from mimsuite.pictures.saving import save_image
+from mimsuite.settings.read import is_int
 from mimsuite.types import Batch
 
 
@@ -30,9 +32,17 @@ class Reconstructions(Callback):
     Args:
         images: how many of the first validation images stand on the sheet.
         context: facts of the run.
+
+    Raises:
+        InputError: no number of images.
     """
 
     def __init__(self, *, images: int, context: RunContext) -> None:
+        if not is_int(images) or images < 1:
+            raise InputError(
+                f"callbacks.reconstructions.images={images} is not a whole number of at least 1; to have no pictures, "
+                "use ~callbacks.reconstructions"
+            )
         self.images, self.folder = images, context.pictures
         self._batch: Batch | None = None
         self._writes = OptionalWrites("a picture of reconstructions", Exception)  # whatever its trouble is

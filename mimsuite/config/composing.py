@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.folder import conf_dir
 
-NAMED_NODES = ("callbacks", "logger")  # groups whose keys are names that a user may choose
+NAMED_NODES = ("callbacks", "logger")  # groups whose keys are names that a user may choose; they may be empty
 
 
 def compose_task(task: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
@@ -45,6 +45,12 @@ def unknown_keys(cfg: DictConfig, task: str, choices: Mapping[str, Any]) -> list
     ours = [f"{group}={name}" for group, name in choices.items() if (conf_dir() / group / f"{name}.yaml").is_file()]
     known = plain(compose_task(task, [choice for choice in ours if not choice.startswith("hydra/")])[0])
     return list(_unknown(plain(cfg), known, ""))
+
+
+def missing_group(cfg: DictConfig, choices: Mapping[str, Any]) -> str | None:
+    """A group of the task that the config has no values of, because they were removed or are null; None for none."""
+    needed = [group for group in choices if "/" not in group and group not in (*NAMED_NODES, "experiment")]
+    return next((group for group in needed if not isinstance(cfg.get(group), DictConfig)), None)
 
 
 def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> Iterator[str]:

@@ -5,15 +5,24 @@ The comment block at the top of `conf/TASK.yaml` is the purpose and the examples
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from mimsuite.config.kinds import KIND
+
 KEY = re.compile(r"^(?P<key>\w+):\s*(?P<value>.*?)\s*#:\s*(?P<text>.*)$")
 
 
-def help_text(task: str, conf: Path) -> str:
-    """The help of a task: purpose, examples, documented keys with their defaults, config groups."""
+def help_text(task: str, conf: Path, more: Sequence[Path] = ()) -> str:
+    """The help of a task: purpose, examples, documented keys with their defaults, config groups.
+
+    Args:
+        task: its name.
+        conf: our YAML files.
+        more: config folders of the user's, whose choices are listed, too.
+    """
     path = conf / f"{task}.yaml"
     lines = path.read_text().splitlines()
     intro = []
@@ -33,7 +42,7 @@ def help_text(task: str, conf: Path) -> str:
     if groups:
         parts += ["", "config groups (group=choice; group.key=value changes one value):"]
         for group in groups:
-            choices = sorted(file.stem for file in (conf / group).glob("*.yaml"))
+            choices = sorted({file.stem for folder in (conf, *more) for file in (folder / group).glob("*.yaml")})
             parts.append(f"  {group:12} {', '.join(choices) or '-'}")
     parts += [
         "",
@@ -43,12 +52,12 @@ def help_text(task: str, conf: Path) -> str:
 
 
 def documented_keys(lines: list[str], prefix: str) -> list[tuple[str, str, str]]:
-    """`(key, default, text)` of each line that carries a `#:` comment."""
+    """`(key, default, text)` of each line that carries a `#:` comment; the text without what `kinds` reads."""
     rows = []
     for line in lines:
         if match := KEY.match(line):
             value = "" if match["value"] == "???" else match["value"]
-            rows.append((prefix + match["key"], value, match["text"]))
+            rows.append((prefix + match["key"], value, KIND.sub("", match["text"])))
     return rows
 
 

@@ -16,7 +16,9 @@ SWEEP = re.compile(r"Ambiguous value for argument '([^']+)'")
 UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
 
 
-NULL_GROUP = "a config group cannot be null; to remove a group or a part of it, write ~logger or ~logger.wandb"
+NULL_GROUP = (
+    "a config group cannot be null; leave it out for its default; logger=null turns all loggers off, ~logger.wandb one"
+)
 
 
 def explain(error: Exception, task: str) -> str:

@@ -281,9 +281,14 @@ def trusted_targets(cfg: DictConfig, overrides: Sequence[str]) -> tuple[str, ...
     Raises:
         InputError: `trusted_targets` was set by a config file.
     """
+    value = as_list(cfg.trusted_targets)
     given = any(override.lstrip("+").startswith("trusted_targets=") for override in overrides)
-    if cfg.trusted_targets and not given:
-        raise InputError(
-            f"trusted_targets={list(cfg.trusted_targets)} stands in a config file; give it on the command line"
-        )
-    return tuple(cfg.trusted_targets)
+    if value and not given:
+        raise InputError(f"trusted_targets={value} stands in a config file; give it on the command line")
+    return tuple(value)
+
+
+def as_list(value: Any) -> list[str]:
+    """One name, several, or none (null)."""
+    several = value if isinstance(value, Sequence) and not isinstance(value, str) else [] if value is None else [value]
+    return [str(name) for name in several]

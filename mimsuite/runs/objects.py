@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from mimsuite.config.instantiate import instantiate_for_run
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, cause_of
 from mimsuite.models.device import Device
 from mimsuite.models.load import preprocessing, save_weights
 from mimsuite.runs.folder import PICTURES, RunFolder
@@ -103,21 +103,27 @@ def around_model(
     """What both Lightning modules take: the model, and its optimizer and schedule to be.
 
     Raises:
-        InputError: a value that the optimizer does not take.
+        InputError: a value that the optimizer or the schedule does not take.
     """
     inputs, budget, nodes = settings.inputs, settings.budget, settings.groups
     optimizer = instantiate_for_run(nodes.optimizer, inputs.trusted, lr=budget.lr)
     try:
         optimizer([dict(group) for group in groups])  # a bad value is refused now, in one line, not inside the trainer
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{nodes.optimizer._target_}: {error}; check the keys of optim") from error
+    except Exception as error:  # an optimizer judges its values in whatever way it likes
+        raise InputError(f"{nodes.optimizer._target_}: {cause_of(error)}; check the keys of optim") from error
+    schedule = instantiate_for_run(nodes.schedule, inputs.trusted, steps=budget.steps, warmup=budget.warmup)
+    try:
+        for step in (0, budget.warmup, budget.steps):
+            float(schedule(step))
+    except Exception as error:
+        raise InputError(f"{nodes.schedule._target_}: {cause_of(error)}; check the keys of schedule") from error
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
     return {
         "model": model,
         "normalize": normalize,
         "optimizer": optimizer,
         "groups": groups,
-        "schedule": instantiate_for_run(nodes.schedule, inputs.trusted, steps=budget.steps, warmup=budget.warmup),
+        "schedule": schedule,
         "clip": inputs.clip,
         "seed": inputs.seed,
         "description": {

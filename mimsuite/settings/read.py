@@ -15,6 +15,9 @@ from mimsuite.errors import InputError
 
 Word = TypeVar("Word", bound=str)
 
+LARGEST = 2**63 - 1  # whole number that tensors and arrays hold
+LONGEST_SIDE = 65_536  # pixels
+
 
 def read(cfg: DictConfig, key: str) -> Any:
     """A value as Python has it: lists and dicts without OmegaConf's wrappers.
@@ -52,7 +55,7 @@ def read_data(cfg: DictConfig, key: str = "data") -> str | tuple[str, ...] | Non
 
 def read_choice(cfg: DictConfig, key: str, allowed: Sequence[Word]) -> Word:
     """The value of a key of text, such as `precision` or `objective.loss`, if it is one of `allowed`."""
-    value = str(read(cfg, key))
+    value = _shown(read(cfg, key))
     for word in allowed:
         if value == word:
             return word
@@ -72,7 +75,7 @@ def read_flag(cfg: DictConfig, key: str) -> bool:
     """A true-or-false key's value."""
     value = read(cfg, key)
     if not isinstance(value, bool):
-        raise InputError(f"{key}={value} is not true or false; use {key}=true or {key}=false")
+        raise InputError(f"{key}={_shown(value)} is not true or false; use {key}=true or {key}=false")
     return value
 
 
@@ -81,8 +84,9 @@ def read_int(cfg: DictConfig, key: str, *, auto: int | None = None, least: int =
     value = read(cfg, key)
     if value == "auto" and auto is not None:
         return auto
-    if not is_int(value) or value < least:
-        raise InputError(f"{key}={value} is not a whole number of at least {least}{_or_auto(auto)}")
+    if not is_int(value) or not least <= value <= LARGEST:
+        upper = f" and at most {LARGEST:,}" if is_int(value) and value > LARGEST else ""
+        raise InputError(f"{key}={_shown(value)} is not a whole number of at least {least}{upper}{_or_auto(auto)}")
     return int(value)
 
 
@@ -92,7 +96,7 @@ def read_positive(cfg: DictConfig, key: str, *, auto: float | None = None) -> fl
     if value == "auto" and auto is not None:
         return auto
     if not is_number(value) or not 0 < value < math.inf:
-        raise InputError(f"{key}={value} is not a number above 0{_or_auto(auto)}")
+        raise InputError(f"{key}={_shown(value)} is not a number above 0{_or_auto(auto)}")
     return float(value)
 
 
@@ -101,15 +105,15 @@ def read_number(cfg: DictConfig, key: str, *, below: float = math.inf, use: str)
     value = read(cfg, key)
     if not is_number(value) or not 0 <= value < below:
         upper = "" if below == math.inf else f" to below {below:g}"
-        raise InputError(f"{key}={value} is not a number from 0{upper}; use {use}")
+        raise InputError(f"{key}={_shown(value)} is not a number from 0{upper}; use {use}")
     return float(value)
 
 
 def read_size(value: Any, key: str = "image_size") -> tuple[int, int]:
     """`image_size=96` or `[96,160]` as `(H, W)`; takes the value itself."""
     sides = list(value) if isinstance(value, (list, tuple, ListConfig)) else [value, value]
-    if len(sides) != 2 or not all(is_int(side) and side > 0 for side in sides):
-        raise InputError(f"{key}={value} is not a size; use a side in pixels (96) or [height,width] ([96,160])")
+    if len(sides) != 2 or not all(is_int(side) and 0 < side <= LONGEST_SIDE for side in sides):
+        raise InputError(f"{key}={_shown(value)} is not a size; use a side in pixels (96) or [height,width] ([96,160])")
     return sides[0], sides[1]
 
 
@@ -126,6 +130,11 @@ def is_int(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether a value is a number; true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    """A value as the user writes it."""
+    return "null" if value is None else str(value)
 
 
 def _or_auto(auto: object) -> str:

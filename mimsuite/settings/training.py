@@ -21,6 +21,7 @@ from mimsuite.settings.machine import auto_workers
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
 from mimsuite.settings.read import (
+    is_int,
     is_number,
     read,
     read_choice,
@@ -152,8 +153,9 @@ class TrainingSettings:
 
     @property
     def log_every(self) -> int:
-        """Steps between log points."""
-        return int(OmegaConf.select(self.groups.callbacks, "monitor.log_every", default=LOG_EVERY))
+        """Steps between log points; what is not a number is refused by the monitor itself."""
+        value = OmegaConf.select(self.groups.callbacks, "monitor.log_every", default=LOG_EVERY)
+        return int(value) if is_int(value) else LOG_EVERY
 
     @property
     def probes_online(self) -> bool:

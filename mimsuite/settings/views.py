@@ -64,7 +64,7 @@ def read_view(layer: Any, pool: str, tokens: Sequence[bool]) -> View:
     """
     depth = len(tokens)
     named: dict[Any, int] = {"auto": depth, "middle": max(1, depth // 2)}
-    number = named.get(layer, layer)
+    number: Any = named.get(layer) if isinstance(layer, str) else layer
     if not is_int(number) or not 1 <= number <= depth:
         raise InputError(f"layer={layer}: this encoder's layers are 1 to {depth}; use one of these, middle or auto")
     if pool != "mean" and not tokens[number - 1]:
