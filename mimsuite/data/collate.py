@@ -49,7 +49,7 @@ class Collate:
         if len(good) >= _WHOLE_BATCH and all(sample.bad for sample in good):
             return too_many(bad)
         try:
-            labels = _labels([s.label for s in good if s.label is not None], self._num_classes)
+            labels = targets_of([s.label for s in good if s.label is not None], self._num_classes)
         except InputError as error:
             return error
         mask = self._masks(good)
@@ -79,7 +79,7 @@ def same_count(mask: Tensor) -> int | None:
     return int(most) if fewest == most else None
 
 
-def _labels(labels: list[Label], num_classes: int | None) -> Tensor | None:
+def targets_of(labels: list[Label], num_classes: int | None) -> Tensor | None:
     """`(B,)` int64 for classes, `(B, K)` float32 for multi-label, `(B, 1)` float32 for regression."""
     if not labels:
         return None

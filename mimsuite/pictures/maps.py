@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LEGEND = 12  # classes at most that get colours of their own: six, with two markers
 _MARKERS = ("o", "^")
+UNLABELLED = "lightgrey"
 _NAME = 28  # characters of a class in the legend
 
 
@@ -52,7 +53,7 @@ def draw_map(plane: Plane, labels: NDArray[Any] | None, classes: Sequence[str] |
 
     Args:
         plane: the points.
-        labels: `(N,)` classes, or floats: numbers, grey where they are NaN; None: all points in one colour.
+        labels: `(N,)` classes, or floats: numbers, grey where they are NaN or masked; None: all points in one colour.
         classes: names by label; None: numbers.
         title: above the map.
         out: the picture.
@@ -63,17 +64,21 @@ def draw_map(plane: Plane, labels: NDArray[Any] | None, classes: Sequence[str] |
 
     figure = new_figure(9, 7, dpi=110)
     axis = figure.subplots()
+    empty = np.ma.getmaskarray(labels) if labels is not None else np.zeros(len(plane.places), dtype=bool)
+    if labels is not None and empty.any():
+        _points(axis, plane.places[empty], np.full(int(empty.sum()), UNLABELLED))
+        plane, labels = plane._replace(places=plane.places[~empty]), np.ma.getdata(labels)[~empty]
     present = np.unique(labels) if labels is not None else np.zeros(0, dtype=np.int64)
     if labels is None:
         _points(axis, plane.places, np.full(len(plane.places), POINTS[0]))
     elif np.issubdtype(labels.dtype, np.floating):
         known = labels[np.isfinite(labels)]
         ends = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-        scale = ScalarMappable(Normalize(*ends), colormaps["viridis"].with_extremes(bad="lightgrey"))
+        scale = ScalarMappable(Normalize(*ends), colormaps["viridis"].with_extremes(bad=UNLABELLED))
         _points(axis, plane.places, scale.to_rgba(labels))
         figure.colorbar(scale, ax=axis, label="label", pad=0.01)
     elif len(present) <= LEGEND:
-        _few(figure, axis, plane.places, labels, present, classes)
+        _few(figure, axis, plane.places, labels, present, classes, unlabelled=bool(empty.any()))
     else:
         scale = ScalarMappable(Normalize(0, int(present[-1])), colormaps["viridis"])
         _points(axis, plane.places, scale.to_rgba(labels))
@@ -94,8 +99,10 @@ def _few(
     labels: NDArray[np.int64],
     present: NDArray[np.int64],
     classes: Sequence[str] | None,
+    *,
+    unlabelled: bool,
 ) -> None:
-    """Points with a colour and a marker per class, and their legend."""
+    """Points with a colour and a marker per class, and their legend, in which grey points have no label."""
     number = np.searchsorted(present, labels)
     colours = np.array(POINTS)[number % len(POINTS)]
     for i, marker in enumerate(_MARKERS):
@@ -108,6 +115,8 @@ def _few(
         colour, marker = POINTS[i % len(POINTS)], _MARKERS[i // len(POINTS)]
         text = escape_mathtext(keep_ends(name, _NAME))
         keys += axis.plot([], [], linestyle="", color=colour, marker=marker, markersize=7, label=text)
+    if unlabelled:
+        keys += axis.plot([], [], linestyle="", color=UNLABELLED, marker="o", markersize=7, label="no label")
     figure.legend(handles=keys, loc="outside right upper", frameon=False, title="class")
 
 

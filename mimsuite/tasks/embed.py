@@ -20,6 +20,8 @@ from mimsuite.settings.read import format_size
 from mimsuite.types import Encoder
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mimsuite.evaluation.features.stored import StoredFeatures
     from mimsuite.evaluation.features.views import Features
 
@@ -40,8 +42,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     )
     stored = read_features(settings)
     features = stored.features(settings.view)
+    labels = find_labels(settings, features, stored)
     try:
-        write_files(settings, features, stored)
+        write_files(settings, features, labels, stored)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"out={settings.out} cannot be written: {reason}; use another out=") from error
@@ -57,7 +60,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "layer": settings.view.layer,
         "pool": settings.view.pool,
         "split": part.split,
-        "labels": features.labels is not None,
+        "labels": labels is not None,
     }
 
 
@@ -79,12 +82,30 @@ def read_features(settings: EmbedSettings) -> StoredFeatures:
     return reader.read(settings.index, settings.part, [settings.view])
 
 
-def write_files(settings: EmbedSettings, features: Features, stored: StoredFeatures) -> None:
-    """Writes the table and the map; points have colours where every image has one class or number."""
+def find_labels(settings: EmbedSettings, features: Features, stored: StoredFeatures) -> NDArray[Any] | None:
+    """The labels of the images; masked where some have none."""
+    if features.labels is not None:
+        found: NDArray[Any] = features.labels.numpy()
+        return found
+    from mimsuite.evaluation.features.tables import known_labels
+
+    labels = known_labels(settings.index, settings.part, stored.numbers)
+    if labels is not None:
+        known = len(labels) - int(labels.mask.reshape(len(labels), -1).all(1).sum())
+        log.info(
+            "labels    %s of %s images have one; the cells of the others are empty", f"{known:,}", f"{len(labels):,}"
+        )
+    return labels
+
+
+def write_files(
+    settings: EmbedSettings, features: Features, labels: NDArray[Any] | None, stored: StoredFeatures
+) -> None:
+    """Writes the table and the map; points have colours where images have one class or number."""
     from mimsuite.evaluation.features.tables import name_columns, write_table
     from mimsuite.pictures.maps import draw_map, principal_plane
 
-    x, labels = features.x.numpy(), None if features.labels is None else features.labels.numpy()
+    x = features.x.numpy()
     columns: dict[str, Any] = {"keys": stored.keys, **name_columns(settings.index, settings.part, stored.numbers)}
     columns |= {} if labels is None else {"labels": labels}
     write_table(settings.out, columns | {"features": x})

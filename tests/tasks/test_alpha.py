@@ -96,6 +96,12 @@ def test_data_that_an_index_reads_otherwise_are_named(run, photos, tmp_path, cap
     if run[0] == "channel":
         pytest.skip("refused: the numbers of channels differ")
     api.pack(src=str(photos), out=str(tmp_path / "white"), val_fraction=0.25)
-    api.embed(init=str(run[2]), data=str(tmp_path / "white"), out=str(tmp_path / "x.npz"), map=False, workers=0)
+    for name, data in (("x", tmp_path / "white"), ("y", run[1])):
+        api.embed(init=str(run[2]), data=str(data), out=str(tmp_path / f"{name}.npz"), map=False, workers=0)
     said = capsys.readouterr().out
+    white, drop = features(tmp_path / "x.npz"), features(tmp_path / "y.npz")
+    assert white.keys() == drop.keys()
+    assert not any(
+        np.array_equal(white[file], drop[file]) for file in white
+    )  # stored features are those of one of them
     assert f"is read with alpha=white, and init={run[2]} learnt from images with alpha=drop" in said

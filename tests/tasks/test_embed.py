@@ -276,3 +276,38 @@ def test_the_map_has_a_scale_of_numbers(tmp_path):
 def test_the_embedded_data_is_used_without_data(folders, tmp_path):
     result = mimsuite.embed(init=str(folders / "vit"), out=str(tmp_path / "x.npz"), workers=0, map=False)
     assert result["samples"] == open_index(str(EMBEDDED)).num_samples(Selection("val"))
+
+
+KINDS = {
+    "classes": (lambda i: f"c{i % 2}", [0, 1, 0]),
+    "sets": (lambda i: ("c0;c1", "none", "c1")[i % 3], [[1, 1], [0, 0], [0, 1]]),
+    "numbers": (lambda i: f"{i}.5", [[0.5], [1.5], [2.5]]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_without_a_label_have_empty_cells(kind, folders, tmp_path):
+    """Of six images the first three have a label."""
+    label, wanted = KINDS[kind]
+    rng, rows = np.random.default_rng(0), ["file,label"]
+    (tmp_path / "src").mkdir()
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "src" / f"{i}.png")
+        rows += [f"{i}.png,{label(i)}"] * (i < 3)
+    (tmp_path / "some.csv").write_text("\n".join(rows) + "\n")
+    mimsuite.pack(src=str(tmp_path / "src"), out=str(tmp_path / "data"), labels=str(tmp_path / "some.csv"))
+    for ending in ("npz", "csv", "parquet"):
+        found = embed(folders, tmp_path / "data", tmp_path / f"x.{ending}", split="train", map="auto", overwrite=True)
+        assert found["labels"]
+    with np.load(tmp_path / "x.npz") as table:
+        by_key = dict(zip(table["keys"].tolist(), table["labels"], strict=True))
+    ranked = [by_key[key] for key in sorted(by_key)]
+    assert [row.tolist() for row in ranked[:3]] == wanted
+    assert all(np.isnan(row).all() if kind == "numbers" else (row == -1).all() for row in ranked[3:])
+    texts = sorted(read_rows(tmp_path / "x.csv"), key=lambda row: row["file"])
+    names = [name for name in texts[0] if name.startswith("labels")]
+    assert len(names) == np.size(wanted[0])
+    assert [[float(row[name]) for name in names] for row in texts[:3]] == [list(np.ravel(row)) for row in wanted]
+    assert [[row[name] for name in names] for row in texts[3:]] == [[""] * len(names)] * 3
+    column = pyarrow.parquet.read_table(tmp_path / "x.parquet").to_pydict()
+    assert [label for _, label in sorted(zip(column["file"], column["labels"], strict=True))] == [*wanted, *[None] * 3]

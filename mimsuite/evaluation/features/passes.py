@@ -265,6 +265,7 @@ def data_words(index: DataIndex, part: Selection) -> str:
         f"{Path(s.path).name} {s.bytes} {s.sha256 or store.stat(s.path).version}" for s in index.shards_of(part.split)
     )
     words = f"{part!r} {index.channels} {index.dtype} {shards}"
+    words += "" if index.alpha == "white" else f" alpha {index.alpha}"
     if index.chosen is not None:
         words += f" chosen {hashlib.sha256(index.chosen[part.split].tobytes()).hexdigest()}"
     return words if index.given is None else f"{words} labels {index.given.mark}"
