@@ -92,7 +92,7 @@ def add(run: Path, root: Path, machine: str, name: str | None = None, pretrained
     start, before, word = started_from(cfg.get("init"), entries(root), dict(pair.split("=", 1) for pair in pretrained))
     model, per_image, objective = measured(run, task, cfg, summary)
     images = int(summary.get("images") or summary["steps"] * (cfg.get("batch") or 0))
-    epochs = re.findall(r"\(([\d.,]+) epochs\)", log)
+    epochs = re.findall(r"\(([\d.,]+) epochs?\)", log)
     figures = {k: v for k, v in summary["metrics"].items() if not k.startswith(("perf/", "optim/"))}
     loss = f"{cfg['objective'].get('loss')} of {cfg['objective'].get('target', 'pixels')}" if objective else None
     data = last(cfg["data"]) if cfg.get("data") else "emoji-64"

@@ -10,6 +10,7 @@ import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,9 @@ from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.stored import open_stored
 from mimsuite.models import AutoConfig, AutoImageProcessor, BitConfig, CvtConfig, ViTConfig
 from mimsuite.pictures.curves import read_metrics
+from mimsuite.runs.checkpoints import goes_on_from
+from mimsuite.runs.life import finished_summary, warn_of_changes
+from mimsuite.runs.loggers import read_rows_until, read_wandb_state
 from mimsuite.settings.probe_head import find_head
 from mimsuite.settings.views import View
 from mimsuite.weights.checkpoints import newest_checkpoint
@@ -278,6 +282,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
     def read_latest(content: bytes) -> None:
         put("run/checkpoints/step_3.ckpt", checkpoint.getvalue())
         put("run/checkpoints/latest.json", content)
+        goes_on_from(folder / "run" / "checkpoints")
         newest_checkpoint(folder / "run" / "checkpoints")
 
     def read_checkpoint(content: bytes) -> None:
@@ -314,6 +319,17 @@ def make_targets(folder: Path) -> dict[str, Target]:
 
     yaml = b"a: &x [1, 2]\nb: {c: *x, d: 0.5}\nmask:\n  _target_: mimsuite.masked.samplers.RandomMask\n  ratio: 0.6\n"
     metrics = b"step,train/loss,val/loss\n1,0.5,\n2,0.4,0.6\n"
+    environment = json.dumps({"torch": "2.0", "cpus": 2, "libraries": {"numpy": "1.0"}}).encode()
+    summary = json.dumps({"task": "pretrain", "status": "done", "steps": 4, "metrics": {"val/loss": 0.5}}).encode()
+    rows = b'{"step": 1, "train/loss": 0.5}\n{"step": 2, "val/loss": NaN}\n'
+    (folder / "done" / "weights").mkdir(parents=True)
+
+    def read_environment(content: bytes) -> None:
+        warn_of_changes(SimpleNamespace(path=put("done/environment.json", content).parent), {})  # type: ignore[arg-type]
+
+    def read_finished(content: bytes) -> None:
+        finished_summary(put("done/summary.json", content).parent, 4)
+
     journal = io.BytesIO()
     journal.write(json.dumps({"format": "mimsuite-pack-1", "options": {"a": 1}, "files": "x"}).encode() + b"\n")
     line = {"file": "train-0.tar", "split": "train", "sha256": "0", "bytes": 1, "samples": 1, "after": 1, "bad": []}
@@ -362,6 +378,12 @@ def make_targets(folder: Path) -> dict[str, Target]:
         "head.json": Target(of_json(json.dumps(head).encode()), read_head, OURS, 1),
         "config.yaml": Target(of(yaml), lambda content: read_yaml(put("c.yaml", content), "fix it"), OURS, 1),
         "metrics.csv": Target(of(metrics), lambda content: read_metrics(put("metrics.csv", content)), OURS, 1),
+        "environment.json": Target(of_json(environment), read_environment, OURS, 1),
+        "summary.json": Target(of_json(summary), read_finished, OURS, 1),
+        "metrics.jsonl": Target(of(rows), lambda content: read_rows_until(put("metrics.jsonl", content), 1), OURS, 1),
+        "wandb/run.json": Target(
+            of_json(b'{"id": "a1", "starts": 2}'), lambda content: read_wandb_state(put("run.json", content)), OURS, 1
+        ),
         "pack.journal": Target(of(journal.getvalue()), read_journal, OURS, 1),
     }
     for name, content in features.items():

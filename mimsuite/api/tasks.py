@@ -238,7 +238,8 @@ def reconstruct(
         ratios: mask ratios to compare side by side, such as [0.3,0.6,0.9] (default: one, mask.ratio)
         masks: masks to compare side by side, such as [random,block,inverse_block,grid]; with ratios every pair
             (default: one)
-        gif: write an animation (.gif) of the pictures that the run in init wrote while it trained (default: false)
+        gif: write an animation (.gif) of the pictures that the run in init wrote while it trained; its longer side has
+            at most 1,200 pixels (default: false)
         csv: table to write (.csv): image, ratio, mask, masked_loss, psnr (default: none)
         overwrite: replace existing files in out and csv (default: false)
         mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.errors import InputError, describe_fault
+from mimsuite.errors import InputError, describe_fault, reading
 
 log = logging.getLogger("mimsuite")
 
@@ -70,6 +70,19 @@ class Replacement:
     def discard(self) -> None:
         """Removes the part, if it is still there."""
         self.part.unlink(missing_ok=True)
+
+
+def read_object(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON object that a file of ours holds.
+
+    Raises:
+        InputError: unreadable, or something else; the message ends with the fix.
+    """
+    with reading(str(path), fix):
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+    return content
 
 
 @contextlib.contextmanager

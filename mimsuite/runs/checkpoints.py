@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from mimsuite.data.storage import write_bytes, write_json
+from mimsuite.data.storage import read_object, write_bytes, write_json
 from mimsuite.errors import RunError, describe_fault
 from mimsuite.weights.checkpoints import load_checkpoint
 
@@ -72,8 +71,8 @@ def goes_on_from(folder: Path) -> str:
         folder: the run's `checkpoints/`.
     """
     try:
-        step = json.loads((folder / "latest.json").read_text())["step"]
-    except (OSError, ValueError):
+        step = int(read_object(folder / "latest.json", "")["step"])
+    except (ValueError, TypeError, KeyError):
         return "there is no checkpoint yet"
     return f"the checkpoint of step {step} is whole, and resume=true goes on from it"
 

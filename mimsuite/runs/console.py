@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from pathlib import Path
 
 from mimsuite.data.terminal import Tolerant
 from mimsuite.runs.secrets import hide_in_record
@@ -26,6 +27,12 @@ def report_next(purpose: str, task: str, **values: object) -> None:
     lists = {key: f"[{','.join(map(str, value))}]" for key, value in values.items() if isinstance(value, tuple)}
     words = [f"{key}={value}" for key, value in (values | lists).items() if value is not None]
     log.info("next      %s: mimsuite %s", purpose, shlex.join([task, *words]))
+
+
+def report_reader(table: Path) -> None:
+    """Reports how a table is read in Python."""
+    call = {".npz": "numpy.load", ".parquet": "pandas.read_parquet", ".csv": "pandas.read_csv"}[table.suffix.lower()]
+    log.info("next      read it in Python: %s(%r)", call, str(table))
 
 
 def log_to_console() -> None:

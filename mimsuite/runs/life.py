@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mimsuite.data.storage import OptionalWrites
+from mimsuite.data.storage import OptionalWrites, read_object
 from mimsuite.data.workers import StoppedWaitingError
-from mimsuite.errors import InputError, RunError, describe_fault
+from mimsuite.errors import InputError, RunError, describe_fault, reading
 from mimsuite.models.device import find_device
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.environment import describe_environment
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("mimsuite")
 
 S = TypeVar("S", bound=TrainingSettings)
+
+SUMMARY, NO_SUMMARY = "summary.json", "remove it, and repeat the command to have it written again"
 
 COPIES = 3  # of the weights that a run writes at least: two in a checkpoint, with a state of the optimizer; the last
 
@@ -214,8 +215,10 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
 def warn_of_changes(folder: RunFolder, facts: dict[str, Any]) -> None:
     """Reports what of the machine is not as it was: the run goes on, but its last bits may differ."""
     file = folder.path / "environment.json"
-    before: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    old, new = (described.pop("libraries", {}) | described for described in (before, describe_environment() | facts))
+    fix = "remove it to go on without a comparison of the machines"
+    before = read_object(file, fix) if file.is_file() else {}
+    with reading(str(file), fix):
+        old, new = (about.pop("libraries", {}) | about for about in (before, describe_environment() | facts))
     for name in sorted(old.keys() & new.keys()):
         if name != "cpus" and old[name] != new[name]:
             log.warning(
@@ -239,11 +242,15 @@ def report_choices(settings: TrainingSettings, compute: Compute) -> None:
     """Reports how long the run is, and every `auto` with its reason."""
     budget, loading, seed = settings.budget, settings.inputs.loading, settings.inputs.seed
     given = "as before" if settings.inputs.resume else "as given"
-    used = budget.per_epoch * budget.batch
-    passes = f"{budget.epochs:.1f} epochs" + (
-        f" of {used:,} of the {budget.samples:,} images" * (used < budget.samples)
+    epochs = round(budget.epochs, 1)
+    passes = counted(int(epochs) if epochs == int(epochs) else epochs, "epoch")
+    log.info(
+        *("length    %s of %s (%s), seed %d", counted(budget.steps, "step"), counted(budget.batch, "image")),
+        *(passes, seed),
     )
-    log.info("length    %d steps of %d images (%s), seed %d", budget.steps, budget.batch, passes, seed)
+    if (used := budget.per_epoch * budget.batch) < budget.samples:
+        batches = counted(budget.per_epoch, "batch")
+        log.info("          an epoch is %s: %s of the %s images", batches, f"{used:,}", f"{budget.samples:,}")
     log.info("devices   %s", describe_devices(settings.inputs.devices, compute))
     found = (
         f"precision={compute.precision} ({compute.reason})",
@@ -353,12 +360,12 @@ def stopping_reasons(callbacks: Sequence[Callback]) -> list[str]:
 def finished_summary(out: str | Path, steps: int) -> dict[str, Any] | None:
     """The summary of a run that has done all its steps and written its results; None of another one."""
     found = read_summary(out)
-    finished = found.get("status") == "done" and found.get("steps", 0) >= steps and (Path(out) / "weights").is_dir()
+    with reading(str(Path(out) / SUMMARY), NO_SUMMARY):
+        finished = found.get("status") == "done" and found.get("steps", 0) >= steps and (Path(out) / "weights").is_dir()
     return found if finished else None
 
 
 def read_summary(out: str | Path) -> dict[str, Any]:
     """What the run's first process wrote, or nothing where it did not get so far."""
-    file = Path(out) / "summary.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return found
+    file = Path(out) / SUMMARY
+    return read_object(file, NO_SUMMARY) if file.is_file() else {}

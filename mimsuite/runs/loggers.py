@@ -22,7 +22,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from mimsuite.callbacks.context import RunContext, make_parts
-from mimsuite.data.storage import OptionalWrites, write_text
+from mimsuite.data.storage import OptionalWrites, read_object, write_text
+from mimsuite.errors import InputError, reading
 from mimsuite.runs.secrets import redact
 
 log = logging.getLogger("mimsuite")
@@ -62,6 +63,35 @@ class _Sink(Logger):
         """Nothing: `config.yaml` holds them, and wandb got the config when it began."""
 
 
+def read_rows_until(file: Path, step: int) -> list[dict[str, float]]:
+    """The metrics of a run up to a step; none where there is no file.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    if not file.exists():
+        return []
+    with reading(str(file), "restore it, or remove it to go on without the metrics so far"):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last line
+        if not all(isinstance(value, int | float) for row in rows for value in row.values()):
+            raise ValueError("a value is not a number")
+        return [row for row in rows if row["step"] <= step]
+
+
+def read_wandb_state(record: Path) -> dict[str, Any]:
+    """The id of a run in wandb, and how often it was started.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    fix = "the run gets a new id"
+    state = read_object(record, fix)
+    if not isinstance(state.get("id"), str) or type(state.get("starts")) is not int:
+        raise InputError(f"{record} names no id and no number of starts; {fix}")
+    return state
+
+
 class FileLogger(_Sink):
     """Appends each set of metrics to `metrics.jsonl` and to `metrics.csv` (columns `step` and the metric names).
 
@@ -75,9 +105,7 @@ class FileLogger(_Sink):
     def __init__(self, folder: Path, step: int = -1) -> None:
         super().__init__()
         self._jsonl, self._csv = folder / "metrics.jsonl", folder / "metrics.csv"
-        lines = self._jsonl.read_text().splitlines() if self._jsonl.exists() else []
-        rows = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last line
-        self._rows = [row for row in rows if row["step"] <= step]
+        self._rows = read_rows_until(self._jsonl, step)
         self._columns: list[str] = ["step"]
         self.last: dict[str, float] = {}
         for row in self._rows:
@@ -159,7 +187,7 @@ class WandbLogger(_Sink):
         with OptionalWrites("wandb/run.json", (OSError, ValueError)).attempt():
             record.parent.mkdir(parents=True, exist_ok=True)
             if record.exists():
-                state = json.loads(record.read_text())
+                state = read_wandb_state(record)
             write_text(record, json.dumps(state | {"starts": state["starts"] + 1}))
         state["starts"] += 1
         mode, first = wandb_mode(), state["starts"] == 1

@@ -13,7 +13,7 @@ from mimsuite.data.folders import count_of
 from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_encoder
-from mimsuite.runs.console import log_to_console
+from mimsuite.runs.console import log_to_console, report_reader
 from mimsuite.settings.embed import EmbedSettings, read_embed
 from mimsuite.settings.outputs import check_writable
 from mimsuite.settings.read import format_size
@@ -52,6 +52,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     log.info("%s of %s: features (%d, %d) in %s", settings.view, settings.weights.init, images, width, settings.out)
     if settings.picture is not None:
         log.info("map in %s", settings.picture)
+    report_reader(settings.out)
     return {
         "out": str(settings.out),
         "map": None if settings.picture is None else str(settings.picture),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -18,6 +18,8 @@ from mimsuite.settings.read import format_size
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
+
+FLAT = "loss_mean_colour"
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -34,11 +36,17 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         report_settings(settings)
         rows, more = evaluate_sizes(settings, sampler, folder.path)
         for size, row in zip(settings.sizes, rows, strict=True):
-            log.info("%-9s %s", format_size(size), ", ".join(f"{name} {value:.4f}" for name, value in row.items()))
+            log.info("%-9s %s", format_size(size), format_row(row))
         metrics = {f"{settings.split}/{name}": value for name, value in rows[0].items()}
         more |= {"split": settings.split, "image_size": list(settings.sizes[0])}
         log.info("next      look at the tables and pictures in %s", settings.out)
         return folder.summary("evaluate", "done", 0, metrics, **more)
+
+
+def format_row(row: Mapping[str, float]) -> str:
+    """Metrics in words; beside a masked loss what one colour per image would reach."""
+    flat = {"loss": f" (one colour per image: {row[FLAT]:.4f})"} if FLAT in row else {}
+    return ", ".join(f"{name} {value:.4f}{flat.get(name, '')}" for name, value in row.items() if name != FLAT)
 
 
 def report_settings(settings: EvaluateSettings) -> None:

@@ -13,7 +13,7 @@ from mimsuite import app
 from mimsuite.data.folders import count_of, list_names
 from mimsuite.data.progress import report_progress
 from mimsuite.errors import RunError, describe_fault
-from mimsuite.runs.console import log_to_console
+from mimsuite.runs.console import log_to_console, report_next
 from mimsuite.settings.pack import PackSettings, read_pack
 
 log = logging.getLogger("mimsuite")
@@ -52,7 +52,8 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
     for split, shards in index.splits.items():
         log.info("%-6s %s in %s", split, count_of(counts[split], "image"), count_of(len(shards), "shard"))
     log.info("classes: %s", list_names(index.classes, NAMED) if index.classes else "none")
-    log.info("packed to %s; look at it with: mimsuite inspect data=%s out=...", settings.out, settings.out)
+    log.info("packed to %s", settings.out)
+    report_next("look at it", "inspect", data=settings.out, out=f"{settings.out}-look")
     return {"splits": counts, "classes": list(index.classes or ())}
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.folders import count_of
 from mimsuite.errors import InputError
-from mimsuite.runs.console import log_to_console
+from mimsuite.runs.console import log_to_console, report_reader
 from mimsuite.settings.predict import read_predict
 from mimsuite.settings.read import format_size
 
@@ -41,6 +41,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"out={settings.out} cannot be written: {reason}; use another out=") from error
     images = len(columns["key"])
     log.info("predictions of %s in %s", count_of(images, "image"), settings.out)
+    report_reader(settings.out)
     return {
         "out": str(settings.out),
         "samples": images,

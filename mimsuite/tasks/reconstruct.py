@@ -12,7 +12,7 @@ from mimsuite import app
 from mimsuite.pictures.metrics import metrics_of, write_metrics
 from mimsuite.pictures.saving import save_animation, save_image
 from mimsuite.pictures.scene import Scene
-from mimsuite.runs.console import log_to_console
+from mimsuite.runs.console import log_to_console, report_next
 from mimsuite.settings.reconstruct import AnimationSettings, ReconstructSettings, read_reconstruct
 
 log = logging.getLogger("mimsuite")
@@ -50,6 +50,10 @@ def draw(settings: ReconstructSettings) -> dict[str, Any]:
         log.info("%s%s over %d images", f"{choice.title}: " if settings.compared else "", text, len(scene.names))
     log.info("picture in %s%s", settings.out, f", table in {settings.table}" if settings.table else "")
     if not settings.compared:
+        if choices[0].ratio is not None:
+            beside = settings.out.with_name(f"{settings.out.stem}-ratios.png")
+            more = {"init": settings.model.weights.init, "images": settings.images, "out": beside}
+            report_next("compare shares of hidden units", "reconstruct", ratios=(0.3, 0.6, 0.9), **more)
         return {**metrics[0], "out": str(settings.out)}
     pairs = zip(choices, metrics, strict=True)
     rows = [{"mask": choice.mask_name, "ratio": choice.ratio, **values} for choice, values in pairs]

@@ -87,7 +87,7 @@ def test_a_layout_is_read(layout):
     found, names_of_classes, notes = read(names)
     assert (found, names_of_classes) == (splits, classes)
     if layout == "flat test":
-        assert notes == ["test has no labels: its images lie in no folders of classes"]
+        assert notes == ["the images of test lie in no folders of classes"]
     if layout == "a loose image":
         assert notes == ["no labels: 1 image outside of the folders of classes (a.jpg)"]
 

@@ -167,7 +167,7 @@ def _read_classes(names: Sequence[str], given: list[str], below: Sequence[Sequen
         None if split in flat or p[0].lower() in UNLABELLED else number[p[0]]
         for split, p in zip(given, below, strict=True)
     ]
-    notes = [f"{split} has no labels: its images lie in no folders of classes" for split in order if split in flat]
+    notes = [f"the images of {split} lie in no folders of classes" for split in order if split in flat]
     return Layout(given, numbers, ordered, notes)
 
 
