@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mimsuite.data.folders import is_picture
 from mimsuite.data.index_json import INDEX
 from mimsuite.data.storage import cache_folder, move_folder, write_json
 from mimsuite.errors import InputError
@@ -102,7 +103,8 @@ def _make(folder: Path, part: Path, source: Path, make: Callable[[Path], object]
         if not part.is_dir() or (folder / _ABOUT).is_file():
             return
         if not (part / INDEX).is_file():
-            log.info("data=%s is a folder of images: packing it to %s (once; see `mimsuite pack`)", source, folder)
+            what = "an image" if is_picture(str(source)) else "a folder of images"
+            log.info("data=%s is %s: packing it to %s (once; see `mimsuite pack`)", source, what, folder)
             make(part)
         write_json(part / _ABOUT, {"source": os.path.realpath(source)})
         move_folder(part, folder, _ABOUT)

@@ -145,6 +145,7 @@ class DataIndex:
         chosen: per split the numbers of the samples that count, ascending; None: all. Splits of which none does are not
             among `splits`.
         totals: then how many samples each split has in all.
+        sets: of several data sets as one, the `root` that each shard belongs to, by its path.
     """
 
     root: str
@@ -162,6 +163,7 @@ class DataIndex:
     given: GivenLabels | None = field(default=None, repr=False, compare=False)
     chosen: Mapping[str, NDArray[np.int64]] | None = field(default=None, repr=False, compare=False)
     totals: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    sets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def num_samples(self, split: str | Selection) -> int:
         """How many samples a split, or a part of it, has."""

@@ -55,6 +55,7 @@ def merge(indexes: Sequence[DataIndex]) -> DataIndex:
         image_size=indexes[int(np.argmax(weights))].image_size,
         has_labels=any(index.has_labels for index in indexes),
         display=_merged_display(indexes),
+        sets={s.path: index.root for index in indexes for shards in index.splits.values() for s in shards},
         reading=tuple(line for index in indexes for line in _describe(index)),
     )
 

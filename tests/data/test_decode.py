@@ -170,7 +170,7 @@ def test_arrays_of_many_channels_are_kept(dtype):
 JPEG = encode(PICTURE, "JPEG")
 PNG = encode(PICTURE, "PNG")
 BROKEN = {
-    "nothing": (b"", "not an image"),
+    "nothing": (b"", "the file is empty"),
     "text": (b"hello, this is text", "not an image"),
     "cut JPEG header": (JPEG[:100], "cut inside the header"),
     "cut JPEG data": (JPEG[:-200], "JPEG"),

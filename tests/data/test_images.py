@@ -70,11 +70,11 @@ def spoilt(seed, count):
 
 
 DAMAGED = {
-    "0 bytes": (b"", "not an image"),
+    "0 bytes": (b"", "the file is empty"),
     "1 byte": (b"\xff", "not an image"),
     "zeros": (bytes(5000), "not an image"),
     "text": (b"This is not a picture.\n" * 20, "not an image"),
-    "a web page": (b"<!DOCTYPE html><html>404</html>", "not an image"),
+    "a web page": (b"<!DOCTYPE html><html>404</html>", "a web page, and not an image"),
     "JPEG of three bytes": (JPEG[:3], "JPEG: cut inside the header"),
     "JPEG without image data": (JPEG[:SCAN], "JPEG: "),
     "JPEG cut in its data": (JPEG[:-100], "JPEG: Premature end|JPEG: Corrupt"),
@@ -102,10 +102,26 @@ def test_a_jpeg_with_exchanged_bytes_is_refused_at_full_and_at_reduced_scale(see
         open_image(spoilt(seed, 8)).pixels(Box(0, 0, 40, 64), cover=(5, 8))
 
 
+OTHERS = {
+    "an empty file": (b"", "the file is empty"),
+    "a photo of a phone": (b"\0\0\0\x18ftypheic" + bytes(90), "a HEIC picture, and not an image of"),
+    "a scan of a hospital": (bytes(128) + b"DICM" + bytes(90), "a DICOM file, and not an image of"),
+    "a download that failed": (b"\n<!DOCTYPE html><html>", "a web page, and not an image of a supported kind; get the"),
+    "a drawing": (b'<?xml version="1.0"?><svg>', "an SVG drawing, and not an image of"),
+    "a clone without LFS": (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer, and not"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_files_with_the_ending_of_an_image_are_called_by_their_kind(name):
+    data, words = OTHERS[name]
+    assert reason(data).startswith(words)
+
+
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "ICNS", "TGA"])
 def test_formats_of_rare_decoders_are_not_opened(kind):
     """Pillow would start Ghostscript for an EPS, whatever the name of the file."""
-    assert reason(encode(Image.new("RGB", (32, 32)), kind)).startswith("not an image of a supported kind")
+    assert "not an image of a supported kind" in reason(encode(Image.new("RGB", (32, 32)), kind))
 
 
 # ---- extreme sizes
@@ -353,7 +369,7 @@ def test_few_bad_samples_are_replaced_by_the_next_good_ones_and_named(sparse):
     named = {number: [(b.shard, b.key) for b in found] for number, found in bad.items()}
     assert named == {700: [(first, "k0700")], 3999: [(second, "k3999")]}
     assert bad[700][0].reason.startswith("JPEG: ")
-    assert bad[3999][0].reason.startswith("not an image")
+    assert bad[3999][0].reason.startswith("the file is empty")
 
 
 def test_replacements_and_names_are_the_same_for_any_workers_and_again(sparse):

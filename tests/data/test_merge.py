@@ -14,6 +14,7 @@ from mimsuite.data.merge import merge
 from mimsuite.data.open import open_data
 from mimsuite.data.order import BatchOrder
 from mimsuite.errors import InputError
+from mimsuite.evaluation.features.tables import name_columns
 from mimsuite.settings.read import read_data
 
 
@@ -97,3 +98,11 @@ def test_a_list_is_given_on_the_command_line():
     assert read_data(OmegaConf.create({"data": None})) is None
     with pytest.raises(InputError, match=r"data=\[\] names no data"):
         read_data(OmegaConf.create({"data": []}))
+
+
+def test_rows_of_a_table_name_their_data_set(sets):
+    index = opened(sets, "one", "two")
+    columns = name_columns(index, Selection("train"), np.array([0, 5, 6, 9]))
+    assert columns["file"] == ["s0000.jpg", "s0005.jpg", "s0010.jpg", "s0013.jpg"]
+    assert columns["data"] == [str(sets / name) for name in ("one", "one", "two", "two")]
+    assert "data" not in name_columns(open_data(str(sets / "one")), Selection("train"), np.array([0]))

@@ -397,6 +397,11 @@ def test_a_share_that_whole_images_cannot_give_is_reported(scans, tmp_path, capl
     assert "val_fraction=0.3: val gets 50.0% of the images, for each class gives whole images" in caplog.text
 
 
+def test_the_reading_tells_the_range_of_numbers(scans, tmp_path):
+    plan = plan_pack(scans, Choice(labels=csv(tmp_path, ["0.5", "3", "", "-2", "1", "1"])))
+    assert plan.reading[0] == "train  6 images, 1 without a label, numbers from -2 to 3"
+
+
 WRONG_TEXTS = {
     "NaN": "label 'NaN' stands for a missing value; leave the cell empty",
     "N/A": "label 'N/A' stands for a missing value",

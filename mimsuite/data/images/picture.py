@@ -109,6 +109,26 @@ def _from_pillow(image: Image.Image, alpha: Alpha, *, grey: bool) -> Pixels:
     return np.concatenate([array, cover], axis=-1) if cover is not None and alpha == "channel" else array
 
 
+def _describe_unknown(data: bytes) -> str:
+    """Why bytes are no image, with the name of what they are where that is plain."""
+    if not data:
+        return "the file is empty"
+    start = data[:256].lstrip().lower()
+    found = {
+        "a HEIC picture": data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"),
+        "a DICOM file": data[128:132] == b"DICM",
+        "a web page": start.startswith((b"<!doctype html", b"<html")),
+        "an SVG drawing": b"<svg" in start,
+        "a PDF document": data.startswith(b"%PDF"),
+        "a Git LFS pointer": data.startswith(b"version https://git-lfs"),
+    }
+    name = next((name for name, fits in found.items() if fits), None)
+    if name is None:
+        return f"not an image of a supported kind (starts with {data[:8]!r})"
+    fix = "get the file itself" if name in ("a web page", "a Git LFS pointer") else "convert it to PNG or JPEG"
+    return f"{name}, and not an image of a supported kind; {fix}"
+
+
 def read_picture_header(data: bytes, alpha: Alpha) -> Picture:
     """Opens an image.
 
@@ -119,9 +139,7 @@ def read_picture_header(data: bytes, alpha: Alpha) -> Picture:
     with decoding("header"), contextlib.suppress(UnidentifiedImageError):
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     if image is None:
-        raise DecodeError(
-            "the file is empty" if not data else f"not an image of a supported kind (starts with {data[:8]!r})"
-        )
+        raise DecodeError(_describe_unknown(data))
     check_size(image.height, image.width)
     if image.mode not in DEEP_MODES + _GREY_MODES + _COLOUR_MODES:
         raise DecodeError(f"{image.format} image of mode {image.mode}, which is not supported")

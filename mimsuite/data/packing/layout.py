@@ -185,7 +185,10 @@ def describe_reading(layout: Layout, contents: Contents) -> Iterator[str]:
         inside = [label for label, given in zip(layout.labels, layout.splits, strict=True) if given == split]
         if inside:
             counts = Counter(number for label in inside for number in classes_of(label))
-            yield f"{split:6} {describe_split(len(inside), counts, layout.classes, inside.count(None))}"
+            text = describe_split(len(inside), counts, layout.classes, inside.count(None))
+            numbers = [label for label in inside if isinstance(label, float)]
+            values = f", numbers from {min(numbers):g} to {max(numbers):g}" if numbers else ""
+            yield f"{split:6} {text}{values}"
     yield from layout.notes
     if contents.tables and None in layout.labels:
         yield f"files that may hold labels, and are not read: {list_names(contents.tables)} (labels=FILE.csv)"

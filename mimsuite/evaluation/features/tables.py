@@ -27,12 +27,15 @@ Columns = Mapping[str, Sequence[str] | NDArray[Any]]
 
 
 def name_columns(index: DataIndex, part: Selection, numbers: NDArray[np.int64]) -> dict[str, Sequence[str]]:
-    """`file`, the paths of these images of a part (see `members.read_files`), and of several splits `split`."""
+    """`file`, the paths of these images (see `members.read_files`); of several splits `split`, of several sets `data`."""
     samples = index.records(part).take(numbers)
     columns: dict[str, Sequence[str]] = {"file": read_files(ShardFiles(store_of(index.root)), samples)}
     if part.split == EVERY_SPLIT and len(index.splits) > 1:
         every = np.repeat(list(index.splits), [index.num_samples(split) for split in index.splits])
         columns["split"] = every[numbers].tolist()
+    if index.sets:
+        roots = [index.sets[shard.path] for shard in samples.shards]
+        columns["data"] = np.repeat(roots, samples.sizes).tolist()
     return columns
 
 
