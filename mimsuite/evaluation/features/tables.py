@@ -27,7 +27,7 @@ Columns = Mapping[str, Sequence[str] | NDArray[Any]]
 
 
 def name_columns(index: DataIndex, part: Selection, numbers: NDArray[np.int64]) -> dict[str, Sequence[str]]:
-    """`file`, the paths of these images (see `members.read_files`); of several splits `split`, of several sets `data`."""
+    """`file`, the paths of these images (see `members.read_files`); of several splits `split`, of sets `data`."""
     samples = index.records(part).take(numbers)
     columns: dict[str, Sequence[str]] = {"file": read_files(ShardFiles(store_of(index.root)), samples)}
     if part.split == EVERY_SPLIT and len(index.splits) > 1:
