@@ -73,9 +73,12 @@ def test_the_name_of_a_node_decides_nothing(tmp_path):
 
 def test_a_callback_that_is_not_wanted_is_not_built(tmp_path):
     probe = {"_target_": "mimsuite.callbacks.online_probe.OnlineProbe", "images": "auto"}  # not resolved
-    nodes = {"a": {"_target_": f"{HERE}.Quiet"}, "monitor": probe}
+    probe |= {"val_images": "auto", "share": 0.1, "labels": "auto"}
+    nodes = {"a": {"_target_": f"{HERE}.Quiet", "every": 1}, "monitor": probe}
     assert made(tmp_path, **nodes)[0] == []
-    probe |= {"images": 20, "val_images": 20, "share": 0.1, "labels": True}
+    with pytest.raises(InputError, match=r"unknown key 'b.imags'; did you mean b.images\?"):
+        made(tmp_path, b=probe | {"imags": 1})
+    probe |= {"images": 20, "val_images": 20, "labels": True}
     (built,) = make_callbacks(OmegaConf.create({"b": probe}), context_of(tmp_path, online_probe=True), ())
     assert isinstance(built, OnlineProbe)
 
