@@ -76,7 +76,7 @@ def test_a_callback_that_is_not_wanted_is_not_built(tmp_path):
     probe |= {"val_images": "auto", "share": 0.1, "labels": "auto"}
     nodes = {"a": {"_target_": f"{HERE}.Quiet", "every": 1}, "monitor": probe}
     assert made(tmp_path, **nodes)[0] == []
-    with pytest.raises(InputError, match="unknown key .*imags.*; did you mean .*images"):
+    with pytest.raises(InputError, match=r"unknown key .*imags.*; did you mean .*images"):
         check_parts("b", OmegaConf.create({"b": probe | {"imags": 1}}), Callback, context_of(tmp_path), ())
     probe |= {"images": 20, "val_images": 20, "labels": True}
     (built,) = make_callbacks(OmegaConf.create({"b": probe}), context_of(tmp_path, online_probe=True), ())
