@@ -50,6 +50,12 @@ class ImageNames:
                     found[number] = self._find(text[len(before) :])
         return found
 
+    def similar(self, cell: str) -> str:
+        """A question that names the first image with the same name in another folder, case or ending; else empty."""
+        name = _stem(_plain(cell.strip()))
+        found = next((file for file in self.files if _stem(file) == name), None)
+        return "" if found is None else f" (did you mean {to_text(found)!r}?)"
+
     def _find(self, text: str) -> int | None:
         names = [text, _relative(text, self._src), _plain(_relative(text, self._src))]
         for table in (self._exact, self._loose):
@@ -75,6 +81,10 @@ def _relative(text: str, src: Path | None) -> str:
     if src is not None and os.path.isabs(text):
         return os.path.relpath(text, os.path.abspath(src))
     return str(PurePosixPath(os.path.normpath(text)))
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0].casefold()
 
 
 def _plain(text: str) -> str:

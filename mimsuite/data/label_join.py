@@ -75,17 +75,19 @@ def join_labels(index: DataIndex, source: LabelFile, known: Sequence[str] = ()) 
     at_label = find_column(table, source.label_column, LABEL_COLUMNS, "labels_column")
     paths = read_files(files, samples)
     keys = [read_key(files, *samples[number]) for number in range(len(samples))]
-    places = match_rows(table, at_path, ImageNames(paths, keys))
+    names = ImageNames(paths, keys)
+    places = match_rows(table, at_path, names)
     rows = {
         str(place): Row(line, cells[at_label].strip(), "")
         for (line, cells), place in zip(table.rows, places, strict=True)
         if place is not None
     }
     if not rows:
+        first = table.rows[0][1][at_path]
         raise InputError(
             f"labels={source.file}: no row names an image of {index.root}; column {table.header[at_path]!r} holds "
-            f"{table.rows[0][1][at_path]!r}, the data {to_text(paths[0])!r} with the key {to_text(keys[0])!r}; choose "
-            "another column with labels_file="
+            f"{first!r}{names.similar(first)}, the data {to_text(paths[0])!r} with the key {to_text(keys[0])!r}; fix "
+            "the paths, or choose another column with labels_file="
         )
     found = parse_labels(source.file, rows, source.kind, known)
     given = given_labels(samples.keys(), {int(number): label for number, label in found.labels.items()})

@@ -10,6 +10,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.checks.duplicates import find_duplicates
+from mimsuite.data.folders import count_of
 from mimsuite.data.index import Selection
 from mimsuite.data.label_join import count_labelled
 from mimsuite.models.device import torch_device
@@ -26,6 +28,7 @@ from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
 
+MOST_COMPARED = 50_000  # images among which the same ones are looked for
 LONGEST_SHARE = timedelta(hours=2)  # by which one process may have its features later than another
 
 
@@ -41,6 +44,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         folder.log_to_file()
         folder.describe(settings.config, overrides, {"processes": team.size})
         report_settings(settings)
+        if folder.leads:
+            warn_of_known_images(settings)
 
         from mimsuite.evaluation.probes.measure import read_features, run_probes
         from mimsuite.evaluation.probes.report import summary_facts, summary_metrics, text_table, write_report
@@ -94,6 +99,20 @@ def report_settings(settings: ProbeSettings) -> None:
         *(format_size(settings.image_size), heads, format_list(view.layer for view in settings.views)),
         *(format_list(view.pool for view in settings.views), format_list(recipe.norms), len(recipe.lrs), recipe.epochs),
     )
+
+
+def warn_of_known_images(settings: ProbeSettings) -> None:
+    """Warns of images that lie in both parts; in large sets it would take too long, and `inspect` looks for them."""
+    index = settings.index
+    parts = {"train": index.records(settings.train), "report": index.records(settings.test)}
+    if sum(map(len, parts.values())) > MOST_COMPARED:
+        return
+    if across := find_duplicates(index, parts).across:
+        log.warning(
+            "%s of %s the same bytes as a training image, which overestimates the accuracy; `mimsuite inspect` names "
+            "them",
+            *(count_of(across, "image"), f"{settings.test} {'has' if across == 1 else 'have'}"),
+        )
 
 
 def format_count(settings: ProbeSettings, part: Selection) -> str:

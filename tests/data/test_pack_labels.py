@@ -402,6 +402,13 @@ def test_the_reading_tells_the_range_of_numbers(scans, tmp_path):
     assert plan.reading[0] == "train  6 images, 1 without a label, numbers from -2 to 3"
 
 
+@pytest.mark.parametrize("name", ["C:\\old\\A\\0.JPG", "other/0.jpg", "0.png"])
+def test_a_row_that_names_no_image_is_told_the_one_it_may_mean(name, scans, tmp_path):
+    said = refused(scans, tmp_path, csv(tmp_path, list("abcdef"), names=[name, *NAMES[1:]]))
+    assert "is not an image below" in said
+    assert "(did you mean 'a/0.jpg'?)" in said
+
+
 WRONG_TEXTS = {
     "NaN": "label 'NaN' stands for a missing value; leave the cell empty",
     "N/A": "label 'N/A' stands for a missing value",

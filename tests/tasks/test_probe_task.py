@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,3 +322,14 @@ def test_evaluating_a_probe_takes_the_same_images(model, only_train, tmp_path, c
     assert "learnt from" not in caplog.text
     api.call("evaluate", {"init": probe, "data": str(only_train), "out": out + "2", "workers": 0, "split": "train"})
     assert "split=train: of images that the model learnt from, the metrics say nothing about new ones" in caplog.text
+
+
+def test_a_probe_says_that_it_reports_on_training_images(model, tmp_path, caplog):
+    data = Path(write_shards(tmp_path / "shards", {"train": 30, "val": 20}, contrast=12))
+    with tarfile.open(data / "train-000000.tar") as source, tarfile.open(data / "val-000000.tar", "w") as copy:
+        for member in source.getmembers()[:40]:
+            content = source.extractfile(member)
+            member.name = f"copy{member.name}"
+            copy.addfile(member, content)
+    api.call("probe", {"init": str(model), "data": str(data), "out": str(tmp_path / "out"), **QUICK})
+    assert "20 images of val have the same bytes as a training image, which overestimates the accuracy" in caplog.text

@@ -33,15 +33,19 @@ class Duplicates(NamedTuple):
     first: list[list[str]]
 
 
-def find_duplicates(index: DataIndex) -> Duplicates:
-    """Compares the encoded bytes of all images; exact.
+def find_duplicates(index: DataIndex, parts: dict[str, Samples] | None = None) -> Duplicates:
+    """Compares the encoded bytes of images; exact.
 
     Of images whose size another one has as well the end is read, and those that end alike are read whole.
+
+    Args:
+        index: the data set.
+        parts: of it, by name; None: its splits.
 
     Raises:
         RunError: a shard cannot be read.
     """
-    parts = {split: index.records(split) for split in index.splits}
+    parts = parts or {split: index.records(split) for split in index.splits}
     sizes = np.concatenate([image_bytes(samples) for samples in parts.values()])
     values, counts = np.unique(sizes, return_counts=True)
     wanted = values[counts > 1]

@@ -88,14 +88,15 @@ def read_rows(
     at_path = find_column(table, path_column, FILE_COLUMNS, "labels_file")
     at_label = find_column(table, label_column, LABEL_COLUMNS, "labels_column")
     at_group = None if group is None else find_column(table, group, (), "group_by")
-    places = match_rows(table, at_path, ImageNames(files, src=src))
+    names = ImageNames(files, src=src)
+    places = match_rows(table, at_path, names)
     rows = dict[str, Row]()
     for (line, cells), place in zip(table.rows, places, strict=True):
         where = f"{file} row {line}"
         if place is None:
             raise InputError(
-                f"{where} names {cells[at_path]!r}, which is not an image below src={src}; fix the path (relative to "
-                "src), or remove the row"
+                f"{where} names {cells[at_path]!r}, which is not an image below src={src}"
+                f"{names.similar(cells[at_path])}; fix the path (relative to src), or remove the row"
             )
         label, group_name = cells[at_label].strip(), "" if at_group is None else cells[at_group].strip()
         empty = at_group if at_group is not None and not group_name else at_label if not label else None
