@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ import netrc
 import os
 import queue
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -29,6 +31,7 @@ from mimsuite.runs.secrets import redact
 log = logging.getLogger("mimsuite")
 
 WANDB_PATIENCE = 10.0
+OFF = ("disabled", "offline", "dryrun")  # modes that send nothing
 
 
 def make_loggers(nodes: DictConfig, context: RunContext, trusted: Collection[str]) -> list[Logger]:
@@ -166,6 +169,10 @@ class WandbLogger(_Sink):
         super().__init__()
         self.failed = False
         self._queue: queue.SimpleQueue[Callable[[Any], None] | None] = queue.SimpleQueue()
+        # In a notebook wandb asks every Jupyter server for the notebook's name, and complains in red that none
+        # knows it, unless this variable names something that exists.
+        os.environ.setdefault("WANDB_NOTEBOOK_NAME", str(context.folder))
+        self._trouble = load_user_settings()
         self._thread = threading.Thread(
             target=self._work,
             args=(self._arguments(context.folder, project, group, context.config),),
@@ -206,9 +213,8 @@ class WandbLogger(_Sink):
     def _work(self, arguments: dict[str, Any]) -> None:
         """The thread: opens the wandb run, then does what is put into the queue until None comes."""
         try:
-            # In a notebook wandb asks every Jupyter server for the notebook's name, and complains in red that none
-            # knows it, unless this variable names something that exists.
-            os.environ.setdefault("WANDB_NOTEBOOK_NAME", arguments["dir"])
+            if self._trouble is not None:
+                raise self._trouble
             import wandb
 
             settings = wandb.Settings(
@@ -270,6 +276,22 @@ class WandbLogger(_Sink):
             )
 
 
+def load_user_settings() -> Exception | None:
+    """Lets wandb read its settings now, from the user's folder and the environment alone; returns what went wrong.
+
+    It would also read `wandb/settings` of the working folder, where a downloaded data set could name another server,
+    which would get the key. It reads its settings once in each process.
+    """
+    try:
+        from wandb.sdk import wandb_setup
+
+        with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+            assert wandb_setup.singleton().settings is not None
+    except Exception as error:
+        return error
+    return None
+
+
 def wandb_mode() -> str:
     """`online` if a key is there, else `offline`; `WANDB_MODE` decides where it is set, then wandb's settings files."""
     if mode := os.environ.get("WANDB_MODE") or mode_of_files():
@@ -284,12 +306,19 @@ def wandb_mode() -> str:
 
 
 def mode_of_files() -> str | None:
-    """What `wandb disabled`, `offline` or `online` wrote, for this folder or for the user; None for nothing."""
-    settings = configparser.ConfigParser(interpolation=None)
+    """What `wandb disabled`, `offline` or `online` wrote, for the user or for this folder; None for nothing.
+
+    The working folder may be a downloaded data set: it can keep wandb from sending, and nothing else.
+    """
     user = os.environ.get("WANDB_CONFIG_DIR") or os.path.expanduser("~/.config/wandb")
-    here = os.path.join(os.environ.get("WANDB_DIR") or "", "wandb")
+    here = _mode_in(os.path.join(os.environ.get("WANDB_DIR") or "", "wandb"))
+    return here if here in OFF else _mode_in(user)
+
+
+def _mode_in(folder: str) -> str | None:
+    settings = configparser.ConfigParser(interpolation=None)
     try:
-        settings.read([os.path.join(folder, "settings") for folder in (user, here)], encoding="utf-8")
+        settings.read(os.path.join(folder, "settings"), encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError):
         return None
     return settings.get("default", "mode", fallback=None)

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_config
+from mimsuite.config.kinds import path_keys
 from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.fingerprint import DATA, Fingerprint, difference
 from mimsuite.errors import InputError, reading
@@ -113,12 +114,19 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
         chosen_before = any(line.startswith("micro_batch=") for line in before)
         for_other_devices = {"micro_batch": "auto"} if key in PROCESSES and not chosen_before else {}
         return {key: new} | for_other_devices
-    if old not in (new, "<secret>") and not (key == "init" and same_path(old, new)):
+    if key == "init" and old is not None and new is not None and moved(str(old)):
+        return {}  # the run's own weights are further on
+    if old not in (new, "<secret>") and not (key in path_keys() and same_path(old, new)):
         raise InputError(
             f"resume=true cannot change {key}: the run has {old}, the command line has {new}; remove {key}=, "
             "or start a new run in another out="
         )
     return {}
+
+
+def moved(init: str) -> bool:
+    """Whether the weights that a run began with are no longer where they were."""
+    return not init.startswith(("hf:", "demo:")) and not os.path.exists(init)
 
 
 def first_overrides(cfg: DictConfig) -> list[str]:

@@ -32,7 +32,7 @@ from mimsuite.settings.read import (
     read_text,
 )
 from mimsuite.settings.resolve import with_values
-from mimsuite.settings.resume import check_data, continue_config, first_overrides, stored_config
+from mimsuite.settings.resume import check_data, continue_config, first_overrides, moved, stored_config
 from mimsuite.settings.team import current_team, node_rank
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
@@ -199,7 +199,7 @@ def read_inputs(
     init, data = read_text(cfg, "init"), read_data(cfg)
     if not (resume and held):
         check_outside(out, data)
-    weights = read_weights(init, objects)
+    weights = read_weights(init, objects, out if resume and held else None)
     index = open_data(data, (weights and weights.alpha) or "white")
     about, steps_before = fingerprint(index), None
     if resume and held:
@@ -224,17 +224,29 @@ def read_inputs(
     )
 
 
-def read_weights(init: str | None, objects: Objects) -> Weights | None:
+def read_weights(init: str | None, objects: Objects, resumed: str | None) -> Weights | None:
     """What a run starts from: `init=`, or the model that a caller gave.
+
+    Args:
+        init: what the user gave.
+        objects: those of the caller.
+        resumed: the folder of a run that goes on; once it has a checkpoint, `init` may have moved. None for a new run.
 
     Raises:
         InputError: both, or no weights.
     """
     if objects.weights is None:
+        if init is not None and resumed is not None and moved(init) and holds_checkpoint(resumed):
+            return find_weights(resumed)
         return None if init is None else find_weights(init)
     if init is not None:
         raise InputError(f"init={init} and {objects.weights.init} both have weights; give one of them")
     return objects.weights
+
+
+def holds_checkpoint(out: str) -> bool:
+    """Whether a run has committed a checkpoint."""
+    return (Path(out) / "checkpoints" / "latest.json").is_file()
 
 
 def prefer_given(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -4,12 +4,13 @@ import json
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from run_facts import context_of
 
 from mimsuite.runs import loggers
-from mimsuite.runs.loggers import FileLogger, WandbLogger, wandb_mode
+from mimsuite.runs.loggers import FileLogger, WandbLogger, load_user_settings, wandb_mode
 
 
 def test_rows_have_empty_cells_where_a_step_has_no_value(tmp_path):
@@ -110,3 +111,27 @@ def test_what_wandb_disabled_wrote_is_respected(monkeypatch, tmp_path):
         (tmp_path / folder / "settings").write_text(f"[default]\nmode = {mode}\n")
         assert wandb_mode() == mode
     assert not WandbLogger.is_wanted(context_of(tmp_path))
+
+
+def test_no_settings_of_the_working_folder_reach_wandb(tmp_path, monkeypatch):
+    """A downloaded data set could name a server of its own, which would get the key."""
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    monkeypatch.setattr(wandb_setup, "_singleton", None)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("wandb", ".wandb"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "settings").write_text("[default]\nbase_url = http://elsewhere.example\nmode = online\n")
+    assert load_user_settings() is None
+    assert wandb_setup.singleton().settings.base_url == wandb.Settings().base_url != "http://elsewhere.example"
+    assert Path.cwd() == tmp_path
+    assert wandb_mode() == "offline"
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "settings").write_text("[default]\nbase_url = https://ours.example\n")
+    monkeypatch.setattr(wandb_setup, "_singleton", None)
+    load_user_settings()
+    assert wandb_setup.singleton().settings.base_url == "https://ours.example"

@@ -1,10 +1,14 @@
 """What a resumed run takes from its stored config and what from today's."""
 
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
 from mimsuite.errors import InputError
+from mimsuite.settings.objects import NO_OBJECTS
 from mimsuite.settings.resume import continue_config
+from mimsuite.settings.training import read_weights
 
 
 @pytest.fixture
@@ -40,3 +44,23 @@ def test_a_logger_that_is_removed_is_gone(run, tmp_path):
     resumed = continue_config(OmegaConf.create({**run, "logger": {}}), ["resume=true", "~logger.wandb"])
     assert resumed.logger == {"mine": {"_target_": "c.D"}}
     assert resumed.steps == 10
+
+
+def test_weights_that_moved_are_not_needed_once_the_run_has_a_checkpoint(run, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"init: {tmp_path}/gone\n")
+    (tmp_path / "elsewhere").mkdir()
+    cfg = OmegaConf.create({**run, "init": str(tmp_path / "elsewhere")})
+    assert continue_config(cfg, [f"init={tmp_path}/elsewhere"]).init == f"{tmp_path}/gone"
+    begun = Path(__file__).parents[1] / "data" / "runs_0_1_0" / "pretrain_interrupted"
+    assert read_weights(str(tmp_path / "gone"), NO_OBJECTS, str(begun)).checkpoint is not None
+    with pytest.raises(InputError, match=r"init=.*gone does not exist"):
+        read_weights(str(tmp_path / "gone"), NO_OBJECTS, str(tmp_path))
+    with pytest.raises(InputError, match=r"init=.*gone does not exist"):
+        read_weights(str(tmp_path / "gone"), NO_OBJECTS, None)
+
+
+def test_a_path_in_another_spelling_is_no_change(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(f"labels: {tmp_path}/forty.csv\n")
+    cfg = OmegaConf.create({**run, "labels": "./forty.csv"})
+    assert continue_config(cfg, ["labels=./forty.csv"]).labels == f"{tmp_path}/forty.csv"
