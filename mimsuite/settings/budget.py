@@ -88,8 +88,8 @@ def read_batch(cfg: DictConfig, samples: int) -> tuple[int, list[str]]:
 
 
 def counted(number: float, word: str) -> str:
-    """`1 batch`, `2 batches`, `1,000 steps`."""
-    ending = "" if number == 1 else "es" if word.endswith(("ch", "ss")) else "s"
+    """`1 batch`, `2 batches`, `3 epochs`, `1,000 steps`."""
+    ending = "" if number == 1 else "es" if word.endswith(("tch", "ss")) else "s"
     return f"{number:,} {word}{ending}"
 
 

@@ -1,0 +1,107 @@
+"""Lines that a run prints, and files of a run folder that are damaged."""
+
+import json
+import logging
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mimsuite.errors import InputError
+from mimsuite.runs.console import report_reader
+from mimsuite.runs.life import finished_summary, report_choices, warn_of_changes
+from mimsuite.runs.loggers import WandbLogger, read_rows_until
+from mimsuite.tasks.evaluate import format_row
+
+
+def length_of(caplog, monkeypatch, *, steps, batch, samples):
+    """The lines on the length of a run."""
+    per_epoch = samples // batch
+    budget = SimpleNamespace(
+        steps=steps, batch=batch, epochs=steps / per_epoch, per_epoch=per_epoch, samples=samples, notes=()
+    )
+    settings = SimpleNamespace(
+        budget=budget,
+        inputs=SimpleNamespace(loading=SimpleNamespace(workers=0, chosen=False), seed=0, resume=False, devices=None),
+        geometry=SimpleNamespace(notes=()),
+        notes=(),
+    )
+    device = SimpleNamespace(name="CPU", type="cpu")
+    compute = SimpleNamespace(
+        team=SimpleNamespace(size=1, nodes=1), device=device, precision="32-true", reason="r", micro_batch=1
+    )
+    monkeypatch.setattr("mimsuite.runs.life.describe_devices", lambda *_: "one")
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "mimsuite"):
+        report_choices(settings, compute)
+    lines = [record.getMessage() for record in caplog.records]
+    return lines[: next(i for i, line in enumerate(lines) if line.startswith("devices"))]
+
+
+def test_the_length_of_a_run_contradicts_nothing(caplog, monkeypatch):
+    assert length_of(caplog, monkeypatch, steps=1000, batch=256, samples=354) == [
+        "length    1,000 steps of 256 images (1,000 epochs), seed 0",
+        "          an epoch is 1 batch: 256 of the 354 images",
+    ]
+    assert length_of(caplog, monkeypatch, steps=3, batch=32, samples=96) == [
+        "length    3 steps of 32 images (1 epoch), seed 0"
+    ]
+    (line,) = length_of(caplog, monkeypatch, steps=8, batch=16, samples=96)
+    assert re.findall(r"\(([\d.,]+) epochs?\)", line) == ["1.3"]  # as the ledger reads it
+
+
+def test_the_loss_of_an_evaluation_stands_beside_that_of_one_colour():
+    row = {"loss": 0.7585, "psnr": 45.769, "loss_mean_colour": 0.7735}
+    assert format_row(row) == "loss 0.7585 (one colour per image: 0.7735), psnr 45.7690"
+    assert format_row({"top1": 0.5, "loss": 1.0}) == "top1 0.5000, loss 1.0000"
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("x.npz", "numpy.load"), ("x y.CSV", "pandas.read_csv"), ("x.parquet", "pandas.read_parquet")],
+)
+def test_a_table_is_followed_by_how_it_is_read(name, call, caplog):
+    with caplog.at_level(logging.INFO, "mimsuite"):
+        report_reader(Path(name))
+    assert [record.getMessage() for record in caplog.records] == [f"next      read it in Python: {call}({name!r})"]
+
+
+DAMAGED = ("{", "[]", '{"status": "done", "steps": "x"}', '{"libraries": 3}', '{"step": "x"}', '{"step": [1]}')
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_files_of_a_run_are_named_with_a_fix(content, tmp_path):
+    (tmp_path / "weights").mkdir()
+    readers = {
+        "summary.json": lambda: finished_summary(tmp_path, 4),
+        "environment.json": lambda: warn_of_changes(SimpleNamespace(path=tmp_path), {}),
+        "metrics.jsonl": lambda: read_rows_until(tmp_path / "metrics.jsonl", 4),
+    }
+    said = []
+    for name, read in readers.items():
+        (tmp_path / name).write_text(content + "}" * (name == "metrics.jsonl" and content == "{"))
+        try:
+            read()
+        except InputError as error:
+            said.append((name, str(error)))
+    assert said
+    for name, text in said:
+        assert re.fullmatch(rf"{re.escape(str(tmp_path / name))} cannot be read \(.*\); .*remove it.*", text)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"id": 3, "starts": 1}', '{"id": "a", "starts": "x"}'])
+def test_a_damaged_record_of_wandb_gives_a_new_id_and_ends_no_run(content, tmp_path, caplog):
+    record = tmp_path / "wandb" / "run.json"
+    record.parent.mkdir()
+    record.write_text(content)
+    found = WandbLogger._arguments(tmp_path, "p", None, {})
+    assert len(found["id"]) == 8
+    assert "run.json" in caplog.text
+
+
+def test_a_record_of_wandb_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first, second = (WandbLogger._arguments(tmp_path, "p", None, {}) for _ in range(2))
+    assert second["id"] == f"{first['id']}-r2"
+    assert json.loads((tmp_path / "wandb" / "run.json").read_text())["starts"] == 2
