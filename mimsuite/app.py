@@ -43,7 +43,9 @@ def main(task: str, run: Task) -> None:
     ends the process (130 or 143 for a run that a signal stopped).
     """
     tolerate_lost_output()
-    if not os.path.isdir(os.curdir):
+    try:
+        os.getcwd()
+    except FileNotFoundError:
         sys.exit(print_error(task, "the current folder has been removed; go to another one (cd)", 2))
     os.environ.setdefault("MIMSUITE_STARTED", str(time.time()))
     arguments = sys.argv[1:]

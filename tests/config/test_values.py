@@ -325,3 +325,14 @@ def test_unknown_keys_and_targets_are_refused_before_anything_is_written(task, m
         assert "unknown key" in text or "is not allowed" in text or "An item is already" in text or "Could not" in text
         assert len(text.splitlines()) == 1
     assert os.listdir() == []
+
+
+def test_a_folder_that_was_removed_under_the_command_is_named(here, monkeypatch, capsys):
+    (here / "gone").mkdir()
+    monkeypatch.chdir(here / "gone")
+    (here / "gone").rmdir()
+    with pytest.raises(SystemExit) as ended:
+        app.main("models", lambda cfg, overrides: {})
+    os.chdir(here)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == ("mimsuite models: the current folder has been removed; go to another one (cd)\n")
