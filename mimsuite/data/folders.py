@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mimsuite.data.index_json import INDEX, JOURNAL
 from mimsuite.data.stores.address import absolute, store_of
@@ -42,6 +42,7 @@ class Contents:
         links: links to folders that are read under another name already, or that lead back.
         runs: folders that a task of this package wrote.
         thumbnails: folders of thumbnails and bins, which a system made.
+        empty: folders that hold no image at any depth, without those inside of them.
     """
 
     images: list[str] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Contents:
     links: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     thumbnails: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
 
 
 def read_contents(folder: str, key: str = "src", exclude: Sequence[str] = ()) -> Contents:
@@ -88,7 +90,9 @@ def read_contents(folder: str, key: str = "src", exclude: Sequence[str] = ()) ->
     walk = store.walk(
         folder, hidden=False, on_error=refuse, skip=skip, on_link=lambda path: found.links.append(name_of(path))
     )
+    folders = list[str]()
     for here, names in walk:
+        folders.append(name_of(here))
         for name in names:
             path = os.path.join(here, name)
             _sort(found, name_of(path), store.is_file(path), exclude)
@@ -98,8 +102,17 @@ def read_contents(folder: str, key: str = "src", exclude: Sequence[str] = ()) ->
             f"exclude={unused[0]} matches no image below {key}={folder}; * stands for any characters, and the pattern "
             "for a whole name, a folder, or a path below it"
         )
+    found.empty = _without_images(folders, found)
     found.images.sort(key=lambda name: name.split("/"))
     return found
+
+
+def _without_images(folders: Sequence[str], found: Contents) -> list[str]:
+    """The outermost folders below which no image lies, whether it is read or left out."""
+    filled = {"."}
+    for name in (*found.images, *found.excluded, *found.shards, *found.broken, *found.runs, *found.thumbnails):
+        filled.update(map(str, PurePosixPath(name).parents))
+    return [name for name in folders if name not in filled and str(PurePosixPath(name).parent) in filled]
 
 
 def _sort(found: Contents, name: str, is_file: bool, exclude: Sequence[str]) -> None:
@@ -187,6 +200,7 @@ def describe_left_out(found: Contents) -> Iterator[str]:
         more = len(found.others) - 8
         yield f"not read, by their ending: {counts}" + (f", and {more} more endings" if more > 0 else "")
     for names, reason in (
+        (found.empty, "folders without images"),
         (found.excluded, "left out by exclude="),
         (found.broken, "not read, because they lead nowhere"),
         (found.links, "links that are not followed, because their folders are read under another name"),
@@ -205,7 +219,7 @@ def list_names(names: Sequence[str], most: int = _SHOWN) -> str:
 
 def count_of(count: int, thing: str) -> str:
     """A number with its thing: `1 image`, `2 classes`."""
-    plural = thing + ("es" if thing.endswith(("s", "x", "ch")) else "s")
+    plural = thing + ("es" if thing.endswith(("s", "x", "tch")) else "s")
     return f"{count:,} {thing if count == 1 else plural}"
 
 

@@ -24,7 +24,7 @@ class Console(logging.Handler):
 
 def report_next(purpose: str, task: str, **values: object) -> None:
     """Reports a command that is of use now; values that are None are left out."""
-    lists = {key: f"[{','.join(map(str, value))}]" for key, value in values.items() if isinstance(value, tuple)}
+    lists = {key: f"[{','.join(map(str, value))}]" for key, value in values.items() if isinstance(value, list | tuple)}
     words = [f"{key}={value}" for key, value in (values | lists).items() if value is not None]
     log.info("next      %s: mimsuite %s", purpose, shlex.join([task, *words]))
 

@@ -51,7 +51,7 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
     report_reading(settings.src, index.reading)
     for split, shards in index.splits.items():
         log.info("%-6s %s in %s", split, count_of(counts[split], "image"), count_of(len(shards), "shard"))
-    none = "none, the labels are numbers" if index.has_labels else "none"
+    none = "without names" if index.has_labels else "none"
     log.info("classes: %s", list_names(index.classes, NAMED) if index.classes else none)
     log.info("packed to %s", settings.out)
     report_next("look at it", "inspect", data=settings.out, out=f"{settings.out}-look")

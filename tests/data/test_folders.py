@@ -11,7 +11,7 @@ from PIL import Image
 
 from mimsuite.data.checks.describe import describe_facts
 from mimsuite.data.checks.inspect import summarize_data
-from mimsuite.data.folders import images_of, matches
+from mimsuite.data.folders import count_of, images_of, matches
 from mimsuite.data.open import open_data, open_index
 from mimsuite.data.packing.layout import read_layout
 from mimsuite.data.packing.pack import pack
@@ -176,6 +176,21 @@ def test_every_ending_that_can_be_read_is_packed_and_others_are_counted(tmp_path
     (only / "a.heic").write_bytes(b"x")
     with pytest.raises(InputError, match=r"no image .*; not read, by their ending: 1 .heic; check the path"):
         open_data(str(only))
+
+
+@pytest.mark.parametrize("thing", ["images", "classes", "boxes", "batches", "epochs", "folders"])
+def test_plurals(thing):
+    one = thing[:-2] if thing.endswith(("sses", "xes", "tches")) else thing[:-1]
+    assert count_of(1, one) == f"1 {one}"
+    assert count_of(2000, one) == f"2,000 {thing}"
+
+
+def test_folders_without_images_are_named(tmp_path):
+    src = write(tmp_path / "pets", *several("train/cat", "train/dog"))
+    for name in ("val/cat", "val/dog", "train/cow"):
+        (src / name).mkdir(parents=True)
+    (src / "train" / "cow" / "1.heic").write_bytes(b"")
+    assert "folders without images: train/cow, val" in plan_pack(src, Choice()).reading
 
 
 def test_thumbnails_of_a_system_are_not_read(tmp_path):

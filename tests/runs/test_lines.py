@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from mimsuite.errors import InputError
-from mimsuite.runs.console import report_reader
+from mimsuite.runs.console import report_next, report_reader
 from mimsuite.runs.life import finished_summary, report_choices, warn_of_changes
 from mimsuite.runs.loggers import WandbLogger, read_rows_until
 from mimsuite.tasks.evaluate import format_row
@@ -105,3 +105,10 @@ def test_a_record_of_wandb_is_gone_on_with(tmp_path, monkeypatch):
     first, second = (WandbLogger._arguments(tmp_path, "p", None, {}) for _ in range(2))
     assert second["id"] == f"{first['id']}-r2"
     assert json.loads((tmp_path / "wandb" / "run.json").read_text())["starts"] == 2
+
+
+@pytest.mark.parametrize("data", [["a", "b c"], ("a", "b c")])
+def test_a_next_step_writes_a_list_as_the_command_reads_it(data, caplog):
+    caplog.set_level("INFO", "mimsuite")
+    report_next("train", "finetune", data=data, out="x")
+    assert caplog.messages == ["next      train: mimsuite finetune 'data=[a,b c]' out=x"]
