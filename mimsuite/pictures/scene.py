@@ -6,6 +6,7 @@ The task `reconstruct` and the notebooks draw with it. It imports torch only whe
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from mimsuite.data.hashing import hash_key, mix_hashes
+from mimsuite.data.images.decode import open_image
 from mimsuite.errors import InputError
 from mimsuite.masked.modes import choose_mode
 from mimsuite.models.device import torch_device
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from mimsuite.masked.normalization import Normalize
     from mimsuite.models.composed import ForMaskedImageModeling
     from mimsuite.pictures.reconstruction import Reconstruction
+
+log = logging.getLogger("mimsuite")
 
 
 class Scene:
@@ -81,6 +85,13 @@ class Scene:
         dtype = "uint16" if self._normalize.maximum > 255 else "uint8"
         channels = self.config.num_channels
         decoded = [decode_image(image, self.size, channels, dtype) for image in self._encoded]
+        deep = 0 if dtype == "uint16" else sum(open_image(image.data).deep for image in self._encoded)
+        if deep:
+            log.warning(
+                "%s of %d images %s 16 bits, and the model learnt from 8: 65,535 is white to it, and images of low "
+                "values are black; spread their values to 8 bits, or pretrain on them",
+                *(deep, len(decoded), "has" if deep == 1 else "have"),
+            )
         return torch.stack(decoded).to(torch_device())
 
     @cached_property
