@@ -163,7 +163,7 @@ def test_damaged_heads_are_refused(plain, tmp_path):
         load_head(tmp_path)
     content = json.loads((plain[0] / "head.json").read_text())
     (tmp_path / "head.json").write_text(json.dumps(content | {"pool": "sum"}))
-    with pytest.raises(InputError, match="names no known pooling or no known kind"):
+    with pytest.raises(InputError, match="names no known pooling, kind of labels or"):
         load_head(tmp_path)
     (tmp_path / "head.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="cannot be read"):
