@@ -122,7 +122,7 @@ def refuses_with_a_fix_that_works(checked, values, says, fewest=1):
         ({"objective": "mae", "mask.unit": 32, "mask.ratio": 0.8}, "hides all 4 units of an image"),
         ({"objective": "mae", "mask.unit": 64}, "hides all 1 units of an image"),
         ({"objective.target": "pixel"}, "objective.target=pixel is unknown"),
-        ({"objective.target": "null"}, "objective.target=None is unknown"),
+        ({"objective.target": "null"}, "objective.target=null is unknown"),
         ({"objective.loss": "l2"}, "objective.loss=l2 is unknown"),
         ({"objective": "mae", "head.hidden_size": 100}, "head.hidden_size=100 is not a multiple of 4 and of"),
         ({"objective": "mae", "head.num_attention_heads": 7}, "use head.hidden_size=504 or 532"),
@@ -192,7 +192,7 @@ def test_an_unknown_mask_mode_names_those_there_are(checked):
             "head.num_hidden_layers=0 is not a whole number",
         ),
         ({"objective": "mae", "head.hidden_size": "wide"}, "head.hidden_size=wide is not a whole number"),
-        ({"objective": "mae", "head.intermediate_size": "null"}, "head.intermediate_size=None is not a whole number"),
+        ({"objective": "mae", "head.intermediate_size": "null"}, "head.intermediate_size=null is not a whole number"),
         ({"model.hidden_size": "wide"}, "hidden_size='wide' must be an integer, got str"),
     ],
 )
