@@ -30,6 +30,7 @@ from mimsuite.runs.secrets import redact
 
 log = logging.getLogger("mimsuite")
 
+WANDB_HOSTS = ["api.forge.coreweave.com", "api.wandb.ai"]  # of wandb from 0.31 on, and before
 WANDB_PATIENCE = 10.0
 OFF = ("disabled", "offline", "dryrun")  # modes that send nothing
 
@@ -298,9 +299,10 @@ def wandb_mode() -> str:
         return mode
     if os.environ.get("WANDB_API_KEY"):
         return "online"
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    given = os.environ.get("WANDB_BASE_URL")
+    hosts = [urlsplit(given).hostname or ""] if given else WANDB_HOSTS
     try:
-        return "online" if netrc.netrc().authenticators(host) else "offline"
+        return "online" if any(map(netrc.netrc().authenticators, hosts)) else "offline"
     except (OSError, netrc.NetrcParseError):
         return "offline"
 

@@ -5,8 +5,10 @@ import socket
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import wandb
 from run_facts import context_of
 
 from mimsuite.runs import loggers
@@ -36,6 +38,18 @@ def test_a_resumed_run_drops_the_rows_that_it_will_write_again(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert (tmp_path / "metrics.csv").read_text().split() == ["step,loss", "1,0.5", "2,1.0", "3,9.0"]
+
+
+@pytest.mark.parametrize(
+    ("host", "mode"), [(urlsplit(wandb.Settings().base_url).hostname, "online"), ("x.y", "offline")]
+)
+def test_a_key_that_wandb_login_wrote_is_found(host, mode, monkeypatch, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".netrc").write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert wandb_mode() == mode
 
 
 def test_wandb_is_offline_without_a_key(monkeypatch, tmp_path):
