@@ -183,6 +183,8 @@ def check_config_folders(arguments: Sequence[str]) -> None:
         what = "--config-path" if given.config_path else "hydra.searchpath"
         raise InputError(f"{what} is not allowed; use --config-dir=FOLDER for configs of your own")
     for folder in filter(None, [given.config_dir]):
+        if not os.path.isdir(folder):
+            raise InputError(f"--config-dir={folder} is not a folder; give the one that holds experiment/, model/, ...")
         for place, _, names in os.walk(folder, followlinks=True):
             for name in sorted(n for n in names if n.endswith((".yaml", ".yml"))):
                 file = Path(place, name)

@@ -46,7 +46,7 @@ class Checkpoints(Callback):
         self.stop = StopRequest(forces=forces, when="after this step")
         self.exit_code = 0
         self._saved = -1
-        self._waiting = self._validates = self._saving = False
+        self._waiting = self._validates = self._saving = self._asked = False
         self._whole: WholeStep | None = None
         self.seconds = 0.0
         self._counted = self._written = time.perf_counter()
@@ -106,7 +106,10 @@ class Checkpoints(Callback):
         if step == self._saved:
             return
         self.exit_code, late = self._agreed(trainer, step)
-        validates, due = validates_next(trainer), late or step % self.every == 0 or step == trainer.max_steps
+        last, validates = step == trainer.max_steps, validates_next(trainer)
+        due = late or step % self.every == 0 or last
+        if last and not (validates or self.exit_code or trainer.should_stop):
+            trainer.should_stop = self._asked = validates = True  # the metrics of the end are those of its weights
         if self.exit_code:
             trainer.should_stop = True
             if not validates:
@@ -121,6 +124,8 @@ class Checkpoints(Callback):
         if (self._waiting or stopped) and not trainer.sanity_checking:
             self._save(trainer)
             self._waiting = False
+        if self._asked:
+            trainer.should_stop = self._asked = False  # the run ends because it is done, not because it was stopped
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Commits the last whole step before an error ends the run; the first process does it alone."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mimsuite.callbacks.context import RunContext
+from mimsuite.data.terminal import has_terminal
 from mimsuite.errors import InputError
 from mimsuite.objectives.objective import Objective, mean_loss
 
@@ -76,7 +76,7 @@ class Monitor(Callback):
         self._first_step = trainer.global_step
         self._logged, self._shown = Window(self._first_step), Window(self._first_step)
         self._ready = self._last_line = time.perf_counter()
-        if trainer.is_global_zero and sys.stdout.isatty():
+        if trainer.is_global_zero and has_terminal():
             columns = (
                 TextColumn("{task.completed}/{task.total} steps"),
                 BarColumn(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from mimsuite.config.folder import conf_dir
 
 NAMED_NODES = ("callbacks", "logger")  # groups whose keys are names that a user may choose; they may be empty
+
+_composing = threading.Lock()  # Hydra knows one config at a time, for all threads
 
 
 def compose_task(task: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
@@ -20,13 +23,14 @@ def compose_task(task: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            cfg = compose(config_name=task, overrides=list(overrides), return_hydra_config=True)
-    finally:
-        GlobalHydra.instance().hydra = outer
+    with _composing:
+        outer = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+                cfg = compose(config_name=task, overrides=list(overrides), return_hydra_config=True)
+        finally:
+            GlobalHydra.instance().hydra = outer
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     return own, dict(cfg.hydra.runtime.choices)
 

@@ -43,6 +43,11 @@ def explain(error: Exception, task: str) -> str:
 def unknown_choice(missing: str, options: list[str]) -> str:
     """`model=vit_tny`: names the group, the value, the nearest and all choices."""
     group, _, choice = str(Path(missing).with_suffix("")).rpartition("/")
+    if not (conf_dir() / group).is_dir() and (conf_dir() / (first := group.partition("/")[0])).is_dir():
+        given = missing.removeprefix(f"{first}/")
+        return (
+            f"{first}={given} is a path; use {first}={choice} with --config-dir=FOLDER, where {first}/{choice}.yaml is"
+        )
     options = options or sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
     guess = get_close_matches(choice, options, n=1)
     hint = f"did you mean {group}={guess[0]}? " if guess else ""

@@ -24,12 +24,16 @@ def read_yaml(file: Path, fix: str) -> DictConfig | ListConfig:
         content = file.read_bytes()
         if len(content) > _MOST_BYTES:
             raise InputError(f"{file} has {len(content)} bytes; a config has at most {_MOST_BYTES}; {fix}")
-        values = _count(yaml.compose(content.decode(), Loader=yaml.SafeLoader), {})
-        if values > _MOST_VALUES:
-            raise InputError(
-                f"{file} stands for {values} values by its aliases; at most {_MOST_VALUES} are read; {fix}"
-            )
-        return OmegaConf.load(file)
+        try:
+            values = _count(yaml.compose(content.decode(), Loader=yaml.SafeLoader), {})
+            if values > _MOST_VALUES:
+                raise InputError(
+                    f"{file} stands for {values} values by its aliases; at most {_MOST_VALUES} are read; {fix}"
+                )
+            return OmegaConf.load(file)
+        except yaml.MarkedYAMLError as error:  # such as a key that stands twice
+            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise ValueError(f"{line}{error.problem}") from error
 
 
 def _count(node: object, known: dict[int, int]) -> int:

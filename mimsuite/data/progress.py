@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
+
+from mimsuite.data.terminal import has_terminal
 
 log = logging.getLogger("mimsuite")
 
@@ -16,7 +17,7 @@ SECONDS = 10.0  # between lines
 @contextlib.contextmanager
 def report_progress(name: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a function to call with (images done, images in all); `name` is what is done to them."""
-    if sys.stdout.isatty():
+    if has_terminal():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         pace = "{task.fields[pace]:.0f} a second"

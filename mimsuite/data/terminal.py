@@ -30,6 +30,11 @@ class Tolerant:
         return getattr(self._stream, name)
 
 
+def has_terminal() -> bool:
+    """Whether somebody watches standard output; a program without one (a service, `pythonw`) has None in its place."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 @contextlib.contextmanager
 def tolerating(stream: Any) -> Iterator[None]:
     """Leaves a stream whose reader is gone; one that only takes nothing at the moment loses what was to be written."""

@@ -50,7 +50,7 @@ def read_metrics(path: Path) -> Series:
         raise InputError(f"{path}, line {rows.line_num}: {error}; fix or remove the line") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; make it readable") from error
-    if "step" not in names:
+    if "step" not in names and lines:  # an empty file is one of a run that has just begun
         raise InputError(f"{path} has no column 'step' but {list(names)}; it is not a run's metrics.csv")
     return {
         name: (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -47,6 +49,7 @@ log = logging.getLogger("mimsuite")
 S = TypeVar("S", bound=TrainingSettings)
 
 SUMMARY, NO_SUMMARY = "summary.json", "remove it, and repeat the command to have it written again"
+_training = threading.RLock()  # held by the thread that trains: seeds and log lines are of the whole process
 
 COPIES = 3  # of the weights that a run writes at least: two in a checkpoint, with a state of the optimizer; the last
 
@@ -81,12 +84,28 @@ def train_run(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
 
     Of a run that a signal stopped, also its exit code.
     """
+    with one_at_a_time():
+        return finished_before(settings) or train_on(settings, task)
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Holds the right to train in this process.
+
+    Raises:
+        InputError: another thread trains.
+    """
+    if not _training.acquire(blocking=False):
+        raise InputError("another thread of this program trains already; train one after the other, or in processes")
+    try:
+        yield
+    finally:
+        _training.release()
+
+
+def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
+    """Trains what is left of a run; as `train_run`."""
     inputs, batch = settings.inputs, settings.budget.batch
-    if inputs.resume and (found := finished_summary(inputs.out, settings.budget.steps)):
-        log.info(
-            "nothing left: the run in %s did its %d steps; give steps= to train longer", inputs.out, found["steps"]
-        )
-        return found
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
     fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
     for line in ignored_variables(inputs.nodes):
@@ -345,8 +364,10 @@ def write_results(
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         return folder.summary(task.name, "interrupted", steps, parts.files.last, **spent) | {"exit_code": code}
-    for reason in stopping_reasons(parts.callbacks):
+    for reason in stopping_reasons(parts.callbacks) if steps < settings.budget.steps else ():
         log.info("stopped early at step %d of %d: %s", steps, settings.budget.steps, reason)
+    if steps < settings.budget.steps:
+        spent["stopped_early_of"] = settings.budget.steps
     metrics, more = task.finish(settings, compute, folder, objective, parts)
     return folder.summary(task.name, "done", steps, parts.files.last | metrics, **spent, **more)
 
@@ -357,12 +378,30 @@ def stopping_reasons(callbacks: Sequence[Callback]) -> list[str]:
     return [str(reason).removesuffix(" Signaling Trainer to stop.") for reason in reasons if reason]
 
 
-def finished_summary(out: str | Path, steps: int) -> dict[str, Any] | None:
-    """The summary of a run that has done all its steps and written its results; None of another one."""
-    found = read_summary(out)
+def finished_before(settings: TrainingSettings) -> dict[str, Any] | None:
+    """The summary of a resumed run that has nothing left to do; None for another run.
+
+    Raises:
+        InputError: the run has trained, and its checkpoints are gone: it would begin anew, in silence.
+    """
+    out, steps = settings.inputs.out, settings.budget.steps
+    found, has_weights = read_summary(out) if settings.inputs.resume else {}, (Path(out) / "weights").is_dir()
     with reading(str(Path(out) / SUMMARY), NO_SUMMARY):
-        finished = found.get("status") == "done" and found.get("steps", 0) >= steps and (Path(out) / "weights").is_dir()
-    return found if finished else None
+        done = int(found.get("steps", 0))
+    if found.get("status") == "done" and has_weights and (done >= steps or found.get("stopped_early_of") == steps):
+        what = f"did its {done} steps" if done >= steps else f"stopped early at step {done} of {steps}"
+        log.info("nothing left: the run in %s %s; give a larger steps= to train longer", out, what)
+        return found
+    if done and not any(Path(out, "checkpoints").glob("step_*.ckpt")):
+        raise InputError(
+            f"the run in {out} did {done} steps, and its checkpoints/ are gone; put them back, "
+            + (
+                f"or go on from its weights in another out=, with init={out}"
+                if has_weights
+                else "or use overwrite=true"
+            )
+        )
+    return None
 
 
 def read_summary(out: str | Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def redact(text: str) -> str:
 
 def hide(text: str) -> str:
     """Any text without passwords in addresses, and `${oc.env:NAME}` for the value of a variable named so."""
-    text = re.sub(r"(\w://)[^/@\s]+@", r"\1<secret>@", text)
+    text = re.sub(r"(\w:/+)[^/@\s]+@", r"\1<secret>@", text)
     for value in sorted(_named, key=len, reverse=True):
         text = text.replace(value, _named[value])
     return text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.machine import read_workers
 from mimsuite.settings.outputs import check_folder
 from mimsuite.settings.read import read, read_choice, read_flag, read_int
 from mimsuite.words import PRECISIONS
@@ -48,5 +48,5 @@ def read_demo(cfg: DictConfig) -> DemoSettings:
         batch=read_int(cfg, "batch"),
         seed=read_int(cfg, "seed", least=0),
         precision=read_choice(cfg, "precision", PRECISIONS),
-        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        workers=read_workers(cfg),
     )

@@ -15,7 +15,7 @@ from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.images import choose_split, read_image_size
-from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.machine import read_workers
 from mimsuite.settings.outputs import check_file, check_outside
 from mimsuite.settings.read import read, read_choice, read_data, read_flag, read_int
 from mimsuite.settings.views import VECTOR_POOLS, View, read_view
@@ -63,7 +63,7 @@ def read_embed(cfg: DictConfig) -> EmbedSettings:
     out = read_table(cfg.out, TABLES, overwrite=overwrite)
     picture = read_map(read(cfg, "map"), out, overwrite=overwrite)
     pool = read_choice(cfg, "pool", VECTOR_POOLS)
-    batch, workers = read_int(cfg, "batch"), read_int(cfg, "workers", auto=auto_workers(), least=0)
+    batch, workers = read_int(cfg, "batch"), read_workers(cfg)
     weights = find_weights(cfg.init)
     view = read_view(read(cfg, "layer"), pool, config_of(weights).class_tokens)
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)

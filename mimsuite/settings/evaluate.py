@@ -19,7 +19,7 @@ from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.class_match import MatchedOutputs, is_only_a_number, match_outputs
 from mimsuite.settings.given_labels import read_label_file, read_labelled
 from mimsuite.settings.images import Size, choose_split, read_image_sizes
-from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.machine import read_workers
 from mimsuite.settings.masks import BATCH, Masking, read_masking
 from mimsuite.settings.outputs import check_apart, check_outside, check_run_folder
 from mimsuite.settings.read import format_size, read, read_data, read_flag, read_int
@@ -115,7 +115,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
         flip=flip,
         mistakes=mistakes,
         batch=read_int(cfg, "batch", auto=masking.batch if masking else BATCH),
-        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        workers=read_workers(cfg),
         config=plain_values(with_values(cfg, {"mask": masking.node}) if masking else cfg),
     )
 

@@ -15,7 +15,7 @@ from mimsuite.settings.class_match import MatchedOutputs
 from mimsuite.settings.embed import read_table
 from mimsuite.settings.evaluate import check_sizes
 from mimsuite.settings.images import Size, choose_split, read_image_size
-from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.machine import read_workers
 from mimsuite.settings.outputs import check_outside
 from mimsuite.settings.read import read, read_data, read_flag, read_int
 from mimsuite.settings.trained import TrainedModel, classifier_outputs, find_trained
@@ -91,5 +91,5 @@ def read_predict(cfg: DictConfig) -> PredictSettings:
         every_class=every,
         flip=read_flag(cfg, "flip"),
         batch=read_int(cfg, "batch"),
-        workers=read_int(cfg, "workers", auto=auto_workers(), least=0),
+        workers=read_workers(cfg),
     )

@@ -18,7 +18,7 @@ from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.given_labels import read_labelled
 from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.labels import check_labels, unseen_classes
-from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.machine import read_workers
 from mimsuite.settings.outputs import check_outside, check_run_folder
 from mimsuite.settings.read import (
     is_int,
@@ -152,7 +152,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
         attentive=read_flag(cfg, "attentive"),
         baselines=read_flag(cfg, "baselines"),
         batch=read_int(cfg, "batch"),
-        workers=read_int(cfg, "workers", auto=auto_workers(devices), least=0),
+        workers=read_workers(cfg, devices),
         seed=read_int(cfg, "seed", least=0),
         devices=devices,
         warnings=warnings,

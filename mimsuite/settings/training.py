@@ -17,7 +17,7 @@ from mimsuite.data.stores.address import absolute
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import Budget
 from mimsuite.settings.geometry import Geometry
-from mimsuite.settings.machine import auto_workers
+from mimsuite.settings.machine import read_workers
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
 from mimsuite.settings.read import (
@@ -267,7 +267,7 @@ def absolute_data(data: str | tuple[str, ...] | None) -> str | tuple[str, ...] |
 def read_loading(cfg: DictConfig, devices: int | None) -> Loading:
     """How batches are read, in each of `devices` processes."""
     return Loading(
-        workers=read_int(cfg, "workers", auto=auto_workers(devices), least=0),
+        workers=read_workers(cfg, devices),
         chosen=read(cfg, "workers") == "auto",
         lanes=read_int(cfg, "loader.lanes"),
         window=read_int(cfg, "loader.window"),

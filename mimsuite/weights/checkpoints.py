@@ -17,33 +17,34 @@ log = logging.getLogger("mimsuite")
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest committed checkpoint of a run's `checkpoints/`, or None where there is none.
 
-    Where it is damaged, the one before it, with a warning.
+    Where it is damaged, or `latest.json` is, the newest that can be read, with a warning.
 
     Raises:
         InputError: `latest.json` or the file it names is damaged, and no other checkpoint can be read.
     """
     pointer = folder / "latest.json"
-    if not pointer.is_file():
+    files = set(folder.glob("step_*.ckpt"))
+    if not pointer.is_file() and not files:
         return None
-    damaged = None
+    named, damaged = pointer, None
     try:
         latest = json.loads(pointer.read_text())
-        damaged = path = folder / str(latest["file"])
+        named = damaged = path = folder / str(latest["file"])
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == latest["sha256"]:
             return path
         problem = "its sha256 differs from latest.json"
     except Exception as error:  # whatever is wrong with it: an older one is looked for
         problem = cause_of(error)
-    for older in sorted(set(folder.glob("step_*.ckpt")) - {damaged}, reverse=True):
+    for older in sorted(files - {damaged}, reverse=True):
         try:
             step = load_checkpoint(older)["global_step"]
         except (InputError, KeyError):
             continue
-        log.warning("checkpoint %s cannot be used (%s); going on from step %d instead", pointer, problem, step)
+        log.warning("%s cannot be used (%s); going on from step %d instead", named, problem, step)
         return older
     raise InputError(
-        f"checkpoint {pointer} cannot be used: {problem}; restore the file or start again with overwrite=true"
+        f"checkpoint {named} cannot be used: {problem}; restore the file or start again with overwrite=true"
     )
 
 

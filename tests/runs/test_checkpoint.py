@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 import subprocess
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_damaged_newest_checkpoint_is_named(tmp_path):
         newest_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("broken", ["cut", "flipped", "gone", "pointer"])
+@pytest.mark.parametrize("broken", ["cut", "flipped", "gone", "pointer", "no pointer"])
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, broken, caplog):
     for step in (1, 2):
         CommittedCheckpointIO().save_checkpoint(content(step), tmp_path / f"step_{step:09d}.ckpt")
@@ -69,11 +70,14 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, broke
         path.write_bytes(data)
     elif broken == "gone":
         path.unlink()
-    else:
+    elif broken == "pointer":
         (tmp_path / "latest.json").write_text("{")
-    expected = 2 if broken == "pointer" else 1  # the file itself is whole
+    else:
+        (tmp_path / "latest.json").unlink()
+    expected = 2 if "pointer" in broken else 1  # the file itself is whole
     assert newest_checkpoint(tmp_path).name == f"step_{expected:09d}.ckpt"
-    assert f"going on from step {expected} instead" in caplog.text
+    named = "latest.json" if "pointer" in broken else path.name
+    assert re.search(rf"{named} cannot be used .*; going on from step {expected} instead", caplog.text)
 
 
 @pytest.fixture

@@ -25,6 +25,10 @@ def test_a_run_writes_the_name_of_a_variable_and_resumes_by_it(tmp_path, monkeyp
     assert mimsuite.pretrain(out=str(tmp_path / "out"), resume=True)["status"] == "done"
 
 
+def test_a_password_in_an_address_that_became_a_path_is_hidden():
+    assert hide("labels=https:/me:hush-hush@host/l.csv") == "labels=https:/<secret>@host/l.csv"
+
+
 def test_lines_and_errors_hide_values_and_passwords(monkeypatch, capsys, caplog):
     monkeypatch.setenv("MY_WORD", "hush-hush")
     name_secrets("group: ${oc.env:MY_WORD}")

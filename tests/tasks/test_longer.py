@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 from PIL import Image
 
 import mimsuite
@@ -74,7 +75,56 @@ def test_steps_stay_whole_where_a_resumed_run_has_other_micro_batches(begun, tmp
 
 def test_a_finished_run_says_that_nothing_is_left(copy, caplog):
     mimsuite.pretrain(out=str(copy / "of-shards"), data=str(copy / "shards"), resume=True)
-    assert "did its 4 steps; give steps= to train longer" in caplog.text
+    assert "did its 4 steps; give a larger steps= to train longer" in caplog.text
+
+
+def test_the_last_metrics_are_those_of_the_last_step(begun, copy):
+    run = copy / "of-shards"
+    summary = mimsuite.pretrain(out=str(run), data=str(copy / "shards"), steps=7, resume=True)
+    steps, losses = read_metrics(run / "metrics.csv")["val/loss"]
+    assert steps.tolist() == [0, 2, 4, 6, 7]  # val_every=2
+    assert summary["metrics"]["val/loss"] == losses[-1] != losses[-2]
+    assert (run / "pictures" / "step_000007.png").exists()
+    at_once = mimsuite.pretrain(data=str(begun / "shards"), out=str(copy / "at-once"), steps=3, **NANO)
+    assert at_once["status"] == "done"
+    assert "stopped_early_of" not in at_once
+    assert (copy / "at-once" / "checkpoints" / "step_000000003.ckpt").exists()
+
+
+def test_a_run_without_its_checkpoints_does_not_begin_anew_in_silence(copy):
+    run = copy / "of-shards"
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.csv").read_bytes()
+    with pytest.raises(InputError, match=f"did 4 steps, and its checkpoints/ are gone; .* with init={run}"):
+        mimsuite.pretrain(out=str(run), data=str(copy / "shards"), steps=6, resume=True)
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_a_run_that_a_callback_stopped_is_done(begun, copy, caplog):
+    def patience():
+        return [EarlyStopping("val/loss", patience=1, min_delta=10.0)]
+
+    more = {"data": str(begun / "shards"), "out": str(copy / "early")}
+    first = mimsuite.pretrain(**more, steps=20, callbacks=patience(), **NANO)
+    assert 0 < first["steps"] < 20
+    assert mimsuite.pretrain(**more, resume=True, callbacks=patience()) == first
+    assert f"stopped early at step {first['steps']} of 20; give a larger steps=" in caplog.text
+    assert mimsuite.pretrain(**more, resume=True, steps=22)["steps"] == 22
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("summary.json", "{", "summary.json cannot be read"),
+        ("environment.json", "{}x", "environment.json cannot be read"),
+        ("config.yaml", "", "config.yaml is not a run's config"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(copy, name, content, said):
+    run = copy / "of-shards"
+    (run / name).write_text(content)
+    with pytest.raises(InputError, match=said):
+        mimsuite.pretrain(out=str(run), data=str(copy / "shards"), resume=True, steps=5)
 
 
 @pytest.mark.parametrize("name", ["images", "shards"])
