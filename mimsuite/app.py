@@ -122,7 +122,7 @@ def through_hydra(task: str, run: Task) -> int:
     try:
         with sweep_folder(sys.argv[1:]):
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
-    except ValueError as error:  # of Hydra itself: those of a job are guarded
+    except (ValueError, RecursionError) as error:  # of Hydra itself: those of a job are guarded
         raise InputError(explain(error, task)) from error
     return max(codes, default=0)
 

@@ -10,12 +10,13 @@ import pytest
 from omegaconf import OmegaConf
 
 import mimsuite
-from mimsuite.app import call_task, check_config_folders
+from mimsuite.app import call_task, check_config_folders, run_guarded, through_hydra
 from mimsuite.config.composing import compose_task
 from mimsuite.data.progress import report_progress
 from mimsuite.errors import InputError
 from mimsuite.runs.life import one_at_a_time
 from mimsuite.settings.machine import read_workers
+from mimsuite.tasks import pretrain
 
 
 def test_a_program_without_an_output_trains(tmp_path, monkeypatch, one_thread):
@@ -93,6 +94,23 @@ def test_a_recipe_that_is_no_yaml_is_refused_with_the_line(tmp_path, content, sa
 def test_a_folder_of_recipes_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"--config-dir=.*nothing is not a folder"):
         check_config_folders([f"--config-dir={tmp_path / 'nothing'}"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("# @package _global_\ndefaults: [a]\n", "a recipe takes itself by its defaults"),
+        ("# @package _global_\nmask: [0.5]\n", "experiment/a.yaml has a list where keys are wanted"),
+        ("steps: 4\n", "does not begin with the line `# @package _global_`"),
+        ("", "does not begin with the line `# @package _global_`"),
+    ],
+)
+def test_a_recipe_of_the_wrong_form_is_refused_with_the_fix(tmp_path, monkeypatch, capsys, content, said):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "a.yaml").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["pretrain", f"--config-dir={tmp_path}", "experiment=a", f"out={tmp_path}/run"])
+    assert run_guarded(lambda: through_hydra("pretrain", pretrain.run), "pretrain") == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from mimsuite.config.composing import compose_task, dotted_keys
 from mimsuite.config.folder import conf_dir
 
 SWEEP = re.compile(r"Ambiguous value for argument '([^']+)'")
+NOT_KEYS = re.compile(r"In '([^']+)': .*Cannot merge DictConfig with ListConfig")
 UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
 
 
@@ -37,6 +38,15 @@ def explain(error: Exception, task: str) -> str:
         return f"{key}={value} is a sweep; for a list write {key}=[{value}], for a sweep add -m"
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}; an argument is key=value, a list is [a,b]; quote odd values"
+    return form_of_recipe(error, text)
+
+
+def form_of_recipe(error: Exception, text: str) -> str:
+    """One line for a group or a recipe that has not the form of one; `text` is the error's own."""
+    if isinstance(error, RecursionError):
+        return "a recipe takes itself by its defaults:, directly or through others; remove that entry"
+    if match := NOT_KEYS.search(text):
+        return f"{match[1]}.yaml has a list where keys are wanted; a recipe holds `key: value`"
     return NULL_GROUP if text.startswith("Config group override must be") else text
 
 
@@ -56,6 +66,8 @@ def unknown_choice(missing: str, options: list[str]) -> str:
 
 def unknown_key(key: str, task: str) -> str:
     """`btach=3`: names the key and the nearest one that exists."""
+    if key == "experiment":
+        return "the recipe of experiment= does not begin with the line `# @package _global_`; add it, as the first line"
     known = sorted(set(dotted_keys(compose_task(task, [])[0])))
     guess = get_close_matches(key, known, n=1, cutoff=0.5)
     if not guess:

@@ -107,7 +107,7 @@ def test_a_validation_that_an_error_ended_is_done_again(number, whole, monkeypat
 def test_a_finished_run_that_is_resumed_has_nothing_left(whole, caplog):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
     summary = api.call("pretrain", {"out": str(whole), "resume": True})
-    assert f"nothing left: the run in {whole} did its 4 steps; give steps= to train longer" in caplog.text
+    assert f"nothing left: the run in {whole} did its 4 steps; give a larger steps= to train longer" in caplog.text
     assert summary == json.loads((whole / "summary.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
 
