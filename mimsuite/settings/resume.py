@@ -83,7 +83,7 @@ def stored_config(cfg: DictConfig) -> DictConfig:
     """The config of the run in `cfg.out`, with targets by their names of today."""
     file = Path(cfg.out) / "config.yaml"
     loaded = read_yaml(file, "restore it, or start again with overwrite=true")
-    if not isinstance(loaded, DictConfig) or "steps" not in loaded:
+    if not isinstance(loaded, DictConfig) or not loaded:
         raise InputError(f"{file} is not a run's config; restore it, or start again with overwrite=true")
     return current_config(loaded)
 
