@@ -38,7 +38,7 @@ from mimsuite.evaluation.features.stored import open_stored
 from mimsuite.models import AutoConfig, AutoImageProcessor, BitConfig, CvtConfig, ViTConfig
 from mimsuite.pictures.curves import read_metrics
 from mimsuite.runs.checkpoints import goes_on_from
-from mimsuite.runs.life import finished_summary, warn_of_changes
+from mimsuite.runs.life import finished_before, warn_of_changes
 from mimsuite.runs.loggers import read_rows_until, read_wandb_state
 from mimsuite.settings.probe_head import find_head
 from mimsuite.settings.views import View
@@ -328,7 +328,9 @@ def make_targets(folder: Path) -> dict[str, Target]:
         warn_of_changes(SimpleNamespace(path=put("done/environment.json", content).parent), {})  # type: ignore[arg-type]
 
     def read_finished(content: bytes) -> None:
-        finished_summary(put("done/summary.json", content).parent, 4)
+        out = put("done/summary.json", content).parent
+        settings = SimpleNamespace(inputs=SimpleNamespace(out=out, resume=True), budget=SimpleNamespace(steps=4))
+        finished_before(settings)  # type: ignore[arg-type]
 
     journal = io.BytesIO()
     journal.write(json.dumps({"format": "mimsuite-pack-1", "options": {"a": 1}, "files": "x"}).encode() + b"\n")

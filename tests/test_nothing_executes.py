@@ -85,14 +85,12 @@ def write_tar(path, members):
     return path
 
 
-def read_all(folder):
-    """Opens a folder of shards and decodes every sample, then those with a label once more, with it."""
+def read_all(folder, *, labels=False):
+    """Opens a folder of shards and decodes every sample, or those with a label, with it."""
     index = open_index(str(folder), folder.parent / "cache")
-    size = {"image_size": (8, 8), "batch": 4, "workers": 0}
-    loaders = [eval_loader(index, "train", labels=False, **size)]
-    if index.has_labels:
-        loaders.append(eval_loader(labelled_part(index), "train", labels=True, **size))
-    return [batch for loader in loaders for batch in loader if len(batch.images)]
+    index = labelled_part(index) if labels else index
+    loader = eval_loader(index, "train", image_size=(8, 8), batch=4, workers=0, labels=labels)
+    return [batch for batch in loader if len(batch.images)]
 
 
 # ---- the canary itself
@@ -223,6 +221,11 @@ def test_members_are_read_as_bytes_and_never_extracted(kind, canary, tmp_path, c
     before = sorted(os.listdir(tmp_path))
     batches = read_all(tmp_path / "data")
     assert all(batch.bad == [] for batch in batches)
+    if kind == "a label that is a pickle":
+        with pytest.raises(InputError, match=r"b\.json is .*fix it"):
+            read_all(tmp_path / "data", labels=True)
+    elif open_index(str(tmp_path / "data"), tmp_path / "cache").has_labels:
+        assert all(batch.bad == [] for batch in read_all(tmp_path / "data", labels=True))
     api.inspect(data=str(tmp_path / "data"), out=str(tmp_path / "looks"))
     assert sorted(os.listdir(tmp_path)) == sorted({*before, "cache", "looks"})
     assert os.listdir(tmp_path / "data") == ["train-0.tar"]

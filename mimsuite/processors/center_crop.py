@@ -57,7 +57,8 @@ class CenterCropImageProcessor(ImageProcessor):
         height, width = image.shape[1:]
         box = crop.box(height, width, torch.Generator())
         part = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
-        return crop(as_stored(part).transpose(1, 2, 0), torch.Generator()).numpy()
+        values = np.array(as_stored(part).transpose(1, 2, 0))  # a copy: Pillow's buffers are read-only
+        return crop(values, torch.Generator()).numpy()
 
     @property
     def in_transformers(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from mimsuite.errors import InputError
 from mimsuite.runs.console import report_next, report_reader
-from mimsuite.runs.life import finished_summary, report_choices, warn_of_changes
+from mimsuite.runs.life import finished_before, report_choices, warn_of_changes
 from mimsuite.runs.loggers import WandbLogger, read_rows_until
 from mimsuite.tasks.evaluate import format_row
 
@@ -73,8 +73,9 @@ DAMAGED = ("{", "[]", '{"status": "done", "steps": "x"}', '{"libraries": 3}', '{
 @pytest.mark.parametrize("content", DAMAGED)
 def test_damaged_files_of_a_run_are_named_with_a_fix(content, tmp_path):
     (tmp_path / "weights").mkdir()
+    inputs = SimpleNamespace(out=tmp_path, resume=True)
     readers = {
-        "summary.json": lambda: finished_summary(tmp_path, 4),
+        "summary.json": lambda: finished_before(SimpleNamespace(inputs=inputs, budget=SimpleNamespace(steps=4))),
         "environment.json": lambda: warn_of_changes(SimpleNamespace(path=tmp_path), {}),
         "metrics.jsonl": lambda: read_rows_until(tmp_path / "metrics.jsonl", 4),
     }

@@ -364,7 +364,7 @@ def test_every_key_of_the_task_is_documented(task):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"logger": "null"}, "a config group cannot be null"),
+        ({"schedule": "null"}, "a config group cannot be null"),
         ({"optim._target_": "torch.optim.SGD"}, "torch.optim.SGD: "),
         ({"callbacks.monitor.log_every": 0}, "callbacks.monitor.log_every=0 is not a whole number"),
         ({"trainer.accelerator": "tpu"}, "trainer.accelerator=tpu is unknown"),

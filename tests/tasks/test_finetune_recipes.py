@@ -71,7 +71,7 @@ def decided():
         count = images or (IMAGENET_21K if name == "scratch_vit_large" else IMAGENET)
         index = DataIndex("nowhere", {}, None, 3, "uint8", HALF, HALF, size, has_labels=True)
         facts = SimpleNamespace(kind="classes", outputs=1000, names=None)
-        labelled = TrainingLabels(facts, range(count), range(100), "val", None, ())
+        labelled = TrainingLabels(facts, range(count), range(100), "val", None, (), ())
         patch.setattr(training, "open_data", lambda data, alpha: index)
         patch.setattr(finetune, "read_training_labels", lambda cfg, index: labelled)
         return finetune.read_finetune(cfg, [])
