@@ -28,7 +28,7 @@ def train(tmp_path, monkeypatch, caplog):
     def run(losses, seconds, log_every, first=0, validations=()):
         now = [100.0]
         monkeypatch.setattr(monitor, "time", SimpleNamespace(perf_counter=lambda: now[0], time=lambda: now[0]))
-        monkeypatch.setattr(monitor.sys.stdout, "isatty", lambda: False)
+        monkeypatch.setattr(monitor, "has_terminal", lambda: False)
         callback, module = Monitor(log_every=log_every, context=context_of(tmp_path)), Module()
         trainer = SimpleNamespace(
             global_step=first,

@@ -26,7 +26,6 @@ def test_metrics_are_read_per_name_without_the_empty_cells(tmp_path):
     ("text", "message"),
     [
         (None, "does not exist"),
-        ("", "no column 'step'"),
         ("epoch,loss\n1,2\n", "no column 'step'"),
         ("step,loss\n1,abc\n", "line 2: could not convert string to float: 'abc'"),
         ("step,loss\n,1.0\n", "line 2: invalid literal"),
@@ -39,6 +38,11 @@ def test_damaged_metrics_are_named(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_metrics(path)
+
+
+def test_empty_metrics_are_those_of_a_run_before_its_first_step(tmp_path):
+    (tmp_path / "metrics.csv").touch()
+    assert read_metrics(tmp_path / "metrics.csv") == {}
 
 
 def test_curves_of_many_runs_with_odd_names_are_drawn(tmp_path):
