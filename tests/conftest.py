@@ -1,6 +1,7 @@
 """Shared by all tests: threads, the place of the real data sets, and caches that belong to the test run."""
 
 import gc
+import logging
 import os
 import resource
 from pathlib import Path
@@ -42,6 +43,13 @@ def own_cache(tmp_path_factory):
     patch.setenv("WANDB_MODE", "disabled")
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def heard():
+    """A test that plays a process which does not lead leaves our log silent."""
+    yield
+    logging.getLogger("mimsuite").disabled = False
 
 
 @pytest.fixture

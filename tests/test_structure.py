@@ -6,7 +6,10 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 import mimsuite
 from mimsuite.cli import TASKS
@@ -214,7 +217,25 @@ def test_public_names():
     assert set(mimsuite.__all__) == functions | {"__version__"}
 
 
-def test_no_torchvision():
-    from importlib.util import find_spec
+def required(name, extras=frozenset()):
+    """The distributions that an installation brings along, at whatever depth."""
+    found, waiting = set(), [(name, extras)]
+    while waiting:
+        name, extras = waiting.pop()
+        try:
+            lines = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # for another system
+        for need in map(Requirement, lines):
+            wanted = need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras or {""})
+            if wanted and (step := (need.name.lower(), frozenset(need.extras))) not in found:
+                found.add(step)
+                waiting.append(step)
+    return {name for name, _ in found}
 
-    assert find_spec("torchvision") is None
+
+def test_nothing_needs_torchvision_or_timm():
+    """Beside the CPU build of torch, torchvision breaks `import torchmetrics`."""
+    found = required("mimsuite", frozenset({"dev", "hub", "parquet"}))
+    assert {"torch", "lightning", "transformers", "pytest"} <= found
+    assert not found & {"torchvision", "timm"}
