@@ -47,9 +47,13 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def heard():
-    """A test that plays a process which does not lead leaves our log silent."""
+    """A test that silences our log, or plays a process which does not lead, leaves it as it was."""
+    log = logging.getLogger("mimsuite")
+    level = min(log.level, logging.INFO)
     yield
-    logging.getLogger("mimsuite").disabled = False
+    log.disabled = False
+    if log.level > logging.INFO:
+        log.setLevel(level)
 
 
 @pytest.fixture
