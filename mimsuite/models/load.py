@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from mimsuite.config.instantiate import instantiate
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
-from mimsuite.models.families import FAMILIES
 from mimsuite.types import DisplayRange, EncoderConfig
 from mimsuite.weights.init import Weights
 
@@ -215,11 +214,7 @@ def load_into(
                 del state[name]
         check_shapes(model, state, weights.init)
 
-    if weights.config.get("model_type") in FAMILIES:
-        model = make_for(state, weights.init, make, check)
-    else:  # a network from outside may do what is impossible without memory
-        model = make()
-        check(model)
+    model = make_for(state, weights.init, make, check)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_state(model, state, weights.init, quiet=unused)

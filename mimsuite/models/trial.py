@@ -24,17 +24,25 @@ FRESH_TENSORS, FRESH_VALUES = 2_000, 2_000_000_000
 def make_for(state: dict[str, Tensor], source: str, make: Callable[[], M], check: Callable[[M], object]) -> M:
     """Makes a model for weights; first without memory (on the meta device), where `check` may refuse it.
 
+    A class from outside may do what is impossible without memory, such as reading a value of a tensor; its model is
+    checked only when it is made.
+
     Args:
         state: the tensors of the files.
         source: what errors call them.
-        make: makes the model of a family of ours.
+        make: makes the model; it is called twice.
         check: looks at the names and shapes of the model, and raises an InputError where they are not right.
 
     Raises:
         InputError: far more or larger parameters than the files have.
     """
-    with torch.device("meta"), _at_most(len(state) + FRESH_TENSORS, source, len(state)):
-        trial = make()
+    try:
+        with torch.device("meta"), _at_most(len(state) + FRESH_TENSORS, source, len(state)):
+            trial = make()
+    except (NotImplementedError, RuntimeError):  # of the meta device; any other comes again in the next line
+        model = make()
+        check(model)
+        return model
     check(trial)
     held = sum(tensor.numel() for tensor in state.values())
     asked = sum(parameter.numel() for parameter in trial.parameters())

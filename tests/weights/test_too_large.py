@@ -116,6 +116,21 @@ def test_very_many_fresh_values_are_refused_where_no_shape_differs(folders, made
     assert made == []
 
 
+class ReadsAValue(ViTModel):
+    """A class of a user's own that does what is impossible without memory."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.5, 2)]
+
+
+def test_a_class_that_reads_values_while_it_is_made_opens_and_is_checked(folders, tmp_path):
+    folder = save(ReadsAValue(ViTConfig(**SIZES, patch_size=8)), tmp_path / "own")
+    assert ReadsAValue.from_pretrained(folder).rates == [0.0, 0.5]
+    with pytest.raises(InputError, match="has shape"):
+        ReadsAValue.from_pretrained(folder, intermediate_size=32)
+
+
 def test_a_trial_changes_neither_what_is_drawn_afterwards_nor_what_is_read(folders):
     torch.manual_seed(3)
     fresh = AutoModelForImageClassification.from_config(ViTConfig(**SIZES, patch_size=8)).classifier.weight
