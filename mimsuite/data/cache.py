@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
     Attributes:
         path: the folder.
-        source: the folder of images that it is a copy of; empty where that is not known.
+        source: the folder of images, or the image, that it is a copy of; empty where that is not known.
         bytes: its size.
         used: when it was opened last, in seconds.
         old: why nobody will need it; empty for one that is still good.
@@ -61,7 +61,7 @@ def find_copy(source: Path, content: str, make: Callable[[Path], object]) -> Pat
     that was begun and not finished is gone on with.
 
     Args:
-        source: the folder of images.
+        source: the folder of images, or one image.
         content: changes with its files.
         make: writes the shards into a folder.
 
@@ -91,7 +91,10 @@ def find_copy(source: Path, content: str, make: Callable[[Path], object]) -> Pat
 def _make(folder: Path, part: Path, source: Path, make: Callable[[Path], object]) -> None:
     """Makes a copy, or waits until another process has made it."""
     waiting = False
-    handle = os.open(part, os.O_RDONLY)
+    try:
+        handle = os.open(part, os.O_RDONLY)
+    except FileNotFoundError:  # another process has finished it a moment ago
+        return
     try:
         while not _lock(handle, fcntl.LOCK_EX):
             if not waiting:
@@ -114,13 +117,17 @@ def _make(folder: Path, part: Path, source: Path, make: Callable[[Path], object]
 
 def _hold(folder: Path) -> bool:
     """Keeps others from removing a finished copy while this process lives; False where there is none."""
-    if not (folder / _ABOUT).is_file():
-        return False
     if str(folder) not in _held:
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
         _lock(handle, fcntl.LOCK_SH)
         _held[str(folder)] = handle
-    return (folder / _ABOUT).is_file()
+    if (folder / _ABOUT).is_file():
+        return True
+    os.close(_held.pop(str(folder)))  # removed before it was locked
+    return False
 
 
 def _lock(handle: int, how: int) -> bool:
@@ -226,7 +233,7 @@ def _why_old(path: Path, source: str) -> str:
         return "not finished"
     if not source:
         return "of an earlier version"
-    return "" if os.path.isdir(source) else f"of {source}, which is gone"
+    return "" if os.path.exists(source) else f"of {source}, which is gone"
 
 
 def size_of(folder: Path) -> int:

@@ -66,10 +66,8 @@ class Collate:
     def _masks(self, samples: list[Sample]) -> Tensor | None:
         if not self._samplers or self._grid is None:
             return None
-        draw, generator = (
-            self._samplers[mix_hashes(samples[0].shared, _CHOICE) % len(self._samplers)],
-            torch.Generator(),
-        )
+        draw = self._samplers[mix_hashes(samples[0].shared, _CHOICE) % len(self._samplers)]
+        generator = torch.Generator()
         return torch.stack([draw(self._grid, generator.manual_seed(mix_hashes(s.seed, _MASK))) for s in samples])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from mimsuite.data.folders import count_of
 from mimsuite.data.index import DataIndex, Samples, Shard
 
 DATA = "data.json"  # in a run folder
@@ -47,4 +48,4 @@ def difference(before: Fingerprint, now: Fingerprint) -> str | None:
 
 def _count(shards: list[dict[str, Any]]) -> str:
     images = sum(facts["samples"] for facts in shards)
-    return f"{images:,} image{'' if images == 1 else 's'} in {len(shards):,} shard{'' if len(shards) == 1 else 's'}"
+    return f"{count_of(images, 'image')} in {count_of(len(shards), 'shard')}"

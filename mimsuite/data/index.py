@@ -167,9 +167,7 @@ class DataIndex:
 
     def num_samples(self, split: str | Selection) -> int:
         """How many samples a split, or a part of it, has."""
-        if isinstance(split, str):
-            return len(self.records(split))
-        return len(self.records(split)) if split.part != "all" else self.num_samples(split.split)
+        return len(self.records(split))
 
     def records(self, split: str | Selection) -> Samples:
         """Where the samples of a split, or of a part of it, lie."""

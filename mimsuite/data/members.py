@@ -72,7 +72,7 @@ def read_files(files: ShardFiles, samples: Samples) -> list[str]:
         shard, row = samples[number]
         at = SampleRow(*row.item())
         if at.file_header:
-            data = _read(files, shard, at.file_offset, at.file_header, at.file_size).data
+            data = _read(files, shard, at.file_offset, 0, at.file_size).data
             found.append(data.decode("utf-8", "surrogateescape"))
         else:
             found.append(_read(files, shard, at.image_offset, at.image_header, 0).name)

@@ -77,7 +77,7 @@ class ImageReader(Dataset[Sample | Failure]):
     def sample_bytes(self) -> int:
         """What a sample takes in a batch, in bytes."""
         height, width = self._transform.size
-        labels = 4 * len(self._index.classes or "-") if self._labels else 0
+        labels = 4 * max(1, len(self._index.classes or ())) if self._labels else 0
         return self._channels * height * width * (1 if self._dtype == "uint8" else 4) + labels
 
     def __getitem__(self, item: tuple[int, int, int]) -> Sample | Failure:

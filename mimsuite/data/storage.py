@@ -102,10 +102,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         new.part.chmod(mode)
         new.commit()
     except OSError as error:
-        if error.errno is not None and error.filename in (
-            None,
-            str(new.part),
-        ):  # a full disk has no name, and the part's tells a user nothing
+        unnamed = error.filename in (None, str(new.part))  # as of a full disk; the part's name tells a user nothing
+        if error.errno is not None and unnamed:
             error.filename = str(path)
         raise
     finally:

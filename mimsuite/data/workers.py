@@ -27,6 +27,9 @@ LOOK_EVERY = 1.0  # seconds
 STOPPED_FOR = 30.0  # seconds after which a stopped worker is given up; Ctrl-Z stops the main process, too
 TIMEOUT = 600.0  # seconds without a batch after which the workers are given up
 SHARED_MEMORY = Path("/dev/shm")
+MORE_SHARED_MEMORY = (
+    "give it more (docker run --shm-size=8g, or --ipc=host), or use fewer workers=, or a smaller micro_batch= or batch="
+)
 PREFETCH = 4  # batches that a worker has ready
 SHARE = 0.4  # of the free shared memory that one loader may fill: that of training and of validation lie there at once
 
@@ -167,11 +170,6 @@ def end_at_lost_batch() -> None:
         os._exit(errno.ENOSPC if full else 1)
 
     Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
-
-
-MORE_SHARED_MEMORY = (
-    "give it more (docker run --shm-size=8g, or --ipc=host), or use fewer workers=, or a smaller micro_batch= or batch="
-)
 
 
 def state_of(pid: int | None) -> str:

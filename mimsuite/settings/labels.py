@@ -30,7 +30,7 @@ class TrainingLabels:
 
     Attributes:
         facts: what is to be predicted; counts are those of all training images.
-        train: the images that are learnt from.
+        train: the images that are learned from.
         choose: the images that the best weights are chosen on.
         chosen_on: what these are, in words.
         class_weights: factors on the loss of each class, or None.

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,20 @@ def test_a_changed_folder_leaves_no_old_copy(photos, jpeg):
     (photos / "3.jpg").write_bytes(jpeg(3))
     open_data(str(photos))
     assert len(list(list_packed())) == 1
+
+
+def test_the_copy_of_one_image_is_kept_as_long_as_the_image_is_there(photos):
+    open_data(str(photos / "0.jpg"))
+    assert [entry.old for entry in list_packed()] == [""]
+    (photos / "0.jpg").unlink()
+    assert [entry.old for entry in list_packed()] == [f"of {photos / '0.jpg'}, which is gone"]
+
+
+def test_a_copy_that_was_removed_by_hand_is_made_and_kept_again(photos):
+    folder = Path(open_data(str(photos)).splits["train"][0].path).parent
+    shutil.rmtree(folder)
+    assert open_data(str(photos)).num_samples("train") == 2
+    assert not remove(folder)
 
 
 def test_a_killed_packing_goes_on_and_another_process_waits(photos, caplog):

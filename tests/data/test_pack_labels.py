@@ -394,7 +394,7 @@ def test_a_share_that_whole_images_cannot_give_is_reported(scans, tmp_path, capl
     caplog.set_level("INFO", "mimsuite")
     index = pack(scans, tmp_path / "out", labels=csv(tmp_path, ["a", "b", "c"] * 2), val_fraction=0.3)
     assert index.num_samples("val") == 3
-    assert "val_fraction=0.3: val gets 50.0% of the images, for each class gives whole images" in caplog.text
+    assert "val_fraction=0.3: val gets 50.0% of the images, since each class gives whole images" in caplog.text
 
 
 def test_the_reading_tells_the_range_of_numbers(scans, tmp_path):

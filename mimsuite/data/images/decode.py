@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mimsuite.data.images import array, tiff
-from mimsuite.data.images.jpeg import jpeg_reduction, read_jpeg_header
+from mimsuite.data.images import array, jpeg, tiff
+from mimsuite.data.images.jpeg import jpeg_reduction
 from mimsuite.data.images.picture import read_picture_header
 from mimsuite.data.images.pixels import Box, DecodeError, Pixels, Remark
 from mimsuite.words import Alpha
@@ -60,10 +60,8 @@ def open_image(data: bytes, alpha: Alpha = "white") -> Encoded:
     Raises:
         DecodeError: not an image, of a kind that is not supported, or larger than `pixels.MAX_PIXELS`.
     """
-    if data.startswith(b"\xff\xd8\xff"):
-        jpeg = read_jpeg_header(data)
-        if jpeg is not None:
-            return jpeg
+    if data.startswith(jpeg.MAGIC) and (found := jpeg.read_jpeg_header(data)) is not None:
+        return found
     if data.startswith(array.MAGIC):
         return array.read_array_header(data)
     if data.startswith(tiff.MAGICS):

@@ -9,12 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mimsuite.data.images import tiff
+from mimsuite.data.images import array, jpeg, tiff
 from mimsuite.data.images.decode import DecodeError, Pixels, open_image
 from mimsuite.data.stores.address import store_of
 from mimsuite.words import Alpha
 
-_JPEG, _NUMPY = b"\xff\xd8\xff", b"\x93NUMPY"
 _JPEG_QUALITY = 95
 
 
@@ -80,9 +79,9 @@ def read_part(path: Path, at: tuple[int, int] | None) -> bytes:
 
 def kind_of(data: bytes) -> str:
     """The ending of the kinds that shards hold, by the first bytes; empty for others."""
-    if data.startswith(_JPEG):
+    if data.startswith(jpeg.MAGIC):
         return "jpg"
-    if data.startswith(_NUMPY):
+    if data.startswith(array.MAGIC):
         return "npy"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"

@@ -11,6 +11,7 @@ import simplejpeg
 from mimsuite.data.images.pixels import Box, DecodeError, Pixels, Remark, check_size, to_stored, upright
 from mimsuite.errors import cause_of
 
+MAGIC = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 

@@ -88,7 +88,7 @@ def _from_pillow(image: Image.Image, alpha: Alpha, *, grey: bool) -> Pixels:
     if mode in DEEP_MODES:
         values = np.asarray(image)
         if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-            raise DecodeError(f"values from {values.min()} to {values.max()} ; 0 to 65535 (16 bits) is allowed")
+            raise DecodeError(f"values from {values.min()} to {values.max()}; 0 to 65535 (16 bits) is allowed")
         values = values.astype(np.uint16)
         clear = image.info.get("transparency")
         if isinstance(clear, int) and alpha == "white":  # PNG: this grey is transparent
@@ -98,15 +98,16 @@ def _from_pillow(image: Image.Image, alpha: Alpha, *, grey: bool) -> Pixels:
     if mode == "1" and clear is not None:  # of such an image, Pillow makes no alpha
         image = image.convert("L")
         image.info["transparency"] = clear
-    cover = None
+    cover: Image.Image | None = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        cover = np.asarray(image.getchannel("A"))[..., None]
         if alpha == "white":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        elif alpha == "channel":
+            cover = image.getchannel("A")
     array = np.array(image.convert(final))  # a copy: Pillow's buffers are read-only
     array = array[..., None] if final == "L" else array
-    return np.concatenate([array, cover], axis=-1) if cover is not None and alpha == "channel" else array
+    return array if cover is None else np.dstack([array, np.asarray(cover)])
 
 
 def _describe_unknown(data: bytes) -> str:
@@ -148,7 +149,7 @@ def read_picture_header(data: bytes, alpha: Alpha) -> Picture:
         if orientation not in range(1, 9):
             orientation = 1
         width, height = image.size if orientation < 5 else image.size[::-1]
-        _mend_transparency(image, data)
+        _scale_transparency(image, data)
         grey = image.mode not in _COLOUR_MODES or (image.format == "PNG" and data[25] == _GREY_ALPHA)
         return Picture(image, height, width, orientation, alpha, _is_reduced(image, data), grey)
 
@@ -160,8 +161,8 @@ def _is_reduced(image: Image.Image, data: bytes) -> bool:
     return image.format == "PPM" and image.mode == "RGB" and _largest_of_ppm(data) > 255
 
 
-def _mend_transparency(image: Image.Image, data: bytes) -> None:
-    """Pillow leaves the transparent colour of a PNG at its stored depth, where it reads the values at eight bits."""
+def _scale_transparency(image: Image.Image, data: bytes) -> None:
+    """Brings the transparent colour of a PNG to eight bits, as its values are: Pillow leaves it at the stored depth."""
     clear = image.info.get("transparency")
     if image.format != "PNG" or image.mode not in ("L", "RGB") or clear is None or isinstance(clear, bytes):
         return

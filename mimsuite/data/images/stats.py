@@ -79,7 +79,7 @@ def measure_images(images: Iterable[tuple[str, bytes]], name: str, alpha: Alpha 
             "of 255; pack each depth separately to keep them",
             *(name, deep, len(found), f"{top:,}", (top + 128) // 257),
         )
-    _say([remark for m in found for remark in m.remarks], len(found), name)
+    _report([remark for m in found for remark in m.remarks], len(found), name)
     mean = np.mean([m.mean for m in found], axis=0)
     std = np.sqrt(np.maximum(np.mean([m.square for m in found], axis=0) - mean**2, 0.0))
     height, width = np.median([m.size for m in found], axis=0)
@@ -109,7 +109,7 @@ def display_range(levels: NDArray[np.float64]) -> DisplayRange:
     return DisplayRange(ends[0], ends[1])
 
 
-def _say(remarks: list[Remark], images: int, name: str) -> None:
+def _report(remarks: list[Remark], images: int, name: str) -> None:
     """Logs each kind of remark once, with the text of its first."""
     first = {remark.kind: remark.text for remark in reversed(remarks)}
     counts = Counter(remark.kind for remark in remarks)

@@ -135,10 +135,11 @@ class Tiff(NamedTuple):
         if self.separate:
             array = np.moveaxis(array.reshape(self.samples, height, width), 0, 2)
         array = array.reshape(height, width, -1)
-        if array.dtype.kind not in "ui" or (array.size and int(array.min()) < 0) or array.max(initial=0) > 0xFFFF:
-            low, high = (array.min(), array.max()) if array.size else (0, 0)
-            raise DecodeError(f"values from {low} to {high} of type {array.dtype}; 0 to 65535 (16 bits) is allowed")
-        return np.array(array, dtype=np.uint16 if self.deep else np.uint8, order="C")  # a copy that may be written to
+        if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+            low, high = array.min(), array.max()
+            if array.dtype.kind not in "ui" or low < 0 or high > 0xFFFF:
+                raise DecodeError(f"values from {low} to {high} of type {array.dtype}; 0 to 65535 (16 bits) is allowed")
+        return np.require(array, np.uint16 if self.deep else np.uint8, ["C", "W"])
 
     def _meant(self, array: Pixels) -> Pixels:
         """What the values stand for."""

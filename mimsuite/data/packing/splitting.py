@@ -51,13 +51,13 @@ def choose_keys(part: Part, train: Iterable[tuple[str, int]], totals: Mapping[in
         moved.update(sorted(keys, key=lambda key: mix_hashes(part.seed, salt, hash_key(key)))[:count])
     if not moved:
         raise InputError(
-            f"{part.key} gives {part.split} no image, for no class has two training images; add images, or use "
+            f"{part.key} gives {part.split} no image, because no class has two training images; add images, or use "
             f"labels=none, or {part.split}_fraction=0"
         )
     reached = len(moved) / sum(totals.values())
     if abs(reached - part.fraction) > _NEAR:
         log.info(
-            "%s: %s gets %.1f%% of the images, for each class gives whole images", part.key, part.split, 100 * reached
+            "%s: %s gets %.1f%% of the images, since each class gives whole images", part.key, part.split, 100 * reached
         )
     return moved
 
