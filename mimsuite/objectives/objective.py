@@ -201,6 +201,8 @@ class Objective(LightningModule):
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Remembers for `overflowed` whether the loss of a micro-batch is finite; a number on the device."""
+        if self.loss_scaler is None:
+            return
         lost = loss.detach().isfinite().logical_not()
         self._lost = lost if self._lost is None else self._lost | lost
 
