@@ -21,13 +21,13 @@ from PIL import Image
 from safetensors.torch import save
 
 from mimsuite.config.yaml_files import read_yaml
+from mimsuite.data import csv_labels, csv_table
 from mimsuite.data import open as opening
 from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.images.decode import Box, DecodeError, conform, open_image
 from mimsuite.data.index import Samples
 from mimsuite.data.index_json import read_classes
 from mimsuite.data.labels import parse_label
-from mimsuite.data.packing import csv_labels
 from mimsuite.data.packing.journal import Journal
 from mimsuite.data.reader import ImageReader
 from mimsuite.data.scan import index_beside
@@ -261,7 +261,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
     def read_table_of_labels(content: bytes) -> None:
         path = put("labels.csv", content)
         names = {"path_column": None, "label_column": None, "group": None}
-        csv_labels.parse_labels(path, csv_labels.read_rows(path, folder, ["a/1.png", "b/2.png", "c.png"], **names))
+        csv_labels.parse_labels(path, csv_table.read_rows(path, folder, ["a/1.png", "b/2.png", "c.png"], **names))
 
     def read_label(content: bytes) -> None:
         holds_label(content)

@@ -23,7 +23,7 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.images import pixels as shared
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index_json import write_index
-from mimsuite.data.label_join import labelled_part
+from mimsuite.data.label_table import labelled_part
 from mimsuite.data.open import open_index
 from mimsuite.data.scan import build_index
 from mimsuite.data.storage import write_bytes

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 from mimsuite.data.augment.crop import CenterCrop, Transform
 from mimsuite.data.collate import Collate
 from mimsuite.data.index import DataIndex, Samples, Selection
-from mimsuite.data.label_join import has_label
+from mimsuite.data.label_table import has_label
 from mimsuite.data.order import BatchOrder
 from mimsuite.data.reader import ImageReader
 from mimsuite.data.workers import TIMEOUT, WorkerWatch, end_at_lost_batch, fit_shared_memory

@@ -182,7 +182,7 @@ def images_of(data: str, key: str = "data", exclude: Sequence[str] = ()) -> Cont
         )
     if found.images and (run := run_around(place)) is not None:
         raise InputError(
-            f"{key}={data} lies in the run folder {run}, whose pictures are no data; move the images out of it"
+            f"{key}={data} lies in the run folder {run}, whose pictures are not data; move the images out of it"
         )
     return found if found.images else None
 

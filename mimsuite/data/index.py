@@ -138,7 +138,7 @@ class DataIndex:
         image_size: median (height, width) of the sampled images, in pixels.
         has_labels: whether any sample has a label.
         display: what pictures show as black and as full brightness; None of 8-bit data, and where an older index
-            does not say it (see `data.display.find_display`).
+            does not say it (see `data.display_range.find_display`).
         alpha: what becomes of transparency when an image is read.
         reading: how a folder of images was read, as lines for people; empty for shards. It is not kept with the index.
         given: labels that stand in for those in the shards, or None.

@@ -1,4 +1,4 @@
-"""Labels from a table for images that are packed already, and the part of a data set that has labels. No torch."""
+"""Labels from a table for images that are packed already. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimsuite.data.image_names import ImageNames
-from mimsuite.data.index import DataIndex, Samples
-from mimsuite.data.labels import GivenLabels, Label
-from mimsuite.data.members import find_labelled, read_files, read_key
-from mimsuite.data.packing.csv_labels import (
+from mimsuite.data.csv_labels import parse_labels
+from mimsuite.data.csv_table import (
     FILE_COLUMNS,
     KEY_COLUMNS,
     LABEL_COLUMNS,
     Row,
     find_column,
     match_rows,
-    parse_labels,
     read_table,
 )
+from mimsuite.data.image_names import ImageNames
+from mimsuite.data.index import EVERY_SPLIT, DataIndex
+from mimsuite.data.labels import GivenLabels, Label
+from mimsuite.data.members import read_files, read_key
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import to_text
@@ -36,7 +36,7 @@ class LabelFile(NamedTuple):
     """A table of labels.
 
     Attributes:
-        file: a CSV file, see `csv_labels`.
+        file: a CSV file, see `csv_table`.
         path_column: with the path or the key of the image; None: the one that is called file, path, filename or image,
             else key or keys.
         label_column: None: the one that is called label or class.
@@ -67,7 +67,7 @@ def join_labels(index: DataIndex, source: LabelFile, known: Sequence[str] = ()) 
     Raises:
         InputError: the table is wrong, names an image twice, or names none.
     """
-    samples = Samples(tuple(shard for shards in index.splits.values() for shard in shards))
+    samples = index.records(EVERY_SPLIT)
     files = ShardFiles(store_of(index.root))
     table = read_table(source.file)
     usual = FILE_COLUMNS if any(cell.lower() in FILE_COLUMNS for cell in table.header) else KEY_COLUMNS
@@ -103,29 +103,3 @@ def given_labels(keys: NDArray[np.uint64], labels: dict[int, Label]) -> GivenLab
     hashed = keys[numbers][order]
     mark = hashlib.sha256(hashed.tobytes() + repr(ranked).encode()).hexdigest()[:16]
     return GivenLabels(hashed, ranked, mark)
-
-
-def labelled_part(index: DataIndex) -> DataIndex:
-    """The data set with the labelled images alone; splits without any are left out. The same where all are labelled."""
-    chosen = {split: np.flatnonzero(has_label(index, Samples(shards))) for split, shards in index.splits.items()}
-    if all(len(numbers) == index.num_samples(split) for split, numbers in chosen.items()):
-        return index
-    splits = {split: shards for split, shards in index.splits.items() if len(chosen[split])}
-    totals = {split: index.num_samples(split) for split in index.splits}
-    return replace(index, splits=splits, chosen=chosen, totals=totals)
-
-
-def count_labelled(index: DataIndex) -> str:
-    """How many images of each split have a label, for people; empty where all have one."""
-    if index.chosen is None:
-        return ""
-    parts = ", ".join(f"{split} {len(index.chosen[split]):,} of {total:,}" for split, total in index.totals.items())
-    return f"only images that have one: {parts}"
-
-
-def has_label(index: DataIndex, samples: Samples) -> NDArray[np.bool_]:
-    """Which samples have a label, `(N,)`."""
-    if index.given is None:
-        return find_labelled(samples)
-    found: NDArray[np.bool_] = np.isin(samples.keys(), index.given.keys)
-    return found

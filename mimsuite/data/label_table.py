@@ -1,10 +1,13 @@
-"""The labels of whole splits: what they are, how many there are of each, and fair shares of them. Imports no torch."""
+"""The labels of whole splits: which images have one, what they are, how many of each, and fair shares of them.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,15 +66,18 @@ def read_label(index: DataIndex, files: ShardFiles, shard: Shard, row: np.void, 
         InputError: no label, or a wrong one.
         RunError: the shard cannot be read.
     """
-    if index.given is not None:
-        given = index.given.find(members.hashed_key(row))
-        if given is None:
-            raise _unlabelled(key, shard)
-        return given
-    member = members.read_label(files, shard, row)
-    if member is None:
+    label = find_label(index, files, shard, row)
+    if label is None:
         raise _unlabelled(key, shard)
-    return _parse(member.data, member.ending, key, shard, len(index.classes) if index.classes else None)
+    return label
+
+
+def find_label(index: DataIndex, files: ShardFiles, shard: Shard, row: np.void) -> Label | None:
+    """The label of one sample; None where it has none. Arguments and errors are those of `read_label`."""
+    if index.given is not None:
+        return index.given.find(members.hashed_key(row))
+    member = members.read_label(files, shard, row)
+    return None if member is None else _parse(member, shard, len(index.classes) if index.classes else None)
 
 
 def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
@@ -94,8 +100,34 @@ def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
     for number, (shard, member) in enumerate(members.read_labels(files, samples)):
         if member is None:
             raise _unlabelled(members.read_key(files, *samples[number]), shard)
-        labels.append(_parse(member.data, member.ending, member.key, shard, classes))
+        labels.append(_parse(member, shard, classes))
     return labels
+
+
+def labelled_part(index: DataIndex) -> DataIndex:
+    """The data set with the labelled images alone; splits without any are left out. The same where all are labelled."""
+    chosen = {split: np.flatnonzero(has_label(index, Samples(shards))) for split, shards in index.splits.items()}
+    if all(len(numbers) == index.num_samples(split) for split, numbers in chosen.items()):
+        return index
+    splits = {split: shards for split, shards in index.splits.items() if len(chosen[split])}
+    totals = {split: index.num_samples(split) for split in index.splits}
+    return replace(index, splits=splits, chosen=chosen, totals=totals)
+
+
+def count_labelled(index: DataIndex) -> str:
+    """How many images of each split have a label, for people; empty where all have one."""
+    if index.chosen is None:
+        return ""
+    parts = ", ".join(f"{split} {len(index.chosen[split]):,} of {total:,}" for split, total in index.totals.items())
+    return f"only images that have one: {parts}"
+
+
+def has_label(index: DataIndex, samples: Samples) -> NDArray[np.bool_]:
+    """Which samples have a label, `(N,)`."""
+    if index.given is None:
+        return members.find_labelled(samples)
+    found: NDArray[np.bool_] = np.isin(samples.keys(), index.given.keys)
+    return found
 
 
 def label_facts(index: DataIndex, labels: Sequence[Label]) -> LabelFacts:
@@ -202,10 +234,10 @@ def _count(index: DataIndex, found: list[int]) -> NDArray[np.int64]:
     return np.bincount(np.array(found, dtype=np.int64), minlength=len(index.classes or ()))
 
 
-def _parse(data: bytes, ending: str, key: str, shard: Shard, num_classes: int | None) -> Label:
-    label = parse_label(data, ending, key, num_classes)
+def _parse(member: members.Member, shard: Shard, num_classes: int | None) -> Label:
+    label = parse_label(member.data, member.ending, member.key, num_classes)
     if isinstance(label, float) and not math.isfinite(label):
-        raise InputError(f"label of {to_text(key)} in {shard.path} is {label}; give a finite number")
+        raise InputError(f"label of {to_text(member.key)} in {shard.path} is {label}; give a finite number")
     return label
 
 

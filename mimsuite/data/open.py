@@ -48,7 +48,7 @@ def open_data(data: str | Sequence[str] | None, alpha: Alpha = "white") -> DataI
         return merge([open_data(address, alpha) for address in data])
     contents = images_of(data)
     if contents is None:
-        return open_index(str(data), alpha=alpha)
+        return _open_shards(data, None, alpha)
     return pack_to_cache(Path(absolute(data)), contents, alpha)
 
 
@@ -65,15 +65,20 @@ def open_index(data: str, cache: Path | None = None, alpha: Alpha = "white") -> 
     Raises:
         InputError: missing, unreadable, empty, cut or damaged; shard and offset are named.
     """
+    if images_of(data) is not None:
+        raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
+    return _open_shards(data, cache, alpha)
+
+
+def _open_shards(data: str, cache: Path | None, alpha: Alpha) -> DataIndex:
+    """As `open_index`, for what is known not to be a folder of images."""
     folder, store = absolute(data), store_of(data)
     if store.is_file(os.path.join(folder, INDEX)):
         return _check_sizes(read_index(Path(folder)))
     if store.is_file(os.path.join(folder, JOURNAL)):
         raise InputError(f"data={data} holds a half-finished pack; run the same `mimsuite pack` again to finish it")
-    if images_of(data) is not None:
-        raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
     root, paths = find_shards(data)
-    entry = (cache or cache_folder()) / "index" / _fingerprint_of_shards(paths, root / INFO, alpha)
+    entry = (cache or cache_folder()) / "index" / _hash_of_shards(paths, root / INFO, alpha)
     if not store.is_file(str(entry / INDEX)):
         _scan_into(entry, root, paths, alpha)
     return read_index(entry, root)
@@ -96,7 +101,7 @@ def pack_to_cache(source: Path, contents: Contents, alpha: Alpha = "white") -> D
         folder = find_copy(source, content, lambda part: pack(source, part, alpha=alpha))
     except InputError as error:
         raise InputError(str(error).replace("src=", "data=")) from error
-    return replace(open_index(str(folder)), root=str(source), reading=tuple(reading))
+    return replace(_open_shards(str(folder), None, alpha), root=str(source), reading=tuple(reading))
 
 
 def hash_of_images(source: Path, contents: Contents, alpha: Alpha = "white") -> str:
@@ -113,7 +118,7 @@ def _mark(alpha: Alpha) -> str:
     return "" if alpha == "white" else f" alpha={alpha}"
 
 
-def _fingerprint_of_shards(paths: list[Path], info: Path, alpha: Alpha) -> str:
+def _hash_of_shards(paths: list[Path], info: Path, alpha: Alpha) -> str:
     digest, store = hashlib.sha256((SCAN + _mark(alpha)).encode()), store_of(str(info))
     for path in [*paths, *([info] if store.is_file(str(info)) else [])]:
         try:

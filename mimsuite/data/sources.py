@@ -106,10 +106,7 @@ def split_of(shard: Path, root: Path) -> str:
     """
     words = [word for word in re.split(r"[-_.]", shard.stem) if not word.isdecimal()]
     folder = shard.parent.name if shard.parent != root else ""
-    for word in (words[-1] if words else "", folder):
-        if word.lower() in _SPLITS:
-            return _SPLITS[word.lower()]
-    return "train"
+    return split_name_of(words[-1] if words else "") or split_name_of(folder) or "train"
 
 
 def read_info(root: Path) -> dict[str, tuple[str, int | None]]:
@@ -137,6 +134,6 @@ def read_info(root: Path) -> dict[str, tuple[str, int | None]]:
     return found
 
 
-def split_name_of(folder: str) -> str | None:
-    """The split that a folder of images stands for by its name, or None."""
-    return _SPLITS.get(folder.lower())
+def split_name_of(word: str) -> str | None:
+    """The split that a word, such as the name of a folder, stands for; None for other words."""
+    return _SPLITS.get(word.lower())

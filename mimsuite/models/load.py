@@ -256,7 +256,7 @@ def make_normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
 
     Pictures show the range of the data.
     """
-    from mimsuite.data.display import find_display
+    from mimsuite.data.display_range import find_display
     from mimsuite.masked.normalization import Normalize
 
     mean, std = (weights and weights.statistics) or (index.mean, index.std)
@@ -272,7 +272,7 @@ def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normali
             range where the weights do not say in which one they were trained; None: 16-bit data are shown within
             three deviations of the mean then.
     """
-    from mimsuite.data.display import find_display
+    from mimsuite.data.display_range import find_display
     from mimsuite.masked.normalization import Normalize
 
     half = (0.5,) * int(weights.config.get("num_channels", 3))

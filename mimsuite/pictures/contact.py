@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mimsuite.data.checks.inspect import RawSample, raw_samples
-from mimsuite.data.display import find_display
+from mimsuite.data.display_range import find_display
 from mimsuite.data.images.decode import DecodeError, conform, open_image
 from mimsuite.data.index import DataIndex
 from mimsuite.data.tar import to_text

@@ -10,7 +10,8 @@ from typing import cast
 from omegaconf import DictConfig
 
 from mimsuite.data.index import DataIndex
-from mimsuite.data.label_join import LabelFile, join_labels, labelled_part
+from mimsuite.data.label_join import LabelFile, join_labels
+from mimsuite.data.label_table import labelled_part
 from mimsuite.data.labels import TABLE_ENDINGS
 from mimsuite.errors import InputError
 from mimsuite.settings.read import read, read_choice, read_text

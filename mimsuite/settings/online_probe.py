@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from mimsuite.data.index import DataIndex
-from mimsuite.data.label_join import has_label
+from mimsuite.data.label_table import has_label
 from mimsuite.errors import InputError
 from mimsuite.settings.read import read, read_flag, read_int, read_positive
 

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.data.label_join import count_labelled
+from mimsuite.data.label_table import count_labelled
 from mimsuite.models.device import torch_device
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.folder import RunFolder

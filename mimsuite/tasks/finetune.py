@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.data.label_join import count_labelled
-from mimsuite.data.label_table import FROM_ONE
+from mimsuite.data.label_table import FROM_ONE, count_labelled
 from mimsuite.models.load import keeps_head, make_classifier, make_normalizer, save_weights
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder

@@ -13,7 +13,7 @@ from mimsuite import app
 from mimsuite.data.checks.duplicates import find_duplicates
 from mimsuite.data.folders import count_of
 from mimsuite.data.index import Selection
-from mimsuite.data.label_join import count_labelled
+from mimsuite.data.label_table import count_labelled
 from mimsuite.models.device import torch_device
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder

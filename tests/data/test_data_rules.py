@@ -7,9 +7,10 @@ import pytest
 
 import mimsuite
 from mimsuite.data.augment.rand_augment import RESAMPLING
+from mimsuite.data.csv_labels import parse_labels
+from mimsuite.data.csv_table import Row
 from mimsuite.data.label_table import label_facts
 from mimsuite.data.open import open_index
-from mimsuite.data.packing.csv_labels import Row, parse_labels
 from mimsuite.data.sources import split_name_of
 from mimsuite.errors import InputError
 from mimsuite.words import INTERPOLATIONS, MOST_CLASSES, SPLITS

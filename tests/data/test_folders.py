@@ -208,7 +208,7 @@ def test_a_run_in_the_data_is_not_read_and_data_in_a_run_are_refused(tmp_path):
     index = open_data(str(src))
     assert (before, index.num_samples("train")) == (4, 2)
     assert any("because mimsuite wrote these folders: looks, run" in line for line in index.reading)
-    with pytest.raises(InputError, match=r"lies in the run folder .*run, whose pictures are no data"):
+    with pytest.raises(InputError, match=r"lies in the run folder .*run, whose pictures are not data"):
         open_data(str(src / "run" / "pictures"))
 
 
@@ -255,7 +255,7 @@ def test_images_of_other_channels_are_listed_and_nothing_is_left_behind(tmp_path
     assert "3 channels: sub/odd.jpg" in caplog.text
     assert pack(src, out, channels=4).num_samples("train") == 6
     assert "it has 3 channels, and channels=4" in caplog.text
-    assert "2 of 8 files could not be read and were skipped" in caplog.text
+    assert "2 of 8 images were skipped" in caplog.text
     assert pack(src, tmp_path / "three", channels=3).channels == 3
     assert pack(src, tmp_path / "none", exclude=["sub"]).channels == 4
 
@@ -278,7 +278,7 @@ def test_fractions_make_val_and_test_of_each_class(tmp_path):
     [
         (several("cat", "dog", count=1), {"val_fraction": 0.5}, "val_fraction=0.5 gives val no image"),
         (several("train", "val"), {"val_fraction": 0.5}, "there is a split val already; use val_fraction=0"),
-        (several("test"), {"val_fraction": 0.5}, "is taken from train, and there is no train image"),
+        (several("test"), {"val_fraction": 0.5}, "is taken from train, which has no images"),
         (several("cat"), {"val_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
         (several("cat"), {"splits": "folder"}, "has no folder train, val or test"),
     ],

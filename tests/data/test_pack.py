@@ -220,7 +220,7 @@ def test_broken_images_are_named_counted_and_left_out(animals, tmp_path, caplog)
     text = caplog.text
     assert "cat/broken.jpg" in text
     assert "dog/cut.png" in text
-    assert "2 of 22 files could not be read" in text
+    assert "2 of 22 images were skipped" in text
 
 
 def test_faults_are_named(animals, tmp_path):

@@ -97,7 +97,7 @@ def test_finished_shards_are_not_made_again(photos, whole, tmp_path):
 def test_images_that_were_left_out_are_counted_over_all_calls(photos, tmp_path, caplog):
     stopped(photos, tmp_path / "out", 55)
     pack(photos, tmp_path / "out", **OPTIONS)
-    assert "2 of 60 files could not be read" in caplog.text
+    assert "2 of 60 images were skipped" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["shard cut", "shard changed", "shard gone", "line cut", "header cut", "old part"])

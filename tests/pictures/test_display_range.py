@@ -11,7 +11,7 @@ import pytest
 import tifffile
 import torch
 
-from mimsuite.data.display import find_display
+from mimsuite.data.display_range import find_display
 from mimsuite.data.images.stats import display_range, measure_images
 from mimsuite.data.index_json import read_index, write_index
 from mimsuite.data.open import open_data, open_index

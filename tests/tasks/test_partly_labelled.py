@@ -17,7 +17,7 @@ from tables import read_rows
 from mimsuite import api
 from mimsuite.config.folder import conf_dir
 from mimsuite.data.datamodule import ImageData
-from mimsuite.data.label_join import labelled_part
+from mimsuite.data.label_table import labelled_part
 from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError

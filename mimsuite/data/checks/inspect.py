@@ -12,9 +12,10 @@ import numpy as np
 from mimsuite.data.checks.duplicates import find_duplicates
 from mimsuite.data.hashing import hash_key
 from mimsuite.data.images.decode import DecodeError, open_image
-from mimsuite.data.index import STATS_SAMPLES, DataIndex, Selection, Shard
-from mimsuite.data.labels import Label, classes_of, parse_label
-from mimsuite.data.members import read_image, read_key, read_label
+from mimsuite.data.index import STATS_SAMPLES, DataIndex, Selection
+from mimsuite.data.label_table import find_label
+from mimsuite.data.labels import Label, classes_of
+from mimsuite.data.members import read_image, read_key
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import FILE_ENDING, hidden_image, image_of, named_ending, read_groups, to_text
@@ -64,7 +65,7 @@ def raw_samples(index: DataIndex, part: str | Selection, count: int) -> Iterator
         shard, row = samples[number]
         image = read_image(files, shard, row)
         try:
-            label = _label(index, files, shard, row)
+            label = find_label(index, files, shard, row) if index.has_labels else None
         except InputError:  # `summarize_data` names it
             label = None
         yield RawSample(image.key, image.ending, image.data, label)
@@ -126,7 +127,7 @@ def _labels(index: DataIndex, split: str) -> dict[str, Any]:
     for number in range(len(samples)) if index.has_labels else ():
         shard, row = samples[number]
         try:
-            label = _label(index, files, shard, row)
+            label = find_label(index, files, shard, row)
         except InputError as error:
             wrong.add(str(error))
             continue
@@ -219,10 +220,3 @@ def _looks(index: DataIndex, split: str, count: int) -> dict[str, Any]:
 
 def _spread(values: list[int]) -> list[int]:
     return [int(f(values)) for f in (np.min, np.median, np.max)] if values else []
-
-
-def _label(index: DataIndex, files: ShardFiles, shard: Shard, row: np.void) -> Label | None:
-    label = read_label(files, shard, row) if index.has_labels else None
-    if label is None:
-        return None
-    return parse_label(label.data, label.ending, label.key, len(index.classes) if index.classes else None)

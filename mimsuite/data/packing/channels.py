@@ -12,7 +12,7 @@ from functools import partial
 from mimsuite.data.folders import count_of, list_names
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.images.encode import read_part
-from mimsuite.data.packing.plan import SourceImage
+from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import Alpha

@@ -15,11 +15,10 @@ from mimsuite.errors import InputError
 from mimsuite.words import SPLITS
 
 UNLABELLED = ("unlabeled", "unlabelled", "unsup", "unsupervised")  # folders of images that have no class
-_ONLY_LEVEL = "images"  # a single folder of this name is no class
+_ONLY_LEVEL = "images"  # a single folder of this name is not a class
 _WORD = re.compile(r"[A-Z]*[a-z]+|[A-Z]+")
-_SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_SPLIT_WORDS |= {"test": "test", "testing": "test"}
-_KEEP_OUT = "exclude= of `mimsuite pack` leaves out what is no data, and splits=none reads all as train"
+_MORE_WORDS = {"training": "train", "testing": "test"}  # look like splits, and are not read as such
+_KEEP_OUT = "exclude= of `mimsuite pack` leaves out what is not data, and splits=none reads all as train"
 
 
 class Layout(NamedTuple):
@@ -104,7 +103,12 @@ def _refuse_inner_splits(src: str, parts: Sequence[Sequence[str]], tops: Sequenc
 
 def _refuse_similar_names(src: str, tops: Sequence[str]) -> None:
     """Splits by other names (train2017, Test Set): read as classes, the images of val would be trained on."""
-    like = {top: split for top in tops for word in _WORD.findall(top) if (split := _SPLIT_WORDS.get(word.lower()))}
+    like = {
+        top: split
+        for top in tops
+        for word in _WORD.findall(top)
+        if (split := split_name_of(word) or _MORE_WORDS.get(word.lower()))
+    }
     if len(set(like.values())) > 1:
         raise InputError(
             f"src={src}: the folders {list_names(list(like))} look like splits, and only train, val (valid, "
@@ -158,7 +162,7 @@ def _read_classes(names: Sequence[str], given: list[str], below: Sequence[Sequen
         split, found = next(iter(more.items()))
         raise InputError(
             f"{split} has {count_of(len(found), 'folder')} that {leading} does not have ({list_names(found)}), so "
-            f"they are no classes; rename them, or use labels=none, or labels=folder to make all of them classes"
+            f"they are not classes; rename them, or use labels=none, or labels=folder to make all of them classes"
         )
     ordered = sorted(classes.union(*more.values()))
     _check_names(ordered)

@@ -24,7 +24,8 @@ from mimsuite.data.index_json import CLASSES, write_index
 from mimsuite.data.labels import Label, classes_of
 from mimsuite.data.packing.channels import goes_with, mixed_channels
 from mimsuite.data.packing.journal import Journal, ShardLine
-from mimsuite.data.packing.plan import Choice, PackPlan, SourceImage, plan_pack
+from mimsuite.data.packing.plan import Choice, PackPlan, plan_pack
+from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.scan import build_index
 from mimsuite.data.storage import Replacement, write_text
 from mimsuite.data.stores.address import store_of
@@ -39,7 +40,7 @@ _AHEAD = 8  # images per thread that are encoded ahead of the writer
 _RECORD = 20 * BLOCK  # tar files are padded to this
 
 Progress = Callable[[int, int], None]
-Contents = Iterator[tuple[SourceImage, Content | DecodeError]]
+Encoded = Iterator[tuple[SourceImage, Content | DecodeError]]
 
 
 class Forecast(NamedTuple):
@@ -118,9 +119,18 @@ def pack(
         RunError: `out` cannot be written any more.
     """
     choice = Choice(
-        *(labels, labels_file, labels_column, labels_kind, labels_missing),
-        *(group_by, val_fraction, seed, test_fraction, splits),
-        *(tuple(exclude), channels),
+        labels=labels,
+        labels_file=labels_file,
+        labels_column=labels_column,
+        labels_kind=labels_kind,
+        labels_missing=labels_missing,
+        group_by=group_by,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        splits=splits,
+        exclude=tuple(exclude),
+        channels=channels,
+        seed=seed,
     )
     plan = checked_plan(src, choice, shard_size, image_size)
     options = _options(src, choice, shard_size, image_size, alpha)
@@ -213,7 +223,7 @@ def _digest(plan: PackPlan) -> str:
 
 
 def _write(
-    pictures: Sequence[SourceImage], contents: Contents, journal: Journal, shard_size: int, progress: Progress
+    pictures: Sequence[SourceImage], contents: Encoded, journal: Journal, shard_size: int, progress: Progress
 ) -> None:
     """Writes the shards that the journal does not know yet."""
     begin = journal.position
@@ -249,14 +259,14 @@ def _write(
             "decoded; the log names them"
         )
     if skipped:
-        log.warning("%d of %d files could not be read and were skipped", skipped, len(pictures))
+        log.warning("%d of %d images were skipped; each was named with its reason", skipped, len(pictures))
 
 
 def _shown(picture: SourceImage) -> str:
     return to_text(f"{picture.path}:{picture.key}" if picture.at else str(picture.path))
 
 
-def _of_one_kind(contents: Contents, plan: PackPlan, journal: Journal, channels: int | None, alpha: Alpha) -> Contents:
+def _of_one_kind(contents: Encoded, plan: PackPlan, journal: Journal, channels: int | None, alpha: Alpha) -> Encoded:
     """Leaves out images with other channels than those asked for; else grey and colour go together, others do not."""
     seen = {count for line in journal.lines for count in line.channels}
     for picture, content in contents:
@@ -272,7 +282,7 @@ def _of_one_kind(contents: Contents, plan: PackPlan, journal: Journal, channels:
             yield picture, content
 
 
-def _encode_all(pictures: Sequence[SourceImage], size: int | None, alpha: Alpha) -> Contents:
+def _encode_all(pictures: Sequence[SourceImage], size: int | None, alpha: Alpha) -> Encoded:
     """Reads, decodes and encodes on all cores, some way ahead of the writer."""
     threads = os.cpu_count() or 1
     waiting: deque[tuple[SourceImage, Future[Content | DecodeError]]] = deque()

@@ -8,13 +8,15 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
+from mimsuite.data.csv_labels import parse_labels
+from mimsuite.data.csv_table import read_rows
 from mimsuite.data.folders import Contents, folder_of, images_of, no_images, read_contents
 from mimsuite.data.hashing import hash_key, mix_hashes
 from mimsuite.data.label_join import LabelFile, join_labels
 from mimsuite.data.labels import TABLE_ENDINGS, Label
-from mimsuite.data.packing.csv_labels import parse_labels, read_rows
 from mimsuite.data.packing.layout import Layout, describe_reading, read_layout
 from mimsuite.data.packing.shard_plan import read_samples
+from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.packing.splitting import Part, choose_groups, choose_keys
 from mimsuite.data.sources import is_shards
 from mimsuite.data.tar import to_text
@@ -22,21 +24,6 @@ from mimsuite.errors import InputError
 from mimsuite.words import LABEL_SOURCES, LABELS_MISSING, SPLIT_SOURCES, SPLITS, LabelKind
 
 _SALT_ORDER = 2  # those of `splitting` are others
-
-
-class SourceImage(NamedTuple):
-    """An image to pack: where it lies, its path below `src`, its key, split, label (None: none), group ("" : none).
-
-    `at` is the part of the file (offset, size) that holds it; None for a whole file.
-    """
-
-    path: Path
-    file: str
-    key: str
-    split: str
-    label: Label | None
-    group: str
-    at: tuple[int, int] | None = None
 
 
 class PackPlan(NamedTuple):
@@ -156,8 +143,7 @@ def _plan_shards(src: Path, choice: Choice) -> tuple[list[SourceImage], list[str
         index = join_labels(
             index, LabelFile(choice.csv, choice.labels_file, choice.labels_column, choice.labels_kind)
         ).data
-    samples = read_samples(index, splits=choice.splits != "none", labels=choice.labels != "none")
-    pictures = [SourceImage(s.path, s.file, s.key, s.split, s.label, "", s.at) for s in samples]
+    pictures = read_samples(index, splits=choice.splits != "none", labels=choice.labels != "none")
     return pictures, list(index.classes or ()) if choice.labels != "none" else []
 
 
@@ -259,7 +245,7 @@ def _check_fractions(choice: Choice, splits: Set[str]) -> None:
                 "splits=none to draw all splits anew"
             )
         if fraction and "train" not in splits:
-            raise InputError(f"{split}_fraction={fraction} is taken from train, and there is no train image")
+            raise InputError(f"{split}_fraction={fraction} is taken from train, which has no images")
 
 
 def _check_groups(pictures: Sequence[SourceImage], choice: Choice) -> None:

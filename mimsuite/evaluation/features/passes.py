@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mimsuite.data.augment.crop import RandomResizedCrop
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples, Selection
-from mimsuite.data.label_join import has_label
+from mimsuite.data.label_table import has_label
 from mimsuite.data.progress import report_progress
 from mimsuite.data.storage import cache_folder
 from mimsuite.data.stores.address import store_of

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from mimsuite.data.collate import targets_of
 from mimsuite.data.index import EVERY_SPLIT, DataIndex, Selection
-from mimsuite.data.label_join import has_label
-from mimsuite.data.label_table import read_labels
+from mimsuite.data.label_table import has_label, read_labels
 from mimsuite.data.members import read_files
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.storage import replacing, write_rows

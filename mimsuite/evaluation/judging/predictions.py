@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimsuite.data.packing.csv_labels import NO_FINDING
+from mimsuite.data.csv_labels import NO_FINDING
 from mimsuite.evaluation.features.tables import name_columns
 from mimsuite.evaluation.judging.classifier import predict_images
 from mimsuite.evaluation.judging.load import load_classifier

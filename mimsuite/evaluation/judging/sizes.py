@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mimsuite.data.datamodule import eval_loader
-from mimsuite.data.display import find_display
+from mimsuite.data.display_range import find_display
 from mimsuite.data.storage import write_rows
 from mimsuite.evaluation.judging.classifier import evaluate_classifier, files_of, label_tensor
 from mimsuite.evaluation.judging.load import load_classifier
