@@ -5,15 +5,64 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mimsuite.errors import InputError, reading
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-HUB_FILES = ["*.json", "model*.safetensors", "decoder.safetensors"]
+SAFETENSORS, TORCH_FILES = "model*.safetensors", "pytorch_model*.bin"
+HUB_FILES = ["*.json", SAFETENSORS, "decoder.safetensors"]
 MARK, CLASS_MARK = "mimsuite_", "Mimsuite"  # before names of what transformers would load and compute otherwise
 DEMOS = Path(__file__).parent / "demo"  # small trained models that we ship, a folder each
+
+
+# Keywords of `from_pretrained` that code for Hugging Face gives, and that change nothing here.
+WITHOUT_EFFECT = (
+    *("code_revision", "mirror", "proxies", "resume_download", "trust_remote_code", "user_agent"),
+    *("_commit_hash", "_from_auto", "_from_pipeline"),
+)
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """Which files of a hub repository are wanted, and how they come here; a folder on this disk has only `subfolder`.
+
+    Attributes:
+        revision: a branch, tag or commit; None: the one behind `@` in the name, else `main`.
+        token: for repositories that are not public; None: the one that `hf auth login` keeps.
+        cache_dir: where downloads are kept; None: huggingface_hub's own folder.
+        force_download: download again what is there.
+        local_files_only: take what was downloaded before, and ask no network.
+        subfolder: of the repository or folder.
+    """
+
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    force_download: bool = False
+    local_files_only: bool = False
+    subfolder: str = ""
+
+    @classmethod
+    def take(cls, keywords: dict[str, Any]) -> Self:
+        """Removes from `keywords` what every `from_pretrained` of Hugging Face takes, also what has no effect here.
+
+        Code of a repository is never run: `trust_remote_code=True` is answered with a warning.
+        """
+        if keywords.get("trust_remote_code"):
+            warnings.warn(
+                "trust_remote_code=True has no effect: mimsuite runs no code of a repository or folder", stacklevel=3
+            )
+        for name in WITHOUT_EFFECT:
+            keywords.pop(name, None)
+        old_token = keywords.pop("use_auth_token", None)
+        found = {name: keywords.pop(name) for name in cls.__dataclass_fields__ if name in keywords}
+        found["token"] = old_token if found.get("token") is None else found["token"]
+        found["subfolder"] = found.get("subfolder") or ""
+        return cls(**found)
 
 
 class MissingFileError(InputError, FileNotFoundError):
@@ -23,15 +72,32 @@ class MissingFileError(InputError, FileNotFoundError):
         return str(self.args[0])
 
 
-def find_folder(source: str | Path) -> Path:
+def find_folder(source: str | Path, options: HubOptions | None = None, *, use_safetensors: bool | None = None) -> Path:
     """Returns the local folder of `source`: a folder, `demo:NAME`, `hf:ORG/NAME[@REVISION]`, or `ORG/NAME` for short.
 
-    Hub repositories are downloaded to huggingface_hub's own cache (safetensors, else `pytorch_model.bin`).
+    Hub repositories are downloaded to huggingface_hub's own cache.
+
+    Args:
+        source: a folder or a name.
+        options: which files of it, and how they come here.
+        use_safetensors: whether the weights downloaded are safetensors; None: else `pytorch_model.bin`.
 
     Raises:
-        MissingFileError: no such folder.
+        MissingFileError: no such folder, or it has no such `subfolder`.
         InputError: no such demo; huggingface_hub is not installed, or the repository cannot be downloaded.
     """
+    options = options or HubOptions()
+    folder = _find_whole(source, options, use_safetensors)
+    inner = Path(options.subfolder)
+    if inner.is_absolute() or ".." in inner.parts:
+        raise InputError(f"subfolder={options.subfolder!r} leads out of {str(source)!r}; give a folder inside it")
+    if not (folder / inner).is_dir():
+        raise MissingFileError(f"{str(source)!r} has no folder {options.subfolder!r}; give another subfolder")
+    return folder / inner
+
+
+def _find_whole(source: str | Path, options: HubOptions, use_safetensors: bool | None) -> Path:
+    """The folder of `source` itself; arguments and errors as for `find_folder`."""
     folder = Path(os.path.expanduser(source))
     if folder.is_dir():
         return folder
@@ -39,9 +105,9 @@ def find_folder(source: str | Path) -> Path:
     if name.startswith("demo:"):
         return _demo(name)
     if name.startswith("hf:"):
-        return _download(name.removeprefix("hf:").strip("/"))
+        return _download(name.removeprefix("hf:").strip("/"), options, use_safetensors)
     if HUB_NAME.fullmatch(name) and not name.startswith((".", "/")):
-        return _download(name)
+        return _download(name, options, use_safetensors)
     raise MissingFileError(f"{name!r} is not a folder; give a folder with config.json, hf:ORG/NAME or demo:NAME")
 
 
@@ -90,7 +156,7 @@ def _demo(name: str) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
+def _download(name: str, options: HubOptions, use_safetensors: bool | None) -> Path:
     if not HUB_NAME.fullmatch(name):
         raise InputError(f"'hf:{name}' is not a hub name; use hf:ORG/NAME or hf:ORG/NAME@REVISION")
     try:
@@ -101,12 +167,21 @@ def _download(name: str) -> Path:
             f"{name!r} is not a local folder, and reading it from the hub needs huggingface_hub; "
             "pip install mimsuite[hub]"
         ) from None
-    repository, _, revision = name.partition("@")
+    repository, _, tag = name.partition("@")
+    if tag and options.revision not in (None, "main", tag):
+        raise InputError(f"{name!r} names another revision than revision={options.revision!r}; give one of them")
+    within = f"{options.subfolder.strip('/')}/" if options.subfolder else ""
+    wanted: dict[str, Any] = {"revision": tag or options.revision}
+    wanted |= {key: value for key in ("token", "cache_dir") if (value := getattr(options, key)) is not None}
+    wanted |= {key: True for key in ("force_download", "local_files_only") if getattr(options, key)}
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(snapshot_download(repository, allow_patterns=[within + one for one in patterns], **wanted))
+
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=HUB_FILES))
-        if not any(folder.glob("model*.safetensors")):
-            patterns = [*HUB_FILES, "pytorch_model*.bin"]
-            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+        folder = fetch(HUB_FILES)
+        if use_safetensors is not True and (use_safetensors is False or not any((folder / within).glob(SAFETENSORS))):
+            folder = fetch([*HUB_FILES, TORCH_FILES])
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
