@@ -61,8 +61,8 @@ def pretrain(
             weights)
         steps: optimizer steps (default: a default, which is printed)
         epochs: passes over the training images; give this or steps
-        batch: images per optimizer step, summed over all devices and micro-batches (auto: 256, or a power of two that
-            fewer images fill)
+        batch: images per optimizer step, summed over all devices and micro-batches (auto: at most 256, a power of two
+            on each device)
         micro_batch: images per forward pass on one device (auto: chosen for the device and the image size)
         lr: peak learning rate, used as given (auto: optim.base_lr x batch / optim.base_batch)
         image_size: pixels: a side or [height,width] (auto: the model's size, or less if the images are smaller)
@@ -168,8 +168,8 @@ def finetune(
             nothing)
         steps: optimizer steps (default: a default, which is printed)
         epochs: passes over the training images; give this or steps
-        batch: images per optimizer step, summed over all devices and micro-batches (auto: 256, or a power of two that
-            fewer images fill)
+        batch: images per optimizer step, summed over all devices and micro-batches (auto: at most 256, a power of two
+            on each device)
         micro_batch: images per forward pass on one device (auto: chosen for the device and the image size)
         lr: peak learning rate, used as given (auto: optim.base_lr x batch / optim.base_batch)
         image_size: pixels: a side or [height,width] (auto: that of the weights or the model; less if the images are

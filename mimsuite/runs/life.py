@@ -107,7 +107,8 @@ def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     """Trains what is left of a run; as `train_run`."""
     inputs, batch = settings.inputs, settings.budget.batch
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
-    fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
+    if inputs.processes == run_team.size or not settings.budget.batch_chosen:  # else the processes choose it anew
+        fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
     for line in ignored_variables(inputs.nodes):
         log.warning("%s", line)
     if run_team.size > 1 and current_team() is None:

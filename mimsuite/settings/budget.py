@@ -23,6 +23,7 @@ class Budget:
 
     Attributes:
         batch: images per optimizer step.
+        batch_chosen: whether their number was chosen here.
         steps: optimizer steps.
         epochs: the same as passes over the training images; what fills no batch at the end of a pass is left out.
         per_epoch: batches of a pass.
@@ -37,6 +38,7 @@ class Budget:
     """
 
     batch: int
+    batch_chosen: bool
     steps: int
     epochs: float
     per_epoch: int
@@ -50,17 +52,20 @@ class Budget:
     notes: tuple[str, ...]
 
 
-def read_budget(cfg: DictConfig, samples: int) -> Budget:
+def read_budget(cfg: DictConfig, samples: int, processes: int = 1) -> Budget:
     """Reads the length of a run and its learning rate.
 
     Args:
         cfg: read are `batch steps epochs lr val_every save_every optim schedule`.
         samples: training images.
+        processes: of the run, which share the batch.
 
     Raises:
         InputError: a value of the wrong kind; both `steps` and `epochs`; less data than one batch.
     """
-    batch, why_batch = read_batch(cfg, samples)
+    batch, why_batch = read_batch(cfg, samples, processes)
+    if samples < processes:
+        raise InputError(f"{processes} devices need as many training images, there are {samples}; use fewer devices")
     if samples < batch:
         raise InputError(
             f"batch={batch} is larger than the {samples} training images; use batch={2 ** int(math.log2(samples))}"
@@ -76,15 +81,22 @@ def read_budget(cfg: DictConfig, samples: int) -> Budget:
     seconds = SAVE_SECONDS if read(cfg, "save_every") == "auto" else None
     notes = (*why_batch, *why_steps, *why_lr, *why_warmup, *why_val)
     pace = (lr, decay, warmup, val_every, save_every, seconds)
-    return Budget(batch, steps, steps / per_epoch, per_epoch, samples, *pace, notes)
+    chosen = read(cfg, "batch") == "auto"
+    return Budget(batch, chosen, steps, steps / per_epoch, per_epoch, samples, *pace, notes)
 
 
-def read_batch(cfg: DictConfig, samples: int) -> tuple[int, list[str]]:
-    """Images per optimizer step, and why so many where the set is smaller than the default."""
-    batch = read_int(cfg, "batch", auto=min(DEFAULT_BATCH, 2 ** int(math.log2(max(samples, 1)))))
+def read_batch(cfg: DictConfig, samples: int, processes: int) -> tuple[int, list[str]]:
+    """Images per optimizer step, and why so many where they are not the default.
+
+    `auto` gives each process a power of two, which micro-batches divide.
+    """
+    each = max(1, min(DEFAULT_BATCH, samples) // processes)
+    batch = read_int(cfg, "batch", auto=processes * 2 ** int(math.log2(each)))
     if read(cfg, "batch") != "auto" or batch == DEFAULT_BATCH:
         return batch, []
-    return batch, [f"batch={batch} (there are {samples} training images, fewer than {DEFAULT_BATCH})"]
+    if samples < DEFAULT_BATCH:
+        return batch, [f"batch={batch} (there are {samples} training images, fewer than {DEFAULT_BATCH})"]
+    return batch, [f"batch={batch} ({counted(batch // processes, 'image')} on each of {processes} devices)"]
 
 
 def counted(number: float, word: str) -> str:

@@ -64,7 +64,7 @@ def read_finetune(
     decay, why_decay = read_layer_decay(cfg, pretrained=inputs.weights is not None)
     cfg, why_smoothing = resolve_smoothing(cfg, labels.facts.kind)
     check_objective(cfg, labels.facts)
-    budget = read_budget(cfg, len(labels.train))
+    budget = read_budget(cfg, len(labels.train), inputs.processes)
     cfg = written_back(with_values(cfg, {"layer_decay": decay}), inputs, geometry, budget)
     return FinetuneSettings(
         *(inputs, config, geometry, budget, groups_of(cfg)),

@@ -68,7 +68,7 @@ def read_pretrain(
     hidden = (0, 0) if objects.mask else hidden_range(cfg, geometry.units, geometry.drops)
     config = read_model(cfg, *model, image_size=geometry.image_size, channels=geometry.channels)
     config = masked_config(config, cfg, inputs.weights, inputs.given)
-    budget = read_budget(cfg, index.num_samples(index.select("train")))
+    budget = read_budget(cfg, index.num_samples(index.select("train")), inputs.processes)
     probe = read_online_probe(cfg, index, budget.steps * budget.batch)
     decided = {"mask.unit": geometry.mask_unit} | ({} if probe is None else probe.resolved)
     cfg = written_back(with_values(cfg, decided), inputs, geometry, budget)

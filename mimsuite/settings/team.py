@@ -107,6 +107,17 @@ def read_variable(name: str, *, least: int = 0) -> int:
     return int(text)
 
 
+def team_size(devices: int | None, nodes: int) -> int:
+    """The processes of a run, as far as they are known without torch.
+
+    Args:
+        devices: processes on this machine; None: one per device, which counts as one until they are started.
+        nodes: machines.
+    """
+    found = current_team()
+    return (devices or 1) * nodes if found is None else found.size
+
+
 def node_rank(nodes: int) -> int:
     """Which of several machines this is; NODE_RANK counts only where the run asks for several.
 

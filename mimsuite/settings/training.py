@@ -33,7 +33,7 @@ from mimsuite.settings.read import (
 )
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.resume import check_data, continue_config, first_overrides, moved, stored_config
-from mimsuite.settings.team import current_team, node_rank
+from mimsuite.settings.team import current_team, node_rank, team_size
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import ACCELERATORS, PRECISIONS
@@ -127,6 +127,11 @@ class RunInputs:
     loading: Loading
     clip: float | None
     objects: Objects = NO_OBJECTS
+
+    @property
+    def processes(self) -> int:
+        """Of the run, as far as they are known without torch."""
+        return team_size(self.devices, self.nodes)
 
 
 @dataclass(frozen=True)

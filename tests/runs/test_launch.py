@@ -104,6 +104,14 @@ def test_a_batch_that_two_processes_cannot_share_is_refused_before_they_start(tm
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("devices", [3, "auto"])
+def test_a_batch_that_is_chosen_is_shared_by_three_processes(devices, tmp_path, monkeypatch):
+    """Here as many as devices; of `devices=auto` the processes themselves know how many they are."""
+    stand_in(tmp_path, monkeypatch, "exit 5", "exit 0")
+    monkeypatch.setattr("mimsuite.runs.machine.device_count", lambda accelerator: 3)
+    assert api.call("pretrain", {"out": str(tmp_path / "out"), "devices": devices})["exit_code"] == 5
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_the_processes_start_ends_the_run(number, code, tmp_path, monkeypatch):
     """They do not listen yet, so the signal ends them: as asked for, and nothing is left running."""
