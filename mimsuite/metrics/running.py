@@ -7,11 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from mimsuite.metrics.scores import BEST, metric_names, scores_of
 from mimsuite.words import LabelKind
+
+
+class MeanLoss(MeanMetric):
+    """The weighted mean of the losses of batches; NaN where one of them is, which torchmetrics would leave out."""
+
+    def __init__(self) -> None:
+        super().__init__(nan_strategy=math.nan)
 
 
 class RunningMetrics(Metric):

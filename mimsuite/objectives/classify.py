@@ -6,12 +6,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from mimsuite.data.hashing import mix_hashes
 from mimsuite.heads.losses import classification_loss
 from mimsuite.masked.normalization import Normalize
-from mimsuite.metrics.running import RunningMetrics
+from mimsuite.metrics.running import MeanLoss, RunningMetrics
 from mimsuite.metrics.scores import METRICS
 from mimsuite.models.composed import ForImageClassification
 from mimsuite.objectives.clipping import poison_if_not_finite
@@ -58,7 +57,7 @@ class ClassifyObjective(Objective):
         self.class_weights: Tensor | None
         factors = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", factors, persistent=False)
-        self.val_loss, self.val_scores = MeanMetric(), RunningMetrics(label_kind, outputs)
+        self.val_loss, self.val_scores = MeanLoss(), RunningMetrics(label_kind, outputs)
 
     @property
     def evaluated_model(self) -> ForImageClassification:

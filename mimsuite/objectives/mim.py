@@ -6,12 +6,12 @@ import logging
 from typing import Any, cast
 
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from mimsuite.masked.losses import error_of
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.metrics.psnr import HiddenPSNR, flat_loss
+from mimsuite.metrics.running import MeanLoss
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.objectives.clipping import poison_if_not_finite
 from mimsuite.objectives.objective import Objective
@@ -36,7 +36,7 @@ class MIMObjective(Objective):
         super().__init__(model, normalize, **base)
         error_of(loss)  # a wrong name is refused now
         self.loss = loss
-        self.val_loss, self.val_psnr, self.val_flat = MeanMetric(), HiddenPSNR(), MeanMetric()
+        self.val_loss, self.val_psnr, self.val_flat = MeanLoss(), HiddenPSNR(), MeanLoss()
         self.flat: float | None = None
 
     @property

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mimsuite.metrics.running import RunningMetrics
+from mimsuite.metrics.running import MeanLoss, RunningMetrics
 from mimsuite.metrics.scores import METRICS, scores_of
 
 KINDS = tuple(METRICS)
@@ -82,3 +82,14 @@ def test_numbers_may_come_as_integers_in_some_batches():
     metrics.update(torch.tensor([[1.0], [2.5]]), torch.tensor([1, 2]))
     metrics.update(torch.tensor([[0.0]]), torch.tensor([[0.5]]))
     assert metrics.compute()["mae"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_not_left_out_of_the_mean(wrong):
+    loss, plain = MeanLoss(), MeanLoss()
+    for value, weight in ((1.0, 3), (wrong, 1), (2.0, 1)):
+        loss.update(torch.tensor(value), weight=weight)
+        if math.isfinite(value):
+            plain.update(torch.tensor(value), weight=weight)
+    assert not math.isfinite(loss.compute())
+    assert plain.compute() == 1.25
