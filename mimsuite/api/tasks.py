@@ -228,7 +228,7 @@ def reconstruct(
         init: masked image model: a run folder, a Hugging Face folder, or demo:vit, demo:cvt, demo:bit
         out: picture to write (.png; with gif=true .gif)
         images: an image file, a folder of images, or a data set (default: the embedded emoji-64)
-        count: images on the sheet (default: 8)
+        count: images on the sheet; with gif=true rows of each picture (all if it is not given) (default: 8)
         seed: random seed of the masks (default: 0)
         image_size: pixels: a side or [height,width] (auto: the model's size)
         mode: how norm_pixels are shown: predicted_stats (auto), oracle_stats (uses hidden pixels) or raw (default:

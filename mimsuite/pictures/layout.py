@@ -23,8 +23,19 @@ class Group(NamedTuple):
     captions: Sequence[str]
 
 
+class Rows(NamedTuple):
+    """Where the rows of a sheet stand: `top` of the first, `height` of each with the gap below it, in pixels."""
+
+    top: int
+    height: int
+    number: int
+
+
 def lay_out(groups: Sequence[Group], title: str, footer: str) -> Image.Image:
-    """Lays out columns of images under their names; groups of them stand a little apart."""
+    """Lays out columns of images under their names; groups of them stand a little apart.
+
+    The sheet's `info["rows"]` holds its `Rows`, as text.
+    """
     n, height, width = groups[0].columns[0][1].shape[:3]
     head = 24 if any(group.name for group in groups) else 0
     line = 20 if any(group.captions for group in groups) else 0
@@ -34,6 +45,8 @@ def lay_out(groups: Sequence[Group], title: str, footer: str) -> Image.Image:
     tail = wrap(footer, load_font(13), inner)
     size = (inner + 2 * MARGIN, top + 22 + n * (height + line + GAP) + footer_height(tail) + MARGIN)
     sheet = Image.new("RGB", size, PAPER)
+    rows = Rows(top + 22, height + line + GAP, n)
+    sheet.info["rows"] = " ".join(map(str, rows))
     draw, large = ImageDraw.Draw(sheet), load_font(18, title)
     draw.text((MARGIN, MARGIN - 4), cut(title, large, inner), INK, large)
     x = MARGIN
@@ -45,14 +58,32 @@ def lay_out(groups: Sequence[Group], title: str, footer: str) -> Image.Image:
             left = x + i * (width + GAP)
             draw.text((left, top), cut(name, load_font(14), width), INK, load_font(14))
             for row, image in enumerate(column):
-                paste_framed(sheet, Image.fromarray(image), (left, top + 22 + row * (height + line + GAP)))
+                paste_framed(sheet, Image.fromarray(image), (left, rows.top + row * rows.height))
         for row, caption in enumerate(group.captions):
-            y = top + 22 + row * (height + line + GAP) + height + 2
+            y = rows.top + row * rows.height + height + 2
             small = load_font(13, caption)
             draw.text((x, y), cut(caption, small, span), FAINT, small)
         x += span + 3 * GAP
     draw_footer(sheet, tail)
     return sheet
+
+
+def first_rows(sheet: Image.Image, count: int) -> Image.Image:
+    """A sheet of `lay_out` with its first rows alone, between the same title and footer.
+
+    Raises:
+        ValueError: the sheet does not say where its rows are.
+    """
+    try:
+        rows = Rows(*map(int, sheet.info["rows"].split()))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("it does not say where its rows are") from None
+    cut_off = max(0, rows.number - count) * rows.height
+    below = rows.top + rows.number * rows.height
+    found = Image.new("RGB", (sheet.width, sheet.height - cut_off), PAPER)
+    found.paste(sheet.crop((0, 0, sheet.width, below - cut_off)))
+    found.paste(sheet.crop((0, below, sheet.width, sheet.height)), (0, below - cut_off))
+    return found
 
 
 def footer_height(lines: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from mimsuite.settings.read import is_number, read, read_flag, read_int, read_te
 
 MOST_SETTINGS = 12  # on one sheet
 STEP = re.compile(r"step_(\d+)\.png")
-NOT_OF_A_GIF = ("images", "count", "seed", "image_size", "mode", "mask", "masks", "ratios", "csv", "channels_shown")
+NOT_OF_A_GIF = ("images", "seed", "image_size", "mode", "mask", "masks", "ratios", "csv", "channels_shown")
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,12 @@ class AnimationSettings:
     Attributes:
         out: the GIF.
         frames: step -> picture, in order.
+        rows: of each picture, at most; None for all.
     """
 
     out: Path
     frames: Mapping[int, Path]
+    rows: int | None
 
 
 def read_reconstruct(cfg: DictConfig, overrides: Sequence[str]) -> ReconstructSettings | AnimationSettings:
@@ -205,4 +207,4 @@ def read_animation(cfg: DictConfig, overrides: Sequence[str]) -> AnimationSettin
     frames = {int(match[1]): path for path in paths if (match := STEP.fullmatch(path.name))}
     if not frames:
         raise InputError(f"init={init} holds no pictures/step_*.png yet; use gif=false, which draws the run as it is")
-    return AnimationSettings(out, dict(sorted(frames.items())))
+    return AnimationSettings(out, dict(sorted(frames.items())), read_int(cfg, "count") if "count" in keys else None)

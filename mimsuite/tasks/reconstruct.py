@@ -63,7 +63,7 @@ def draw(settings: ReconstructSettings) -> dict[str, Any]:
 def animate(settings: AnimationSettings) -> dict[str, Any]:
     """Makes a GIF of the pictures that a run wrote while it trained."""
     steps = list(settings.frames)
-    save_animation(list(settings.frames.values()), settings.out)
+    save_animation(list(settings.frames.values()), settings.out, rows=settings.rows)
     log.info("%d pictures, steps %d to %d; animation in %s", len(steps), steps[0], steps[-1], settings.out)
     return {"steps": steps, "out": str(settings.out)}
 

@@ -10,6 +10,8 @@ from PIL import Image
 from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.models import ViTConfig, ViTForMaskedImageModeling, ViTImageProcessor
+from mimsuite.pictures.saving import save_image
+from mimsuite.pictures.sheets import reconstruction_sheet
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 DECODER = {f"decoder_{key}": value for key, value in SIZES.items()}
@@ -165,6 +167,22 @@ def test_a_ratio_that_leaves_mae_nothing_to_see_is_refused_by_its_key(make, tmp_
         api.reconstruct(init=make(**MAE), out=str(tmp_path / "x.png"), ratios=[0.5, 1])
 
 
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        *(("jfif", "JPEG"), ("JPE", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF"), ("jp2", "JPEG2000")),
+        *(("j2k", "JPEG2000"), ("bmp", "BMP"), ("gif", "GIF"), ("ppm", "PPM"), ("tiff", "TIFF")),
+    ],
+)
+def test_one_image_of_any_ending_is_drawn(ending, kind, make, tmp_path):
+    pixels = np.linspace(0, 255, 32 * 32 * 3).reshape(32, 32, 3).astype(np.uint8)
+    file, written = tmp_path / f"b.{ending}", tmp_path / "b.csv"
+    Image.fromarray(pixels).save(file, kind)
+    api.reconstruct(init=make(), images=str(file), out=str(tmp_path / "b.png"), csv=str(written))
+    (row,) = table(written)
+    assert row["image"].startswith("b")
+
+
 @pytest.fixture
 def trained(tmp_path):
     """A folder as a run leaves it, with a grey picture per step; the last is wider."""
@@ -198,6 +216,33 @@ def test_an_animation_of_large_pictures_is_shrunk(trained, tmp_path):
         assert (movie.n_frames, movie.size) == (5, (500, 1200))
 
 
+def test_count_limits_the_rows_of_an_animation(trained, tmp_path):
+    """Row `i` of the sheet of step `s` has the grey `10 s + i`; the footer stays below the last."""
+    for path in (trained / "pictures").glob("step_*"):
+        path.unlink()
+    mask = np.zeros((5, 4, 4), dtype=bool)
+    sheets = {}
+    for step in (1, 2):
+        images = np.stack([np.full((64, 64, 3), 10 * step + row, dtype=np.uint8) for row in range(5)])
+        sheet = reconstruction_sheet(images, images, mask, title=f"step {step}", footer="below", captions=["x"] * 5)
+        save_image(sheet, trained / "pictures" / f"step_00000{step}.png")
+        sheets[step] = np.asarray(sheet)
+    heights = {}
+    for count in (2, 4, 5, 9):
+        out = tmp_path / f"{count}.gif"
+        assert api.reconstruct(init=str(trained), out=str(out), gif=True, count=count)["steps"] == [1, 2]
+        with Image.open(out) as movie:
+            movie.seek(1)
+            frame = np.asarray(movie.convert("RGB"))
+        column = frame[:, 100, 0]
+        assert [grey for grey in range(20, 25) if (column == grey).sum() > 150] == list(range(20, 20 + min(count, 5)))
+        heights[count] = len(frame)
+        assert np.array_equal(frame[-40:, 16:60] < 200, sheets[2][-40:, 16:60] < 200)
+    assert heights[4] - heights[2] == 2 * (192 + 20 + 6)
+    assert heights[5] - heights[4] == 192 + 20 + 6
+    assert heights[5] == heights[9] == len(sheets[2])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -205,7 +250,9 @@ def test_an_animation_of_large_pictures_is_shrunk(trained, tmp_path):
         ({"out": "x.png"}, "out=.*x.png does not end in .gif; use out=.*x.gif"),
         ({"gif": False}, "is a GIF, which gif=true makes of a run's pictures; add gif=true or use a .png"),
         ({"gif": "yes"}, "gif=yes is not true or false"),
-        ({"count": 3}, "count= cannot change them; remove count="),
+        ({"count": 3}, "is of an earlier version: it does not say where its rows are; remove count="),
+        ({"count": 0}, "count=0 is not a whole number of at least 1"),
+        ({"seed": 3}, "seed= cannot change them; remove seed="),
         ({"mask.ratio": 0.3}, "mask.ratio= cannot change them; remove mask.ratio="),
     ],
 )
