@@ -258,7 +258,8 @@ def check_cache(clean: str | None) -> Iterator[Finding]:
         yield Finding("note", "cache", f"{path} is in use and stays", "clean again when no run uses it")
     found = list(list_packed())
     old = [entry for entry in found if entry.old]
-    copies = f"{len(found)} copies of image folders ({sum(e.bytes for e in found) / GIB:.2f} GiB)"
+    copies = "1 copy" if len(found) == 1 else f"{len(found)} copies"
+    copies += f" of image folders ({sum(entry.bytes for entry in found) / GIB:.2f} GiB)"
     limit = f"{LIMIT}={cache_limit() / GIB:g}"
     others = ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in other_sizes().items())
     yield Finding("ok", "cache", f"{copies}, at most {limit} GiB; {others}")

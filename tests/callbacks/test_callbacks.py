@@ -1,5 +1,6 @@
 """Callbacks use what an objective offers, of whatever class it is."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from lightning import LightningModule
 from run_facts import context_of
 
 from mimsuite.callbacks.best_weights import BestWeights
+from mimsuite.callbacks.checkpoints import Checkpoints
 from mimsuite.callbacks.reconstructions import Reconstructions
 from mimsuite.errors import InputError
 from mimsuite.masked.normalization import Normalize
@@ -74,3 +76,44 @@ def test_pictures_go_to_every_logger_that_takes_them(masks, tmp_path):
     callback.on_validation_epoch_end(trainer(7, [album, object()]), module)
     assert album.pictures == ([("reconstructions", "step_000007.png", 7)] if masks else [])
     assert (tmp_path / "pictures" / "step_000007.png").is_file() == masks
+
+
+def processes(count, saved):
+    """The trainers of a run in some processes; `saved` gets the rank of each that saves."""
+    place, values = threading.Barrier(count), [torch.zeros(2)] * count
+
+    def make(rank):
+        def reduce(value, reduce_op):
+            values[rank] = value
+            place.wait(10)
+            found = torch.stack(values).amax(0)
+            place.wait(10)
+            return found
+
+        return SimpleNamespace(
+            **{"global_step": 5, "accumulate_grad_batches": 1, "max_steps": 100, "val_check_batch": 50},
+            **{"world_size": count, "is_global_zero": rank == 0, "should_stop": False},
+            fit_loop=SimpleNamespace(state_dict=dict, epoch_loop=SimpleNamespace(total_batch_idx=4)),
+            strategy=SimpleNamespace(root_device="cpu", reduce=reduce),
+            save_checkpoint=lambda path: saved.append(rank),
+        )
+
+    return [make(rank) for rank in range(count)]
+
+
+@pytest.mark.parametrize(("first", "second", "both"), [(301, 0, True), (299, 301, False), (0, 0, False)])
+def test_the_clock_of_the_first_process_makes_a_checkpoint_due_in_both(first, second, both, monkeypatch, tmp_path):
+    saved, callbacks = [], []
+    for age in (first, second):
+        monkeypatch.setattr("mimsuite.callbacks.checkpoints.time.perf_counter", lambda age=age: 1000.0 - age)
+        callbacks.append(Checkpoints(tmp_path, 500, seconds=300))
+    monkeypatch.setattr("mimsuite.callbacks.checkpoints.time.perf_counter", lambda: 1000.0)
+    calls = [
+        threading.Thread(target=callback.on_train_batch_end, args=(one, Anything(), None, None, 4))
+        for callback, one in zip(callbacks, processes(2, saved), strict=True)
+    ]
+    for call in calls:
+        call.start()
+    for call in calls:
+        call.join(20)
+    assert sorted(saved) == ([0, 1] if both else [])

@@ -12,6 +12,7 @@ from mimsuite.data import cache
 from mimsuite.data.cache import clean_cache, find_copy, list_packed, packed_folder, remove
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
+from mimsuite.tasks.doctor import check_cache
 
 
 @pytest.fixture
@@ -135,6 +136,30 @@ def test_the_cache_is_cleaned_of_what_is_old_or_of_all_but_what_is_in_use(photos
     assert list(list_packed()) == []
     assert not (folder.parent / "features").exists()
     assert remove(folder / "never there")
+
+
+def test_the_doctor_tells_of_the_cache_and_cleans_it(photos, monkeypatch):
+    def told(clean=None):
+        return [(found.level, found.text, found.fix) for found in check_cache(clean)]
+
+    monkeypatch.setenv(cache.LIMIT, "7")
+    copy = os.path.dirname(open_data(str(photos)).splits["train"][0].path)
+    (packed_folder() / "0123.part").mkdir()
+    (packed_folder() / "0123.part" / "train-000000.tar").write_bytes(bytes(2**20))
+    counts, old = told()
+    assert counts[:2] == (
+        "ok",
+        f"2 copies of image folders (0.00 GiB), at most {cache.LIMIT}=7 GiB; features 0.00 GiB, index 0.00 GiB",
+    )
+    assert old == ("note", "0123.part (0.00 GiB) is not finished", "mimsuite doctor clean=old")
+    removed, counts = told("old")
+    assert removed[:2] == ("ok", "removed 0.00 GiB")
+    assert counts[1].startswith("1 copy of image folders")
+    _, used, _ = told("all")
+    assert used == ("note", f"{copy} is in use and stays", "clean again when no run uses it")
+    release()
+    assert told("all")[1][1].startswith("0 copies of image folders")
+    assert not os.path.exists(copy)
 
 
 def test_a_cache_that_cannot_be_written_is_named(photos, tmp_path):
