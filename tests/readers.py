@@ -38,7 +38,8 @@ from mimsuite.evaluation.features.stored import open_stored
 from mimsuite.models import AutoConfig, AutoImageProcessor, BitConfig, CvtConfig, ViTConfig
 from mimsuite.pictures.curves import read_metrics
 from mimsuite.runs.checkpoints import goes_on_from
-from mimsuite.runs.life import finished_before, warn_of_changes
+from mimsuite.runs.environment import warn_of_changes
+from mimsuite.runs.life import finished_before
 from mimsuite.runs.loggers import read_rows_until, read_wandb_state
 from mimsuite.settings.probe_head import find_head
 from mimsuite.settings.views import View
@@ -325,7 +326,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
     (folder / "done" / "weights").mkdir(parents=True)
 
     def read_environment(content: bytes) -> None:
-        warn_of_changes(SimpleNamespace(path=put("done/environment.json", content).parent), {})  # type: ignore[arg-type]
+        warn_of_changes(put("done/environment.json", content).parent, {})
 
     def read_finished(content: bytes) -> None:
         out = put("done/summary.json", content).parent

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import multiprocessing
 import sys
 import threading
@@ -18,12 +19,22 @@ from mimsuite.runs.life import one_at_a_time
 from mimsuite.settings.machine import read_workers
 from mimsuite.tasks import pretrain
 
+SMALL = {"model": "vit_nano", "steps": 1, "batch": 8, "workers": 0, "image_size": 32, "loader.val_limit": 8}
+
+
+def test_lightning_speaks_again_after_a_run(tmp_path, one_thread):
+    import lightning.pytorch
+
+    logger = logging.getLogger(lightning.pytorch.__name__)
+    logger.setLevel(logging.INFO)
+    mimsuite.pretrain(out=str(tmp_path / "run"), **SMALL)
+    assert logger.level == logging.INFO
+
 
 def test_a_program_without_an_output_trains(tmp_path, monkeypatch, one_thread):
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
-    small = {"model": "vit_nano", "steps": 1, "batch": 8, "workers": 0, "image_size": 32, "loader.val_limit": 8}
-    assert mimsuite.pretrain(out=str(tmp_path / "run"), **small)["status"] == "done"
+    assert mimsuite.pretrain(out=str(tmp_path / "run"), **SMALL)["status"] == "done"
     with report_progress("reading") as move:
         move(1, 2)
 

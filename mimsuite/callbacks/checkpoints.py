@@ -76,7 +76,7 @@ class Checkpoints(Callback):
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals from the first validation on."""
-        self.listen()
+        self.stop.listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals; a resumed run's checkpoint counts as saved."""
@@ -84,14 +84,10 @@ class Checkpoints(Callback):
             self.stop.when = f"within {AGREE_EVERY} steps"
         self._saved = trainer.global_step
         self._counted = self._written = time.perf_counter()
-        self.listen()
+        self.stop.listen()
         if self._validates:
             self._validates = False
             validate(trainer)
-
-    def listen(self) -> None:
-        """Takes the signals over."""
-        self.stop.listen()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -134,9 +130,8 @@ class Checkpoints(Callback):
             return
         self._validates = bool(trainer.validating)
         path = self.path(step)
-        if (
-            self._saving or path.exists() or (self._validates and step == trainer.max_steps)
-        ):  # a finished run would not validate again
+        unfinished = self._validates and step == trainer.max_steps  # resumed there, it would not validate again
+        if self._saving or path.exists() or unfinished:
             return
         if step == whole.step:
             whole.restore(trainer)
@@ -180,10 +175,6 @@ class Checkpoints(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back, as Lightning is about to do with its own."""
-        self.release()
-
-    def release(self) -> None:
-        """Gives the signals back."""
         self.stop.release()
 
 

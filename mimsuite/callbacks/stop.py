@@ -17,8 +17,22 @@ NOW = 5.0  # seconds after a second Ctrl-C in which a command may still end by i
 _END = 0  # no signal has this number
 
 
+def heard_signals() -> list[signal.Signals]:
+    """The signals that stop a run.
+
+    Not a hangup that is ignored (`nohup`), nor a signal that a program around Python has taken: Python could not give
+    it back.
+    """
+    hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [
+        number
+        for number in EXIT_CODES
+        if signal.getsignal(number) is not None and not (number == signal.SIGHUP and hangup_ignored)
+    ]
+
+
 class StopRequest:
-    """Listens for SIGINT, SIGTERM, SIGUSR1, and SIGHUP unless it is ignored (`nohup`); a second SIGINT ends at once.
+    """Listens for the signals that stop a run; a second SIGINT ends it at once.
 
     Python calls a handler between two operations of the main thread, and a backward pass is one operation. So another
     thread, which the system wakes, gives the answer, and ends a command that does not come to its end.
@@ -41,9 +55,8 @@ class StopRequest:
         """Takes the signals over; a second call changes nothing, and a thread that is not the main one gets none."""
         if self._before or threading.current_thread() is not threading.main_thread():
             return
-        for number in EXIT_CODES:
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._stop)
+        for number in heard_signals():
+            self._before[number] = signal.signal(number, self._stop)
         reads, writes = os.pipe()
         os.set_blocking(writes, False)
         other = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
@@ -79,7 +92,7 @@ class StopRequest:
                 if number == _END:
                     os.close(reads)
                     return
-                if number not in list(EXIT_CODES):
+                if number not in EXIT_CODES:
                     continue
                 came += 1
                 if number != signal.SIGINT:

@@ -16,8 +16,9 @@ from mimsuite.data.storage import OptionalWrites, read_object
 from mimsuite.data.workers import StoppedWaitingError
 from mimsuite.errors import InputError, RunError, describe_fault, reading
 from mimsuite.models.device import find_device
+from mimsuite.runs.banner import report_choices, report_resume, report_start
 from mimsuite.runs.console import log_to_console
-from mimsuite.runs.environment import describe_environment
+from mimsuite.runs.environment import warn_of_changes
 from mimsuite.runs.folder import RunFolder, held_lines
 from mimsuite.runs.machine import choose_precision, is_broken_exchange, micro_limit
 from mimsuite.runs.meeting import check_shared, describe_break, joined
@@ -30,12 +31,11 @@ from mimsuite.runs.objects import (
     trainer_arguments,
 )
 from mimsuite.runs.processes import command_line, end_with_parent, is_leader, launch, processes_of
-from mimsuite.settings.budget import counted, fitted_micro_batch
+from mimsuite.settings.budget import fitted_micro_batch
 from mimsuite.settings.losses import name_loss
 from mimsuite.settings.outputs import check_writable
 from mimsuite.settings.team import Team, current_team, ignored_variables
 from mimsuite.settings.training import TrainingSettings
-from mimsuite.version import __version__
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -104,7 +104,7 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
-    """Trains what is left of a run; as `train_run`."""
+    """Trains what is left of a run, here or in processes that it starts; as `train_run`."""
     inputs, batch = settings.inputs, settings.budget.batch
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
     if inputs.processes == run_team.size or not settings.budget.batch_chosen:  # else the processes choose it anew
@@ -115,18 +115,24 @@ def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
         refuse_objects(settings)
         code = launch(task.name, command_line(task.name, inputs.overrides), run_team.local, run_team.nodes)
         return read_summary(inputs.out) | {"exit_code": code}
-    spent = import_heavy()
+    with heavy_imports() as spent:
+        return train_here(settings, task, run_team, spent)
+
+
+def train_here(settings: S, task: TrainingTask[S], run_team: Team, imports: float) -> dict[str, Any]:
+    """Trains in this process, one of `run_team`: makes everything that a value can spoil, then claims the folder."""
     import torch
 
     from mimsuite.runs.cluster import set_rank
 
+    inputs = settings.inputs
     set_rank(run_team)
     compute = choose_compute(settings, run_team)
     torch.manual_seed(inputs.seed)
     with held_lines() as lines:  # every error in a value of a config shows here, before the folder is touched
         objective, data = task.make(settings, compute)
         config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
-        context = run_context(settings, config, objective, leads=run_team.rank == 0, imports=spent)
+        context = run_context(settings, config, objective, leads=run_team.rank == 0, imports=imports)
         check_trainer_parts(settings, compute, context)
     if context.leads:
         check_writable("out", inputs.out, COPIES * sum(p.nbytes for p in objective.model.parameters()))
@@ -180,7 +186,7 @@ def train(
     objective, data = made
     facts = {"device": compute.device.name, "threads": torch.get_num_threads(), "processes": compute.team.size}
     if folder.resumed:
-        warn_of_changes(folder, facts)
+        warn_of_changes(folder.path, facts)
     folder.describe(context.config, settings.inputs.overrides, facts)
     folder.describe_data(settings.inputs.fingerprint)
     checkpoint = newest_checkpoint(folder.path / "checkpoints") if folder.resumed else None
@@ -197,18 +203,19 @@ def train(
         except StoppedWaitingError:
             parts.checkpoints.exit_code = parts.checkpoints.stop.exit_code
         if parts.checkpoints.exit_code:
-            parts.checkpoints.listen()  # again, or a second signal would keep the stopped run from its summary
+            parts.checkpoints.stop.listen()  # again, or a second signal would keep the stopped run from its summary
         return write_results(settings, compute, folder, trainer, objective, parts, task)
     except OSError as error:
         raise RunError(f"{describe_fault(error)}; {goes_on_from(folder.path / 'checkpoints')}") from error
     finally:
         close_loggers(parts.loggers)
         if current_team() is None:  # the processes of a team end now, and each may be told so from several sides
-            parts.checkpoints.release()
+            parts.checkpoints.stop.release()
 
 
-def import_heavy() -> float:
-    """Imports what training needs in any case; returns the seconds that it took."""
+@contextlib.contextmanager
+def heavy_imports() -> Iterator[float]:
+    """Imports what training needs in any case; gives the seconds that it took. Lightning is quiet until the end."""
     began = time.perf_counter()
     import lightning.pytorch
     import torch._dynamo  # the first optimizer step would import it
@@ -216,9 +223,16 @@ def import_heavy() -> float:
     import wandb
 
     assert all((lightning.pytorch, torch, torchmetrics, wandb))
-    for library in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)  # its tips and device lines tell nothing about the run
-    return time.perf_counter() - began
+    took = time.perf_counter() - began
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]  # of the caller, in whose program this may run
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)  # its tips and device lines tell nothing about the run
+    try:
+        yield took
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
@@ -230,82 +244,6 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
     limit = micro_limit(device, settings.geometry.image_size)
     micro = fitted_micro_batch(inputs.micro_batch, settings.budget.batch, run_team.size, limit)
     return Compute(run_team, device, precision, reason, micro)
-
-
-def warn_of_changes(folder: RunFolder, facts: dict[str, Any]) -> None:
-    """Reports what of the machine is not as it was: the run goes on, but its last bits may differ."""
-    file = folder.path / "environment.json"
-    fix = "remove it to go on without a comparison of the machines"
-    before = read_object(file, fix) if file.is_file() else {}
-    with reading(str(file), fix):
-        old, new = (about.pop("libraries", {}) | about for about in (before, describe_environment() | facts))
-    for name in sorted(old.keys() & new.keys()):
-        if name != "cpus" and old[name] != new[name]:
-            log.warning(
-                "resuming with %s %s, it was %s: the last bits of the result may differ", name, new[name], old[name]
-            )
-
-
-def report_start(settings: TrainingSettings, task: str) -> None:
-    """Reports where the run goes and what it learns from."""
-    index = settings.inputs.index
-    counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
-    if (held := index.select("curve" if task == "pretrain" else "choose")).split == "train":
-        counts += f" (of which {index.num_samples(held):,} are held out for validation)"
-    log.info("mimsuite %s %s -> %s", __version__, task, settings.inputs.out)
-    log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
-    for line in index.reading:
-        log.info("          %s", line)
-
-
-def report_choices(settings: TrainingSettings, compute: Compute) -> None:
-    """Reports how long the run is, and every `auto` with its reason."""
-    budget, loading, seed = settings.budget, settings.inputs.loading, settings.inputs.seed
-    given = "as before" if settings.inputs.resume else "as given"
-    epochs = round(budget.epochs, 1)
-    passes = counted(int(epochs) if epochs == int(epochs) else epochs, "epoch")
-    log.info(
-        *("length    %s of %s (%s), seed %d", counted(budget.steps, "step"), counted(budget.batch, "image")),
-        *(passes, seed),
-    )
-    if (used := budget.per_epoch * budget.batch) < budget.samples:
-        batches = counted(budget.per_epoch, "batch")
-        log.info("          an epoch is %s: %s of the %s images", batches, f"{used:,}", f"{budget.samples:,}")
-    log.info("devices   %s", describe_devices(settings.inputs.devices, compute))
-    found = (
-        f"precision={compute.precision} ({compute.reason})",
-        f"micro_batch={compute.micro_batch} (images per forward pass on one device)",
-        f"workers={loading.workers} ({'cores of each process but one' if loading.chosen else given})",
-    )
-    for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes):
-        log.info("          %s", note)
-
-
-def report_resume(settings: TrainingSettings, objective: Objective, step: int) -> None:
-    """Reports where a resumed run goes on, and at which learning rate; `step` as of `step_of`."""
-    budget, before = settings.budget, settings.inputs.steps_before
-    if step < 0:
-        return
-    if step >= budget.steps:
-        log.info("resume    all %d steps are done; the results are written now", budget.steps)
-        return
-    rate = budget.lr * objective.schedule(step)
-    log.info("resume    at step %d of %d, learning rate %.3g (peak %.3g)", step, budget.steps, rate, budget.lr)
-    if before not in (None, budget.steps):
-        longer = "          steps=%d, it was %s: from here on the learning rate is that of a run of %d steps"
-        log.info(longer, budget.steps, before, budget.steps)
-
-
-def describe_devices(asked: int | None, compute: Compute) -> str:
-    """How many processes on what, and who decided on their number."""
-    team = compute.team
-    text = f"{counted(team.size, 'process')} on {compute.device.name}"
-    if team.nodes > 1:
-        text += f", {team.local} on each of {team.nodes} machines"
-    if team.launcher in ("torchrun", "srun"):
-        text += f", started by {team.launcher}"
-        text += "" if asked in (None, team.local) else f" (devices={asked} is not used)"
-    return text
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -365,10 +303,10 @@ def write_results(
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         return folder.summary(task.name, "interrupted", steps, parts.files.last, **spent) | {"exit_code": code}
-    for reason in stopping_reasons(parts.callbacks) if steps < settings.budget.steps else ():
-        log.info("stopped early at step %d of %d: %s", steps, settings.budget.steps, reason)
-    if steps < settings.budget.steps:
-        spent["stopped_early_of"] = settings.budget.steps
+    if steps < (planned := settings.budget.steps):
+        spent["stopped_early_of"] = planned
+        for reason in stopping_reasons(parts.callbacks):
+            log.info("stopped early at step %d of %d: %s", steps, planned, reason)
     metrics, more = task.finish(settings, compute, folder, objective, parts)
     return folder.summary(task.name, "done", steps, parts.files.last | metrics, **spent, **more)
 
@@ -394,14 +332,8 @@ def finished_before(settings: TrainingSettings) -> dict[str, Any] | None:
         log.info("nothing left: the run in %s %s; give a larger steps= to train longer", out, what)
         return found
     if done and not any(Path(out, "checkpoints").glob("step_*.ckpt")):
-        raise InputError(
-            f"the run in {out} did {done} steps, and its checkpoints/ are gone; put them back, "
-            + (
-                f"or go on from its weights in another out=, with init={out}"
-                if has_weights
-                else "or use overwrite=true"
-            )
-        )
+        other = f"go on from its weights in another out=, with init={out}" if has_weights else "use overwrite=true"
+        raise InputError(f"the run in {out} did {done} steps, and its checkpoints/ are gone; put them back, or {other}")
     return None
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from mimsuite.callbacks.stop import heard_signals
 from mimsuite.config.python_path import task_command, task_environment
 from mimsuite.errors import RunError
 from mimsuite.settings.machine import usable_cores
@@ -20,7 +21,6 @@ from mimsuite.settings.team import OWN, Team, check_alone, current_team, node_ra
 
 log = logging.getLogger("mimsuite")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 PATIENCE = 60.0  # seconds that the others get to end by themselves after one has died
 
 
@@ -60,9 +60,8 @@ def command_line(task: str, overrides: Sequence[str]) -> list[str]:
 def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
     """Runs a task in `local` processes on this machine and waits for them; returns the exit code of the run.
 
-    SIGINT, SIGTERM, SIGUSR1 and SIGHUP (unless it is ignored, as under `nohup`) are passed on, also those that come
-    while the processes start. When one process dies the others end by themselves, because their exchange breaks; after
-    `PATIENCE` seconds they are killed.
+    The signals that stop a run are passed on, also those that come while the processes start. When one process dies
+    the others end by themselves, because their exchange breaks; after `PATIENCE` seconds they are killed.
 
     Args:
         task: a module of `mimsuite.tasks`.
@@ -87,8 +86,7 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
     asked: list[int] = []
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        hears = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in hears}
+        before = {n: signal.signal(n, lambda number, frame: asked.append(number)) for n in heard_signals()}
     children: list[subprocess.Popen[bytes]] = []
     try:
         for i in range(local):

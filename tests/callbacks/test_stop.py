@@ -81,6 +81,17 @@ def test_what_is_taken_is_given_back(caplog):
     assert "signals" not in names
 
 
+def test_a_signal_that_a_program_around_python_has_taken_stays_its_own(monkeypatch):
+    right, taken = signal.getsignal, []
+    monkeypatch.setattr(signal, "getsignal", lambda number: None if number == signal.SIGUSR1 else right(number))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: taken.append(number) or right(number))
+    made = StopRequest(forces=False, when="after this step")
+    made.listen()
+    made.release()
+    assert signal.SIGUSR1 not in taken
+    assert {signal.SIGINT, signal.SIGTERM} <= set(taken)
+
+
 def test_a_hangup_that_is_ignored_stays_ignored():
     """As `nohup` sets it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

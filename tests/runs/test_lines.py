@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from mimsuite.errors import InputError
+from mimsuite.runs.banner import report_choices
 from mimsuite.runs.console import report_next, report_reader
-from mimsuite.runs.life import finished_before, report_choices, warn_of_changes
+from mimsuite.runs.environment import warn_of_changes
+from mimsuite.runs.life import finished_before
 from mimsuite.runs.loggers import WandbLogger, read_rows_until
 from mimsuite.tasks.evaluate import format_row
 
@@ -31,7 +33,7 @@ def length_of(caplog, monkeypatch, *, steps, batch, samples):
     compute = SimpleNamespace(
         team=SimpleNamespace(size=1, nodes=1), device=device, precision="32-true", reason="r", micro_batch=1
     )
-    monkeypatch.setattr("mimsuite.runs.life.describe_devices", lambda *_: "one")
+    monkeypatch.setattr("mimsuite.runs.banner.describe_devices", lambda *_: "one")
     caplog.clear()
     with caplog.at_level(logging.INFO, "mimsuite"):
         report_choices(settings, compute)
@@ -76,7 +78,7 @@ def test_damaged_files_of_a_run_are_named_with_a_fix(content, tmp_path):
     inputs = SimpleNamespace(out=tmp_path, resume=True)
     readers = {
         "summary.json": lambda: finished_before(SimpleNamespace(inputs=inputs, budget=SimpleNamespace(steps=4))),
-        "environment.json": lambda: warn_of_changes(SimpleNamespace(path=tmp_path), {}),
+        "environment.json": lambda: warn_of_changes(tmp_path, {}),
         "metrics.jsonl": lambda: read_rows_until(tmp_path / "metrics.jsonl", 4),
     }
     said = []

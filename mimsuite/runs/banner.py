@@ -1,0 +1,78 @@
+"""What a run reports before it trains: where it goes, what it learns from, how long it is, and on what."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mimsuite.runs.objects import Compute
+from mimsuite.settings.budget import counted
+from mimsuite.settings.training import TrainingSettings
+from mimsuite.version import __version__
+
+if TYPE_CHECKING:
+    from mimsuite.objectives.objective import Objective
+
+log = logging.getLogger("mimsuite")
+
+
+def report_start(settings: TrainingSettings, task: str) -> None:
+    """Reports where the run goes and what it learns from."""
+    index = settings.inputs.index
+    counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
+    if (held := index.select("curve" if task == "pretrain" else "choose")).split == "train":
+        counts += f" (of which {index.num_samples(held):,} are held out for validation)"
+    log.info("mimsuite %s %s -> %s", __version__, task, settings.inputs.out)
+    log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
+    for line in index.reading:
+        log.info("          %s", line)
+
+
+def report_choices(settings: TrainingSettings, compute: Compute) -> None:
+    """Reports how long the run is, and every `auto` with its reason."""
+    budget, loading, seed = settings.budget, settings.inputs.loading, settings.inputs.seed
+    given = "as before" if settings.inputs.resume else "as given"
+    epochs = round(budget.epochs, 1)
+    passes = counted(int(epochs) if epochs == int(epochs) else epochs, "epoch")
+    log.info(
+        *("length    %s of %s (%s), seed %d", counted(budget.steps, "step"), counted(budget.batch, "image")),
+        *(passes, seed),
+    )
+    if (used := budget.per_epoch * budget.batch) < budget.samples:
+        batches = counted(budget.per_epoch, "batch")
+        log.info("          an epoch is %s: %s of the %s images", batches, f"{used:,}", f"{budget.samples:,}")
+    log.info("devices   %s", describe_devices(settings.inputs.devices, compute))
+    found = (
+        f"precision={compute.precision} ({compute.reason})",
+        f"micro_batch={compute.micro_batch} (images per forward pass on one device)",
+        f"workers={loading.workers} ({'cores of each process but one' if loading.chosen else given})",
+    )
+    for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes):
+        log.info("          %s", note)
+
+
+def report_resume(settings: TrainingSettings, objective: Objective, step: int) -> None:
+    """Reports where a resumed run goes on, and at which learning rate; `step` as of `step_of`."""
+    budget, before = settings.budget, settings.inputs.steps_before
+    if step < 0:
+        return
+    if step >= budget.steps:
+        log.info("resume    all %d steps are done; the results are written now", budget.steps)
+        return
+    rate = budget.lr * objective.schedule(step)
+    log.info("resume    at step %d of %d, learning rate %.3g (peak %.3g)", step, budget.steps, rate, budget.lr)
+    if before not in (None, budget.steps):
+        longer = "          steps=%d, it was %s: from here on the learning rate is that of a run of %d steps"
+        log.info(longer, budget.steps, before, budget.steps)
+
+
+def describe_devices(asked: int | None, compute: Compute) -> str:
+    """How many processes on what, and who decided on their number."""
+    team = compute.team
+    text = f"{counted(team.size, 'process')} on {compute.device.name}"
+    if team.nodes > 1:
+        text += f", {team.local} on each of {team.nodes} machines"
+    if team.launcher in ("torchrun", "srun"):
+        text += f", started by {team.launcher}"
+        text += "" if asked in (None, team.local) else f" (devices={asked} is not used)"
+    return text
