@@ -182,14 +182,15 @@ def check_config_folders(arguments: Sequence[str]) -> None:
     if given.config_path or any(argument.lstrip("+").startswith("hydra.searchpath") for argument in arguments):
         what = "--config-path" if given.config_path else "hydra.searchpath"
         raise InputError(f"{what} is not allowed; use --config-dir=FOLDER for configs of your own")
-    for folder in filter(None, [given.config_dir]):
-        if not os.path.isdir(folder):
-            raise InputError(f"--config-dir={folder} is not a folder; give the one that holds experiment/, model/, ...")
-        for place, _, names in os.walk(folder, followlinks=True):
-            for name in sorted(n for n in names if n.endswith((".yaml", ".yml"))):
-                file = Path(place, name)
-                if "hydra" in file.relative_to(folder).parts or names_hydra(file):
-                    raise InputError(f"{file} configures Hydra itself, which a config folder may not; remove that part")
+    if not (folder := given.config_dir):
+        return
+    if not os.path.isdir(folder):
+        raise InputError(f"--config-dir={folder} is not a folder; give the one that holds experiment/, model/, ...")
+    for place, _, names in os.walk(folder, followlinks=True):
+        for name in sorted(n for n in names if n.endswith((".yaml", ".yml"))):
+            file = Path(place, name)
+            if "hydra" in file.relative_to(folder).parts or names_hydra(file):
+                raise InputError(f"{file} configures Hydra itself, which a config folder may not; remove that part")
 
 
 def hydra_flags(arguments: Sequence[str]) -> Any:
@@ -203,7 +204,8 @@ def own_folders(arguments: Sequence[str]) -> list[Path]:
     """The config folder of the user's that a command line names."""
     if not any(argument.startswith("--config-d") for argument in arguments):
         return []
-    return [Path(folder) for folder in [hydra_flags(arguments).config_dir] if folder]
+    folder = hydra_flags(arguments).config_dir
+    return [Path(folder)] if folder else []
 
 
 def names_hydra(file: Path) -> bool:

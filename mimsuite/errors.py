@@ -50,8 +50,8 @@ def reading(what: str, fix: str) -> Iterator[None]:
     except (InputError, RunError):
         raise
     except Exception as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else cause_of(error)
-        raise InputError(f"{what} cannot be read ({said}); {fix}") from error
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else cause_of(error)
+        raise InputError(f"{what} cannot be read ({cause}); {fix}") from error
 
 
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}

@@ -154,7 +154,7 @@ def test_a_model_in_memory_is_a_start_like_saved_weights(data, tmp_path):
     [
         ({"mask": Checkerboard}, "^mask=.* draws no masks; give an object"),
         ({"mask": 3}, "^mask=3 draws no masks"),
-        ({"augment": len}, "^augment=.* is no augmentation; give an object with size, box"),
+        ({"augment": len}, "^augment=.* is not an augmentation; give an object with size, box"),
         ({"augment": CenterCrop([16, 16])}, r"^augment= makes images of \(16, 16\) pixels, the run's are 32x32"),
         ({"callbacks": [3]}, r"^callbacks=3 is not a lightning.pytorch Callback"),
         ({"logger": 3}, r"^logger=3 is not a lightning.pytorch Logger"),

@@ -24,6 +24,7 @@ from mimsuite.errors import InputError
 from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.secrets import redact
 from mimsuite.settings.outputs import LEFT_BY_A_KILL, RUN_NAMES, check_run_folder, holds_run
+from mimsuite.settings.resume import first_overrides
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -117,7 +118,7 @@ class RunFolder:
             return
         write_text(self.path / "config.yaml", redact(OmegaConf.to_yaml(OmegaConf.create(dict(config)))))
         file = self.path / "overrides.txt"
-        lines = file.read_text().splitlines() if self.resumed else []
+        lines = first_overrides(self.path) if self.resumed else []
         lines += [line for line in overrides if line not in (*lines, "resume=true")]
         write_text(file, redact("".join(f"{line}\n" for line in lines)))
         write_json(self.path / "environment.json", describe_environment() | devices)

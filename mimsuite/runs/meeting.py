@@ -1,4 +1,4 @@
-"""Where the processes of a run meet, how long they wait for each other, and what is said when one does not come."""
+"""Where the processes of a run meet, how long they wait for each other, and the message when one does not come."""
 
 from __future__ import annotations
 

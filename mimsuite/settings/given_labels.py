@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import DictConfig
 
@@ -17,7 +17,7 @@ from mimsuite.errors import InputError
 from mimsuite.settings.read import read, read_choice, read_text
 from mimsuite.words import LABEL_KINDS, LabelKind
 
-LABEL_KEYS = ("labels", "labels_file", "labels_column")
+LABEL_KEYS = ("labels", "labels_file", "labels_column", "labels_kind")
 
 log = logging.getLogger("mimsuite")
 
@@ -32,6 +32,12 @@ def read_label_kind(cfg: DictConfig) -> LabelKind | None:
         return None
     word = read_choice(cfg, "labels_kind", ("auto", *LABEL_KINDS))
     return None if word == "auto" else cast("LabelKind", word)
+
+
+def given_label_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a task's config that say where labels come from, without those at their defaults."""
+    given = {key: config.get(key) for key in LABEL_KEYS}
+    return {key: value for key, value in given.items() if value is not None and (key, value) != ("labels_kind", "auto")}
 
 
 def read_label_file(cfg: DictConfig) -> LabelFile | None:

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+
+from mimsuite.config.yaml_files import read_yaml
+from mimsuite.errors import InputError
+from mimsuite.settings.resume import first_overrides
 
 LOSS_WORDS = {"l1": "L1", "mse": "MSE", "smooth_l1": "smooth L1"}
 TARGET_WORDS = {"pixels": "pixels", "norm_pixels": "normalised pixels", "hog": "gradient histograms"}
 SUPERVISED = {"val/top1": "cross entropy", "val/map": "binary cross entropy", "val/r2": "MSE of numbers"}
 """By the metric that only runs with this loss have."""
+
+PLACES = ("out", "resume", "overwrite")  # keys in which runs differ whatever they compute
 
 
 def name_losses(folders: Mapping[str, Path], metrics: Mapping[str, Collection[str]]) -> dict[str, str]:
@@ -48,8 +52,8 @@ def name_loss(folder: Path, metrics: Collection[str]) -> str:
 def read_config(folder: Path) -> Mapping[str, Any]:
     """The config of a run as plain values; nothing where there is none that can be read: its curves can still be."""
     try:
-        loaded = OmegaConf.load(folder / "config.yaml")
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        loaded = read_yaml(folder / "config.yaml", "restore it")
+    except InputError:
         return {}
     found = OmegaConf.to_container(loaded) if isinstance(loaded, DictConfig) else {}
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
@@ -69,7 +73,7 @@ def name_sweep(folders: Mapping[str, Path]) -> dict[str, str]:
     """Names for the legend: of a sweep's numbered folders, the keys in which their command lines differ."""
     if len(folders) < 2 or not all(Path(name).name.isdigit() for name in folders):
         return {name: name for name in folders}
-    lines = {name: dict(map(split_override, read_overrides(folder))) for name, folder in folders.items()}
+    lines = {name: dict(map(split_override, first_overrides(folder))) for name, folder in folders.items()}
     keys = dict.fromkeys(key for own in lines.values() for key in own)
     apart = [key for key in keys if len({own.get(key) for own in lines.values()}) > 1 and key not in PLACES]
     return {
@@ -78,16 +82,7 @@ def name_sweep(folders: Mapping[str, Path]) -> dict[str, str]:
     }
 
 
-PLACES = ("out", "resume", "overwrite")  # differ between runs and say nothing
-
-
 def split_override(line: str) -> tuple[str, str]:
     """Key and value of a `key=value`."""
     key, _, value = line.partition("=")
     return key.lstrip("+~"), value.strip("'\"")
-
-
-def read_overrides(folder: Path) -> list[str]:
-    """The command line of a run; nothing where it is not written down."""
-    file = folder / "overrides.txt"
-    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []

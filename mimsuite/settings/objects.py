@@ -104,7 +104,7 @@ def read_augment(value: Any) -> dict[str, Any]:
     """An augmentation: has `size` and `box`, and is called with pixels and a generator."""
     if isinstance(value, type) or not callable(value) or not all(hasattr(value, name) for name in ("size", "box")):
         raise InputError(
-            f"augment={value!r} is no augmentation; give an object with size, box(height, width, generator) and "
+            f"augment={value!r} is not an augmentation; give an object with size, box(height, width, generator) and "
             "__call__(pixels, generator), such as mimsuite.data.augment.crop.CenterCrop([64, 64])"
         )
     return {"augment": value}

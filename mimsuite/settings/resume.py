@@ -52,7 +52,7 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         InputError: a changed key that may not change, with both values; fewer steps than before.
     """
-    stored, before = stored_config(cfg), first_overrides(cfg)
+    stored, before = stored_config(cfg), first_overrides(cfg.out)
     stored = with_values(stored, younger_keys(stored, cfg))
     changes: dict[str, Any] = {}
     removed: list[str] = []
@@ -129,10 +129,10 @@ def moved(init: str) -> bool:
     return not init.startswith(("hf:", "demo:")) and not os.path.exists(init)
 
 
-def first_overrides(cfg: DictConfig) -> list[str]:
-    """The `key=value` arguments that the run in `cfg.out` was started with."""
-    file = Path(cfg.out) / "overrides.txt"
-    return file.read_text().splitlines() if file.exists() else []
+def first_overrides(out: str | Path) -> list[str]:
+    """The `key=value` arguments that the run in `out` was started with; none where they are not written down."""
+    file = Path(out) / "overrides.txt"
+    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
 
 
 def same_path(old: object, new: object) -> bool:

@@ -192,7 +192,7 @@ def read_inputs(
     held = check_run_folder(out, resume=resume, overwrite=overwrite) if leads else holds_run(out)
     asked = cfg
     if resume and held:
-        given = (*first_overrides(cfg), *given)
+        given = (*first_overrides(out), *given)
         cfg = continue_config(cfg, overrides)
         cfg = with_values(cfg, {name: asked[name] for name in objects.nodes})  # objects stand in for what it names
     trusted = trusted_targets(asked, overrides)  # of this command line, whatever a stored config says

@@ -16,7 +16,7 @@ from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import TrainingTask, assemble, prepare_process, train_run
 from mimsuite.runs.objects import Compute, Parts, classify_objective, labelled_data
 from mimsuite.settings.finetune import FinetuneSettings, read_finetune
-from mimsuite.settings.given_labels import LABEL_KEYS
+from mimsuite.settings.given_labels import given_label_keys
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def write_weights(
         place,
     )
     run = folder.path
-    labels = {key: settings.config.get(key) for key in LABEL_KEYS}
+    labels = given_label_keys(settings.config)
     report_next("see the mistakes", "evaluate", init=run, data=settings.inputs.data, **labels, out=f"{run}-evaluation")
     return metrics, more
 

@@ -20,7 +20,7 @@ from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import prepare_process, read_summary
 from mimsuite.runs.meeting import joined
 from mimsuite.runs.processes import command_line, launch, processes_of
-from mimsuite.settings.given_labels import LABEL_KEYS
+from mimsuite.settings.given_labels import given_label_keys
 from mimsuite.settings.probe import ProbeSettings, read_probe
 from mimsuite.settings.read import format_size
 from mimsuite.settings.team import current_team, ignored_variables
@@ -59,7 +59,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         write_report(folder.path, settings, results)
         log.info("%s", text_table(results, settings.index.num_samples(settings.test)))
         init, data = settings.weights.init, settings.config.get("data")
-        labels = {key: settings.config.get(key) for key in LABEL_KEYS}
+        labels = given_label_keys(settings.config)
         report_next("train a classifier", "finetune", init=init, data=data, **labels, out=f"{settings.out}-finetune")
         return folder.summary("probe", "done", 0, summary_metrics(results), **summary_facts(settings, results))
 

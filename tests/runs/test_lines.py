@@ -14,6 +14,7 @@ from mimsuite.runs.console import report_next, report_reader
 from mimsuite.runs.environment import warn_of_changes
 from mimsuite.runs.life import finished_before
 from mimsuite.runs.loggers import WandbLogger, read_rows_until
+from mimsuite.settings.given_labels import given_label_keys
 from mimsuite.tasks.evaluate import format_row
 
 
@@ -115,3 +116,10 @@ def test_a_next_step_writes_a_list_as_the_command_reads_it(data, caplog):
     caplog.set_level("INFO", "mimsuite")
     report_next("train", "finetune", data=data, out="x")
     assert caplog.messages == ["next      train: mimsuite finetune 'data=[a,b c]' out=x"]
+
+
+def test_a_next_step_reads_the_labels_as_this_one_did():
+    config = {"labels": "a.csv", "labels_file": None, "labels_column": "auto", "labels_kind": "classes", "steps": 3}
+    wanted = {"labels": "a.csv", "labels_column": "auto", "labels_kind": "classes"}
+    assert given_label_keys(config) == wanted
+    assert given_label_keys(dict.fromkeys(config) | {"labels_kind": "auto"}) == {}

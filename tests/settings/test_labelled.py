@@ -48,16 +48,16 @@ def uneven(tmp_path_factory):
     return shards(tmp_path_factory.mktemp("data") / "uneven", {"train": labels, "test": [0, 1, 2]}, ["a", "b", "c"])
 
 
-def test_without_val_a_part_of_train_chooses_and_is_not_learnt_from(uneven):
+def test_without_val_a_part_of_train_chooses_and_is_not_learned_from(uneven):
     found = decide(uneven)
-    learnt, chosen = (set(samples.keys().tolist()) for samples in (found.train, found.choose))
-    assert (len(learnt), len(chosen)) == (131, 14)
-    assert not learnt & chosen
-    assert learnt | chosen == set(uneven.records("train").keys().tolist())
+    learned, chosen = (set(samples.keys().tolist()) for samples in (found.train, found.choose))
+    assert (len(learned), len(chosen)) == (131, 14)
+    assert not learned & chosen
+    assert learned | chosen == set(uneven.records("train").keys().tolist())
     assert found.chosen_on == "14 images held out from train"
 
 
-def test_with_val_it_chooses_and_all_of_train_is_learnt_from(tmp_path):
+def test_with_val_it_chooses_and_all_of_train_is_learned_from(tmp_path):
     index = shards(tmp_path / "d", {"train": [0, 1] * 6, "val": [0, 1], "test": [0, 1, 1]})
     found = decide(index)
     assert found.train.keys().tolist() == index.records("train").keys().tolist()
@@ -78,7 +78,7 @@ def test_a_share_takes_the_same_of_each_class_by_the_seed(uneven):
     assert share.notes == (f"label_fraction=0.1 ({len(share.train)} of 131 images, the share of each class)",)
 
 
-def test_balanced_weights_are_those_of_the_images_that_are_learnt_from(uneven):
+def test_balanced_weights_are_those_of_the_images_that_are_learned_from(uneven):
     for fraction in (1.0, 0.1):
         found = decide(uneven, class_weights="balanced", label_fraction=fraction)
         counts = Counter(read_labels(uneven, found.train))
