@@ -1,62 +1,112 @@
-"""What the models return: dataclasses that are also read like a dict or a tuple, as Hugging Face's are."""
+"""What the models return: dicts that are also read by attribute and by number, as Hugging Face's are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from mimsuite.errors import InputError
 
-class ModelOutput:
-    """Access by attribute, by name and by number.
 
-    As in Hugging Face, fields that are None are missing in numbers, tuples, keys and iteration, and
-    iteration yields the names (`**outputs` works).
+class ModelOutput(OrderedDict[str, Any]):
+    """A dict of the fields that are there, whose entries are also attributes and have numbers.
+
+    Fields that are None are attributes only: they are missing in names, numbers, length and iteration, which yields
+    names (`**outputs` works). What is set by attribute is set in the dict, and the other way round. Tools that change
+    every tensor of an output rebuild it: `type(out)(pairs)` and `type(out)(mapping)` make one.
+
+    Subclasses are dataclasses whose fields have the default None.
     """
 
-    def keys(self) -> list[str]:
-        """Returns the names of the fields that are there."""
-        return [f.name for f in fields(self) if getattr(self, f.name) is not None]  # type: ignore[arg-type]
+    def __init_subclass__(cls) -> None:
+        """Makes the class known to torch, so that `torch.export` and the like find the tensors."""
+        register_pytree_node(
+            cls,
+            lambda out: (list(out.values()), list(out)),
+            lambda values, names: cls(**dict(zip(names, values, strict=True))),
+            serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        )
 
-    def values(self) -> list[Any]:
-        """Returns the fields that are there."""
-        return [getattr(self, name) for name in self.keys()]
-
-    def items(self) -> list[tuple[str, Any]]:
-        """Returns names and values of the fields that are there."""
-        return [(name, getattr(self, name)) for name in self.keys()]
+    def __post_init__(self) -> None:
+        """Spreads pairs or a mapping, if the first field was given one and no other field anything."""
+        first, *others = (f.name for f in fields(self))  # type: ignore[arg-type]
+        given = getattr(self, first)
+        if given is None or isinstance(given, Tensor) or any(getattr(self, name) is not None for name in others):
+            return
+        pairs = _pairs(given)
+        if pairs is not None:
+            setattr(self, first, None)
+            self.update(pairs)
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Returns the fields that are there; what a model gives with `return_dict=False`."""
         return tuple(self.values())
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        if not isinstance(key, str):
-            return self.to_tuple()[key]
-        if key not in self.keys():
-            raise KeyError(key)
-        return getattr(self, key)
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+        if value is not None:
+            super().__setitem__(key, value)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            return
+        if value is not None:
+            super().__setitem__(name, value)
+        elif name in self:
+            super().__delitem__(name)
 
-    def __len__(self) -> int:
-        return len(self.keys())
+    def update(self, *given: Mapping[str, Any] | Iterable[tuple[str, Any]], **named: Any) -> None:  # type: ignore[override]
+        """Sets several entries; arguments as of `dict.update`."""
+        for name, value in dict(*given, **named).items():
+            self[name] = value
 
-    def __init_subclass__(cls) -> None:
-        """Makes the class known to torch, so that `torch.export` takes models that return it."""
-        register_pytree_node(
-            cls,
-            lambda out: (list(vars(out).values()), list(vars(out))),
-            lambda values, names: cls(**dict(zip(names, values, strict=True))),
-            serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+    def _stays(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"the fields of a {type(self).__name__} are not removed; set one to None, or change dict(outputs)"
         )
+
+    __delitem__ = pop = popitem = setdefault = clear = _stays
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), dict(vars(self)), dict(self))
+
+
+def _rebuilt(kind: type[ModelOutput], attributes: dict[str, Any], entries: dict[str, Any]) -> ModelOutput:
+    """An output from what pickling and copying keep of it."""
+    out = kind()
+    for name, value in (attributes | entries).items():
+        setattr(out, name, value)
+    return out
+
+
+def _pairs(given: Any) -> list[tuple[str, Any]] | None:
+    """The `(name, value)` pairs of a mapping or of anything to iterate over; None without pairs, as for feature maps.
+
+    Raises:
+        InputError: pairs among other entries.
+    """
+    if isinstance(given, Mapping):
+        return list(given.items())
+    if not isinstance(given, Iterable):
+        return None
+    entries = list(given)
+    paired = [isinstance(e, list | tuple) and len(e) == 2 and isinstance(e[0], str) for e in entries]
+    if all(paired) and (entries or isinstance(given, Iterator)):
+        return entries
+    if any(paired) or isinstance(given, Iterator):
+        raise InputError(
+            f"entry {paired.index(False)} is not a pair (name, value); give pairs, a mapping, or the fields"
+        )
+    return None
 
 
 def as_output(out: ModelOutput, default: bool, return_dict: bool | None) -> Any:
@@ -75,7 +125,7 @@ class BaseModelOutputWithPooling(ModelOutput):
         attentions: L tensors `(B, heads, N + 1, N + 1)`.
     """
 
-    last_hidden_state: Tensor
+    last_hidden_state: Tensor = None  # type: ignore[assignment]  # there wherever a model gives it
     pooler_output: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -130,7 +180,7 @@ class BaseModelOutputWithCLSToken(ModelOutput):
         hidden_states: the map after every stage.
     """
 
-    last_hidden_state: Tensor
+    last_hidden_state: Tensor = None  # type: ignore[assignment]  # there wherever a model gives it
     cls_token_value: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
 
@@ -145,7 +195,7 @@ class BaseModelOutputWithPoolingAndNoAttention(ModelOutput):
         hidden_states: the maps after the stem and after every stage, before the final norm.
     """
 
-    last_hidden_state: Tensor
+    last_hidden_state: Tensor = None  # type: ignore[assignment]  # there wherever a model gives it
     pooler_output: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
 
@@ -175,6 +225,6 @@ class BackboneOutput(ModelOutput):
         attentions: always None.
     """
 
-    feature_maps: tuple[Tensor, ...]
+    feature_maps: tuple[Tensor, ...] = None  # type: ignore[assignment]
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None

@@ -14,14 +14,14 @@ X, Y = torch.zeros(1), torch.ones(1)
 
 def test_fields_stand_in_the_documented_order():
     out = BaseModelOutputWithPooling(X, Y, (X,), (Y,))
-    assert out.keys() == ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
-    assert MaskedImageModelingOutput(X, X, (X,), (X,)).keys() == [
+    assert list(out.keys()) == ["last_hidden_state", "pooler_output", "hidden_states", "attentions"]
+    assert list(MaskedImageModelingOutput(X, X, (X,), (X,)).keys()) == [
         "loss",
         "reconstruction",
         "hidden_states",
         "attentions",
     ]
-    assert ImageClassifierOutput(X, X, (X,), (X,)).keys() == ["loss", "logits", "hidden_states", "attentions"]
+    assert list(ImageClassifierOutput(X, X, (X,), (X,)).keys()) == ["loss", "logits", "hidden_states", "attentions"]
 
 
 def test_none_is_left_out_of_numbers_tuples_and_names():
