@@ -4,10 +4,11 @@
         https://github.com/huggingface/transformers
     python benchmarks/peers/huggingface_tests.py transformers/tests --json huggingface_tests.json
 
-The tests of ViT, CvT, BiT and their image processors run twice, each file in a process of its own: as they are, which says
-what is applicable on this machine, and in a copy where the names that `mimsuite.models` exports are imported from there.
-Nothing else is changed. The source distribution on PyPI holds the common tests only; parts of the checkout that are absent
-(exporters, generation, small models of the hub) are replaced by empty ones, and what they would test is not counted.
+The tests of ViT, CvT, BiT and their image processors run twice, each file in a process of its own: as they are, which
+says what is applicable on this machine, and in a copy where the names that `mimsuite.models` exports are imported from
+there. Nothing else is changed. The source distribution on PyPI holds the common tests only; parts of the checkout that
+are absent (exporters, generation, small models of the hub) are replaced by empty ones, and what they would test is not
+counted.
 """
 
 from __future__ import annotations
