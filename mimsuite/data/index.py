@@ -165,6 +165,11 @@ class DataIndex:
     totals: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     sets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def maximum(self) -> int:
+        """The largest value of the dtype."""
+        return 65535 if self.dtype == "uint16" else 255
+
     def num_samples(self, split: str | Selection) -> int:
         """How many samples a split, or a part of it, has."""
         return len(self.records(split))

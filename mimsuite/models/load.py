@@ -233,7 +233,8 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
         )
     if weights.alpha not in (None, index.alpha):
         log.warning(
-            "data %s is read with alpha=%s, and init=%s learnt from images with alpha=%s; pack the images again so",
+            "data %s is read with alpha=%s, and init=%s was trained on images with alpha=%s; "
+            "pack them again with that one",
             *(index.root, index.alpha, weights.init, weights.alpha),
         )
     _warn_of_dark(index, weights)
@@ -241,13 +242,12 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
 
 def _warn_of_dark(index: DataIndex, weights: Weights) -> None:
     """Warns of 16-bit images that use few of their values, and are black to a model of 8-bit images."""
-    eight_bits = round(1 / weights.preprocessor.get("rescale_factor", 1 / 255)) <= 255
-    if index.display is None or not eight_bits or max(index.display.high) > _DARK:
+    if index.display is None or weights.maximum > 255 or max(index.display.high) > _DARK:
         return
     log.warning(
-        "init=%s learnt from 8-bit images, and these 16-bit images are dark to it: 99%% of their values are below "
-        "%s of 65,535; pretrain on them, or spread their values to 8 bits before packing",
-        *(weights.init, f"{round(max(index.display.high) * 65535):,}"),
+        "init=%s was trained on 8-bit images, and these 16-bit images are dark to it: 99%% of their values are below "
+        "%s of %s; pretrain on them, or spread their values to 8 bits before packing",
+        *(weights.init, f"{round(max(index.display.high) * index.maximum):,}", f"{index.maximum:,}"),
     )
 
 
@@ -260,7 +260,7 @@ def make_normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
     from mimsuite.masked.normalization import Normalize
 
     mean, std = (weights and weights.statistics) or (index.mean, index.std)
-    return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255, find_display(index), index.alpha)
+    return Normalize(mean, std, index.maximum, find_display(index), index.alpha)
 
 
 def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normalize:
@@ -277,13 +277,12 @@ def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normali
 
     half = (0.5,) * int(weights.config.get("num_channels", 3))
     mean, std = weights.statistics or (half, half)
-    maximum = round(1 / weights.preprocessor.get("rescale_factor", 1 / 255))
-    if index is not None and (index.dtype == "uint16") != (maximum > 255):
-        return Normalize(mean, std, 65535 if index.dtype == "uint16" else 255, find_display(index))
-    if maximum <= 255:
-        return Normalize(mean, std, maximum)
+    if index is not None and (index.maximum > 255) != (weights.maximum > 255):
+        return Normalize(mean, std, index.maximum, find_display(index))
+    if weights.maximum <= 255:
+        return Normalize(mean, std, weights.maximum)
     display = weights.display or (around_mean(mean, std) if index is None else find_display(index))
-    return Normalize(mean, std, maximum, display)
+    return Normalize(mean, std, weights.maximum, display)
 
 
 def around_mean(mean: Sequence[float], std: Sequence[float]) -> DisplayRange:

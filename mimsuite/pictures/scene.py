@@ -88,7 +88,7 @@ class Scene:
         deep = 0 if dtype == "uint16" else sum(open_image(image.data).deep for image in self._encoded)
         if deep:
             log.warning(
-                "%s of %d images %s 16 bits, and the model learnt from 8: 65,535 is white to it, and images of low "
+                "%s of %d images %s 16 bits, and the model was trained on 8: 65,535 is white to it, and images of low "
                 "values are black; spread their values to 8 bits, or pretrain on them",
                 *(deep, len(decoded), "has" if deep == 1 else "have"),
             )

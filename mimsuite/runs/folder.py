@@ -23,7 +23,7 @@ from mimsuite.data.storage import OptionalWrites, write_json, write_text
 from mimsuite.errors import InputError
 from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.secrets import redact
-from mimsuite.settings.outputs import LEFT_BY_A_KILL, RUN_NAMES, check_run_folder, holds_run
+from mimsuite.settings.outputs import LEFT_BY_A_KILL, RUN_NAMES, check_run_folder, holds_run, writing
 from mimsuite.settings.resume import first_overrides
 from mimsuite.version import __version__
 
@@ -71,11 +71,9 @@ class RunFolder:
             self.resumed = resume is True and holds_run(out)
             return
         held = check_run_folder(out, resume=resume, overwrite=overwrite)
-        try:
+        with writing("out", out):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock()
-        except OSError as error:
-            raise InputError(f"out={out} cannot be written: {error.strerror}; use another out=") from error
         self.resumed = resume is True and held
         if overwrite:
             self._clear()

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.yaml_files import read_yaml
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.settings.resume import first_overrides
 
 LOSS_WORDS = {"l1": "L1", "mse": "MSE", "smooth_l1": "smooth L1"}
@@ -42,14 +42,14 @@ def name_losses(folders: Mapping[str, Path], metrics: Mapping[str, Collection[st
 
 def name_loss(folder: Path, metrics: Collection[str]) -> str:
     """The loss of a run in words; nothing where neither its config nor its metrics say it."""
-    objective = read_config(folder).get("objective", {})
+    objective = read_run_config(folder).get("objective", {})
     loss, target = (objective.get(key) if isinstance(objective, Mapping) else None for key in ("loss", "target"))
     if loss in LOSS_WORDS:
         return f"{LOSS_WORDS[loss]} of {TARGET_WORDS.get(str(target), TARGET_WORDS['pixels'])}"
     return next((words for metric, words in SUPERVISED.items() if metric in metrics), "")
 
 
-def read_config(folder: Path) -> Mapping[str, Any]:
+def read_run_config(folder: Path) -> Mapping[str, Any]:
     """The config of a run as plain values; nothing where there is none that can be read: its curves can still be."""
     try:
         loaded = read_yaml(folder / "config.yaml", "restore it")
@@ -61,10 +61,12 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 def read_spread(folder: Path) -> str:
     """The deviation that a finished run normalised images by, mean over the channels, in words; else nothing."""
+    file = folder / "weights" / "preprocessor_config.json"
     try:
-        content = json.loads((folder / "weights" / "preprocessor_config.json").read_text(encoding="utf-8"))
-        values = [float(value) for value in content["image_std"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        with reading(str(file), "restore it"):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            values = [float(value) for value in content["image_std"]]
+    except InputError:
         return ""
     return f"{sum(values) / len(values):.2g}" if values else ""
 

@@ -6,7 +6,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mimsuite.data.stores.address import scheme_of
@@ -179,6 +180,20 @@ def check_writable(key: str, value: str | Path, need: int = 0) -> None:
             f"{key}={value} needs {need / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB left; "
             f"free some space or use another {key}="
         )
+
+
+@contextmanager
+def writing(key: str, value: str | Path) -> Iterator[None]:
+    """Writes where `key=value` says.
+
+    Raises:
+        InputError: the system refuses it.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{key}={value} cannot be written: {reason}; use another {key}=") from error
 
 
 def check_apart(init: str, out: str) -> None:

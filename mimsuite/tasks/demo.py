@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.open import EMBEDDED
 from mimsuite.data.storage import write_json
-from mimsuite.models.load import load_model, load_normalizer
+from mimsuite.models.load import load_model
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.demo import PARTS, read_demo
 from mimsuite.tasks import inspect, pack, pretrain, probe, reconstruct
@@ -101,58 +101,20 @@ def write_images(folder: Path, count: int) -> None:
         Image.open(io.BytesIO(sample.data)).save(place / f"{sample.key}.png")
 
 
-def flat_loss(run: Path) -> float:
-    """The masked validation loss of predicting, in each image, the mean colour of its visible pixels.
-
-    Same images, same crops, same masks as the validation of the pretraining run in `run`.
-    """
-    import torch
-    from omegaconf import OmegaConf
-
-    from mimsuite.data.augment.crop import CenterCrop
-    from mimsuite.data.datamodule import ImageData
-    from mimsuite.data.open import open_data
-    from mimsuite.masked.samplers import RandomMask
-    from mimsuite.metrics.psnr import visible_mean_loss
-
-    cfg = OmegaConf.load(run / "config.yaml")
-    size = (cfg.image_size[0], cfg.image_size[1])
-    normalize = load_normalizer(find_weights(str(run)))
-    data = ImageData(
-        open_data(cfg.data),
-        image_size=size,
-        mask_unit=cfg.mask.unit,
-        train_transform=CenterCrop(size),
-        masks=(RandomMask(cfg.mask.ratio),),
-        batch=cfg.micro_batch,
-        micro_batch=cfg.micro_batch,
-        steps=1,
-        seed=0,
-        workers=0,
-        val_limit=cfg.loader.val_limit,
-    )
-    total, images = torch.zeros(()), 0
-    for batch in data.val_dataloader():
-        assert batch.mask is not None
-        total += visible_mean_loss(normalize(batch.images), batch.mask) * len(batch.images)
-        images += len(batch.images)
-    return float(total / images)
-
-
 def report_results(
     out: Path, pretrained: dict[str, Any], probed: dict[str, Any], drawn: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Prints and returns the metrics of the demo."""
     from mimsuite.pictures.curves import read_metrics
 
-    losses = read_metrics(out / "pretrain" / "metrics.csv")["val/loss"][1]
-    metrics = probed["metrics"]
+    series, metrics = read_metrics(out / "pretrain" / "metrics.csv"), probed["metrics"]
+    losses = series["val/loss"][1]
     results = {
         "seconds": round(seconds, 1),
         "steps": pretrained["steps"],
         "loss_first": float(losses[0]),
         "loss_last": float(losses[-1]),
-        "loss_mean_colour": flat_loss(out / "pretrain"),
+        "loss_mean_colour": float(series["val/loss_mean_colour"][1][-1]),
         "psnr": drawn["psnr"],
         **metrics,
     }

@@ -10,12 +10,11 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.folders import count_of
-from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_encoder
 from mimsuite.runs.console import log_to_console, report_reader
 from mimsuite.settings.embed import EmbedSettings, read_embed
-from mimsuite.settings.outputs import check_writable
+from mimsuite.settings.outputs import check_writable, writing
 from mimsuite.settings.read import format_size
 from mimsuite.types import Encoder
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from mimsuite.evaluation.features.views import Features
 
 log = logging.getLogger("mimsuite")
-
 
 FLOAT_BYTES = 4
 
@@ -43,11 +41,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     stored = read_features(settings)
     features = stored.features(settings.view)
     labels = find_labels(settings, features, stored)
-    try:
+    with writing("out", settings.out):
         write_files(settings, features, labels, stored)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"out={settings.out} cannot be written: {reason}; use another out=") from error
     images, width = features.x.shape
     log.info("%s of %s: features (%d, %d) in %s", settings.view, settings.weights.init, images, width, settings.out)
     if settings.picture is not None:
@@ -71,9 +66,8 @@ def read_features(settings: EmbedSettings) -> StoredFeatures:
 
     weights, size, images = settings.weights, settings.image_size, settings.index.num_samples(settings.part)
     encoder = load_encoder(weights, config_of(weights), size)
-    check_writable(
-        "out", settings.out, images * int(cast(Encoder, encoder).num_features) * FLOAT_BYTES
-    )  # not after an hour of features
+    width = int(cast(Encoder, encoder).num_features)
+    check_writable("out", settings.out, images * width * FLOAT_BYTES)  # not after an hour of features
     reader = encoder_pass(
         *(weights, settings.index, encoder, size),
         device=torch_device(),

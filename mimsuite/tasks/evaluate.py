@@ -59,7 +59,7 @@ def report_settings(settings: EvaluateSettings) -> None:
     if settings.part.part == "held":
         log.info("          held out from train by a hash of the keys, as in training: there is no test and no val")
     if settings.split == "train" and settings.masking is None:
-        log.warning("split=train: of images that the model learnt from, the metrics say nothing about new ones")
+        log.warning("split=train: metrics of images that the model was trained on say nothing about new ones")
     if labelled := count_labelled(settings.index):
         log.info("labels    %s", labelled)
     if settings.masking is not None:

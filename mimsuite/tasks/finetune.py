@@ -140,7 +140,7 @@ def test_metrics(settings: FinetuneSettings, compute: Compute, folder: RunFolder
         batch=compute.micro_batch,
         workers=settings.inputs.loading.workers,
     )
-    return {f"test/{name}": value for name, value in (found.scores.metrics | {"loss": found.loss}).items()}
+    return {f"test/{name}": value for name, value in (found.scores.metrics | {"loss": found.scores.loss}).items()}
 
 
 if __name__ == "__main__":

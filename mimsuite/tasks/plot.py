@@ -14,6 +14,7 @@ from mimsuite.errors import InputError
 from mimsuite.pictures.curves import Series, draw_curves, read_metrics
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.losses import name_losses
+from mimsuite.settings.outputs import writing
 from mimsuite.settings.plot import read_plot
 
 log = logging.getLogger("mimsuite")
@@ -31,11 +32,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             raise InputError(f"{path} holds no metrics yet; plot again after the first logged step")
     losses = name_losses({name: path.parent for name, path in settings.runs.items()}, runs)
     labels = settings.labels
-    try:
-        shown = {labels[name]: series for name, series in runs.items()}
+    shown = {labels[name]: series for name, series in runs.items()}
+    with writing("out", settings.out):
         draw_curves(shown, settings.out, settings.metrics, {labels[name]: loss for name, loss in losses.items()})
-    except OSError as error:
-        raise InputError(f"out={settings.out} cannot be written: {error.strerror}; use another out=") from error
     report_runs(shown, settings.metrics or SHOWN)
     log.info("curves of %s in %s", "1 run" if len(runs) == 1 else f"{len(runs)} runs", settings.out)
     return {"out": str(settings.out), "runs": {name: last_values(series) for name, series in runs.items()}}

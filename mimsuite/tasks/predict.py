@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.folders import count_of
-from mimsuite.errors import InputError
 from mimsuite.runs.console import log_to_console, report_reader
+from mimsuite.settings.outputs import writing
 from mimsuite.settings.predict import read_predict
 from mimsuite.settings.read import format_size
 
@@ -19,7 +19,7 @@ log = logging.getLogger("mimsuite")
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Writes what a classifier says of every image; returns counts and places."""
+    """Writes what a classifier predicts for every image; returns counts and places."""
     log_to_console()
     settings = read_predict(cfg)
     count = settings.index.num_samples(settings.part)
@@ -34,11 +34,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from mimsuite.evaluation.judging.predictions import predict_table
 
     columns = predict_table(settings)
-    try:
+    with writing("out", settings.out):
         write_table(settings.out, columns)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"out={settings.out} cannot be written: {reason}; use another out=") from error
     images = len(columns["key"])
     log.info("predictions of %s in %s", count_of(images, "image"), settings.out)
     report_reader(settings.out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,38 @@ class Weights:
 
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Mean and deviation per channel that the weights were trained with, where they are written down."""
+        """Mean and deviation per channel that the weights were trained with, where they are written down.
+
+        Raises:
+            InputError: they are not numbers, or not one per channel.
+        """
         if "image_mean" not in self.preprocessor:
             return None
-        return tuple(self.preprocessor["image_mean"]), tuple(self.preprocessor["image_std"])
+        with self._reading():
+            mean, std = (self._per_channel(name) for name in ("image_mean", "image_std"))
+        return mean, std
+
+    @property
+    def maximum(self) -> int:
+        """The pixel value that becomes 1; 255 where it is not written down.
+
+        Raises:
+            InputError: `rescale_factor` is not a number from 0 to 1.
+        """
+        with self._reading():
+            factor: float = self.preprocessor.get("rescale_factor", 1 / 255)
+            if not 0 < factor <= 1:
+                raise ValueError(f"rescale_factor={factor}")
+            return round(1 / factor)
+
+    def _per_channel(self, name: str) -> tuple[float, ...]:
+        values, channels = tuple(map(float, self.preprocessor[name])), int(self.config.get("num_channels", 3))
+        if len(values) not in (1, channels):
+            raise ValueError(f"{name} has {len(values)} values for {channels} channels")
+        return values if len(values) == channels else values * channels
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(f"init={self.init}: preprocessor_config.json", "restore the file")
 
     @property
     def display(self) -> DisplayRange | None:

@@ -75,7 +75,7 @@ def test_figures_and_loss_are_those_of_all_images_at_once(batch, index):
     scores = network(pixels)
     found = run(index, labels, batch)
     assert found.scores.metrics == scores_of(scores, labels, "classes").metrics
-    assert found.loss == pytest.approx(float(F.cross_entropy(scores, labels)), rel=1e-5)
+    assert found.scores.loss == pytest.approx(float(F.cross_entropy(scores, labels)), rel=1e-5)
     assert (found.keys, found.numbers.tolist()) == (keys, list(range(COUNT)))
     assert torch.equal(found.answers.predicted, scores.argmax(1))
     torch.testing.assert_close(found.answers.probability, scores.softmax(1).amax(1))
@@ -86,7 +86,7 @@ def test_scores_are_put_in_the_order_of_the_data_s_classes(index):
     _, labels, _ = pixels_of(index)
     plain, moved = run(index, labels), run(index, (labels + 1) % 3, order=(2, 0, 1))
     assert moved.scores.metrics == plain.scores.metrics
-    assert moved.loss == pytest.approx(plain.loss)
+    assert moved.scores.loss == pytest.approx(plain.scores.loss)
     assert torch.equal(moved.answers.predicted, (plain.answers.predicted + 1) % 3)
 
 
@@ -99,9 +99,9 @@ def test_mirrored_images_count_by_the_mean_of_probabilities(kind, of_probability
     wanted = labels if kind == "classes" else F.one_hot(labels, 3).float()
     found = run(index, wanted, kind=kind, flip=True)
     expected = F.nll_loss(mean.log(), labels) if kind == "classes" else F.binary_cross_entropy(mean, wanted.double())
-    assert found.loss == pytest.approx(float(expected), rel=1e-5)
+    assert found.scores.loss == pytest.approx(float(expected), rel=1e-5)
     assert found.scores.metrics == scores_of(of_probability(mean), wanted, kind).metrics
-    assert found.loss != pytest.approx(run(index, wanted, kind=kind).loss, rel=1e-3)
+    assert found.scores.loss != pytest.approx(run(index, wanted, kind=kind).scores.loss, rel=1e-3)
 
 
 def test_averages_of_very_sure_answers_keep_their_order():
@@ -136,7 +136,7 @@ def test_undecodable_images_are_skipped_and_named(index, tmp_path, caplog):
     assert torch.equal(found.answers.predicted, whole.answers.predicted[kept])
     assert int(found.scores.confusion.sum()) == COUNT - 1
     pixels, labels, _ = pixels_of(index)
-    assert found.loss == pytest.approx(float(F.cross_entropy(network(pixels[kept]), labels[kept])), rel=1e-5)
+    assert found.scores.loss == pytest.approx(float(F.cross_entropy(network(pixels[kept]), labels[kept])), rel=1e-5)
     assert "bad       skipped 1 undecodable images: k04 in" in caplog.text
 
 

@@ -33,7 +33,6 @@ FILES = ["a/0.jpg", "a/1.jpg", "b/2.jpg", "b/3.jpg"]
 def evaluated(scores, labels, kind):
     return Evaluation(
         scores_of(scores, labels, kind),
-        0.0,
         torch.arange(len(labels)) + 10,
         [f"k{i}" for i in range(len(labels))],
         labels,

@@ -167,4 +167,4 @@ def test_images_of_16_bits_for_a_model_of_8_are_named(folders, tmp_path, caplog)
     Image.fromarray(np.full((32, 32), 900, np.uint16)).save(tmp_path / "a.png")
     Image.fromarray(np.full((32, 32), 90, np.uint8)).save(tmp_path / "b.png")
     assert Scene(folders["pixels"], str(tmp_path)).images.shape[0] == 2
-    assert "1 of 2 images has 16 bits, and the model learnt from 8" in caplog.text
+    assert "1 of 2 images has 16 bits, and the model was trained on 8" in caplog.text

@@ -1,8 +1,10 @@
 """What the loss of a run folder is, in words, and how the runs of a sweep are called."""
 
 import json
+import time
 
 import pytest
+from hostile import DEEP, alias_bomb
 from omegaconf import OmegaConf
 
 from mimsuite.settings.losses import LOSS_WORDS, TARGET_WORDS, name_losses, name_sweep
@@ -64,6 +66,17 @@ def test_a_damaged_config_gives_curves_without_words(text, tmp_path):
     folder = make(tmp_path / "a")
     (folder / "config.yaml").write_text(text)
     assert name_losses({"a": folder}, {"a": ["val/loss"]}) == {"a": ""}
+
+
+@pytest.mark.parametrize("config", [b"", b"loss", b"a: [", b"\xff", alias_bomb(), DEEP], ids=range(6))
+@pytest.mark.parametrize("weights", [b"", b"[]", b'{"image_std": "x"}', DEEP], ids=range(4))
+def test_a_folder_with_damaged_or_hostile_files_has_no_words(config, weights, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(config)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "preprocessor_config.json").write_bytes(weights)
+    began = time.process_time()
+    assert name_losses({"a": tmp_path}, {"a": ["val/loss"]}) == {"a": ""}
+    assert time.process_time() - began < 10
 
 
 def test_runs_of_a_sweep_are_named_by_the_keys_that_differ(tmp_path):

@@ -104,4 +104,4 @@ def test_data_that_an_index_reads_otherwise_are_named(run, photos, tmp_path, cap
     assert not any(
         np.array_equal(white[file], drop[file]) for file in white
     )  # stored features are those of one of them
-    assert f"is read with alpha=white, and init={run[2]} learnt from images with alpha=drop" in said
+    assert f"is read with alpha=white, and init={run[2]} was trained on images with alpha=drop" in said

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from mimsuite.errors import InputError
 from mimsuite.weights.files import read_folder, write_folder
+from mimsuite.weights.init import find_weights
 
 
 def tensors():
@@ -170,3 +171,23 @@ def test_a_folder_of_another_format_says_what_is_read(tmp_path, name):
 def test_a_folder_without_weights_is_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights"):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "attribute"),
+    [("rescale_factor", value, "maximum") for value in (0, -1, 2, None, "x", float("nan"))]
+    + [(key, value, "statistics") for key in ("image_mean", "image_std") for value in (None, "abc", [0.5] * 4, 0.5)],
+)
+def test_preprocessing_that_makes_no_sense_is_named_in_one_line(key, value, attribute):
+    weights = find_weights("demo:vit")
+    weights.preprocessor[key] = value
+    with pytest.raises(
+        InputError, match=r"^init=demo:vit: preprocessor_config\.json cannot be read \(.*restore the file"
+    ):
+        getattr(weights, attribute)
+
+
+def test_one_mean_and_deviation_stand_for_all_channels():
+    weights = find_weights("demo:vit")
+    weights.preprocessor.update({"image_mean": [0.5], "image_std": [0.25]})
+    assert weights.statistics == ((0.5,) * 3, (0.25,) * 3)

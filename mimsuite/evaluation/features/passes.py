@@ -365,10 +365,9 @@ def pixel_pass(index: DataIndex, image_size: tuple[int, int], *, size: int, batc
         batch: images at a time.
         workers: processes that read.
     """
-    maximum = 65535 if index.dtype == "uint16" else 255
     return FeaturePass(
-        encoder=PixelLayer(size, maximum),
-        model=f"{size}x{size} pixels of {maximum}",
+        encoder=PixelLayer(size, index.maximum),
+        model=f"{size}x{size} pixels of {index.maximum}",
         normalize=Normalize((0.0,) * index.channels, (1.0,) * index.channels, 1),
         image_size=image_size,
         device="cpu",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -21,14 +21,14 @@ from mimsuite.data.tar import to_text
 from mimsuite.settings.embed import TABLES
 
 Labels = np.ma.MaskedArray[Any, np.dtype[Any]]
-Columns = Mapping[str, Sequence[str] | NDArray[Any]]
+Columns = dict[str, Sequence[str] | NDArray[Any]]
 """By name: texts, or numbers `(N,)` or `(N, D)`; masked rows are empty cells, and in .npz what is below the mask."""
 
 
-def name_columns(index: DataIndex, part: Selection, numbers: NDArray[np.int64]) -> dict[str, Sequence[str]]:
+def name_columns(index: DataIndex, part: Selection, numbers: NDArray[np.int64]) -> Columns:
     """`file`, the paths of these images (see `members.read_files`); of several splits `split`, of sets `data`."""
     samples = index.records(part).take(numbers)
-    columns: dict[str, Sequence[str]] = {"file": read_files(ShardFiles(store_of(index.root)), samples)}
+    columns: Columns = {"file": read_files(ShardFiles(store_of(index.root)), samples)}
     if part.split == EVERY_SPLIT and len(index.splits) > 1:
         every = np.repeat(list(index.splits), [index.num_samples(split) for split in index.splits])
         columns["split"] = every[numbers].tolist()

@@ -88,7 +88,6 @@ class Evaluation(NamedTuple):
 
     Attributes:
         scores: over all images.
-        loss: mean cross entropy; binary cross entropy, mean over images and labels; or mean squared error.
         numbers: `(N,)` int64, which samples these are; those that cannot be decoded are skipped.
         keys: their N names.
         labels: `(N,)` int64 classes or `(N, K)` floats.
@@ -96,7 +95,6 @@ class Evaluation(NamedTuple):
     """
 
     scores: Scores
-    loss: float
     numbers: Tensor
     keys: list[str]
     labels: Tensor
@@ -204,8 +202,7 @@ def evaluate_classifier(
         keys += part.keys
     found = torch.cat(numbers)
     every = Answers(*(torch.cat(column) for column in zip(*answers, strict=True)))
-    scores = tally.compute()
-    return Evaluation(scores, scores.loss, found, keys, labels[found], every)
+    return Evaluation(tally.compute(), found, keys, labels[found], every)
 
 
 def files_of(index: DataIndex, samples: Samples, numbers: Tensor) -> list[str]:

@@ -62,5 +62,5 @@ def probe_network(weights: Weights, probe: ProbeHead, size: tuple[int, int], dev
 
 def fit_dtype(normalize: Normalize, index: DataIndex) -> None:
     """Takes the largest value of the data's type for 1, where the weights know the other type."""
-    if (index.dtype == "uint16") != (normalize.maximum > 255):
-        normalize.maximum = 65535 if index.dtype == "uint16" else 255
+    if (index.maximum > 255) != (normalize.maximum > 255):
+        normalize.maximum = index.maximum

@@ -1,23 +1,19 @@
-"""What a classifier says of images without labels, as columns of a table."""
+"""What a classifier predicts for images without labels, as columns of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mimsuite.data.csv_labels import NO_FINDING
-from mimsuite.evaluation.features.tables import name_columns
+from mimsuite.evaluation.features.tables import Columns, name_columns
 from mimsuite.evaluation.judging.classifier import predict_images
 from mimsuite.evaluation.judging.load import load_classifier
 from mimsuite.evaluation.judging.report import join_label_names
 from mimsuite.settings.predict import PredictSettings
-
-Columns = dict[str, Sequence[str] | NDArray[Any]]
 
 
 def predict_table(settings: PredictSettings) -> Columns:

@@ -166,8 +166,7 @@ def images_of(
     order = numbers.argsort()
     chosen = samples.take(numbers[order].numpy())
     (batch,) = eval_loader(index, chosen, image_size=image_size, batch=len(chosen), workers=0, labels=False)
-    maximum = 65535 if index.dtype == "uint16" else 255
-    shown = show_pixels(batch.images.numpy(), maximum, display)
+    shown = show_pixels(batch.images.numpy(), index.maximum, display)
     return [shown[place] for place in order.argsort().tolist()]
 
 

@@ -82,7 +82,7 @@ def classifier_rows(
             batch=settings.batch,
             workers=settings.workers,
         )
-        rows.append(found.scores.metrics | {"loss": found.loss})
+        rows.append(found.scores.metrics | {"loss": found.scores.loss})
         if size == settings.sizes[0]:
             more["images"] = len(found.keys)
             more["mistakes"] = write_report(

@@ -51,7 +51,7 @@ def main_metric(result: ProbeResult) -> str:
 
 
 def interval_of(result: ProbeResult, value: float) -> tuple[float, float] | None:
-    """The 95 % interval of an accuracy on the test images; None of other metrics, which are no shares of images."""
+    """The 95 % interval of an accuracy on the test images; None of other metrics, which are not shares of images."""
     task = result.linear.task
     return wilson_interval(value, len(task.test)) if task.kind == "classes" else None
 
@@ -201,8 +201,8 @@ def norm_words(norm: str) -> str:
 def text_table(results: Sequence[ProbeResult], images: int) -> str:
     """The main metrics as a table for the terminal; of accuracies on so many images with their 95 % intervals."""
     names, k = list(results[0].linear.scores.metrics), max(results[0].knn)
-    sure = results[0].linear.task.kind != "classes"
-    head = [f"{f'linear {names[0]}':>12}", *(() if sure else (f"{'95 %':>14}",)), *(f"{n:>12}" for n in names[1:])]
+    accuracy = results[0].linear.task.kind == "classes"
+    head = [f"{f'linear {names[0]}':>12}", *((f"{'95 %':>14}",) if accuracy else ()), *(f"{n:>12}" for n in names[1:])]
     lines = [f"{'features':22} {f'kNN (k={k})':>11} " + " ".join(head) + "  chosen"]
     for result in results:
         (view, norm, lr), metrics = result.linear.best, result.linear.scores.metrics
@@ -215,6 +215,6 @@ def text_table(results: Sequence[ProbeResult], images: int) -> str:
         lines += [f"{f'  {n} per class':22} {few.mean:>24.3f} +- {few.std:.3f}" for n, few in result.few_shot.items()]
         if result.attentive is not None:
             lines.append(f"{'  attentive':22} {result.attentive.scores.metrics[names[0]]:>24.3f}")
-    if not sure:
-        lines.append(f"95 %: where the accuracy on more such images lies, as it was measured on {images:,}")
+    if accuracy:
+        lines.append(f"95 %: confidence interval of the accuracy, which was measured on {images:,} images")
     return "\n".join(lines)
