@@ -217,8 +217,8 @@ def list_names(names: Sequence[str], most: int = _SHOWN) -> str:
     return ", ".join(to_text(name) for name in names[:most]) + more
 
 
-def count_of(count: int, thing: str) -> str:
-    """A number with its thing: `1 image`, `2 classes`."""
+def count_of(count: float, thing: str) -> str:
+    """A number with its thing: `1 image`, `2,000 classes`, `0.5 epochs`."""
     plural = thing + ("es" if thing.endswith(("s", "x", "tch")) else "s")
     return f"{count:,} {thing if count == 1 else plural}"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from mimsuite.data.folders import count_of
 from mimsuite.runs.objects import Compute
-from mimsuite.settings.budget import counted
 from mimsuite.settings.training import TrainingSettings
 from mimsuite.version import __version__
 
@@ -23,7 +23,8 @@ def report_start(settings: TrainingSettings, task: str) -> None:
     if (held := index.select("curve" if task == "pretrain" else "choose")).split == "train":
         counts += f" (of which {index.num_samples(held):,} are held out for validation)"
     log.info("mimsuite %s %s -> %s", __version__, task, settings.inputs.out)
-    log.info("data      %s: %s images, %d channels %s", index.root, counts, index.channels, index.dtype)
+    channels = count_of(index.channels, "channel")
+    log.info("data      %s: %s images, %s %s", index.root, counts, channels, index.dtype)
     for line in index.reading:
         log.info("          %s", line)
 
@@ -33,13 +34,13 @@ def report_choices(settings: TrainingSettings, compute: Compute) -> None:
     budget, loading, seed = settings.budget, settings.inputs.loading, settings.inputs.seed
     given = "as before" if settings.inputs.resume else "as given"
     epochs = round(budget.epochs, 1)
-    passes = counted(int(epochs) if epochs == int(epochs) else epochs, "epoch")
+    passes = count_of(int(epochs) if epochs == int(epochs) else epochs, "epoch")
     log.info(
-        *("length    %s of %s (%s), seed %d", counted(budget.steps, "step"), counted(budget.batch, "image")),
+        *("length    %s of %s (%s), seed %d", count_of(budget.steps, "step"), count_of(budget.batch, "image")),
         *(passes, seed),
     )
     if (used := budget.per_epoch * budget.batch) < budget.samples:
-        batches = counted(budget.per_epoch, "batch")
+        batches = count_of(budget.per_epoch, "batch")
         log.info("          an epoch is %s: %s of the %s images", batches, f"{used:,}", f"{budget.samples:,}")
     log.info("devices   %s", describe_devices(settings.inputs.devices, compute))
     found = (
@@ -69,7 +70,7 @@ def report_resume(settings: TrainingSettings, objective: Objective, step: int) -
 def describe_devices(asked: int | None, compute: Compute) -> str:
     """How many processes on what, and who decided on their number."""
     team = compute.team
-    text = f"{counted(team.size, 'process')} on {compute.device.name}"
+    text = f"{count_of(team.size, 'process')} on {compute.device.name}"
     if team.nodes > 1:
         text += f", {team.local} on each of {team.nodes} machines"
     if team.launcher in ("torchrun", "srun"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from mimsuite.data.folders import count_of
 from mimsuite.data.storage import OptionalWrites, read_object
 from mimsuite.data.workers import StoppedWaitingError
 from mimsuite.errors import InputError, RunError, describe_fault, reading
@@ -328,12 +329,13 @@ def finished_before(settings: TrainingSettings) -> dict[str, Any] | None:
     with reading(str(Path(out) / SUMMARY), NO_SUMMARY):
         done = int(found.get("steps", 0))
     if found.get("status") == "done" and has_weights and (done >= steps or found.get("stopped_early_of") == steps):
-        what = f"did its {done} steps" if done >= steps else f"stopped early at step {done} of {steps}"
+        what = f"did its {count_of(done, 'step')}" if done >= steps else f"stopped early at step {done} of {steps}"
         log.info("nothing left: the run in %s %s; give a larger steps= to train longer", out, what)
         return found
     if done and not any(Path(out, "checkpoints").glob("step_*.ckpt")):
         other = f"go on from its weights in another out=, with init={out}" if has_weights else "use overwrite=true"
-        raise InputError(f"the run in {out} did {done} steps, and its checkpoints/ are gone; put them back, or {other}")
+        did = f"did {count_of(done, 'step')}"
+        raise InputError(f"the run in {out} {did}, and its checkpoints/ are gone; put them back, or {other}")
     return None
 
 

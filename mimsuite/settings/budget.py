@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mimsuite.data.folders import count_of
 from mimsuite.errors import InputError
 from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
 
@@ -96,13 +97,7 @@ def read_batch(cfg: DictConfig, samples: int, processes: int) -> tuple[int, list
         return batch, []
     if samples < DEFAULT_BATCH:
         return batch, [f"batch={batch} (there are {samples} training images, fewer than {DEFAULT_BATCH})"]
-    return batch, [f"batch={batch} ({counted(batch // processes, 'image')} on each of {processes} devices)"]
-
-
-def counted(number: float, word: str) -> str:
-    """`1 batch`, `2 batches`, `3 epochs`, `1,000 steps`."""
-    ending = "" if number == 1 else "es" if word.endswith(("tch", "ss")) else "s"
-    return f"{number:,} {word}{ending}"
+    return batch, [f"batch={batch} ({count_of(batch // processes, 'image')} on each of {processes} devices)"]
 
 
 def read_steps(cfg: DictConfig, per_epoch: int) -> tuple[int, list[str]]:
@@ -122,7 +117,7 @@ def read_steps(cfg: DictConfig, per_epoch: int) -> tuple[int, list[str]]:
         return read_int(cfg, "steps"), []
     if epochs is not None:
         steps = max(1, round(read_positive(cfg, "epochs") * per_epoch))
-        return steps, [f"steps={steps} ({counted(epochs, 'epoch')} of {counted(per_epoch, 'batch')})"]
+        return steps, [f"steps={steps} ({count_of(epochs, 'epoch')} of {count_of(per_epoch, 'batch')})"]
     low, high = DEFAULT_STEPS
     whole = DEFAULT_EPOCHS * per_epoch
     steps = min(max(whole, low), high)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.cache import LIMIT, cache_limit, clean_cache, list_packed, other_sizes
+from mimsuite.data.folders import count_of
 from mimsuite.data.open import open_data
 from mimsuite.data.storage import cache_folder, write_json
 from mimsuite.errors import InputError
@@ -179,7 +180,9 @@ def check_torch(code: str = PROBE) -> Iterator[Finding]:
         return
     build = f"CUDA {facts['cuda']}" if facts["cuda"] else "CPU"
     devices = ", ".join(facts["devices"]) or "none but the CPU"
-    yield Finding("ok", "devices", f"{devices}; torch {facts['torch']} for {build}, {facts['threads']} threads")
+    yield Finding(
+        "ok", "devices", f"{devices}; torch {facts['torch']} for {build}, {count_of(facts['threads'], 'thread')}"
+    )
     if not facts["devices"] and shutil.which("nvidia-smi") is not None:
         yield Finding(
             "note", "devices", "nvidia-smi is there, but torch sees no GPU", "install a CUDA build, or a driver"
@@ -280,7 +283,7 @@ def check_data(name: str | Sequence[str]) -> Iterator[Finding]:
     try:
         index = open_data(name)
         counts = ", ".join(f"{split} {index.num_samples(split):,}" for split in index.splits)
-        yield Finding("ok", "data", f"{counts}; {index.channels} channels {index.dtype}")
+        yield Finding("ok", "data", f"{counts}; {count_of(index.channels, 'channel')} {index.dtype}")
     except InputError as error:
         yield Finding("fault", "data", str(error))
 

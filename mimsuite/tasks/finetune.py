@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.folders import count_of
 from mimsuite.data.label_table import FROM_ONE, count_labelled
 from mimsuite.models.load import keeps_head, make_classifier, make_normalizer, save_weights
 from mimsuite.runs.console import report_next
@@ -107,8 +108,8 @@ def write_weights(
     step, found = (last, objective.last_metrics) if chosen is None else (chosen.step, chosen.metrics)
     text = ", ".join(f"{name} {value:.4f}" for name, value in (metrics or found).items())
     log.info(
-        "done: %d steps; %s weights, of step %d: %s; in %s",
-        last,
+        "done: %s; %s weights, of step %d: %s; in %s",
+        count_of(last, "step"),
         "last" if chosen is None else "best",
         step,
         text,

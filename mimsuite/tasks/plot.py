@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.folders import count_of
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import Series, draw_curves, read_metrics
@@ -47,7 +48,7 @@ def report_runs(runs: Mapping[str, Series], metrics: Sequence[str]) -> None:
         last = last_values(series)
         steps = max(steps[-1] for steps, _ in series.values())
         shown = [f"{metric} {last[metric]:.4g}" for metric in metrics if metric in last]
-        log.info("%-*s  %s", width, to_text(name), ", ".join([f"{steps:,} steps", *shown]))
+        log.info("%-*s  %s", width, to_text(name), ", ".join([count_of(steps, "step"), *shown]))
 
 
 def last_values(series: Series) -> dict[str, float]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.folders import count_of
 from mimsuite.models.load import make_masked_model, make_normalizer, save_weights
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import TrainingTask, assemble, prepare_process, train_run
 from mimsuite.runs.objects import Compute, Parts, mask_samplers, masked_data, mim_objective
-from mimsuite.settings.budget import counted
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.pretrain import PretrainSettings, read_pretrain
 from mimsuite.types import EncoderConfig
@@ -105,7 +105,7 @@ def describe_decoder(config: EncoderConfig) -> str:
     sizes = config.decoder_sizes
     if sizes is None:
         return "SimMIM's head on the whole map"
-    blocks = f"{counted(sizes['num_hidden_layers'], 'block')} of width {sizes['hidden_size']}"
+    blocks = f"{count_of(sizes['num_hidden_layers'], 'block')} of width {sizes['hidden_size']}"
     return f"MAE's decoder ({blocks}, {sizes['num_attention_heads']} heads) on the visible patches"
 
 
@@ -123,7 +123,7 @@ def write_weights(
     save_weights(place, objective.evaluated_model, objective.normalize, settings.geometry.image_size)
     run, last, steps = folder.path, parts.files.last, objective.trainer.global_step
     flat = f" (one colour per image: {last['val/loss_mean_colour']:.4f})" if "val/loss_mean_colour" in last else ""
-    log.info("done: %d steps, val/loss %.4f%s; weights in %s", steps, last["val/loss"], flat, place)
+    log.info("done: %s, val/loss %.4f%s; weights in %s", count_of(steps, "step"), last["val/loss"], flat, place)
     log.info("pictures  %s", folder.pictures)
     report_next("measure the features", "probe", init=run, data=settings.inputs.data, out=f"{run}-probe")
     return {}, {}

@@ -178,11 +178,12 @@ def test_every_ending_that_can_be_read_is_packed_and_others_are_counted(tmp_path
         open_data(str(only))
 
 
-@pytest.mark.parametrize("thing", ["images", "classes", "boxes", "batches", "epochs", "folders"])
+@pytest.mark.parametrize("thing", ["images", "classes", "boxes", "batches", "epochs", "processes", "folders"])
 def test_plurals(thing):
     one = thing[:-2] if thing.endswith(("sses", "xes", "tches")) else thing[:-1]
     assert count_of(1, one) == f"1 {one}"
     assert count_of(2000, one) == f"2,000 {thing}"
+    assert count_of(0.5, one) == f"0.5 {thing}"
 
 
 def test_folders_without_images_are_named(tmp_path):

@@ -28,7 +28,7 @@ def describe_facts(facts: dict[str, Any]) -> Iterator[str]:
         yield from describe_split(name, split)
         yield from describe_labels(split, facts["classes"] or ())
     height, width = facts["image_size"]
-    yield f"pixels    {facts['channels']} channels {facts['dtype']}, median {height} x {width}"
+    yield f"pixels    {count_of(facts['channels'], 'channel')} {facts['dtype']}, median {height} x {width}"
     mean, std = (", ".join(f"{value:.4f}" for value in facts[key]) for key in ("mean", "std"))
     measured = f"{count_of(facts['stats_samples'], 'image')}; 1 = largest value of {facts['dtype']}"
     yield f"mean      [{mean}], std [{std}] ({measured})"

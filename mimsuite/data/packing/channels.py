@@ -38,10 +38,11 @@ def mixed_channels(pictures: Sequence[SourceImage], alpha: Alpha) -> InputError:
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     most, few = ordered[0], sorted(name for _, names in ordered[1:] for name in names)
     for channels, names in ordered[1:]:
+        kind = count_of(channels, "channel")
         for name in sorted(names)[:_LISTED]:
-            log.warning("%d channels: %s", channels, to_text(name))
+            log.warning("%s: %s", kind, to_text(name))
         if len(names) > _LISTED:
-            log.warning("%d channels: %d more", channels, len(names) - _LISTED)
+            log.warning("%s: %d more", kind, len(names) - _LISTED)
     counts = ", ".join(
         f"{channels} in {count_of(len(names), 'image')}"
         + ("" if channels == most[0] else f" ({list_names(sorted(names))})")
