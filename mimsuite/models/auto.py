@@ -9,21 +9,31 @@ from typing import Any
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError, reading
 from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
-from mimsuite.weights.source import find_folder, read_config, read_json
+from mimsuite.weights.source import HubOptions, find_folder, read_config, read_json
 
 
 class AutoConfig:
     """The configuration of a folder."""
 
     @staticmethod
-    def from_pretrained(source: str | Path, **overrides: Any) -> ModelConfig:
-        """Reads `config.json` of a folder or of `hf:ORG/NAME`; `overrides` are fields that win.
+    def from_pretrained(source: str | Path, **overrides: Any) -> Any:
+        """Reads `config.json` of a folder or of `hf:ORG/NAME`.
+
+        `overrides` are fields that win, and keywords of the hub as for models. With `return_unused_kwargs=True` also
+        returns those of them that are no field, which are an error otherwise.
 
         Raises:
             FileNotFoundError: no folder or no `config.json` (also an InputError).
             InputError: an unknown `model_type`.
         """
-        return AutoConfig.from_dict(read_config(find_folder(source)), **overrides)
+        hub = HubOptions.take(overrides)
+        returns_unused = overrides.pop("return_unused_kwargs", False)
+        data = read_config(find_folder(source, hub))
+        if not returns_unused:
+            return AutoConfig.from_dict(data, **overrides)
+        known = data | vars(AutoConfig.from_dict(data)) | {"torch_dtype": None}
+        unused = {name: value for name, value in overrides.items() if name not in known}
+        return AutoConfig.from_dict(data, **{k: v for k, v in overrides.items() if k in known}), unused
 
     @staticmethod
     def from_dict(data: dict[str, Any], **overrides: Any) -> ModelConfig:
@@ -43,16 +53,21 @@ class _AutoModel:
     part: str
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> Any:
+    def from_pretrained(cls, source: str | Path, *, config: ModelConfig | None = None, **options: Any) -> Any:
         """Reads the model of a folder or of `hf:ORG/NAME`; options as for `Pretrained.from_pretrained`."""
-        folder = find_folder(source)
-        model_type = read_config(folder).get("model_type")
-        return _class_of(model_type, cls.part).from_pretrained(folder, **options)
+        hub = HubOptions.take(options)
+        folder = find_folder(source, hub, use_safetensors=options.get("use_safetensors"))
+        named = read_config(folder).get("model_type") if config is None else config.model_type
+        read = _class_of(named, cls.part).from_pretrained(folder, config=config, **options)
+        model = read[0] if isinstance(read, tuple) else read
+        model.name_or_path = str(source)
+        return read
 
     @classmethod
     def from_config(cls, config: ModelConfig, **options: Any) -> Any:
-        """Makes a freshly initialised model; options as for the class's constructor."""
-        return _class_of(config.model_type, cls.part)(config, **options)
+        """Makes a freshly initialised model; options as for the class's constructor, `dtype`, `attn_implementation`."""
+        HubOptions.take(options)
+        return _class_of(config.model_type, cls.part)._from_config(config, **options)
 
 
 class AutoModel(_AutoModel):
@@ -81,7 +96,8 @@ class AutoModelForMaskedImageModeling(_AutoModel):
                 f"{type(config).__name__} has model_type={config.model_type!r}, which is a family of mimsuite; "
                 "give it a model_type of its own"
             )
-        return own(config, **options)
+        HubOptions.take(options)
+        return own._from_config(config, **options)
 
 
 class AutoModelForImageClassification(_AutoModel):

@@ -202,6 +202,7 @@ class ForImageClassification(Pretrained):
         lift_keys(self)
         if config.classifier_pool == "cls" and not config.has_class_token:
             raise InputError('classifier_pool="cls", but this encoder has no class token; use "mean" or "auto"')
+        self.num_labels = config.num_labels
         self.classifier = linear_head(self.encoder.num_features, config.num_labels)
 
     @property

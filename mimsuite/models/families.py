@@ -16,11 +16,13 @@ class Family(NamedTuple):
     Attributes:
         prefix: what the names of its classes begin with.
         processor: the image processor of its published weights.
+        input_layer: the module of the encoder that makes cells of pixels.
         has_backbone: whether there is a class that gives the maps of chosen stages.
     """
 
     prefix: str
     processor: str
+    input_layer: str
     has_backbone: bool = False
 
     def class_name(self, part: str) -> str | None:
@@ -29,9 +31,9 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "vit": Family("ViT", "ViTImageProcessor"),
-    "cvt": Family("Cvt", "ConvNextImageProcessor"),
-    "bit": Family("Bit", "BitImageProcessor", has_backbone=True),
+    "vit": Family("ViT", "ViTImageProcessor", "embeddings.patch_embeddings"),
+    "cvt": Family("Cvt", "ConvNextImageProcessor", "encoder.stages.0.embedding.convolution_embeddings"),
+    "bit": Family("Bit", "BitImageProcessor", "embedder", has_backbone=True),
 }
 
 # What an Auto class makes -> how the names of these classes end.

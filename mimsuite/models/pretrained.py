@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimsuite.data.storage import write_text
 from mimsuite.encoders.config import ModelConfig, json_text
 from mimsuite.errors import InputError
+from mimsuite.models.interface import Interface
+from mimsuite.models.keywords import Loading, read_dtype, read_variant
 from mimsuite.models.trial import make_for
 from mimsuite.types import Encoder, EncoderConfig
-from mimsuite.weights.files import read_decoder, read_folder, write_decoder, write_folder
+from mimsuite.weights.files import read_shard_size, write_decoder, write_folder
+from mimsuite.weights.hub import upload
 from mimsuite.weights.source import find_folder, marked_names
 
-MAX_SHARD_BYTES = 5 * 10**9
+HUB_KEYWORDS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 
 
-class Pretrained(nn.Module):
+class Pretrained(Interface):
     """A model with a configuration that is read from and written to Hugging Face folders.
 
     Attributes:
@@ -44,21 +48,14 @@ class Pretrained(nn.Module):
         """Returns the family's encoder: this model itself, if it is bare."""
         return cast(Encoder, self if self.is_base else getattr(self, self.base_prefix))
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Keeps only the blocks' inputs for the backward pass; values and gradients stay the same."""
-        self._recompute(True)
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Gives `base_prefix` the name that it has in other software, too."""
+        super().__init_subclass__(**options)
+        cls.base_model_prefix = getattr(cls, "base_prefix", "")
 
-    def gradient_checkpointing_disable(self) -> None:
-        """Undoes `gradient_checkpointing_enable`."""
-        self._recompute(False)
-
-    def _recompute(self, wanted: bool) -> None:
-        network: Any = self.network()  # our networks have this switch, beyond the contract
-        network.gradient_checkpointing = wanted
-
-    def file_parts(self) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
-        """What is saved: the class that the files are of, its tensors, and those of a decoder beside."""
-        return type(self).__name__, self.state_dict(), {}
+    def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+        """How a state dict is saved: the class that the files are of, its tensors, and those of a decoder beside."""
+        return type(self).__name__, state, {}
 
     @staticmethod
     def file_key(key: str) -> str:
@@ -68,9 +65,9 @@ class Pretrained(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: str | Path | None,
         *,
-        config: ModelConfig | None = None,
+        config: ModelConfig | str | Path | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         ignore_mismatched_sizes: bool = False,
@@ -82,55 +79,132 @@ class Pretrained(nn.Module):
         not have are listed in one warning.
 
         Args:
-            source: folder with `config.json` and weights, or the name of a hub repository.
-            config: used instead of the folder's.
-            dtype: of the parameters; None: torch's default; "auto": that of the files.
+            source: folder with `config.json` and weights, or the name of a hub repository; None with `state_dict`.
+            config: used instead of the folder's; an object, or another folder.
+            dtype: of the parameters; None and "auto": that of the files.
             torch_dtype: old name of `dtype`.
             ignore_mismatched_sizes: keep parameters of other shapes freshly initialised instead of failing.
-            overrides: fields of the configuration, or `init_options` of the class.
+            overrides: fields of the configuration, `init_options` of the class, and what code for Hugging Face gives:
+                `subfolder`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only` (which files);
+                `variant`, `use_safetensors`, `state_dict` (of them); `device_map` (one device);
+                `output_loading_info=True` (returns the model and what was missing, unexpected, of other shapes).
 
         Raises:
             FileNotFoundError: no folder, `config.json` or weights (also an InputError).
-            InputError: damaged files, unknown fields, or shapes that differ.
+            InputError: damaged files, unknown fields, shapes that differ, or what mimsuite does not do.
         """
+        loading = Loading.take(overrides)
         options = {name: overrides.pop(name) for name in cls.init_options if name in overrides}
-        folder = find_folder(source)
-        if config is None:
-            config = cls.config_class.from_pretrained(folder, **overrides)
-        elif overrides:
-            config = config.changed(**overrides)
-        state = read_folder(folder) if cls.is_base else read_folder(folder) | read_decoder(folder)
+        if (source is None) != (loading.state_dict is not None):
+            raise InputError("give a folder to from_pretrained, or None with config= and state_dict=")
+        name = "state_dict" if source is None else str(source)
+        folder = None if source is None else find_folder(source, loading.hub, use_safetensors=loading.use_safetensors)
+        if isinstance(config, ModelConfig):
+            config = config.changed(**overrides) if overrides else config
+        elif (place := folder if config is None else config) is None:
+            raise InputError("state_dict= needs config=, as there is no config.json")
+        else:
+            config = cls.config_class.from_pretrained(place, **overrides)
+        state = loading.tensors(folder, with_decoder=not cls.is_base)
         wanted = config
         model = make_for(
             state,
-            str(source),
+            name,
             lambda: cls(copy.copy(wanted), **options),
-            lambda trial: check_shapes(trial, state, str(source), ignore_mismatched_sizes),
+            lambda trial: check_shapes(trial, state, name, ignore_mismatched_sizes),
         )
-        model.to(_dtype_of(dtype if dtype is not None else torch_dtype, state))
-        load_state(model, state, str(source), ignore_mismatched_sizes)
-        return model.eval()
+        model.to(read_dtype(torch_dtype if dtype is None else dtype, config.dtype, state))
+        info = load_state(model, state, name, ignore_mismatched_sizes)
+        if loading.device is not None:
+            model.to(loading.device)
+        model.name_or_path = "" if source is None else name
+        model.eval()
+        return (model, info._asdict()) if loading.wants_info else model  # type: ignore[return-value]
 
-    def save_pretrained(self, folder: str | Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    @classmethod
+    def _from_config(
+        cls,
+        config: ModelConfig,
+        *,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Makes a freshly initialised model, of the type that the config names; `options` as for the constructor."""
+        if attn_implementation is not None:
+            config = config.changed(attn_implementation=attn_implementation)
+        made = cls(config, **options)
+        return made.to(read_dtype(torch_dtype if dtype is None else dtype, config.dtype, {}))
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        is_main_process: bool = True,
+        *,
+        state_dict: dict[str, Tensor] | None = None,
+        max_shard_size: int | str = "5GB",
+        max_shard_bytes: int | None = None,
+        variant: str | None = None,
+        push_to_hub: bool = False,
+        **other: Any,
+    ) -> None:
         """Writes `config.json`, `model.safetensors` (or shards) and perhaps `decoder.safetensors`.
 
         Each is written whole or not at all. Makes the folder. What transformers would load and compute otherwise gets a
-        `model_type` and a class name that it refuses; every loader of ours knows both.
+        `model_type` and a class name that it refuses, and a warning names the fields; every loader of ours knows both.
+
+        Args:
+            folder: where to.
+            is_main_process: False: nothing is written, as by all processes of a run but one.
+            state_dict: tensors to write instead of the model's own, by the names of its `state_dict()`.
+            max_shard_size: of a file; a number of bytes, or "5GB".
+            max_shard_bytes: old name of `max_shard_size`.
+            variant: of the files, as in `model.fp16.safetensors`.
+            push_to_hub: also upload the folder to the Hugging Face hub, to `repo_id` or a repository of its name.
+            other: `repo_id`, `commit_message`, `private`, `token`, `revision`, `create_pr` of an upload. What else code
+                for Hugging Face gives is without effect, such as `safe_serialization`: only safetensors are written.
         """
-        folder = Path(folder)
+        if not is_main_process:
+            return
+        if fields := self.write_files(
+            Path(folder),
+            self.state_dict() if state_dict is None else state_dict,
+            read_shard_size(max_shard_size if max_shard_bytes is None else max_shard_bytes),
+            read_variant(variant),
+        ):
+            warnings.warn(
+                f"{folder}: transformers refuses this model, as it would compute something else: it does not know "
+                f"{', '.join(fields)}; read it with mimsuite",
+                stacklevel=2,
+            )
+        if push_to_hub:
+            upload(Path(folder), **{name: other[name] for name in HUB_KEYWORDS if name in other})
+
+    def push_to_hub(self, repo_id: str, **other: Any) -> str:
+        """Writes the model's files and uploads them; arguments as for `save_pretrained`. Returns the address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **{name: value for name, value in other.items() if name not in HUB_KEYWORDS})
+            return upload(Path(folder), repo_id, **{name: other[name] for name in HUB_KEYWORDS if name in other})
+
+    def write_files(
+        self, folder: Path, state: dict[str, Tensor], max_shard_bytes: int = 5 * 10**9, variant: str | None = None
+    ) -> list[str]:
+        """Writes what `save_pretrained` does; returns the fields that transformers does not know, without a warning."""
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; give a folder to save into")
         config = copy.copy(self.config)
-        assert isinstance(config, ModelConfig)
-        name, state, decoder = self.file_parts()
+        name, state, decoder = self.file_parts(state)
         config.architectures = [name]
-        config.dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+        config.dtype = str(self.dtype).removeprefix("torch.")
         data = config.to_dict()
-        text = json_text(marked_names(data) if differs_in_transformers(config, name) else data)
+        fields = differs_in_transformers(config, name)
+        text = json_text(marked_names(data) if fields else data)
         folder.mkdir(parents=True, exist_ok=True)
-        write_folder(folder, state, max_shard_bytes)
-        write_decoder(folder, decoder)
+        write_folder(folder, state, max_shard_bytes, variant)
+        write_decoder(folder, decoder, variant)
         write_text(folder / "config.json", text)
+        return fields
 
 
 def differs_in_transformers(config: EncoderConfig, class_name: str) -> list[str]:
@@ -139,13 +213,22 @@ def differs_in_transformers(config: EncoderConfig, class_name: str) -> list[str]
     return [text for text in config.not_in_transformers if classifies or not text.startswith("classifier_pool=")]
 
 
+class LoadingInfo(NamedTuple):
+    """What did not find its place: names of parameters, and with the shapes where those differ."""
+
+    missing_keys: set[str]
+    unexpected_keys: set[str]
+    mismatched_keys: set[tuple[str, torch.Size, torch.Size]]
+    error_msgs: list[str]
+
+
 def load_state(
     model: Pretrained,
     state: dict[str, Tensor],
     source: str,
     ignore_mismatched_sizes: bool = False,
     quiet: tuple[str, ...] = (),
-) -> None:
+) -> LoadingInfo:
     """Copies `state` into `model` by the family's prefix rules, and warns once of what is fresh or left over.
 
     Names with a part that begins with one of `quiet` are not mentioned.
@@ -171,6 +254,8 @@ def load_state(
     ]
     if notes:
         warnings.warn(f"{source} -> {type(model).__name__}: {'; '.join(notes)}", stacklevel=3)
+    mismatched = {(key, found[key].shape, own[key].shape) for key in differing}
+    return LoadingInfo(own.keys() - found.keys(), found.keys() - own.keys(), mismatched, [])
 
 
 def check_shapes(
@@ -203,17 +288,6 @@ def place_keys(model: Pretrained, state: dict[str, Tensor]) -> dict[str, Tensor]
     if prefixed or model.is_base:
         return state
     return {(prefix + k if k not in own and prefix + k in own else k): t for k, t in state.items()}
-
-
-def _dtype_of(dtype: torch.dtype | str | None, state: dict[str, Tensor]) -> torch.dtype:
-    if dtype is None:
-        return torch.get_default_dtype()
-    if dtype == "auto":
-        return next((t.dtype for t in state.values() if t.is_floating_point()), torch.get_default_dtype())
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(f"dtype={dtype!r} is not a floating type; use float32, bfloat16, float16, float64 or auto")
-    return found
 
 
 def lift_keys(model: Pretrained) -> None:

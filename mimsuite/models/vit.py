@@ -85,20 +85,14 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         else:
             init_truncated_normal(self.decoder, config.initializer_range)
 
-    def _recompute(self, wanted: bool) -> None:
-        super()._recompute(wanted)
-        if isinstance(self.decoder, MAEDecoder):
-            self.decoder.gradient_checkpointing = wanted
-
     def features(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> FeatureMap:
         """The encoder's features, without a count on the device where the number of hidden cells is known."""
         return self.vit.features_where(pixels, mask, hidden_per_image)
 
-    def file_parts(self) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
-        """What is saved: the class that the files are of, its tensors, and those of a decoder beside."""
+    def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+        """How a state dict is saved: the class that the files are of, its tensors, and those of a decoder beside."""
         if self.vit.config.mask_mode == "replace":
-            return super().file_parts()
-        state = self.state_dict()
+            return super().file_parts(state)
         encoder = {k.removeprefix("vit."): t for k, t in state.items() if k.startswith("vit.")}
         return "ViTModel", encoder, {k: t for k, t in state.items() if not k.startswith("vit.")}
 

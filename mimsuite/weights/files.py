@@ -21,34 +21,47 @@ DECODER = "decoder.safetensors"  # of a model whose other file is the bare encod
 OTHER_FORMATS = ("flax_model.msgpack", "tf_model.h5")
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
+def read_folder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> dict[str, Tensor]:
     """Returns the tensors of a Hugging Face folder, on the CPU: safetensors, else `pytorch_model.bin`.
+
+    Args:
+        folder: the folder.
+        variant: of the files, as in `model.fp16.safetensors`.
+        use_safetensors: True: only they are read, False: only torch archives; None: what is there.
 
     Raises:
         MissingFileError: no weights, or a shard is missing.
         InputError: damaged or unsafe files, or only formats that are not read.
     """
-    for name in (SAFETENSORS, TORCH):
-        if (folder / name).is_file():
-            return read_tensors(folder / name)
-        index = folder / f"{name}.index.json"
+    formats = {None: (SAFETENSORS, TORCH), True: (SAFETENSORS,), False: (TORCH,)}[use_safetensors]
+    for name in formats:
+        file, index = (folder / of_variant(one, variant) for one in (name, f"{name}.index.json"))
+        if file.is_file():
+            return read_tensors(file)
         if index.is_file():
             return _read_shards(index)
-    others = [name for name in OTHER_FORMATS if (folder / name).is_file()]
+    others = [name for name in (SAFETENSORS, TORCH, *OTHER_FORMATS) if (folder / name).is_file()]
     raise MissingFileError(
         f"{folder} has no weights that can be read"
         + (f" (only {', '.join(others)})" if others else "")
-        + f"; expected {SAFETENSORS} or {TORCH}, single or with an .index.json"
+        + f"; expected {' or '.join(of_variant(name, variant) for name in formats)}, single or with an .index.json"
     )
 
 
-def read_decoder(folder: Path) -> dict[str, Tensor]:
+def read_decoder(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
     """Returns the tensors that lie beside an encoder's, `decoder....`; none where there is no such file.
 
     Raises:
         InputError: a damaged file.
     """
-    return read_tensors(folder / DECODER) if (folder / DECODER).is_file() else {}
+    path = folder / of_variant(DECODER, variant)
+    return read_tensors(path) if path.is_file() else {}
+
+
+def of_variant(name: str, variant: str | None) -> str:
+    """The name of a file of a variant: `model.fp16.safetensors`."""
+    stem, _, suffix = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}.{suffix}"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -75,34 +88,51 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def write_folder(folder: Path, state: dict[str, Tensor], max_shard_bytes: int) -> None:
+def write_folder(folder: Path, state: dict[str, Tensor], max_shard_bytes: int, variant: str | None = None) -> None:
     """Writes `model.safetensors`, or shards with an index if the tensors are larger than `max_shard_bytes`.
 
     Each file is written beside its place and moved there whole; weights of other shards are removed at the
-    end.
+    end, those of other variants stay.
     """
     shards = _split(state, max_shard_bytes)
-    count = len(shards)
-    names = [SAFETENSORS] if count == 1 else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    single, index = of_variant(SAFETENSORS, variant), of_variant(f"{SAFETENSORS}.index.json", variant)
+    stem, count = single.removesuffix(".safetensors"), len(shards)
+    names = [single] if count == 1 else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     for name, shard in zip(names, shards, strict=True):
         _write_shard(folder / name, shard)
     if count > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         total = sum(t.nbytes for t in state.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_text(folder / f"{SAFETENSORS}.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
-    keep = {*names, *([f"{SAFETENSORS}.index.json"] if count > 1 else [])}
-    for old in [*folder.glob("model-*-of-*.safetensors"), *folder.glob(f"{SAFETENSORS}*")]:
+        content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_text(folder / index, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    keep = {*names, *([index] if count > 1 else [])}
+    for old in [*folder.glob(f"{stem}-*-of-*.safetensors"), folder / single, folder / index]:
         if old.name not in keep:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
 
-def write_decoder(folder: Path, state: dict[str, Tensor]) -> None:
+def write_decoder(folder: Path, state: dict[str, Tensor], variant: str | None = None) -> None:
     """Writes `decoder.safetensors`, or removes an old one if there is nothing to write."""
+    path = folder / of_variant(DECODER, variant)
     if state:
-        _write_shard(folder / DECODER, state)
+        _write_shard(path, state)
     else:
-        (folder / DECODER).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def read_shard_size(size: int | str) -> int:
+    """Returns the bytes of `"5GB"`, as `max_shard_size` is given, or of a number of them.
+
+    Raises:
+        InputError: another value.
+    """
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    found = re.fullmatch(rf"(\d+) ?({'|'.join(units)})", size.upper()) if isinstance(size, str) else None
+    if found is not None:
+        return int(found[1]) * units[found[2]]
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    raise InputError(f"max_shard_size={size!r} is not a size; use a number of bytes, or '5GB', '200MB'")
 
 
 def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from mimsuite.errors import InputError, reading
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 SAFETENSORS, TORCH_FILES = "model*.safetensors", "pytorch_model*.bin"
-HUB_FILES = ["*.json", SAFETENSORS, "decoder.safetensors"]
+HUB_FILES = ["*.json", SAFETENSORS, "decoder*.safetensors"]
 MARK, CLASS_MARK = "mimsuite_", "Mimsuite"  # before names of what transformers would load and compute otherwise
 DEMOS = Path(__file__).parent / "demo"  # small trained models that we ship, a folder each
 

@@ -137,8 +137,9 @@ def test_labels_survive(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "got"),
     [
-        (None, torch.float32),
+        (None, torch.float16),
         ("auto", torch.float16),
+        ("float32", torch.float32),
         ("bfloat16", torch.bfloat16),
         (torch.float64, torch.float64),
     ],
