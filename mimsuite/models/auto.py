@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError, reading
 from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
-from mimsuite.weights.source import HubOptions, find_folder, read_config, read_json
+from mimsuite.weights.source import HubOptions, find_folder, read_config
 
 
 class AutoConfig:
@@ -116,31 +117,43 @@ class AutoImageProcessor:
     """The image processor of a folder."""
 
     @staticmethod
-    def from_pretrained(source: str | Path, use_fast: bool | None = None, **overrides: Any) -> Any:
+    def from_pretrained(
+        source: str | Path, use_fast: bool | None = None, *, backend: str | None = None, **overrides: Any
+    ) -> Any:
         """Reads `preprocessor_config.json`.
 
         Args:
-            source: a folder or `hf:ORG/NAME`.
-            use_fast: the torch or the Pillow form; None: torch if the file names it and the family has it (ViT).
-            overrides: fields that win over the file.
+            source: a folder, `hf:ORG/NAME`, or a file like it.
+            use_fast: the torch or the Pillow form; None: torch if the file names it.
+            backend: "torchvision" is the torch form, "pil" the Pillow form; wins over `use_fast`.
+            overrides: what `ImageProcessor.from_pretrained` takes, and `config`, for files that name no processor.
 
         Raises:
             FileNotFoundError: no folder or no file (also an InputError).
-            InputError: an unknown processor, or `use_fast=True` for a family without a torch form.
+            InputError: an unknown processor or backend.
         """
-        folder = find_folder(source)
-        data = read_json(folder / "preprocessor_config.json")
+        from mimsuite.processors.base import ImageProcessor
+
+        if backend not in (None, "pil", "torchvision"):
+            raise InputError(f"backend={backend!r} is not one of 'torchvision' (the form in torch), 'pil', None")
+        config = overrides.pop("config", None)
+        hub = {name: value for name, value in overrides.items() if name in HubOptions.__dataclass_fields__}
+        data, overrides = ImageProcessor.get_image_processor_dict(source, **overrides)
         named = data.get("image_processor_type", data.get("feature_extractor_type"))
         if named is None:
-            named = FAMILIES[AutoConfig.from_pretrained(folder).model_type].processor
+            config = config or AutoConfig.from_pretrained(source, **hub)
+            named = FAMILIES[config.model_type].processor
         plain = str(named).removesuffix("Fast").removesuffix("Pil")
         if plain not in PROCESSOR_NAMES:
-            raise InputError(f"{folder}: image processor {named!r} is not one of {', '.join(sorted(PROCESSOR_NAMES))}")
+            raise InputError(f"{source}: image processor {named!r} is not one of {', '.join(sorted(PROCESSOR_NAMES))}")
         name, models = PROCESSOR_NAMES[plain], import_module("mimsuite.models")
-        has_fast = f"{name}Fast" in models.__all__
-        if use_fast and not has_fast:
-            raise InputError(f"use_fast=True: {name} has only the Pillow form; remove use_fast")
-        fast = has_fast and (str(named).endswith("Fast") if use_fast is None else use_fast)
+        if backend is not None or use_fast is not None:
+            fast = bool(use_fast) if backend is None else backend == "torchvision"
+        else:
+            fast = str(named).endswith("Fast")
+        if fast and f"{name}Fast" not in models.__all__:
+            warnings.warn(f"{name} has no form in torch; this is the Pillow form", stacklevel=2)
+            fast = False
         with reading(f"{source}: preprocessor_config.json", "restore the file"):
             return getattr(models, f"{name}Fast" if fast else name).from_dict(data, **overrides)
 

@@ -46,10 +46,11 @@ PARTS = {
 }
 # Files of `processors` -> the classes in them.
 PROCESSORS = {
-    "bit": ("BitImageProcessor",),
+    "bit": ("BitImageProcessor", "BitImageProcessorFast", "BitImageProcessorPil"),
     "center_crop": ("CenterCropImageProcessor",),
-    "convnext": ("ConvNextImageProcessor",),
-    "vit": ("ViTFeatureExtractor", "ViTImageProcessor", "ViTImageProcessorFast"),
+    "convnext": ("ConvNextImageProcessor", "ConvNextImageProcessorFast", "ConvNextImageProcessorPil"),
+    "feature": ("BatchFeature",),
+    "vit": ("ViTFeatureExtractor", "ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil"),
 }
 # Names of processors in files, without "Fast" or "Pil" -> classes; extractors are in old files.
 PROCESSOR_NAMES = {

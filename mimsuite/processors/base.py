@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import UserDict
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,53 +13,50 @@ import torch
 
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError, reading
-from mimsuite.processors.images import LAYOUTS, Array, Picture, read_pictures, to_layout
+from mimsuite.processors.feature import BatchFeature
+from mimsuite.processors.images import LAYOUTS, Array, Picture, is_uint8, read_pictures, to_layout
 from mimsuite.processors.resize import (
     EDGE,
     EDGES,
-    RESAMPLE_CODES,
     SQUASH,
     Extent,
     Forms,
     Size,
     center_crop,
+    pad_images,
+    parse_resample,
     parse_size,
     resize_pil,
     resized_extent,
 )
-from mimsuite.weights.source import find_folder, read_json
+from mimsuite.processors.tensors import prepare_tensors
+from mimsuite.weights.source import HubOptions, find_folder, read_json
 
 FILE = "preprocessor_config.json"
-
-
-class BatchFeature(UserDict[str, Any]):
-    """What a processor returns: a dict whose entries are attributes too."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "data" or name not in self.data:
-            raise AttributeError(name)
-        return self.data[name]
-
-    def to(self, target: torch.device | torch.dtype | str) -> BatchFeature:
-        """Returns the same with tensors on another device, or of another dtype."""
-        return BatchFeature({k: v.to(target) if isinstance(v, torch.Tensor) else v for k, v in self.items()})
+NESTED = "processor_config.json"  # of several processors, ours under "image_processor"
+NAMES = ("image_processor_type", "feature_extractor_type", "processor_class")  # in files, of classes
 
 
 @dataclass(kw_only=True)
 class ImageProcessor:
-    """Convert, resize, (crop), rescale, normalise; a class overrides `geometry` for the sizes, or `fit`.
+    """Convert, resize, (crop), rescale, normalise, (pad); a class overrides `geometry` for the sizes, or `fit`.
 
     Attributes:
+        backend: "pil" for Pillow and numpy; "torchvision" for torch, under transformers' name.
+        model_input_names: what a call returns.
         do_resize: resize to `size`.
-        size: `{height, width}`, `{shortest_edge}` or `{shortest_edge, longest_edge}`, pixels; an int or `(h,
-            w)`.
-        resample: Pillow's code, 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
+        size: `{height, width}`, `{shortest_edge}` or `{shortest_edge, longest_edge}`, pixels; an int or `(h, w)`.
+        resample: Pillow's code or name, 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
+        do_center_crop: crop the centre to `crop_size`, also without resizing.
+        crop_size: `{height, width}`, pixels; an int (a square) or `(h, w)`. Smaller images are padded with zeros.
         do_rescale: multiply by `rescale_factor`.
         rescale_factor: 1/255 for values from 0 to 255.
         do_normalize: `(x - image_mean) / image_std`, per channel.
         image_mean: one number, or one per channel.
         image_std: one number, or one per channel.
         do_convert_rgb: make every image RGB first; None: no.
+        do_pad: fill up with zeros at the bottom and right.
+        pad_size: what to fill up to, as `crop_size`; None: the largest of the images.
 
     Raises:
         InputError: a value that is not allowed.
@@ -68,23 +64,35 @@ class ImageProcessor:
 
     int_size_is_square: ClassVar[bool] = True
     size_forms: ClassVar[Forms] = (SQUASH, EDGE, EDGES)
+    needs_crop_size: ClassVar[bool] = True
+    backend: ClassVar[str] = "pil"
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
 
     do_resize: bool = True
     size: Size = field(default_factory=lambda: {"height": 224, "width": 224})
     resample: int = 2
+    do_center_crop: bool | None = None
+    crop_size: Size | None = None
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
     do_normalize: bool = True
     image_mean: float | list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     image_std: float | list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     do_convert_rgb: bool | None = None
+    do_pad: bool | None = None
+    pad_size: Size | None = None
 
     def __post_init__(self) -> None:
         self.size = parse_size(self.size, square=self.int_size_is_square, forms=self.size_forms)
-        self.resample = int(self.resample)
-        if self.resample not in RESAMPLE_CODES:
-            codes = ", ".join(f"{k} {v}" for k, v in RESAMPLE_CODES.items())
-            raise InputError(f"resample={self.resample} is not one of {codes}")
+        for name in ("crop_size", "pad_size"):
+            given = getattr(self, name)
+            if given is not None:
+                setattr(self, name, parse_size(given, square=True, forms=(SQUASH,), name=name))
+        if self.needs_crop_size and self.do_center_crop and self.crop_size is None:
+            raise InputError(
+                "crop_size=None is not a size, but do_center_crop=True; use pixels as an int, (h, w) or {height, width}"
+            )
+        self.resample = parse_resample(self.resample)
         for name in ("image_mean", "image_std"):
             if isinstance(getattr(self, name), list | tuple):
                 setattr(self, name, [float(v) for v in getattr(self, name)])
@@ -93,7 +101,9 @@ class ImageProcessor:
 
     def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
         """Returns the `(h, w)` to resize an image to, and the `(h, w)` to crop its centre to, or None."""
-        return resized_extent(self.size, height, width), None
+        crop = self.crop_size if self.do_center_crop else None
+        extent = resized_extent(self.size, height, width)
+        return extent, None if crop is None else (crop["height"], crop["width"])
 
     def fit(self, image: Array) -> Array:
         """Brings one `(C, H, W)` image to its size."""
@@ -113,17 +123,23 @@ class ImageProcessor:
         return_tensors: str | None = None,
         data_format: str | None = "channels_first",
         input_data_format: str | None = None,
+        device: torch.device | str | int | None = None,
+        disable_grouping: bool | None = None,
         **options: Any,
     ) -> BatchFeature:
-        """Prepares images with Pillow and numpy.
+        """Prepares images, by Pillow and numpy or, in the classes called Fast, by torch.
 
         Args:
-            images: a PIL image, array or tensor, values 0 to 255, or a list of them, sizes may differ.
-            return_tensors: None: a list of arrays; "pt" or "np": one tensor or array `(B, C, H, W)`.
+            images: a PIL image, the name of a file, an array or tensor, values 0 to 255, or a list of them, sizes may
+                differ, or a list of such lists.
+            return_tensors: None: a list of arrays (Fast: of tensors); "pt" or "np": one tensor or array `(B, C, H, W)`.
             data_format: "channels_first", "channels_last", or None for the layout of each image.
             input_data_format: layout of arrays: "channels_first", "channels_last" or "none" (2-D); None:
                 inferred.
-            options: fields of the processor, for this call only.
+            device: where torch prepares the images; None: where they are. Without effect for Pillow.
+            disable_grouping: of transformers; without effect.
+            options: fields of the processor, for this call only; None switches a step (`do_...`) off, and leaves any
+                other field as it is.
 
         Returns:
             `pixel_values`, float32 if rescaled or normalised.
@@ -134,52 +150,130 @@ class ImageProcessor:
         """
         _check_formats(return_tensors, data_format)
         chosen = self.with_options(options)
-        pictures = read_pictures(images, bool(chosen.do_convert_rgb), input_data_format)
+        in_torch = self.backend != "pil"
+        pictures = read_pictures(images, bool(chosen.do_convert_rgb), input_data_format, keep_tensors=in_torch)
         chosen.check_pictures(pictures)
-        arrays = [
-            to_layout(chosen._slow(p.array), data_format if data_format is not None else p.layout) for p in pictures
+        if in_torch:
+            ready: list[Any] = prepare_tensors(chosen, [p.array for p in pictures], device)
+        else:
+            ready = [chosen._slow(p.array) for p in pictures]
+        if chosen.do_pad:
+            ready = pad_images(ready, chosen.pad_size)
+        laid = [
+            to_layout(a, p.layout if data_format is None else data_format) for a, p in zip(ready, pictures, strict=True)
         ]
-        return BatchFeature({"pixel_values": stack_images(arrays, return_tensors)})
+        return BatchFeature({"pixel_values": laid}, return_tensors)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what `preprocessor_config.json` holds."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"image_processor_type": type(self).__name__}
+        """Returns what `preprocessor_config.json` holds, with the entries of a file that are not known here."""
+        found = {"image_processor_type": type(self).__name__}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None or item.default is not None or item.name == "do_convert_rgb":
+                found[item.name] = value
+        found |= {name: value for name, value in vars(self).items() if name not in found and value is not None}
+        return {name: _plain(value) for name, value in found.items()}
+
+    def to_json_string(self) -> str:
+        """Returns the text of `preprocessor_config.json`."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, path: str | Path) -> None:
+        """Writes the text of `preprocessor_config.json` to a file of any name."""
+        write_text(Path(path), self.to_json_string())
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
-        """Makes a processor from the content of a file; `overrides` are fields that win.
+    def from_json_file(cls, path: str | Path) -> Self:
+        """Reads what `to_json_file` wrote; errors as `from_pretrained`."""
+        made: Self = cls.from_pretrained(path)
+        return made
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], *, return_unused_kwargs: bool = False, **overrides: Any) -> Any:
+        """Makes a processor from the content of a file.
+
+        Args:
+            data: what `to_dict` returns; entries that are not known here are kept, and written again.
+            return_unused_kwargs: return the processor and those of the `overrides` that are no fields; without it one
+                warning names them.
+            overrides: fields that win.
 
         Raises:
-            InputError: an unknown override, or a step of the file that this processor does not have.
+            InputError: a step of the file that this processor does not have.
         """
         known = {f.name for f in fields(cls)}
-        _check_known(cls, overrides)
+        unused = {name: value for name, value in overrides.items() if name not in known}
+        if unused and not return_unused_kwargs:
+            warnings.warn(f"{cls.__name__} has no option {', '.join(map(repr, unused))}: ignored", stacklevel=2)
         missing = sorted(k for k, v in data.items() if k.startswith("do_") and v and k not in known)
         if missing:
             raise InputError(f"{FILE} asks for {', '.join(missing)}, which {cls.__name__} does not do; check its type")
-        values = {k: v for k, v in data.items() if k in known and (v is not None or k == "do_convert_rgb")}
-        return cls(**(values | overrides))
+        values = {k: v for k, v in data.items() if k in known and (v is not None or k.startswith("do_"))}
+        made = cls(**(values | {name: value for name, value in overrides.items() if name in known}))
+        kept = {k: v for k, v in data.items() if k not in known and k not in NAMES and not hasattr(cls, k)}
+        vars(made).update(kept)
+        return (made, unused) if return_unused_kwargs else made
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **overrides: Any) -> Self:
-        """Reads `preprocessor_config.json` of a folder or of `hf:ORG/NAME`.
+    def get_image_processor_dict(cls, source: str | Path, **keywords: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the content of the file of `source`, and the keywords that do not say where it lies.
 
-        `overrides` are fields that win.
+        Arguments and errors as for `from_pretrained`.
         """
-        content = read_json(find_folder(source) / FILE)
+        options = HubOptions.take(keywords)
+        name = keywords.pop("image_processor_filename", FILE)
+        if Path(source).is_file():
+            return read_json(Path(source)), keywords
+        folder = find_folder(source, options)
+        if (folder / NESTED).is_file():
+            inner = read_json(folder / NESTED).get("image_processor")
+            if isinstance(inner, dict):
+                return inner, keywords
+        return read_json(folder / name), keywords
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **overrides: Any) -> Any:
+        """Reads `preprocessor_config.json` of a folder or of `hf:ORG/NAME`, or a file like it.
+
+        Args:
+            source: a folder, a name on the hub, or a file.
+            overrides: fields that win, keywords of the hub (`HubOptions`), `return_unused_kwargs` (`from_dict`).
+
+        Raises:
+            FileNotFoundError: no folder or no file (also an InputError).
+            InputError: as `from_dict`.
+        """
+        content, overrides = cls.get_image_processor_dict(source, **overrides)
         with reading(f"{source}: {FILE}", "restore the file"):
             return cls.from_dict(content, **overrides)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `preprocessor_config.json` into `folder`, made if absent."""
+    def save_pretrained(self, folder: str | Path, push_to_hub: bool = False, **keywords: Any) -> list[str]:
+        """Writes `preprocessor_config.json` into `folder`, made if absent.
+
+        Args:
+            folder: where to.
+            push_to_hub: is refused.
+            keywords: of the hub, without effect.
+
+        Returns:
+            The name of the file.
+
+        Raises:
+            InputError: `push_to_hub`.
+        """
+        if push_to_hub:
+            raise InputError("push_to_hub=True: mimsuite uploads nothing; save, and use `hf upload ORG/NAME FOLDER`")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        write_text(Path(folder) / FILE, text)
+        self.to_json_file(Path(folder) / FILE)
+        return [str(Path(folder) / FILE)]
 
     def with_options(self, options: dict[str, Any]) -> Self:
-        """A copy with other fields for one call; None leaves a field as it is."""
-        _check_known(type(self), options)
-        return replace(self, **{k: v for k, v in options.items() if v is not None})
+        """A copy with other fields for one call; None switches a step off and leaves any other field as it is."""
+        known = [f.name for f in fields(self)]
+        for name in options:
+            if name not in known:
+                raise InputError(f"{type(self).__name__} has no option {name!r}; options: {', '.join(known)}")
+        return replace(self, **{k: v for k, v in options.items() if v is not None or k.startswith("do_")})
 
     def check_pictures(self, pictures: list[Picture]) -> None:
         """Channels against the statistics, and one warning for values that look rescaled already."""
@@ -207,11 +301,11 @@ class ImageProcessor:
         return image
 
 
-def _check_known(cls: type[ImageProcessor], options: dict[str, Any]) -> None:
-    known = [f.name for f in fields(cls)]
-    for name in options:
-        if name not in known:
-            raise InputError(f"{cls.__name__} has no option {name!r}; options: {', '.join(known)}")
+def _plain(value: Any) -> Any:
+    """A copy that JSON and YAML write as plain values."""
+    if isinstance(value, dict):
+        return dict(value)
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _check_formats(return_tensors: str | None, data_format: str | None) -> None:
@@ -223,20 +317,5 @@ def _check_formats(return_tensors: str | None, data_format: str | None) -> None:
         raise InputError(f"data_format={data_format!r} is not one of {', '.join(LAYOUTS[:2])}, None")
 
 
-def _looks_rescaled(image: Array) -> bool:
-    return image.dtype != np.uint8 and bool(image.min() >= 0) and bool(image.max() <= 1)
-
-
-def stack_images(images: list[Any], return_tensors: str | None) -> Any:
-    """The images as they are, or as one tensor ("pt") or array ("np")."""
-    if return_tensors is None:
-        return images
-    shapes = {tuple(i.shape) for i in images}
-    if len(shapes) > 1:
-        raise InputError(
-            f"images of shapes {sorted(shapes)} cannot be stacked; resize to one size or return_tensors=None"
-        )
-    if isinstance(images[0], torch.Tensor):
-        return torch.stack(images)
-    stacked = np.stack(images)
-    return torch.from_numpy(stacked) if return_tensors == "pt" else stacked
+def _looks_rescaled(image: Any) -> bool:
+    return not is_uint8(image) and bool(image.min() >= 0) and bool(image.max() <= 1)

@@ -34,9 +34,10 @@ class CenterCropImageProcessor(ImageProcessor):
     """
 
     size_forms: ClassVar[Forms] = (SQUASH,)
+    needs_crop_size: ClassVar[bool] = False
 
     resample: int = 3
-    do_center_crop: bool = True
+    do_center_crop: bool | None = True
     crop_size: Size | None = None
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The image processor of CvT's weights, ConvNeXt's: a square, cut out below 384 pixels, squashed from there on."""
+"""The image processors of CvT's weights, ConvNeXt's: a square, cut out below 384 pixels, squashed from there on."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class ConvNextImageProcessor(ImageProcessor):
         super().__post_init__()
         if not 0 < self.crop_pct <= 1:
             raise InputError(f"crop_pct={self.crop_pct} is not above 0 and at most 1; 0.875 is usual")
+        if self.do_center_crop:
+            raise InputError(f"do_center_crop=True: {type(self).__name__} crops by crop_pct; use ViTImageProcessor")
 
     def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
         """See `ImageProcessor.geometry`."""
@@ -43,3 +45,13 @@ class ConvNextImageProcessor(ImageProcessor):
             return (side, side), None
         short = int(side / self.crop_pct)
         return resized_extent({"shortest_edge": short}, height, width), (side, side)
+
+
+@dataclass(kw_only=True)
+class ConvNextImageProcessorFast(ConvNextImageProcessor):
+    """The same in torch, whole batches, within one or two grey levels of the other."""
+
+    backend: ClassVar[str] = "torchvision"
+
+
+ConvNextImageProcessorPil = ConvNextImageProcessor

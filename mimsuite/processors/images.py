@@ -1,101 +1,140 @@
-"""What image processors take: PIL images, arrays and tensors, brought to `(C, H, W)` arrays."""
+"""What image processors take: PIL images, files, arrays and tensors, brought to `(C, H, W)`."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 
 Array = np.ndarray[Any, Any]
 LAYOUTS = ("channels_first", "channels_last", "none")
+KINDS = "PIL images, numpy arrays, torch tensors, names of files, or lists of these"
 
 
 class Picture(NamedTuple):
     """An image as it came in.
 
     Attributes:
-        array: `(C, H, W)`, dtype as given.
+        array: `(C, H, W)`, dtype as given; a tensor where tensors are kept.
         layout: how it was laid out, one of `LAYOUTS`.
     """
 
-    array: Array
+    array: Any
     layout: str
 
 
-def read_pictures(images: Any, to_rgb: bool, layout: str | None) -> list[Picture]:
+def read_pictures(images: Any, to_rgb: bool, layout: str | None, keep_tensors: bool = False) -> list[Picture]:
     """Turns one image or several into arrays.
 
     Args:
-        images: a PIL image, array or tensor (3-D or 2-D; 4-D is a batch), or a list or tuple of single ones.
+        images: a PIL image, the name of a file, an array or tensor (3-D or 2-D; 4-D is a batch), or a list or tuple of
+            such, also of lists.
         to_rgb: make every image RGB: PIL images of any mode, one channel repeated, alpha blended on white.
         layout: of arrays and tensors, one of `LAYOUTS`; None: inferred from the shape.
+        keep_tensors: leave tensors tensors, on their device.
 
     Raises:
-        InputError: nothing, or no images, or a layout that cannot be told.
+        InputError: nothing, or no images, a file that cannot be read, or a layout that cannot be told.
     """
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"input_data_format={layout!r} is not one of {', '.join(LAYOUTS)}")
+    found = _flat(images)
+    if not found:
+        raise InputError("no images: the list or batch is empty; give at least one")
+    return [_read(image, to_rgb, layout, keep_tensors) for image in found]
+
+
+def _flat(images: Any) -> list[Any]:
+    """Single images, in order."""
     if isinstance(images, list | tuple):
-        if not images:
-            raise InputError("no images: the list is empty; give at least one")
-        return [_read(image, to_rgb, layout) for image in images]
+        return [one for image in images for one in _flat(image)]
     if isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4:
-        if not len(images):
-            raise InputError("no images: the batch is empty; give at least one")
-        return [_read(image, to_rgb, layout) for image in images]
-    return [_read(images, to_rgb, layout)]
+        return list(images)
+    return [images]
 
 
-def to_layout(image: Array | torch.Tensor, layout: str) -> Any:
+def open_file(path: str | os.PathLike[str]) -> Image.Image:
+    """Reads an image file, upright and in RGB, as Hugging Face reads it: transparency is dropped.
+
+    Raises:
+        InputError: an address, no such file, or no image.
+    """
+    name = os.fspath(path)
+    if name.startswith(("http://", "https://")):
+        raise InputError(
+            f"{name} is not downloaded; fetch it first, as in "
+            "PIL.Image.open(urllib.request.urlopen(url)), and give the image"
+        )
+    if not os.path.isfile(name):
+        raise InputError(f"{name[:200]!r} is not an image file; give {KINDS}")
+    with reading(name, "give an image that Pillow opens"), Image.open(name) as image:
+        upright = ImageOps.exif_transpose(image)
+        return pil_to_rgb(upright) if upright.mode.startswith("I;16") else upright.convert("RGB")
+
+
+def is_uint8(image: Any) -> bool:
+    """Whether an array or tensor holds uint8."""
+    return bool(image.dtype == (torch.uint8 if isinstance(image, torch.Tensor) else np.uint8))
+
+
+def to_layout(image: Any, layout: str) -> Any:
     """Returns a `(C, H, W)` array or tensor in another layout; "none" drops a single channel."""
     if layout == "channels_last":
         return image.permute(1, 2, 0) if isinstance(image, torch.Tensor) else image.transpose(1, 2, 0)
     return image[0] if layout == "none" and len(image) == 1 else image
 
 
-def _read(image: Any, to_rgb: bool, layout: str | None) -> Picture:
+def _read(image: Any, to_rgb: bool, layout: str | None, keep_tensors: bool) -> Picture:
+    if isinstance(image, str | os.PathLike):
+        image = open_file(image)
     if isinstance(image, Image.Image):
         array = np.asarray(pil_to_rgb(image) if to_rgb else _plain(image))
         return Picture(array[None], "none") if array.ndim == 2 else Picture(array.transpose(2, 0, 1), "channels_last")
-    if isinstance(image, torch.Tensor):
+    if isinstance(image, torch.Tensor) and not keep_tensors:
         image = image.detach().cpu().numpy()
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"{type(image).__name__} is not an image; give PIL images, numpy arrays or torch tensors")
-    if image.dtype == bool:
-        image = image.astype(np.uint8) * 255
-    if not np.issubdtype(image.dtype, np.number) or image.size == 0:
+    if not isinstance(image, np.ndarray | torch.Tensor):
+        raise InputError(f"{type(image).__name__} is not an image; give {KINDS}")
+    if image.dtype in (bool, torch.bool):
+        image = image * np.uint8(255) if isinstance(image, np.ndarray) else image.byte() * 255
+    numbers = isinstance(image, torch.Tensor) or np.issubdtype(image.dtype, np.number)
+    if not numbers or 0 in image.shape:
         raise InputError(
-            f"an array of {image.dtype} and shape {image.shape} is not an image; expected numbers, not empty"
+            f"an array of {image.dtype} and shape {tuple(image.shape)} is not an image; expected numbers, not empty"
         )
     if layout == "none" or (layout is None and image.ndim == 2):
         if image.ndim != 2:
-            raise InputError(f"input_data_format='none' expects (height, width), got shape {image.shape}")
+            raise InputError(f"input_data_format='none' expects (height, width), got shape {tuple(image.shape)}")
         found, array = "none", image[None]
     elif image.ndim != 3:
-        raise InputError(f"an image has 2 or 3 dimensions, a batch 4; got shape {image.shape}")
+        raise InputError(f"an image has 2 or 3 dimensions, a batch 4; got shape {tuple(image.shape)}")
     else:
-        found = layout or _infer_layout(image, (1, 3, 4) if to_rgb else (1, 3))
-        array = image if found == "channels_first" else image.transpose(2, 0, 1)
+        found = layout or _infer_layout(tuple(image.shape), (1, 3, 4) if to_rgb else (1, 3))
+        array = image if found == "channels_first" else _channels_to_front(image)
     return Picture(_array_to_rgb(array) if to_rgb else array, found)
 
 
-def _infer_layout(image: Array, counts: tuple[int, ...]) -> str:
-    first, last = image.shape[0] in counts, image.shape[-1] in counts
+def _channels_to_front(image: Any) -> Any:
+    return image.permute(2, 0, 1) if isinstance(image, torch.Tensor) else image.transpose(2, 0, 1)
+
+
+def _infer_layout(shape: tuple[int, ...], counts: tuple[int, ...]) -> str:
+    first, last = shape[0] in counts, shape[-1] in counts
     if first and last:
         warnings.warn(
-            f"an image of shape {image.shape} could have its channels first or last; taken as "
+            f"an image of shape {shape} could have its channels first or last; taken as "
             f"channels_first (set "
             f"input_data_format)",
             stacklevel=5,
         )
     if not first and not last:
         raise InputError(
-            f"Unable to infer channel dimension format of an image of shape {image.shape}; set "
+            f"Unable to infer channel dimension format of an image of shape {shape}; set "
             f"input_data_format to "
             f"channels_first or channels_last"
         )
@@ -123,12 +162,14 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("L") if image.mode == "1" else image
 
 
-def _array_to_rgb(image: Array) -> Array:
+def _array_to_rgb(image: Any) -> Any:
+    """Three channels of an array or tensor of one, or of four with alpha; others as they are."""
     if len(image) == 1:
-        return np.repeat(image, 3, axis=0)
+        return image[[0, 0, 0]]
     if len(image) != 4:
         return image
-    whole = np.issubdtype(image.dtype, np.integer)
+    tensor = isinstance(image, torch.Tensor)
+    whole = not image.is_floating_point() if tensor else np.issubdtype(image.dtype, np.integer)
     if not whole and (image.min() < 0 or image.max() > 1):
         raise InputError(
             f"a float image with alpha has values from {image.min()} to {image.max()}; expected 0 to 1, or use uint8"
@@ -136,4 +177,5 @@ def _array_to_rgb(image: Array) -> Array:
     white = 255 if whole else 1.0
     alpha = image[3:] / white
     blend = alpha * image[:3] + (1 - alpha) * white
-    return (np.round(blend) if whole else blend).astype(image.dtype)
+    blend = blend.round() if whole else blend
+    return blend.to(image.dtype) if tensor else blend.astype(image.dtype)

@@ -1,4 +1,4 @@
-"""Sizes, resizing and cropping of `(C, H, W)` arrays and tensors, as the image processors do them."""
+"""Sizes, and resizing and cropping `(C, H, W)` arrays with Pillow and numpy, as the image processors do them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,26 @@ from mimsuite.errors import InputError
 from mimsuite.processors.images import Array
 
 RESAMPLE_CODES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-TENSOR_MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 Size = dict[str, int]
 Extent = tuple[int, int]
 # The keys that a size may have.
 SQUASH = ("height", "width")
 EDGE = ("shortest_edge",)
 EDGES = ("shortest_edge", "longest_edge")
+SIDES = (*SQUASH, *EDGES)
 Forms = tuple[tuple[str, ...], ...]
 
 
-def parse_size(size: Any, *, square: bool, forms: Forms = (SQUASH, EDGE, EDGES), name: str = "size") -> Size:
+class SizeDict(dict[str, int]):
+    """A size whose sides are attributes too: `size.height` is `size.get("height")`."""
+
+    def __getattr__(self, name: str) -> int | None:
+        if name not in SIDES:
+            raise AttributeError(name)
+        return self.get(name)
+
+
+def parse_size(size: Any, *, square: bool, forms: Forms = (SQUASH, EDGE, EDGES), name: str = "size") -> SizeDict:
     """Returns a size as a dict of pixels.
 
     Args:
@@ -49,7 +58,22 @@ def parse_size(size: Any, *, square: bool, forms: Forms = (SQUASH, EDGE, EDGES),
             f"{name}={size!r} is not a size for this processor; "
             f"use pixels as {', '.join(allowed[:-1])} or {allowed[-1]}"
         )
-    return dict(found)
+    return SizeDict(found)
+
+
+def parse_resample(resample: Any) -> int:
+    """Returns Pillow's code of a filter: a code, a name, or a member of Pillow's or torchvision's list of filters.
+
+    Raises:
+        InputError: no such filter.
+    """
+    codes = {name: code for code, name in RESAMPLE_CODES.items()} | {"nearest-exact": 0}
+    value = getattr(resample, "value", resample)
+    value = codes.get(value.lower(), value) if isinstance(value, str) else value
+    if isinstance(value, bool) or value not in RESAMPLE_CODES:
+        known = ", ".join(f"{k} {v}" for k, v in RESAMPLE_CODES.items())
+        raise InputError(f"resample={resample} is not one of {known}")
+    return int(value)
 
 
 def resized_extent(size: Size, height: int, width: int) -> Extent:
@@ -100,25 +124,6 @@ def resize_pil(image: Array, extent: Extent, resample: int) -> Array:
     return (out.astype(np.float64) / 255).astype(np.float32) if fractions else out
 
 
-def resize_tensor(images: torch.Tensor, extent: Extent, resample: int) -> torch.Tensor:
-    """Resizes `(B, C, H, W)` with antialiasing; whole numbers stay of their dtype, rounded and clamped.
-
-    uint8 is resized as such, other whole numbers as float32.
-    """
-    if tuple(images.shape[2:]) == extent:
-        return images
-    mode = TENSOR_MODES[resample]
-    smooth = mode != "nearest-exact"
-    given = images.dtype
-    if given != torch.uint8 and not given.is_floating_point:
-        images = images.float()
-    resized = F.interpolate(images, size=extent, mode=mode, antialias=smooth, align_corners=False if smooth else None)
-    if given == torch.uint8 or given.is_floating_point:
-        return resized
-    limits = torch.iinfo(given)
-    return resized.round().clamp(limits.min, limits.max).to(given)
-
-
 def center_crop(image: Array, extent: Extent) -> Array:
     """Cuts the centre out of `(..., H, W)`, from row `(H - h) // 2` and column `(W - w) // 2`.
 
@@ -133,3 +138,21 @@ def center_crop(image: Array, extent: Extent) -> Array:
         image = np.pad(image, around)
     (top, left), (height, width) = starts, extent
     return image[..., top : top + height, left : left + width]
+
+
+def pad_images(images: list[Any], size: Size | None) -> list[Any]:
+    """Fills `(C, H, W)` arrays or tensors up with zeros at the bottom and right; None: to the largest of them.
+
+    Raises:
+        InputError: an image that is larger than `size`.
+    """
+    height = max(image.shape[1] for image in images) if size is None else size["height"]
+    width = max(image.shape[2] for image in images) if size is None else size["width"]
+    filled = []
+    for image in images:
+        below, right = height - image.shape[1], width - image.shape[2]
+        if below < 0 or right < 0:
+            raise InputError(f"pad_size={height}x{width} is smaller than an image of {image.shape[1]}x{image.shape[2]}")
+        tensor = isinstance(image, torch.Tensor)
+        filled.append(F.pad(image, (0, right, 0, below)) if tensor else np.pad(image, ((0, 0), (0, below), (0, right))))
+    return filled

@@ -11,7 +11,13 @@ import torch
 from PIL import Image
 
 from mimsuite.errors import InputError
-from mimsuite.models import AutoImageProcessor, BitImageProcessor, ConvNextImageProcessor
+from mimsuite.models import (
+    AutoImageProcessor,
+    BitImageProcessor,
+    BitImageProcessorFast,
+    ConvNextImageProcessor,
+    ConvNextImageProcessorFast,
+)
 from mimsuite.processors.resize import center_crop, resize_pil, resized_extent
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -265,8 +271,8 @@ def test_an_option_of_a_call_wins_and_does_not_stay(cls, options):
 def test_a_step_of_the_other_family_is_no_option():
     with pytest.raises(InputError, match="no option 'crop_pct'"):
         BitImageProcessor()(noise(), crop_pct=0.5)
-    with pytest.raises(InputError, match="no option 'do_center_crop'"):
-        ConvNextImageProcessor()(noise(), do_center_crop=True)
+    with pytest.raises(InputError, match="do_center_crop=True: ConvNextImageProcessor crops by crop_pct"):
+        ConvNextImageProcessor()(noise(), do_center_crop=True, crop_size=8)
 
 
 # --- files ---------------------------------------------------------------------------------------------------
@@ -281,10 +287,10 @@ def write(folder, **data):
     ("key", "named", "expected"),
     [
         ("image_processor_type", "BitImageProcessor", BitImageProcessor),
-        ("image_processor_type", "BitImageProcessorFast", BitImageProcessor),
+        ("image_processor_type", "BitImageProcessorFast", BitImageProcessorFast),
         ("image_processor_type", "BitImageProcessorPil", BitImageProcessor),
         ("image_processor_type", "ConvNextImageProcessor", ConvNextImageProcessor),
-        ("image_processor_type", "ConvNextImageProcessorFast", ConvNextImageProcessor),
+        ("image_processor_type", "ConvNextImageProcessorFast", ConvNextImageProcessorFast),
         ("image_processor_type", "ConvNextImageProcessorPil", ConvNextImageProcessor),
         ("feature_extractor_type", "ConvNextFeatureExtractor", ConvNextImageProcessor),
     ],
@@ -292,16 +298,35 @@ def write(folder, **data):
 def test_files_name_their_processor(tmp_path, key, named, expected, use_fast):
     write(tmp_path, size=96, resample=2, **{key: named})
     found = AutoImageProcessor.from_pretrained(tmp_path, use_fast=use_fast)
+    if use_fast is False and expected.backend == "torchvision":
+        expected = expected.__base__
     assert type(found) is expected
     assert found == expected(size={"shortest_edge": 96}, resample=2)
 
 
 @EACH
-@pytest.mark.parametrize("suffix", ["", "Fast"])
-def test_a_torch_form_that_is_not_there_is_refused(tmp_path, cls, suffix):
+@pytest.mark.parametrize("suffix", ["", "Fast", "Pil"])
+def test_the_form_can_be_chosen(tmp_path, cls, suffix):
     write(tmp_path, image_processor_type=f"{cls.__name__}{suffix}")
-    with pytest.raises(InputError, match=f"use_fast=True: {cls.__name__} has only the Pillow form"):
-        AutoImageProcessor.from_pretrained(tmp_path, use_fast=True)
+    fast, slow = f"{cls.__name__}Fast", cls.__name__
+    for options, expected in (
+        ({"use_fast": True}, fast),
+        ({"backend": "torchvision"}, fast),
+        ({"backend": "pil"}, slow),
+        ({"backend": "pil", "use_fast": True}, slow),
+    ):
+        found = AutoImageProcessor.from_pretrained(tmp_path, **options)
+        assert type(found).__name__ == expected
+        assert found.backend == ("torchvision" if expected == fast else "pil")
+    with pytest.raises(InputError, match="backend='tv' is not one of 'torchvision'"):
+        AutoImageProcessor.from_pretrained(tmp_path, backend="tv")
+
+
+def test_a_form_that_is_not_there_is_replaced_with_a_word(tmp_path):
+    write(tmp_path, image_processor_type="CenterCropImageProcessor")
+    with pytest.warns(UserWarning, match="CenterCropImageProcessor has no form in torch; this is the Pillow form"):
+        found = AutoImageProcessor.from_pretrained(tmp_path, use_fast=True)
+    assert type(found).__name__ == "CenterCropImageProcessor"
 
 
 @pytest.mark.parametrize(("model_type", "expected"), [("bit", BitImageProcessor), ("cvt", ConvNextImageProcessor)])
