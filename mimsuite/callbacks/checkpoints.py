@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
 
 from mimsuite.callbacks.stop import StopRequest
+from mimsuite.objectives.skipping import RunningStatistics
 
 log = logging.getLogger("mimsuite")
 
@@ -134,7 +134,7 @@ class Checkpoints(Callback):
         if self._saving or path.exists() or unfinished:
             return
         if step == whole.step:
-            whole.restore(trainer)
+            whole.restore()
         try:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             if step == whole.step:
@@ -163,11 +163,10 @@ class Checkpoints(Callback):
             return self.stop.exit_code, late
         if step % AGREE_EVERY:
             return 0, False
-        known = torch.tensor(
-            [self.stop.exit_code, late and trainer.is_global_zero], device=trainer.strategy.root_device
-        )
-        code, due = trainer.strategy.reduce(known, reduce_op="max").tolist()
-        return int(code), bool(due)
+        known = torch.tensor([self.stop.exit_code, late and trainer.is_global_zero])  # of the hosts: no device waits
+        torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
+        code, due = known.tolist()
+        return code, bool(due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
@@ -190,21 +189,16 @@ class WholeStep:
 
     def __init__(self, module: LightningModule) -> None:
         self.step, self.loops = -1, dict[str, Any]()
-        norms = (part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
-        self._buffers: list[Tensor] = [buffer for norm in norms for buffer in norm.buffers()]
-        self._values = [buffer.clone() for buffer in self._buffers]
+        self._statistics = RunningStatistics(module)
 
     def remember(self, trainer: Trainer) -> None:
         """Takes the state after a whole step."""
         self.step, self.loops = trainer.global_step, copy.deepcopy(trainer.fit_loop.state_dict())
-        for value, buffer in zip(self._values, self._buffers, strict=True):
-            value.copy_(buffer)
+        self._statistics.remember()
 
-    def restore(self, trainer: Trainer) -> None:
+    def restore(self) -> None:
         """Gives BatchNorm its statistics back."""
-        with torch.no_grad():
-            for value, buffer in zip(self._values, self._buffers, strict=True):
-                buffer.copy_(value)
+        self._statistics.restore()
 
 
 def validate(trainer: Trainer) -> None:

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from mimsuite.errors import InputError
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
-
-def average_weights(model: nn.Module, decay: float) -> AveragedModel:
+class AveragedWeights(nn.Module):
     """A moving average of a model's weights; after n steps it keeps `min(decay, (1 + n) / (10 + n))` of itself.
 
-    Buffers are copied: running statistics are averages already.
+    The first step is taken over whole. Buffers are copied: running statistics are averages already. Like torch's
+    `AveragedModel`, whose names in state dicts it has, but it never waits for the device.
+
+    Args:
+        model: what is averaged.
+        decay: the most that it keeps of itself in a step.
+
+    Attributes:
+        module: the averaged model; its parameters need no gradient.
+        n_averaged: steps so far.
 
     Raises:
         InputError: a decay outside [0, 1).
     """
-    if not 0 <= decay < 1:
-        raise InputError(f"objective.ema={decay} is not in [0, 1); use 0.9998, or null for none")
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"objective.ema={decay} is not in [0, 1); use 0.9998, or null for none")
+        super().__init__()
+        self.decay = decay
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.n_averaged: Tensor
+        self.register_buffer("n_averaged", torch.tensor(0))
 
     @torch.no_grad()
-    def move(means: Tensors, now: Tensors, steps: Tensor | int) -> None:
-        done = int(steps)  # once for all parameters: on a GPU it waits for the device
-        torch._foreach_lerp_(means, now, 1 - min(decay, (1 + done) / (10 + done)))
-
-    made = AveragedModel(model, multi_avg_fn=move)
-    made.requires_grad_(False)
-    return made
+    def update(self, model: nn.Module, skipped: Tensor) -> None:
+        """Moves towards the model after a step; not at all if `skipped`, a bool scalar on the device, is True."""
+        n = self.n_averaged
+        taken = torch.where(n == 0, 1.0, torch.clamp(9 / (10 + n), min=1 - self.decay)) * ~skipped
+        means, now = list(self.module.parameters()), list(model.parameters())
+        torch._foreach_lerp_(means, now, [taken.to(mean.dtype) for mean in means])
+        self.n_averaged += ~skipped
+        for mean, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            mean.copy_(buffer)

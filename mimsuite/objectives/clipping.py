@@ -1,4 +1,4 @@
-"""Gradient clipping, and steps that are skipped because loss or gradient is not finite."""
+"""Gradient clipping, and losses that are not finite in one process only."""
 
 from __future__ import annotations
 
@@ -16,20 +16,14 @@ def poison_if_not_finite(loss: Tensor) -> Tensor:
     return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
 
-def clip_or_skip(parameters: Iterable[nn.Parameter], limit: float | None) -> tuple[Tensor, bool]:
-    """Clips gradients by their global norm; if that is not finite, removes them, so that the optimizer changes nothing.
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+    """Clips gradients by their global norm, without waiting for the device.
 
     Args:
         parameters: with their gradients, already averaged over processes and micro-batches.
         limit: largest norm; None for no clipping.
 
     Returns:
-        The norm before clipping, and whether the gradients were removed.
+        The norm before clipping, a scalar; if it is not finite, the gradients are not usable.
     """
-    kept = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(kept, float("inf") if limit is None else limit)
-    if norm.isfinite():
-        return norm, False
-    for parameter in kept:
-        parameter.grad = None
-    return norm, True
+    return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)

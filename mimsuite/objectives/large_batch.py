@@ -10,6 +10,9 @@ from torch import Tensor
 
 from mimsuite.errors import InputError
 
+# Both change nothing in a step whose `found_inf`, a float scalar on the device, is 1; torch's fused optimizers have the
+# same attribute.
+#
 # Biases and norms, tensors of one dimension, take plain steps in both: their norms say nothing about a layer. So does
 # a tensor of zeros, whose norm would keep it there.
 
@@ -41,6 +44,7 @@ class LAMB(torch.optim.Optimizer):
     ) -> None:
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise InputError(f"betas={list(betas)} are not two numbers in [0, 1); use [0.9,0.999]")
+        self._step_supports_amp_scaling = True  # torch's word for taking `found_inf`
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -50,22 +54,26 @@ class LAMB(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    update = self._adam(p, group["betas"], group["eps"]).add_(p, alpha=group["weight_decay"])
+                    goes_on = _goes_on(self, p)
+                    update = self._adam(p, group["betas"], group["eps"], goes_on).add_(p, alpha=group["weight_decay"])
                     if p.ndim > 1:
                         update.mul_(_ratio(p.norm(), update.norm()))
-                    p.add_(update, alpha=-group["lr"])
+                    p.add_(update.where(goes_on, 0), alpha=-group["lr"])
         return loss
 
-    def _adam(self, p: Tensor, betas: tuple[float, float], eps: float) -> Tensor:
+    def _adam(self, p: Tensor, betas: tuple[float, float], eps: float, goes_on: Tensor) -> Tensor:
         """Moves the moments and returns Adam's direction, in a new tensor."""
+        assert p.grad is not None
         (beta1, beta2), state = betas, self.state[p]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-        state["step"] += 1
-        mean = state["exp_avg"].lerp_(p.grad, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-        root = (square / (1 - beta2 ** state["step"])).sqrt_().add_(eps)
-        found: Tensor = mean / (1 - beta1 ** state["step"]) / root
+        grad, kind = p.grad.where(goes_on, 0), torch.float32 if p.device.type == "mps" else torch.float64
+        step = torch.as_tensor(state["step"], dtype=kind, device=p.device) + goes_on
+        mean = state["exp_avg"].lerp_(grad, _number(1 - beta1, p).where(goes_on, 0))
+        square = state["exp_avg_sq"].mul_(_number(beta2, p).where(goes_on, 1)).addcmul_(grad, grad, value=1 - beta2)
+        corrected, root = ((1 - beta**step).to(p.dtype) for beta in betas)
+        state["step"] = step
+        found: Tensor = mean / corrected / (square / root).sqrt_().add_(eps)
         return found
 
 
@@ -91,6 +99,7 @@ class LARS(torch.optim.Optimizer):
     ) -> None:
         if not 0 <= momentum < 1:
             raise InputError(f"momentum={momentum} is not in [0, 1); use 0.9")
+        self._step_supports_amp_scaling = True
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
 
     @torch.no_grad()
@@ -101,14 +110,26 @@ class LARS(torch.optim.Optimizer):
             decay = group["weight_decay"]
             for p in group["params"]:
                 if p.grad is not None:
+                    goes_on = _goes_on(self, p)
                     update = p.grad.add(p, alpha=decay)
                     if p.ndim > 1:
                         update.mul_(_ratio(p.norm(), p.grad.norm() + decay * p.norm(), group["trust"]))
                     state = self.state[p]
                     if not state:
                         state["momentum_buffer"] = torch.zeros_like(p)
-                    p.sub_(state["momentum_buffer"].mul_(group["momentum"]).add_(update, alpha=group["lr"]))
+                    step = state["momentum_buffer"].mul_(_number(group["momentum"], p).where(goes_on, 1))
+                    p.sub_(step.add_(update.where(goes_on, 0), alpha=group["lr"]).where(goes_on, 0))
         return loss
+
+
+def _goes_on(optimizer: torch.optim.Optimizer, p: Tensor) -> Tensor:
+    """Whether the step changes anything, a bool scalar on the device of a parameter."""
+    found: Tensor | None = getattr(optimizer, "found_inf", None)
+    return torch.ones((), dtype=torch.bool, device=p.device) if found is None else found.to(p.device) == 0
+
+
+def _number(value: float, p: Tensor) -> Tensor:
+    return torch.full((), value, dtype=p.dtype, device=p.device)
 
 
 def _evaluated(closure: Callable[[], Any] | None) -> Any:

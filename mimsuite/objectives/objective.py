@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mimsuite.data.hashing import mix_hashes
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
-from mimsuite.objectives.averaging import average_weights
-from mimsuite.objectives.clipping import clip_or_skip
+from mimsuite.objectives.averaging import AveragedWeights
+from mimsuite.objectives.clipping import clip_gradients
+from mimsuite.objectives.skipping import StepGuard
 from mimsuite.processors.center_crop import CenterCropImageProcessor
 from mimsuite.types import Batch, Encoder
 
@@ -40,9 +41,9 @@ class Objective(LightningModule):
 
     Attributes:
         averaged: the averaged weights, in `averaged.module`; None without `ema`.
-        grad_norm: of the last step, before clipping.
-        skipped: whether the last step changed nothing, as loss or gradient was not finite.
-        overflowed: whether that was because of the factor on the loss (`precision=16-mixed`), which is halved then.
+        grad_norm: of the last step, before clipping; a scalar on the device.
+        overflowed: whether the last step changed nothing because of the factor on the loss, which is halved then;
+            with `precision=16-mixed`.
         last_metrics: those of the last validation.
         log_every: steps between log points of a trainer of one's own; None: a callback reports.
     """
@@ -65,9 +66,10 @@ class Objective(LightningModule):
         self.model, self.normalize = model, normalize
         self.make_optimizer, self.groups, self.schedule, self.clip = optimizer, groups, schedule, clip
         self.seed, self.description = seed, description
-        self.averaged = None if ema is None else average_weights(model, ema)
+        self.averaged = None if ema is None else AveragedWeights(model, ema)
         self.grad_norm: Tensor | None = None
-        self.skipped = self.overflowed = False
+        self.guard: StepGuard | None = None
+        self.overflowed = False
         self._lost: Tensor | None = None  # whether a loss of this step was not finite
         self.last_metrics: dict[str, float] = {}
         self.log_every: int | None = None
@@ -99,6 +101,8 @@ class Objective(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._guarded().begin()
         torch.manual_seed(self.micro_seed(batch_idx))
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -183,16 +187,34 @@ class Objective(LightningModule):
         """Clips the global gradient norm and keeps its value from before; where it is not finite, skips the update.
 
         The parameters are the optimizer's, in the order of `parameters()`, which decides the norm's last bits. In
-        float16 the gradients are of a loss times a factor, which a fused optimizer would take out later.
+        float16 the gradients are of a loss times a factor, which a fused optimizer would take out later; there the host
+        asks in each step, as the scaler does.
         """
         scaler = self.loss_scaler
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        parameters = (parameter for parameter in self.parameters() if id(parameter) in trained)
-        self.grad_norm, self.skipped = clip_or_skip(parameters, self.clip)
-        self.overflowed = self.skipped and scaler is not None and scaler.get_scale() > 1 and self._loss_was_finite()
+        parameters = [parameter for parameter in self.parameters() if id(parameter) in trained]
+        self.grad_norm = clip_gradients(parameters, self.clip)
+        self.overflowed = scaler is not None and self._overflowed(self.grad_norm, scaler)
+        self._guarded().decide(self.grad_norm, optimizer, asks=scaler is not None, counts=not self.overflowed)
         self._lost = None
+
+    @property
+    def skipped(self) -> Tensor:
+        """Whether the last step changed nothing, as loss or gradient was not finite: bool, a scalar on the device."""
+        skipped = self._guarded().skipped
+        assert skipped is not None
+        return skipped
+
+    def _guarded(self) -> StepGuard:
+        """Made at its first use, when the module is on its device."""
+        if self.guard is None:
+            self.guard = StepGuard(self)
+        return self.guard
+
+    def _overflowed(self, norm: Tensor, scaler: torch.amp.GradScaler) -> bool:
+        return not norm.isfinite() and scaler.get_scale() > 1 and self._loss_was_finite()
 
     @property
     def loss_scaler(self) -> torch.amp.GradScaler | None:
@@ -220,8 +242,9 @@ class Objective(LightningModule):
     ) -> None:
         """Takes the step and, unless it was skipped, moves the averaged weights: before callbacks may save them."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.averaged is not None and not self.skipped:
-            self.averaged.update_parameters(self.model)
+        skipped = self._guarded().finish()
+        if self.averaged is not None:
+            self.averaged.update(self.model, skipped)
 
 
 def mean_loss(trainer: Trainer, losses: list[Tensor]) -> float:

@@ -10,7 +10,7 @@ from torch import nn
 from mimsuite import api
 from mimsuite.errors import RunError
 from mimsuite.models.composed import ForMaskedImageModeling
-from mimsuite.objectives.clipping import clip_or_skip, poison_if_not_finite
+from mimsuite.objectives.clipping import clip_gradients, poison_if_not_finite
 from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
 
 KEYS = {
@@ -39,26 +39,10 @@ def test_a_finite_loss_and_its_gradient_stay_to_the_bit():
     assert torch.equal(weight.grad, 2 * weight)
 
 
-@pytest.mark.parametrize("limit", [None, 1.0])
-@pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_an_optimizer_changes_nothing_without_gradients(limit, wrong):
-    layer = nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=0.5)
-    layer(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    before = [p.clone() for p in layer.parameters()]
-    layer.bias.grad[0] = wrong
-    _, skipped = clip_or_skip(layer.parameters(), limit)
-    optimizer.step()
-    assert skipped
-    assert all(torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))
-
-
 def test_finite_gradients_are_clipped():
     layer = nn.Linear(2, 2)
     (100 * layer(torch.ones(1, 2)).sum()).backward()
-    norm, skipped = clip_or_skip(layer.parameters(), 1.0)
-    assert not skipped
+    norm = clip_gradients(layer.parameters(), 1.0)
     assert norm > 100
     assert torch.nn.utils.get_total_norm(p.grad for p in layer.parameters()).item() == pytest.approx(1)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mimsuite.masked.normalization import Normalize
 from mimsuite.models import CvtConfig, CvtForImageClassification, ViTConfig, ViTForImageClassification
-from mimsuite.objectives.averaging import average_weights
+from mimsuite.objectives.averaging import AveragedWeights
 from mimsuite.objectives.classify import ClassifyObjective
 from mimsuite.types import Batch
 
@@ -94,12 +94,12 @@ def test_a_validation_loss_is_the_mean_over_images_not_batches():
 def test_averaged_weights_follow_the_decay_that_grows():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    mean = average_weights(model, decay=0.5)
+    mean = AveragedWeights(model, decay=0.5)
     wanted = None
     for n in range(12):
         with torch.no_grad():
             model.weight.normal_()
-        mean.update_parameters(model)
+        mean.update(model, torch.tensor(False))
         kept = min(0.5, (1 + n) / (10 + n))
         wanted = model.weight.clone() if wanted is None else kept * wanted + (1 - kept) * model.weight
         torch.testing.assert_close(mean.module.weight, wanted)
@@ -110,7 +110,8 @@ def take_step(module, skipped=False):
     """An optimizer step that finds these gradients."""
 
     def closure():
-        module.skipped = skipped
+        norm = torch.tensor(float("nan") if skipped else 1.0)
+        module._guarded().decide(norm, torch.optim.SGD(module.parameters(), lr=0.1))
 
     module.optimizer_step(0, 0, SimpleNamespace(step=lambda closure: closure()), closure)
 

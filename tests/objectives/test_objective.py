@@ -10,7 +10,7 @@ from torch import nn
 from mimsuite.errors import InputError
 from mimsuite.masked.normalization import Normalize
 from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling
-from mimsuite.objectives.averaging import average_weights
+from mimsuite.objectives.averaging import AveragedWeights
 from mimsuite.objectives.classify import ClassifyObjective
 from mimsuite.objectives.groups import param_groups
 from mimsuite.objectives.mim import MIMObjective
@@ -100,7 +100,7 @@ def test_names_in_checkpoints_are_those_of_0_1_0():
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_a_decay_out_of_range_is_refused(decay):
     with pytest.raises(InputError, match=r"objective.ema=.* is not in \[0, 1\)"):
-        average_weights(nn.Linear(1, 1), decay)
+        AveragedWeights(nn.Linear(1, 1), decay)
 
 
 def test_the_parameters_that_are_clipped_are_those_of_the_optimizer():
@@ -118,7 +118,7 @@ def test_the_parameters_that_are_clipped_are_those_of_the_optimizer():
     module.projector.bias.grad[0] = torch.nan
     module.configure_gradient_clipping(optimizer)
     assert module.skipped
-    assert all(p.grad is None for p in trained)
+    assert all(p.grad is None for p in trained)  # SGD in its first step takes no flag
 
 
 def test_the_norm_before_clipping_does_not_depend_on_the_order_of_groups():
