@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -14,6 +14,7 @@ from torch import Tensor
 from mimsuite.callbacks.context import RunContext
 from mimsuite.data.storage import OptionalWrites
 from mimsuite.errors import RunError
+from mimsuite.objectives.objective import Objective
 from mimsuite.objectives.skipping import IN_A_ROW
 
 log = logging.getLogger("mimsuite")
@@ -57,7 +58,7 @@ class SkippedSteps(Callback):
         if pl_module.overflowed:
             log.info("step %d skipped: float16 overflowed; the factor on the loss is halved", step)
             return
-        self._asked.append(_Step(step, self._ids, Answer(pl_module.skipped)))
+        self._asked.append(_Step(step, self._ids, Answer(cast(Objective, pl_module).skipped)))
         late = 0 if step == trainer.max_steps else late_steps(pl_module.device)
         while len(self._asked) > late:
             self._judge(self._asked.popleft(), trainer.global_rank)
@@ -75,8 +76,8 @@ class SkippedSteps(Callback):
         )
         if self._row == IN_A_ROW:
             raise RunError(
-                f"loss or gradient was not finite in {IN_A_ROW} steps in a row, up to step {done.number}; its checkpoint "
-                "has the weights from before them; look at the samples in skipped_steps.jsonl, or use a smaller lr"
+                f"loss or gradient was not finite in {IN_A_ROW} steps in a row, up to step {done.number}; the "
+                "checkpoint has the weights from before them; look at the samples in skipped_steps.jsonl, or use a smaller lr"
             )
 
 
@@ -97,7 +98,7 @@ class Answer:
         if flag.device.type == "cuda":
             self._value = torch.empty((), dtype=flag.dtype, pin_memory=True)
             self._value.copy_(flag, non_blocking=True)
-            self._done = torch.cuda.Event()
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._done.record()
 
     def read(self) -> bool:

@@ -42,8 +42,8 @@ class AveragedWeights(nn.Module):
         """Moves towards the model after a step; not at all if `skipped`, a bool scalar on the device, is True."""
         n = self.n_averaged
         taken = torch.where(n == 0, 1.0, torch.clamp(9 / (10 + n), min=1 - self.decay)) * ~skipped
-        means, now = list(self.module.parameters()), list(model.parameters())
-        torch._foreach_lerp_(means, now, [taken.to(mean.dtype) for mean in means])
+        for own, now in zip(self.module.parameters(), model.parameters(), strict=True):
+            own.lerp_(now, taken.to(own.dtype))
         self.n_averaged += ~skipped
         for mean, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             mean.copy_(buffer)

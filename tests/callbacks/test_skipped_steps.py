@@ -85,7 +85,7 @@ def test_of_an_accumulated_step_all_samples_are_written_down(monkeypatch, tmp_pa
 def test_three_in_a_row_stop_with_the_weights_from_before(monkeypatch, tmp_path):
     out = tmp_path / "out"
     broken(monkeypatch, {3, 4, 5, 6})
-    with pytest.raises(RunError, match=r"not finite in 3 steps in a row, up to step 5; its checkpoint has the weights"):
+    with pytest.raises(RunError, match=r"not finite in 3 steps in a row, up to step 5; the checkpoint has the weights"):
         api.call("pretrain", {"out": str(out), "steps": 9, **KEYS})
     saved = load_checkpoint(newest_checkpoint(out / "checkpoints"))
     assert saved["global_step"] == 5
