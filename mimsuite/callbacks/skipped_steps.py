@@ -77,7 +77,8 @@ class SkippedSteps(Callback):
         if self._row == IN_A_ROW:
             raise RunError(
                 f"loss or gradient was not finite in {IN_A_ROW} steps in a row, up to step {done.number}; the "
-                "checkpoint has the weights from before them; look at the samples in skipped_steps.jsonl, or use a smaller lr"
+                "checkpoint has the weights from before them; look at the samples in skipped_steps.jsonl, or use a "
+                "smaller lr"
             )
 
 
