@@ -233,6 +233,14 @@ class EncoderConfig(Protocol):
         """The config in the content of a `config.json`; `overrides` win."""
         ...
 
+    def check_fit(self) -> None:
+        """Checks values that only a network needs to fit together.
+
+        Raises:
+            InputError: they do not.
+        """
+        ...
+
     def with_drop_path(self, rate: float) -> Self:
         """A copy with stochastic depth that rises to `rate`, where the family drops blocks."""
         ...

@@ -14,14 +14,30 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "eager")
 ACTIVATION_NAMES = (
     "gelu",
+    "gelu_10",
+    "gelu_accurate",
+    "gelu_fast",
     "gelu_new",
+    "gelu_python",
+    "gelu_python_tanh",
     "gelu_pytorch_tanh",
+    "hardswish",
+    "laplace",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "prelu",
     "quick_gelu",
     "relu",
+    "relu2",
+    "relu6",
     "selu",
+    "sigmoid",
     "silu",
+    "sqrtsoftplus",
     "swish",
     "tanh",
+    "xielu",
 )
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")

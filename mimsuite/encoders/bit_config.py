@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, ClassVar
 
 from mimsuite.encoders.config import Activation, ModelConfig
+from mimsuite.encoders.config_fields import ConfigFields, configuration
 from mimsuite.errors import InputError
 from mimsuite.words import LAYER_TYPES, OUTPUT_STRIDES, PADDINGS
 
+OUTPUTS = ("out_features", "out_indices")
 
-@dataclass(kw_only=True)
+
+@configuration
 class BitConfig(ModelConfig):
     """Big Transfer's ResNet v2 (Kolesnikov et al. 2020); the defaults are R50x1.
 
@@ -35,6 +39,9 @@ class BitConfig(ModelConfig):
 
     model_type: ClassVar[str] = "bit"
     ours_only: ClassVar[frozenset[str]] = frozenset({"encoder_stride"})
+    partners: ClassVar[dict[str, tuple[str, ...]]] = ConfigFields.partners | dict.fromkeys(OUTPUTS, OUTPUTS)
+    derived_from: ClassVar[frozenset[str]] = frozenset({"depths", "output_stride"})
+    not_kept: ClassVar[frozenset[str]] = ConfigFields.not_kept | {"stage_names"}
 
     num_channels: int = 3
     embedding_size: int = 64
@@ -129,29 +136,40 @@ class BitConfig(ModelConfig):
                 )
         self._align_outputs()
 
+    def derived(self) -> dict[str, Any]:
+        """The backbone gives the last map, and the head of a masked image model writes a whole cell of it."""
+        last = len(self.depths)
+        return {"encoder_stride": self.stride[0], "out_features": self.stage_names[last:], "out_indices": [last]}
+
+    def _fill(self, name: str) -> None:
+        if name in OUTPUTS:
+            self._align_outputs()
+        else:
+            super()._fill(name)
+
     def _align_outputs(self) -> None:
         """Fills `out_features` from `out_indices` or the other way round, and checks them."""
-        names = self.stage_names
+        names, own = self.stage_names, vars(self)  # what is set here has no partners to change
         if self.out_features is None and self.out_indices is None:
-            self.out_features, self.out_indices = names[-1:], [len(names) - 1]
+            own |= {name: self.derived()[name] for name in OUTPUTS}
         self._check_outputs(names)
         if self.out_indices is None:
-            self.out_indices = [names.index(feature) for feature in self.out_features]
+            own["out_indices"] = [names.index(feature) for feature in self.out_features]
         found = [names[index] for index in self.out_indices]
         if self.out_features is None:
-            self.out_features = found
+            own["out_features"] = found
         if self.out_features != found:
             raise InputError(
                 f"out_features={self.out_features} and out_indices={self.out_indices} name different stages; give one"
             )
-        for name in ("out_features", "out_indices"):
+        for name in OUTPUTS:
             if len(set(found)) != len(found):
                 raise InputError(f"{name}={getattr(self, name)} holds a stage twice; name each once")
             if found != sorted(found, key=names.index):
                 raise InputError(f"{name}={getattr(self, name)} must be in the same order as stage_names: {names}")
 
     def _check_outputs(self, names: list[str]) -> None:
-        for name in ("out_features", "out_indices"):
+        for name in OUTPUTS:
             if getattr(self, name) is not None:
                 self._check_each(name)
         for feature in self.out_features or []:
@@ -164,20 +182,14 @@ class BitConfig(ModelConfig):
                 raise InputError(f"out_indices={self.out_indices}: {index} is out of range for {', '.join(names)}")
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
-        """As `ModelConfig.from_dict`; an override of one of `out_features` and `out_indices` replaces both."""
-        dropped = {"stage_names"}  # follows from depths
-        default = data.get("out_features") == [f"stage{len(data.get('depths', []))}"]
-        if overrides.keys() & {"out_features", "out_indices"} or ("depths" in overrides and default):
-            dropped |= {"out_features", "out_indices"}
-        return super().from_dict({k: v for k, v in data.items() if k not in dropped}, **overrides)
+    def _replaced(cls, values: Mapping[str, Any], wanted: Mapping[str, Any]) -> set[str]:
+        """Also: with other depths, outputs that were just the last stage are the last stage again."""
+        last = "depths" in wanted and values.get("out_features") == [f"stage{len(values.get('depths', []))}"]
+        return super()._replaced(values, wanted) | (set(OUTPUTS) if last else set())
 
     def to_dict(self) -> dict[str, Any]:
-        """As `ModelConfig.to_dict`, with `stage_names`; an `encoder_stride` equal to `stride` is not written."""
-        data = super().to_dict() | {"stage_names": self.stage_names}
-        if self.encoder_stride == self.stride[0]:
-            data.pop("encoder_stride", None)
-        return data
+        """As of `ConfigForm`, with `stage_names`."""
+        return super().to_dict() | {"stage_names": self.stage_names}
 
 
 def make_div(value: float) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, field
 from typing import Any, ClassVar, Self
 
 from mimsuite.encoders.config import Activation, ModelConfig
+from mimsuite.encoders.config_fields import ConfigFields, configuration
 from mimsuite.errors import InputError
 from mimsuite.words import PROJECTION_METHODS
 
 
-@dataclass(kw_only=True)
+@configuration
 class CvtConfig(ModelConfig):
     """Convolutional vision transformer (Wu et al. 2021); the defaults are CvT-13. Lists have one entry per stage.
 
@@ -44,6 +45,8 @@ class CvtConfig(ModelConfig):
 
     model_type: ClassVar[str] = "cvt"
     ours_only: ClassVar[frozenset[str]] = frozenset({"hidden_act", "encoder_stride"})
+    derived_from: ClassVar[frozenset[str]] = frozenset({"patch_stride"})
+    other_names: ClassVar[dict[str, str]] = ConfigFields.other_names | {"mlp_ratios": "mlp_ratio"}
 
     num_channels: int = 3
     patch_sizes: list[int] = field(default_factory=lambda: [7, 3, 3])
@@ -103,6 +106,10 @@ class CvtConfig(ModelConfig):
         shallow = any(depth <= stage for stage, depth in enumerate(self.depth))  # transformers takes the stage's rate
         return self._beyond(known) + ([f"depth={self.depth}"] if shallow else [])
 
+    def derived(self) -> dict[str, Any]:
+        """The head of a masked image model writes a whole cell."""
+        return {"encoder_stride": self.stride[0]}
+
     def __post_init__(self, mlp_ratios: list[float] | None) -> None:
         super().__post_init__()
         if mlp_ratios is not None:
@@ -134,12 +141,6 @@ class CvtConfig(ModelConfig):
         """A copy whose last stage drops up to `rate`, as the paper's models do; the stages before it drop nothing."""
         return self.changed(drop_path_rate=[0.0] * (len(self.depth) - 1) + [rate])
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], **overrides: Any) -> Self:
-        """As `ModelConfig.from_dict`; a file's `mlp_ratios` is read as `mlp_ratio`."""
-        renamed = {"mlp_ratio" if k == "mlp_ratios" else k: v for k, v in data.items()}
-        return super().from_dict(renamed, **{"mlp_ratio" if k == "mlp_ratios" else k: v for k, v in overrides.items()})
-
     def _check_stages(self) -> None:
         for width, heads in zip(self.embed_dim, self.num_heads, strict=True):
             if width % heads:
@@ -159,10 +160,3 @@ class CvtConfig(ModelConfig):
                 )
             if method == "avg" and 2 * self.padding_kv[i] > kernel:
                 raise InputError(f"padding_kv={self.padding_kv} is more than half of kernel_qkv={self.kernel_qkv}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `ModelConfig.to_dict`; an `encoder_stride` that follows from `patch_stride` is not written."""
-        data = super().to_dict()
-        if self.encoder_stride == self.stride[0]:
-            data.pop("encoder_stride", None)
-        return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -36,22 +37,84 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def clipped_gelu(x: Tensor) -> Tensor:
+    """GELU between -10 and 10, for quantised networks."""
+    return F.gelu(x).clamp(-10, 10)
+
+
+def laplace(x: Tensor) -> Tensor:
+    """The distribution function of a normal that approximates a squared ReLU (Ma et al. 2023, MEGA)."""
+    return 0.5 * (1 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2))))
+
+
+def linear(x: Tensor) -> Tensor:
+    """Returns it as it is."""
+    return x
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """`relu(x) ** 2` (So et al. 2021, Primer)."""
+    return F.relu(x).square()
+
+
+def sqrt_softplus(x: Tensor) -> Tensor:
+    """`sqrt(softplus(x))`."""
+    return F.softplus(x).sqrt()
+
+
+class XIELU(nn.Module):
+    """A parabola for positive values, and an integrated ELU below, with two learned slopes (Huang & Schlag 2024).
+
+    Parameters and constants are bfloat16 where transformers' are, until the model is moved to another type.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        at_start = torch.tensor([0.8, 0.3], dtype=torch.bfloat16).expm1().log()
+        self.alpha_p, self.alpha_n = (nn.Parameter(start[None]) for start in at_start)
+        self.register_buffer("beta", torch.tensor(0.5, dtype=torch.bfloat16))
+        self.register_buffer("eps", torch.tensor(-1e-6, dtype=torch.bfloat16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns a tensor of the same shape."""
+        above, below = F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n)
+        bent = torch.where(x > 0, above * x * x, (torch.expm1(torch.minimum(x, self.eps)) - x) * below)
+        return bent + self.beta * x
+
+
 _gelu_tanh = partial(F.gelu, approximate="tanh")
-ACTIVATIONS: dict[str, TensorFunction] = {
+#: A function, or a module class where the activation has parameters: each layer has its own then.
+ACTIVATIONS: dict[str, TensorFunction | type[nn.Module]] = {
     "gelu": F.gelu,
+    "gelu_10": clipped_gelu,
+    "gelu_accurate": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
     "gelu_new": _gelu_tanh,
+    "gelu_python": F.gelu,
+    "gelu_python_tanh": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
+    "hardswish": F.hardswish,
+    "laplace": laplace,
+    "leaky_relu": F.leaky_relu,
+    "linear": linear,
+    "mish": F.mish,
+    "prelu": nn.PReLU,
     "quick_gelu": quick_gelu,
     "relu": F.relu,
+    "relu2": squared_relu,
+    "relu6": F.relu6,
     "selu": F.selu,
+    "sigmoid": torch.sigmoid,
     "silu": F.silu,
+    "sqrtsoftplus": sqrt_softplus,
     "swish": F.silu,
     "tanh": torch.tanh,
+    "xielu": XIELU,
 }
 
 
 def activation_function(name: Activation) -> TensorFunction:
-    """Returns the activation of a name, or the function itself.
+    """Returns the activation of a name (a new module, if it has parameters), or the function itself.
 
     Raises:
         InputError: an unknown name.
@@ -60,7 +123,8 @@ def activation_function(name: Activation) -> TensorFunction:
         return name
     if name not in ACTIVATIONS:
         raise InputError(f"activation {name!r} is not one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
+    found = ACTIVATIONS[name]
+    return found() if isinstance(found, type) else found
 
 
 def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
@@ -160,13 +224,15 @@ def init_xavier(module: nn.Module) -> None:
 
 
 def check_config(config: ModelConfig, expected: type[ModelConfig]) -> None:
-    """Checks that a network gets its own family's configuration.
+    """Checks that a network gets its own family's configuration, and one whose values fit together.
 
     Raises:
-        TypeError: it does not.
+        TypeError: another family's.
+        InputError: values that do not fit.
     """
     if not isinstance(config, expected):
         raise TypeError(f"this network takes a {expected.__name__}, got {type(config).__name__}; use its own config")
+    config.check_fit()
 
 
 def of_layers(states: Iterable[State], layers: Sequence[int], count: int) -> dict[int, State]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from mimsuite.encoders.config import Activation, ModelConfig, Side, as_pair, as_side
+from mimsuite.encoders.config_fields import configuration
 from mimsuite.errors import InputError
 from mimsuite.words import INIT_SCHEMES, MASK_MODES, POSITIONS
 
@@ -21,7 +21,7 @@ OF_MASKING = (
 )
 
 
-@dataclass(kw_only=True)
+@configuration
 class ViTConfig(ModelConfig):
     """Vision Transformer (Dosovitskiy et al. 2021); the defaults are ViT-B/16 at 224.
 
@@ -249,13 +249,16 @@ class ViTConfig(ModelConfig):
         for name in ("qkv_bias", *sorted(n for n in self.ours_only if n.startswith("use_"))):
             self._check_bool(name)
         self._check_choice("init_scheme", INIT_SCHEMES)
+        if any(p > s for p, s in zip(as_pair(self.patch_size), as_pair(self.image_size), strict=True)):
+            raise InputError(f"patch_size={self.patch_size} is larger than image_size={self.image_size}")
+        self._check_tokens()
+
+    def check_fit(self) -> None:
+        """Whether heads divide the width."""
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
             )
-        if any(p > s for p, s in zip(as_pair(self.patch_size), as_pair(self.image_size), strict=True)):
-            raise InputError(f"patch_size={self.patch_size} is larger than image_size={self.image_size}")
-        self._check_tokens()
 
     def _check_tokens(self) -> None:
         """Positions, registers, and what dropping hidden patches needs."""

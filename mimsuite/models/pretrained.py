@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mimsuite.data.storage import write_text
-from mimsuite.encoders.config import ModelConfig, json_text
+from mimsuite.encoders.config import ModelConfig
+from mimsuite.encoders.config_form import json_text
 from mimsuite.errors import InputError
 from mimsuite.models.interface import Interface
 from mimsuite.models.keywords import Loading, read_dtype, read_variant

@@ -62,6 +62,7 @@ def read_model(
     else:
         config = own if channels is None else own.changed(num_channels=channels)
         config = config if image_size is None else config.with_image_size(image_size)
+    config.check_fit()
     if weights is not None and weights.config.get("model_type") != config.model_type:
         raise InputError(
             f"init={weights.init} holds a {weights.config.get('model_type')}, but model= names a {config.model_type}; "

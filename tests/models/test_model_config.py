@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from mimsuite.config.instantiate import instantiate
 from mimsuite.encoders.bit_config import BitConfig
 from mimsuite.encoders.cvt_config import CvtConfig
 from mimsuite.encoders.vit_config import ViTConfig
@@ -42,10 +44,10 @@ def test_arguments_are_keyword_only():
 WRONG_VALUES = [
     ("hidden_size", 0),
     ("num_hidden_layers", -1),
-    ("num_attention_heads", 5),
+    ("num_attention_heads", 0),
     ("intermediate_size", 0),
-    ("hidden_act", "mish"),
-    ("pooler_act", "mish"),
+    ("hidden_act", "gelus"),
+    ("pooler_act", "gelus"),
     ("hidden_dropout_prob", 1.5),
     ("attention_probs_dropout_prob", -0.1),
     ("drop_path_rate", 2),
@@ -219,10 +221,46 @@ def test_every_other_field_survives_the_file():
     assert same == {"attn_implementation"}
 
 
-def test_unknown_fields_are_kept_and_written_back():
-    config = ViTConfig.from_dict({"model_type": "vit", "conv_layer": "std_conv"})
-    assert config.conv_layer == "std_conv"
-    assert config.to_dict()["conv_layer"] == "std_conv"
+@pytest.mark.parametrize("cls", [ViTConfig, CvtConfig, BitConfig])
+def test_unknown_fields_are_kept_and_written_back(cls):
+    for config in (cls(conv_layer="std_conv"), cls.from_dict({"model_type": cls.model_type, "conv_layer": "std_conv"})):
+        assert config.conv_layer == "std_conv"
+        assert config.to_dict()["conv_layer"] == "std_conv"
+        assert cls.from_dict(config.to_dict()) == config.changed() == config != cls()
+
+
+def test_unknown_fields_that_look_like_slips_are_named_in_one_warning():
+    wanted = (
+        r"^ViTConfig: not fields, kept and without effect: hiden_size \(did you mean hidden_size\?\), images_size \("
+    )
+    with pytest.warns(UserWarning, match=wanted) as said:
+        config = ViTConfig(hiden_size=3, images_size=4, finetuning_task="food")
+    assert (len(said), config.hiden_size, config.finetuning_task) == (1, 3, "food")
+
+
+@pytest.mark.parametrize("cls", [ViTConfig, CvtConfig, BitConfig])
+def test_what_files_of_transformers_say_is_not_taken_for_slips(cls):
+    """Warnings are errors here. These stand in files of the hub, or in configs that tests and examples make."""
+    fields = ["add_cross_attention", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "conv_layer"]
+    fields += ["cross_attention_hidden_size", "decoder_start_token_id", "finetuning_task", "is_decoder"]
+    fields += ["is_encoder_decoder", "name_or_path", "_name_or_path", "pruned_heads", "prefix", "task_specific_params"]
+    fields += [
+        "tf_legacy_loss",
+        "tie_encoder_decoder",
+        "tie_word_embeddings",
+        "torchscript",
+        "torch_dtype",
+        "use_bfloat16",
+    ]
+    fields += ["use_cache", "vocab_size", "_commit_hash", "_attn_implementation_autoset", "path_norm", "output_scores"]
+    config = cls(**dict.fromkeys(fields))
+    assert config == cls.from_dict(config.to_dict())
+
+
+def test_the_config_of_a_run_names_known_fields_alone():
+    node = OmegaConf.create({"_target_": "mimsuite.encoders.vit_config.ViTConfig", "is_decoder": False})
+    with pytest.raises(InputError, match="is_decoder"):
+        instantiate(node)
 
 
 def test_an_unknown_field_with_the_name_of_a_method_is_refused():
@@ -231,12 +269,26 @@ def test_an_unknown_field_with_the_name_of_a_method_is_refused():
 
 
 def test_the_old_name_of_dtype_is_read():
-    assert ViTConfig.from_dict({"torch_dtype": "float16"}).dtype == "float16"
+    assert ViTConfig.from_dict({"torch_dtype": "float16"}).dtype == torch.float16
 
 
-def test_an_unknown_override_is_refused():
-    with pytest.raises(InputError, match="hiden_size"):
-        ViTConfig.from_dict({}, hiden_size=3)
+def test_an_unknown_override_has_no_effect_and_one_warning_says_so():
+    with pytest.warns(UserWarning, match=r"ViTConfig: .* hiden_size \(did you mean hidden_size\?\), foo$") as said:
+        config = ViTConfig.from_dict({}, hiden_size=3, foo=1, num_channels=1)
+    assert (len(said), config.num_channels) == (1, 1)
+    assert not {"hiden_size", "foo"} & config.to_dict().keys()
+
+
+def test_an_unknown_change_is_refused():
+    with pytest.raises(InputError, match="ViTConfig has no field 'hiden_size'"):
+        ViTConfig().changed(hiden_size=3)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused_when_a_network_is_made():
+    config = ViTConfig(hidden_size=37)
+    for refuse in (config.check_fit, lambda: ViTModel(config), lambda: ViTForMaskedImageModeling(config)):
+        with pytest.raises(InputError, match="hidden_size=37 is not a multiple of num_attention_heads=12"):
+            refuse()
 
 
 def test_a_function_as_activation_works_and_cannot_be_written():

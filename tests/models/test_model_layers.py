@@ -1,9 +1,11 @@
 """Activations, drop path and attention."""
 
 import math
+import pickle
 
 import pytest
 import torch
+import transformers
 
 from mimsuite.encoders.layers import (
     activation_function,
@@ -32,13 +34,40 @@ def test_quick_gelu():
     torch.testing.assert_close(activation_function("quick_gelu")(X), X * torch.sigmoid(1.702 * X))
 
 
+@pytest.mark.parametrize("name", sorted(transformers.activations.ACT2FN))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_activations_are_those_of_transformers(name, dtype):
+    ours, theirs = activation_function(name), transformers.activations.ACT2FN[name]
+    mine, other = (X.clone().to(dtype).requires_grad_() for _ in range(2))
+    if isinstance(ours, torch.nn.Module):
+        ours, theirs = ours.to(dtype), theirs.to(dtype)
+    close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
+    found, wanted = ours(mine), theirs(other)
+    torch.testing.assert_close(found, wanted, **close)
+    for one in (found, wanted):
+        one.sum().backward()
+    torch.testing.assert_close(mine.grad, other.grad, **close)
+    assert pickle.loads(pickle.dumps(ours)) is not None
+
+
+@pytest.mark.parametrize("name", ["prelu", "xielu"])
+def test_activations_with_parameters_are_modules_of_their_own(name):
+    one, other = activation_function(name), activation_function(name)
+    theirs = transformers.activations.ACT2FN[name]
+    assert one is not other
+    found, wanted = ({k: (t.dtype, t.shape, t.tolist()) for k, t in one.state_dict().items()} for one in (one, theirs))
+    assert found == wanted
+    one(X.float()).sum().backward()
+    assert all(p.grad is not None for p in one.parameters())
+
+
 def test_a_function_is_its_own_activation():
     assert activation_function(torch.sin) is torch.sin
 
 
 def test_an_unknown_activation_lists_the_known():
     with pytest.raises(InputError, match=r"mish.*gelu.*relu"):
-        activation_function("mish")
+        activation_function("gelus")
 
 
 def test_drop_path_zeroes_whole_samples_and_scales_the_rest():
