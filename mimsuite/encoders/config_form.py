@@ -199,8 +199,10 @@ class ConfigForm(ConfigFields):
         write_text(Path(folder) / "config.json", text)
 
     def push_to_hub(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises an InputError: nothing is uploaded."""
-        raise InputError("mimsuite does not upload; use save_pretrained(FOLDER), then `hf upload ORG/NAME FOLDER`")
+        """Raises an InputError: only models are uploaded."""
+        raise InputError(
+            "a configuration is not uploaded alone; use push_to_hub of its model, or `hf upload ORG/NAME FOLDER`"
+        )
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
         """The configuration itself: no part of it is for text."""

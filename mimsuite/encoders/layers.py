@@ -68,6 +68,9 @@ class XIELU(nn.Module):
     Parameters and constants are bfloat16 where transformers' are, until the model is moved to another type.
     """
 
+    beta: Tensor
+    eps: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         at_start = torch.tensor([0.8, 0.3], dtype=torch.bfloat16).expm1().log()

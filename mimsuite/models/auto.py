@@ -20,28 +20,20 @@ class AutoConfig:
     def from_pretrained(source: str | Path, **overrides: Any) -> Any:
         """Reads `config.json` of a folder or of `hf:ORG/NAME`.
 
-        `overrides` are fields that win, and keywords of the hub as for models. With `return_unused_kwargs=True` also
-        returns those of them that are no field, which are an error otherwise.
+        `overrides` are as of `from_dict`, and keywords of the hub as for models.
 
         Raises:
             FileNotFoundError: no folder or no `config.json` (also an InputError).
             InputError: an unknown `model_type`.
         """
         hub = HubOptions.take(overrides)
-        returns_unused = overrides.pop("return_unused_kwargs", False)
-        data = read_config(find_folder(source, hub))
-        if not returns_unused:
-            return AutoConfig.from_dict(data, **overrides)
-        known = data | vars(AutoConfig.from_dict(data)) | {"torch_dtype": None}
-        unused = {name: value for name, value in overrides.items() if name not in known}
-        return AutoConfig.from_dict(data, **{k: v for k, v in overrides.items() if k in known}), unused
+        return AutoConfig.from_dict(read_config(find_folder(source, hub)), **overrides)
 
     @staticmethod
-    def from_dict(data: dict[str, Any], **overrides: Any) -> ModelConfig:
-        """Makes the configuration from the content of a `config.json`; errors as `from_pretrained`."""
+    def from_dict(data: dict[str, Any], **overrides: Any) -> Any:
+        """Makes the configuration from the content of a `config.json`; overrides and errors as of the family's."""
         with reading("config.json", "restore the file"):
-            config: ModelConfig = _class_of(data.get("model_type"), "config").from_dict(data, **overrides)
-        return config
+            return _class_of(data.get("model_type"), "config").from_dict(data, **overrides)
 
     @staticmethod
     def for_model(model_type: str, **values: Any) -> ModelConfig:

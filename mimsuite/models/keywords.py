@@ -113,7 +113,9 @@ def read_device_map(device_map: Any) -> torch.device | None:
         ) from None
 
 
-def read_dtype(dtype: torch.dtype | str | None, named: str | None, state: Mapping[str, Tensor]) -> torch.dtype:
+def read_dtype(
+    dtype: torch.dtype | str | None, named: torch.dtype | str | None, state: Mapping[str, Tensor]
+) -> torch.dtype:
     """The type of a model's parameters.
 
     Args:

@@ -100,12 +100,11 @@ class Pretrained(Interface):
             raise InputError("give a folder to from_pretrained, or None with config= and state_dict=")
         name = "state_dict" if source is None else str(source)
         folder = None if source is None else find_folder(source, loading.hub, use_safetensors=loading.use_safetensors)
-        if isinstance(config, ModelConfig):
-            config = config.changed(**overrides) if overrides else config
-        elif (place := folder if config is None else config) is None:
-            raise InputError("state_dict= needs config=, as there is no config.json")
-        else:
-            config = cls.config_class.from_pretrained(place, **overrides)
+        if not isinstance(config, ModelConfig):
+            if (place := folder if config is None else config) is None:
+                raise InputError("state_dict= needs config=, as there is no config.json")
+            config = cls.config_class.from_pretrained(place)
+        config = config.changed(**overrides) if overrides else config
         state = loading.tensors(folder, with_decoder=not cls.is_base)
         wanted = config
         model = make_for(
@@ -197,7 +196,7 @@ class Pretrained(Interface):
         config = copy.copy(self.config)
         name, state, decoder = self.file_parts(state)
         config.architectures = [name]
-        config.dtype = str(self.dtype).removeprefix("torch.")
+        config.dtype = self.dtype
         data = config.to_dict()
         fields = differs_in_transformers(config, name)
         text = json_text(marked_names(data) if fields else data)

@@ -273,12 +273,12 @@ def test_the_attention_back_end_has_the_name_of_transformers(value):
     assert config.attn_implementation == (value or "auto")
 
 
-def test_nothing_is_uploaded(tmp_path):
+def test_a_config_is_not_uploaded_alone(tmp_path):
     for send in (
         models.ViTConfig().push_to_hub,
         lambda name: models.ViTConfig().save_pretrained(tmp_path / name, push_to_hub=True),
     ):
-        with pytest.raises(InputError, match="does not upload"):
+        with pytest.raises(InputError, match="not uploaded alone"):
             send("folder")
     assert not (tmp_path / "folder").exists()
 
