@@ -46,8 +46,15 @@ class _AutoModel:
     part: str
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, config: ModelConfig | None = None, **options: Any) -> Any:
+    def from_pretrained(
+        cls, source: str | Path | None = None, *, config: ModelConfig | None = None, **options: Any
+    ) -> Any:
         """Reads the model of a folder or of `hf:ORG/NAME`; options as for `Pretrained.from_pretrained`."""
+        source = options.pop("pretrained_model_name_or_path", source)
+        if source is None and config is not None:
+            return _class_of(config.model_type, cls.part).from_pretrained(None, config=config, **options)
+        if source is None:
+            raise InputError("give a folder to from_pretrained")
         hub = HubOptions.take(options)
         folder = find_folder(source, hub, use_safetensors=options.get("use_safetensors"))
         named = read_config(folder).get("model_type") if config is None else config.model_type

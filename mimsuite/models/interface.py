@@ -33,7 +33,12 @@ class Interface(nn.Module):
     base_model_prefix: ClassVar[str]
     supports_gradient_checkpointing: ClassVar[bool] = True
     _no_split_modules: ClassVar[None] = None
+    _keys_to_ignore_on_load_missing: ClassVar[None] = None
     _keys_to_ignore_on_save: ClassVar[None] = None
+    _tied_weights_keys: ClassVar[None] = None
+    _supports_sdpa: ClassVar[bool] = True
+    _supports_flash_attn: ClassVar[bool] = False
+    _supports_attention_backend: ClassVar[bool] = False
 
     # PEFT and Trainer do with a model of transformers what they do with no other, such as writing `config.json`.
     @property
@@ -87,7 +92,8 @@ class Interface(nn.Module):
     def get_output_embeddings(self) -> None:
         """None: images have no vocabulary."""
 
-    def can_generate(self) -> bool:
+    @classmethod
+    def can_generate(cls) -> bool:
         """No: it writes no text."""
         return False
 

@@ -321,6 +321,18 @@ def preprocessing(normalize: Normalize, image_size: tuple[int, int]) -> dict[str
     return facts
 
 
+def report_difference(model: Pretrained) -> None:
+    """Reports once in a run what `save_pretrained` warns of in every save: fields that transformers does not know."""
+    from mimsuite.models.pretrained import differs_in_transformers
+
+    if fields := differs_in_transformers(model.config, model.file_parts({})[0]):
+        log.info(
+            "          transformers refuses weights/, as it would compute something else: it does not know %s; use "
+            "mimsuite.load",
+            ", ".join(fields),
+        )
+
+
 def save_weights(folder: Path, model: nn.Module, normalize: Normalize, image_size: tuple[int, int]) -> None:
     """Writes a Hugging Face folder: `config.json`, `model.safetensors`, `preprocessor_config.json`."""
     model.write_files(folder, model.state_dict())  # type: ignore[operator]  # no warning in every save of a run

@@ -66,7 +66,7 @@ class Pretrained(Interface):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path | None,
+        source: str | Path | None = None,
         *,
         config: ModelConfig | str | Path | None = None,
         dtype: torch.dtype | str | None = None,
@@ -80,7 +80,8 @@ class Pretrained(Interface):
         not have are listed in one warning.
 
         Args:
-            source: folder with `config.json` and weights, or the name of a hub repository; None with `state_dict`.
+            source: folder with `config.json` and weights, or the name of a hub repository; None with `state_dict`. Its
+                name may also be `pretrained_model_name_or_path`.
             config: used instead of the folder's; an object, or another folder.
             dtype: of the parameters; None and "auto": that of the files.
             torch_dtype: old name of `dtype`.
@@ -94,6 +95,7 @@ class Pretrained(Interface):
             FileNotFoundError: no folder, `config.json` or weights (also an InputError).
             InputError: damaged files, unknown fields, shapes that differ, or what mimsuite does not do.
         """
+        source = overrides.pop("pretrained_model_name_or_path", source)
         loading = Loading.take(overrides)
         options = {name: overrides.pop(name) for name in cls.init_options if name in overrides}
         if (source is None) != (loading.state_dict is not None):
@@ -113,6 +115,8 @@ class Pretrained(Interface):
             lambda: cls(copy.copy(wanted), **options),
             lambda trial: check_shapes(trial, state, name, ignore_mismatched_sizes),
         )
+        if model.device.type == "meta" or (loading.device is not None and loading.device.type == "meta"):
+            raise InputError(f"{name} cannot be read on the meta device, which holds no values; use another device")
         model.to(read_dtype(torch_dtype if dtype is None else dtype, config.dtype, state))
         info = load_state(model, state, name, ignore_mismatched_sizes)
         if loading.device is not None:
@@ -139,7 +143,7 @@ class Pretrained(Interface):
 
     def save_pretrained(
         self,
-        folder: str | Path,
+        folder: str | Path | None = None,
         is_main_process: bool = True,
         *,
         state_dict: dict[str, Tensor] | None = None,
@@ -155,7 +159,7 @@ class Pretrained(Interface):
         `model_type` and a class name that it refuses, and a warning names the fields; every loader of ours knows both.
 
         Args:
-            folder: where to.
+            folder: where to; its name may also be `save_directory`.
             is_main_process: False: nothing is written, as by all processes of a run but one.
             state_dict: tensors to write instead of the model's own, by the names of its `state_dict()`.
             max_shard_size: of a file; a number of bytes, or "5GB".
@@ -165,6 +169,9 @@ class Pretrained(Interface):
             other: `repo_id`, `commit_message`, `private`, `token`, `revision`, `create_pr` of an upload. What else code
                 for Hugging Face gives is without effect, such as `safe_serialization`: only safetensors are written.
         """
+        folder = other.get("save_directory", folder)
+        if folder is None:
+            raise InputError("save_pretrained needs a folder")
         if not is_main_process:
             return
         if fields := self.write_files(
@@ -211,6 +218,10 @@ def differs_in_transformers(config: EncoderConfig, class_name: str) -> list[str]
     """`field=value` of what makes the class of this name compute something else in transformers."""
     classifies = class_name.endswith("ForImageClassification")
     return [text for text in config.not_in_transformers if classifies or not text.startswith("classifier_pool=")]
+
+
+class ShapeError(InputError, RuntimeError):
+    """Weights of other shapes than the model has them; also the RuntimeError that code for Hugging Face expects."""
 
 
 class LoadingInfo(NamedTuple):
@@ -267,7 +278,7 @@ def check_shapes(
     differing = [k for k, t in found.items() if k in own and own[k].shape != t.shape]
     if differing and not ignore_mismatched_sizes:
         key = differing[0]
-        raise InputError(
+        raise ShapeError(
             f"{source}: {key} has shape {tuple(found[key].shape)}, the model {tuple(own[key].shape)} "
             f"({len(differing)} such); change the config or pass ignore_mismatched_sizes=True"
         )

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.folders import count_of
 from mimsuite.data.label_table import FROM_ONE, count_labelled
-from mimsuite.models.load import keeps_head, make_classifier, make_normalizer, save_weights
+from mimsuite.models.load import keeps_head, make_classifier, make_normalizer, report_difference, save_weights
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import TrainingTask, assemble, prepare_process, train_run
@@ -82,12 +82,7 @@ def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) ->
     )
     if inputs.weights is not None and not keeps_head(inputs.weights, model):
         log.info("          the classifier is fresh (head.std=%g)", settings.head_std)
-    if unknown := objective.model.config.not_in_transformers:
-        log.info(
-            "          transformers refuses weights/, as it would compute something else: it does not know %s; use "
-            "mimsuite.load",
-            ", ".join(unknown),
-        )
+    report_difference(objective.model)
 
 
 def write_weights(

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.folders import count_of
-from mimsuite.models.load import make_masked_model, make_normalizer, save_weights
+from mimsuite.models.load import make_masked_model, make_normalizer, report_difference, save_weights
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.life import TrainingTask, assemble, prepare_process, train_run
@@ -71,6 +71,7 @@ def report_settings(settings: PretrainSettings, objective: MIMObjective) -> None
     fewest, most = drawn_range(settings)
     log.info("masks     units of %d px: %s%s", geometry.mask_unit, *describe_masks(fewest, most, geometry.units, each))
     log.info("objective %s of %s, %s", settings.loss, settings.target, describe_decoder(model))
+    report_difference(objective.model)
 
 
 def drawn_range(settings: PretrainSettings) -> tuple[int, int]:
