@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from mimsuite.encoders.config import Activation, ModelConfig
 from mimsuite.errors import InputError
@@ -17,6 +18,22 @@ from mimsuite.masked.patches import as_grid_mask, expand_mask
 
 TensorFunction = Callable[[Tensor], Tensor]
 State = TypeVar("State")
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something else happens at a call of the module: a hook, or another `forward` put in its place."""
+    of_all = bool(_has_any_global_hook())  # type: ignore[no-untyped-call]
+    return of_all or "forward" in vars(module) or any(getattr(module, name) for name in HOOKS)
+
+
+def is_plain(module: nn.Module, kind: type[nn.Linear] | type[nn.Conv2d]) -> bool:
+    """Whether a call of the module is just the product with its weights, so that it may be computed another way.
+
+    It is not where the module was replaced (by an adapter, a quantised layer), parametrized or hooked.
+    """
+    return type(module) is kind and type(module.weight) in (nn.Parameter, Tensor) and not is_hooked(module)
 
 
 class Dense(nn.Module):
@@ -30,6 +47,18 @@ class Dense(nn.Module):
         """Returns `(..., outputs)` from `(..., inputs)`."""
         out: Tensor = self.dense(x)
         return out
+
+
+class Intermediate(Dense):
+    """The first half of an MLP: a linear layer and the activation."""
+
+    def __init__(self, inputs: int, outputs: int, activation: Activation, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.activation = activation_function(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `(..., outputs)` from `(..., inputs)`."""
+        return self.activation(self.dense(x))
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -177,7 +206,7 @@ def attend(
         value: `(B, heads, M, d)`.
         scale: factor on the scores.
         dropout: on the probabilities; 0 in eval mode.
-        bias: `(heads, N, M)`, added to the scores.
+        bias: `(heads, N, M)` or `(B or 1, heads or 1, N or 1, M)`, added to the scores; of bool, False hides a key.
         head_mask: `(heads,)`, a factor on the probabilities of each head.
         implementation: "auto", "sdpa" or "eager".
         need_weights: also return the probabilities, after dropout and head mask, under any implementation.
@@ -186,17 +215,24 @@ def attend(
         `(B, heads, N, d)`, and `(B, heads, N, M)` or None.
     """
     gradient = torch.is_grad_enabled() and query.requires_grad
+    bias = None if bias is None else as_bias(bias, query.dtype)
     if need_weights or use_plain_attention(implementation, query.device.type, query.dtype, gradient):
         scores = (query * scale) @ key.transpose(-2, -1)
-        scores = scores if bias is None else scores + bias.to(scores.dtype)
+        scores = scores if bias is None else scores + bias
         weights = F.dropout(scores.softmax(-1), dropout)
         if head_mask is not None:
             weights = weights * head_mask.to(weights.dtype)[:, None, None]
         return weights @ value, weights if need_weights else None
-    mask = None if bias is None else bias.to(query.dtype)[None]
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
     # A factor per head on the probabilities is the same factor on the head's result.
     return context if head_mask is None else context * head_mask.to(context.dtype)[:, None, None], None
+
+
+def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores in four dimensions: 0, or the lowest number where a bool `mask` is False."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    return mask.to(dtype) if mask.ndim == 4 else mask.to(dtype)[None]
 
 
 def init_truncated_normal(module: nn.Module, std: float) -> None:

@@ -115,6 +115,21 @@ def as_output(out: ModelOutput, default: bool, return_dict: bool | None) -> Any:
 
 
 @dataclass(eq=False)
+class BaseModelOutput(ModelOutput):
+    """Of a ViT's encoder, called alone.
+
+    Attributes:
+        last_hidden_state: `(B, T, D)`, before the final LayerNorm.
+        hidden_states: L + 1 tensors `(B, T, D)`, the first one as it came in.
+        attentions: L tensors `(B, heads, T, T)`.
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
 class BaseModelOutputWithPooling(ModelOutput):
     """Of `ViTModel`.
 
@@ -186,12 +201,25 @@ class BaseModelOutputWithCLSToken(ModelOutput):
 
 
 @dataclass(eq=False)
+class BaseModelOutputWithNoAttention(ModelOutput):
+    """Of a BiT's encoder, called alone.
+
+    Attributes:
+        last_hidden_state: `(B, D, h, w)`, before the final norm.
+        hidden_states: the map that came in, and those after every stage.
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
 class BaseModelOutputWithPoolingAndNoAttention(ModelOutput):
     """Of `BitModel`.
 
     Attributes:
         last_hidden_state: `(B, D, h, w)`, after the final norm.
-        pooler_output: `(B, D)`, its mean over the map.
+        pooler_output: `(B, D, 1, 1)`, its mean over the map.
         hidden_states: the maps after the stem and after every stage, before the final norm.
     """
 

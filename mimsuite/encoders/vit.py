@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mimsuite.encoders.config import Side, as_pair, as_side
 from mimsuite.encoders.layers import (
-    Dense,
-    activation_function,
     check_config,
-    drop_path_rates,
     given_pixels,
     init_truncated_normal,
     init_xavier,
     of_layers,
 )
 from mimsuite.encoders.outputs import BaseModelOutputWithPooling, as_output
-from mimsuite.encoders.positions import RelativePositionBias, resize_positions, sincos_positions
+from mimsuite.encoders.positions import resize_positions, sincos_positions
 from mimsuite.encoders.vit_config import ViTConfig
-from mimsuite.encoders.vit_layers import ViTEmbeddings, ViTLayer, grid_of
+from mimsuite.encoders.vit_layers import ViTEmbeddings, ViTEncoder, ViTLayer, ViTPooler, grid_of
 from mimsuite.errors import InputError
 from mimsuite.masked.patches import as_grid_mask
 from mimsuite.types import FeatureMap
 
 # Shapes: B images, N = gh * gw patches, K of them visible, D features; T tokens: the class token (if any) first, then R
 # register tokens, then the patches.
-
-
-class _Blocks(nn.Module):
-    """The blocks under the name `layer`, and what they share."""
-
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
-        self.layer = nn.ModuleList(ViTLayer(config, rate) for rate in rates)
-        grid, heads = grid_of(config.image_size, config), config.num_attention_heads
-        shared = config.use_shared_relative_position_bias
-        self.rel_pos_bias = RelativePositionBias(grid, heads, config.use_class_token) if shared else None
 
 
 class VisionTransformer(nn.Module):
@@ -83,10 +67,9 @@ class VisionTransformer(nn.Module):
         self.gradient_checkpointing = False
         self.on_new_grid: Callable[[tuple[int, int]], None] | None = None
         self.embeddings = ViTEmbeddings(config, use_mask_token)
-        self.encoder = _Blocks(config)
+        self.encoder = ViTEncoder(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.pooler = Dense(config.hidden_size, config.pooler_output_size) if add_pooling_layer else None
-        self.pooler_activation = activation_function(config.pooler_act)
+        self.pooler = ViTPooler(config) if add_pooling_layer else None
         self.register_load_state_dict_pre_hook(_rename_aliases)  # type: ignore[no-untyped-call]
         init_weights(self)
 
@@ -118,8 +101,9 @@ class VisionTransformer(nn.Module):
         Raises:
             InputError: no such block, or as `forward_features`.
         """
-        grid, last = self._grid(pixels), self.num_layers
-        blocks = islice(self._depths(pixels, None, None, self.interpolate_positions, None, False), 1, None)
+        grid, last = self.grid(pixels), self.num_layers
+        tokens = self.embeddings(self._as_weights(pixels), None, self.interpolate_positions)
+        blocks = islice(self.encoder.depths(tokens), 1, None)
         found = {n: tokens for n, (tokens, _) in of_layers(blocks, layers, last).items()}
         return tuple(self.feature_map(self.layernorm(found[n]) if n == last else found[n], grid) for n in layers)
 
@@ -128,13 +112,13 @@ class VisionTransformer(nn.Module):
 
         Then dropping them needs no count on the device.
         """
-        grid = self._grid(pixels)
+        grid = self.grid(pixels)
         hidden = None if mask is None else as_grid_mask(mask, pixels.shape[0], grid)
         if mask is not None and hidden_per_image is not None:
             hidden_per_image *= grid[0] * grid[1] // mask[0].numel()
         kept = self.kept(hidden, hidden_per_image)
-        tokens, _, _ = self._encode(pixels, hidden, kept, self.interpolate_positions)
-        return self.feature_map(self.layernorm(tokens), grid, kept)
+        out = self(pixels, hidden, None, False, False, return_dict=True, kept=kept)
+        return self.feature_map(out.last_hidden_state, grid, kept)
 
     def kept(self, hidden: Tensor | None, hidden_per_image: int | None = None) -> Tensor | None:
         """Numbers of the patches that the blocks see, `(B, K)` int64, in order; None for all.
@@ -180,8 +164,12 @@ class VisionTransformer(nn.Module):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        kept: Tensor | None = None,
+        **_: Any,
     ) -> Any:
-        """Runs the network; None for a switch means the config's value.
+        """Runs the network; None for a switch means the config's value. Other keywords are without effect.
 
         Args:
             pixel_values: `(B, C, H, W)` normalised floats, cast to the parameters' dtype.
@@ -191,70 +179,43 @@ class VisionTransformer(nn.Module):
             output_hidden_states: also return the tokens after the embeddings and after every block.
             interpolate_pos_encoding: take images of any size and interpolate the positions.
             return_dict: False: a tuple instead of `BaseModelOutputWithPooling`.
+            attention_mask: `(B, T)`, 0 for tokens that no token looks at; or in four dimensions, see `attend`.
+            kept: what the method `kept` gives for the mask, if the caller has it.
 
         Raises:
             InputError: no pixels, or values that do not fit the model (a ValueError).
         """
         pixels = given_pixels(pixel_values)
-        config = self.config
-        mask = None
-        if bool_masked_pos is not None:
-            mask = as_grid_mask(bool_masked_pos, pixels.shape[0], self._grid(pixels))
+        config, mask = self.config, bool_masked_pos
+        if mask is not None and kept is None and config.mask_mode == "drop":
+            kept = self.kept(as_grid_mask(mask, pixels.shape[0], self.grid(pixels)))
         interpolate = self.interpolate_positions if interpolate_pos_encoding is None else interpolate_pos_encoding
-        need_weights = config.output_attentions if output_attentions is None else output_attentions
-        need_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        tokens, states, weights = self._encode(
-            pixels, mask, self.kept(mask), interpolate, head_mask, need_weights, need_states
-        )
-        last = self.layernorm(tokens)
-        pooled = None if self.pooler is None else self.pooler_activation(self.pooler(last[:, 0]))
-        out = BaseModelOutputWithPooling(last, pooled, states, weights)
-        return as_output(out, config.return_dict, return_dict)
-
-    def _encode(
-        self,
-        pixels: Tensor,
-        mask: Tensor | None,
-        kept: Tensor | None,
-        interpolate: bool,
-        head_mask: Tensor | None = None,
-        need_weights: bool = False,
-        need_states: bool = False,
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
-        """Tokens before the final LayerNorm; if needed also those of every depth, and the probabilities."""
-        states: list[Tensor] = []
-        weights: list[Any] = []
-        for tokens, probabilities in self._depths(pixels, mask, kept, interpolate, head_mask, need_weights):
-            if need_states:
-                states.append(tokens)
-            weights.append(probabilities)
-        return tokens, tuple(states) if need_states else None, tuple(weights[1:]) if need_weights else None
-
-    def _depths(
-        self,
-        pixels: Tensor,
-        mask: Tensor | None,
-        kept: Tensor | None,
-        interpolate: bool,
-        head_mask: Tensor | None,
-        need_weights: bool,
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Tokens after the embeddings and after every block, each with the probabilities, if needed, of its block."""
-        replaced = mask if kept is None else None
-        tokens = self.embeddings(pixels.to(self.layernorm.weight.dtype), replaced, interpolate)
+        tokens = self.embeddings(self._as_weights(pixels), mask if kept is None else None, interpolate)
         if kept is not None:
             patches = tokens[:, self.extra :]
             visible = patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
             tokens = torch.cat([tokens[:, : self.extra], visible], dim=1)
-        bias = self._position_bias(tokens)
-        probabilities: Tensor | None = None
-        yield tokens, probabilities
-        for layer, factors in zip(self.encoder.layer, self._head_factors(head_mask), strict=True):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                tokens, probabilities = checkpoint(layer, tokens, bias, factors, need_weights, use_reentrant=False)
-            else:
-                tokens, probabilities = layer(tokens, bias, factors, need_weights)
-            yield tokens, probabilities
+        encoded = self.encoder(
+            tokens,
+            head_mask,
+            config.output_attentions if output_attentions is None else output_attentions,
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            attention_mask=attention_mask,
+            recompute=self.gradient_checkpointing,
+        )
+        last = self.layernorm(encoded.last_hidden_state)
+        pooled = None if self.pooler is None else self.pooler(last)
+        out = BaseModelOutputWithPooling(last, pooled, encoded.hidden_states, encoded.attentions)
+        return as_output(out, config.return_dict, return_dict)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks."""
+        return self.encoder.layer
+
+    def _as_weights(self, pixels: Tensor) -> Tensor:
+        """Pixels in the parameters' dtype."""
+        return pixels.to(self.embeddings.patch_embeddings.projection.weight.dtype)
 
     def set_image_size(self, image_size: Side, mode: str = "hf") -> None:
         """Makes another image size the model's own: resizes the positions once, notes it in the config.
@@ -299,30 +260,9 @@ class VisionTransformer(nn.Module):
             return self.num_blocks + 1
         raise InputError(f"{name} is not a parameter of a ViT encoder; use a name of its named_parameters()")
 
-    def _grid(self, pixels: Tensor) -> tuple[int, int]:
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
+        """Returns `(gh, gw)`, rows and columns of the patches of images."""
         return grid_of([pixels.shape[-2], pixels.shape[-1]], self.config)
-
-    def _position_bias(self, tokens: Tensor) -> Tensor | None:
-        shared = self.encoder.rel_pos_bias
-        if shared is None:
-            return None
-        if len(shared.relative_position_index) != tokens.shape[1]:
-            raise InputError(
-                f"{tokens.shape[1]} tokens, but relative position biases for "
-                f"{len(shared.relative_position_index)}; they cannot be interpolated: use images of "
-                f"{self.config.image_size} pixels"
-            )
-        bias: Tensor = shared()
-        return bias
-
-    def _head_factors(self, head_mask: Tensor | None) -> list[Tensor | None]:
-        """One `(heads,)` tensor or None per block."""
-        depth, heads = self.config.num_hidden_layers, self.config.num_attention_heads
-        if head_mask is None:
-            return [None] * depth
-        if tuple(head_mask.shape) not in ((heads,), (depth, heads)):
-            raise InputError(f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},) or ({depth}, {heads})")
-        return list(head_mask.expand(depth, heads))
 
 
 @torch.no_grad()

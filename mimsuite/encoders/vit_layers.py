@@ -1,25 +1,40 @@
-"""The layers of a Vision Transformer: attention, blocks, and what turns pixels into tokens."""
+"""The parts of a Vision Transformer, each a module to call: what turns pixels into tokens, blocks, encoder, pooler."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mimsuite.encoders.config import Side, as_pair
-from mimsuite.encoders.layers import Dense, activation_function, attend, check_pixels, drop_path
-from mimsuite.encoders.positions import resize_positions
+from mimsuite.encoders.layers import (
+    Dense,
+    Intermediate,
+    activation_function,
+    as_bias,
+    attend,
+    check_pixels,
+    drop_path,
+    drop_path_rates,
+    is_plain,
+)
+from mimsuite.encoders.outputs import BaseModelOutput, as_output
+from mimsuite.encoders.positions import RelativePositionBias, resize_positions
 from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
+from mimsuite.masked.patches import as_grid_mask
 
 # Shapes: B images, N = gh * gw patches, D features; T tokens: the class token (if any) first, then R register tokens,
 # then the patches.
 
 
 class QueryKeyValue(nn.Module):
-    """Three projections, kept apart in files and computed as one product, which is up to twice as fast."""
+    """Three projections, kept apart in files; plain ones are computed as one product, which is up to twice as fast."""
 
     def __init__(self, width: int, bias: bool) -> None:
         super().__init__()
@@ -29,13 +44,29 @@ class QueryKeyValue(nn.Module):
 
     def forward(self, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns query, key and value, each `(B, heads, T, D / heads)`."""
+        batch, count, width = tokens.shape
+        if not self._are_alike():
+            query, key, value = (
+                part(tokens).view(batch, count, heads, -1).transpose(1, 2)
+                for part in (self.query, self.key, self.value)
+            )
+            return query, key, value
         parts = (self.query, self.key, self.value)
         weight = torch.cat([p.weight for p in parts])
         bias = None if self.query.bias is None else torch.cat([p.bias for p in parts])
-        batch, count, width = tokens.shape
         fused = F.linear(tokens, weight, bias).view(batch, count, 3, heads, width // heads)
         query, key, value = fused.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
+
+    def _are_alike(self) -> bool:
+        """Whether all three are plain and of one kind, so that they may be computed as one product."""
+        first = self.query
+        return all(
+            is_plain(part, nn.Linear)
+            and part.weight.dtype == first.weight.dtype
+            and (part.bias is None) == (first.bias is None)
+            for part in (first, self.key, self.value)
+        )
 
 
 class ViTAttention(nn.Module):
@@ -49,25 +80,29 @@ class ViTAttention(nn.Module):
         self.output = Dense(config.hidden_size, config.hidden_size, config.use_attention_output_bias)
 
     def forward(
-        self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns `(B, T, D)`, and the probabilities `(B, heads, T, T)` or None.
 
-        Arguments as for `attend`.
+        `attention_mask` is the `bias` of `attend`, `head_mask` the same as there.
         """
-        query, key, value = self.attention(tokens, self.heads)
+        query, key, value = self.attention(hidden_states, self.heads)
         context, weights = attend(
             query,
             key,
             value,
             scale=query.shape[-1] ** -0.5,
             dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            bias=bias,
+            bias=attention_mask,
             head_mask=head_mask,
             implementation=self.config.attn_implementation,
-            need_weights=need_weights,
+            need_weights=output_attentions,
         )
-        return self.output(context.transpose(1, 2).reshape(tokens.shape)), weights
+        return self.output(context.transpose(1, 2).reshape(hidden_states.shape)), weights
 
 
 class ViTLayer(nn.Module):
@@ -80,8 +115,7 @@ class ViTLayer(nn.Module):
         self.layernorm_before = nn.LayerNorm(width, eps)
         self.attention = ViTAttention(config)
         self.layernorm_after = nn.LayerNorm(width, eps)
-        self.intermediate = Dense(width, hidden, config.use_mlp_bias)
-        self.activation = activation_function(config.hidden_act)
+        self.intermediate = Intermediate(width, hidden, config.hidden_act, config.use_mlp_bias)
         self.output = Dense(hidden, width, config.use_mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         scaled = config.layer_scale_init_value is not None
@@ -89,17 +123,148 @@ class ViTLayer(nn.Module):
         self.gamma_2 = nn.Parameter(torch.empty(width)) if scaled else None
 
     def forward(
-        self, tokens: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Returns the tokens `(B, T, D)` and the attention probabilities or None."""
-        attended, weights = self.attention(self.layernorm_before(tokens), bias, head_mask, need_weights)
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Returns the tokens `(B, T, D)`; with `output_attentions` a pair of them and the attention probabilities.
+
+        Arguments as for `ViTAttention.forward`.
+        """
+        tokens = hidden_states
+        attended, weights = self.attention(self.layernorm_before(tokens), attention_mask, head_mask, output_attentions)
         tokens = tokens + self._branch(attended, self.gamma_1)
-        expanded = self.activation(self.intermediate(self.layernorm_after(tokens)))
-        return tokens + self._branch(self.output(expanded), self.gamma_2), weights
+        tokens = tokens + self._branch(self.output(self.intermediate(self.layernorm_after(tokens))), self.gamma_2)
+        return (tokens, weights) if output_attentions else tokens
 
     def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
         x = self.dropout(x)
         return drop_path(x if gamma is None else x * gamma, self.drop_path_rate, self.training)
+
+
+class ViTEncoder(nn.Module):
+    """The blocks under the name `layer`, and what they share."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
+        self.layer = nn.ModuleList(ViTLayer(config, rate) for rate in rates)
+        grid, heads = grid_of(config.image_size, config), config.num_attention_heads
+        shared = config.use_shared_relative_position_bias
+        self.rel_pos_bias = RelativePositionBias(grid, heads, config.use_class_token) if shared else None
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+        attention_mask: Tensor | None = None,
+        recompute: bool = False,
+    ) -> Any:
+        """Runs the blocks on tokens `(B, T, D)`; gives a `BaseModelOutput`, or a tuple without `return_dict`.
+
+        Arguments as for `VisionTransformer.forward`; `recompute` keeps only the blocks' inputs for the backward pass.
+        """
+        states: list[Tensor] = []
+        weights: list[Any] = []
+        blocks = self.depths(hidden_states, head_mask, output_attentions, attention_mask, recompute)
+        for tokens, probabilities in blocks:
+            if output_hidden_states:
+                states.append(tokens)
+            weights.append(probabilities)
+        out = BaseModelOutput(
+            tokens,
+            tuple(states) if output_hidden_states else None,
+            tuple(weights[1:]) if output_attentions else None,
+        )
+        return as_output(out, True, return_dict)
+
+    def depths(
+        self,
+        tokens: Tensor,
+        head_mask: Tensor | None = None,
+        need_weights: bool = False,
+        attention_mask: Tensor | None = None,
+        recompute: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The tokens, then those after every block as they are computed, each with its block's probabilities if needed.
+
+        Arguments as for `forward`.
+        """
+        bias = self._bias(tokens, attention_mask)
+        yield tokens, None
+        for layer, factors in zip(self.layer, self._head_factors(head_mask), strict=True):
+            if recompute and torch.is_grad_enabled():
+                out = checkpoint(layer, tokens, bias, factors, need_weights, use_reentrant=False)
+            else:
+                out = layer(tokens, bias, factors, need_weights)
+            tokens, probabilities = out if need_weights else (out, None)
+            yield tokens, probabilities
+
+    def _bias(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """What is added to the scores of every block: relative positions, and what hides tokens."""
+        bias, count = self._position_bias(tokens.shape[1]), tokens.shape[1]
+        if attention_mask is None:
+            return bias
+        if attention_mask.ndim not in (2, 4) or attention_mask.shape[-1] != count:
+            raise InputError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}; expected ({tokens.shape[0]}, {count}), one value "
+                "per token, the class token included"
+            )
+        mask = attention_mask.bool()[:, None, None] if attention_mask.ndim == 2 else attention_mask
+        return mask if bias is None else bias + as_bias(mask, bias.dtype)
+
+    def _position_bias(self, count: int) -> Tensor | None:
+        shared = self.rel_pos_bias
+        if shared is None:
+            return None
+        if len(shared.relative_position_index) != count:
+            raise InputError(
+                f"{count} tokens, but relative position biases for {len(shared.relative_position_index)}; they cannot "
+                f"be interpolated: use images of {self.config.image_size} pixels"
+            )
+        bias: Tensor = shared()
+        return bias
+
+    def _head_factors(self, head_mask: Tensor | None) -> list[Tensor | None]:
+        """One `(heads,)` tensor or None per block."""
+        depth, heads = self.config.num_hidden_layers, self.config.num_attention_heads
+        if head_mask is None:
+            return [None] * depth
+        if tuple(head_mask.shape) not in ((heads,), (depth, heads)):
+            raise InputError(f"head_mask has shape {tuple(head_mask.shape)}; expected ({heads},) or ({depth}, {heads})")
+        return list(head_mask.expand(depth, heads))
+
+
+class ViTPooler(Dense):
+    """A linear layer and an activation on the first token."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__(config.hidden_size, config.pooler_output_size)
+        self.activation = activation_function(config.pooler_act)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Returns `(B, pooler_output_size)` from normed tokens `(B, T, D)`."""
+        return self.activation(self.dense(hidden_states[:, 0]))
+
+
+class ViTPatchEmbeddings(nn.Module):
+    """Cuts images into patches and projects them."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        patch = as_pair(config.patch_size)
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, patch, patch, bias=config.use_patch_bias)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Returns `(B, N, D)` from `(B, C, H, W)`."""
+        projected: Tensor = self.projection(pixel_values)
+        return projected.flatten(2).transpose(1, 2)
 
 
 class ViTEmbeddings(nn.Module):
@@ -108,7 +273,7 @@ class ViTEmbeddings(nn.Module):
     def __init__(self, config: ViTConfig, use_mask_token: bool) -> None:
         super().__init__()
         self.config = config
-        width, patch = config.hidden_size, as_pair(config.patch_size)
+        width = config.hidden_size
         tokens = math.prod(grid_of(config.image_size, config)) + config.use_class_token
         absolute = config.use_absolute_position_embeddings
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_class_token else None
@@ -118,23 +283,25 @@ class ViTEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(table, requires_grad=learned) if absolute else None
         registers = config.num_register_tokens
         self.register_tokens = nn.Parameter(torch.empty(1, registers, width)) if registers else None
-        projection = nn.Conv2d(config.num_channels, width, patch, patch, bias=config.use_patch_bias)
-        self.patch_embeddings = nn.ModuleDict({"projection": projection})
+        self.patch_embeddings = ViTPatchEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, pixels: Tensor, mask: Tensor | None, interpolate: bool) -> Tensor:
-        """Returns `(B, T, D)` from `pixels (B, C, H, W)` and `mask (B, gh, gw)` bool, True = hidden."""
-        self._check_pixels(pixels, interpolate)
-        projected = self.patch_embeddings["projection"](pixels)
-        tokens = projected.flatten(2).transpose(1, 2)
-        if mask is not None:
+    def forward(
+        self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, interpolate_pos_encoding: bool | None = False
+    ) -> Tensor:
+        """Returns `(B, T, D)` from pixels `(B, C, H, W)`; other arguments as for `VisionTransformer.forward`."""
+        self._check_pixels(pixel_values, bool(interpolate_pos_encoding))
+        grid = grid_of([pixel_values.shape[-2], pixel_values.shape[-1]], self.config)
+        tokens: Tensor = self.patch_embeddings(pixel_values)
+        if bool_masked_pos is not None:
             if self.mask_token is None:
                 raise InputError("the model has no mask token, so it takes no mask; build it with use_mask_token=True")
+            mask = as_grid_mask(bool_masked_pos, tokens.shape[0], grid)
             tokens = torch.where(mask.flatten(1).unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if self.position_embeddings is not None:
-            tokens = tokens + self.positions((projected.shape[-2], projected.shape[-1]))
+            tokens = tokens + self.positions(grid)
         if self.register_tokens is not None:
             first = int(self.config.use_class_token)
             registers = self.register_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)

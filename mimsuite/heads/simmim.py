@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mimsuite.masked.patches import fold_patches
+from mimsuite.encoders.layers import is_plain
+from mimsuite.masked.patches import fold_patches, gather_patches
 
 
 class _Fold(nn.Module):
@@ -51,5 +52,6 @@ class SimMIMHead(nn.Sequential):
         `where` are image, row and column of each, three `(K,)` int64 tensors.
         """
         convolution = self[0]
-        assert isinstance(convolution, nn.Conv2d)
+        if not isinstance(convolution, nn.Conv2d) or not is_plain(convolution, nn.Conv2d):
+            return gather_patches(self(grid), (grid.shape[-2], grid.shape[-1]), where)
         return F.linear(grid.permute(0, 2, 3, 1)[where], convolution.weight.flatten(1), convolution.bias)

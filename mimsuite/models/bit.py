@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mimsuite.encoders.bit import ResNetV2
 from mimsuite.encoders.bit_config import BitConfig
-from mimsuite.encoders.layers import given_pixels, init_truncated_normal
+from mimsuite.encoders.layers import init_truncated_normal
 from mimsuite.encoders.outputs import (
     BackboneOutput,
     as_output,
@@ -25,8 +25,8 @@ from mimsuite.models.pretrained import Pretrained
 class BitModel(ResNetV2, Pretrained):
     """The bare Big Transfer network (Kolesnikov et al. 2020, section 3.1).
 
-    Gives `last_hidden_state (B, D, h, w)` after the final norm and `pooler_output (B, D)`; arguments, attributes and
-    errors: see `ResNetV2`.
+    Gives `last_hidden_state (B, D, h, w)` after the final norm and `pooler_output (B, D, 1, 1)`; arguments, attributes
+    and errors: see `ResNetV2`.
     """
 
     config_class = BitConfig
@@ -49,10 +49,10 @@ class BitForMaskedImageModeling(DenseForMaskedImageModeling):
     config_class = BitConfig
     base_prefix = "bit"
     beside_prefix = ("mask_token",)
-    bit: ResNetV2
+    bit: BitModel
 
     def __init__(self, config: BitConfig, head: HeadFactory = SimMIMHead) -> None:
-        encoder = ResNetV2(config, use_mask_token=True)
+        encoder = BitModel(config, use_mask_token=True)
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head)
         init_truncated_normal(self.decoder, 0.02)
 
@@ -65,11 +65,16 @@ class BitForImageClassification(DenseForImageClassification):
 
     config_class = BitConfig
     base_prefix = "bit"
-    bit: ResNetV2
+    bit: BitModel
 
     def __init__(self, config: BitConfig) -> None:
-        super().__init__(config, ResNetV2(config))
+        super().__init__(config, BitModel(config))
         self.classifier = nn.Sequential(nn.Flatten(), self.classifier)  # so that files name it `classifier.1`
+
+    def pooled(self, pixels: Tensor, need_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """What the encoder's own pooler gives, `(B, D, 1, 1)`, and if needed the maps of stem and stages."""
+        out = self.bit(pixels, need_states, return_dict=True)
+        return out.pooler_output, out.hidden_states
 
 
 class BitBackbone(Pretrained):
@@ -91,12 +96,12 @@ class BitBackbone(Pretrained):
 
     config_class = BitConfig
     base_prefix = "bit"
-    bit: ResNetV2
+    bit: BitModel
 
     def __init__(self, config: BitConfig) -> None:
         super().__init__()
         self.config = config
-        self.bit = ResNetV2(config)
+        self.bit = BitModel(config)
         self.stage_names, self.num_features = config.stage_names, config.widths
         self.out_features, self.out_indices = list(config.out_features), list(config.out_indices)
         self.channels = [self.num_features[i] for i in config.out_indices]
@@ -106,13 +111,13 @@ class BitBackbone(Pretrained):
         pixel_values: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **_: Any,
     ) -> Any:
         """Returns the chosen maps `(B, D_i, h_i, w_i)` in the order of the stages, before the final norm.
 
         Arguments and errors as for `ResNetV2.forward`; `BackboneOutput`, or a tuple.
         """
-        _, states = self.bit.encode(given_pixels(pixel_values), None, need_states=True)
-        assert states is not None
+        states = self.bit(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         result = BackboneOutput(tuple(states[i] for i in self.out_indices), states if need_states else None)
         return as_output(result, self.config.return_dict, return_dict)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mimsuite.encoders.config import ModelConfig, Side, as_pair
-from mimsuite.encoders.layers import given_pixels
+from mimsuite.encoders.layers import given_pixels, is_hooked
 from mimsuite.encoders.outputs import (
     ImageClassifierOutputWithNoAttention,
     MaskedImageModelingOutput,
@@ -119,9 +119,10 @@ class ForMaskedImageModeling(Pretrained):
         features = self.features(pixel_values, mask, hidden_per_image)
         self._check_cover(features.grid, pixel_values)
         grid = (features.grid.shape[-2], features.grid.shape[-1])
-        if grid[0] % mask.shape[1] or grid[1] % mask.shape[2]:  # finer than the features: cells partly hidden
+        finer = grid[0] % mask.shape[1] or grid[1] % mask.shape[2]  # than the features: cells are partly hidden
+        if finer or not hasattr(self.decoder, "hidden_only") or self._is_watched():
             target = self.target.dense(pixel_values, self.head_stride)
-            return masked_error(self.decoder(*features, mask), target, mask, loss)
+            return masked_error(self._picture(features, mask), target, mask, loss)
         repeats = (grid[0] // mask.shape[1]) * (grid[1] // mask.shape[2])
         count = None if hidden_per_image is None else hidden_per_image * repeats
         hidden = expand_mask(mask, grid)
@@ -153,10 +154,20 @@ class ForMaskedImageModeling(Pretrained):
 
         `mask` is `(B, gh, gw)` bool, True = hidden.
         """
-        predicted: Tensor = self.decoder(*features, mask)
+        predicted = self._picture(features, mask)
         if mask is None:
             return None, predicted
         return masked_error(predicted, self.target.dense(pixel_values, self.head_stride), mask), predicted
+
+    def _picture(self, features: FeatureMap, mask: Tensor | None) -> Tensor:
+        """The whole prediction; a user's own decoder may be any module that makes a picture of a map."""
+        given = (*features, mask) if hasattr(self.decoder, "hidden_only") else (features.grid,)
+        picture: Tensor = self.decoder(*given)
+        return picture
+
+    def _is_watched(self) -> bool:
+        """Whether hooks wait for the decoder's whole picture, so that hidden cells alone are not enough."""
+        return any(is_hooked(part) for part in (self.decoder, *self.decoder.children()))
 
     def _check_stride(self, pixel_values: Tensor) -> None:
         """Whether the picture that the head writes covers the image exactly."""
@@ -238,6 +249,7 @@ class DenseForMaskedImageModeling(ForMaskedImageModeling):
         bool_masked_pos: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **_: Any,
     ) -> Any:
         """Returns the reconstruction of the whole picture, and with a mask the loss on its hidden pixels.
 
@@ -268,12 +280,18 @@ class DenseForMaskedImageModeling(ForMaskedImageModeling):
 class DenseForImageClassification(ForImageClassification):
     """The forward pass of classifiers without attention matrices."""
 
+    def pooled(self, pixels: Tensor, need_states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """What the classifier looks at, `(B, D)`, and if needed the maps of all stages."""
+        features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, None, need_states)
+        return pool(features, self.config.classifier_pool), states
+
     def forward(
         self,
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **_: Any,
     ) -> Any:
         """Returns the logits, and with `labels` the loss (see `mimsuite.heads.losses.classification_loss`).
 
@@ -286,10 +304,9 @@ class DenseForImageClassification(ForImageClassification):
         Raises:
             InputError: no pixels, or values that do not fit the model (a ValueError).
         """
-        pixels = given_pixels(pixel_values)
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, None, need_states)
-        logits = self.classifier(pool(features, self.config.classifier_pool))
+        pooled, states = self.pooled(given_pixels(pixel_values), need_states)
+        logits = self.classifier(pooled)
         result = ImageClassifierOutputWithNoAttention(self.loss(logits, labels), logits, states)
         return as_output(result, self.config.return_dict, return_dict)
 

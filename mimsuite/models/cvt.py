@@ -56,10 +56,10 @@ class CvtForMaskedImageModeling(DenseForMaskedImageModeling):
     config_class = CvtConfig
     base_prefix = "cvt"
     beside_prefix = ("layernorm", "mask_token")
-    cvt: ConvolutionalTransformer
+    cvt: CvtModel
 
     def __init__(self, config: CvtConfig, head: HeadFactory = SimMIMHead) -> None:
-        encoder = ConvolutionalTransformer(config, add_final_norm=True, use_mask_token=True)
+        encoder = CvtModel(config, add_final_norm=True, use_mask_token=True)
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head)
         init_truncated_normal(self.decoder, config.initializer_range)
 
@@ -73,8 +73,8 @@ class CvtForImageClassification(DenseForImageClassification):
     config_class = CvtConfig
     base_prefix = "cvt"
     beside_prefix = ("layernorm",)
-    cvt: ConvolutionalTransformer
+    cvt: CvtModel
 
     def __init__(self, config: CvtConfig) -> None:
-        super().__init__(config, ConvolutionalTransformer(config, add_final_norm=True))
+        super().__init__(config, CvtModel(config, add_final_norm=True))
         init_truncated_normal(self.classifier, config.initializer_range)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mimsuite.encoders.config import as_pair
-from mimsuite.encoders.layers import check_config, init_truncated_normal
+from mimsuite.encoders.layers import check_config, given_pixels, init_truncated_normal
 from mimsuite.encoders.outputs import (
     ImageClassifierOutput,
     MaskedImageModelingOutput,
@@ -63,7 +63,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
     base_prefix = "vit"
     init_options = ("head",)
     file_key = staticmethod(classic_key)
-    vit: VisionTransformer
+    vit: ViTModel
 
     def __init__(self, config: ViTConfig, head: HeadFactory | None = None) -> None:
         check_config(config, ViTConfig)
@@ -76,7 +76,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
                 f"mask_mode={config.mask_mode} with decoder_hidden_size={config.decoder_hidden_size}: drop needs MAE's "
                 "decoder (decoder_hidden_size=512, say), replace another head (decoder_hidden_size=None)"
             )
-        encoder = VisionTransformer(config, add_pooling_layer=False, use_mask_token=not drops)
+        encoder = ViTModel(config, add_pooling_layer=False, use_mask_token=not drops)
         if drops:
             head = partial(MAEDecoder, grid=(size[0] // patch[0], size[1] // patch[1]), **decoder_fields(config))
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head or SimMIMHead)
@@ -105,6 +105,8 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
+        attention_mask: Tensor | None = None,
+        **_: Any,
     ) -> Any:
         """Returns the reconstruction of the whole picture, and with a mask the loss on its hidden pixels.
 
@@ -112,20 +114,24 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         """
         if pixel_values is not None and bool_masked_pos is not None:
             self._check_stride(pixel_values)
+        pixels = given_pixels(pixel_values)
+        mask = (
+            None if bool_masked_pos is None else as_grid_mask(bool_masked_pos, pixels.shape[0], self.vit.grid(pixels))
+        )
+        kept = self.vit.kept(mask)
         out = self.vit(
-            pixel_values,
-            bool_masked_pos,
+            pixels,
+            mask,
             head_mask,
             output_attentions,
             output_hidden_states,
             interpolate_pos_encoding,
             return_dict=True,
+            attention_mask=attention_mask,
+            kept=kept,
         )
-        assert pixel_values is not None
-        grid = (pixel_values.shape[-2] // self.vit.stride[0], pixel_values.shape[-1] // self.vit.stride[1])
-        mask = None if bool_masked_pos is None else as_grid_mask(bool_masked_pos, pixel_values.shape[0], grid)
-        features = self.vit.feature_map(out.last_hidden_state, grid, self.vit.kept(mask))
-        loss, picture = self.dense_output(features, pixel_values, mask)
+        features = self.vit.feature_map(out.last_hidden_state, self.vit.grid(pixels), kept)
+        loss, picture = self.dense_output(features, pixels, mask)
         result = MaskedImageModelingOutput(loss, picture, out.hidden_states, out.attentions)
         return as_output(result, self.config.return_dict, return_dict)
 
@@ -155,10 +161,10 @@ class ViTForImageClassification(ForImageClassification):
     config_class = ViTConfig
     base_prefix = "vit"
     file_key = staticmethod(classic_key)
-    vit: VisionTransformer
+    vit: ViTModel
 
     def __init__(self, config: ViTConfig) -> None:
-        super().__init__(config, VisionTransformer(config, add_pooling_layer=False))
+        super().__init__(config, ViTModel(config, add_pooling_layer=False))
         init_truncated_normal(self.classifier, config.initializer_range)
 
     def forward(
@@ -170,23 +176,25 @@ class ViTForImageClassification(ForImageClassification):
         output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool | None = None,
         return_dict: bool | None = None,
+        attention_mask: Tensor | None = None,
+        **_: Any,
     ) -> Any:
         """Returns the logits, and with `labels` the loss (see `mimsuite.heads.losses.classification_loss`).
 
         Arguments as for `VisionTransformer.forward`; `ImageClassifierOutput`, or a tuple.
         """
+        pixels = given_pixels(pixel_values)
         out = self.vit(
-            pixel_values,
+            pixels,
             None,
             head_mask,
             output_attentions,
             output_hidden_states,
             interpolate_pos_encoding,
             return_dict=True,
+            attention_mask=attention_mask,
         )
-        assert pixel_values is not None
-        grid = (pixel_values.shape[-2] // self.vit.stride[0], pixel_values.shape[-1] // self.vit.stride[1])
-        features = self.vit.feature_map(out.last_hidden_state, grid)
+        features = self.vit.feature_map(out.last_hidden_state, self.vit.grid(pixels))
         logits = self.classifier(pool(features, self.config.classifier_pool))
         result = ImageClassifierOutput(self.loss(logits, labels), logits, out.hidden_states, out.attentions)
         return as_output(result, self.config.return_dict, return_dict)

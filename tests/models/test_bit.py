@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mimsuite.encoders.bit import BitLayer, StandardizedConv2d, pad_by_size
 from mimsuite.encoders.bit_config import make_div
+from mimsuite.encoders.bit_layers import BitLayer, StandardizedConv2d, pad_by_size
 from mimsuite.errors import InputError
 from mimsuite.models import (
     AutoBackbone,
@@ -200,7 +200,7 @@ def test_every_map_follows_the_rules(changes, size):
         close(one, two)
     last = expected[-1] if changes.get("layer_type") else WrittenOut(model).norm(expected[-1], "norm")
     close(found.last_hidden_state, last)
-    close(found.pooler_output, last.mean((2, 3)))
+    close(found.pooler_output, last.mean((2, 3), keepdim=True))
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 7])
@@ -292,10 +292,10 @@ def test_the_output_stride_decides_the_sizes(layer_type, output_stride, sides):
 
 def test_the_dilation_doubles_with_every_stride_left_out():
     model = BitModel(tiny(output_stride=8, depths=[1, 3, 3, 3]))
-    found = [[layer.conv2.dilation[0] for layer in stage.layers] for stage in model.encoder["stages"]]
+    found = [[layer.conv2.dilation[0] for layer in stage.layers] for stage in model.encoder.stages]
     assert found == [[1], [1, 1, 1], [1, 2, 2], [2, 4, 4]]
     model = BitModel(tiny(output_stride=4, depths=[1, 1, 2, 2]))
-    assert [[layer.conv2.dilation[0] for layer in stage.layers] for stage in model.encoder["stages"]] == [
+    assert [[layer.conv2.dilation[0] for layer in stage.layers] for stage in model.encoder.stages] == [
         [1], [1], [2, 4], [2, 8],
     ]  # fmt: skip
 
@@ -353,7 +353,7 @@ def test_the_defaults_at_224():
     with torch.device("meta"):
         out = BitModel(BitConfig())(torch.empty(1, 3, 224, 224), output_hidden_states=True)
     assert out.last_hidden_state.shape == (1, 2048, 7, 7)
-    assert out.pooler_output.shape == (1, 2048)
+    assert out.pooler_output.shape == (1, 2048, 1, 1)
     shapes = [tuple(s.shape[1:]) for s in out.hidden_states]
     assert shapes == [(64, 56, 56), (256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)]
 
@@ -363,7 +363,7 @@ def test_the_defaults_at_224():
 
 def test_drop_path_rises_over_all_blocks():
     model = BitModel(tiny(drop_path_rate=0.6))
-    found = [layer.drop_path_rate for stage in model.encoder["stages"] for layer in stage.layers]
+    found = [layer.drop_path_rate for stage in model.encoder.stages for layer in stage.layers]
     assert found == pytest.approx(torch.linspace(0, 0.6, 7).tolist())
 
 
@@ -403,10 +403,10 @@ def test_drop_path_takes_whole_images_and_scales_the_others():
 # --- calls ---------------------------------------------------------------------------------------------------
 
 
-def test_the_pooled_output_is_flat():
+def test_the_pooled_output_keeps_four_dimensions():
     out = BitModel(tiny())(torch.randn(3, 3, 40, 70))
-    assert out.pooler_output.shape == (3, 40)
-    assert torch.equal(out.pooler_output, out.last_hidden_state.mean((2, 3)))
+    assert out.pooler_output.shape == (3, 40, 1, 1)
+    assert torch.equal(out.pooler_output, out.last_hidden_state.mean((2, 3), keepdim=True))
 
 
 @pytest.mark.parametrize("layer_type", LAYER_TYPES)
@@ -423,12 +423,12 @@ def test_the_classifier_is_linear_on_the_pooled_output():
     pooled = randomise(BitModel(tiny()))
     pooled.load_state_dict(model.bit.state_dict())
     head = model.classifier[1]
-    close(model(pixels()).logits, pooled(pixels()).pooler_output @ head.weight.T + head.bias)
+    close(model(pixels()).logits, pooled(pixels()).pooler_output.flatten(1) @ head.weight.T + head.bias)
 
 
 def test_a_classifier_without_labels_gives_the_features():
     model = randomise(BitForImageClassification(tiny(num_labels=0)))
-    assert torch.equal(model(pixels()).logits, model.bit(pixels()).pooler_output)
+    assert torch.equal(model(pixels()).logits, model.bit(pixels()).pooler_output.flatten(1))
 
 
 @pytest.mark.parametrize(

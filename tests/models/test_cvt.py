@@ -402,7 +402,7 @@ def test_class_tokens_of_early_stages_have_their_width_and_end_with_the_stage():
     assert before.cls_token_value is None
     assert before.last_hidden_state.shape == (2, 24, 4, 4)
     with torch.no_grad():
-        model.encoder["stages"][0].cls_token.add_(1)
+        model.encoder.stages[0].cls_token.add_(1)
     assert not torch.equal(model(pixels()).last_hidden_state, before.last_hidden_state)
 
 
@@ -422,7 +422,7 @@ def test_return_dict_false_without_class_token_leaves_it_out():
 
 def test_drop_path_rises_over_the_blocks_of_each_stage():
     model = CvtModel(tiny(depth=[1, 3, 5], drop_path_rate=[0.3, 0.2, 0.4]))
-    rates = [[layer.drop_path_rate for layer in stage.layers] for stage in model.encoder["stages"]]
+    rates = [[layer.drop_path_rate for layer in stage.layers] for stage in model.encoder.stages]
     expected = [[0.0], [0.0, 0.1, 0.2], [0.0, 0.1, 0.2, 0.3, 0.4]]
     assert [[pytest.approx(r) for r in stage] for stage in expected] == rates
 
@@ -456,7 +456,7 @@ def test_drop_path_drops_some_branches_of_some_samples():
 def test_dropout_falls_on_the_embedding_and_on_both_branches():
     stage = randomise(cvt_module.CvtStage(tiny(drop_rate=[0.0, 0.0, 1.0]), 2)).train()
     tokens = torch.randn(2, 17, 24)
-    assert torch.equal(stage.layers[0](tokens, (4, 4)), tokens)
+    assert torch.equal(stage.layers[0](tokens, 4, 4), tokens)
     mapped, cls_token = stage(torch.randn(2, 24, 4, 4), recompute=False)
     assert not mapped.any()
     assert torch.equal(cls_token, stage.cls_token.expand(2, -1, -1))

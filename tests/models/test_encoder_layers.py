@@ -112,7 +112,7 @@ def test_layers_come_in_the_order_asked_for(family):
 def test_nothing_is_computed_past_the_deepest_layer(family):
     encoder = model_of(family).encoder
     expected = encoder.forward_layers(pixels(), [2])[0]
-    parts = encoder.encoder.layer if family == "vit" else encoder.encoder["stages"]
+    parts = encoder.encoder.layer if family == "vit" else encoder.encoder.stages
     for inner in parts[2].modules():
         inner.register_forward_pre_hook(lambda *_: pytest.fail("a layer ran that nobody asked for"))
     same(encoder.forward_layers(pixels(), [2])[0], expected)

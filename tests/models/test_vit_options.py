@@ -281,7 +281,7 @@ def test_visible_features_are_those_of_a_model_that_gets_no_other_tokens(changes
         visible = (~mask[image].flatten()).nonzero().flatten() + encoder.extra
         tokens = tokens[:, [*range(encoder.extra), *visible.tolist()]]
         for layer in encoder.encoder.layer:
-            tokens, _ = layer(tokens, None, None, False)
+            tokens = layer(tokens)
         tokens = encoder.layernorm(tokens)[0]
         found = features.grid[image][:, ~mask[image]].T
         torch.testing.assert_close(found, tokens[encoder.extra :], rtol=1e-5, atol=1e-6)
