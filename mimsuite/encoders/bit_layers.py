@@ -20,16 +20,28 @@ from mimsuite.encoders.outputs import BaseModelOutputWithNoAttention, as_output
 class StandardizedConv2d(nn.Conv2d):
     """A convolution with weight standardisation (Qiao et al. 2019): each filter's weights have mean 0, variance 1.
 
-    `padding` is None (symmetric), "SAME" (as TensorFlow's, which may pad one side more) or "VALID" (none).
+    Arguments as for `nn.Conv2d`, so that adapters can make one like it, but for `padding`, which may also be None
+    (symmetric), "SAME" (as TensorFlow's, which may pad one side more) or "VALID" (none).
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, padding: str | None, stride: int = 1, dilation: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
     ) -> None:
-        reach = dilation * (kernel - 1)
-        self.pads_by_size = padding == "SAME" and not (stride == 1 and reach % 2 == 0)
-        static = 0 if padding == "VALID" or self.pads_by_size else (stride - 1 + reach) // 2
-        super().__init__(inputs, outputs, kernel, stride, static, dilation, bias=False)
+        self.pads_by_size = False
+        if padding is None or isinstance(padding, str):
+            kernel, step = (side if isinstance(side, int) else side[0] for side in (kernel_size, stride))
+            reach = dilation * (kernel - 1)
+            self.pads_by_size = padding == "SAME" and not (step == 1 and reach % 2 == 0)
+            padding = 0 if padding == "VALID" or self.pads_by_size else (step - 1 + reach) // 2
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, outputs, h', w')` from `(B, inputs, h, w)`."""
@@ -38,7 +50,7 @@ class StandardizedConv2d(nn.Conv2d):
         # batch_norm over one "image" of filters is the fastest way to standardise them.
         filters = self.weight.reshape(1, self.out_channels, -1)
         weight = F.batch_norm(filters, None, None, training=True, momentum=0.0, eps=1e-8).reshape_as(self.weight)
-        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 def pad_by_size(x: Tensor, kernel: int, stride: int, dilation: int = 1) -> Tensor:

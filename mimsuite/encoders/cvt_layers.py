@@ -29,17 +29,15 @@ from mimsuite.masked.losses import widen
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that a CPU computes in float32: it has no fast backward pass for strided half types."""
-
-    def __init__(self, width: int, kernel: int, stride: int, padding: int) -> None:
-        super().__init__(width, width, kernel, stride, padding, groups=width, bias=False)
+    """A convolution that a CPU computes in float32: it has no fast backward pass for strided depthwise half types."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, E, h', w')` from `(B, E, h, w)`."""
         if x.device.type != "cpu":
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
-            out = F.conv2d(widen(x), widen(self.weight), None, self.stride, self.padding, 1, self.groups)
+            bias = None if self.bias is None else widen(self.bias)
+            out = F.conv2d(widen(x), widen(self.weight), bias, self.stride, self.padding, self.dilation, self.groups)
         return out.to(self.weight.dtype)
 
 
@@ -48,7 +46,7 @@ class _DepthwiseNorm(nn.Module):
 
     def __init__(self, width: int, kernel: int, stride: int, padding: int) -> None:
         super().__init__()
-        self.convolution = DepthwiseConv2d(width, kernel, stride, padding)
+        self.convolution = DepthwiseConv2d(width, width, kernel, stride, padding, groups=width, bias=False)
         self.normalization = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:

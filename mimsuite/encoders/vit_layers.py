@@ -213,8 +213,8 @@ class ViTEncoder(nn.Module):
             return bias
         if attention_mask.ndim not in (2, 4) or attention_mask.shape[-1] != count:
             raise InputError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}; expected ({tokens.shape[0]}, {count}), one value "
-                "per token, the class token included"
+                f"attention_mask has shape {tuple(attention_mask.shape)}; expected ({tokens.shape[0]}, {count}), one "
+                "value per token, the class token included"
             )
         mask = attention_mask.bool()[:, None, None] if attention_mask.ndim == 2 else attention_mask
         return mask if bias is None else bias + as_bias(mask, bias.dtype)
