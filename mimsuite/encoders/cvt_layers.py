@@ -84,7 +84,7 @@ class CvtSelfAttention(nn.Module):
         stride, padding, bias = config.stride_kv[stage], config.padding_kv[stage], config.qkv_bias[stage]
         self.heads = config.num_heads[stage]
         self.rate = config.attention_drop_rate[stage]
-        self.implementation = config.attn_implementation
+        self.config = config
         self.convolution_projection_query = CvtProjection(
             of_query, width, kernel, config.stride_q[stage], config.padding_q[stage]
         )
@@ -109,7 +109,7 @@ class CvtSelfAttention(nn.Module):
             dropout=self.rate if self.training else 0.0,
             bias=None,
             head_mask=None,
-            implementation=self.implementation,
+            implementation=self.config.attn_implementation,
             need_weights=False,
         )
         return context.transpose(1, 2).reshape(hidden_state.shape)

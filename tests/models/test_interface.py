@@ -58,7 +58,7 @@ def test_a_model_says_where_and_what_its_parameters_are(family):
     assert model.num_parameters(only_trainable=True) == sum(p.numel() for p in model.classifier.parameters())
 
 
-@pytest.mark.parametrize("family", ["cvt", "bit"])
+@pytest.mark.parametrize("family", ["vit", "cvt", "bit"])
 def test_gradients_reach_the_input_of_a_frozen_encoder_when_asked_for(family):
     model = CLASSIFIERS[family](CONFIGS[family]()).requires_grad_(False).eval()
     pixels = torch.randn(1, 3, 32, 32) if family != "vit" else torch.randn(1, 3, 16, 16)
