@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -37,6 +37,13 @@ NESTED = "processor_config.json"  # of several processors, ours under "image_pro
 NAMES = ("image_processor_type", "feature_extractor_type", "processor_class")  # in files, of classes
 
 
+class Keywords:
+    """Gives a class of processors a type whose annotations are its fields, for programs that ask for their names."""
+
+    def __get__(self, instance: object, owner: Any) -> type:
+        return type(f"{owner.__name__}Keywords", (), {"__annotations__": {f.name: f.type for f in fields(owner)}})
+
+
 @dataclass(kw_only=True)
 class ImageProcessor:
     """Convert, resize, (crop), rescale, normalise, (pad); a class overrides `geometry` for the sizes, or `fit`.
@@ -44,6 +51,7 @@ class ImageProcessor:
     Attributes:
         backend: "pil" for Pillow and numpy; "torchvision" for torch, under transformers' name.
         model_input_names: what a call returns.
+        valid_kwargs: a type whose annotations are the fields.
         do_resize: resize to `size`.
         size: `{height, width}`, `{shortest_edge}` or `{shortest_edge, longest_edge}`, pixels; an int or `(h, w)`.
         resample: Pillow's code or name, 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
@@ -67,6 +75,7 @@ class ImageProcessor:
     needs_crop_size: ClassVar[bool] = True
     backend: ClassVar[str] = "pil"
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
+    valid_kwargs = Keywords()
 
     do_resize: bool = True
     size: Size = field(default_factory=lambda: {"height": 224, "width": 224})
@@ -269,11 +278,15 @@ class ImageProcessor:
 
     def with_options(self, options: dict[str, Any]) -> Self:
         """A copy with other fields for one call; None switches a step off and leaves any other field as it is."""
-        known = [f.name for f in fields(self)]
-        for name in options:
-            if name not in known:
-                raise InputError(f"{type(self).__name__} has no option {name!r}; options: {', '.join(known)}")
-        return replace(self, **{k: v for k, v in options.items() if v is not None or k.startswith("do_")})
+        unknown = [name for name in options if name not in self.__dataclass_fields__]
+        if unknown:
+            known = ", ".join(f.name for f in fields(self))
+            raise InputError(f"{type(self).__name__} has no option {unknown[0]!r}; options: {known}")
+        chosen = object.__new__(type(self))
+        vars(chosen).update(vars(self))
+        vars(chosen).update({k: v for k, v in options.items() if v is not None or k.startswith("do_")})
+        chosen.__post_init__()
+        return chosen
 
     def check_pictures(self, pictures: list[Picture]) -> None:
         """Channels against the statistics, and one warning for values that look rescaled already."""

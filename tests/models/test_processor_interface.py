@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,11 @@ def test_every_form_gives_lists_arrays_tensors_and_layouts(cls):
 def test_model_input_names_and_the_form_are_said(cls):
     assert cls().model_input_names == ["pixel_values"]
     assert cls().backend == ("torchvision" if cls.__name__.endswith("Fast") else "pil")
+
+
+@EACH
+def test_the_names_of_the_options_can_be_asked_for(cls):
+    assert list(cls.valid_kwargs.__annotations__) == [f.name for f in fields(cls)]
 
 
 # --- options -------------------------------------------------------------------------------------------------
