@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,6 +15,7 @@ from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError, reading
 from mimsuite.processors.feature import BatchFeature
 from mimsuite.processors.images import LAYOUTS, Array, Picture, is_uint8, read_pictures, to_layout
+from mimsuite.processors.options import OF_A_CALL, ProcessorOptions, image_processor
 from mimsuite.processors.resize import (
     EDGE,
     EDGES,
@@ -34,24 +35,14 @@ from mimsuite.weights.source import HubOptions, find_folder, read_json
 
 FILE = "preprocessor_config.json"
 NESTED = "processor_config.json"  # of several processors, ours under "image_processor"
-NAMES = ("image_processor_type", "feature_extractor_type", "processor_class")  # in files, of classes
 
 
-class Keywords:
-    """Gives a class of processors a type whose annotations are its fields, for programs that ask for their names."""
-
-    def __get__(self, instance: object, owner: Any) -> type:
-        return type(f"{owner.__name__}Keywords", (), {"__annotations__": {f.name: f.type for f in fields(owner)}})
-
-
-@dataclass(kw_only=True)
-class ImageProcessor:
+@image_processor
+class ImageProcessor(ProcessorOptions):
     """Convert, resize, (crop), rescale, normalise, (pad); a class overrides `geometry` for the sizes, or `fit`.
 
     Attributes:
         backend: "pil" for Pillow and numpy; "torchvision" for torch, under transformers' name.
-        model_input_names: what a call returns.
-        valid_kwargs: a type whose annotations are the fields.
         do_resize: resize to `size`.
         size: `{height, width}`, `{shortest_edge}` or `{shortest_edge, longest_edge}`, pixels; an int or `(h, w)`.
         resample: Pillow's code or name, 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
@@ -70,12 +61,9 @@ class ImageProcessor:
         InputError: a value that is not allowed.
     """
 
-    int_size_is_square: ClassVar[bool] = True
     size_forms: ClassVar[Forms] = (SQUASH, EDGE, EDGES)
     needs_crop_size: ClassVar[bool] = True
     backend: ClassVar[str] = "pil"
-    model_input_names: ClassVar[list[str]] = ["pixel_values"]
-    valid_kwargs = Keywords()
 
     do_resize: bool = True
     size: Size = field(default_factory=lambda: {"height": 224, "width": 224})
@@ -92,7 +80,7 @@ class ImageProcessor:
     pad_size: Size | None = None
 
     def __post_init__(self) -> None:
-        self.size = parse_size(self.size, square=self.int_size_is_square, forms=self.size_forms)
+        self.size = parse_size(self.size, square=self.default_to_square, forms=self.size_forms)
         for name in ("crop_size", "pad_size"):
             given = getattr(self, name)
             if given is not None:
@@ -123,7 +111,8 @@ class ImageProcessor:
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
         """Same as `preprocess`."""
-        return self.preprocess(images, **options)
+        mine = {name: vars(self)[name] for name in OF_A_CALL if vars(self).get(name) is not None}
+        return self.preprocess(images, **(mine | options))
 
     def preprocess(
         self,
@@ -180,7 +169,7 @@ class ImageProcessor:
             value = getattr(self, item.name)
             if value is not None or item.default is not None or item.name == "do_convert_rgb":
                 found[item.name] = value
-        found |= {name: value for name, value in vars(self).items() if name not in found and value is not None}
+        found |= {name: value for name, value in self.kept().items() if value is not None}
         return {name: _plain(value) for name, value in found.items()}
 
     def to_json_string(self) -> str:
@@ -214,13 +203,9 @@ class ImageProcessor:
         unused = {name: value for name, value in overrides.items() if name not in known}
         if unused and not return_unused_kwargs:
             warnings.warn(f"{cls.__name__} has no option {', '.join(map(repr, unused))}: ignored", stacklevel=2)
-        missing = sorted(k for k, v in data.items() if k.startswith("do_") and v and k not in known)
-        if missing:
-            raise InputError(f"{FILE} asks for {', '.join(missing)}, which {cls.__name__} does not do; check its type")
         values = {k: v for k, v in data.items() if k in known and (v is not None or k.startswith("do_"))}
         made = cls(**(values | {name: value for name, value in overrides.items() if name in known}))
-        kept = {k: v for k, v in data.items() if k not in known and k not in NAMES and not hasattr(cls, k)}
-        vars(made).update(kept)
+        made.keep({name: value for name, value in data.items() if name not in known})
         return (made, unused) if return_unused_kwargs else made
 
     @classmethod
@@ -278,7 +263,7 @@ class ImageProcessor:
 
     def with_options(self, options: dict[str, Any]) -> Self:
         """A copy with other fields for one call; None switches a step off and leaves any other field as it is."""
-        unknown = [name for name in options if name not in self.__dataclass_fields__]
+        unknown = [name for name in options if name not in self.__dataclass_fields__ and name != "default_to_square"]
         if unknown:
             known = ", ".join(f.name for f in fields(self))
             raise InputError(f"{type(self).__name__} has no option {unknown[0]!r}; options: {known}")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from mimsuite.processors.base import ImageProcessor
+from mimsuite.processors.options import image_processor
 from mimsuite.processors.resize import Size
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-@dataclass(kw_only=True)
+@image_processor
 class BitImageProcessor(ImageProcessor):
     """Resizes the short side, crops the centre, normalises with CLIP's statistics; Pillow and numpy.
 
@@ -20,7 +21,7 @@ class BitImageProcessor(ImageProcessor):
         size: an int is the shortest edge.
     """
 
-    int_size_is_square: ClassVar[bool] = False
+    default_to_square: ClassVar[bool] = False
 
     size: Size = field(default_factory=lambda: {"shortest_edge": 224})
     resample: int = 3
@@ -31,7 +32,7 @@ class BitImageProcessor(ImageProcessor):
     do_convert_rgb: bool | None = True
 
 
-@dataclass(kw_only=True)
+@image_processor
 class BitImageProcessorFast(BitImageProcessor):
     """The same in torch, whole batches, within one or two grey levels of the other."""
 

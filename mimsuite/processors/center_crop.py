@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,13 +11,14 @@ from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.errors import InputError
 from mimsuite.processors.base import ImageProcessor
 from mimsuite.processors.images import Array
+from mimsuite.processors.options import image_processor
 from mimsuite.processors.resize import RESAMPLE_CODES, SQUASH, Forms, Size
 from mimsuite.words import INTERPOLATIONS
 
 THEIRS = "PerceiverImageProcessor"  # in transformers: cuts out the square of the short side, then resizes it
 
 
-@dataclass(kw_only=True)
+@image_processor
 class CenterCropImageProcessor(ImageProcessor):
     """Does what `mimsuite evaluate` does, bit for bit: `size` is what comes out, no image is squashed or padded.
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from mimsuite.errors import InputError
 from mimsuite.processors.base import ImageProcessor
+from mimsuite.processors.options import image_processor
 from mimsuite.processors.resize import EDGE, EDGES, Extent, Forms, Size, resized_extent
 
 SQUASH_FROM = 384  # pixels; the size from which ConvNeXt's evaluation no longer crops
 
 
-@dataclass(kw_only=True)
+@image_processor
 class ConvNextImageProcessor(ImageProcessor):
     """What CvT's checkpoints use: a square of side s, `size={"shortest_edge": s}`; Pillow and numpy.
 
@@ -24,7 +25,7 @@ class ConvNextImageProcessor(ImageProcessor):
         crop_pct: the part of the short side that the crop keeps, above 0 and at most 1.
     """
 
-    int_size_is_square: ClassVar[bool] = False
+    default_to_square: ClassVar[bool] = False
     size_forms: ClassVar[Forms] = (EDGE, EDGES)
 
     size: Size = field(default_factory=lambda: {"shortest_edge": 384})
@@ -47,7 +48,7 @@ class ConvNextImageProcessor(ImageProcessor):
         return resized_extent({"shortest_edge": short}, height, width), (side, side)
 
 
-@dataclass(kw_only=True)
+@image_processor
 class ConvNextImageProcessorFast(ConvNextImageProcessor):
     """The same in torch, whole batches, within one or two grey levels of the other."""
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from mimsuite.processors.base import ImageProcessor
+from mimsuite.processors.options import image_processor
 
 
-@dataclass(kw_only=True)
+@image_processor
 class ViTImageProcessor(ImageProcessor):
     """Squashes to `size` (or keeps the ratio with `shortest_edge`), scales to -1 to 1; Pillow and numpy."""
 
 
-@dataclass(kw_only=True)
+@image_processor
 class ViTImageProcessorFast(ViTImageProcessor):
     """The same in torch.
 
@@ -24,12 +25,12 @@ class ViTImageProcessorFast(ViTImageProcessor):
     backend: ClassVar[str] = "torchvision"
 
 
-@dataclass(kw_only=True)
+@image_processor
 class ViTFeatureExtractor(ViTImageProcessor):
     """Old name of `ViTImageProcessor`."""
 
     def __post_init__(self) -> None:
-        warnings.warn("ViTFeatureExtractor is the old name of ViTImageProcessor", FutureWarning, stacklevel=3)
+        warnings.warn("ViTFeatureExtractor is the old name of ViTImageProcessor", FutureWarning, stacklevel=4)
         super().__post_init__()
 
     def with_options(self, options: dict[str, Any]) -> Any:

@@ -299,6 +299,49 @@ def test_entries_of_a_file_that_are_not_known_are_kept_and_written_again(tmp_pat
     assert found(noise(), return_tensors="np").pixel_values.shape == (1, 3, 8, 8)
 
 
+@EACH
+def test_a_constructor_keeps_what_it_does_not_know(cls):
+    processor = cls(**cls(size=16).to_dict(), seen=3)
+    assert processor == cls(size=16)
+    assert processor.to_dict() == cls(size=16).to_dict() | {"seen": 3}
+    with pytest.warns(
+        UserWarning, match=r"not fields, kept and without effect: do_resise \(did you mean do_resize\?\)"
+    ):
+        cls(do_resise=False)
+    with pytest.raises(InputError, match=f"do_thumbnail: {cls.__name__} has no such step"):
+        cls(do_thumbnail=True)
+
+
+def test_what_a_processor_was_given_of_a_call_is_the_default_of_its_calls():
+    processor = ViTImageProcessorFast(size=8, return_tensors="pt", device="meta", data_format="channels_last")
+    out = processor(noise()).pixel_values
+    assert (out.shape, out.device.type) == ((1, 8, 8, 3), "meta")
+    assert isinstance(processor(noise(), return_tensors="pt", device="cpu").pixel_values, torch.Tensor)
+
+
+def test_whether_a_number_is_a_square_can_be_said():
+    edge = {"shortest_edge": 9}
+    assert ViTImageProcessor(size=9, default_to_square=False).size == edge
+    assert ViTImageProcessor()(noise(), size=9, default_to_square=False)["pixel_values"][0].shape == (3, 12, 9)
+    assert ViTImageProcessor.default_to_square
+    assert not models.BitImageProcessor.default_to_square
+
+
+def test_a_class_of_a_user_s_own_is_made_from_files(tmp_path):
+    class Own(ViTImageProcessor):
+        def __init__(self, margin=1, **fields):
+            super().__init__(**fields)
+            self.margin = margin
+
+        def fit(self, image):
+            return super().fit(image)[:, self.margin :]
+
+    Own(margin=2, size=8).save_pretrained(tmp_path)
+    found = Own.from_pretrained(tmp_path)
+    assert found.margin == 2
+    assert found(noise(), return_tensors="pt").pixel_values.shape == (1, 3, 6, 8)
+
+
 def test_a_file_of_several_processors_holds_one(tmp_path):
     inner = {"image_processor_type": "BitImageProcessorFast", "size": {"shortest_edge": 9}}
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": inner, "processor_class": "X"}))
