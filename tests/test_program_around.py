@@ -39,6 +39,15 @@ def test_a_program_without_an_output_trains(tmp_path, monkeypatch, one_thread):
         move(1, 2)
 
 
+def test_wandb_need_not_be_installed_where_no_logger_wants_it(tmp_path, monkeypatch, one_thread):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert mimsuite.pretrain(out=str(tmp_path / "run"), logger="null", **SMALL)["status"] == "done"
+    with pytest.raises(InputError, match="not installed; pip install wandb, or use logger=null"):
+        mimsuite.pretrain(out=str(tmp_path / "other"), **SMALL)
+    assert not (tmp_path / "other").exists()
+
+
 def test_threads_compose_one_after_the_other():
     found, failed = [], []
 

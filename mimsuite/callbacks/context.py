@@ -103,7 +103,8 @@ def check_parts(group: str, nodes: DictConfig, base: type, context: RunContext, 
         InputError: as `make_parts`.
     """
     for key, node, target, filled in judged_parts(group, nodes, context, trusted):
-        if is_ours(target) and issubclass(base, Callback) and is_wanted(target, context):
+        wanted = is_wanted(target, context)
+        if is_ours(target) and issubclass(base, Callback) and wanted:
             instantiate(node, trusted, **filled)
         check_call(node, trusted, **filled)
         if isinstance(target, type) and not issubclass(target, base):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -116,7 +117,7 @@ def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
         refuse_objects(settings)
         code = launch(task.name, command_line(task.name, inputs.overrides), run_team.local, run_team.nodes)
         return read_summary(inputs.out) | {"exit_code": code}
-    with heavy_imports() as spent:
+    with heavy_imports(settings.groups.loggers) as spent:
         return train_here(settings, task, run_team, spent)
 
 
@@ -215,15 +216,21 @@ def train(
 
 
 @contextlib.contextmanager
-def heavy_imports() -> Iterator[float]:
-    """Imports what training needs in any case; gives the seconds that it took. Lightning is quiet until the end."""
+def heavy_imports(nodes: Mapping[str, Any]) -> Iterator[float]:
+    """Imports what training needs in any case; gives the seconds that it took. Lightning is quiet until the end.
+
+    Args:
+        nodes: the config's `logger`; wandb is imported if one is called so.
+    """
     began = time.perf_counter()
     import lightning.pytorch
     import torch._dynamo  # the first optimizer step would import it
     import torchmetrics
-    import wandb
 
-    assert all((lightning.pytorch, torch, torchmetrics, wandb))
+    assert all((lightning.pytorch, torch, torchmetrics))
+    if "wandb" in nodes:
+        with contextlib.suppress(ImportError):  # the logger says what to do
+            importlib.import_module("wandb")
     took = time.perf_counter() - began
     loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]  # of the caller, in whose program this may run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import logging
@@ -184,8 +185,16 @@ class WandbLogger(_Sink):
 
     @staticmethod
     def is_wanted(context: RunContext) -> bool:
-        """Not where the user has disabled wandb."""
-        return wandb_mode() != "disabled"
+        """Not where the user has disabled wandb.
+
+        Raises:
+            InputError: wandb is not installed.
+        """
+        if wandb_mode() == "disabled":
+            return False
+        if importlib.util.find_spec("wandb") is None:
+            raise InputError("logger.wandb needs wandb, which is not installed; pip install wandb, or use logger=null")
+        return True
 
     @staticmethod
     def _arguments(folder: Path, project: str, group: str | None, config: Mapping[str, Any]) -> dict[str, Any]:
