@@ -49,7 +49,7 @@ class ResNetV2(nn.Module):
         self.num_features = config.widths[-1]
         self.stride, self.mask_stride = config.stride, config.mask_stride
         self.num_layers, self.num_blocks = len(config.depths), sum(config.depths)
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.embedder = BitStem(config)
         self.encoder = BitEncoder(config)
         self.norm = NormAct(config, self.num_features) if config.layer_type == "preactivation" else nn.Identity()

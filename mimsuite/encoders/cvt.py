@@ -54,7 +54,7 @@ class ConvolutionalTransformer(nn.Module):
         self.num_features = config.embed_dim[-1]
         self.stride, self.mask_stride = config.stride, config.mask_stride
         self.num_layers, self.num_blocks = len(config.depth), sum(config.depth)
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.encoder = CvtEncoder(config)
         self.layernorm = nn.LayerNorm(self.num_features) if add_final_norm else None
         self.mask_token = nn.Parameter(torch.empty(1, config.embed_dim[0], 1, 1)) if use_mask_token else None

@@ -64,7 +64,7 @@ class VisionTransformer(nn.Module):
         self.num_layers = self.num_blocks = config.num_hidden_layers
         self.extra = config.use_class_token + config.num_register_tokens
         self.interpolate_positions = False
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.on_new_grid: Callable[[tuple[int, int]], None] | None = None
         self.embeddings = ViTEmbeddings(config, use_mask_token)
         self.encoder = ViTEncoder(config)

@@ -67,6 +67,7 @@ class _AutoModel:
     def from_config(cls, config: ModelConfig, **options: Any) -> Any:
         """Makes a freshly initialised model; options as for the class's constructor, `dtype`, `attn_implementation`."""
         HubOptions.take(options)
+        config = _own_config(config)
         return _class_of(config.model_type, cls.part)._from_config(config, **options)
 
 
@@ -88,6 +89,7 @@ class AutoModelForMaskedImageModeling(_AutoModel):
         Raises:
             InputError: an encoder from outside has the `model_type` of a family, as which its files would be read.
         """
+        config = _own_config(config)
         own = config.masked_model_class()
         if own is None:
             return super().from_config(config, **options)
@@ -155,6 +157,11 @@ class AutoImageProcessor:
             fast = False
         with reading(f"{source}: preprocessor_config.json", "restore the file"):
             return getattr(models, f"{name}Fast" if fast else name).from_dict(data, **overrides)
+
+
+def _own_config(config: Any) -> Any:
+    """The config itself, or ours for one of transformers', such as its `CONFIG_MAPPING["vit"]()` makes."""
+    return config if hasattr(config, "masked_model_class") else AutoConfig.from_dict(config.to_dict())
 
 
 def _class_of(model_type: Any, part: str) -> Any:

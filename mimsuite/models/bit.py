@@ -92,6 +92,7 @@ class BitBackbone(Pretrained):
         out_indices: their numbers in `stage_names`.
         channels: their widths.
         num_features: widths of all maps.
+        out_feature_channels: the same, by name.
     """
 
     config_class = BitConfig
@@ -105,6 +106,7 @@ class BitBackbone(Pretrained):
         self.stage_names, self.num_features = config.stage_names, config.widths
         self.out_features, self.out_indices = list(config.out_features), list(config.out_indices)
         self.channels = [self.num_features[i] for i in config.out_indices]
+        self.out_feature_channels = dict(zip(self.stage_names, self.num_features, strict=True))
 
     def forward(
         self,

@@ -35,6 +35,7 @@ class Interface(nn.Module):
     _no_split_modules: ClassVar[None] = None
     _keys_to_ignore_on_load_missing: ClassVar[None] = None
     _keys_to_ignore_on_save: ClassVar[None] = None
+    _can_record_outputs: ClassVar[None] = None
     _tied_weights_keys: ClassVar[None] = None
     _supports_sdpa: ClassVar[bool] = True
     _supports_flash_attn: ClassVar[bool] = False
@@ -75,6 +76,11 @@ class Interface(nn.Module):
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many values the parameters have; `exclude_embeddings` is without effect: images have no vocabulary."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of the parameters, and of the buffers unless `return_buffers=False`."""
+        tensors = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.nbytes for tensor in tensors)
 
     def get_input_embeddings(self) -> nn.Module:
         """The module that makes cells of pixels."""

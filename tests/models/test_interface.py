@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from mimsuite.models import (
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+    BitBackbone,
     BitConfig,
     BitForImageClassification,
     BitModel,
@@ -85,6 +88,34 @@ def test_recomputing_is_switched_on_and_off(family):
     assert model.is_activation_checkpointing
     model.gradient_checkpointing_disable()
     assert not model.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_config_may_ask_for_recomputing(family):
+    config = CONFIGS[family]()
+    config.gradient_checkpointing = True
+    assert CLASSIFIERS[family](config).is_gradient_checkpointing
+
+
+def test_the_bytes_of_a_model_are_those_of_its_parameters_and_buffers():
+    model = CvtModel(CvtConfig(**CVT)).to(torch.float64)
+    parameters = sum(p.numel() for p in model.parameters()) * 8
+    assert model.get_memory_footprint(return_buffers=False) == parameters
+    assert model.get_memory_footprint() == parameters + sum(b.numel() * b.element_size() for b in model.buffers())
+
+
+@pytest.mark.parametrize("make", [AutoModelForImageClassification, AutoModelForMaskedImageModeling])
+def test_a_model_is_made_from_a_config_of_transformers(make):
+    transformers = pytest.importorskip("transformers")
+    model = make.from_config(transformers.CONFIG_MAPPING["vit"](**VIT, layer_norm_eps=1e-3), trust_remote_code=False)
+    assert type(model.config) is ViTConfig
+    assert (model.config.hidden_size, model.config.layer_norm_eps) == (8, 1e-3)
+
+
+def test_a_backbone_names_the_width_of_every_map():
+    backbone = BitBackbone(BitConfig(**BIT, out_indices=[2]))
+    assert backbone.out_feature_channels == {"stem": 4, "stage1": 8, "stage2": 8}
+    assert backbone.channels == [backbone.out_feature_channels[name] for name in backbone.out_features] == [8]
 
 
 def test_the_implementation_of_attention_is_changed_in_a_model():
