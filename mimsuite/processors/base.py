@@ -17,8 +17,7 @@ from mimsuite.processors.feature import BatchFeature
 from mimsuite.processors.images import LAYOUTS, Array, Picture, is_uint8, read_pictures, to_layout
 from mimsuite.processors.options import OF_A_CALL, ProcessorOptions, image_processor
 from mimsuite.processors.resize import (
-    EDGE,
-    EDGES,
+    ANY_FORM,
     SQUASH,
     Extent,
     Forms,
@@ -35,6 +34,8 @@ from mimsuite.weights.source import HubOptions, find_folder, read_json
 
 FILE = "preprocessor_config.json"
 NESTED = "processor_config.json"  # of several processors, ours under "image_processor"
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
+ON_OR_OFF = (True, False, None)
 
 
 @image_processor
@@ -44,7 +45,8 @@ class ImageProcessor(ProcessorOptions):
     Attributes:
         backend: "pil" for Pillow and numpy; "torchvision" for torch, under transformers' name.
         do_resize: resize to `size`.
-        size: `{height, width}`, `{shortest_edge}` or `{shortest_edge, longest_edge}`, pixels; an int or `(h, w)`.
+        size: `{height, width}`, `{shortest_edge}`, `{shortest_edge, longest_edge}` or `{max_height, max_width}`,
+            pixels; an int or `(h, w)`.
         resample: Pillow's code or name, 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
         do_center_crop: crop the centre to `crop_size`, also without resizing.
         crop_size: `{height, width}`, pixels; an int (a square) or `(h, w)`. Smaller images are padded with zeros.
@@ -61,7 +63,7 @@ class ImageProcessor(ProcessorOptions):
         InputError: a value that is not allowed.
     """
 
-    size_forms: ClassVar[Forms] = (SQUASH, EDGE, EDGES)
+    size_forms: ClassVar[Forms] = ANY_FORM
     needs_crop_size: ClassVar[bool] = True
     backend: ClassVar[str] = "pil"
 
@@ -80,26 +82,32 @@ class ImageProcessor(ProcessorOptions):
     pad_size: Size | None = None
 
     def __post_init__(self) -> None:
-        self.size = parse_size(self.size, square=self.default_to_square, forms=self.size_forms)
-        for name in ("crop_size", "pad_size"):
+        for step in STEPS:
+            if getattr(self, step) not in ON_OR_OFF:
+                raise InputError(f"{step}={getattr(self, step)!r} is not one of True, False, None")
+        if self.do_resize or self.size is not None:
+            self.size = parse_size(self.size, square=self.default_to_square, forms=self.size_forms)
+        if self.do_resize or self.resample is not None:
+            self.resample = parse_resample(self.resample)
+        for name, wanted in (("crop_size", self.do_center_crop and self.needs_crop_size), ("pad_size", False)):
             given = getattr(self, name)
-            if given is not None:
+            if wanted or given is not None:
                 setattr(self, name, parse_size(given, square=True, forms=(SQUASH,), name=name))
-        if self.needs_crop_size and self.do_center_crop and self.crop_size is None:
-            raise InputError(
-                "crop_size=None is not a size, but do_center_crop=True; use pixels as an int, (h, w) or {height, width}"
-            )
-        self.resample = parse_resample(self.resample)
         for name in ("image_mean", "image_std"):
             if isinstance(getattr(self, name), list | tuple):
                 setattr(self, name, [float(v) for v in getattr(self, name)])
+        if (self.do_rescale and self.rescale_factor is None) or (
+            self.do_normalize and (self.image_mean is None or self.image_std is None)
+        ):
+            raise InputError("rescale_factor, image_mean or image_std is None, but its step is not off; give a number")
         if self.do_normalize and 0 in np.atleast_1d(self.image_std):
             raise InputError(f"image_std={self.image_std} divides by zero; give positive numbers")
+        self.mark_checked()
 
     def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
         """Returns the `(h, w)` to resize an image to, and the `(h, w)` to crop its centre to, or None."""
         crop = self.crop_size if self.do_center_crop else None
-        extent = resized_extent(self.size, height, width)
+        extent = resized_extent(self.size, height, width) if self.do_resize else (height, width)
         return extent, None if crop is None else (crop["height"], crop["width"])
 
     def fit(self, image: Array) -> Array:
@@ -263,6 +271,8 @@ class ImageProcessor(ProcessorOptions):
 
     def with_options(self, options: dict[str, Any]) -> Self:
         """A copy with other fields for one call; None switches a step off and leaves any other field as it is."""
+        if not options and self.checked:
+            return self
         unknown = [name for name in options if name not in self.__dataclass_fields__ and name != "default_to_square"]
         if unknown:
             known = ", ".join(f.name for f in fields(self))

@@ -41,8 +41,10 @@ class ConvNextImageProcessor(ImageProcessor):
 
     def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
         """See `ImageProcessor.geometry`."""
+        if not self.do_resize:
+            return (height, width), None
         side = self.size["shortest_edge"]
-        if not self.do_resize or side >= SQUASH_FROM:
+        if side >= SQUASH_FROM:
             return (side, side), None
         short = int(side / self.crop_pct)
         return resized_extent({"shortest_edge": short}, height, width), (side, side)

@@ -19,6 +19,7 @@ NAMES = ("image_processor_type", "feature_extractor_type", "processor_class")
 OF_A_CALL = ("return_tensors", "data_format", "input_data_format", "device")
 """What a call is given; kept in a processor, it is the default of its calls."""
 
+UNCHECKED = "_unchecked"  # in an object with fields that were set and are to be checked
 NEAR = 0.85  # how like a field the name of a slip is
 
 
@@ -60,6 +61,19 @@ class ProcessorOptions:
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
     valid_kwargs = Keywords()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        vars(self)[UNCHECKED] = True
+        super().__setattr__(name, value)
+
+    @property
+    def checked(self) -> bool:
+        """Whether no field was set since `mark_checked`."""
+        return UNCHECKED not in vars(self)
+
+    def mark_checked(self) -> None:
+        """Says that all fields have been checked, and brought to their forms."""
+        vars(self).pop(UNCHECKED, None)
+
     def keep(self, values: Mapping[str, Any]) -> None:
         """Sets fields that are not known here; one warning names those that look like slips of known ones.
 
@@ -84,4 +98,4 @@ class ProcessorOptions:
     def kept(self) -> dict[str, Any]:
         """What was kept, or set later."""
         known = {f.name for f in fields(self)}
-        return {name: value for name, value in vars(self).items() if name not in known}
+        return {name: value for name, value in vars(self).items() if name not in known and name != UNCHECKED}

@@ -19,8 +19,10 @@ Extent = tuple[int, int]
 SQUASH = ("height", "width")
 EDGE = ("shortest_edge",)
 EDGES = ("shortest_edge", "longest_edge")
-SIDES = (*SQUASH, *EDGES)
+INSIDE = ("max_height", "max_width")
+SIDES = (*SQUASH, *EDGES, *INSIDE)
 Forms = tuple[tuple[str, ...], ...]
+ANY_FORM: Forms = (SQUASH, EDGE, EDGES, INSIDE)
 
 
 class SizeDict(dict[str, int]):
@@ -32,7 +34,7 @@ class SizeDict(dict[str, int]):
         return self.get(name)
 
 
-def parse_size(size: Any, *, square: bool, forms: Forms = (SQUASH, EDGE, EDGES), name: str = "size") -> SizeDict:
+def parse_size(size: Any, *, square: bool, forms: Forms = ANY_FORM, name: str = "size") -> SizeDict:
     """Returns a size as a dict of pixels.
 
     Args:
@@ -80,10 +82,14 @@ def resized_extent(size: Size, height: int, width: int) -> Extent:
     """Returns the `(h, w)` that an image is resized to.
 
     With a shortest edge s the short side becomes s and the long one `int(s * long / short)`; where that is more
-    than `longest_edge`, the long side becomes this and the short one follows, rounded.
+    than `longest_edge`, the long side becomes this and the short one follows, rounded. With `max_height` and
+    `max_width` it is the largest that has the ratio of the image and lies inside.
     """
     if "height" in size:
         return size["height"], size["width"]
+    if "max_height" in size:
+        scale = min(size["max_height"] / height, size["max_width"] / width)
+        return int(height * scale), int(width * scale)
     short, long = min(height, width), max(height, width)
     new_short = size["shortest_edge"]
     new_long = int(new_short * long / short)

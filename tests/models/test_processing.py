@@ -456,7 +456,7 @@ def test_an_unknown_processor_lists_the_known(tmp_path):
 
 def test_a_step_that_is_not_done_here_is_refused(tmp_path):
     write(tmp_path, image_processor_type="ViTImageProcessor", do_center_crop=True, do_pad=False)
-    with pytest.raises(InputError, match="crop_size=None is not a size, but do_center_crop=True"):
+    with pytest.raises(InputError, match="crop_size=None is not a size"):
         AutoImageProcessor.from_pretrained(tmp_path)
     write(tmp_path, image_processor_type="ViTImageProcessor", do_flip_channel_order=True, do_thumbnail=False)
     with pytest.raises(InputError, match="do_flip_channel_order: ViTImageProcessor has no such step"):

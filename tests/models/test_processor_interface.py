@@ -201,6 +201,46 @@ def test_none_switches_a_step_off(cls):
 
 
 @EACH
+def test_a_step_that_is_off_needs_no_values(cls):
+    off = {f"do_{step}": False for step in ("resize", "rescale", "normalize", "center_crop")}
+    nothing = dict.fromkeys(["size", "resample", "rescale_factor", "image_mean", "image_std"])
+    out = cls(**off, **nothing)(noise(), return_tensors="np").pixel_values
+    assert np.array_equal(out[0], noise().transpose(2, 0, 1))
+    for name in nothing:
+        with pytest.raises(InputError, match=name):
+            cls(**{name: None})
+
+
+@EACH
+def test_fields_can_be_set_later(cls):
+    processor = cls(size=16)
+    processor(noise())
+    processor.size, processor.do_center_crop, processor.image_mean = 20, None, (0.1, 0.2, 0.3)
+    expected = cls(size=20, do_center_crop=None, image_mean=[0.1, 0.2, 0.3])
+    outs = [one(noise(), return_tensors="pt").pixel_values for one in (processor, expected)]
+    assert torch.equal(*outs)
+    processor.size = "20"
+    with pytest.raises(InputError, match="size='20' is not a size"):
+        processor(noise())
+
+
+@EACH
+@pytest.mark.parametrize("step", ["do_resize", "do_convert_rgb"])
+def test_steps_are_on_or_off(cls, step):
+    for make in (lambda: cls(**{step: "no"}), lambda: cls()(noise(), **{step: 0.5})):
+        with pytest.raises(InputError, match=f"{step}=.* is not one of True, False, None"):
+            make()
+
+
+@pytest.mark.parametrize("cls", FORMS[:4])
+def test_images_can_be_fitted_into_a_frame(cls):
+    processor = cls(size={"max_height": 25, "max_width": 16}, do_center_crop=False, resample="bilinear")
+    assert processor(noise(), return_tensors="pt").pixel_values.shape == (1, 3, 21, 16)
+    reference = theirs(f"{cls.__name__.removesuffix('Fast')}Pil")(size={"max_height": 25, "max_width": 16})
+    assert reference(noise(), do_center_crop=False)["pixel_values"][0].shape == (3, 21, 16)
+
+
+@EACH
 def test_what_has_no_effect_is_taken(cls):
     plain = cls(size=16)(noise(), return_tensors="pt").pixel_values
     assert torch.equal(
