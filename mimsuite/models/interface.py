@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from mimsuite.encoders.config import ModelConfig
+from mimsuite.errors import InputError
 from mimsuite.models.families import FAMILIES, public_homes
+from mimsuite.words import ATTENTION_IMPLEMENTATIONS
 
 
 class Interface(nn.Module):
@@ -104,6 +106,10 @@ class Interface(nn.Module):
         return False
 
     @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True
+
+    @classmethod
     def is_custom_code(cls) -> bool:
         """Yes: its modules have the names of files, so nothing is renamed."""
         return True
@@ -115,10 +121,12 @@ class Interface(nn.Module):
         """Computes attention by "auto", "sdpa" or "eager" from now on."""
         name = attn_implementation
         wanted = name if isinstance(name, str) else name.get("", self.config.attn_implementation)
-        checked = self.config.changed(attn_implementation=wanted).attn_implementation
+        if wanted not in ATTENTION_IMPLEMENTATIONS:
+            allowed = ", ".join(ATTENTION_IMPLEMENTATIONS)
+            raise InputError(f'Specified `attn_implementation="{wanted}"` is not supported; use one of {allowed}')
         for module in self.modules():
             if isinstance(found := getattr(module, "config", None), ModelConfig):
-                found.attn_implementation = checked
+                found.attn_implementation = wanted
 
     # --- gradients -----------------------------------------------------------------------------------------------
 

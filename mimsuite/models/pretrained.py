@@ -116,7 +116,10 @@ class Pretrained(Interface):
             lambda trial: check_shapes(trial, state, name, ignore_mismatched_sizes),
         )
         if model.device.type == "meta" or (loading.device is not None and loading.device.type == "meta"):
-            raise InputError(f"{name} cannot be read on the meta device, which holds no values; use another device")
+            raise NotLoadedError(
+                f"{name}: You are using `from_pretrained` with a meta device context manager or device_map='meta', "
+                "which keeps no values; use another device"
+            )
         model.to(read_dtype(torch_dtype if dtype is None else dtype, config.dtype, state))
         info = load_state(model, state, name, ignore_mismatched_sizes)
         if loading.device is not None:
@@ -220,8 +223,8 @@ def differs_in_transformers(config: EncoderConfig, class_name: str) -> list[str]
     return [text for text in config.not_in_transformers if classifies or not text.startswith("classifier_pool=")]
 
 
-class ShapeError(InputError, RuntimeError):
-    """Weights of other shapes than the model has them; also the RuntimeError that code for Hugging Face expects."""
+class NotLoadedError(InputError, RuntimeError):
+    """Weights that do not fit, or the meta device; also the RuntimeError that code for Hugging Face expects then."""
 
 
 class LoadingInfo(NamedTuple):
@@ -278,7 +281,7 @@ def check_shapes(
     differing = [k for k, t in found.items() if k in own and own[k].shape != t.shape]
     if differing and not ignore_mismatched_sizes:
         key = differing[0]
-        raise ShapeError(
+        raise NotLoadedError(
             f"{source}: {key} has shape {tuple(found[key].shape)}, the model {tuple(own[key].shape)} "
             f"({len(differing)} such); change the config or pass ignore_mismatched_sizes=True"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -88,6 +89,21 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
     def features(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> FeatureMap:
         """The encoder's features, without a count on the device where the number of hidden cells is known."""
         return self.vit.features_where(pixels, mask, hidden_per_image)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Copies tensors into the model.
+
+        Raises:
+            InputError: those of the bare encoder, as `model.safetensors` holds them beside a decoder, of which nothing
+                would be copied.
+        """
+        bare = self.vit.state_dict().keys() if self.vit.config.mask_mode == "drop" else ()
+        if bare and not any(name.startswith("vit.") for name in state_dict) and bare & state_dict.keys():
+            raise InputError(
+                "model.safetensors of a model with MAE's decoder holds the encoder alone; read its folder by "
+                "from_pretrained, which also reads decoder.safetensors"
+            )
+        return super().load_state_dict(state_dict, strict, assign)
 
     def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
         """How a state dict is saved: the class that the files are of, its tensors, and those of a decoder beside."""

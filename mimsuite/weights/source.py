@@ -129,6 +129,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of `config.json` under our own names; errors as `read_json`."""
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise MissingFileError(
+            f"{folder} holds an adapter of PEFT, and no model; read the model that it adapts, then "
+            f"peft.PeftModel.from_pretrained(model, {str(folder)!r})"
+        )
     return plain_names(read_json(folder / "config.json"))
 
 

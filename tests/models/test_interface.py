@@ -88,6 +88,8 @@ def test_recomputing_is_switched_on_and_off(family):
     assert model.is_activation_checkpointing
     model.gradient_checkpointing_disable()
     assert not model.is_gradient_checkpointing
+    config = type(model.config).from_dict(model.config.to_dict() | {"gradient_checkpointing": True})
+    assert CLASSIFIERS[family](config).is_gradient_checkpointing
 
 
 @pytest.mark.parametrize("family", CONFIGS)

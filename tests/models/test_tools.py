@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mimsuite.errors import InputError
 from mimsuite.models import (
     AutoModelForImageClassification,
     BitConfig,
@@ -41,7 +42,7 @@ def same(one, other):
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
-@pytest.mark.parametrize(("family", "targets"), [("cvt", "all-linear")])
+@pytest.mark.parametrize(("family", "targets"), [("vit", ["query", "value"]), ("cvt", "all-linear")])
 def test_adapters_of_peft_act_are_saved_and_merge_into_a_folder_of_ours(tmp_path, pixels, family, targets):
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
@@ -57,11 +58,25 @@ def test_adapters_of_peft_act_are_saved_and_merge_into_a_folder_of_ours(tmp_path
     assert any("lora_A" in name for name in trained)
     assert all(p.grad is not None and p.grad.any() for name, p in trained.items() if "lora_B" in name)
     adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match="holds an adapter of PEFT, and no model"):
+        type(model).from_pretrained(tmp_path / "adapter")
     again = peft.PeftModel.from_pretrained(type(model).from_pretrained(tmp_path / "base"), tmp_path / "adapter")
     torch.testing.assert_close(again.eval()(pixels).logits, logits)
     adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
     merged = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(merged(pixels).logits, logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_train_with_recomputed_blocks(pixels):
+    peft = pytest.importorskip("peft")
+    model = MODELS["vit"]()
+    model.gradient_checkpointing_enable()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "value"]))
+    adapted(pixels, labels=torch.tensor([0, 1])).loss.backward()
+    grads = [p.grad for name, p in adapted.named_parameters() if "lora_B" in name]
+    assert len(grads) == 4
+    assert all(grad is not None and grad.any() for grad in grads)
 
 
 # --- Trainer -------------------------------------------------------------------------------------------------

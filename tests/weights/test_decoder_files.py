@@ -324,3 +324,12 @@ def test_a_decoder_is_downloaded_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", download)
     again = AutoModelForMaskedImageModeling.from_pretrained("hf:someone/tiny-mae")
     same_state(again.state_dict(), model.state_dict())
+
+
+def test_the_encoder_file_alone_is_no_state_dict_of_the_whole_model(tmp_path):
+    model = dropping()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="holds the encoder alone; read its folder by from_pretrained"):
+        model.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
+    model.load_state_dict({"decoder.mask_token": model.state_dict()["decoder.mask_token"]}, strict=False)
+    model.load_state_dict(model.state_dict())
