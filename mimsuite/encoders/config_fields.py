@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 LABELS = ("num_labels", "id2label", "label2id")
-PRIVATE = frozenset({"_complete", "_name_or_path"})
-"""Attributes that are no fields."""
+PRIVATE = frozenset({"_complete", "_name_or_path", "num_labels"})
+"""Attributes that are no fields, or not stored as such."""
 
 Kind = TypeVar("Kind", bound="type[ConfigFields]")
 
