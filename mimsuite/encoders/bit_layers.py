@@ -142,11 +142,11 @@ class BitLayer(nn.Module):
         self.conv2 = StandardizedConv2d(middle, middle, 3, stride=stride, dilation=dilation, padding=padding)
         self.norm3 = NormAct(config, middle) if self.preactivation else NormAct(config, outputs, act=False)
         self.conv3 = StandardizedConv2d(middle, outputs, 1, padding=padding)
-        self.activation = activation_function(config.hidden_act)
+        self.activation = None if self.preactivation else activation_function(config.hidden_act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, outputs, h', w')` from `(B, inputs, h, w)`."""
-        if self.preactivation:
+        if self.activation is None:
             start = self.norm1(x)
             branch = self.conv3(self.norm3(self.conv2(self.norm2(self.conv1(start)))))
             return self._branch(branch) + self._shortcut(x, start)

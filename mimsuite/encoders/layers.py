@@ -94,7 +94,7 @@ def sqrt_softplus(x: Tensor) -> Tensor:
 class XIELU(nn.Module):
     """A parabola for positive values, and an integrated ELU below, with two learned slopes (Huang & Schlag 2024).
 
-    Parameters and constants are bfloat16 where transformers' are, until the model is moved to another type.
+    As in transformers the slopes are bfloat16, and they are computed in it whatever the type of the model.
     """
 
     beta: Tensor
@@ -109,7 +109,8 @@ class XIELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns a tensor of the same shape."""
-        above, below = F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n)
+        above, below = (F.softplus(slope.to(torch.bfloat16)) for slope in (self.alpha_p, self.alpha_n))
+        below = self.beta.to(torch.bfloat16) + below
         bent = torch.where(x > 0, above * x * x, (torch.expm1(torch.minimum(x, self.eps)) - x) * below)
         return bent + self.beta * x
 
@@ -157,6 +158,17 @@ def activation_function(name: Activation) -> TensorFunction:
         raise InputError(f"activation {name!r} is not one of {', '.join(ACTIVATIONS)}")
     found = ACTIVATIONS[name]
     return found() if isinstance(found, type) else found
+
+
+def name_in_files(module: nn.Module, part: str, name: str) -> None:
+    """Gives the tensors of a part of a module other keys in state dicts, and so in files."""
+    module.register_state_dict_post_hook(partial(_rename, part, name))  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(partial(_rename, name, part))  # type: ignore[no-untyped-call]
+
+
+def _rename(before: str, after: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for key in [key for key in state if key.startswith(f"{prefix}{before}.")]:
+        state[f"{prefix}{after}.{key.removeprefix(f'{prefix}{before}.')}"] = state.pop(key)
 
 
 def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:

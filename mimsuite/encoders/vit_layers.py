@@ -22,6 +22,7 @@ from mimsuite.encoders.layers import (
     drop_path,
     drop_path_rates,
     is_plain,
+    name_in_files,
 )
 from mimsuite.encoders.outputs import BaseModelOutput, as_output
 from mimsuite.encoders.positions import RelativePositionBias, resize_positions
@@ -116,6 +117,7 @@ class ViTLayer(nn.Module):
         self.attention = ViTAttention(config)
         self.layernorm_after = nn.LayerNorm(width, eps)
         self.intermediate = Intermediate(width, hidden, config.hidden_act, config.use_mlp_bias)
+        name_in_files(self, "intermediate.activation", "mlp.activation_fn")  # of activations with parameters
         self.output = Dense(hidden, width, config.use_mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         scaled = config.layer_scale_init_value is not None

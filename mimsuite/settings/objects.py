@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from inspect import signature
 from typing import Any
 
 from mimsuite.encoders.config import ModelConfig
@@ -55,7 +56,8 @@ class Objects:
         }
         model = config_of(self.weights) if self.weights is not None else self.model
         if model is not None:
-            sizes = {key: value for key, value in model.to_dict().items() if key not in OF_THE_WEIGHTS}
+            known = signature(type(model)).parameters.keys() - OF_THE_WEIGHTS
+            sizes = {key: value for key, value in model.to_dict().items() if key in known}
             found["model"] = {"_target_": class_name(model), **sizes}
         return found
 

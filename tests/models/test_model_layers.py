@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from mimsuite import models
 from mimsuite.encoders.layers import (
     activation_function,
     attend,
@@ -39,7 +40,7 @@ def test_quick_gelu():
 def test_activations_are_those_of_transformers(name, dtype):
     ours, theirs = activation_function(name), transformers.activations.ACT2FN[name]
     mine, other = (X.clone().to(dtype).requires_grad_() for _ in range(2))
-    if isinstance(ours, torch.nn.Module):
+    if name == "prelu":
         ours, theirs = ours.to(dtype), theirs.to(dtype)
     close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
     found, wanted = ours(mine), theirs(other)
@@ -59,6 +60,35 @@ def test_activations_with_parameters_are_modules_of_their_own(name):
     assert found == wanted
     one(X.float()).sum().backward()
     assert all(p.grad is not None for p in one.parameters())
+
+
+VIT = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "patch_size": 8}
+BIT = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "num_groups": 2}
+
+
+@pytest.mark.parametrize("act", ["prelu", "xielu", "relu2"])
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [("ViT", VIT | {"image_size": 16}), ("Bit", BIT), ("Bit", BIT | {"layer_type": "bottleneck"})],
+    ids=["ViT", "BiT", "BiT v1.5"],
+)
+def test_what_an_activation_learned_goes_from_and_to_transformers(family, config, act, tmp_path):
+    torch.manual_seed(0)
+    acts = {"hidden_act": act} | ({"pooler_act": act} if family == "ViT" else {})
+    theirs = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**config, **acts)).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.add_(0.3 * ("activation" in name))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = getattr(models, f"{family}Model").from_pretrained(tmp_path / "theirs")  # a warning would be an error
+    ours.save_pretrained(tmp_path / "ours")
+    again = type(theirs).from_pretrained(tmp_path / "ours")
+    pixels = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        wanted = theirs(pixels)
+        for found in (ours(pixels), again(pixels)):
+            torch.testing.assert_close(found.last_hidden_state, wanted.last_hidden_state)
+            torch.testing.assert_close(found.pooler_output.flatten(), wanted.pooler_output.flatten())
 
 
 def test_a_function_is_its_own_activation():
