@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 import warnings
 from dataclasses import field, fields
-from pathlib import Path
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
-from mimsuite.data.storage import write_text
-from mimsuite.errors import InputError, reading
+from mimsuite.errors import InputError
 from mimsuite.processors.feature import BatchFeature
+from mimsuite.processors.files import ProcessorFiles
 from mimsuite.processors.images import LAYOUTS, Array, Picture, is_uint8, read_pictures, to_layout
-from mimsuite.processors.options import OF_A_CALL, ProcessorOptions, image_processor
+from mimsuite.processors.options import OF_A_CALL, image_processor
 from mimsuite.processors.resize import (
     ANY_FORM,
     SQUASH,
@@ -30,16 +30,13 @@ from mimsuite.processors.resize import (
     resized_extent,
 )
 from mimsuite.processors.tensors import prepare_tensors
-from mimsuite.weights.source import HubOptions, find_folder, read_json
 
-FILE = "preprocessor_config.json"
-NESTED = "processor_config.json"  # of several processors, ours under "image_processor"
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
 ON_OR_OFF = (True, False, None)
 
 
 @image_processor
-class ImageProcessor(ProcessorOptions):
+class ImageProcessor(ProcessorFiles):
     """Convert, resize, (crop), rescale, normalise, (pad); a class overrides `geometry` for the sizes, or `fit`.
 
     Attributes:
@@ -93,15 +90,14 @@ class ImageProcessor(ProcessorOptions):
             given = getattr(self, name)
             if wanted or given is not None:
                 setattr(self, name, parse_size(given, square=True, forms=(SQUASH,), name=name))
+        if self.do_rescale or self.rescale_factor is not None:
+            self.rescale_factor = parse_numbers("rescale_factor", self.rescale_factor, several=False)
         for name in ("image_mean", "image_std"):
-            if isinstance(getattr(self, name), list | tuple):
-                setattr(self, name, [float(v) for v in getattr(self, name)])
-        if (self.do_rescale and self.rescale_factor is None) or (
-            self.do_normalize and (self.image_mean is None or self.image_std is None)
-        ):
-            raise InputError("rescale_factor, image_mean or image_std is None, but its step is not off; give a number")
-        if self.do_normalize and 0 in np.atleast_1d(self.image_std):
-            raise InputError(f"image_std={self.image_std} divides by zero; give positive numbers")
+            if self.do_normalize or getattr(self, name) is not None:
+                setattr(self, name, parse_numbers(name, getattr(self, name)))
+        for name, divides in (("image_std", self.do_normalize), ("rescale_factor", self.do_rescale)):
+            if divides and 0 in np.atleast_1d(getattr(self, name)):
+                raise InputError(f"{name}={getattr(self, name)} divides by zero; give positive numbers")
         self.mark_checked()
 
     def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
@@ -170,105 +166,6 @@ class ImageProcessor(ProcessorOptions):
         ]
         return BatchFeature({"pixel_values": laid}, return_tensors)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns what `preprocessor_config.json` holds, with the entries of a file that are not known here."""
-        found = {"image_processor_type": type(self).__name__}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value is not None or item.default is not None or item.name == "do_convert_rgb":
-                found[item.name] = value
-        found |= {name: value for name, value in self.kept().items() if value is not None}
-        return {name: _plain(value) for name, value in found.items()}
-
-    def to_json_string(self) -> str:
-        """Returns the text of `preprocessor_config.json`."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-
-    def to_json_file(self, path: str | Path) -> None:
-        """Writes the text of `preprocessor_config.json` to a file of any name."""
-        write_text(Path(path), self.to_json_string())
-
-    @classmethod
-    def from_json_file(cls, path: str | Path) -> Self:
-        """Reads what `to_json_file` wrote; errors as `from_pretrained`."""
-        made: Self = cls.from_pretrained(path)
-        return made
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], *, return_unused_kwargs: bool = False, **overrides: Any) -> Any:
-        """Makes a processor from the content of a file.
-
-        Args:
-            data: what `to_dict` returns; entries that are not known here are kept, and written again.
-            return_unused_kwargs: return the processor and those of the `overrides` that are no fields; without it one
-                warning names them.
-            overrides: fields that win.
-
-        Raises:
-            InputError: a step of the file that this processor does not have.
-        """
-        known = {f.name for f in fields(cls)}
-        unused = {name: value for name, value in overrides.items() if name not in known}
-        if unused and not return_unused_kwargs:
-            warnings.warn(f"{cls.__name__} has no option {', '.join(map(repr, unused))}: ignored", stacklevel=2)
-        values = {k: v for k, v in data.items() if k in known and (v is not None or k.startswith("do_"))}
-        made = cls(**(values | {name: value for name, value in overrides.items() if name in known}))
-        made.keep({name: value for name, value in data.items() if name not in known})
-        return (made, unused) if return_unused_kwargs else made
-
-    @classmethod
-    def get_image_processor_dict(cls, source: str | Path, **keywords: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns the content of the file of `source`, and the keywords that do not say where it lies.
-
-        Arguments and errors as for `from_pretrained`.
-        """
-        options = HubOptions.take(keywords)
-        name = keywords.pop("image_processor_filename", FILE)
-        if Path(source).is_file():
-            return read_json(Path(source)), keywords
-        folder = find_folder(source, options)
-        if (folder / NESTED).is_file():
-            inner = read_json(folder / NESTED).get("image_processor")
-            if isinstance(inner, dict):
-                return inner, keywords
-        return read_json(folder / name), keywords
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **overrides: Any) -> Any:
-        """Reads `preprocessor_config.json` of a folder or of `hf:ORG/NAME`, or a file like it.
-
-        Args:
-            source: a folder, a name on the hub, or a file.
-            overrides: fields that win, keywords of the hub (`HubOptions`), `return_unused_kwargs` (`from_dict`).
-
-        Raises:
-            FileNotFoundError: no folder or no file (also an InputError).
-            InputError: as `from_dict`.
-        """
-        content, overrides = cls.get_image_processor_dict(source, **overrides)
-        with reading(f"{source}: {FILE}", "restore the file"):
-            return cls.from_dict(content, **overrides)
-
-    def save_pretrained(self, folder: str | Path, push_to_hub: bool = False, **keywords: Any) -> list[str]:
-        """Writes `preprocessor_config.json` into `folder`, made if absent.
-
-        Args:
-            folder: where to.
-            push_to_hub: is refused.
-            keywords: of the hub, without effect.
-
-        Returns:
-            The name of the file.
-
-        Raises:
-            InputError: `push_to_hub`.
-        """
-        if push_to_hub:
-            raise InputError("push_to_hub=True: mimsuite uploads nothing; save, and use `hf upload ORG/NAME FOLDER`")
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self.to_json_file(Path(folder) / FILE)
-        return [str(Path(folder) / FILE)]
-
     def with_options(self, options: dict[str, Any]) -> Self:
         """A copy with other fields for one call; None switches a step off and leaves any other field as it is."""
         if not options and self.checked:
@@ -309,11 +206,17 @@ class ImageProcessor(ProcessorOptions):
         return image
 
 
-def _plain(value: Any) -> Any:
-    """A copy that JSON and YAML write as plain values."""
-    if isinstance(value, dict):
-        return dict(value)
-    return list(value) if isinstance(value, list | tuple) else value
+def parse_numbers(name: str, value: Any, *, several: bool = True) -> Any:
+    """Returns one number as it is, or, where `several` are allowed, a list of floats.
+
+    Raises:
+        InputError: anything else.
+    """
+    found = value if several and isinstance(value, list | tuple | np.ndarray) else [value]
+    numbers = [isinstance(one, Real) and not isinstance(one, bool) and math.isfinite(one) for one in found]
+    if not numbers or not all(numbers):
+        raise InputError(f"{name}={value!r} is not a number{' or one per channel' if several else ''}")
+    return value if found is not value else [float(one) for one in found]
 
 
 def _check_formats(return_tensors: str | None, data_format: str | None) -> None:

@@ -211,6 +211,14 @@ def test_a_step_that_is_off_needs_no_values(cls):
             cls(**{name: None})
 
 
+@pytest.mark.parametrize("name", ["image_mean", "image_std", "rescale_factor"])
+@pytest.mark.parametrize("wrong", ["0.5", ["a"], [], {}, [[0.5]], True, float("nan"), float("inf")])
+def test_statistics_are_numbers(name, wrong):
+    with pytest.raises(InputError, match=f"{name}=.* is not a number"):
+        ViTImageProcessor(**{name: wrong})
+    assert ViTImageProcessor(image_mean=np.array([0.5, 0.1, 0.2])).image_mean == [0.5, 0.1, 0.2]
+
+
 @EACH
 def test_fields_can_be_set_later(cls):
     processor = cls(size=16)
