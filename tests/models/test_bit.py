@@ -765,7 +765,7 @@ WRONG_VALUES = [
     ("depths", [3, 4, 6], "expected 4"),
     ("depths", [3, 4, 0, 3], "at least 1"),
     ("layer_type", "plain", "is not one of preactivation,bottleneck"),
-    ("hidden_act", "mish", "gelu, "),
+    ("hidden_act", "gelus", "gelu, "),
     ("drop_path_rate", 1.5, "at most 1"),
     ("drop_path_rate", -0.1, "at least 0"),
     ("output_stride", 64, "4, 8, 16, 32"),

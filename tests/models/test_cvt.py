@@ -83,7 +83,7 @@ WRONG_VALUES = [
     ("stride_q", [1, 2, 1], "change the map's size"),
     ("initializer_range", -0.1, "at least 0"),
     ("layer_norm_eps", 0, "above 0"),
-    ("hidden_act", "mish", "quick_gelu"),
+    ("hidden_act", "gelus", "quick_gelu"),
     ("encoder_stride", 0, "at least 1"),
     ("num_labels", -1, "at least 0"),
     ("problem_type", "ranking", "regression"),
