@@ -87,12 +87,15 @@ class ClassifyObjective(Objective):
         assert batch.labels is not None
         pixels = self.normalize(batch.images)
         pixels, targets = self.mixing(pixels, batch.labels, mix_hashes(self.micro_seed(batch_idx), _MIXING))
-        return poison_if_not_finite(soft_loss(self.model(pixels).logits, targets, self.label_kind, self.class_weights))
+        with self.phase(batch):
+            logits = self.model(pixels).logits
+        return poison_if_not_finite(soft_loss(logits, targets, self.label_kind, self.class_weights))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the loss, which is without smoothing and class weights, and to the scores."""
         assert batch.labels is not None
-        logits = self.evaluated_model(self.normalize(batch.images)).logits.float()
+        with self.phase(batch):
+            logits = self.evaluated_model(self.normalize(batch.images)).logits.float()
         loss = classification_loss(logits, batch.labels, self.model.config.problem_type)
         self.val_loss.update(loss, weight=len(logits))
         self.val_scores.update(logits, batch.labels)

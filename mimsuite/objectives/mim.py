@@ -48,13 +48,16 @@ class MIMObjective(Objective):
         """The masked loss of a batch, a scalar."""
         assert batch.mask is not None
         pixels = self.normalize(batch.images)
-        return poison_if_not_finite(self.model.masked_loss(pixels, batch.mask, batch.hidden, self.loss))
+        with self.phase(batch):
+            loss = self.model.masked_loss(pixels, batch.mask, batch.hidden, self.loss)
+        return poison_if_not_finite(loss)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the masked loss and, where the prediction is a picture, to the PSNR of hidden pixels."""
         assert batch.mask is not None
         model, pixels = self.evaluated_model, self.normalize(batch.images)
-        loss, prediction = model.predict(pixels, batch.mask, self.loss)
+        with self.phase(batch):
+            loss, prediction = model.predict(pixels, batch.mask, self.loss)
         self.val_loss.update(loss, weight=len(pixels))
         picture = model.target.picture(prediction, pixels, batch.mask, model.head_stride)
         if picture is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.objectives.averaging import AveragedWeights
 from mimsuite.objectives.clipping import clip_gradients
+from mimsuite.objectives.compiling import CompiledBlocks
 from mimsuite.objectives.skipping import StepGuard
 from mimsuite.processors.center_crop import CenterCropImageProcessor
 from mimsuite.types import Batch, Encoder
@@ -40,6 +42,7 @@ class Objective(LightningModule):
         ema: decay per step of an exponential moving average of the weights, less in the first steps; None for none.
 
     Attributes:
+        blocks: the compiled blocks; None where the model runs as it is.
         averaged: the averaged weights, in `averaged.module`; None without `ema`.
         grad_norm: of the last step, before clipping; a scalar on the device.
         overflowed: whether the last step changed nothing because of the factor on the loss, which is halved then;
@@ -70,10 +73,20 @@ class Objective(LightningModule):
         self.grad_norm: Tensor | None = None
         self.guard: StepGuard | None = None
         self.overflowed = False
+        self.blocks: CompiledBlocks | None = None
         self._lost: Tensor | None = None  # whether a loss of this step was not finite
         self.last_metrics: dict[str, float] = {}
         self.log_every: int | None = None
         self._losses: list[Tensor] = []
+
+    def compile_blocks(self, batch: int) -> None:
+        """Compiles the blocks of the model, for batches of `batch` images; call it before a trainer runs."""
+        models = [self.model, *([] if self.averaged is None else [self.averaged.module])]
+        self.blocks = CompiledBlocks([block for model in models for block in model.blocks()], batch)
+
+    def phase(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        """Where a training or validation step runs the model: compiled blocks are used here and nowhere else."""
+        return contextlib.nullcontext() if self.blocks is None else self.blocks.phase(len(batch.images))
 
     @property
     def evaluated_model(self) -> nn.Module:

@@ -46,6 +46,7 @@ def report_choices(settings: TrainingSettings, compute: Compute) -> None:
     found = (
         f"precision={compute.precision} ({compute.reason})",
         f"micro_batch={compute.micro_batch} (images per forward pass on one device)",
+        f"trainer.compile={str(compute.compile).lower()} ({compute.compile_reason})",
         f"workers={loading.workers} ({'cores of each process but one' if loading.chosen else given})",
     )
     for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes):

@@ -22,7 +22,7 @@ from mimsuite.runs.banner import report_choices, report_resume, report_start
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.environment import warn_of_changes
 from mimsuite.runs.folder import RunFolder, held_lines
-from mimsuite.runs.machine import choose_precision, is_broken_exchange, micro_limit
+from mimsuite.runs.machine import choose_compile, choose_precision, is_broken_exchange, micro_limit
 from mimsuite.runs.meeting import check_shared, describe_break, joined
 from mimsuite.runs.objects import (
     Compute,
@@ -133,7 +133,10 @@ def train_here(settings: S, task: TrainingTask[S], run_team: Team, imports: floa
     torch.manual_seed(inputs.seed)
     with held_lines() as lines:  # every error in a value of a config shows here, before the folder is touched
         objective, data = task.make(settings, compute)
+        if compute.compile:
+            objective.compile_blocks(compute.micro_batch)
         config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
+        config["trainer"] = dict(config["trainer"]) | {"compile": compute.compile}
         context = run_context(settings, config, objective, leads=run_team.rank == 0, imports=imports)
         check_trainer_parts(settings, compute, context)
     if context.leads:
@@ -251,7 +254,8 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
     reason = "as before" if inputs.resume and inputs.precision != "auto" else reason
     limit = micro_limit(device, settings.geometry.image_size)
     micro = fitted_micro_batch(inputs.micro_batch, settings.budget.batch, run_team.size, limit)
-    return Compute(run_team, device, precision, reason, micro)
+    compiles = choose_compile(inputs.compile, device, settings.budget.steps)
+    return Compute(run_team, device, precision, reason, micro, *compiles)
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -275,7 +279,8 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")  # online_probe=false now
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")  # Lightning against torch 2.13
         try:
-            trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
+            with contextlib.nullcontext() if objective.blocks is None else objective.blocks.run():
+                trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
         except SystemExit as error:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from error
         except torch.OutOfMemoryError as error:

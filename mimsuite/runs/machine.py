@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from mimsuite.errors import InputError
 from mimsuite.models.device import USES_GPUS, Device
 
+COMPILE_PAYS = 5_000  # steps of a run for which compiling, about a minute, is worth it on a GPU
 IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
 
 
@@ -32,6 +34,28 @@ def choose_precision(asked: str, on: Device) -> tuple[str, str]:
     if on.fast_bf16:
         return "bf16-mixed", f"{on.name} is fast at bfloat16"
     return "32-true", f"{on.name} is not fast at bfloat16"
+
+
+def choose_compile(asked: bool | None, on: Device, steps: int) -> tuple[bool, str]:
+    """Whether the blocks of a run are compiled, and the reason.
+
+    Raises:
+        InputError: they must be, and torch cannot compile here.
+    """
+    from mimsuite.objectives.compiling import why_not_compile
+
+    if asked is False:
+        return False, "as given"
+    if asked is None and on.accelerator != "gpu":
+        return False, f"{on.name}: it pays on GPUs"
+    if asked is None and steps < COMPILE_PAYS:
+        return False, f"it pays from {COMPILE_PAYS:,} steps on"
+    obstacle = why_not_compile("cuda" if on.accelerator == "gpu" else on.accelerator)
+    if obstacle is None:
+        return True, "as given" if asked else f"a GPU, and at least {COMPILE_PAYS:,} steps"
+    if asked:
+        raise InputError(f"trainer.compile=true, but torch cannot compile here: {obstacle}; use trainer.compile=false")
+    return False, f"torch cannot compile here: {obstacle}"
 
 
 def micro_limit(on: Device, image_size: tuple[int, int]) -> int:

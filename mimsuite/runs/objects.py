@@ -48,6 +48,8 @@ class Compute:
         precision: Lightning's name of it.
         reason: why this one.
         micro_batch: images per forward pass on one device.
+        compile: whether the blocks are compiled.
+        compile_reason: why, or why not.
     """
 
     team: Team
@@ -55,6 +57,8 @@ class Compute:
     precision: str
     reason: str
     micro_batch: int
+    compile: bool
+    compile_reason: str
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import ACCELERATORS, PRECISIONS
 
 LOG_EVERY = 10  # steps, where no monitor says it
-OF_THE_TRAINER = ("clip", "accelerator", "num_nodes")
+OF_THE_TRAINER = ("clip", "accelerator", "num_nodes", "compile")
 OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay")  # keys of the group that are read, not handed on
 
 
@@ -103,6 +103,7 @@ class RunInputs:
         micro_batch: images per forward pass; None: chosen when the device is known.
         loading: how batches are read.
         clip: largest global gradient norm, or None.
+        compile: whether the blocks are compiled; None: decided when the device is known.
         objects: what a caller gave in place of config nodes.
     """
 
@@ -126,6 +127,7 @@ class RunInputs:
     micro_batch: int | None
     loading: Loading
     clip: float | None
+    compile: bool | None
     objects: Objects = NO_OBJECTS
 
     @property
@@ -225,6 +227,7 @@ def read_inputs(
         micro_batch=read_int(cfg, "micro_batch", auto=0) or None,
         loading=loading,
         clip=read_clip(cfg),
+        compile=read_compile(cfg),
         objects=objects,
     )
 
@@ -291,6 +294,18 @@ def read_clip(cfg: DictConfig) -> float | None:
     if value is not None and (not is_number(value) or value <= 0):
         raise InputError(f"trainer.clip={value} is not a number above 0; use 5.0, or null for no clipping")
     return None if value is None else float(value)
+
+
+def read_compile(cfg: DictConfig) -> bool | None:
+    """Whether blocks are compiled; None for auto. Runs from before this key were not compiled.
+
+    Raises:
+        InputError: neither true, false nor auto.
+    """
+    value = read(cfg, "trainer.compile") if "compile" in cfg.trainer else False
+    if value != "auto" and not isinstance(value, bool):
+        raise InputError(f"trainer.compile={value} is unknown; trainer.compile takes auto, true, false")
+    return None if value == "auto" else value
 
 
 def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget: Budget) -> DictConfig:
