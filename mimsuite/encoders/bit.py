@@ -6,9 +6,9 @@ Parameter names are those of Hugging Face's files.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +131,10 @@ class ResNetV2(nn.Module):
         last = self.norm(encoded.last_hidden_state)
         out = BaseModelOutputWithPoolingAndNoAttention(last, self.pooler(last), encoded.hidden_states)
         return as_output(out, self.config.return_dict, return_dict)
+
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks, in order."""
+        return [layer for stage in self.encoder.stages for layer in cast(Iterable[nn.Module], stage.layers)]
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Does nothing: no weight of BiT depends on the image size."""

@@ -143,6 +143,10 @@ class ConvolutionalTransformer(nn.Module):
         out: ModelOutput = self.encoder(x, need_states, True, hidden, self.mask_token, self.gradient_checkpointing)
         return as_output(out, self.config.return_dict, return_dict)
 
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks, in order."""
+        return [layer for stage in self.encoder.stages for layer in cast(Iterable[nn.Module], stage.layers)]
+
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Does nothing: no weight of CvT depends on the image size."""
 

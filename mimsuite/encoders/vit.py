@@ -217,6 +217,10 @@ class VisionTransformer(nn.Module):
         """Pixels in the parameters' dtype."""
         return pixels.to(self.embeddings.patch_embeddings.projection.weight.dtype)
 
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks, in order."""
+        return list(self.encoder.layer)
+
     def set_image_size(self, image_size: Side, mode: str = "hf") -> None:
         """Makes another image size the model's own: resizes the positions once, notes it in the config.
 

@@ -105,6 +105,10 @@ class MAEDecoder(nn.Module):
         image, row, column = where
         return self._cells(self._decode(grid, cls, hidden)[image, row * grid.shape[-1] + column])
 
+    def blocks(self) -> list[nn.Module]:
+        """The blocks, in order."""
+        return list(self.decoder_layers)
+
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Makes another grid of feature maps the decoder's own: resizes the positions once."""
         self.decoder_pos_embed = self._positions(grid)

@@ -91,6 +91,10 @@ class ForMaskedImageModeling(Pretrained):
         """The family's encoder."""
         return self.network()
 
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks of encoder and head, as far as these have a method `blocks`: not all of users do."""
+        return [block for part in (self.encoder, self.decoder) for block in getattr(part, "blocks", list)()]
+
     def features(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> FeatureMap:
         """The encoder's features; a family whose encoder can use `hidden_per_image` hands it on."""
         return self.encoder.forward_features(pixels, mask)
@@ -220,6 +224,10 @@ class ForImageClassification(Pretrained):
     def encoder(self) -> Encoder:
         """The family's encoder."""
         return self.network()
+
+    def blocks(self) -> list[nn.Module]:
+        """The residual blocks of the encoder, if it has a method `blocks`: not all of users do."""
+        return list(getattr(self.encoder, "blocks", list)())
 
     def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
         """Returns `classification_loss` by the config's `problem_type`, or None without labels."""

@@ -1,14 +1,15 @@
 """torch.compile for training: blocks one by one, for batches of the run's own size; all else runs as it is.
 
-The blocks of a model are alike, so that one graph per phase (training, validation) and shape serves them all. A batch of
-another size, such as the last one of validation, a picture or the online probe's, is not worth a graph of its own.
+The blocks of a model are alike, so that one graph per phase (training, validation) and shape serves them all. A batch
+of another size, such as the last one of validation, a picture or the online probe's, is not worth a graph of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -34,7 +35,8 @@ class CompiledBlocks:
 
     def phase(self, batch: int) -> contextlib.AbstractContextManager[Any]:
         """Where the blocks run compiled, if `batch` is the number of images."""
-        return torch.compiler.set_stance("default" if batch == self.batch else "force_eager")
+        stance = "default" if batch == self.batch else "force_eager"
+        return cast(contextlib.AbstractContextManager[Any], torch.compiler.set_stance(stance))
 
     @contextlib.contextmanager
     def run(self) -> Any:
@@ -45,6 +47,9 @@ class CompiledBlocks:
         """
         import torch._dynamo
 
+        warnings.filterwarnings(
+            "ignore", "The .grad attribute of a Tensor that is not a leaf"
+        )  # torch looks, we do not
         limits = {"recompile_limit": MOST_GRAPHS, "accumulated_recompile_limit": 4 * MOST_GRAPHS}
         try:
             with torch._dynamo.config.patch(limits), torch.compiler.set_stance("force_eager"):
@@ -56,9 +61,11 @@ class CompiledBlocks:
 def why_not_compile(device: str) -> str | None:
     """Why torch.compile does not work on a device, in a few words; None where it does."""
     try:
-        torch.compile(_double, backend=BACKEND, dynamic=False)(torch.ones(8, device=device))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch's own modules say when they are imported
+            torch.compile(_double, backend=BACKEND, dynamic=False)(torch.ones(8, device=device))
     except Exception as error:  # a compiler, a library or a driver is missing: each fails in its own way
-        return cause_of(error)
+        return cause_of(getattr(error, "inner_exception", error))  # of a backend that fails
     finally:
         torch.compiler.reset()
     return None
@@ -66,14 +73,3 @@ def why_not_compile(device: str) -> str | None:
 
 def _double(x: torch.Tensor) -> torch.Tensor:
     return x.sin() * 2
-
-
-def blocks_of(*models: Any) -> list[nn.Module] | None:
-    """What is compiled of models; None if an encoder does not name its blocks (one of a user's own)."""
-    found: list[nn.Module] = []
-    for model in models:
-        named: Callable[[], Sequence[nn.Module]] | None = getattr(model, "blocks", None)
-        if named is None:
-            return None
-        found += named()
-    return found

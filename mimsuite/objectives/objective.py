@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,8 @@ from mimsuite.objectives.compiling import CompiledBlocks
 from mimsuite.objectives.skipping import StepGuard
 from mimsuite.processors.center_crop import CenterCropImageProcessor
 from mimsuite.types import Batch, Encoder
+
+log = logging.getLogger("mimsuite")
 
 
 class Objective(LightningModule):
@@ -81,8 +84,11 @@ class Objective(LightningModule):
 
     def compile_blocks(self, batch: int) -> None:
         """Compiles the blocks of the model, for batches of `batch` images; call it before a trainer runs."""
-        models = [self.model, *([] if self.averaged is None else [self.averaged.module])]
-        self.blocks = CompiledBlocks([block for model in models for block in model.blocks()], batch)
+        models: list[Any] = [self.model, *([] if self.averaged is None else [self.averaged.module])]
+        blocks = [block for model in models for block in model.blocks()]
+        if not blocks:
+            log.warning("trainer.compile=true has nothing to compile: the encoder has no method blocks()")
+        self.blocks = CompiledBlocks(blocks, batch)
 
     def phase(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         """Where a training or validation step runs the model: compiled blocks are used here and nowhere else."""

@@ -169,6 +169,8 @@ def assemble(settings: S, task: TrainingTask[S]) -> tuple[Objective, ImageData, 
     compute = choose_compute(settings, processes_of(inputs.devices, inputs.nodes, inputs.accelerator))
     torch.manual_seed(inputs.seed)
     objective, data = task.make(settings, compute)
+    if compute.compile:
+        objective.compile_blocks(compute.micro_batch)
     objective.log_every = settings.log_every
     return objective, data, trainer_arguments(settings, compute)
 

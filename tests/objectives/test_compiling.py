@@ -28,12 +28,21 @@ def counter(monkeypatch):
     torch._dynamo.reset()
 
 
+class Square(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x).square()
+
+
 def test_blocks_that_are_alike_share_a_graph_and_other_batches_run_as_they_are(counter):
-    layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+    layers = nn.ModuleList(Square() for _ in range(3))
     blocks = CompiledBlocks(list(layers), 8)
 
     def run(batch):
-        x = torch.ones(batch, 4)
+        x = torch.ones(batch, 4) * torch.ones(1, requires_grad=True)
         for layer in layers:
             x = layer(x)
 
@@ -53,9 +62,9 @@ def test_a_block_that_cannot_be_compiled_is_one_line_with_the_fix(counter):
 
     block = Broken()
     blocks = CompiledBlocks([block], 2)
-    with pytest.raises(RunError, match=r"^the model cannot be compiled \(.+\); use trainer.compile=false$") as caught:  # noqa: SIM117
-        with blocks.run(), blocks.phase(2):
-            block(torch.ones(2))
+    line = r"^the model cannot be compiled \(.+\); use trainer.compile=false$"
+    with pytest.raises(RunError, match=line) as caught, blocks.run(), blocks.phase(2):
+        block(torch.ones(2))
     assert "\n" not in str(caught.value)
 
 
@@ -77,7 +86,9 @@ def test_when_a_run_is_compiled(asked, device, steps, wanted, monkeypatch):
 def test_a_machine_without_compiler_runs_as_it_is_and_says_why_or_refuses(monkeypatch):
     monkeypatch.setattr(compiling, "why_not_compile", lambda device: "no C++ compiler")
     assert choose_compile(None, GPU, 10**6) == (False, "torch cannot compile here: no C++ compiler")
-    with pytest.raises(InputError, match=r"trainer.compile=true, but torch cannot compile here: no C\+\+ compiler; use"):
+    with pytest.raises(
+        InputError, match=r"trainer.compile=true, but torch cannot compile here: no C\+\+ compiler; use"
+    ):
         choose_compile(True, CPU, 1)
 
 
@@ -100,7 +111,7 @@ def losses(folder, name="train/loss"):
     ("task", "keys", "graphs"),
     [
         ("pretrain", {"model": "vit_nano"}, 2),
-        ("pretrain", {"model": "vit_nano", "objective": "mae", "micro_batch": 4}, 4),
+        ("pretrain", {"model": "vit_nano", "objective": "mae", "head": "dec1", "micro_batch": 4}, 4),
         ("pretrain", {"model": "cvt_nano"}, None),
         ("pretrain", {"model": "bit_nano"}, None),
         ("finetune", {"model": "vit_nano", "objective.ema": 0.9}, 2),
@@ -123,6 +134,7 @@ def test_a_compiled_run_has_the_losses_of_the_other_and_no_graph_after_its_first
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_twenty_losses_of_the_real_compiler_agree(tmp_path):
     torch._dynamo.reset()
     if (obstacle := why_not_compile("cpu")) is not None:
