@@ -34,6 +34,7 @@ class Interface(nn.Module):
     main_input_name: ClassVar[str] = "pixel_values"
     base_model_prefix: ClassVar[str]
     supports_gradient_checkpointing: ClassVar[bool] = True
+    accepts_loss_kwargs: ClassVar[bool] = False  # the loss is the mean of a micro-batch, whatever `forward` is told
     _no_split_modules: ClassVar[None] = None
     _keys_to_ignore_on_load_missing: ClassVar[None] = None
     _keys_to_ignore_on_save: ClassVar[None] = None
