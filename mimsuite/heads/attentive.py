@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mimsuite.encoders.layers import is_plain
 from mimsuite.errors import InputError
 
 QUERIES = 32
@@ -55,12 +56,18 @@ class AttentiveHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Returns `(B, K)` logits of cells `(B, T, D)`; of a feature map, `grid.flatten(2).transpose(1, 2)`."""
         cells = (self.normed(tokens) - self.mean) / self.std
-        # The mean of projected cells is the projected mean, and there are fewer queries than cells.
-        means = self.attention(cells) @ cells
-        slices = self.value.weight.view(len(self.query), -1, cells.shape[-1])
-        pooled = torch.einsum("bmd,msd->bms", means, slices).flatten(1) + self.value.bias
-        logits: Tensor = self.classifier(pooled)
+        logits: Tensor = self.classifier(self._pooled(cells))
         return logits
+
+    def _pooled(self, cells: Tensor) -> Tensor:
+        """The projected cells `(B, D)`, as much of each as the queries take."""
+        attention = self.attention(cells)
+        if not is_plain(self.value, nn.Linear):
+            projected = self.value(cells).unflatten(-1, (len(self.query), -1))
+            return torch.einsum("bmt,btms->bms", attention, projected).flatten(1)
+        # The mean of projected cells is the projected mean, and there are fewer queries than cells.
+        slices = self.value.weight.view(len(self.query), -1, cells.shape[-1])
+        return torch.einsum("bmd,msd->bms", attention @ cells, slices).flatten(1) + self.value.bias
 
     def normed(self, tokens: Tensor) -> Tensor:
         """Returns cells after the LayerNorm, `(..., D)`."""

@@ -104,9 +104,38 @@ class BitBackbone(Pretrained):
         self.config = config
         self.bit = BitModel(config)
         self.stage_names, self.num_features = config.stage_names, config.widths
-        self.out_features, self.out_indices = list(config.out_features), list(config.out_indices)
-        self.channels = [self.num_features[i] for i in config.out_indices]
-        self.out_feature_channels = dict(zip(self.stage_names, self.num_features, strict=True))
+
+    @property
+    def out_features(self) -> list[str]:
+        """Names of the maps given; may be set, and then `out_indices` follow."""
+        return list(self.config.out_features)
+
+    @out_features.setter
+    def out_features(self, names: list[str]) -> None:
+        self.config.out_features = list(names)
+
+    @property
+    def out_indices(self) -> list[int]:
+        """Numbers of the maps given; may be set, and then `out_features` follow."""
+        return list(self.config.out_indices)
+
+    @out_indices.setter
+    def out_indices(self, numbers: list[int]) -> None:
+        self.config.out_indices = list(numbers)
+
+    @property
+    def out_feature_channels(self) -> dict[str, int]:
+        """Widths of all maps, by their names."""
+        return dict(zip(self.stage_names, self.num_features, strict=True))
+
+    @property
+    def channels(self) -> list[int]:
+        """Widths of the maps given."""
+        return [self.out_feature_channels[name] for name in self.out_features]
+
+    def forward_with_filtered_kwargs(self, *inputs: Any, **options: Any) -> Any:
+        """Calls the model; keywords that it does not know are without effect."""
+        return self(*inputs, **options)
 
     def forward(
         self,

@@ -54,3 +54,10 @@ def test_default_number_of_queries_divides_the_width():
 def test_queries_that_do_not_divide_the_width_are_refused():
     with pytest.raises(InputError, match="queries=5 does not divide the width 12"):
         AttentiveHead(12, 2, queries=5)
+
+
+def test_a_hooked_projection_is_called_and_changes_no_number(head):
+    expected, seen = head(cells()), []
+    head.value.register_forward_hook(lambda *_: seen.append("called"))
+    torch.testing.assert_close(head(cells()), expected, rtol=1e-12, atol=1e-12)
+    assert seen == ["called"]
