@@ -214,7 +214,7 @@ class ConfigFields(Checks):
         vars(self).update(dict.fromkeys(self.partners[name]), **{name: value})
         try:
             self._fill(name)
-        except (InputError, TypeError):
+        except (ValueError, TypeError):
             vars(self).clear()
             vars(self).update(before)
             raise
@@ -301,7 +301,10 @@ class ConfigFields(Checks):
                 raise TypeError(f"{name} must be a dict, got {type(getattr(self, name)).__name__}")
         own = vars(self)  # what is set here has no partners to change
         if self.id2label is None and self.label2id is not None:
-            own["id2label"] = {int(v): k for k, v in self.label2id.items()}
+            try:
+                own["id2label"] = {int(v): k for k, v in self.label2id.items()}
+            except (TypeError, ValueError):
+                raise InputError(f"label2id={self.label2id} has values that are not class numbers") from None
         count = own.get("num_labels")
         if self.id2label is not None:
             try:

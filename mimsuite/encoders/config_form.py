@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Self
 from mimsuite.data.storage import write_text
 from mimsuite.encoders.config_fields import PRIVATE, ConfigFields, default_labels
 from mimsuite.errors import InputError, reading
-from mimsuite.weights.source import HubOptions, find_folder, plain_names, read_config, read_json
+from mimsuite.weights.source import HubOptions, also_named, find_folder, plain_names, read_config, read_json
 from mimsuite.words import ACTIVATION_NAMES
 
 
@@ -22,6 +22,7 @@ class ConfigForm(ConfigFields):
     """Reading, writing and changing, under the names that Hugging Face's configs have for it."""
 
     @classmethod
+    @also_named(config_dict="data")
     def from_dict(cls, data: Mapping[str, Any], *, return_unused_kwargs: bool = False, **overrides: Any) -> Self:
         """Makes a configuration from the content of a `config.json`.
 
@@ -89,6 +90,7 @@ class ConfigForm(ConfigFields):
         config.name_or_path = self.name_or_path
         return config
 
+    @also_named(config_dict="values")
     def update(self, values: Mapping[str, Any]) -> None:
         """Sets several fields, one after the other; those that we do not know are kept."""
         given, known = self.renamed(values), {f.name for f in fields(self)} | vars(self).keys()
@@ -96,6 +98,7 @@ class ConfigForm(ConfigFields):
             setattr(self, name, given.pop(name))
         self.keep(given)
 
+    @also_named(update_str="text")
     def update_from_string(self, text: str) -> None:
         """Sets fields from `name=value,name=value`; the value that a field has decides how the text is read.
 
@@ -169,6 +172,7 @@ class ConfigForm(ConfigFields):
         return config
 
     @classmethod
+    @also_named(pretrained_model_name_or_path="source")
     def get_config_dict(cls, source: str | Path, **keywords: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the content of `config.json` (or of a JSON file), and the keywords that do not say where it lies."""
         options = HubOptions.take(keywords)
@@ -177,6 +181,7 @@ class ConfigForm(ConfigFields):
         return read_config(find_folder(source, options)), keywords
 
     @classmethod
+    @also_named(pretrained_model_name_or_path="source")
     def from_pretrained(cls, source: str | Path, *, return_unused_kwargs: bool = False, **overrides: Any) -> Self:
         """Reads `config.json` of a folder or of `hf:ORG/NAME`, or a JSON file; arguments and errors as of `from_dict`.
 
@@ -186,6 +191,7 @@ class ConfigForm(ConfigFields):
         with reading(f"{source}: config.json", "restore the file"):
             return cls.from_dict(content, return_unused_kwargs=return_unused_kwargs, **overrides)
 
+    @also_named(save_directory="folder")
     def save_pretrained(self, folder: str | Path, push_to_hub: bool = False, **_: Any) -> None:
         """Writes `config.json` into `folder`, made if absent; further keywords, of uploading, have no effect.
 

@@ -10,13 +10,14 @@ from typing import Any
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError, reading
 from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
-from mimsuite.weights.source import HubOptions, find_folder, read_config
+from mimsuite.weights.source import HubOptions, also_named, find_folder, read_config
 
 
 class AutoConfig:
     """The configuration of a folder."""
 
     @staticmethod
+    @also_named(pretrained_model_name_or_path="source")
     def from_pretrained(source: str | Path, **overrides: Any) -> Any:
         """Reads `config.json` of a folder or of `hf:ORG/NAME`.
 
@@ -118,6 +119,7 @@ class AutoImageProcessor:
     """The image processor of a folder."""
 
     @staticmethod
+    @also_named(pretrained_model_name_or_path="source")
     def from_pretrained(
         source: str | Path, use_fast: bool | None = None, *, backend: str | None = None, **overrides: Any
     ) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Self
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError, reading
 from mimsuite.processors.options import ProcessorOptions, image_processor
-from mimsuite.weights.source import HubOptions, find_folder, read_json
+from mimsuite.weights.source import HubOptions, also_named, find_folder, read_json
 
 FILE = "preprocessor_config.json"
 NESTED = "processor_config.json"  # of several processors, ours under "image_processor"
@@ -35,17 +35,20 @@ class ProcessorFiles(ProcessorOptions):
         """Returns the text of `preprocessor_config.json`."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
+    @also_named(json_file_path="path")
     def to_json_file(self, path: str | Path) -> None:
         """Writes the text of `preprocessor_config.json` to a file of any name."""
         write_text(Path(path), self.to_json_string())
 
     @classmethod
+    @also_named(json_file="path")
     def from_json_file(cls, path: str | Path) -> Self:
         """Reads what `to_json_file` wrote; errors as `from_pretrained`."""
         made: Self = cls.from_pretrained(path)
         return made
 
     @classmethod
+    @also_named(image_processor_dict="data")
     def from_dict(cls, data: dict[str, Any], *, return_unused_kwargs: bool = False, **overrides: Any) -> Any:
         """Makes a processor from the content of a file.
 
@@ -68,6 +71,7 @@ class ProcessorFiles(ProcessorOptions):
         return (made, unused) if return_unused_kwargs else made
 
     @classmethod
+    @also_named(pretrained_model_name_or_path="source")
     def get_image_processor_dict(cls, source: str | Path, **keywords: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the content of the file of `source`, and the keywords that do not say where it lies.
 
@@ -85,6 +89,7 @@ class ProcessorFiles(ProcessorOptions):
         return read_json(folder / name), keywords
 
     @classmethod
+    @also_named(pretrained_model_name_or_path="source")
     def from_pretrained(cls, source: str | Path, **overrides: Any) -> Any:
         """Reads `preprocessor_config.json` of a folder or of `hf:ORG/NAME`, or a file like it.
 
@@ -100,6 +105,7 @@ class ProcessorFiles(ProcessorOptions):
         with reading(f"{source}: {FILE}", "restore the file"):
             return cls.from_dict(content, **overrides)
 
+    @also_named(save_directory="folder")
     def save_pretrained(self, folder: str | Path, push_to_hub: bool = False, **keywords: Any) -> list[str]:
         """Writes `preprocessor_config.json` into `folder`, made if absent.
 

@@ -6,12 +6,16 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from mimsuite.errors import InputError, reading
 
+P = ParamSpec("P")
+R = TypeVar("R")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 SAFETENSORS, TORCH_FILES = "model*.safetensors", "pytorch_model*.bin"
 HUB_FILES = ["*.json", SAFETENSORS, "decoder*.safetensors"]
@@ -63,6 +67,20 @@ class HubOptions:
         found["token"] = old_token if found.get("token") is None else found["token"]
         found["subfolder"] = found.get("subfolder") or ""
         return cls(**found)
+
+
+def also_named(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Lets callers give arguments under other names: `also_named(save_directory="folder")`."""
+
+    def rename(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **keywords: P.kwargs) -> R:
+            renamed: dict[str, Any] = {names.get(name, name): value for name, value in keywords.items()}
+            return function(*args, **renamed)
+
+        return call
+
+    return rename
 
 
 class MissingFileError(InputError, FileNotFoundError):

@@ -58,7 +58,8 @@ def test_names_that_are_set_alone_name_the_numbers_too():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("num_labels", -1), ("num_labels", 2.5), ("id2label", ["a"]), ("id2label", {"x": "a"})]
+    ("name", "value"),
+    [("num_labels", -1), ("num_labels", 2.5), ("id2label", ["a"]), ("id2label", {"x": "a"}), ("label2id", {"a": "x"})],
 )
 def test_wrong_labels_change_nothing(name, value):
     config = models.ViTConfig(id2label=dict(enumerate(NAMES)))
@@ -206,6 +207,22 @@ def test_overrides_of_a_file_act_alike(family, overrides, tmp_path):
         )
         assert hasattr(config, "foo") is False
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_arguments_have_the_names_of_transformers_too(family, tmp_path):
+    for kind in (models, transformers):
+        cls = getattr(kind, family)
+        cls(num_channels=1).save_pretrained(save_directory=tmp_path)
+        config = cls.from_pretrained(pretrained_model_name_or_path=tmp_path)
+        config.update(config_dict={"num_labels": 3})
+        config.update_from_string(update_str="num_channels=4")
+        config.to_json_file(json_file_path=tmp_path / "a.json", use_diff=True)
+        config = cls.from_json_file(json_file=tmp_path / "a.json")
+        config = cls.from_dict(config_dict=config.to_dict())
+        assert (config.num_labels, config.num_channels) == (3, 4)
+        assert kind.AutoConfig.from_pretrained(pretrained_model_name_or_path=tmp_path).num_channels == 1
+        assert cls.get_config_dict(pretrained_model_name_or_path=tmp_path)[0]["num_channels"] == 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

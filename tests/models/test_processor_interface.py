@@ -281,6 +281,16 @@ def test_images_can_be_filled_up(cls):
 
 
 @EACH
+def test_arguments_have_the_names_of_transformers_too(cls, tmp_path):
+    cls(image_mean=[0.1, 0.2, 0.3]).save_pretrained(save_directory=tmp_path)
+    for read in (cls, AutoImageProcessor):
+        found = read.from_pretrained(pretrained_model_name_or_path=tmp_path)
+        assert cls.from_dict(image_processor_dict=found.to_dict()).image_mean == [0.1, 0.2, 0.3]
+    found.to_json_file(json_file_path=tmp_path / "a.json")
+    assert cls.from_json_file(json_file=tmp_path / "a.json").image_mean == [0.1, 0.2, 0.3]
+
+
+@EACH
 def test_a_processor_goes_to_text_and_files_and_back(cls, tmp_path):
     processor = cls(size=16, do_resize=None, image_mean=[0.1, 0.2, 0.3])
     assert json.loads(processor.to_json_string()) == processor.to_dict()
