@@ -48,20 +48,21 @@ class _AutoModel:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path | None = None, *, config: ModelConfig | None = None, **options: Any
+        cls, source: str | Path | None = None, *, config: ModelConfig | str | Path | None = None, **options: Any
     ) -> Any:
         """Reads the model of a folder or of `hf:ORG/NAME`; options as for `Pretrained.from_pretrained`."""
         source = options.pop("pretrained_model_name_or_path", source)
-        if source is None and config is not None:
-            return _class_of(config.model_type, cls.part).from_pretrained(None, config=config, **options)
+        given = AutoConfig.from_pretrained(config) if isinstance(config, str | Path) else _own_config(config)
+        if source is None and given is not None:
+            return _class_of(given.model_type, cls.part).from_pretrained(None, config=given, **options)
         if source is None:
             raise InputError("give a folder to from_pretrained")
         hub = HubOptions.take(options)
         folder = find_folder(source, hub, use_safetensors=options.get("use_safetensors"))
-        named = read_config(folder).get("model_type") if config is None else config.model_type
-        read = _class_of(named, cls.part).from_pretrained(folder, config=config, **options)
+        named = read_config(folder).get("model_type") if given is None else given.model_type
+        read = _class_of(named, cls.part).from_pretrained(folder, config=given, **options)
         model = read[0] if isinstance(read, tuple) else read
-        model.name_or_path = str(source)
+        model.name_or_path = model.config.name_or_path = str(source)
         return read
 
     @classmethod
@@ -162,8 +163,10 @@ class AutoImageProcessor:
 
 
 def _own_config(config: Any) -> Any:
-    """The config itself, or ours for one of transformers', such as its `CONFIG_MAPPING["vit"]()` makes."""
-    return config if hasattr(config, "masked_model_class") else AutoConfig.from_dict(config.to_dict())
+    """The config itself or None, or ours for one of transformers', such as its `CONFIG_MAPPING["vit"]()` makes."""
+    if config is None or hasattr(config, "masked_model_class"):
+        return config
+    return AutoConfig.from_dict(config.to_dict())
 
 
 def _class_of(model_type: Any, part: str) -> Any:

@@ -124,7 +124,7 @@ class Pretrained(Interface):
         info = load_state(model, state, name, ignore_mismatched_sizes)
         if loading.device is not None:
             model.to(loading.device)
-        model.name_or_path = "" if source is None else name
+        model.name_or_path = model.config.name_or_path = "" if source is None else name
         model.eval()
         return (model, info._asdict()) if loading.wants_info else model  # type: ignore[return-value]
 

@@ -52,7 +52,7 @@ def test_keywords_of_the_hub_and_of_other_software_leave_a_local_folder_as_it_is
         attn_implementation="sdpa", device_map="cpu", from_tf=False, _from_auto=True, mirror=None,
     )  # fmt: skip
     same(model, classifier())
-    assert model.name_or_path == str(folder)
+    assert model.name_or_path == model.config.name_or_path == str(folder)
     assert model.config.attn_implementation == "sdpa"
 
 
@@ -147,8 +147,16 @@ def test_tensors_beside_a_folder_are_refused(folder):
 def test_a_config_may_be_another_folder(folder, tmp_path):
     ViTConfig(**SIZES, layer_norm_eps=1e-3).save_pretrained(tmp_path / "other")
     assert ViTForImageClassification.from_pretrained(folder, config=tmp_path / "other").config.layer_norm_eps == 1e-3
+    auto = AutoModelForImageClassification.from_pretrained(folder, config=str(tmp_path / "other"))
+    assert auto.config.layer_norm_eps == 1e-3
     config = ViTConfig(**SIZES, layer_norm_eps=1e-4)
     assert AutoModelForImageClassification.from_pretrained(folder, config=config).config.layer_norm_eps == 1e-4
+
+
+def test_a_config_of_transformers_is_taken(folder):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    same(AutoModelForImageClassification.from_pretrained(folder, config=config), classifier())
 
 
 def test_what_was_not_found_is_returned_when_asked_for(folder):
