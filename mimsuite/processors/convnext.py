@@ -36,8 +36,8 @@ class ConvNextImageProcessor(ImageProcessor):
         super().__post_init__()
         if not 0 < self.crop_pct <= 1:
             raise InputError(f"crop_pct={self.crop_pct} is not above 0 and at most 1; 0.875 is usual")
-        if self.do_center_crop:
-            raise InputError(f"do_center_crop=True: {type(self).__name__} crops by crop_pct; use ViTImageProcessor")
+        if self.do_center_crop or self.do_pad:
+            raise InputError(f"do_center_crop, do_pad: {type(self).__name__} crops by crop_pct; use ViTImageProcessor")
 
     def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
         """See `ImageProcessor.geometry`."""

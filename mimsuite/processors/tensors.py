@@ -54,10 +54,11 @@ def prepare_tensors(steps: Steps, images: list[Any], device: torch.device | str 
 
 
 def _as_tensor(image: Any) -> torch.Tensor:
-    """An array as a tensor; copied where it cannot be shared (Pillow's buffers are read-only)."""
+    """An array as a contiguous tensor; copied where it cannot be shared (Pillow's buffers are read-only)."""
     if isinstance(image, torch.Tensor):
         return image
-    return torch.from_numpy(np.ascontiguousarray(image) if image.flags.writeable else image.copy())
+    shared = image.flags.writeable and all(step > 0 for step in image.strides)
+    return torch.from_numpy(image if shared else np.array(image)).contiguous()
 
 
 def _prepare(steps: Steps, images: torch.Tensor) -> torch.Tensor:
@@ -73,7 +74,7 @@ def _prepare(steps: Steps, images: torch.Tensor) -> torch.Tensor:
     mean, std = (
         torch.tensor(v, device=images.device).reshape(-1, 1, 1) * factor for v in (steps.image_mean, steps.image_std)
     )
-    return (images.float() - mean) / std
+    return images.float().sub(mean).div_(std)
 
 
 def resize_tensor(images: torch.Tensor, extent: Extent, resample: int) -> torch.Tensor:

@@ -271,7 +271,7 @@ def test_an_option_of_a_call_wins_and_does_not_stay(cls, options):
 def test_a_step_of_the_other_family_is_no_option():
     with pytest.raises(InputError, match="no option 'crop_pct'"):
         BitImageProcessor()(noise(), crop_pct=0.5)
-    with pytest.raises(InputError, match="do_center_crop=True: ConvNextImageProcessor crops by crop_pct"):
+    with pytest.raises(InputError, match="do_center_crop, do_pad: ConvNextImageProcessor crops by crop_pct"):
         ConvNextImageProcessor()(noise(), do_center_crop=True, crop_size=8)
 
 

@@ -263,7 +263,7 @@ def test_the_centre_is_cropped_in_every_family(cls):
     assert np.array_equal(out[0], noise()[10:30, 9:21].transpose(2, 0, 1))
 
 
-@EACH
+@pytest.mark.parametrize("cls", FORMS[:4])
 def test_images_can_be_filled_up(cls):
     processor = cls(do_resize=False, do_center_crop=None)
     images = [noise(20, 30), noise(24, 10)]
@@ -478,6 +478,13 @@ def test_an_odd_margin_lies_at_the_bottom_and_right_in_torch(extent):
         assert np.array_equal(out.numpy(), turned)
     if extent == (8, 9):
         assert torch.equal(out[..., 1:6, 1:7], image)
+
+
+def test_views_turned_and_flipped_are_read_as_they_look():
+    processor = ViTImageProcessorFast(size=16)
+    for view in (noise()[::-1], noise()[:, ::-1], noise().transpose(1, 0, 2), noise()[::2, 1::3]):
+        expected = processor(np.ascontiguousarray(view), return_tensors="pt").pixel_values
+        assert torch.equal(processor(view, return_tensors="pt").pixel_values, expected)
 
 
 def test_short_floats_are_resized_as_float32():
