@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from mimsuite.encoders.seen_as import seen_as
 from mimsuite.errors import InputError
 
 
@@ -42,6 +43,12 @@ class ModelOutput(OrderedDict[str, Any]):
         if pairs is not None:
             setattr(self, first, None)
             self.update(pairs)
+
+    # Pipelines keep the numbers of an output only if it is one of transformers'.
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The class; in a program that uses transformers, a subclass of it that is a `ModelOutput` of theirs, too."""
+        return seen_as(type(self), "transformers.utils.generic", "ModelOutput")
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Returns the fields that are there; what a model gives with `return_dict=False`."""
@@ -124,7 +131,7 @@ class BaseModelOutput(ModelOutput):
         attentions: L tensors `(B, heads, T, T)`.
     """
 
-    last_hidden_state: Tensor
+    last_hidden_state: Tensor = None  # type: ignore[assignment]  # there wherever a model gives it
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -209,7 +216,7 @@ class BaseModelOutputWithNoAttention(ModelOutput):
         hidden_states: the map that came in, and those after every stage.
     """
 
-    last_hidden_state: Tensor
+    last_hidden_state: Tensor = None  # type: ignore[assignment]  # there wherever a model gives it
     hidden_states: tuple[Tensor, ...] | None = None
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import copyreg
-import functools
-import sys
-import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -14,6 +11,7 @@ import torch
 from torch import nn
 
 from mimsuite.encoders.config import ModelConfig
+from mimsuite.encoders.seen_as import seen_as
 from mimsuite.errors import InputError
 from mimsuite.models.families import FAMILIES, public_homes
 from mimsuite.words import ATTENTION_IMPLEMENTATIONS
@@ -48,9 +46,7 @@ class Interface(nn.Module):
     @property
     def __class__(self) -> type:
         """The class; in a program that uses transformers, a subclass of it that is a `PreTrainedModel`, too."""
-        theirs = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
-        own = type(self)
-        return own if theirs is None or issubclass(own, theirs) else _seen_as(own, theirs)  # type: ignore[arg-type]
+        return seen_as(type(self), "transformers.modeling_utils", "PreTrainedModel")
 
     @__class__.setter
     def __class__(self, other: type) -> None:
@@ -200,24 +196,6 @@ class Interface(nn.Module):
             nn.init.normal_(module.weight, std=getattr(self.config, "initializer_range", 0.02))
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(cast(nn.Parameter, module.bias))
-
-
-class _Seen:
-    """The first base of what `_seen_as` makes."""
-
-    def __init_subclass__(cls) -> None:
-        """Leaves out what transformers does with a new class: it is none of theirs."""
-
-
-@functools.cache
-def _seen_as(own: type, theirs: type) -> type:
-    """A subclass of both, under the name of `own`; calling it makes an object of `own`."""
-
-    def fill(names: dict[str, Any]) -> None:
-        names |= {name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")}
-        names["__new__"] = lambda _, *args, **options: own(*args, **options)
-
-    return types.new_class(own.__name__, (_Seen, own, theirs), exec_body=fill)
 
 
 def _require_grad(_: nn.Module, __: Any, output: torch.Tensor) -> None:

@@ -181,3 +181,30 @@ def test_a_pipeline_classifies(tmp_path):
         model.config.id2label[int(i)] for i in logits.argsort(descending=True)[:2]
     ]
     assert found[0]["score"] == pytest.approx(float(logits.max()), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pipeline_gives_features():
+    transformers = pytest.importorskip("transformers")
+    model, processor = MODELS["vit"]().base_model.eval(), ViTImageProcessor(size=16)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8))
+    found = transformers.pipeline("image-feature-extraction", model=model, image_processor=processor)(image)
+    wanted = model(**processor(image, return_tensors="pt")).last_hidden_state
+    torch.testing.assert_close(torch.tensor(found), wanted.detach())
+
+
+def test_beside_transformers_an_output_is_one_of_its_outputs_too():
+    generic = pytest.importorskip("transformers.utils.generic")
+    out = ImageClassifierOutput(logits=torch.ones(1, 2))
+    assert isinstance(out, generic.ModelOutput)
+    assert isinstance(out, ImageClassifierOutput)
+    assert not isinstance(out, BaseModelOutput)
+    for copied in (copy.deepcopy(out), copy.copy(out), pickle.loads(pickle.dumps(out)), dataclasses.replace(out)):
+        assert type(copied) is ImageClassifierOutput
+        assert torch.equal(copied.logits, out.logits)
+    leaves, spec = torch.utils._pytree.tree_flatten(out)
+    assert type(torch.utils._pytree.tree_unflatten(leaves, spec)) is ImageClassifierOutput
+    model, pixels = MODELS["vit"]().eval(), torch.randn(1, 3, 16, 16)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)(pixels)
+    assert type(compiled) is ImageClassifierOutput
+    torch.testing.assert_close(compiled.logits, model(pixels).logits)
