@@ -1,10 +1,15 @@
 """What tools written for Hugging Face's models do with ours: PEFT, Trainer, accelerate, pipelines."""
 
+import copy
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from mimsuite.encoders.outputs import BaseModelOutput, ImageClassifierOutput
 from mimsuite.errors import InputError
 from mimsuite.models import (
     AutoModelForImageClassification,
