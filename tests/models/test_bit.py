@@ -405,12 +405,12 @@ def test_drop_path_takes_whole_images_and_scales_the_others():
 
 def test_the_maps_of_a_backbone_may_be_chosen_later():
     model = BitBackbone(tiny())
-    assert (model.out_features, model.out_indices, model.channels) == (["stage3"], [3], [40])
+    assert (model.out_features, model.out_indices, model.channels) == (["stage4"], [4], [40])
     model.out_features = ["stem", "stage2"]
     assert (model.out_indices, model.channels) == ([0, 2], [model.num_features[0], model.num_features[2]])
     assert [m.shape[1] for m in model(pixels()).feature_maps] == model.channels
     model.out_indices = (-1,)
-    assert (model.out_features, model.config.out_features) == (["stage3"], ["stage3"])
+    assert (model.out_features, model.config.out_features) == (["stage4"], ["stage4"])
     assert list(model.out_feature_channels) == model.stage_names
     maps = model.forward_with_filtered_kwargs(pixels(), output_attentions=True).feature_maps
     assert torch.equal(*maps, model(pixels()).feature_maps[0])
