@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError, reading
-from mimsuite.processors.options import ProcessorOptions, image_processor
+from mimsuite.processors.options import ALSO_TAKEN, ProcessorOptions, image_processor
 from mimsuite.weights.source import HubOptions, also_named, find_folder, read_json
 
 FILE = "preprocessor_config.json"
@@ -62,12 +62,13 @@ class ProcessorFiles(ProcessorOptions):
             InputError: a step of the file that this processor does not have.
         """
         known = {f.name for f in fields(cls)}
-        unused = {name: value for name, value in overrides.items() if name not in known}
+        wanted = {name: value for name, value in overrides.items() if name in known or name in ALSO_TAKEN}
+        unused = {name: value for name, value in overrides.items() if name not in wanted}
         if unused and not return_unused_kwargs:
             warnings.warn(f"{cls.__name__} has no option {', '.join(map(repr, unused))}: ignored", stacklevel=2)
         values = {k: v for k, v in data.items() if k in known and (v is not None or k.startswith("do_"))}
-        made = cls(**(values | {name: value for name, value in overrides.items() if name in known}))
-        made.keep({name: value for name, value in data.items() if name not in known})
+        made = cls(**(values | wanted))
+        made.keep({name: value for name, value in data.items() if name not in known and name not in wanted})
         return (made, unused) if return_unused_kwargs else made
 
     @classmethod

@@ -19,6 +19,9 @@ NAMES = ("image_processor_type", "feature_extractor_type", "processor_class")
 OF_A_CALL = ("return_tensors", "data_format", "input_data_format", "device")
 """What a call is given; kept in a processor, it is the default of its calls."""
 
+ALSO_TAKEN = (*OF_A_CALL, "default_to_square", "disable_grouping")
+"""What a processor is made with beside its fields; the last has no effect."""
+
 UNCHECKED = "_unchecked"  # in an object with fields that were set and are to be checked
 NEAR = 0.85  # how like a field the name of a slip is
 

@@ -377,6 +377,15 @@ def test_what_a_processor_was_given_of_a_call_is_the_default_of_its_calls():
     assert isinstance(processor(noise(), return_tensors="pt", device="cpu").pixel_values, torch.Tensor)
 
 
+def test_files_are_read_with_what_a_call_is_given(tmp_path):
+    ViTImageProcessor(size=8, data_format="channels_first").save_pretrained(tmp_path)
+    options = {"data_format": "channels_last", "device": "cpu", "return_tensors": "np", "disable_grouping": True}
+    for reader in (ViTImageProcessor, AutoImageProcessor):
+        assert reader.from_pretrained(tmp_path, **options)(noise()).pixel_values.shape == (1, 8, 8, 3)
+    edge = AutoImageProcessor.from_pretrained(tmp_path, size=9, default_to_square=False).size
+    assert edge == {"shortest_edge": 9}
+
+
 def test_whether_a_number_is_a_square_can_be_said():
     edge = {"shortest_edge": 9}
     assert ViTImageProcessor(size=9, default_to_square=False).size == edge
