@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,4 +101,5 @@ def main(cases: str, seed: str) -> int:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", r"\w+: not fields, kept")  # of configs: a damaged name is one of an unknown field
     sys.exit(main(*(sys.argv[1:] + ["10000", "0"][len(sys.argv) - 1 :])))
