@@ -37,6 +37,7 @@ class RunContext:
         imports: seconds that importing torch, lightning and wandb took.
         online_probe: whether the run measures its features while it trains.
         save_weights: writes a model to the run's `weights/`, a Hugging Face folder.
+        most_images: images a second that all devices could train at their peak; None where it is not known.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class RunContext:
     imports: float
     online_probe: bool
     save_weights: Callable[[Any], None]
+    most_images: float | None = None
 
 
 def make_callbacks(nodes: DictConfig, context: RunContext, trusted: Collection[str]) -> list[Callback]:

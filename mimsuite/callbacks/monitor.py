@@ -52,9 +52,9 @@ class Monitor(Callback):
     """Measures throughput and waiting for data; shows progress; gives the loggers their metrics.
 
     Logged every `log_every` optimizer steps, under the number of steps done: `train/loss` (mean since the last
-    line), `optim/lr` (of the next step), `optim/grad_norm` (before clipping), `perf/img_per_s`,
-    `perf/data_wait` (share of the time spent waiting for the loader). The bar and the lines show the same of the steps
-    since the last line, of the first process.
+    line), `optim/lr` (of the next step), `optim/grad_norm` (before clipping), `perf/img_per_s`, `perf/data_wait` (share
+    of the time spent waiting for the loader), `perf/mfu` (part of what the devices could do). The bar and the lines
+    show the same of the steps since the last line, of the first process.
 
     Args:
         log_every: optimizer steps between metrics.
@@ -141,6 +141,8 @@ class Monitor(Callback):
             "perf/img_per_s": (step - window.step) * self.context.batch / window.seconds,
             "perf/data_wait": window.waited / window.seconds,
         }
+        if self.context.most_images is not None:
+            speed["perf/mfu"] = speed["perf/img_per_s"] / self.context.most_images
         cast(Objective, module).report_training(mean_loss(trainer, window.losses), **speed)
         self._logged = Window(step)
 

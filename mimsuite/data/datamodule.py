@@ -22,8 +22,9 @@ from mimsuite.data.augment.crop import CenterCrop, Transform
 from mimsuite.data.collate import Collate
 from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.label_table import has_label
+from mimsuite.data.labels import Label
 from mimsuite.data.order import BatchOrder
-from mimsuite.data.reader import ImageReader
+from mimsuite.data.reader import ImageReader, Sample
 from mimsuite.data.workers import TIMEOUT, WorkerWatch, end_at_lost_batch, fit_shared_memory
 from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import MaskSampler
@@ -218,6 +219,7 @@ class ImageData(lightning.LightningDataModule):
         self._collate, self._val_collate, self._whole_collate = (
             Collate(m, grid, classes, keys) for m, keys in ((masks, False), (masks[:1], val_keys), ((), False))
         )
+        self._blank_collates = [Collate((m,), grid, classes) for m in masks] or [self._collate]
         self._train = index.records(index.select("train")) if train is None else train
         self.order = BatchOrder(self._train.sizes, batch, seed, lanes, window)
         curve = index.records(index.select("curve")) if val is None else val
@@ -278,6 +280,20 @@ class ImageData(lightning.LightningDataModule):
         reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
         batches = FixedBatches(len(chosen), self._micro, *self._place_for(len(chosen)))
         return _loader(reader, batches, self._whole_collate, self._micro, self._loading), len(chosen)
+
+    def blank(self, count: int, label: Label | None = None) -> list[Batch]:
+        """Batches of black images, otherwise as those of training, one for each sampler of masks; reads nothing.
+
+        Args:
+            count: images of a batch.
+            label: of all of them, where labels are read.
+        """
+        kind = torch.uint8 if self._index.dtype == "uint8" else torch.int32
+        image = torch.zeros(self._index.channels, *self._train_transform.size, dtype=kind)
+        given = label if self._labels else None
+        samples = [Sample(image, number, number, given, ()) for number in range(count)]
+        made = [collate(samples) for collate in self._blank_collates]
+        return [batch for batch in made if isinstance(batch, Batch)]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch but for its ids, which are read on the host: there, nobody waits for the device."""

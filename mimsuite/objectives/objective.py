@@ -23,6 +23,7 @@ from mimsuite.objectives.compiling import CompiledBlocks
 from mimsuite.objectives.skipping import StepGuard
 from mimsuite.processors.center_crop import CenterCropImageProcessor
 from mimsuite.types import Batch, Encoder
+from mimsuite.words import LabelKind
 
 log = logging.getLogger("mimsuite")
 
@@ -46,6 +47,7 @@ class Objective(LightningModule):
 
     Attributes:
         blocks: the compiled blocks; None where the model runs as it is.
+        label_kind: what the labels are that the loss needs; None for a loss without labels.
         averaged: the averaged weights, in `averaged.module`; None without `ema`.
         grad_norm: of the last step, before clipping; a scalar on the device.
         overflowed: whether the last step changed nothing because of the factor on the loss, which is halved then;
@@ -53,6 +55,8 @@ class Objective(LightningModule):
         last_metrics: those of the last validation.
         log_every: steps between log points of a trainer of one's own; None: a callback reports.
     """
+
+    label_kind: LabelKind | None = None
 
     def __init__(
         self,
@@ -114,7 +118,9 @@ class Objective(LightningModule):
         return None
 
     def micro_seed(self, batch_idx: int) -> int:
-        """The seed of a micro-batch."""
+        """The seed of a micro-batch; without a trainer, of one of the first step."""
+        if self._trainer is None:
+            return mix_hashes(self.seed, 0, batch_idx, 0)
         micro = batch_idx % self.trainer.accumulate_grad_batches
         return mix_hashes(self.seed, self.trainer.global_step, micro, self.trainer.global_rank)
 

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mimsuite.data.folders import count_of
+from mimsuite.runs.cost import Cost
 from mimsuite.runs.objects import Compute
 from mimsuite.settings.training import TrainingSettings
 from mimsuite.version import __version__
@@ -29,7 +30,7 @@ def report_start(settings: TrainingSettings, task: str) -> None:
         log.info("          %s", line)
 
 
-def report_choices(settings: TrainingSettings, compute: Compute) -> None:
+def report_choices(settings: TrainingSettings, compute: Compute, cost: Cost | None = None) -> None:
     """Reports how long the run is, and every `auto` with its reason."""
     budget, loading, seed = settings.budget, settings.inputs.loading, settings.inputs.seed
     given = "as before" if settings.inputs.resume else "as given"
@@ -49,7 +50,8 @@ def report_choices(settings: TrainingSettings, compute: Compute) -> None:
         f"trainer.compile={str(compute.compile).lower()} ({compute.compile_reason})",
         f"workers={loading.workers} ({'cores of each process but one' if loading.chosen else given})",
     )
-    for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes):
+    costs = () if cost is None else (cost.describe(),)
+    for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes, *costs):
         log.info("          %s", note)
 
 

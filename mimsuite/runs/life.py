@@ -20,6 +20,7 @@ from mimsuite.errors import InputError, RunError, describe_fault, reading
 from mimsuite.models.device import find_device
 from mimsuite.runs.banner import report_choices, report_resume, report_start
 from mimsuite.runs.console import log_to_console
+from mimsuite.runs.cost import Cost, find_cost
 from mimsuite.runs.environment import warn_of_changes
 from mimsuite.runs.folder import RunFolder, held_lines
 from mimsuite.runs.machine import choose_compile, choose_precision, is_broken_exchange, micro_limit
@@ -133,11 +134,17 @@ def train_here(settings: S, task: TrainingTask[S], run_team: Team, imports: floa
     torch.manual_seed(inputs.seed)
     with held_lines() as lines:  # every error in a value of a config shows here, before the folder is touched
         objective, data = task.make(settings, compute)
+        cost = find_cost(objective, data, compute.device, compute.precision)
         if compute.compile:
             objective.compile_blocks(compute.micro_batch)
         config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
         config["trainer"] = dict(config["trainer"]) | {"compile": compute.compile}
-        context = run_context(settings, config, objective, leads=run_team.rank == 0, imports=imports)
+        context = run_context(
+            *(settings, config, objective),
+            leads=run_team.rank == 0,
+            imports=imports,
+            most_images=None if cost is None else cost.most_images * run_team.size,
+        )
         check_trainer_parts(settings, compute, context)
     if context.leads:
         check_writable("out", inputs.out, COPIES * sum(p.nbytes for p in objective.model.parameters()))
@@ -145,7 +152,7 @@ def train_here(settings: S, task: TrainingTask[S], run_team: Team, imports: floa
         folder.log_to_file(lines)
         with joined(run_team, "gloo" if compute.device.accelerator == "cpu" else None) as store:
             check_shared(folder.path, run_team, store)
-            return train(settings, compute, folder, context, (objective, data), task)
+            return train(settings, compute, folder, context, (objective, data), task, cost)
 
 
 def refuse_objects(settings: TrainingSettings) -> None:
@@ -182,6 +189,7 @@ def train(
     context: RunContext,
     made: tuple[Objective, ImageData],
     task: TrainingTask[S],
+    cost: Cost | None,
 ) -> dict[str, Any]:
     """Trains in a folder that is claimed, and writes the results."""
     import torch
@@ -200,7 +208,7 @@ def train(
     if folder.leads:
         report_start(settings, task.name)
         task.banner(settings, objective)
-        report_choices(settings, compute)
+        report_choices(settings, compute, cost)
         report_resume(settings, objective, step_of(checkpoint))
     trainer, parts = make_trainer(settings, folder, compute, context, step=step_of(checkpoint))
     try:

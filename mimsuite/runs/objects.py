@@ -317,7 +317,13 @@ def check_trainer_parts(settings: TrainingSettings, compute: Compute, context: R
 
 
 def run_context(
-    settings: TrainingSettings, config: Mapping[str, Any], objective: Objective, *, leads: bool, imports: float
+    settings: TrainingSettings,
+    config: Mapping[str, Any],
+    objective: Objective,
+    *,
+    leads: bool,
+    imports: float,
+    most_images: float | None = None,
 ) -> RunContext:
     """What the run tells its callbacks and loggers about itself.
 
@@ -327,6 +333,7 @@ def run_context(
         objective: what it trains.
         leads: whether this process writes the run folder.
         imports: seconds that importing torch, lightning and wandb took.
+        most_images: that all devices could train in a second at their peak; None where it is not known.
     """
     from mimsuite.callbacks.context import RunContext
 
@@ -350,6 +357,7 @@ def run_context(
         imports=imports,
         online_probe=settings.probes_online,
         save_weights=save,
+        most_images=most_images,
     )
 
 

@@ -15,21 +15,22 @@ class Module:
     """Takes the metrics that are logged."""
 
     def __init__(self):
-        self.logged = []
+        self.logged, self.speeds = [], []
 
-    def report_training(self, loss, **_):
+    def report_training(self, loss, **speed):
         self.logged.append(float(loss))
+        self.speeds.append(speed)
 
 
 @pytest.fixture
 def train(tmp_path, monkeypatch, caplog):
     """Gives `losses` of one step each, which take `seconds` each; returns the lines and the metrics logged."""
 
-    def run(losses, seconds, log_every, first=0, validations=()):
+    def run(losses, seconds, log_every, first=0, validations=(), **facts):
         now = [100.0]
         monkeypatch.setattr(monitor, "time", SimpleNamespace(perf_counter=lambda: now[0], time=lambda: now[0]))
         monkeypatch.setattr(monitor, "has_terminal", lambda: False)
-        callback, module = Monitor(log_every=log_every, context=context_of(tmp_path)), Module()
+        callback, module = Monitor(log_every=log_every, context=context_of(tmp_path, **facts)), Module()
         trainer = SimpleNamespace(
             global_step=first,
             max_steps=first + len(losses),
@@ -50,9 +51,17 @@ def train(tmp_path, monkeypatch, caplog):
                 if trainer.global_step in validations:
                     now[0] += 1000.0
                     callback.on_validation_end(trainer, module)
+        run.speeds = module.speeds
         return [record.getMessage() for record in caplog.records], module.logged
 
     return run
+
+
+def test_mfu_is_the_part_of_the_images_that_the_devices_could_train(train):
+    train([1.0] * 4, seconds=2.0, log_every=2, most_images=10.0)
+    assert [speed["perf/mfu"] for speed in train.speeds] == [pytest.approx(4 / 2 / 10)] * 2
+    train([1.0] * 2, seconds=2.0, log_every=2)
+    assert set(train.speeds[0]) == {"perf/img_per_s", "perf/data_wait"}
 
 
 def test_every_line_has_the_mean_loss_of_the_steps_since_the_line_before(train):

@@ -78,6 +78,7 @@ def test_metrics_have_the_agreed_names_and_steps(run):
         "optim/grad_norm",
         "perf/img_per_s",
         "perf/data_wait",
+        "perf/mfu",
     }
     assert series["val/loss"][0].tolist() == [0, 2, 4]
 
