@@ -52,9 +52,9 @@ def model_row(file: Path, image_size: tuple[int, int] | None, channels: int) -> 
         channels: of the images.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from mimsuite.models import AutoModelForMaskedImageModeling
+    from mimsuite.models.flops import FlopCounter
 
     node = model_node(file)
     if image_size is None:
@@ -64,13 +64,13 @@ def model_row(file: Path, image_size: tuple[int, int] | None, channels: int) -> 
     with torch.device("meta"):
         model = AutoModelForMaskedImageModeling.from_config(config)
         pixels = torch.empty(1, channels, *image_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounter() as counter, torch.no_grad():
         grid = model.encoder.forward_features(pixels).grid.shape[-2:]
     return {
         "name": file.stem,
         "family": config.model_type,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "gflops": counter.get_total_flops() / 1e9,
+        "gflops": counter.total / 1e9,
         "image_size": "x".join(map(str, image_size)),
         "stride": "x".join(map(str, model.encoder.stride)),
         "grid": "x".join(map(str, grid)),
