@@ -40,8 +40,9 @@ class AveragedWeights(nn.Module):
     @torch.no_grad()
     def update(self, model: nn.Module, skipped: Tensor) -> None:
         """Moves towards the model after a step; not at all if `skipped`, a bool scalar on the device, is True."""
-        n = self.n_averaged
-        taken = torch.where(n == 0, 1.0, torch.clamp(9 / (10 + n), min=1 - self.decay)) * ~skipped
+        n = self.n_averaged.to(torch.float32 if skipped.device.type == "mps" else torch.float64)
+        kept = ((1 + n) / (10 + n)).clamp(max=self.decay)
+        taken = torch.where(n == 0, 1, 1 - kept) * ~skipped
         for own, now in zip(self.module.parameters(), model.parameters(), strict=True):
             own.lerp_(now, taken.to(own.dtype))
         self.n_averaged += ~skipped
