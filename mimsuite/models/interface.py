@@ -180,7 +180,10 @@ class Interface(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draws the values of the layers that are not part of mimsuite's class, by `_init_weights`."""
+        """Draws the values of the layers that are not part of mimsuite's class, by `_init_weights`.
+
+        Ours are drawn when the model is made, and not again: after `to_empty` their values have to be loaded.
+        """
         public = public_homes()
         own = next((c for c in type(self).__mro__ if public.get(c.__name__) == c.__module__), None)
         with torch.device("meta"):
