@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mimsuite.encoders.config import Activation
@@ -119,11 +118,12 @@ class MAEDecoder(nn.Module):
         if (cls is not None) != self.class_token:
             raise InputError(f"the decoder was made with class_token={self.class_token}; make one for this encoder")
         batch, _, rows, columns = grid.shape
-        cells = grid.flatten(2).transpose(1, 2)
-        tokens = self.decoder_embed(cells if cls is None else torch.cat([cls.unsqueeze(1), cells], dim=1))
+        tokens = self.decoder_embed(grid.flatten(2).transpose(1, 2))
         if hidden is not None:
-            flat = F.pad(as_grid_mask(hidden, batch, (rows, columns)).flatten(1), (int(self.class_token), 0))
-            tokens = torch.where(flat.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
+            cells = as_grid_mask(hidden, batch, (rows, columns)).flatten(1)
+            tokens = torch.where(cells.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
+        if cls is not None:  # by itself: one product of all would round otherwise than the runs that go on
+            tokens = torch.cat([self.decoder_embed(cls).unsqueeze(1), tokens], dim=1)
         tokens = tokens + self._positions((rows, columns)).to(tokens.dtype)
         for layer in self.decoder_layers:
             if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -87,9 +87,12 @@ def parts(model):
 
 
 def calls_of(model, without=()):
-    """Names of all parts that a forward pass calls, those of a block's dropout twice: it serves both branches."""
+    """Names of all parts that a forward pass calls.
+
+    Twice are a block's dropout, which serves both branches, and MAE's `decoder_embed`, for the class token and the cells.
+    """
     names = sorted(parts(model).keys() - set(without))
-    return sorted([*names, *(name for name in names if re.search(r"layers?\.\d+\.dropout$", name))])
+    return sorted([*names, *(name for name in names if re.search(r"layers?\.\d+\.dropout$|decoder_embed$", name))])
 
 
 def tensors(out):
