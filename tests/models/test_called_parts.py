@@ -89,7 +89,7 @@ def parts(model):
 def calls_of(model, without=()):
     """Names of all parts that a forward pass calls.
 
-    Twice are a block's dropout, which serves both branches, and MAE's `decoder_embed`, for the class token and the cells.
+    Twice are a block's dropout, which serves both branches, and MAE's `decoder_embed`: class token, then cells.
     """
     names = sorted(parts(model).keys() - set(without))
     return sorted([*names, *(name for name in names if re.search(r"layers?\.\d+\.dropout$|decoder_embed$", name))])
