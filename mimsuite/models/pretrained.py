@@ -175,6 +175,10 @@ class Pretrained(Interface):
         folder = other.get("save_directory", folder)
         if folder is None:
             raise InputError("save_pretrained needs a folder")
+        if not isinstance(is_main_process, bool):  # max_shard_bytes had this place once
+            raise InputError(
+                f"is_main_process={is_main_process!r} is not True or False; use max_shard_size= by its name"
+            )
         if not is_main_process:
             return
         if fields := self.write_files(

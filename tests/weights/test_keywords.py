@@ -291,6 +291,13 @@ def test_given_tensors_are_written_and_other_processes_write_nothing(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_number_in_the_place_of_is_main_process_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match="^is_main_process=1000 is not True or False; use max_shard_size= by its name$"
+    ):
+        classifier().save_pretrained(tmp_path, 1000)
+
+
 def test_each_save_says_once_what_transformers_would_compute_otherwise(tmp_path):
     model = classifier(layer_scale_init_value=0.1, num_register_tokens=2)
     for _ in range(2):
