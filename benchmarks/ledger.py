@@ -162,7 +162,7 @@ def command(task: str, lines: Sequence[str]) -> str:
 
 def decides(line: str) -> bool:
     """Whether an override says how is learned, beyond model, data and length."""
-    return line.partition("=")[0] not in ASIDE and not line.startswith(("logger.", "callbacks."))
+    return line.partition("=")[0] not in ASIDE and not line.startswith(("logger", "callbacks."))
 
 
 def stamps(log: str) -> list[tuple[datetime, str]]:
@@ -218,7 +218,9 @@ def measured(run: Path, task: str, cfg: Entry, summary: Entry) -> tuple[Entry, i
     file = next((f / "config.json" for f in folders if (f / "config.json").is_file()), None)
     if file is None:
         raise InputError(f"{run}: no config.json in {folders[0]}, so the model is not known")
-    config = AutoConfig.from_dict(read(file), attn_implementation="eager")  # fused attention would not be counted
+    config = AutoConfig.from_pretrained(
+        file.parent, attn_implementation="eager"
+    )  # fused attention would not be counted
     size = summary.get("image_size") or cfg.get("image_size")
     size = size if isinstance(size, list) else [size if isinstance(size, int) else config.image_size] * 2
     if hasattr(config, "image_size"):

@@ -67,7 +67,7 @@ def pretraining(out, *, drops=True, **more):
 def finetuning(out, top1, *, seed=0, init=None, **more):
     metrics = {"train/loss": 1.0, "val/loss": 1.1, "val/top1": 0.9, "test/top1": top1, "test/top5": 0.95}
     summary = {"seconds": 60.0, "images": 24, "init": init} | more.pop("summary", {})
-    overrides = ["optim.layer_decay=0.75", f"seed={seed}", *more.pop("overrides", ())]
+    overrides = ["optim.layer_decay=0.75", "logger=none", f"seed={seed}", *more.pop("overrides", ())]
     return run_folder(
         out,
         "finetune",
@@ -116,6 +116,14 @@ def test_a_fine_tuning_run_becomes_an_entry(root, tmp_path):
     assert (entry["start"], entry["recipe"]) == ("random", ["optim.layer_decay=0.75"])
     assert (entry["date"], entry["machine"], entry["libraries"]["torch"]) == ("2026-11-21", "A", "2.13.0")
     assert entry["figures"]["test/top1"] == 0.8
+
+
+def test_a_model_that_transformers_must_not_load_becomes_an_entry(root, tmp_path):
+    run = finetuning(tmp_path / "f", 0.8)
+    ViTConfig(**SIZES, **IMAGE, num_labels=10, position="sincos2d").save_pretrained(run / "weights")
+    content = json.loads((run / "weights" / "config.json").read_text())
+    (run / "weights" / "config.json").write_text(json.dumps(content | {"model_type": "mimsuite_vit"}))
+    assert added(root, run)["model"]["family"] == "vit"
 
 
 def test_flops_of_a_classifier_are_counted_as_by_hand(root, tmp_path):

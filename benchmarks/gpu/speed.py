@@ -1,0 +1,446 @@
+"""How fast is a training step, and a training run, beside what a user would write without us?
+
+python benchmarks/gpu/speed.py [CASE ...] [--dry] [--again]
+
+Cases: see `CASES`. Blocks of steps are timed in turn, each variant in every round; printed are medians, and of ratios
+the median with the smallest and the largest. A step is forward, loss, backward and fused AdamW under autocast. Before a
+time counts, the first 20 losses of all variants, from the same weights on the same batch, must agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import io
+import math
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+import torch
+import transformers
+from common import Place, Results, free_memory, read_place, synchronize
+from lightning import Callback
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+import mimsuite
+from mimsuite import models
+
+Facts = dict[str, Any]
+Step = Callable[[], torch.Tensor]
+ROUNDS, STEPS = 9, 10  # of timing, and steps of a block
+COMPARED = 20  # steps whose losses must agree
+AGREE = 2e-3  # largest relative difference of two losses in bfloat16, where rounding differs
+PEAK = 989e12  # multiply-adds x 2 a second: dense bfloat16 of H100 and H200 (SXM), by the datasheet
+VITS = {  # width, blocks, heads
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "dry": (32, 2, 2),
+}
+
+
+# --- one training step ------------------------------------------------------------------------------------------------
+
+
+def vit_fields(size: str, image: int, patch: int) -> dict[str, Any]:
+    """What configs of both libraries take."""
+    width, blocks, heads = VITS[size]
+    sizes = {"hidden_size": width, "num_hidden_layers": blocks, "num_attention_heads": heads}
+    sizes |= {"intermediate_size": 4 * width, "image_size": image, "patch_size": patch, "encoder_stride": patch}
+    return sizes | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def inputs(place: Place, batch: int, image: int, patch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels, and a mask `(B, h, w)` that hides 60 % of the patches of every image."""
+    generator = torch.Generator().manual_seed(0)
+    side = image // patch
+    order = torch.rand(batch, side * side, generator=generator).argsort(1)
+    mask = (order < round(0.6 * side * side)).view(-1, side, side)
+    return torch.randn(batch, 3, image, image, generator=generator).to(place.device), mask.to(place.device)
+
+
+def training_step(place: Place, model: torch.nn.Module, loss_of: Step) -> Step:
+    """Forward, backward, AdamW; returns the loss."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def run() -> torch.Tensor:
+        optimizer.zero_grad()
+        with torch.autocast(place.device, torch.bfloat16, enabled=not place.dry):
+            loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return run
+
+
+def our_step(place: Place, weights: str, data: tuple[torch.Tensor, torch.Tensor], *, compiled: bool) -> Step:
+    """Ours, as a run computes it; compiled as `trainer.compile=true` does."""
+    pixels, mask = data
+    hidden = int(mask[0].sum())
+    model = models.ViTForMaskedImageModeling.from_pretrained(weights).to(place.device).train()
+    context: Callable[[], Any] = contextlib.nullcontext
+    if compiled:
+        from mimsuite.objectives import compiling
+
+        blocks = compiling.CompiledBlocks(model.blocks(), len(pixels))
+        context = functools.partial(blocks.phase, len(pixels))
+
+    def loss_of() -> torch.Tensor:
+        with context():
+            return model.masked_loss(pixels, mask, hidden)
+
+    return training_step(place, model, loss_of)
+
+
+def their_step(place: Place, weights: str, data: tuple[torch.Tensor, torch.Tensor], *, compiled: bool) -> Step:
+    """transformers', with its fused attention; compiled as a whole."""
+    pixels, mask = data
+    flat = mask.flatten(1)
+    model = transformers.ViTForMaskedImageModeling.from_pretrained(weights, attn_implementation="sdpa")
+    model = model.to(place.device).train()
+    called = torch.compile(model, backend="eager" if place.dry else "inductor") if compiled else model
+    return training_step(place, model, lambda: called(pixels, bool_masked_pos=flat).loss)
+
+
+def forward_flops(fields: dict[str, Any], data: tuple[torch.Tensor, torch.Tensor]) -> int:
+    """Of our forward pass, for one image, two per multiply-add; on the meta device."""
+    pixels, mask = (tensor[:1].to("meta") for tensor in data)
+    with torch.device("meta"):
+        model = models.ViTForMaskedImageModeling(models.ViTConfig(**fields, attn_implementation="eager"))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.masked_loss(pixels, mask, int(data[1][0].sum()))
+    return int(counter.get_total_flops())
+
+
+# --- timing -----------------------------------------------------------------------------------------------------------
+
+
+def compare_losses(steps: dict[str, Step], count: int) -> Facts:
+    """The first losses of every variant.
+
+    Raises:
+        AssertionError: they differ from those of the first one.
+    """
+    losses = {name: [float(step()) for _ in range(count)] for name, step in steps.items()}
+    first = next(iter(losses.values()))
+    off = {
+        name: max(abs(a - b) / abs(b) for a, b in zip(values, first, strict=True)) for name, values in losses.items()
+    }
+    assert max(off.values()) < AGREE, f"the losses do not agree: {losses}"
+    return {"losses": losses, "largest_difference": off}
+
+
+def seconds_of(step: Step, count: int) -> float:
+    """Of one step, in a block of several."""
+    synchronize()
+    began = time.perf_counter()
+    for _ in range(count):
+        step()
+    synchronize()
+    return (time.perf_counter() - began) / count
+
+
+def in_turns(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """The results of each call, which take turns."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            found[name].append(call())
+    return found
+
+
+def spread(values: Sequence[float]) -> Facts:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def ratios(over: Sequence[float], under: Sequence[float]) -> Facts:
+    """Of times of the same rounds."""
+    return spread([a / b for a, b in zip(over, under, strict=True)])
+
+
+def profile_of(step: Step, rows: int = 12) -> list[str]:
+    """The kernels that take most of a step, with their shares."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        step()
+        synchronize()
+    name = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, name))
+    total = sum(getattr(event, name) for event in events) or 1
+    return [f"{getattr(event, name) / total:.1%} {event.key[:100]} x{event.count}" for event in events[:rows]]
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+
+def simmim(place: Place, size: str, batch: int, *, theirs: bool) -> Facts:
+    """SimMIM of a ViT at 224 px: ours and transformers', eager and compiled."""
+    size, batch, image, patch = ("dry", 4, 32, 8) if place.dry else (size, batch, 224, 16)
+    fields, data = vit_fields(size, image, patch), inputs(place, batch, image, patch)
+    with tempfile.TemporaryDirectory() as weights:
+        torch.manual_seed(0)
+        models.ViTForMaskedImageModeling(models.ViTConfig(**fields)).save_pretrained(weights)
+        steps: dict[str, Step] = {}
+        if theirs:
+            steps |= {"transformers": their_step(place, weights, data, compiled=False)}
+            steps |= {"transformers, compiled": their_step(place, weights, data, compiled=True)}
+        steps["ours"] = our_step(place, weights, data, compiled=False)
+        if can_compile():
+            steps["ours, compiled"] = our_step(place, weights, data, compiled=True)
+    with compiler(place):
+        agreed = compare_losses(steps, 3 if place.dry else COMPARED)
+        blocks = 2 if place.dry else STEPS
+        times = in_turns(
+            {name: lambda step=step: seconds_of(step, blocks) for name, step in steps.items()},
+            2 if place.dry else ROUNDS,
+        )
+        best = min((name for name in steps if name.startswith("ours")), key=lambda name: statistics.median(times[name]))
+        profile = profile_of(steps[best])
+    per_step = 3 * forward_flops(fields, data) * batch
+    facts: Facts = {"batch": batch, "losses": agreed, "profile of": best, "profile": profile, "variants": {}}
+    for name, values in times.items():
+        speed = batch / statistics.median(values)
+        mfu = per_step / statistics.median(values) / PEAK
+        facts["variants"][name] = {"seconds": spread(values), "img_per_s": round(speed, 1), "mfu": round(mfu, 4)}
+    for name in times:
+        if name != best:
+            facts.setdefault("ratios", {})[f"{best} / {name}"] = ratios(times[name], times[best])
+    return facts | {"tflop_per_step": per_step / 1e12, "matmul_tflop_per_s": matmul_speed(place)}
+
+
+def can_compile() -> bool:
+    """Whether a run can compile its blocks."""
+    try:
+        from mimsuite.objectives import compiling
+    except ImportError:
+        return False
+    return hasattr(compiling, "CompiledBlocks")
+
+
+@contextlib.contextmanager
+def compiler(place: Place) -> Iterator[None]:
+    """What compiled blocks need around them; a dry run traces without generating code."""
+    if not can_compile():
+        yield
+        return
+    with mock.patch("mimsuite.objectives.compiling.BACKEND", "eager" if place.dry else "inductor"):
+        yield
+
+
+def matmul_speed(place: Place) -> float:
+    """TFLOP/s of a large product of random bfloat16 matrices: what the card reaches."""
+    side = 64 if place.dry else 8192
+    one, other = (torch.randn(side, side, device=place.device, dtype=torch.bfloat16) for _ in range(2))
+    times = [seconds_of(lambda: one @ other, 10) for _ in range(5)]
+    return round(2 * side**3 / statistics.median(times) / 1e12, 1)
+
+
+class Clock(Callback):
+    """Time of the steps of a run after its first ones."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last, self.seconds = first, last, math.nan
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.first:
+            synchronize()
+            self.seconds = -time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.last:
+            synchronize()
+            self.seconds = (self.seconds + time.perf_counter()) / (self.last - self.first)
+
+
+class Repeated:
+    """A loader that gives one batch again and again."""
+
+    def __init__(self, batch: Any, count: int) -> None:
+        self.batch, self.count = batch, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(self.count):
+            yield self.batch
+
+
+def run_seconds(place: Place, values: dict[str, Any], first: int, batch: Any = None) -> float:
+    """Seconds of a step of a training run after its `first` steps; with `batch`, that one is repeated."""
+    clock = Clock(first, values["steps"])
+    patched: Any = contextlib.nullcontext()
+    if batch is not None:
+        loader = Repeated(batch, values["steps"])
+        patched = mock.patch("mimsuite.data.datamodule.ImageData.train_dataloader", return_value=loader)
+    with patched:
+        out = place.work / "speed" / "run"
+        mimsuite.pretrain(out=out, overwrite=True, logger="null", callbacks=[clock], **values)
+    free_memory()
+    return clock.seconds
+
+
+def run_values(place: Place, steps: int, **changes: Any) -> dict[str, Any]:
+    """Keys of a run without validation or checkpoints in between."""
+    values: dict[str, Any] = {"steps": steps, "val_every": steps, "save_every": steps, "loader.val_limit": 16}
+    values |= {"precision": "32-true" if place.dry else "bf16-mixed", **changes}
+    return values | ({"workers": 0} if place.dry else {})
+
+
+def first_batch(values: dict[str, Any]) -> Any:
+    """Of a run, on the host: in page-locked memory where there is a GPU."""
+    _, data, _ = mimsuite.build("pretrain", **values)
+    return next(iter(data.train_dataloader()))
+
+
+def loop(place: Place) -> Facts:
+    """A run of vit_nano, with all its callbacks, against a bare loop over the same step."""
+    steps, first, rounds = (6, 2, 2) if place.dry else (400, 100, 7)
+    values = run_values(place, steps, model="vit_nano", batch=8 if place.dry else 64, image_size=64)
+    batch = first_batch(values | {"workers": 0})
+    bare = bare_step(place, values, batch)
+    times = in_turns(
+        {
+            "bare loop": lambda: seconds_of(bare, steps - first),
+            "run": lambda: run_seconds(place, values, first, batch),
+        },
+        rounds,
+    )
+    over = [1e3 * (a - b) for a, b in zip(times["run"], times["bare loop"], strict=True)]
+    return {"milliseconds_more": spread(over)} | {name: spread(values) for name, values in times.items()}
+
+
+def bare_step(place: Place, values: dict[str, Any], batch: Any) -> Step:
+    """The step of a run without a Trainer: normalise, loss, backward, clip, optimizer, schedule."""
+    module, _, _ = mimsuite.build("pretrain", **values)
+    module = module.to(place.device).train()
+    images, mask = batch.images.to(place.device), batch.mask.to(place.device)
+    made = module.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    parameters = list(module.model.parameters())
+
+    def run() -> torch.Tensor:
+        optimizer.zero_grad()
+        with torch.autocast(place.device, torch.bfloat16, enabled=not place.dry):
+            loss = module.model.masked_loss(module.normalize(images), mask, batch.hidden, module.loss)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, module.clip)
+        optimizer.step()
+        schedule.step()
+        return loss.detach()
+
+    return run
+
+
+def shards(place: Place) -> Facts:
+    """Training of ViT-S from shards of 400 x 350 JPEGs at 224 px against training on one batch that is kept."""
+    steps, first, rounds = (4, 1, 2) if place.dry else (110, 50, 7)
+    folder, size = make_shards(place.work / ("pictures-dry" if place.dry else "pictures"), 32 if place.dry else 8192)
+    values = run_values(place, steps, data=str(folder), model="vit_nano" if place.dry else "vit_small")
+    values |= {"batch": 8, "image_size": 32} if place.dry else {"batch": 256, "image_size": 224, "workers": 15}
+    batch = first_batch(values)
+    times = in_turns(
+        {
+            "shards": lambda: run_seconds(place, values, first),
+            "one batch": lambda: run_seconds(place, values, first, batch),
+        },
+        rounds,
+    )
+    speeds = {name: round(values["batch"] / statistics.median(found)) for name, found in times.items()}
+    return {
+        "speed from shards / of one batch": ratios(times["one batch"], times["shards"]),
+        "img_per_s": speeds,
+        "seconds": {name: spread(found) for name, found in times.items()},
+        "bytes_per_image": size,
+    }
+
+
+def make_shards(folder: Path, count: int) -> tuple[Path, int]:
+    """Shards of JPEGs of 400 x 350 pixels and about 47 kB; returns their folder and the mean size in bytes."""
+    marker = folder / "classes.txt"
+    per_shard = min(512, count)
+    if not marker.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = [(str(folder), first, per_shard) for first in range(0, count, per_shard)]
+        if len(jobs) == 1:
+            write_shard(jobs[0])
+        else:
+            with ProcessPoolExecutor() as pool:
+                list(pool.map(write_shard, jobs))
+        marker.write_text("picture\n")
+    return folder, sum(file.stat().st_size for file in folder.glob("*.tar")) // count
+
+
+def write_shard(job: tuple[str, int, int]) -> None:
+    """One shard: a smooth picture with noise, of the size that photographs have."""
+    folder, first, count = job
+    with tarfile.open(f"{folder}/train-{first:06d}.tar", "w") as archive:
+        for number in range(first, first + count):
+            stream = io.BytesIO()
+            picture(number).save(stream, "JPEG", quality=90)
+            for ending, content in (("jpg", stream.getvalue()), ("cls", b"0")):
+                info = tarfile.TarInfo(f"{number:06d}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def picture(number: int) -> Image.Image:
+    """A picture of its own for each number."""
+    random = np.random.default_rng(number)
+    coarse = Image.fromarray(random.integers(0, 256, (14, 16, 3), dtype=np.uint8)).resize((400, 350), 3)
+    noise = random.normal(0, NOISE, (350, 400, 1))
+    return Image.fromarray(np.clip(np.asarray(coarse, dtype=np.float32) + noise, 0, 255).astype(np.uint8))
+
+
+NOISE = 5.5  # grey levels; with it a JPEG of quality 90 has about 47 kB
+CASES: dict[str, Callable[[Place], Facts]] = {
+    "simmim_vit_base_256": lambda place: simmim(place, "base", 256, theirs=True),
+    "simmim_vit_large_128": lambda place: simmim(place, "large", 128, theirs=False),
+    "loop_vit_nano": loop,
+    "shards_vit_small": shards,
+}
+
+
+def run(place: Place, names: Sequence[str] = ()) -> Facts:
+    """Measures the cases that are not there yet; returns all by name."""
+    results = Results("speed", place)
+    for name in names or CASES:
+        if "failed" not in results.found.get(name, {"failed": ""}) or place.left < 0:
+            continue
+        free_memory()
+        try:
+            facts = CASES[name](place)
+        except Exception as error:  # the other cases are to be measured, whatever failed
+            facts = {"failed": f"{type(error).__name__}: {error}"[:4000], "traceback": traceback.format_exc()[-4000:]}
+        results.put(name, facts)
+        shown = {key: value for key, value in facts.items() if key not in ("losses", "traceback")}
+        print(f"SPEED {name} {shown}", flush=True)
+    missing = [name for name in CASES if name not in results.found]
+    failed = [name for name, facts in results.found.items() if "failed" in facts]
+    results.write("failed" if failed else "unfinished" if missing else "done", missing=missing)
+    print(f"SPEED failed: {failed}, not measured: {missing}", flush=True)
+    return results.found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", choices=[[], *CASES])
+    at, given = read_place(parser)
+    sys.exit(any("failed" in facts for facts in run(at, given.cases).values()))
