@@ -242,11 +242,11 @@ def measured(run: Path, task: str, cfg: Entry, summary: Entry) -> tuple[Entry, i
 def forward_flops(model: Any, pixels: Any, cfg: Entry) -> int:
     """FLOPs of the forward pass of a classifier, or of a masked image model's loss, on one image of the meta device."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from mimsuite.masked.geometry import hidden_units
+    from mimsuite.models.flops import FlopCounter
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounter() as counter, torch.no_grad():
         if hasattr(model, "masked_loss"):
             unit, ratios = cfg["mask"]["unit"], cfg["mask"]["ratio"]
             grid = (pixels.shape[-2] // unit, pixels.shape[-1] // unit)
@@ -255,7 +255,7 @@ def forward_flops(model: Any, pixels: Any, cfg: Entry) -> int:
             model.masked_loss(pixels, mask, round(statistics.mean(counts)), cfg["objective"]["loss"])
         else:
             model(pixels)
-    return int(counter.get_total_flops())
+    return int(counter.total)
 
 
 def described(config: Any) -> str:

@@ -22,13 +22,13 @@ from dataclasses import dataclass
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other people's imports
     import transformers
 
 from mimsuite import models
+from mimsuite.models.flops import FlopCounter
 
 TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 Step = Callable[[], None]
@@ -163,9 +163,9 @@ def measure_mae(name: str, case: Case, device: str, rounds: int) -> None:
     flops: dict[str, float] = {}  # of one image; fused attention would not be counted
     plain = dataclasses.replace(case, batch=1, fields=case.fields | {"attn_implementation": "eager"})
     for who, run in mae_steps(plain, device).items():
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             run()
-        flops[who] = float(counter.get_total_flops())
+        flops[who] = float(counter.total)
     steps = mae_steps(case, device)
     for run in (*steps.values(), *steps.values()):
         run()

@@ -34,10 +34,11 @@ import transformers
 from common import Place, Results, free_memory, read_place, synchronize
 from lightning import Callback
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 import mimsuite
 from mimsuite import models
+from mimsuite.models.flops import FlopCounter
+from mimsuite.objectives import compiling
 
 Facts = dict[str, Any]
 Step = Callable[[], torch.Tensor]
@@ -88,19 +89,14 @@ def training_step(place: Place, model: torch.nn.Module, loss_of: Step) -> Step:
 
 
 def our_step(place: Place, weights: str, data: tuple[torch.Tensor, torch.Tensor], *, compiled: bool) -> Step:
-    """Ours, as a run computes it; compiled as `trainer.compile=true` does."""
+    """Ours, as a run computes it; compiled as with `trainer.compile=true`."""
     pixels, mask = data
     hidden = int(mask[0].sum())
     model = models.ViTForMaskedImageModeling.from_pretrained(weights).to(place.device).train()
-    context: Callable[[], Any] = contextlib.nullcontext
-    if compiled:
-        from mimsuite.objectives import compiling
-
-        blocks = compiling.CompiledBlocks(model.blocks(), len(pixels))
-        context = functools.partial(blocks.phase, len(pixels))
+    blocks = compiling.CompiledBlocks(model.blocks(), len(pixels)) if compiled else None
 
     def loss_of() -> torch.Tensor:
-        with context():
+        with contextlib.nullcontext() if blocks is None else blocks.phase(len(pixels)):
             return model.masked_loss(pixels, mask, hidden)
 
     return training_step(place, model, loss_of)
@@ -112,8 +108,13 @@ def their_step(place: Place, weights: str, data: tuple[torch.Tensor, torch.Tenso
     flat = mask.flatten(1)
     model = transformers.ViTForMaskedImageModeling.from_pretrained(weights, attn_implementation="sdpa")
     model = model.to(place.device).train()
-    called = torch.compile(model, backend="eager" if place.dry else "inductor") if compiled else model
-    return training_step(place, model, lambda: called(pixels, bool_masked_pos=flat).loss)
+    called = torch.compile(model, backend=compiling.BACKEND) if compiled else model
+
+    def loss_of() -> torch.Tensor:
+        with torch.compiler.set_stance("default" if compiled else "force_eager"):
+            return called(pixels, bool_masked_pos=flat).loss
+
+    return training_step(place, model, loss_of)
 
 
 def forward_flops(fields: dict[str, Any], data: tuple[torch.Tensor, torch.Tensor]) -> int:
@@ -121,9 +122,9 @@ def forward_flops(fields: dict[str, Any], data: tuple[torch.Tensor, torch.Tensor
     pixels, mask = (tensor[:1].to("meta") for tensor in data)
     with torch.device("meta"):
         model = models.ViTForMaskedImageModeling(models.ViTConfig(**fields, attn_implementation="eager"))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounter() as counter, torch.no_grad():
         model.masked_loss(pixels, mask, int(data[1][0].sum()))
-    return int(counter.get_total_flops())
+    return int(counter.total)
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------
@@ -194,53 +195,35 @@ def simmim(place: Place, size: str, batch: int, *, theirs: bool) -> Facts:
     """SimMIM of a ViT at 224 px: ours and transformers', eager and compiled."""
     size, batch, image, patch = ("dry", 4, 32, 8) if place.dry else (size, batch, 224, 16)
     fields, data = vit_fields(size, image, patch), inputs(place, batch, image, patch)
-    with tempfile.TemporaryDirectory() as weights:
+    with compiler(place), tempfile.TemporaryDirectory() as weights:
         torch.manual_seed(0)
         models.ViTForMaskedImageModeling(models.ViTConfig(**fields)).save_pretrained(weights)
-        steps: dict[str, Step] = {}
-        if theirs:
-            steps |= {"transformers": their_step(place, weights, data, compiled=False)}
-            steps |= {"transformers, compiled": their_step(place, weights, data, compiled=True)}
-        steps["ours"] = our_step(place, weights, data, compiled=False)
-        if can_compile():
-            steps["ours, compiled"] = our_step(place, weights, data, compiled=True)
-    with compiler(place):
+        makers = {"transformers": their_step} if theirs else {}
+        steps = {
+            f"{who}{', compiled' * compiled}": make(place, weights, data, compiled=compiled)
+            for who, make in (makers | {"ours": our_step}).items()
+            for compiled in (False, True)
+        }
         agreed = compare_losses(steps, 3 if place.dry else COMPARED)
-        blocks = 2 if place.dry else STEPS
-        times = in_turns(
-            {name: lambda step=step: seconds_of(step, blocks) for name, step in steps.items()},
-            2 if place.dry else ROUNDS,
-        )
+        rounds, block = (2, 2) if place.dry else (ROUNDS, STEPS)
+        times = in_turns({name: functools.partial(seconds_of, step, block) for name, step in steps.items()}, rounds)
         best = min((name for name in steps if name.startswith("ours")), key=lambda name: statistics.median(times[name]))
         profile = profile_of(steps[best])
     per_step = 3 * forward_flops(fields, data) * batch
     facts: Facts = {"batch": batch, "losses": agreed, "profile of": best, "profile": profile, "variants": {}}
     for name, values in times.items():
-        speed = batch / statistics.median(values)
-        mfu = per_step / statistics.median(values) / PEAK
-        facts["variants"][name] = {"seconds": spread(values), "img_per_s": round(speed, 1), "mfu": round(mfu, 4)}
-    for name in times:
-        if name != best:
-            facts.setdefault("ratios", {})[f"{best} / {name}"] = ratios(times[name], times[best])
+        median = statistics.median(values)
+        facts["variants"][name] = {"seconds": spread(values), "img_per_s": round(batch / median, 1)}
+        facts["variants"][name]["mfu"] = round(per_step / median / PEAK, 4)
+    facts["ratios"] = {f"{name} / {best}": ratios(times[name], times[best]) for name in times if name != best}
     return facts | {"tflop_per_step": per_step / 1e12, "matmul_tflop_per_s": matmul_speed(place)}
-
-
-def can_compile() -> bool:
-    """Whether a run can compile its blocks."""
-    try:
-        from mimsuite.objectives import compiling
-    except ImportError:
-        return False
-    return hasattr(compiling, "CompiledBlocks")
 
 
 @contextlib.contextmanager
 def compiler(place: Place) -> Iterator[None]:
-    """What compiled blocks need around them; a dry run traces without generating code."""
-    if not can_compile():
-        yield
-        return
-    with mock.patch("mimsuite.objectives.compiling.BACKEND", "eager" if place.dry else "inductor"):
+    """What compiled blocks need around them, as in a run; a dry run traces without generating code."""
+    backend = mock.patch.object(compiling, "BACKEND", "eager" if place.dry else compiling.BACKEND)
+    with backend, compiling.CompiledBlocks([], 0).run():
         yield
 
 

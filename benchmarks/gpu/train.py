@@ -100,6 +100,7 @@ PARTS: dict[str, list[Stage]] = {
 }
 DRY = {"data": None, "epochs": None, "batch": 8, "workers": 0}
 DRY_TRAINING = {"steps": 2, "loader.val_limit": 8}
+DRY_PROBE = {"layers": "last", "preset.epochs": 1, "preset.lrs": [0.1]}
 DRY_FRESH = {"model": "vit_nano", "model.patch_size": 8, "image_size": 32}
 
 
@@ -130,7 +131,9 @@ def values_of(stage: Stage, place: Place) -> Values:
     if stage.start is not None:
         values["init"] = str(runs(place) / stage.start)
     if place.dry:
-        values |= DRY | (DRY_TRAINING if stage.task != "probe" else {}) | (DRY_FRESH if "model" in values else {})
+        values |= (
+            DRY | (DRY_PROBE if stage.task == "probe" else DRY_TRAINING) | (DRY_FRESH if "model" in values else {})
+        )
         values |= {"mask.unit": 8} if "mask.unit" in values else {}
     elif not Path(values["data"]).is_dir():
         raise InputError(
