@@ -39,7 +39,7 @@ SMALL_MEMORY = 0.02  # share of the device's memory in which a large batch of Vi
 AGREE = 1e-3  # largest difference of losses in bfloat16, relative
 AGREE_WITH_CPU = 0.03  # the same against float32 on the CPU; rates of drop path are drawn differently there
 MASKED_LOSS = "mimsuite.models.composed.ForMaskedImageModeling.masked_loss"
-LEFT_OVER = 64 * 2**20  # bytes that may stay on the device after all
+LEFT_OVER = 128 * 2**20  # bytes that may stay on the device after all: the libraries' own workspaces
 
 MODELS = {
     "vit": {"model": "vit_tiny", "model.patch_size": 8},
@@ -206,11 +206,14 @@ def check_ddp(place: Place) -> Facts:
 def check_resume(place: Place, family: str) -> Facts:
     """A run that is stopped and goes on has the weights of one that is not, bit by bit."""
     values = settings(place, family) | {"+trainer.deterministic": True}
-    whole = train(place, f"{family}-whole", values)
     half = StopWhen(lambda trainer: trainer.global_step + 1 == values["steps"] // 2)
-    stopped = train(place, f"{family}-stopped", values, callbacks=[half])
-    assert stopped["status"] == "interrupted", stopped
-    train(place, f"{family}-stopped", {"resume": True})
+    try:
+        whole = train(place, f"{family}-whole", values)
+        stopped = train(place, f"{family}-stopped", values, callbacks=[half])
+        assert stopped["status"] == "interrupted", stopped
+        train(place, f"{family}-stopped", {"resume": True})
+    finally:
+        torch.use_deterministic_algorithms(False)  # Lightning switches it on for the whole process
     one, other = (
         load_file(folder(place, f"{family}-{name}") / "weights" / "model.safetensors") for name in ("whole", "stopped")
     )

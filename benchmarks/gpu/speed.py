@@ -44,7 +44,9 @@ Facts = dict[str, Any]
 Step = Callable[[], torch.Tensor]
 ROUNDS, STEPS = 9, 10  # of timing, and steps of a block
 COMPARED = 20  # steps whose losses must agree
-AGREE = 2e-3  # largest relative difference of two losses in bfloat16, where rounding differs
+# Largest relative difference of two losses. Where one library rounds to bfloat16 and the other does not, AdamW makes of
+# it 1.6e-3 in 20 steps (width 384, 8 images, on a CPU); in float32 it is 2e-7 there.
+AGREE = 5e-3
 PEAK = 989e12  # multiply-adds x 2 a second: dense bfloat16 of H100 and H200 (SXM), by the datasheet
 VITS = {  # width, blocks, heads
     "base": (768, 12, 12),

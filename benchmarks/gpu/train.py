@@ -160,12 +160,9 @@ def do(stage: Stage, place: Place) -> Values:
 def enter(stage: Stage, place: Place) -> Values:
     """The ledger's entry of a finished stage."""
     root = place.work / ("ledger-dry" if place.dry else "ledger")
-    file = root / "results" / f"{stage.name}_seed0.json"
-    if not file.is_file():
-        root.mkdir(exist_ok=True)
-        write_json(root / "machines.json", {MACHINE: "of this call"})
-        ledger.add(runs(place) / stage.name, root, MACHINE, file.stem)
-    entry: Values = ledger.read(file)
+    root.mkdir(exist_ok=True)
+    write_json(root / "machines.json", {MACHINE: "of this call"})
+    entry: Values = ledger.read(ledger.add(runs(place) / stage.name, root, MACHINE, f"{stage.name}_seed0"))
     return entry
 
 
