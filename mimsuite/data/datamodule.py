@@ -158,6 +158,9 @@ class ImageData(lightning.LightningDataModule):
     """Batches of a run: training batches in the order of the run, validation batches with fixed crops and masks.
 
     A trainer must not put its own sampler in (`use_distributed_sampler=False`): the order knows the ranks.
+
+    Attributes:
+        micro_batch: samples per forward pass on one device; it may be changed before a loader is made.
     """
 
     def __init__(
@@ -209,7 +212,8 @@ class ImageData(lightning.LightningDataModule):
             InputError: the data has no such samples, or fewer than one batch needs.
         """
         super().__init__()
-        self._index, self._batch, self._micro, self._steps = index, batch, micro_batch, steps
+        self._index, self._batch, self._steps = index, batch, steps
+        self.micro_batch = micro_batch
         self._labels, self._seed = labels, seed
         self._loading = Loading(workers, processes, timeout, self._asked)
         self.stop_asked: Callable[[], bool] = lambda: False  # by a signal; then no loader waits for long
@@ -234,21 +238,21 @@ class ImageData(lightning.LightningDataModule):
             InputError: the micro-batches of all devices do not add up to the batch.
         """
         rank, world = self._place()
-        if self._batch % (world * self._micro):
+        if self._batch % (world * self.micro_batch):
             raise InputError(
-                f"batch={self._batch} is not a multiple of devices x micro_batch = {world} x {self._micro}; "
-                f"use batch={-(-self._batch // (world * self._micro)) * world * self._micro}"
+                f"batch={self._batch} is not a multiple of devices x micro_batch = {world} x {self.micro_batch}; "
+                f"use batch={-(-self._batch // (world * self.micro_batch)) * world * self.micro_batch}"
             )
         reader = ImageReader(self._index, self._train, self._train_transform, seed=self._seed, labels=self._labels)
         batches = StepBatches(
             self.order,
             steps=self._steps,
-            micro=self._micro,
+            micro=self.micro_batch,
             batch=self._batch,
             place=(rank, world),
             start=self._done,
         )
-        return _loader(reader, batches, self._collate, self._micro, self._loading)
+        return _loader(reader, batches, self._collate, self.micro_batch, self._loading)
 
     def val_dataloader(self) -> BatchLoader:
         """The validation images in fixed order: centre crops, masks that depend on the key alone.
@@ -256,8 +260,8 @@ class ImageData(lightning.LightningDataModule):
         Where there are fewer images than processes, each process takes all of them, which leaves every mean as it is.
         """
         reader = ImageReader(self._index, self._val, self._val_transform, seed=None, labels=self._labels)
-        batches = FixedBatches(len(self._val), self._micro, *self._place_for(len(self._val)))
-        return _loader(reader, batches, self._val_collate, self._micro, self._loading, keep=True)
+        batches = FixedBatches(len(self._val), self.micro_batch, *self._place_for(len(self._val)))
+        return _loader(reader, batches, self._val_collate, self.micro_batch, self._loading, keep=True)
 
     def whole_images(self, part: Literal["train", "val"], limit: int, *, labels: bool) -> tuple[BatchLoader, int]:
         """Centre crops without masks of training or validation images, in fixed order.
@@ -278,8 +282,8 @@ class ImageData(lightning.LightningDataModule):
             samples = samples.take(np.flatnonzero(has_label(self._index, samples)))
         chosen = samples.take(samples.smallest(limit, _SALT_WHOLE)[:limit])
         reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
-        batches = FixedBatches(len(chosen), self._micro, *self._place_for(len(chosen)))
-        return _loader(reader, batches, self._whole_collate, self._micro, self._loading), len(chosen)
+        batches = FixedBatches(len(chosen), self.micro_batch, *self._place_for(len(chosen)))
+        return _loader(reader, batches, self._whole_collate, self.micro_batch, self._loading), len(chosen)
 
     def blank(self, count: int, label: Label | None = None) -> list[Batch]:
         """Batches of black images, otherwise as those of training, one for each sampler of masks; reads nothing.

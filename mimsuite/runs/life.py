@@ -7,9 +7,8 @@ import importlib
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,8 +21,9 @@ from mimsuite.runs.banner import report_choices, report_resume, report_start
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.cost import Cost, find_cost
 from mimsuite.runs.environment import warn_of_changes
+from mimsuite.runs.fitting import agree, find_limit
 from mimsuite.runs.folder import RunFolder, held_lines
-from mimsuite.runs.machine import choose_compile, choose_precision, is_broken_exchange, micro_limit
+from mimsuite.runs.machine import choose_compile, choose_precision, is_broken_exchange, is_out_of_memory, micro_limit
 from mimsuite.runs.meeting import check_shared, describe_break, joined
 from mimsuite.runs.objects import (
     Compute,
@@ -34,6 +34,7 @@ from mimsuite.runs.objects import (
     trainer_arguments,
 )
 from mimsuite.runs.processes import command_line, end_with_parent, is_leader, launch, processes_of
+from mimsuite.runs.quiet import without_known_warnings
 from mimsuite.settings.budget import fitted_micro_batch
 from mimsuite.settings.losses import name_loss
 from mimsuite.settings.outputs import check_writable
@@ -42,6 +43,7 @@ from mimsuite.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
+    from torch.distributed.distributed_c10d import Store
 
     from mimsuite.callbacks.context import RunContext
     from mimsuite.data.datamodule import ImageData
@@ -135,8 +137,6 @@ def train_here(settings: S, task: TrainingTask[S], run_team: Team, imports: floa
     with held_lines() as lines:  # every error in a value of a config shows here, before the folder is touched
         objective, data = task.make(settings, compute)
         cost = find_cost(objective, data, compute.device, compute.precision)
-        if compute.compile:
-            objective.compile_blocks(compute.micro_batch)
         config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
         config["trainer"] = dict(config["trainer"]) | {"compile": compute.compile}
         context = run_context(
@@ -152,6 +152,10 @@ def train_here(settings: S, task: TrainingTask[S], run_team: Team, imports: floa
         folder.log_to_file(lines)
         with joined(run_team, "gloo" if compute.device.accelerator == "cpu" else None) as store:
             check_shared(folder.path, run_team, store)
+            compute = fit_to_memory(settings, compute, objective, data, store)
+            context = replace(context, config={**context.config, "micro_batch": compute.micro_batch})
+            if compute.compile:
+                objective.compile_blocks(compute.micro_batch)
             return train(settings, compute, folder, context, (objective, data), task, cost)
 
 
@@ -268,6 +272,26 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
     return Compute(run_team, device, precision, reason, micro, *compiles)
 
 
+def fit_to_memory(
+    settings: TrainingSettings, compute: Compute, objective: Objective, data: ImageData, store: Store | None
+) -> Compute:
+    """Replaces an estimated `micro_batch` by what fits into the memory of the GPUs: tried once, equal in all processes.
+
+    Args:
+        settings: of the run; a `micro_batch` that is given there, also by the run that goes on, stays.
+        compute: how it computes.
+        objective: of the run, not compiled yet.
+        data: its loaders, which are told.
+        store: what the processes share.
+    """
+    if settings.inputs.micro_batch is not None or compute.device.accelerator != "gpu":
+        return compute
+    batch, size = settings.budget.batch, compute.team.size
+    limit = agree(find_limit(settings, compute, objective, data, batch // size), compute.team, store)
+    data.micro_batch = fitted_micro_batch(None, batch, size, limit)
+    return replace(compute, micro_batch=data.micro_batch)
+
+
 def step_of(checkpoint: Path | None) -> int:
     """The optimizer steps done when a checkpoint was committed; -1 for none: metrics of step 0 are written again."""
     return -1 if checkpoint is None else int(checkpoint.stem.rpartition("_")[2])
@@ -279,25 +303,18 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
     Raises:
         RunError: the device is out of memory, or another process of the run is gone.
     """
-    import torch
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", "The ``compute`` method of metric")  # a process without validation images
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")  # float16: the first step overflowed
-        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks")  # online_probe=false now
-        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")  # Lightning against torch 2.13
+    with without_known_warnings():
         try:
             with contextlib.nullcontext() if objective.blocks is None else objective.blocks.run():
                 trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
         except SystemExit as error:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from error
-        except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"the device is out of memory at micro_batch={micro}; use micro_batch={max(1, micro // 2)}"
-            ) from error
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise RunError(
+                    f"the device is out of memory at micro_batch={micro}; use micro_batch={max(1, micro // 2)}"
+                ) from error
             if trainer.world_size > 1 and is_broken_exchange(error):
                 raise RunError(describe_break(error)) from error
             raise

@@ -7,8 +7,6 @@ from mimsuite.models.device import USES_GPUS, Device
 
 COMPILE_PAYS = 5_000  # steps of a run for which compiling, about a minute, is worth it on a GPU
 IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
-
-
 IMAGES_ON_CPU = 64
 
 
@@ -25,6 +23,14 @@ def is_broken_exchange(error: RuntimeError) -> bool:
 
     words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
     return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that the memory of the device is full; libraries below torch have words of their own."""
+    import torch
+
+    words = ("out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def choose_precision(asked: str, on: Device) -> tuple[str, str]:
@@ -59,6 +65,6 @@ def choose_compile(asked: bool | None, on: Device, steps: int) -> tuple[bool, st
 
 
 def micro_limit(on: Device, image_size: tuple[int, int]) -> int:
-    """The most images that `micro_batch=auto` puts through at once: by memory, for a ViT-Base."""
+    """The most images that `micro_batch=auto` puts through at once where nothing is tried: a guess, for a ViT-Base."""
     images = IMAGES_ON_CPU if on.accelerator == "cpu" else on.memory_gib * IMAGES_PER_GIB
     return max(1, int(images * 224 * 224 / (image_size[0] * image_size[1])))

@@ -32,7 +32,13 @@ def length_of(caplog, monkeypatch, *, steps, batch, samples):
     )
     device = SimpleNamespace(name="CPU", type="cpu")
     compute = SimpleNamespace(
-        team=SimpleNamespace(size=1, nodes=1), device=device, precision="32-true", reason="r", micro_batch=1
+        team=SimpleNamespace(size=1, nodes=1),
+        device=device,
+        precision="32-true",
+        reason="r",
+        micro_batch=1,
+        compile=False,
+        compile_reason="r",
     )
     monkeypatch.setattr("mimsuite.runs.banner.describe_devices", lambda *_: "one")
     caplog.clear()
