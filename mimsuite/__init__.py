@@ -9,6 +9,7 @@ from mimsuite.config.python_path import leave_working_folder
 leave_working_folder()  # before anything else is imported
 
 from mimsuite.api import (  # noqa: E402
+    bench,
     build,
     demo,
     doctor,
@@ -29,6 +30,7 @@ from mimsuite.version import __version__  # noqa: E402
 
 __all__ = [
     "__version__",
+    "bench",
     "build",
     "demo",
     "doctor",

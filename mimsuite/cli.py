@@ -22,6 +22,7 @@ TASKS = {
     "pack": "image folder -> WebDataset shards and index",
     "inspect": "counts, classes, sizes, statistics and a contact sheet of a data set",
     "models": "table of model configs",
+    "bench": "speed, MFU, memory and largest micro-batch of a pretraining run on this machine",
     "doctor": "versions, devices and traps of this environment",
     "demo": "every step once, on the embedded data set",
 }

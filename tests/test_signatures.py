@@ -17,7 +17,7 @@ from mimsuite.settings.objects import OBJECT_KEYS
 
 ROOT = Path(__file__).parents[1]
 FILES = {
-    "training": ("The functions that train", ["pretrain", "finetune"]),
+    "training": ("The functions that train", ["pretrain", "finetune", "bench"]),
     "tasks": (
         "The functions that do not train",
         ["probe", "evaluate", "predict", "embed", "reconstruct", "plot", "pack", "inspect", "demo", "doctor"],
@@ -35,6 +35,7 @@ RETURNS = {
     "plot": "the last metrics of each run by its name",
     "pack": "counts",
     "inspect": "what `inspect.json` holds",
+    "bench": "what it prints, speeds per device",
     "demo": "the metrics that it prints",
     "doctor": "the findings, and `exit_code` 1 where one is a fault",
 }
@@ -48,7 +49,13 @@ TYPES = {
     **dict.fromkeys(("lr", "layer_decay"), "float | str"),
     **dict.fromkeys(("layers", "pool", "metrics", "masks", "channels_shown", "trusted_targets"), "str | Sequence[Any]"),
     **dict.fromkeys(("shots", "ratios"), "Sequence[float]"),
-    **{"steps": "int", "epochs": "float", "drop_path": "float", "class_weights": "str | Sequence[float]"},
+    **{
+        "steps": "int",
+        "epochs": "float",
+        "seconds": "float",
+        "drop_path": "float",
+        "class_weights": "str | Sequence[float]",
+    },
     **{"map": f"{PLACE} | bool", "labels": PLACE},
 }
 OBJECTS = {

@@ -209,6 +209,7 @@ def test_public_names():
         "plot",
         "pack",
         "inspect",
+        "bench",
         "demo",
         "doctor",
         "load",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mimsuite.api.calls import call, compose_and
 from mimsuite.api.tasks import demo, doctor, embed, evaluate, inspect, pack, plot, predict, probe, reconstruct
-from mimsuite.api.training import finetune, pretrain
+from mimsuite.api.training import bench, finetune, pretrain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Built",
+    "bench",
     "build",
     "call",
     "demo",

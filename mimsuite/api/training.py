@@ -63,7 +63,8 @@ def pretrain(
         epochs: passes over the training images; give this or steps
         batch: images per optimizer step, summed over all devices and micro-batches (auto: at most 256, a power of two
             on each device)
-        micro_batch: images per forward pass on one device (auto: chosen for the device and the image size)
+        micro_batch: images per forward pass on one device (auto: on a GPU what fits into its memory, else by the image
+            size)
         lr: peak learning rate, used as given (auto: optim.base_lr x batch / optim.base_batch)
         image_size: pixels: a side or [height,width] (auto: the model's size, or less if the images are smaller)
         channels: image channels (auto: as many as the data has)
@@ -170,7 +171,8 @@ def finetune(
         epochs: passes over the training images; give this or steps
         batch: images per optimizer step, summed over all devices and micro-batches (auto: at most 256, a power of two
             on each device)
-        micro_batch: images per forward pass on one device (auto: chosen for the device and the image size)
+        micro_batch: images per forward pass on one device (auto: on a GPU what fits into its memory, else by the image
+            size)
         lr: peak learning rate, used as given (auto: optim.base_lr x batch / optim.base_batch)
         image_size: pixels: a side or [height,width] (auto: that of the weights or the model; less if the images are
             smaller)
@@ -210,3 +212,75 @@ def finetune(
         InputError: a key or value that the task does not take, or bad input.
     """
     return call("finetune", locals())
+
+
+def bench(
+    *,
+    data: str | Path | Sequence[str | Path] | None = None,
+    init: str | Path | None = None,
+    out: str | Path | None = None,
+    seconds: float | None = None,
+    batch: int | str | None = None,
+    micro_batch: int | str | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    channels: int | str | None = None,
+    seed: int | None = None,
+    workers: int | str | None = None,
+    precision: str | None = None,
+    devices: int | str | None = None,
+    model: str | ModelConfig | Module | None = None,
+    head: str | None = None,
+    mask: str | MaskSampler | None = None,
+    objective: str | None = None,
+    augment: str | Transform | None = None,
+    optim: str | None = None,
+    schedule: str | None = None,
+    experiment: str | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Measures the steps of `mimsuite pretrain` with the same keys on this machine: speed, MFU, waiting for data,
+    memory, largest micro_batch.
+
+    Args:
+        data: images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder, or a list of them
+            (default: the embedded emoji-64)
+        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME (default: random
+            weights)
+        out: a .json file for what is printed (default: none); an existing file is replaced
+        seconds: how long steps are timed, after the first two (default: 12)
+        batch: images per optimizer step, summed over all devices and micro-batches (auto: at most 256, a power of two
+            on each device)
+        micro_batch: images per forward pass on one device (auto: on a GPU what fits into its memory, else by the image
+            size)
+        image_size: pixels: a side or [height,width] (auto: the model's size, or less if the images are smaller)
+        channels: image channels (auto: as many as the data has)
+        seed: random seed of weights, order, crops and masks (default: 0)
+        workers: loader processes (auto: one per CPU core but one, at most 8)
+        precision: 32-true or bf16-mixed (auto: bf16-mixed where the device computes it fast, else 32-true)
+        devices: number of GPUs that share the batch; one of them is measured, with its part (auto: all GPUs, or one CPU
+            process)
+        model: a choice of `conf/model`: bit_101x1, bit_101x3, bit_152x2, bit_152x4, bit_50x1, bit_50x3, bit_nano,
+            cvt_13, cvt_21, cvt_nano, cvt_w24, vit_base, vit_base_patch16_384, vit_base_patch32_224,
+            vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
+            vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
+            `mimsuite.models`
+        head: a choice of `conf/head`: classifier, dec1, dec8, simmim (default: simmim)
+        mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random); or a sampler of your
+            own
+        objective: a choice of `conf/objective`: classify, mae, simmim (default: simmim)
+        augment: a choice of `conf/augment`: crop, none, supervised (default: crop); or an augmentation of your own
+        optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
+        schedule: a choice of `conf/schedule`: cosine, hyperrule, linear, milestones (default: cosine)
+        experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
+            finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
+            mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
+            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite bench --help` lists them.
+
+    Returns:
+        What it prints, speeds per device.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("bench", locals())

@@ -27,6 +27,16 @@ SHARE = 0.9  # of the memory that is free at the start; the rest is for validati
 ACCUMULATED = 2  # micro-batches of a step: gradients of the first lie beside the activations of the second
 STEPS = 2  # the second has the optimizer's state, too
 
+WITHOUT_OUTPUT = {
+    "limit_val_batches": 0,
+    "num_sanity_val_steps": 0,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""Arguments of a Trainer that only trains."""
+
 
 def largest_fitting(fits: Callable[[int], bool], first: int, most: int) -> int:
     """The largest power of two of images that fits, or `most` itself; 0 where not even one image does.
@@ -130,14 +140,8 @@ def train_on_blank(
         "plugins": [*arguments.get("plugins", ()), TeamEnvironment(Team(0, 1, 1))],
         "max_steps": len(batches) // ACCUMULATED,
         "accumulate_grad_batches": ACCUMULATED,
-        "limit_val_batches": 0,
-        "num_sanity_val_steps": 0,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
     }
-    trainer = instantiate(settings.groups.trainer, settings.inputs.trusted, **arguments)
+    trainer = instantiate(settings.groups.trainer, settings.inputs.trusted, **arguments, **WITHOUT_OUTPUT)
     with without_known_warnings():
         trainer.fit(objective, train_dataloaders=blank_loader(batches))
 

@@ -15,6 +15,7 @@ from mimsuite.weights.init import Weights, weights_in_memory
 OBJECT_KEYS = {
     "pretrain": ("mask", "augment", "callbacks", "logger", "model"),
     "finetune": ("augment", "callbacks", "logger", "model"),
+    "bench": ("mask", "augment", "model"),
 }
 """Tasks -> the keys that take objects beside names."""
 

@@ -1,0 +1,155 @@
+"""How fast a run would train on this machine, measured in its first steps; writes nothing."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mimsuite.config.instantiate import instantiate
+from mimsuite.data.folders import count_of
+from mimsuite.models.device import Device
+from mimsuite.runs.cost import Cost, find_cost, format_flops
+from mimsuite.runs.fitting import WITHOUT_OUTPUT, find_limit
+from mimsuite.runs.life import choose_compute, fit
+from mimsuite.runs.objects import Compute, trainer_arguments
+from mimsuite.runs.peak import wait_for_device
+from mimsuite.runs.processes import processes_of
+from mimsuite.settings.budget import fitted_micro_batch
+from mimsuite.settings.read import format_size
+from mimsuite.settings.team import Team
+from mimsuite.settings.training import TrainingSettings
+
+if TYPE_CHECKING:
+    from mimsuite.callbacks.stopwatch import Stopwatch
+    from mimsuite.data.datamodule import ImageData
+    from mimsuite.objectives.objective import Objective
+
+log = logging.getLogger("mimsuite")
+
+S = TypeVar("S", bound=TrainingSettings)
+
+MOST = 1024  # images of the largest micro-batch that is looked for, unless the batch is larger
+GIB = 1 << 30
+
+
+def measure_speed(
+    settings: S, make: Callable[[S, Compute], tuple[Objective, ImageData]], seconds: float
+) -> dict[str, Any]:
+    """Trains for some seconds as the run would, on one device with its part of the batch; reports and returns it.
+
+    Args:
+        settings: of the run; its length does not matter.
+        make: the Lightning module and the loaders.
+        seconds: how long steps are timed.
+
+    Raises:
+        InputError: the devices cannot share the batch.
+        RunError: the device is out of memory.
+    """
+    import torch
+
+    from mimsuite.callbacks.stopwatch import Stopwatch
+    from mimsuite.runs.cluster import set_rank
+
+    inputs, alone = settings.inputs, Team(0, 1, 1)
+    devices = processes_of(inputs.devices, inputs.nodes, inputs.accelerator).size
+    fitted_micro_batch(inputs.micro_batch, settings.budget.batch, devices, settings.budget.batch)
+    part = settings.budget.batch // devices
+    settings = replace(settings, budget=replace(settings.budget, batch=part))
+    set_rank(alone)
+    compute = choose_compute(settings, alone)
+    torch.manual_seed(inputs.seed)
+    objective, data = make(settings, compute)
+    cost = find_cost(objective, data, compute.device, compute.precision)
+    largest = None
+    if compute.device.accelerator == "gpu":
+        largest = find_limit(settings, compute, objective, data, max(MOST, part))
+        data.micro_batch = fitted_micro_batch(inputs.micro_batch, part, 1, largest)
+        compute = replace(compute, micro_batch=data.micro_batch)
+    if compute.compile:
+        objective.compile_blocks(compute.micro_batch)
+    place = torch.device("cuda" if compute.device.accelerator == "gpu" else compute.device.accelerator)
+    watch = Stopwatch(seconds, lambda: wait_for_device(place))
+    report_setup(settings, compute, objective, devices)
+    arguments = trainer_arguments(settings, compute) | WITHOUT_OUTPUT | {"callbacks": [watch]}
+    trainer = instantiate(settings.groups.trainer, inputs.trusted, **arguments)
+    fit(trainer, objective, data, None, compute.micro_batch)
+    return report_speed(compute, watch, cost, largest) | {
+        "image_size": list(settings.geometry.image_size),
+        "batch": part * devices,
+        "devices": devices,
+        "workers": inputs.loading.workers,
+        "parameters": sum(p.numel() for p in objective.model.parameters()),
+    }
+
+
+def report_setup(settings: TrainingSettings, compute: Compute, objective: Objective, devices: int) -> None:
+    """Reports what is measured."""
+    inputs, part, micro = settings.inputs, settings.budget.batch, compute.micro_batch
+    parameters = sum(p.numel() for p in objective.model.parameters())
+    size = format_size(settings.geometry.image_size)
+    log.info("model     %s, %s parameters, image %s", settings.model.model_type, f"{parameters:,}", size)
+    shared = f"one of {devices} devices that share the batch, " if devices > 1 else ""
+    log.info("device    %s%s", shared, compute.device.name)
+    log.info("          precision=%s (%s)", compute.precision, compute.reason)
+    log.info("          trainer.compile=%s (%s)", str(compute.compile).lower(), compute.compile_reason)
+    workers = count_of(inputs.loading.workers, "loader worker")
+    log.info("batch     %s in micro-batches of %d; %s", count_of(part, "image"), micro, workers)
+
+
+def report_speed(compute: Compute, watch: Stopwatch, cost: Cost | None, largest: int | None) -> dict[str, Any]:
+    """Reports what was measured; returns it by name, speeds per device."""
+    speed = watch.images / watch.seconds
+    memory, whose = peak_memory(compute.device)
+    steps = count_of(watch.steps, "optimizer step") if watch.steps else "part of an optimizer step"
+    images = count_of(watch.images, "image")
+    first = "" if watch.warm else ", the slow beginning among them: give a smaller batch= or micro_batch="
+    log.info("speed     %.4g img/s (%s, %s, %.1f s%s)", speed, steps, images, watch.seconds, first)
+    if cost is not None:
+        peak, flops = format_flops(cost.peak.flops), format_flops(cost.flops)
+        log.info("mfu       %.1f %% of %sFLOP/s, %s", 100 * speed / cost.most_images, peak, cost.peak.source)
+        log.info("          %sFLOP for an image, forward and backward", flops)
+    log.info("data wait %.1f %% of the time", 100 * watch.waited / watch.seconds)
+    log.info("memory    %.2f GiB, %s", memory, whose)
+    log.info("largest   %s", describe_largest(largest))
+    return {
+        "device": compute.device.name,
+        "precision": compute.precision,
+        "compile": compute.compile,
+        "micro_batch": compute.micro_batch,
+        "img_per_s": speed,
+        "mfu": None if cost is None else speed / cost.most_images,
+        "flops_per_image": None if cost is None else cost.flops,
+        "peak_flops": None if cost is None else cost.peak.flops,
+        "peak_source": None if cost is None else cost.peak.source,
+        "data_wait": watch.waited / watch.seconds,
+        "memory_gib": memory,
+        "memory_of": whose,
+        "largest_micro_batch": largest,
+        "steps": watch.steps,
+        "images": watch.images,
+        "seconds": watch.seconds,
+        "without_first_steps": watch.warm,
+    }
+
+
+def describe_largest(largest: int | None) -> str:
+    """The largest micro-batch, in words."""
+    if largest is None:
+        return "micro_batch: tried on GPUs only"
+    return f"micro_batch={largest} fits into the memory{' (no larger one was tried)' if largest >= MOST else ''}"
+
+
+def peak_memory(on: Device) -> tuple[float, str]:
+    """The most memory that was used so far, in GiB, and which memory that is."""
+    import torch
+
+    if on.accelerator == "gpu":
+        return torch.cuda.max_memory_allocated() / GIB, "the most that tensors took of the GPU's memory"
+    unit = 1 if sys.platform == "darwin" else 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return most / GIB, "the most that this process took of the machine's memory, without its loader workers"
