@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from mimsuite.encoders.bit_config import BitConfig
 from mimsuite.encoders.bit_layers import BitEncoder, BitStem, NormAct, dilation_of, stride_and_dilation
-from mimsuite.encoders.layers import check_config, check_pixels, given_pixels, hide_pixels, of_layers, place_mask_token
+from mimsuite.encoders.layers import (
+    channels_of,
+    check_config,
+    check_pixels,
+    given_pixels,
+    hide_pixels,
+    of_layers,
+    place_mask_token,
+)
 from mimsuite.encoders.outputs import BaseModelOutputWithPoolingAndNoAttention, as_output
 from mimsuite.errors import InputError
 from mimsuite.types import FeatureMap
@@ -98,9 +106,9 @@ class ResNetV2(nn.Module):
 
     def _embed(self, pixels: Tensor, mask: Tensor | None) -> Tensor:
         """The stem's map, with the mask token in hidden cells."""
-        check_pixels(pixels, self.config.num_channels)
+        check_pixels(pixels, channels_of(self.embedder.convolution, self.config.num_channels))
         _check_size(self.config, (pixels.shape[-2], pixels.shape[-1]))
-        x, cells = pixels.to(self.embedder.convolution.weight.dtype), None
+        x, cells = pixels.to(next(self.embedder.parameters()).dtype), None
         if mask is not None:
             x, cells = hide_pixels(x, mask, self.mask_stride)
         stem: Tensor = self.embedder(x)

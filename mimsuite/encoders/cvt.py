@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mimsuite.encoders.cvt_config import CvtConfig
 from mimsuite.encoders.cvt_layers import CvtEncoder, CvtStage, as_map, norm_map
 from mimsuite.encoders.layers import (
+    channels_of,
     check_config,
     check_pixels,
     given_pixels,
@@ -114,9 +115,9 @@ class ConvolutionalTransformer(nn.Module):
 
     def _hide(self, pixels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Checked pixels in the parameters' dtype, hidden ones 0, and the mask on the first map."""
-        check_pixels(pixels, self.config.num_channels)
-        first = cast(CvtStage, self.encoder.stages[0])
-        x = pixels.to(first.embedding.convolution_embeddings.projection.weight.dtype)
+        first = cast(CvtStage, self.encoder.stages[0]).embedding.convolution_embeddings.projection
+        check_pixels(pixels, channels_of(first, self.config.num_channels))
+        x = pixels.to(next(self.encoder.parameters()).dtype)
         return (x, None) if mask is None else hide_pixels(x, mask, self.mask_stride)
 
     def forward(

@@ -76,11 +76,6 @@ def laplace(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2))))
 
 
-def linear(x: Tensor) -> Tensor:
-    """Returns it as it is."""
-    return x
-
-
 def squared_relu(x: Tensor) -> Tensor:
     """`relu(x) ** 2` (So et al. 2021, Primer)."""
     return F.relu(x).square()
@@ -115,39 +110,55 @@ class XIELU(nn.Module):
         return bent + self.beta * x
 
 
-_gelu_tanh = partial(F.gelu, approximate="tanh")
-#: A function, or a module class where the activation has parameters: each layer has its own then.
-ACTIVATIONS: dict[str, TensorFunction | type[nn.Module]] = {
-    "gelu": F.gelu,
-    "gelu_10": clipped_gelu,
+class Pointwise(nn.Module):
+    """A function of single numbers that torch has no module for."""
+
+    def __init__(self, function: TensorFunction) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns a tensor of the same shape."""
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        """Its name, in what `print` shows of a model."""
+        return str(getattr(self.function, "__name__", self.function))
+
+
+_gelu_tanh = partial(nn.GELU, approximate="tanh")
+#: What makes them. Each layer has its own module, so that it can be hooked or replaced.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_10": partial(Pointwise, clipped_gelu),
     "gelu_accurate": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_new": _gelu_tanh,
-    "gelu_python": F.gelu,
+    "gelu_python": nn.GELU,
     "gelu_python_tanh": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
-    "hardswish": F.hardswish,
-    "laplace": laplace,
-    "leaky_relu": F.leaky_relu,
-    "linear": linear,
-    "mish": F.mish,
+    "hardswish": nn.Hardswish,
+    "laplace": partial(Pointwise, laplace),
+    "leaky_relu": nn.LeakyReLU,
+    "linear": nn.Identity,
+    "mish": nn.Mish,
     "prelu": nn.PReLU,
-    "quick_gelu": quick_gelu,
-    "relu": F.relu,
-    "relu2": squared_relu,
-    "relu6": F.relu6,
-    "selu": F.selu,
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-    "sqrtsoftplus": sqrt_softplus,
-    "swish": F.silu,
-    "tanh": torch.tanh,
+    "quick_gelu": partial(Pointwise, quick_gelu),
+    "relu": nn.ReLU,
+    "relu2": partial(Pointwise, squared_relu),
+    "relu6": nn.ReLU6,
+    "selu": nn.SELU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "sqrtsoftplus": partial(Pointwise, sqrt_softplus),
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
     "xielu": XIELU,
 }
 
 
 def activation_function(name: Activation) -> TensorFunction:
-    """Returns the activation of a name (a new module, if it has parameters), or the function itself.
+    """Returns the activation of a name, a new module, or the function itself.
 
     Raises:
         InputError: an unknown name.
@@ -156,8 +167,7 @@ def activation_function(name: Activation) -> TensorFunction:
         return name
     if name not in ACTIVATIONS:
         raise InputError(f"activation {name!r} is not one of {', '.join(ACTIVATIONS)}")
-    found = ACTIVATIONS[name]
-    return found() if isinstance(found, type) else found
+    return ACTIVATIONS[name]()
 
 
 def name_in_files(module: nn.Module, part: str, name: str) -> None:
@@ -329,6 +339,11 @@ def check_pixels(pixels: Tensor, channels: int) -> None:
         raise InputError(f"pixel_values have shape {tuple(pixels.shape)}; expected (batch, channels, height, width)")
     if pixels.shape[1] != channels:
         raise InputError(f"pixel_values have {pixels.shape[1]} channels; the model expects num_channels={channels}")
+
+
+def channels_of(convolution: nn.Module, default: int) -> int:
+    """Channels that a network's first convolution takes, which a user may have replaced; `default` if it is silent."""
+    return int(getattr(convolution, "in_channels", default))
 
 
 def hide_pixels(pixels: Tensor, mask: Tensor, cell: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mimsuite.encoders.config import Side, as_pair
+from mimsuite.encoders.config import Side, as_pair, as_side
 from mimsuite.encoders.layers import (
     Dense,
     Intermediate,
     activation_function,
     as_bias,
     attend,
+    channels_of,
     check_pixels,
     drop_path,
     drop_path_rates,
@@ -235,7 +236,7 @@ class ViTEncoder(nn.Module):
 
     def _head_factors(self, head_mask: Tensor | None) -> list[Tensor | None]:
         """One `(heads,)` tensor or None per block."""
-        depth, heads = self.config.num_hidden_layers, self.config.num_attention_heads
+        depth, heads = len(self.layer), self.config.num_attention_heads  # a user may have taken blocks out
         if head_mask is None:
             return [None] * depth
         if tuple(head_mask.shape) not in ((heads,), (depth, heads)):
@@ -260,13 +261,30 @@ class ViTPatchEmbeddings(nn.Module):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        patch = as_pair(config.patch_size)
+        self.config = config
+        self.num_channels, self.patch_size = config.num_channels, as_pair(config.patch_size)
+        patch = self.patch_size
         self.projection = nn.Conv2d(config.num_channels, config.hidden_size, patch, patch, bias=config.use_patch_bias)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Returns `(B, N, D)` from `(B, C, H, W)`."""
         projected: Tensor = self.projection(pixel_values)
         return projected.flatten(2).transpose(1, 2)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """The config's, as a pair; may be set, and then it is also the config's."""
+        return as_pair(self.config.image_size)
+
+    @image_size.setter
+    def image_size(self, size: Side) -> None:
+        self.config.image_size = as_side(as_pair(size))
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image of that size."""
+        rows, columns = grid_of(self.config.image_size, self.config)
+        return rows * columns
 
 
 class ViTEmbeddings(nn.Module):
@@ -323,9 +341,18 @@ class ViTEmbeddings(nn.Module):
             return table
         return resize_positions(table, stored, grid, class_token=self.config.use_class_token)
 
+    def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        """The position table for images of `height` and `width` pixels; the tokens `embeddings` are not looked at."""
+        return self.positions(grid_of([height, width], self.config))
+
+    @property
+    def patch_size(self) -> Side:
+        """The config's."""
+        return self.config.patch_size
+
     def _check_pixels(self, pixels: Tensor, interpolate: bool) -> None:
-        channels, (height, width) = self.config.num_channels, as_pair(self.config.image_size)
-        check_pixels(pixels, channels)
+        height, width = as_pair(self.config.image_size)
+        check_pixels(pixels, channels_of(self.patch_embeddings.projection, self.config.num_channels))
         given = (pixels.shape[2], pixels.shape[3])
         if given == (height, width):
             return

@@ -18,6 +18,7 @@ from mimsuite.models.composed import (
     DenseForImageClassification,
     DenseForMaskedImageModeling,
     HeadFactory,
+    OwnModel,
 )
 from mimsuite.models.pretrained import Pretrained
 
@@ -33,6 +34,13 @@ class BitModel(ResNetV2, Pretrained):
     base_prefix = "bit"
     is_base = True
     init_options = ("use_mask_token",)
+
+
+class BitPreTrainedModel(OwnModel):
+    """The base of a user's own model around a BiT as `self.bit`; see `OwnModel`."""
+
+    config_class = BitConfig
+    base_prefix = "bit"
 
 
 class BitForMaskedImageModeling(DenseForMaskedImageModeling):

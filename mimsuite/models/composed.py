@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mimsuite.encoders.config import ModelConfig, Side, as_pair
-from mimsuite.encoders.layers import given_pixels, is_hooked
+from mimsuite.encoders.layers import check_config, given_pixels, is_hooked
 from mimsuite.encoders.outputs import (
     ImageClassifierOutputWithNoAttention,
     MaskedImageModelingOutput,
@@ -234,6 +234,22 @@ class ForImageClassification(Pretrained):
         if labels is not None and self.config.num_labels == 0:
             raise InputError("labels were given, but the model has num_labels=0; set num_labels to the classes' count")
         return None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+
+
+class OwnModel(Pretrained):
+    """The base of models that users write: the family's encoder under its prefix, and whatever they add.
+
+    As in Hugging Face, the subclass makes its parts after `super().__init__(config)` and ends with `self.post_init()`;
+    `from_pretrained` and `save_pretrained` then work.
+
+    Args:
+        config: the family's configuration.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        check_config(config, self.config_class)
+        self.config = config
 
 
 class DenseEncoder(Protocol):

@@ -10,6 +10,7 @@ from mimsuite.models.composed import (
     DenseForImageClassification,
     DenseForMaskedImageModeling,
     HeadFactory,
+    OwnModel,
 )
 from mimsuite.models.pretrained import Pretrained
 
@@ -40,6 +41,13 @@ class CvtModel(ConvolutionalTransformer, Pretrained):
         use_mask_token: bool = False,
     ) -> None:
         super().__init__(config, add_final_norm, use_mask_token)
+
+
+class CvtPreTrainedModel(OwnModel):
+    """The base of a user's own model around a CvT as `self.cvt`; see `OwnModel`."""
+
+    config_class = CvtConfig
+    base_prefix = "cvt"
 
 
 class CvtForMaskedImageModeling(DenseForMaskedImageModeling):

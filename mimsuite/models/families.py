@@ -17,12 +17,14 @@ class Family(NamedTuple):
         prefix: what the names of its classes begin with.
         processor: the image processor of its published weights.
         input_layer: the module of the encoder that makes cells of pixels.
+        indivisible: classes of modules that tools may not split over devices.
         has_backbone: whether there is a class that gives the maps of chosen stages.
     """
 
     prefix: str
     processor: str
     input_layer: str
+    indivisible: tuple[str, ...]
     has_backbone: bool = False
 
     def class_name(self, part: str) -> str | None:
@@ -31,9 +33,14 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "vit": Family("ViT", "ViTImageProcessor", "embeddings.patch_embeddings"),
-    "cvt": Family("Cvt", "ConvNextImageProcessor", "encoder.stages.0.embedding.convolution_embeddings"),
-    "bit": Family("Bit", "BitImageProcessor", "embedder", has_backbone=True),
+    "vit": Family("ViT", "ViTImageProcessor", "embeddings.patch_embeddings", ("ViTEmbeddings", "ViTLayer")),
+    "cvt": Family(
+        "Cvt",
+        "ConvNextImageProcessor",
+        "encoder.stages.0.embedding.convolution_embeddings",
+        ("CvtEmbeddings", "CvtLayer"),
+    ),
+    "bit": Family("Bit", "BitImageProcessor", "embedder", ("BitStem", "BitLayer"), has_backbone=True),
 }
 
 # What an Auto class makes -> how the names of these classes end.
@@ -80,4 +87,5 @@ def public_homes() -> dict[str, str]:
             name = family.class_name(part)
             home = f"encoders.{model_type}_config" if part == "config" else f"models.{model_type}"
             homes |= {} if name is None else {name: f"mimsuite.{home}"}
+        homes[f"{family.prefix}PreTrainedModel"] = f"mimsuite.models.{model_type}"
     return homes | {name: f"mimsuite.processors.{file}" for file, names in PROCESSORS.items() for name in names}

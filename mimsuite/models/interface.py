@@ -33,7 +33,7 @@ class Interface(nn.Module):
     base_model_prefix: ClassVar[str]
     supports_gradient_checkpointing: ClassVar[bool] = True
     accepts_loss_kwargs: ClassVar[bool] = False  # the loss is the mean of a micro-batch, whatever `forward` is told
-    _no_split_modules: ClassVar[None] = None
+    _no_split_modules: ClassVar[list[str] | None] = None
     _keys_to_ignore_on_load_missing: ClassVar[None] = None
     _keys_to_ignore_on_save: ClassVar[None] = None
     _can_record_outputs: ClassVar[None] = None
@@ -189,9 +189,12 @@ class Interface(nn.Module):
         with torch.device("meta"):
             made = {} if own is None else dict(own(copy.copy(self.config)).named_modules())
         ours = {name: _facts(module) for name, module in made.items()}
+        inside = (part for name, part in self.named_modules() if name not in ours and isinstance(part, Interface))
+        drawn = {module for part in inside if part is not self for module in part.modules()}
         for name, module in self.named_modules():
-            if ours.get(name) != _facts(module) and not any(p.is_meta for p in module.parameters()):
-                self._init_weights(module)
+            if module in drawn or ours.get(name) == _facts(module) or any(p.is_meta for p in module.parameters()):
+                continue
+            self._init_weights(module)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draws the values of one layer: a normal distribution, biases 0; subclasses may do otherwise."""

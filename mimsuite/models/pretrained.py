@@ -16,6 +16,7 @@ from mimsuite.data.storage import write_text
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.encoders.config_form import json_text
 from mimsuite.errors import InputError
+from mimsuite.models.families import FAMILIES
 from mimsuite.models.interface import Interface
 from mimsuite.models.keywords import Loading, read_dtype, read_variant
 from mimsuite.models.trial import make_for
@@ -50,9 +51,11 @@ class Pretrained(Interface):
         return cast(Encoder, self if self.is_base else getattr(self, self.base_prefix))
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Gives `base_prefix` the name that it has in other software, too."""
+        """Gives `base_prefix` the name that it has in other software, too, and the family's indivisible modules."""
         super().__init_subclass__(**options)
         cls.base_model_prefix = getattr(cls, "base_prefix", "")
+        family = FAMILIES.get(cls.base_model_prefix)
+        cls._no_split_modules = None if family is None else list(family.indivisible)
 
     def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
         """How a state dict is saved: the class that the files are of, its tensors, and those of a decoder beside."""

@@ -26,6 +26,7 @@ from mimsuite.models.composed import (
     ForImageClassification,
     ForMaskedImageModeling,
     HeadFactory,
+    OwnModel,
 )
 from mimsuite.models.pretrained import Pretrained
 from mimsuite.types import FeatureMap
@@ -42,6 +43,14 @@ class ViTModel(VisionTransformer, Pretrained):
     base_prefix = "vit"
     is_base = True
     init_options = ("add_pooling_layer", "use_mask_token")
+    file_key = staticmethod(classic_key)
+
+
+class ViTPreTrainedModel(OwnModel):
+    """The base of a user's own model around a ViT as `self.vit`; see `OwnModel`."""
+
+    config_class = ViTConfig
+    base_prefix = "vit"
     file_key = staticmethod(classic_key)
 
 

@@ -41,7 +41,7 @@ CASES = {
     "bit, backbone": ("BitBackbone", SMALL_BIT | {"out_features": ["stage2", "stage4"]}),
 }
 # The encoder has these for other models: a head looks at the map, a backbone at maps before the last norm.
-BESIDE = {"bit, masked": {"bit.pooler"}, "bit, backbone": {"bit.norm", "bit.pooler"}}
+BESIDE = {"bit, masked": {"bit.pooler"}, "bit, backbone": {"bit.norm", "bit.norm.activation", "bit.pooler"}}
 # The last block's class token asks its question without the map, whose queries reach no logit.
 LAST = "cvt.encoder.stages.2.layers.1.attention.attention.convolution_projection_query"
 UNASKED = {
