@@ -322,7 +322,9 @@ def profile(name: str, steps: dict[str, Step], rows: int = 12) -> dict[str, dict
             steps[who]()
         events = sorted(prof.key_averages(), key=lambda e: -e.self_cpu_time_total)[:rows]
         found[who] = {e.key: round(e.self_cpu_time_total / 1e3, 1) for e in events}
-        print(f"{name:22} {who}: " + ", ".join(f"{key} {value:.0f} ms" for key, value in found[who].items()), flush=True)
+        print(
+            f"{name:22} {who}: " + ", ".join(f"{key} {value:.0f} ms" for key, value in found[who].items()), flush=True
+        )
     return found
 
 
