@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo test quick check fmt notebooks clean
+.PHONY: demo test quick check fmt notebooks bench peers clean
+
+PEERS := benchmarks/peers/.venv
 
 $(VENV)/.user: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,6 +40,17 @@ fmt: $(VENV)/.dev
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m nbconvert --to html --execute --log-level=ERROR \
 		--ExecutePreprocessor.extra_arguments=--log-level=ERROR --output-dir notebooks/html notebooks/*.ipynb
+
+# All tables of benchmarks/ in 20 minutes, resumable; the rows of peers only after `make peers`.
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/bench.py
+
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: pyproject.toml benchmarks/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt -e .
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,6 @@
 """What the loader costs: finding a position, opening many shards, reading, decoding, first batches, memory.
 
-python benchmarks/loader.py [--repeats 5] [--images 1200]
+python benchmarks/loader.py [--repeats 5] [--images 1200] [--json FILE]
 
 Pictures are those of `../shared/data/imagenette-224`, resized to 400 x 350 and written as JPEG of quality 90. The
 pipelines that ours is held against are webdataset's own, with Pillow and its bicubic filter. Each figure is the median
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import math
 import os
 import statistics
@@ -270,6 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=1200)
+    parser.add_argument("--json", type=Path, help="a file for the rows")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")  # webdataset's, about sharding
     torch.set_num_threads(1)  # as in a worker
@@ -308,6 +310,9 @@ def main() -> None:
     print(f"load at start {load:.2f}, at the end {os.getloadavg()[0]:.2f}; medians of {options.repeats}\n")
     for cells in (("", "ours", "webdataset", "ratio"), ("---",) * 4, *rows):
         print("| " + " | ".join(cells) + " |")
+    if options.json:
+        names = ("what", "ours", "webdataset", "ratio")
+        options.json.write_text(json.dumps([dict(zip(names, cells, strict=True)) for cells in rows], indent=1) + "\n")
 
 
 def row(text: str, result: dict[str, float]) -> tuple[str, str, str, str]:

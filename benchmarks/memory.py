@@ -1,10 +1,11 @@
 """Resident memory of a pretraining process at 500 and at 3,000 steps of `vit_nano` on emoji-64.
 
-python benchmarks/memory.py [STEPS]
+python benchmarks/memory.py [STEPS] [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -29,7 +30,11 @@ def step_of(run: Path) -> int:
 
 
 def main() -> None:
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
+    parser = argparse.ArgumentParser()
+    parser.add_argument("steps", nargs="?", type=int, default=3000)
+    parser.add_argument("--json", type=Path, help="a file for the rows")
+    options = parser.parse_args()
+    steps, rows = options.steps, []
     marks = [steps // 6, steps // 2, steps - steps // 20]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -39,8 +44,11 @@ def main() -> None:
         for mark in marks:
             while step_of(run) < mark and process.poll() is None:
                 time.sleep(0.05)
-            print(f"step {step_of(run):5d}  {resident_mb(process.pid):7.1f} MB", flush=True)
+            rows.append({"step": step_of(run), "MB": resident_mb(process.pid)})
+            print(f"step {rows[-1]['step']:5d}  {rows[-1]['MB']:7.1f} MB", flush=True)
         process.wait()
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

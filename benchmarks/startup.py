@@ -1,10 +1,12 @@
 """Seconds from the command to the first step of `vit_nano` on emoji-64, to `--help`, and to a config error.
 
-python benchmarks/startup.py
+python benchmarks/startup.py [--repeats 5] [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import statistics
 import subprocess
@@ -13,7 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-REPEATS = 5
 LINE = re.compile(r"first step ([\d.]+) s after the command, of which ([\d.]+) s imported")
 
 
@@ -26,9 +27,13 @@ def timed(*arguments: str) -> tuple[float, str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="a file for the rows")
+    options = parser.parse_args()
     rows: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(REPEATS):
+        for i in range(options.repeats):
             out = f"out={folder}/{i}"
             _, text = timed("pretrain", out, "experiment=emoji_nano", "steps=2", "val_every=2")
             match = LINE.search(text)
@@ -43,6 +48,12 @@ def main() -> None:
             )
     for name, values in rows.items():
         print(f"{name:66} median {statistics.median(values):5.2f} s  ({min(values):.2f} to {max(values):.2f})")
+    if options.json:
+        table = [
+            {"what": k.strip(), "seconds": statistics.median(v), "lowest": min(v), "highest": max(v)}
+            for k, v in rows.items()
+        ]
+        options.json.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":
