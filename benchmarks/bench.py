@@ -50,7 +50,7 @@ TABLES = {
     "probe": Table(("probe.py", "heads", "epochs", "--rounds", "3"), 0.12, json=False),
     "peers_mae_vit_tiny_96": Table(("peers/mae.py", "vit_tiny_96", "--blocks", "7"), 0.08, PEERS),
     "peers_mae_vit_small_224": Table(("peers/mae.py", "vit_small_224", "--blocks", "7"), 0.17, PEERS),
-    "step": Table(("step.py", "--rounds", "7"), 0.3, json=False),
+    "step": Table(("step.py",), 0.3, json=False),
 }
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -27,7 +28,6 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -36,7 +36,7 @@ PATIENCE = 300  # seconds without a step after which a program counts as failed
 ENDLESS = 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Case:
     """The encoder under the names of the programs, and the sizes."""
 
@@ -189,7 +189,7 @@ def programs(names: list[str], options: argparse.Namespace, folder: Path) -> Ite
     try:
         for who in names:
             name = f"{who}, compiled" if options.compile else who
-            line = command(who, CASES[options.case], options.data, images, options.compile)
+            line = command(who, options.sizes, options.data, images, options.compile)
             program = running[name] = Program(who, line, folder, options.threads)
             try:
                 program.wait_for(3)
@@ -212,7 +212,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
             names.append(who)
         else:
             print(f"{who}: not installed here", flush=True)
-    batch = CASES[options.case].batch
+    batch = options.sizes.batch
     with tempfile.TemporaryDirectory() as name, programs(names, options, Path(name)) as running:
         blocks: dict[str, list[tuple[float, float]]] = {who: [] for who in running}
         for number in range(options.blocks):
@@ -224,7 +224,12 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for who, values in blocks.items():
         package = PACKAGES[who.partition(",")[0]].replace("_", "-")
-        row: dict[str, object] = {"case": options.case, "program": who, "version": importlib.metadata.version(package)}
+        row: dict[str, object] = {
+            "case": options.case,
+            "batch": batch,
+            "program": who,
+            "version": importlib.metadata.version(package),
+        }
         for place, name in enumerate(("img/s", "img per CPU second")):
             speeds = [batch / value[place] for value in values]
             row |= {name: statistics.median(speeds), f"{name}, range": [min(speeds), max(speeds)]}
@@ -242,11 +247,14 @@ def main() -> None:
     parser.add_argument("--who", nargs="*", choices=list(PACKAGES), default=list(PACKAGES))
     parser.add_argument("--blocks", type=int, default=7)
     parser.add_argument("--block-steps", type=int, default=3)
+    parser.add_argument("--batch", type=int, help="images of a step, instead of the case's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path, help="a file for the rows")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the programs end, too
+    case = CASES[options.case]
+    options.sizes = dataclasses.replace(case, batch=options.batch or case.batch)
     load = os.getloadavg()[0]
     rows = measure(options)
     torch = importlib.metadata.version("torch")
