@@ -44,13 +44,13 @@ class Table:
 
 
 TABLES = {
-    "startup": Table(("startup.py", "--repeats", "5"), 0.08),
-    "memory": Table(("memory.py", "1200"), 0.08),
-    "loader": Table(("loader.py", "--repeats", "3"), 0.17),
-    "probe": Table(("probe.py", "heads", "epochs", "--rounds", "3"), 0.12, json=False),
-    "peers_mae_vit_tiny_96": Table(("peers/mae.py", "vit_tiny_96", "--blocks", "7"), 0.08, PEERS),
-    "peers_mae_vit_small_224": Table(("peers/mae.py", "vit_small_224", "--blocks", "7"), 0.17, PEERS),
-    "step": Table(("step.py",), 0.3, json=False),
+    "startup": Table(("startup.py", "--repeats", "5"), 0.07),
+    "memory": Table(("memory.py", "1200"), 0.07),
+    "loader": Table(("loader.py", "--repeats", "3"), 0.16),
+    "probe": Table(("probe.py", "heads", "epochs", "--rounds", "3"), 0.11, json=False),
+    "peers_mae_vit_tiny_96": Table(("peers/mae.py", "vit_tiny_96", "--blocks", "7"), 0.1, PEERS),
+    "peers_mae_vit_small_224": Table(("peers/mae.py", "vit_small_224", "--blocks", "7"), 0.2, PEERS),
+    "step": Table(("step.py",), 0.29, json=False),
 }
 
 

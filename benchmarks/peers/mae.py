@@ -1,6 +1,6 @@
 """MAE pretraining with mimsuite and with what a user would pick instead, in img/s, the loader included.
 
-python benchmarks/peers/mae.py [CASE] [--data SHARDS] [--who NAME ...] [--blocks 7] [--block-steps 3] [--compile]
+python benchmarks/peers/mae.py [CASE] [--data SHARDS] [--who NAME ...] [--blocks 7] [--block-steps 1] [--compile]
 
 Runs with the Python of benchmarks/peers/.venv (`make peers`). Every program is started as its documents say (ours:
 `mimsuite pretrain`; lightly and stable-pretraining: the scripts beside this file; birder: its `train_mim`) and goes on
@@ -49,7 +49,7 @@ class Case:
 
 
 CASES = {
-    "vit_small_224": Case("vit_small", "vit_small_patch16_224", "vit_s16", 224, 32, 8),
+    "vit_small_224": Case("vit_small", "vit_small_patch16_224", "vit_s16", 224, 16, 1),
     "vit_tiny_96": Case("vit_tiny", "vit_tiny_patch16_224", "vit_t16", 96, 64, 1),
 }
 PACKAGES = {"ours": "mimsuite", "lightly": "lightly", "stable-pretraining": "stable_pretraining", "birder": "birder"}
@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--who", nargs="*", choices=list(PACKAGES), default=list(PACKAGES))
     parser.add_argument("--blocks", type=int, default=7)
-    parser.add_argument("--block-steps", type=int, default=3)
+    parser.add_argument("--block-steps", type=int, default=1)
     parser.add_argument("--batch", type=int, help="images of a step, instead of the case's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
