@@ -73,6 +73,7 @@ def command(who: str, case: Case, shards: Path, images: Path, compiled: bool) ->
             "model.image_size": size,
             "steps": str(ENDLESS),
             "val_every": str(ENDLESS),
+            "loader.val_limit": "64",  # the validation before the first step is not measured
             "save_every": str(ENDLESS),
             "batch": batch,
             "micro_batch": batch,
