@@ -30,6 +30,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "bench"
 PEERS = HERE / "peers" / ".venv" / "bin" / "python"
+INSTALLED = HERE / "peers" / ".venv" / ".installed"
 PRINTED = re.compile(r"^(\S+) +(\S.*?) +([\d.]+) ms +([\d.]+) img/s(?: +x([\d.]+))?")
 
 
@@ -144,7 +145,7 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             values = {key: value for key, value in row.items() if value != "" and not isinstance(value, list)}
             titles = [str(values.pop(key)) for key in ("case", "what", "who", "program", "text") if key in values]
             figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-            print(f"| {name}{note} | {' '.join(titles)} | {figures} |")
+            print(f"| {name}{note} | {' '.join(titles).replace('|', '/')} | {figures} |")
 
 
 def main() -> None:
@@ -156,7 +157,7 @@ def main() -> None:
     where, results = place(), {}
     for name in options.tables or TABLES:
         table, result = TABLES[name], known(name, where)
-        if not table.python.exists():
+        if table.python == PEERS and not INSTALLED.exists():
             print(f"{name}: skipped, the peers' environment is missing (`make peers`)", flush=True)
         elif result and result["finished"] and not options.again:
             print(f"{name}: there, of {result['date']}", flush=True)
