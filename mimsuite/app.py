@@ -228,7 +228,7 @@ def for_this_job(cfg: DictConfig) -> DictConfig:
             raise InputError(
                 f"-m with devices={cfg.devices}: sweeps run on one device; use devices=1 or start the runs one by one"
             )
-        return with_values(cfg, {"out": f"{cfg.out}/{hydra_cfg.job.num}"})
+        return cfg if cfg.out is None else with_values(cfg, {"out": f"{cfg.out}/{hydra_cfg.job.num}"})
     return cfg
 
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 
 import mimsuite
+from mimsuite import app
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.help import documented_keys
 from mimsuite.errors import InputError
 from mimsuite.models.device import Device
 from mimsuite.objectives.mim import MIMObjective
 from mimsuite.runs import speed
+from mimsuite.tasks import bench
 
 KEYS = {"model": "vit_nano", "image_size": 32, "batch": 16, "workers": 0, "seed": 3}
 
@@ -66,6 +68,16 @@ def test_a_recipe_and_a_share_of_the_batch(here):
         experiment="emoji_nano", objective="mae", head="dec1", devices=2, batch=16, workers=0, seconds=0.1
     )
     assert (found["batch"], found["devices"], found["micro_batch"]) == (16, 2, 8)
+    assert os.listdir(here) == []
+
+
+def test_a_sweep_measures_one_after_the_other(here, monkeypatch, capsys):
+    measured = []
+    monkeypatch.setattr(bench, "measure_speed", lambda run, make, seconds: measured.append(run.budget.batch) or {})
+    monkeypatch.setattr("sys.argv", ["bench", "model=vit_nano", "batch=4,8", "-m"])
+    monkeypatch.setenv("MIMSUITE_SWEEP", "")
+    assert app.through_hydra("bench", bench.run) == 0
+    assert measured == [4, 8]
     assert os.listdir(here) == []
 
 
