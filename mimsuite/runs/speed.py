@@ -32,6 +32,7 @@ log = logging.getLogger("mimsuite")
 
 S = TypeVar("S", bound=TrainingSettings)
 
+PATIENCE = 30.0  # seconds of one micro-batch from which a line says that it cannot be faster
 MOST = 1024  # images of the largest micro-batch that is looked for, unless the batch is larger
 GIB = 1 << 30
 
@@ -75,6 +76,8 @@ def measure_speed(
     place = torch.device("cuda" if compute.device.accelerator == "gpu" else compute.device.accelerator)
     watch = Stopwatch(seconds, lambda: wait_for_device(place))
     report_setup(settings, compute, objective, devices)
+    if cost is not None:
+        report_slow(compute.micro_batch, cost)
     arguments = trainer_arguments(settings, compute) | WITHOUT_OUTPUT | {"callbacks": [watch]}
     trainer = instantiate(settings.groups.trainer, inputs.trusted, **arguments)
     fit(trainer, objective, data, None, compute.micro_batch)
@@ -99,6 +102,15 @@ def report_setup(settings: TrainingSettings, compute: Compute, objective: Object
     log.info("          trainer.compile=%s (%s)", str(compute.compile).lower(), compute.compile_reason)
     workers = count_of(inputs.loading.workers, "loader worker")
     log.info("batch     %s in micro-batches of %d; %s", count_of(part, "image"), micro, workers)
+
+
+def report_slow(micro: int, cost: Cost) -> None:
+    """Reports before a long wait that nothing can be measured faster: a forward pass is never cut in two."""
+    if (least := micro / cost.most_images) > PATIENCE:
+        fits = max(1, int(micro * PATIENCE / least / 2))
+        log.info(
+            "          a pass of %d images takes at least %.0f s here; micro_batch=%d is faster", micro, least, fits
+        )
 
 
 def report_speed(compute: Compute, watch: Stopwatch, cost: Cost | None, largest: int | None) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from mimsuite.errors import InputError
 from mimsuite.models.device import Device
 from mimsuite.objectives.mim import MIMObjective
 from mimsuite.runs import speed
+from mimsuite.runs.cost import Cost
+from mimsuite.runs.peak import Peak
 from mimsuite.tasks import bench
 
 KEYS = {"model": "vit_nano", "image_size": 32, "batch": 16, "workers": 0, "seed": 3}
@@ -146,3 +148,12 @@ def test_on_a_gpu_it_tries_what_fits(here, monkeypatch, caplog, limit, given, mi
 
 def trainer_on_cpu(arguments):
     return lambda settings, compute: arguments(settings, compute) | {"accelerator": "cpu"}
+
+
+def test_a_long_wait_is_announced(here, caplog):
+    cost = Cost(106e9, Peak(48e9, "measured"))
+    speed.report_slow(64, cost)
+    assert "a pass of 64 images takes at least 141 s here; micro_batch=6 is faster" in caplog.text
+    caplog.clear()
+    speed.report_slow(6, cost)
+    assert caplog.text == ""
