@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import multiprocessing
+import signal
 import sys
 import threading
 
@@ -37,6 +38,19 @@ def test_a_program_without_an_output_trains(tmp_path, monkeypatch, one_thread):
     assert mimsuite.pretrain(out=str(tmp_path / "run"), **SMALL)["status"] == "done"
     with report_progress("reading") as move:
         move(1, 2)
+
+
+def test_a_signal_that_comes_before_the_run_listens_ends_it_with_a_checkpoint(tmp_path, one_thread):
+    """Lightning listens a moment earlier, and would end the run as if Ctrl-C had been pressed."""
+    from lightning import Callback
+
+    class Scheduler(Callback):
+        def on_sanity_check_start(self, trainer, pl_module):
+            signal.raise_signal(signal.SIGTERM)
+
+    found = mimsuite.pretrain(out=str(tmp_path / "run"), callbacks=Scheduler(), **SMALL | {"steps": 3})
+    assert (found["status"], found["steps"], found["exit_code"]) == ("interrupted", 1, 143)
+    assert (tmp_path / "run" / "checkpoints" / "step_000000001.ckpt").is_file()
 
 
 def test_wandb_need_not_be_installed_where_no_logger_wants_it(tmp_path, monkeypatch, one_thread):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from mimsuite.callbacks.stop import StopRequest
+from mimsuite.callbacks.stop import EXIT_CODES, StopRequest
 from mimsuite.objectives.skipping import RunningStatistics
 
 log = logging.getLogger("mimsuite")
@@ -76,7 +77,7 @@ class Checkpoints(Callback):
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals from the first validation on."""
-        self.stop.listen()
+        self._listen(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals; a resumed run's checkpoint counts as saved."""
@@ -84,10 +85,17 @@ class Checkpoints(Callback):
             self.stop.when = f"within {AGREE_EVERY} steps"
         self._saved = trainer.global_step
         self._counted = self._written = time.perf_counter()
-        self.stop.listen()
+        self._listen(trainer)
         if self._validates:
             self._validates = False
             validate(trainer)
+
+    def _listen(self, trainer: Trainer) -> None:
+        """Listens, and takes over a SIGTERM that Lightning has heard a moment before: it would write no checkpoint."""
+        self.stop.listen()
+        if trainer.received_sigterm:
+            trainer._signal_connector.received_sigterm = False
+            self.stop.exit_code = EXIT_CODES[signal.SIGTERM]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
