@@ -51,11 +51,18 @@ class Pretrained(Interface):
         return cast(Encoder, self if self.is_base else getattr(self, self.base_prefix))
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Gives `base_prefix` the name that it has in other software, too, and the family's indivisible modules."""
+        """Gives classes the names that other software looks for, and models the encoder's parts beside the prefix."""
         super().__init_subclass__(**options)
         cls.base_model_prefix = getattr(cls, "base_prefix", "")
         family = FAMILIES.get(cls.base_model_prefix)
         cls._no_split_modules = None if family is None else list(family.indivisible)
+        for name in () if cls.is_base else cls.beside_prefix:
+            setattr(cls, name, _of_encoder(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; what stands beside the prefix is the encoder's."""
+        owner = self.network() if name in self.beside_prefix and not self.is_base else super()
+        owner.__setattr__(name, value)
 
     def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
         """How a state dict is saved: the class that the files are of, its tensors, and those of a decoder beside."""
@@ -222,6 +229,13 @@ class Pretrained(Interface):
         write_decoder(folder, decoder, variant)
         write_text(folder / "config.json", text)
         return fields
+
+
+def _of_encoder(name: str) -> property:
+    def part(model: Pretrained) -> Any:
+        return getattr(model.network(), name)
+
+    return property(part)
 
 
 def differs_in_transformers(config: EncoderConfig, class_name: str) -> list[str]:

@@ -160,3 +160,21 @@ def test_blocks_and_embeddings_are_named_as_indivisible():
         kinds = {type(module).__name__ for module in model_class(config).modules()}
         assert model_class._no_split_modules
         assert set(model_class._no_split_modules) <= kinds
+
+
+@pytest.mark.filterwarnings("ignore:`_get_pg_default_device` will be deprecated")
+@torch.no_grad()
+def test_the_final_norm_of_a_cvt_is_found_and_replaced_under_the_name_that_it_has_in_files(tmp_path):
+    model = CvtForImageClassification(CVT).eval()
+    assert model.layernorm is model.cvt.layernorm
+    called = torch.func.functional_call(model, model.state_dict(), (X,)).logits
+    assert torch.equal(called, model(X).logits)
+    with torch.device("meta"):
+        empty = CvtForImageClassification(CVT)
+    model.save_pretrained(tmp_path)
+    pytest.importorskip("accelerate").load_checkpoint_in_model(empty, str(tmp_path))
+    assert torch.equal(empty.eval()(X).logits, called)
+    model.layernorm = nn.Identity()
+    assert isinstance(model.cvt.layernorm, nn.Identity)
+    assert not torch.allclose(model(X).logits, called)
+    assert torch.equal(copy.deepcopy(model)(X).logits, model(X).logits)
