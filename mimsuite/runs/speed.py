@@ -13,7 +13,7 @@ from mimsuite.config.instantiate import instantiate
 from mimsuite.data.folders import count_of
 from mimsuite.models.device import Device
 from mimsuite.runs.cost import Cost, find_cost, format_flops
-from mimsuite.runs.fitting import WITHOUT_OUTPUT, find_limit
+from mimsuite.runs.fitting import WITHOUT_OUTPUT, find_limit, power_below
 from mimsuite.runs.life import choose_compute, fit
 from mimsuite.runs.objects import Compute, trainer_arguments
 from mimsuite.runs.peak import wait_for_device
@@ -107,7 +107,7 @@ def report_setup(settings: TrainingSettings, compute: Compute, objective: Object
 def report_slow(micro: int, cost: Cost) -> None:
     """Reports before a long wait that nothing can be measured faster: a forward pass is never cut in two."""
     if (least := micro / cost.most_images) > PATIENCE:
-        fits = max(1, int(micro * PATIENCE / least / 2))
+        fits = power_below(int(micro * PATIENCE / least) + 1)
         log.info(
             "          a pass of %d images takes at least %.0f s here; micro_batch=%d is faster", micro, least, fits
         )

@@ -153,7 +153,7 @@ def trainer_on_cpu(arguments):
 def test_a_long_wait_is_announced(here, caplog):
     cost = Cost(106e9, Peak(48e9, "measured"))
     speed.report_slow(64, cost)
-    assert "a pass of 64 images takes at least 141 s here; micro_batch=6 is faster" in caplog.text
+    assert "a pass of 64 images takes at least 141 s here; micro_batch=8 is faster" in caplog.text
     caplog.clear()
     speed.report_slow(6, cost)
     assert caplog.text == ""
