@@ -51,7 +51,7 @@ TABLES = {
     "probe": Table(("probe.py", "heads", "epochs", "--rounds", "3"), 0.11, json=False),
     "peers_mae_vit_tiny_96": Table(("peers/mae.py", "vit_tiny_96", "--blocks", "7"), 0.1, PEERS),
     "peers_mae_vit_small_224": Table(("peers/mae.py", "vit_small_224", "--blocks", "7"), 0.2, PEERS),
-    "step": Table(("step.py",), 0.29, json=False),
+    "step": Table(("step.py", "--blocks", "7"), 0.29, json=False),
 }
 
 
