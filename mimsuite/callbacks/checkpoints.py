@@ -171,9 +171,7 @@ class Checkpoints(Callback):
             return self.stop.exit_code, late
         if step % AGREE_EVERY:
             return 0, False
-        known = torch.tensor([self.stop.exit_code, late and trainer.is_global_zero])  # of the hosts: no device waits
-        torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
-        code, due = known.tolist()
+        code, due = highest([self.stop.exit_code, late and trainer.is_global_zero])
         return code, bool(due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,6 +181,14 @@ class Checkpoints(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back, as Lightning is about to do with its own."""
         self.stop.release()
+
+
+def highest(values: list[int]) -> list[int]:
+    """The largest values of all processes, place by place; told by their hosts, so that no device waits."""
+    known = torch.tensor(values)
+    torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
+    found: list[int] = known.tolist()
+    return found
 
 
 class WholeStep:

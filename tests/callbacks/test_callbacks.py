@@ -80,25 +80,30 @@ def test_pictures_go_to_every_logger_that_takes_them(masks, tmp_path):
 
 def processes(count, saved):
     """The trainers of a run in some processes; `saved` gets the rank of each that saves."""
-    place, values = threading.Barrier(count), [torch.zeros(2)] * count
 
     def make(rank):
-        def reduce(value, reduce_op):
-            values[rank] = value
-            place.wait(10)
-            found = torch.stack(values).amax(0)
-            place.wait(10)
-            return found
-
         return SimpleNamespace(
             **{"global_step": 5, "accumulate_grad_batches": 1, "max_steps": 100, "val_check_batch": 50},
             **{"world_size": count, "is_global_zero": rank == 0, "should_stop": False},
             fit_loop=SimpleNamespace(state_dict=dict, epoch_loop=SimpleNamespace(total_batch_idx=4)),
-            strategy=SimpleNamespace(root_device="cpu", reduce=reduce),
             save_checkpoint=lambda path: saved.append(rank),
         )
 
     return [make(rank) for rank in range(count)]
+
+
+def exchange(count):
+    """What `highest` does in processes, for threads."""
+    place, told = threading.Barrier(count), {}
+
+    def highest(values):
+        told[threading.get_ident()] = values
+        place.wait(10)
+        found = [max(column) for column in zip(*told.values(), strict=True)]
+        place.wait(10)
+        return found
+
+    return highest
 
 
 @pytest.mark.parametrize(("first", "second", "both"), [(301, 0, True), (299, 301, False), (0, 0, False)])
@@ -108,6 +113,7 @@ def test_the_clock_of_the_first_process_makes_a_checkpoint_due_in_both(first, se
         monkeypatch.setattr("mimsuite.callbacks.checkpoints.time.perf_counter", lambda age=age: 1000.0 - age)
         callbacks.append(Checkpoints(tmp_path, 500, seconds=300))
     monkeypatch.setattr("mimsuite.callbacks.checkpoints.time.perf_counter", lambda: 1000.0)
+    monkeypatch.setattr("mimsuite.callbacks.checkpoints.highest", exchange(2))
     calls = [
         threading.Thread(target=callback.on_train_batch_end, args=(one, Anything(), None, None, 4))
         for callback, one in zip(callbacks, processes(2, saved), strict=True)
