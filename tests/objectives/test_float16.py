@@ -77,7 +77,7 @@ def test_a_resumed_run_has_the_factor_and_goes_on_to_the_bit(huge_factor, monkey
     right, calls = ForMaskedImageModeling.masked_loss, iter(range(1, 100))
 
     def broken(*arguments):
-        if next(calls) == 7:
+        if not arguments[1].is_meta and next(calls) == 7:  # on meta, the FLOPs of a step are counted
             raise OSError(5, "Input/output error")
         return right(*arguments)
 
@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_finite_still_counts(monkeypatch, tmp_path):
     monkeypatch.setattr(
         ForMaskedImageModeling,
         "masked_loss",
-        lambda *arguments: right(*arguments) * (math.nan if next(calls) in wrong else 1),
+        lambda *arguments: right(*arguments) * (math.nan if not arguments[1].is_meta and next(calls) in wrong else 1),
     )
     with pytest.raises(RunError, match="not finite in 3 steps in a row, up to step 5"):
         pretrain(tmp_path / "out", precision="16-mixed", steps=9)

@@ -301,7 +301,7 @@ def test_a_probe_says_what_it_held_out_and_how_sure_it_is(model, only_train, tmp
         os.umask(before)
     assert "fit on the rest of train (164), report on held out from train (16)" in caplog.text
     assert "a part of it is held out by a hash of the keys" in caplog.text
-    assert "as it was measured on 16" in caplog.text
+    assert "which was measured on 16 images" in caplog.text
     accuracy = summary["metrics"]["probe/top1"]
     low, high = wilson_interval(accuracy, 16)
     assert f"{accuracy:.3f}    {low:.3f}-{high:.3f}" in caplog.text
