@@ -56,6 +56,13 @@ def heard():
         log.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def alone():
+    """A test that joins processes leaves this one alone again."""
+    yield
+    assert not torch.distributed.is_initialized(), "this test leaves a process group behind"
+
+
 @pytest.fixture
 def processor_seconds():
     """A function: the seconds on a processor of the processes that this test started and that have ended.

@@ -173,7 +173,7 @@ def test_an_object_that_will_not_do_is_refused_before_out_is_touched(values, mes
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mimsuite.evaluate(init="x", out="y", mask=Checkerboard()), "only pretrain take objects"),
+        (lambda: mimsuite.evaluate(init="x", out="y", mask=Checkerboard()), "only pretrain, bench take objects"),
         (lambda: mimsuite.finetune(out="y", callbacks=3), "^callbacks=3 is not"),
         (lambda: mimsuite.build("probe"), "only pretrain and finetune train"),
         (lambda: mimsuite.build(out="x"), "^build takes no out="),

@@ -141,7 +141,7 @@ def train_on_blank(
         "max_steps": len(batches) // ACCUMULATED,
         "accumulate_grad_batches": ACCUMULATED,
     }
-    trainer = instantiate(settings.groups.trainer, settings.inputs.trusted, **arguments, **WITHOUT_OUTPUT)
+    trainer = instantiate(settings.groups.trainer, settings.inputs.trusted, **(arguments | WITHOUT_OUTPUT))
     with without_known_warnings():
         trainer.fit(objective, train_dataloaders=blank_loader(batches))
 

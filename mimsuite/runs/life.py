@@ -310,6 +310,8 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
                 trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
         except SystemExit as error:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from error
+        except RunError:
+            raise
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise RunError(
