@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tools import fresh_accelerate
 from torch.nn.parallel import scatter_gather
 
 from mimsuite import models
@@ -24,6 +25,12 @@ MODELS = {
         models.BitConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_groups=2, num_labels=3)
     ),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    with fresh_accelerate():
+        yield
 
 
 @pytest.fixture(params=MODELS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tools import fresh_accelerate
 
 from mimsuite.encoders.outputs import BaseModelOutput, ImageClassifierOutput
 from mimsuite.errors import InputError
@@ -31,6 +32,12 @@ MODELS = {
     "cvt": lambda: CvtForImageClassification(CvtConfig(**CVT, num_labels=3)),
     "bit": lambda: BitForImageClassification(BitConfig(**BIT, num_labels=3)),
 }
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    with fresh_accelerate():
+        yield
 
 
 @pytest.fixture
