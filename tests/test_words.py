@@ -10,7 +10,7 @@ import yaml
 import mimsuite
 from mimsuite import words
 from mimsuite.config.folder import conf_dir
-from mimsuite.encoders.layers import ACTIVATIONS
+from mimsuite.encoders.activations import ACTIVATIONS
 from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.report import COLUMNS

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mimsuite.encoders.activations import activation_function
 from mimsuite.encoders.bit_config import BitConfig, make_div
-from mimsuite.encoders.layers import activation_function, drop_path, drop_path_rates
+from mimsuite.encoders.layers import drop_path, drop_path_rates
 from mimsuite.encoders.outputs import BaseModelOutputWithNoAttention, as_output
 
 # Shapes: B images, (h, w) cells of a stage's map, E its width.

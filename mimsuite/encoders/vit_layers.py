@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mimsuite.encoders.activations import activation_function
 from mimsuite.encoders.config import Side, as_pair, as_side
 from mimsuite.encoders.layers import (
     Dense,
     Intermediate,
-    activation_function,
     as_bias,
     attend,
     channels_of,

@@ -53,7 +53,7 @@ class Loading:
 
     @classmethod
     def take(cls, keywords: dict[str, Any]) -> Self:
-        """Removes from `keywords` all that is no field of a config.
+        """Removes from `keywords` all that is not a field of a config.
 
         Raises:
             InputError: what mimsuite does not do.
@@ -85,7 +85,9 @@ class Loading:
 def read_variant(variant: str | None) -> str | None:
     """The variant of files, which is a part of their names."""
     if variant is not None and not (isinstance(variant, str) and variant.isidentifier()):
-        raise InputError(f"variant={variant!r} is no part of a file's name; use one as in model.fp16.safetensors: fp16")
+        raise InputError(
+            f"variant={variant!r} is not a part of a file's name; use one as in model.fp16.safetensors: fp16"
+        )
     return variant
 
 
@@ -109,7 +111,7 @@ def read_device_map(device_map: Any) -> torch.device | None:
         return torch.device(named[0])
     except (RuntimeError, TypeError):
         raise InputError(
-            f"device_map={named[0]!r} is no device of torch; use auto, cpu, cuda:0, or {{'': device}}"
+            f"device_map={named[0]!r} is not a device of torch; use auto, cpu, cuda:0, or {{'': device}}"
         ) from None
 
 
@@ -124,7 +126,7 @@ def read_dtype(
         state: the weights, which tell it where the config does not.
 
     Raises:
-        InputError: a type that is no floating type.
+        InputError: a type that is not a floating type.
     """
     if dtype in (None, "auto"):
         of_files = (t.dtype for t in state.values() if t.is_floating_point())

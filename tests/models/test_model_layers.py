@@ -8,14 +8,8 @@ import torch
 import transformers
 
 from mimsuite import models
-from mimsuite.encoders.layers import (
-    activation_function,
-    attend,
-    drop_path,
-    drop_path_rates,
-    init_truncated_normal,
-    use_plain_attention,
-)
+from mimsuite.encoders.activations import activation_function
+from mimsuite.encoders.layers import attend, drop_path, drop_path_rates, init_truncated_normal, use_plain_attention
 from mimsuite.errors import InputError
 
 X = torch.linspace(-4, 4, 101, dtype=torch.float64)

@@ -189,8 +189,8 @@ def test_a_device_map_of_one_device_puts_the_model_there(folder, device_map, mon
     ("device_map", "words"),
     [
         ({"vit": 0, "classifier": "cpu"}, "names several devices"),
-        ("nowhere", "is no device of torch"),
-        ("disk", "is no device of torch"),
+        ("nowhere", "is not a device of torch"),
+        ("disk", "is not a device of torch"),
         ("meta", "meta device context manager or device_map='meta'"),
     ],
 )
@@ -258,7 +258,7 @@ def test_a_variant_lies_beside_the_plain_files(tmp_path):
     assert {path.name for path in tmp_path.glob("model*")} == {"model.safetensors", "model.fp16.safetensors"}
     with pytest.raises(InputError, match=r"expected model\.bf16\.safetensors or pytorch_model\.bf16\.bin"):
         ViTForImageClassification.from_pretrained(tmp_path, variant="bf16")
-    with pytest.raises(InputError, match="is no part of a file's name"):
+    with pytest.raises(InputError, match="is not a part of a file's name"):
         plain.save_pretrained(tmp_path, variant="../x")
 
 
