@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -93,7 +94,7 @@ class ForMaskedImageModeling(Pretrained):
 
     def blocks(self) -> list[nn.Module]:
         """The residual blocks of encoder and head, as far as these have a method `blocks`: not all of users do."""
-        return [block for part in (self.encoder, self.decoder) for block in getattr(part, "blocks", list)()]
+        return blocks_of(self.encoder, self.decoder)
 
     def features(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> FeatureMap:
         """The encoder's features; a family whose encoder can use `hidden_per_image` hands it on."""
@@ -227,7 +228,7 @@ class ForImageClassification(Pretrained):
 
     def blocks(self) -> list[nn.Module]:
         """The residual blocks of the encoder, if it has a method `blocks`: not all of users do."""
-        return list(getattr(self.encoder, "blocks", list)())
+        return blocks_of(self.encoder)
 
     def loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
         """Returns `classification_loss` by the config's `problem_type`, or None without labels."""
@@ -333,6 +334,12 @@ class DenseForImageClassification(ForImageClassification):
         logits = self.classifier(pooled)
         result = ImageClassifierOutputWithNoAttention(self.loss(logits, labels), logits, states)
         return as_output(result, self.config.return_dict, return_dict)
+
+
+def blocks_of(*parts: Any) -> list[nn.Module]:
+    """The residual blocks of parts that have a method `blocks`; an attribute of that name may be anything."""
+    methods = [found for part in parts if inspect.ismethod(found := getattr(part, "blocks", None))]
+    return [block for method in methods for block in method()]
 
 
 def hidden_cells(mask: Tensor, per_image: int | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mimsuite.data.hashing import mix_hashes
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
+from mimsuite.models.composed import blocks_of
 from mimsuite.objectives.averaging import AveragedWeights
 from mimsuite.objectives.clipping import clip_gradients
 from mimsuite.objectives.compiling import CompiledBlocks
@@ -46,7 +47,7 @@ class Objective(LightningModule):
         ema: decay per step of an exponential moving average of the weights, less in the first steps; None for none.
 
     Attributes:
-        blocks: the compiled blocks; None where the model runs as it is.
+        compiled: the compiled blocks; None where the model runs as it is.
         label_kind: what the labels are that the loss needs; None for a loss without labels.
         averaged: the averaged weights, in `averaged.module`; None without `ema`.
         grad_norm: of the last step, before clipping; a scalar on the device.
@@ -80,7 +81,7 @@ class Objective(LightningModule):
         self.grad_norm: Tensor | None = None
         self.guard: StepGuard | None = None
         self.overflowed = False
-        self.blocks: CompiledBlocks | None = None
+        self.compiled: CompiledBlocks | None = None
         self._lost: Tensor | None = None  # whether a loss of this step was not finite
         self.last_metrics: dict[str, float] = {}
         self.log_every: int | None = None
@@ -89,14 +90,14 @@ class Objective(LightningModule):
     def compile_blocks(self, batch: int) -> None:
         """Compiles the blocks of the model, for batches of `batch` images; call it before a trainer runs."""
         models: list[Any] = [self.model, *([] if self.averaged is None else [self.averaged.module])]
-        blocks = [block for model in models for block in model.blocks()]
+        blocks = blocks_of(*models)
         if not blocks:
             log.warning("trainer.compile=true has nothing to compile: the encoder has no method blocks()")
-        self.blocks = CompiledBlocks(blocks, batch)
+        self.compiled = CompiledBlocks(blocks, batch)
 
     def phase(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         """Where a training or validation step runs the model: compiled blocks are used here and nowhere else."""
-        return contextlib.nullcontext() if self.blocks is None else self.blocks.phase(len(batch.images))
+        return contextlib.nullcontext() if self.compiled is None else self.compiled.phase(len(batch.images))
 
     @property
     def evaluated_model(self) -> nn.Module:

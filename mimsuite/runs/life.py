@@ -306,7 +306,7 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
 
     with without_known_warnings():
         try:
-            with contextlib.nullcontext() if objective.blocks is None else objective.blocks.run():
+            with contextlib.nullcontext() if objective.compiled is None else objective.compiled.run():
                 trainer.fit(objective, datamodule=data, ckpt_path=checkpoint)
         except SystemExit as error:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from error

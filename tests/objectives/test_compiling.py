@@ -9,6 +9,8 @@ from torch._dynamo.testing import CompileCounter
 
 from mimsuite import api
 from mimsuite.errors import InputError, RunError
+from mimsuite.models import ViTConfig, ViTModel
+from mimsuite.models.composed import blocks_of
 from mimsuite.models.device import Device
 from mimsuite.objectives import compiling
 from mimsuite.objectives.compiling import CompiledBlocks, why_not_compile
@@ -99,6 +101,13 @@ def test_a_compiler_that_fails_is_told_in_a_few_words(monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", broken)
     assert "g++ not found" in why_not_compile("cpu")
     assert "\n" not in why_not_compile("cpu")
+
+
+def test_blocks_are_named_by_a_method_and_not_by_an_attribute_of_that_name():
+    theirs = nn.Module()
+    theirs.blocks = nn.ModuleList([nn.Linear(1, 1)])
+    ours = ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8))
+    assert blocks_of(theirs, ours, nn.Identity()) == list(ours.encoder.layer)
 
 
 def losses(folder, name="train/loss"):
