@@ -12,7 +12,7 @@ Glossary, as all files use the words:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
@@ -221,6 +221,29 @@ class EncoderConfig(Protocol):
     @property
     def not_in_transformers(self) -> list[str]:
         """`field=value` of what changes a classifier's logits and is unknown to, or wrong in, transformers."""
+        ...
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a fresh model starts with trained weights, which the config names."""
+        ...
+
+    @property
+    def image_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation per channel that a fresh model's weights were trained with; None: the data's are used."""
+        ...
+
+    @property
+    def found_out(self) -> dict[str, Any]:
+        """Fields that `config.yaml` holds beside those that the user gave."""
+        ...
+
+    def trusting(self, targets: Collection[str]) -> Self:
+        """A copy that may build the classes in `targets`.
+
+        Raises:
+            InputError: the config names a class that is not among them.
+        """
         ...
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mimsuite.api.calls import call, compose_and
@@ -89,8 +90,12 @@ def list_models(
     return rows
 
 
-def load(init: str) -> nn.Module:
+def load(init: str, *, trusted_targets: Sequence[str] = ()) -> nn.Module:
     """The model in a run folder, a Hugging Face style folder, `hf:ORG/NAME` or `demo:NAME`, in evaluation mode.
+
+    Args:
+        init: what names it.
+        trusted_targets: classes of your own that its config may name (`model=external`).
 
     Raises:
         InputError: `init` holds no weights, or damaged ones.
@@ -98,4 +103,4 @@ def load(init: str) -> nn.Module:
     from mimsuite.models.load import load_model
     from mimsuite.weights.init import find_weights
 
-    return load_model(find_weights(init)).eval()
+    return load_model(find_weights(init).trusting(trusted_targets)).eval()

@@ -79,7 +79,7 @@ def pretrain(
         resume: continue the run in out (default: false)
         overwrite: replace the run in out (default: false)
         model: a choice of `conf/model`: bit_101x1, bit_101x3, bit_152x2, bit_152x4, bit_50x1, bit_50x3, bit_nano,
-            cvt_13, cvt_21, cvt_nano, cvt_w24, vit_base, vit_base_patch16_384, vit_base_patch32_224,
+            cvt_13, cvt_21, cvt_nano, cvt_w24, external, vit_base, vit_base_patch16_384, vit_base_patch32_224,
             vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
             vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
             `mimsuite.models`
@@ -186,7 +186,7 @@ def finetune(
         resume: continue the run in out (default: false)
         overwrite: replace the run in out (default: false)
         model: a choice of `conf/model`: bit_101x1, bit_101x3, bit_152x2, bit_152x4, bit_50x1, bit_50x3, bit_nano,
-            cvt_13, cvt_21, cvt_nano, cvt_w24, vit_base, vit_base_patch16_384, vit_base_patch32_224,
+            cvt_13, cvt_21, cvt_nano, cvt_w24, external, vit_base, vit_base_patch16_384, vit_base_patch32_224,
             vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
             vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
             `mimsuite.models`
@@ -260,7 +260,7 @@ def bench(
         devices: number of GPUs that share the batch; one of them is measured, with its part (auto: all GPUs, or one CPU
             process)
         model: a choice of `conf/model`: bit_101x1, bit_101x3, bit_152x2, bit_152x4, bit_50x1, bit_50x3, bit_nano,
-            cvt_13, cvt_21, cvt_nano, cvt_w24, vit_base, vit_base_patch16_384, vit_base_patch32_224,
+            cvt_13, cvt_21, cvt_nano, cvt_w24, external, vit_base, vit_base_patch16_384, vit_base_patch32_224,
             vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
             vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
             `mimsuite.models`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
 
 from mimsuite.encoders.config_form import ConfigForm
@@ -114,6 +114,29 @@ class ModelConfig(ConfigForm, ABC):
     def masked_model_class(cls) -> type[Any] | None:
         """The masked image model of an encoder that is not part of mimsuite; None for those that are."""
         return None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a fresh model starts with trained weights, which the config names."""
+        return False
+
+    @property
+    def image_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation per channel that a fresh model's weights were trained with; None: the data's are used."""
+        return None
+
+    @property
+    def found_out(self) -> dict[str, Any]:
+        """Fields that `config.yaml` holds beside those that the user gave."""
+        return {}
+
+    def trusting(self, targets: Collection[str]) -> Self:
+        """A copy that may build the classes in `targets`; by default a config names no class, and is itself the copy.
+
+        Raises:
+            InputError: the config names a class that is not among them.
+        """
+        return self
 
     def with_drop_path(self, rate: float) -> Self:
         """A copy with stochastic depth that rises linearly over all blocks to `rate`."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 LABELS = ("num_labels", "id2label", "label2id")
-PRIVATE = frozenset({"_complete", "_name_or_path", "num_labels"})
+PRIVATE = frozenset({"_complete", "_name_or_path", "_trusted", "num_labels"})
 """Attributes that are no fields, or not stored as such."""
 
 Kind = TypeVar("Kind", bound="type[ConfigFields]")

@@ -152,13 +152,17 @@ class ConfigForm(ConfigFields):
             del data["id2label"], data["label2id"]
         return data
 
+    def to_file(self) -> dict[str, Any]:
+        """Returns what `config.json` holds, in the form in which it is written."""
+        return self.to_dict()
+
     def to_diff_dict(self) -> dict[str, Any]:
         """The same as `to_dict`, which leaves out what has its default."""
         return self.to_dict()
 
     def to_json_string(self, use_diff: bool = True) -> str:
         """Returns `config.json`: sorted keys, indent 2, newline at the end; the same with and without `use_diff`."""
-        return json_text(self.to_dict())
+        return json_text(self.to_file())
 
     def to_json_file(self, json_file_path: str | Path, use_diff: bool = True) -> None:
         """Writes `to_json_string` into a file."""

@@ -173,12 +173,13 @@ def _class_of(model_type: Any, part: str) -> Any:
     """The class of a family for one of `families.PARTS`."""
     known = {key: name for key, family in FAMILIES.items() if (name := family.class_name(part)) is not None}
     if model_type not in known:
-        *others, last = sorted(known)
+        *others, last = sorted(known.keys() - {"external"})
         names = f"{', '.join(others)} and {last}" if others else last
         if model_type in FAMILIES:
             raise InputError(f"model_type={model_type} has no class for {part}; use a checkpoint of {names}")
         found = f"this is a {model_type} checkpoint" if model_type else "its config.json names no model_type"
         raise InputError(
-            f"{found}; mimsuite opens {names}; a model of your own is read by the from_pretrained of its own class"
+            f"{found}; mimsuite opens {names}, and wraps another encoder by model=external model.source=FOLDER; "
+            "a model of your own is read by the from_pretrained of its own class"
         )
     return getattr(import_module("mimsuite.models"), known[model_type])

@@ -41,6 +41,7 @@ FAMILIES = {
         ("CvtEmbeddings", "CvtLayer"),
     ),
     "bit": Family("Bit", "BitImageProcessor", "embedder", ("BitStem", "BitLayer"), has_backbone=True),
+    "external": Family("External", "CenterCropImageProcessor", "wrapped", ()),  # whatever others have written
 }
 
 # What an Auto class makes -> how the names of these classes end.

@@ -45,7 +45,7 @@ def keeps_head(weights: Weights | None, config: EncoderConfig) -> bool:
 
 
 def make_classifier(
-    config: EncoderConfig, weights: Weights | None, *, std: float, frozen: int
+    config: EncoderConfig, weights: Weights | None, *, std: float, frozen: int, from_source: bool = True
 ) -> ForImageClassification:
     """A classifier: fresh, or with the encoder of `init=`, and with its head if that is for the same classes.
 
@@ -54,6 +54,7 @@ def make_classifier(
         weights: what `init=` names, or None.
         std: of a fresh classifier's weights.
         frozen: the deepest parameters of the encoder that are not trained, as `depth_of` counts; -1 for none.
+        from_source: as of `load_source`.
     """
     from torch import nn
 
@@ -63,6 +64,7 @@ def make_classifier(
     model: ForImageClassification
     if weights is None:
         model = AutoModelForImageClassification.from_config(config, dtype=TRAINED_IN)
+        load_source(model, from_source)
     else:
         native = at_native_size(config, weights)
         unused = ("decoder.", "mask_token", f"{config.model_type}.embeddings.mask_token", "pooler.")
@@ -89,13 +91,54 @@ def config_of(weights: Weights) -> EncoderConfig:
     from mimsuite.models import AutoConfig
 
     config: EncoderConfig = AutoConfig.from_dict(weights.config)
-    return config
+    return config.trusting(weights.trusted)
+
+
+def completed(config: EncoderConfig) -> EncoderConfig:
+    """A config that knows its sizes: that of an encoder which is not ours is found out by building it.
+
+    Raises:
+        InputError: there is no such encoder.
+    """
+    if config.model_type != "external":
+        return config
+    from mimsuite.models.sources import completed as complete
+
+    found: EncoderConfig = complete(config)
+    return found
+
+
+def load_source(model: Any, wanted: bool) -> None:
+    """Fills a fresh model with the weights that its config starts from, if it names some.
+
+    Args:
+        model: of `mimsuite.models`, with a head.
+        wanted: False for a run that goes on: its checkpoint has the weights, and the source may be gone.
+
+    Raises:
+        InputError: there are no such weights, or they do not fit.
+    """
+    if wanted and model.config.is_trained:
+        model.network().load_source()
 
 
 def make_masked_model(
-    config: EncoderConfig, weights: Weights | None, head: DictConfig, trusted: Sequence[str]
+    config: EncoderConfig,
+    weights: Weights | None,
+    head: DictConfig,
+    trusted: Sequence[str],
+    *,
+    from_source: bool = True,
 ) -> ForMaskedImageModeling:
-    """A masked image model: fresh, or with the encoder of `init=`, and with its decoder if the shapes are the same."""
+    """A masked image model: fresh, or with the encoder of `init=`, and with its decoder if the shapes are the same.
+
+    Args:
+        config: of the model, at the run's image size.
+        weights: what `init=` names, or None.
+        head: the group of the head.
+        trusted: further targets that it may name.
+        from_source: as of `load_source`.
+    """
     from mimsuite.models import AutoModelForMaskedImageModeling
 
     make_head = None if config.drops_patches else instantiate(head, trusted)  # of the decoder the config says all
@@ -103,6 +146,7 @@ def make_masked_model(
         fresh: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(
             config, dtype=TRAINED_IN, head=make_head
         )
+        load_source(fresh, from_source)
         return fresh
     native = at_native_size(config, weights)
     model: ForMaskedImageModeling = load_into(
@@ -172,7 +216,7 @@ def load_model(weights: Weights) -> Pretrained:
     name = (weights.config.get("architectures") or [""])[0]
     found = getattr(models, name) if name in models.__all__ else None
     beside = weights.folder is not None and (weights.folder / DECODER).is_file()
-    if beside or (weights.checkpoint is not None and not name.endswith("ForImageClassification")):
+    if (beside or weights.checkpoint is not None) and not name.endswith("ForImageClassification"):
         make = models.AutoModelForMaskedImageModeling.from_config
     elif isinstance(found, type) and issubclass(found, Pretrained) and isinstance(config, found.config_class):
         make = found._from_config
@@ -254,15 +298,16 @@ def _warn_of_dark(index: DataIndex, weights: Weights) -> None:
     )
 
 
-def make_normalizer(index: DataIndex, weights: Weights | None) -> Normalize:
+def make_normalizer(index: DataIndex, weights: Weights | None, config: EncoderConfig | None = None) -> Normalize:
     """Normalisation by the statistics of the weights, where they are written down, else of the data.
 
-    Pictures show the range of the data.
+    Without weights, `config` may name those that a fresh model starts with. Pictures show the range of the data.
     """
     from mimsuite.data.display_range import find_display
     from mimsuite.masked.normalization import Normalize
 
-    mean, std = (weights and weights.statistics) or (index.mean, index.std)
+    started = config.image_statistics if weights is None and config is not None else None
+    mean, std = (weights and weights.statistics) or started or (index.mean, index.std)
     return Normalize(mean, std, index.maximum, find_display(index), index.alpha)
 
 

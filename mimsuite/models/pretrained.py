@@ -221,7 +221,7 @@ class Pretrained(Interface):
         name, state, decoder = self.file_parts(state)
         config.architectures = [name]
         config.dtype = self.dtype
-        data = config.to_dict()
+        data = config.to_file()
         fields = differs_in_transformers(config, name)
         text = json_text(marked_names(data) if fields else data)
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,9 @@ _named: dict[str, str] = {}  # value of a variable that a config names with `${o
 
 SHORTEST = 6  # characters of a value that is hidden: shorter ones are parts of common words
 
-_SECRET = re.compile(  # `api_key=...`, `hub_token: ...`, not `cls_token: ...`
+_SECRET = re.compile(  # `api_key=...`, `hub_token: ...`, not `cls_token: ...`, `x_token: true`
     r"(?im)^((?:.*[\s.+])?(?:(?:\w+_)?(?:api_?key|access_key|secret|secret_key|password|passwd)|(?!cls_|mask_)\w*token)"
-    r"\s*[=:][ \t]*)(?!null$)\S.*$"
+    r"\s*[=:][ \t]*)(?!(?:null|true|false)$)\S.*$"
 )
 
 

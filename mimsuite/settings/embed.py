@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mimsuite.config.instantiate import trusted_targets
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
@@ -53,7 +54,7 @@ class EmbedSettings:
     title: str
 
 
-def read_embed(cfg: DictConfig) -> EmbedSettings:
+def read_embed(cfg: DictConfig, overrides: Sequence[str] = ()) -> EmbedSettings:
     """Reads and checks every key.
 
     Raises:
@@ -64,7 +65,7 @@ def read_embed(cfg: DictConfig) -> EmbedSettings:
     picture = read_map(read(cfg, "map"), out, overwrite=overwrite)
     pool = read_choice(cfg, "pool", VECTOR_POOLS)
     batch, workers = read_int(cfg, "batch"), read_workers(cfg)
-    weights = find_weights(cfg.init)
+    weights = find_weights(cfg.init).trusting(trusted_targets(cfg, overrides))
     view = read_view(read(cfg, "layer"), pool, config_of(weights).class_tokens)
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     data = read_data(cfg)

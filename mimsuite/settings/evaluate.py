@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mimsuite.config.instantiate import trusted_targets
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.label_table import read_labels
 from mimsuite.data.labels import Label
@@ -82,7 +83,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
     check_run_folder(cfg.out, overwrite=overwrite)
     check_apart(str(cfg.init), str(cfg.out))
     flip, mistakes = read_flag(cfg, "flip"), read_int(cfg, "mistakes", least=0)
-    trained = find_trained(cfg.init)
+    trained = find_trained(cfg.init, trusted_targets(cfg, overrides))
     config = config_of(trained.weights)
     if trained.masked and flip:
         raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")

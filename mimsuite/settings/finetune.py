@@ -16,7 +16,7 @@ from mimsuite.settings.geometry import Geometry, read_plain_geometry
 from mimsuite.settings.given_labels import read_labelled
 from mimsuite.settings.hyperrule import hyper_rule
 from mimsuite.settings.labels import TrainingLabels, check_objective, read_training_labels
-from mimsuite.settings.model import classifier_config, read_frozen_depth, read_model
+from mimsuite.settings.model import classifier_config, found_out, read_frozen_depth, read_model
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.read import read, read_number, read_positive
 from mimsuite.settings.resolve import plain_values, with_values
@@ -61,11 +61,12 @@ def read_finetune(
     config = classifier_config(config, cfg, labels)
     frozen = read_frozen_depth(cfg, config.num_blocks)
     head_std = read_number(cfg, "head.std", use="0.02, or 0 for zeros")
-    decay, why_decay = read_layer_decay(cfg, pretrained=inputs.weights is not None)
+    decay, why_decay = read_layer_decay(cfg, pretrained=inputs.weights is not None or config.is_trained)
     cfg, why_smoothing = resolve_smoothing(cfg, labels.facts.kind)
     check_objective(cfg, labels.facts)
     budget = read_budget(cfg, len(labels.train), inputs.processes)
     cfg = written_back(with_values(cfg, {"layer_decay": decay}), inputs, geometry, budget)
+    cfg = found_out(config, cfg, inputs.given, inputs.weights)
     return FinetuneSettings(
         *(inputs, config, geometry, budget, groups_of(cfg)),
         notes=(*labels.notes, *by_rule, why_decay, *why_smoothing),

@@ -5,7 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,17 +60,18 @@ class MaskChoice:
         return self.mask_name if self.ratio is None else f"{self.mask_name} {self.ratio:g}"
 
 
-def read_masked_model(init: str, image_size: int | Sequence[int] | str) -> MaskedModel:
+def read_masked_model(init: str, image_size: int | Sequence[int] | str, trusted: Collection[str] = ()) -> MaskedModel:
     """Finds a masked image model.
 
     Args:
         init: what names it.
         image_size: pixels: a side or `[height, width]`; "auto": the model's.
+        trusted: classes of the user's own that its config may name.
 
     Raises:
         InputError: no such weights, or a wrong size.
     """
-    weights = find_weights(init)
+    weights = find_weights(init).trusting(trusted)
     return MaskedModel(weights, config_of(weights), read_image_size(image_size, weights.image_size))
 
 

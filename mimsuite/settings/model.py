@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from mimsuite.config.instantiate import instantiate
 from mimsuite.encoders.config import as_pair, as_side
 from mimsuite.errors import InputError
-from mimsuite.models.load import config_of
+from mimsuite.models.load import completed, config_of
 from mimsuite.settings.combinations import MAE_KEYS
 from mimsuite.settings.labels import TrainingLabels
 from mimsuite.settings.read import is_int, read, read_choice, read_int, read_number
@@ -61,6 +61,7 @@ def read_model(
         config = fresh_config(cfg.model, trusted, image_size, channels)
     else:
         config = own if channels is None else own.changed(num_channels=channels)
+        config = completed(config.trusting(trusted))
         config = config if image_size is None else config.with_image_size(image_size)
     config.check_fit()
     if weights is not None and weights.config.get("model_type") != config.model_type:
@@ -84,7 +85,15 @@ def fresh_config(
         made: EncoderConfig = instantiate(with_values(node, sizes), trusted)
     except TypeError as error:
         raise InputError(f"model: {error}") from error
-    return made
+    made = completed(made.trusting(trusted))
+    return made if image_size is None or made.fixed_size in (None, image_size) else made.with_image_size(image_size)
+
+
+def found_out(config: EncoderConfig, cfg: DictConfig, overrides: Sequence[str], weights: Weights | None) -> DictConfig:
+    """A copy of a task's config whose `model` also holds what was found out about an encoder that is not ours."""
+    if weights is not None and not overrides_group(overrides, "model"):
+        return cfg
+    return with_values(cfg, {f"model.{name}": value for name, value in config.found_out.items()})
 
 
 def masked_config(

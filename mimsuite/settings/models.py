@@ -12,6 +12,8 @@ from mimsuite.config.hints import unknown_choice
 from mimsuite.errors import InputError
 from mimsuite.settings.read import read, read_int, read_size, read_text
 
+WITHOUT_SIZES = ("external",)  # configs of models that other libraries have
+
 
 @dataclass(frozen=True)
 class ModelsSettings:
@@ -35,7 +37,7 @@ def read_models(cfg: DictConfig) -> ModelsSettings:
         InputError: a wrong value, or an unknown model.
     """
     name, size = read_text(cfg, "name"), read(cfg, "image_size")
-    files = sorted((conf_dir() / "model").glob("*.yaml"))
+    files = sorted(file for file in (conf_dir() / "model").glob("*.yaml") if file.stem not in WITHOUT_SIZES)
     names = [file.stem for file in files]
     if name is not None and name not in names:
         raise InputError(unknown_choice(f"model/{name}", names).replace("model=", "name="))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mimsuite.config.instantiate import trusted_targets
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
@@ -54,7 +56,7 @@ class PredictSettings:
     workers: int
 
 
-def read_predict(cfg: DictConfig) -> PredictSettings:
+def read_predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> PredictSettings:
     """Reads and checks every key.
 
     Raises:
@@ -62,7 +64,7 @@ def read_predict(cfg: DictConfig) -> PredictSettings:
     """
     out = read_table(cfg.out, ENDINGS, overwrite=read_flag(cfg, "overwrite"))
     top, every = read_int(cfg, "top"), read_flag(cfg, "every_class")
-    trained = find_trained(cfg.init)
+    trained = find_trained(cfg.init, trusted_targets(cfg, overrides))
     if trained.masked:
         raise InputError(
             f"init={cfg.init} predicts pixels, not classes; train a classifier with `mimsuite probe` or `mimsuite "

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from mimsuite.settings.budget import read_budget
 from mimsuite.settings.combinations import check_combination, hidden_range, mask_cell
 from mimsuite.settings.geometry import read_masked_geometry
-from mimsuite.settings.model import masked_config, read_model
+from mimsuite.settings.model import found_out, masked_config, read_model
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe
 from mimsuite.settings.resolve import plain_values, with_values
@@ -72,6 +72,7 @@ def read_pretrain(
     probe = read_online_probe(cfg, index, budget.steps * budget.batch)
     decided = {"mask.unit": geometry.mask_unit} | ({} if probe is None else probe.resolved)
     cfg = written_back(with_values(cfg, decided), inputs, geometry, budget)
+    cfg = found_out(config, cfg, inputs.given, inputs.weights)
     return PretrainSettings(
         *(inputs, config, geometry, budget, groups_of(cfg)),
         notes=() if probe is None else (probe.note,),

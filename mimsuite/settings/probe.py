@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig
 
+from mimsuite.config.instantiate import trusted_targets
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.label_table import label_facts, read_labels
 from mimsuite.data.open import open_data
@@ -111,11 +112,12 @@ class ProbeSettings:
     config: Mapping[str, Any]
 
 
-def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
+def read_probe(cfg: DictConfig, overrides: Sequence[str] = (), *, leads: bool = True) -> ProbeSettings:
     """Reads and checks every key.
 
     Args:
         cfg: the composed config.
+        overrides: the command line's `key=value` arguments.
         leads: whether this process writes `out`, which must be free then.
 
     Raises:
@@ -124,7 +126,7 @@ def read_probe(cfg: DictConfig, *, leads: bool = True) -> ProbeSettings:
     overwrite = read_flag(cfg, "overwrite")
     if leads:
         check_run_folder(cfg.out, overwrite=overwrite)
-    weights = find_weights(cfg.init)
+    weights = find_weights(cfg.init).trusting(trusted_targets(cfg, overrides))
     data = read_data(cfg)
     check_outside(cfg.out, data)
     index = open_data(data, weights.alpha or "white")

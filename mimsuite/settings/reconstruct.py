@@ -83,7 +83,7 @@ def read_reconstruct(cfg: DictConfig, overrides: Sequence[str]) -> ReconstructSe
     check_outside(out, images, "images")
     trusted, nodes = trusted_targets(cfg, overrides), read_masks(cfg, overrides)
     count, channels = read_int(cfg, "count"), read(cfg, "channels_shown")
-    model = read_masked_model(str(read(cfg, "init")), read(cfg, "image_size"))
+    model = read_masked_model(str(read(cfg, "init")), read(cfg, "image_size"), trusted)
     if channels is not None:
         check_channels(channels, model.config.num_channels)
     return ReconstructSettings(

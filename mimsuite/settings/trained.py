@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,18 +46,18 @@ class TrainedModel:
         return self.probe.facts.alpha if self.probe is not None else self.weights.alpha or "white"
 
 
-def find_trained(init: str) -> TrainedModel:
-    """Finds out what `init=` names.
+def find_trained(init: str, trusted: Collection[str] = ()) -> TrainedModel:
+    """Finds out what `init=` names, whose config may name the classes in `trusted`.
 
     Raises:
         InputError: nothing there, or an encoder without classifier and decoder.
     """
     if not (Path(init) / FACTS).is_file():
-        weights = find_weights(init)
+        weights = find_weights(init).trusting(trusted)
         return TrainedModel(init, weights, None, is_masked(weights))
     probe = find_head(Path(init))
     try:
-        return TrainedModel(init, find_weights(probe.facts.init), probe, masked=False)
+        return TrainedModel(init, find_weights(probe.facts.init).trusting(trusted), probe, masked=False)
     except InputError as error:
         raise InputError(f"init={init} is a probe whose encoder is not where it was: {error}") from error
 

@@ -131,6 +131,11 @@ class RunInputs:
     objects: Objects = NO_OBJECTS
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the run continues from a checkpoint of its own."""
+        return self.steps_before is not None and holds_checkpoint(self.out)
+
+    @property
     def processes(self) -> int:
         """Of the run, as far as they are known without torch."""
         return team_size(self.devices, self.nodes)
@@ -207,6 +212,7 @@ def read_inputs(
     if not (resume and held):
         check_outside(out, data)
     weights = read_weights(init, objects, out if resume and held else None)
+    weights = weights and weights.trusting(trusted)
     index = open_data(data, (weights and weights.alpha) or "white")
     about, steps_before = fingerprint(index), None
     if resume and held:

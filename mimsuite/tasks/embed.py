@@ -32,7 +32,7 @@ FLOAT_BYTES = 4
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the features of a split; returns counts and places."""
     log_to_console()
-    settings = read_embed(cfg)
+    settings = read_embed(cfg, overrides)
     part, count = settings.part, settings.index.num_samples(settings.part)
     log.info(
         "data      %s: %s (%s) at %s px",

@@ -51,8 +51,14 @@ def training_task() -> TrainingTask[FinetuneSettings]:
 def make_objects(settings: FinetuneSettings, compute: Compute) -> tuple[ClassifyObjective, ImageData]:
     """The Lightning module and the loaders."""
     inputs = settings.inputs
-    model = make_classifier(settings.model, inputs.weights, std=settings.head_std, frozen=settings.frozen_depth)
-    normalize = make_normalizer(inputs.index, inputs.weights)
+    model = make_classifier(
+        settings.model,
+        inputs.weights,
+        std=settings.head_std,
+        frozen=settings.frozen_depth,
+        from_source=not inputs.goes_on,
+    )
+    normalize = make_normalizer(inputs.index, inputs.weights, settings.model)
     return classify_objective(settings, model, normalize), labelled_data(settings, compute, normalize)
 
 
@@ -125,7 +131,7 @@ def test_metrics(settings: FinetuneSettings, compute: Compute, folder: RunFolder
     from mimsuite.settings.trained import find_trained
 
     index, facts, size = settings.inputs.index, settings.labels.facts, settings.geometry.image_size
-    trained, samples = find_trained(str(folder.path)), index.records("test")
+    trained, samples = find_trained(str(folder.path), settings.inputs.trusted), index.records("test")
     outputs = MatchedOutputs(facts.kind, facts.outputs, names=None, order=None, note="")
     found = evaluate_classifier(
         load_classifier(trained, index, outputs, size, flip=False),

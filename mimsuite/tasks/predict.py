@@ -21,7 +21,7 @@ log = logging.getLogger("mimsuite")
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Writes what a classifier predicts for every image; returns counts and places."""
     log_to_console()
-    settings = read_predict(cfg)
+    settings = read_predict(cfg, overrides)
     count = settings.index.num_samples(settings.part)
     log.info(
         "data      %s: %s (%s) at %s px",

@@ -50,8 +50,10 @@ def training_task() -> TrainingTask[PretrainSettings]:
 def make_objects(settings: PretrainSettings, compute: Compute) -> tuple[MIMObjective, ImageData]:
     """The Lightning module and the loaders."""
     inputs = settings.inputs
-    model = make_masked_model(settings.model, inputs.weights, settings.groups.head, inputs.trusted)
-    objective = mim_objective(settings, model, make_normalizer(inputs.index, inputs.weights))
+    model = make_masked_model(
+        settings.model, inputs.weights, settings.groups.head, inputs.trusted, from_source=not inputs.goes_on
+    )
+    objective = mim_objective(settings, model, make_normalizer(inputs.index, inputs.weights, settings.model))
     return objective, masked_data(settings, compute)
 
 

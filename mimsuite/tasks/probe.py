@@ -34,7 +34,7 @@ LONGEST_SHARE = timedelta(hours=2)  # by which one process may have its features
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Probes an encoder; returns the content of `summary.json`."""
-    settings = read_probe(cfg, leads=prepare_process())
+    settings = read_probe(cfg, overrides, leads=prepare_process())
     for line in ignored_variables(1):
         log.warning("%s", line)
     if settings.devices > 1 and current_team() is None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
@@ -35,6 +35,7 @@ class Weights:
         config: the model's config as JSON holds it.
         preprocessor: `preprocessor_config.json`, empty where there is none.
         tensors: those of a model in memory, or None.
+        trusted: classes of the user's own that the config may name.
     """
 
     init: str
@@ -43,6 +44,7 @@ class Weights:
     config: dict[str, Any]
     preprocessor: dict[str, Any]
     tensors: Mapping[str, Tensor] | None = None
+    trusted: tuple[str, ...] = ()
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -106,6 +108,10 @@ class Weights:
         """What became of transparency in the data that the weights were trained on, where it is written down."""
         found = self.preprocessor.get("alpha")
         return found if found in ALPHAS else None
+
+    def trusting(self, targets: Collection[str]) -> Self:
+        """The same weights, whose config may name these classes of the user's own."""
+        return dataclasses.replace(self, trusted=tuple(targets))
 
     def state(self) -> dict[str, Tensor]:
         """Reads the tensors, by their names in the model.

@@ -19,6 +19,7 @@ R = TypeVar("R")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 SAFETENSORS, TORCH_FILES = "model*.safetensors", "pytorch_model*.bin"
 HUB_FILES = ["*.json", SAFETENSORS, "decoder*.safetensors"]
+WRAPPED = "mimsuite"  # in a config.json of another library: the key of what is ours
 MARK, CLASS_MARK = "mimsuite_", "Mimsuite"  # before names of what transformers would load and compute otherwise
 DEMOS = Path(__file__).parent / "demo"  # small trained models that we ship, a folder each
 
@@ -156,7 +157,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def plain_names(config: dict[str, Any]) -> dict[str, Any]:
-    """The content of a `config.json` without the marks of `marked_names`; one without marks stays as it is."""
+    """The content of a `config.json` without what `marked_names` and `wrapped_names` did; another stays as it is."""
+    if isinstance(ours := config.get(WRAPPED), dict):
+        config = ours | {"library_config": {key: value for key, value in config.items() if key != WRAPPED}}
     own = {key: config[key] for key in ("model_type", "architectures") if key in config}
     if isinstance(own.get("model_type"), str):
         own["model_type"] = own["model_type"].removeprefix(MARK)
@@ -169,6 +172,14 @@ def marked_names(config: dict[str, Any]) -> dict[str, Any]:
     """The same under names that transformers does not know, so that it refuses what it would compute otherwise."""
     classes = [f"{CLASS_MARK}{name}" for name in config.get("architectures") or []]
     return config | {"model_type": f"{MARK}{config['model_type']}", "architectures": classes}
+
+
+def wrapped_names(config: dict[str, Any]) -> dict[str, Any]:
+    """A config of an encoder of another library as that library's own, with ours under one key; others stay."""
+    inner: dict[str, Any] | None = config.get("library_config")
+    if inner is None:
+        return config
+    return inner | {WRAPPED: {key: value for key, value in config.items() if key != "library_config"}}
 
 
 def _demo(name: str) -> Path:

@@ -10,7 +10,7 @@ from mimsuite.types import EncoderConfig
 DECODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "external"])  # whose sizes another library has
 def test_the_configs_of_all_families_keep_the_contract(family):
     config = AutoConfig.for_model(family)
     assert isinstance(config, EncoderConfig)

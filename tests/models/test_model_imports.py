@@ -53,7 +53,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_the_public_names_follow_from_the_table_of_families():
     parts = ("Config", "PreTrainedModel", "Model", "ForMaskedImageModeling", "ForImageClassification")
-    families = {prefix + part for prefix in ("ViT", "Cvt", "Bit") for part in parts}
+    families = {prefix + part for prefix in ("ViT", "Cvt", "Bit", "External") for part in parts}
     forms = {f"{prefix}ImageProcessor{form}" for prefix in ("ViT", "Bit", "ConvNext") for form in ("", "Fast", "Pil")}
     processors = forms | {"CenterCropImageProcessor", "ViTFeatureExtractor", "BatchFeature"}
     autos = {"AutoBackbone", "AutoConfig", "AutoImageProcessor", "AutoModel"}

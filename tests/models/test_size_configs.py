@@ -36,7 +36,7 @@ PUBLISHED = {
     "bit_152x4": (928_340_224, 936_533_224),
 }
 OURS = {"vit_nano", "cvt_nano", "bit_nano"}
-NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml") if path.stem != "external")
 
 
 def composed(name, **changes):

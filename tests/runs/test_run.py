@@ -111,6 +111,10 @@ def test_names_that_are_no_utf8_are_printed_and_written(tmp_path, capsys, monkey
         ("data: /a/keys/token/x\n", "data: /a/keys/token/x\n"),
         ("monkey_count: 3\n", "monkey_count: 3\n"),
         ("model:\n  cls_token:\n  - false\n  mask_token: 1\n", "model:\n  cls_token:\n  - false\n  mask_token: 1\n"),
+        (
+            "model:\n  use_class_token: true\n  x_token: hush\n",
+            "model:\n  use_class_token: true\n  x_token: <secret>\n",
+        ),
         ("model.cls_token=[true]\n", "model.cls_token=[true]\n"),
     ],
 )
