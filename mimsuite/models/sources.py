@@ -310,7 +310,7 @@ def unused_parameters(network: nn.Module, library: str | None, size: Size, chann
     with torch.enable_grad():
         final = final_output(network, library, torch.zeros(1, channels, *size, device=device))
         parts = final if isinstance(final, FeatureMap) else (final,)
-        torch.stack([part.sum() for part in parts if part is not None]).sum().backward()
+        torch.stack([part.sum() for part in parts if part is not None]).sum().backward()  # type: ignore[no-untyped-call]
     found = [name for name, p in network.named_parameters() if p.grad is None]
     network.zero_grad(set_to_none=True)
     return found
