@@ -14,6 +14,7 @@ from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
 from mimsuite.weights.files import read_decoder, read_folder
 from mimsuite.weights.source import HubOptions
+from mimsuite.weights.tensors import Tensors, in_memory
 
 # They change how other software reads files, and nothing here: no pickle is ever run, and no file is read twice.
 WITHOUT_EFFECT = (
@@ -74,10 +75,10 @@ class Loading:
             bool(keywords.pop("output_loading_info", False)),
         )
 
-    def tensors(self, folder: Path | None, with_decoder: bool) -> dict[str, Tensor]:
+    def tensors(self, folder: Path | None, with_decoder: bool) -> Tensors:
         """The weights of a folder, or of `state_dict`; errors as `mimsuite.weights.files.read_folder`."""
         if folder is None:
-            return dict(self.state_dict or {})
+            return in_memory(self.state_dict or {})
         state = read_folder(folder, self.variant, self.use_safetensors)
         return state | read_decoder(folder, self.variant) if with_decoder else state
 
@@ -115,9 +116,7 @@ def read_device_map(device_map: Any) -> torch.device | None:
         ) from None
 
 
-def read_dtype(
-    dtype: torch.dtype | str | None, named: torch.dtype | str | None, state: Mapping[str, Tensor]
-) -> torch.dtype:
+def read_dtype(dtype: torch.dtype | str | None, named: torch.dtype | str | None, state: Tensors) -> torch.dtype:
     """The type of a model's parameters.
 
     Args:
@@ -129,7 +128,7 @@ def read_dtype(
         InputError: a type that is not a floating type.
     """
     if dtype in (None, "auto"):
-        of_files = (t.dtype for t in state.values() if t.is_floating_point())
+        of_files = (t.dtype for t in state.metas().values() if t.is_floating_point())
         dtype = named or next(of_files, torch.get_default_dtype())
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:

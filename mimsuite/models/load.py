@@ -210,13 +210,11 @@ def load_model(weights: Weights) -> Pretrained:
     """
     from mimsuite import models
     from mimsuite.models.pretrained import Pretrained
-    from mimsuite.weights.files import DECODER
 
     config = config_of(weights)
     name = (weights.config.get("architectures") or [""])[0]
     found = getattr(models, name) if name in models.__all__ else None
-    beside = weights.folder is not None and (weights.folder / DECODER).is_file()
-    if (beside or weights.checkpoint is not None) and not name.endswith("ForImageClassification"):
+    if (weights.has_decoder or weights.checkpoint is not None) and not name.endswith("ForImageClassification"):
         make = models.AutoModelForMaskedImageModeling.from_config
     elif isinstance(found, type) and issubclass(found, Pretrained) and isinstance(config, found.config_class):
         make = found._from_config
@@ -251,20 +249,23 @@ def load_into(
     from mimsuite.models.pretrained import check_shapes, load_state
     from mimsuite.models.trial import make_for
 
-    state = {name: value for name, value in weights.state().items() if not name.startswith(without)}
+    state = weights.state()
+    shapes = {name: shape for name, shape in state.shapes.items() if not name.startswith(without)}
 
     def check(model: M) -> None:
         own = model.state_dict()
-        part = [name for name in state if where_it_fits and name.startswith(where_it_fits)]
-        if any(name in own and own[name].shape != state[name].shape for name in part):
+        part = [name for name in shapes if where_it_fits and name.startswith(where_it_fits)]
+        if any(name in own and tuple(own[name].shape) != shapes[name] for name in part):
             for name in part:
-                del state[name]
-        check_shapes(model, state, weights.init)
+                del shapes[name]
+        check_shapes(model, state.only(shapes), weights.init)
 
-    model = make_for(state, weights.init, make, check)
+    model = make_for(state.only(shapes), weights.init, make, check)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        load_state(model, state, weights.init, quiet=unused)
+        load_state(model, state.only(shapes), weights.init, quiet=unused)
+    if weights.foreign is not None:
+        log.info("weights   %s", weights.foreign.report())
     for warning in caught:
         log.info("weights   %s", warning.message)
     return model

@@ -24,7 +24,9 @@ from mimsuite.types import Encoder, EncoderConfig
 from mimsuite.weights.files import read_shard_size, write_decoder, write_folder
 from mimsuite.weights.hub import upload
 from mimsuite.weights.source import find_folder, marked_names
+from mimsuite.weights.tensors import Tensors
 
+AT_A_TIME = 64 * 2**20  # bytes of weights that are in memory beside the model while it is loaded
 HUB_KEYWORDS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 
 
@@ -152,7 +154,7 @@ class Pretrained(Interface):
         if attn_implementation is not None:
             config = config.changed(attn_implementation=attn_implementation)
         made = cls(config, **options)
-        return made.to(read_dtype(torch_dtype if dtype is None else dtype, config.dtype, {}))
+        return made.to(read_dtype(torch_dtype if dtype is None else dtype, config.dtype, Tensors({})))
 
     def save_pretrained(
         self,
@@ -259,12 +261,14 @@ class LoadingInfo(NamedTuple):
 
 def load_state(
     model: Pretrained,
-    state: dict[str, Tensor],
+    state: Tensors,
     source: str,
     ignore_mismatched_sizes: bool = False,
     quiet: tuple[str, ...] = (),
 ) -> LoadingInfo:
     """Copies `state` into `model` by the family's prefix rules, and warns once of what is fresh or left over.
+
+    Tensors are read a few at a time, so that beside the model little memory is needed.
 
     Names with a part that begins with one of `quiet` are not mentioned.
 
@@ -276,8 +280,9 @@ def load_state(
     """
     own = model.state_dict()
     found, differing = check_shapes(model, state, source, ignore_mismatched_sizes)
-    usable = {k: t for k, t in found.items() if k in own and k not in differing}
-    model.load_state_dict(usable, strict=False)
+    usable = found.only(k for k in found if k in own and k not in differing)
+    for part in usable.in_parts(AT_A_TIME):
+        model.load_state_dict(part, strict=False)
     fresh, unexpected = (
         sorted(key for key in keys if not any(key.startswith(name) or f".{name}" in key for name in quiet))
         for keys in (own.keys() - usable.keys(), found.keys() - own.keys())
@@ -289,21 +294,22 @@ def load_state(
     ]
     if notes:
         warnings.warn(f"{source} -> {type(model).__name__}: {'; '.join(notes)}", stacklevel=3)
-    mismatched = {(key, found[key].shape, own[key].shape) for key in differing}
+    mismatched = {(key, torch.Size(found.shapes[key]), own[key].shape) for key in differing}
     return LoadingInfo(own.keys() - found.keys(), found.keys() - own.keys(), mismatched, [])
 
 
 def check_shapes(
-    model: Pretrained, state: dict[str, Tensor], source: str, ignore_mismatched_sizes: bool = False
-) -> tuple[dict[str, Tensor], list[str]]:
+    model: Pretrained, state: Tensors, source: str, ignore_mismatched_sizes: bool = False
+) -> tuple[Tensors, list[str]]:
     """Returns `state` under the names of `model`, and the names whose shapes differ; errors as `load_state`."""
     own = model.state_dict()
-    found = place_keys(model, {model.file_key(k): t for k, t in state.items()})
-    differing = [k for k, t in found.items() if k in own and own[k].shape != t.shape]
+    found = place_keys(model, state.renamed(model.file_key))
+    shapes = found.shapes
+    differing = [k for k, shape in shapes.items() if k in own and tuple(own[k].shape) != shape]
     if differing and not ignore_mismatched_sizes:
         key = differing[0]
         raise NotLoadedError(
-            f"{source}: {key} has shape {tuple(found[key].shape)}, the model {tuple(own[key].shape)} "
+            f"{source}: {key} has shape {shapes[key]}, the model {tuple(own[key].shape)} "
             f"({len(differing)} such); change the config or pass ignore_mismatched_sizes=True"
         )
     return found, differing
@@ -313,16 +319,17 @@ def _names(keys: list[str], most: int = 12) -> str:
     return ", ".join(keys[:most]) + f" and {len(keys) - most} more" * (len(keys) > most)
 
 
-def place_keys(model: Pretrained, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def place_keys(model: Pretrained, state: Tensors) -> Tensors:
     """Returns `state` under the names of `model`: the encoder's prefix removed or added."""
     prefix = model.base_prefix + "."
     prefixed = any(k.startswith(prefix) for k in state)
     own = model.state_dict().keys()
     if prefixed and model.is_base:  # what lies beside the prefix belongs to a head, or to this encoder's own ends
-        return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix) or k in own}
+        kept = state.only(k for k in state if k.startswith(prefix) or k in own)
+        return kept.renamed(lambda k: k.removeprefix(prefix))
     if prefixed or model.is_base:
         return state
-    return {(prefix + k if k not in own and prefix + k in own else k): t for k, t in state.items()}
+    return state.renamed(lambda k: prefix + k if k not in own and prefix + k in own else k)
 
 
 def lift_keys(model: Pretrained) -> None:

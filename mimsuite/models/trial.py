@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mimsuite.errors import InputError
+from mimsuite.weights.tensors import Tensors
 
 if TYPE_CHECKING:
     from mimsuite.models.pretrained import Pretrained
@@ -21,14 +23,14 @@ FRESH_TENSORS, FRESH_VALUES = 2_000, 2_000_000_000
 """Most parameters beside those of the files, and most values of them: decoders and classifiers are smaller by far."""
 
 
-def make_for(state: dict[str, Tensor], source: str, make: Callable[[], M], check: Callable[[M], object]) -> M:
+def make_for(state: Tensors, source: str, make: Callable[[], M], check: Callable[[M], object]) -> M:
     """Makes a model for weights; first without memory (on the meta device), where `check` may refuse it.
 
     A class from outside may do what is impossible without memory, such as reading a value of a tensor; its model is
     checked only when it is made.
 
     Args:
-        state: the tensors of the files.
+        state: the tensors of the files, of which only the shapes are looked at.
         source: what errors call them.
         make: makes the model; it is called twice.
         check: looks at the names and shapes of the model, and raises an InputError where they are not right.
@@ -44,7 +46,7 @@ def make_for(state: dict[str, Tensor], source: str, make: Callable[[], M], check
         check(model)
         return model
     check(trial)
-    held = sum(tensor.numel() for tensor in state.values())
+    held = sum(math.prod(shape) for shape in state.shapes.values())
     asked = sum(parameter.numel() for parameter in trial.parameters())
     if asked > held + FRESH_VALUES:
         raise InputError(

@@ -69,10 +69,9 @@ def is_masked(weights: Weights) -> bool:
         InputError: they are neither's.
     """
     name = str((weights.config.get("architectures") or [""])[0])
-    beside = weights.folder is not None and (weights.folder / "decoder.safetensors").is_file()
     if name.endswith(CLASSIFIER):
         return False
-    if name.endswith(MASKED) or beside or weights.checkpoint is not None:
+    if name.endswith(MASKED) or weights.has_decoder or weights.checkpoint is not None:
         return True
     raise InputError(
         f"init={weights.init} is an encoder without a classifier or decoder ({name or 'its config names no class'}); "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mimsuite.errors import InputError, cause_of
-from mimsuite.weights.torch_files import load_torch
+from mimsuite.weights.containers.torch_file import load_torch
 
 log = logging.getLogger("mimsuite")
 

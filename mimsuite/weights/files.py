@@ -7,22 +7,23 @@ import os
 import re
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mimsuite.data.storage import replacing, write_text
-from mimsuite.errors import InputError, cause_of, reading
-from mimsuite.weights.source import MissingFileError, read_json
-from mimsuite.weights.torch_files import load_torch
+from mimsuite.errors import InputError
+from mimsuite.weights.containers.safetensors_file import open_safetensors
+from mimsuite.weights.containers.torch_file import open_state_dict
+from mimsuite.weights.source import DECODER, MissingFileError, read_json
+from mimsuite.weights.tensors import Tensors
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
-DECODER = "decoder.safetensors"  # of a model whose other file is the bare encoder
 OTHER_FORMATS = ("flax_model.msgpack", "tf_model.h5")
 
 
-def read_folder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> dict[str, Tensor]:
-    """Returns the tensors of a Hugging Face folder, on the CPU: safetensors, else `pytorch_model.bin`.
+def read_folder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> Tensors:
+    """Opens the tensors of a Hugging Face folder: safetensors, else `pytorch_model.bin`.
 
     Args:
         folder: the folder.
@@ -48,14 +49,14 @@ def read_folder(folder: Path, variant: str | None = None, use_safetensors: bool 
     )
 
 
-def read_decoder(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
-    """Returns the tensors that lie beside an encoder's, `decoder....`; none where there is no such file.
+def read_decoder(folder: Path, variant: str | None = None) -> Tensors:
+    """Opens the tensors that lie beside an encoder's, `decoder....`; none where there is no such file.
 
     Raises:
         InputError: a damaged file.
     """
     path = folder / of_variant(DECODER, variant)
-    return read_tensors(path) if path.is_file() else {}
+    return read_tensors(path) if path.is_file() else Tensors({})
 
 
 def of_variant(name: str, variant: str | None) -> str:
@@ -64,8 +65,8 @@ def of_variant(name: str, variant: str | None) -> str:
     return name if variant is None else f"{stem}.{variant}.{suffix}"
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of one file, by its suffix.
+def read_tensors(path: Path) -> Tensors:
+    """Opens the tensors of one file, by its suffix: safetensors, else a torch archive that holds nothing else.
 
     Raises:
         MissingFileError: no such file.
@@ -74,18 +75,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist; download or copy the folder again")
     if path.suffix == ".safetensors":
-        with reading(f"{path} is damaged and", "download or write it again"), safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    try:
-        state = load_torch(path)
-    except Exception as error:  # torch raises many kinds here; each means that the file cannot be used
-        raise InputError(
-            f"{path} cannot be read: it is damaged, or holds more than tensors, which could run code "
-            f"({cause_of(error)}); download it again or convert it to safetensors"
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise InputError(f"{path} is not a flat map of names to tensors; expected a state dict")
-    return state
+        return open_safetensors(path)
+    return open_state_dict(path)
 
 
 def write_folder(folder: Path, state: dict[str, Tensor], max_shard_bytes: int, variant: str | None = None) -> None:
@@ -146,15 +137,15 @@ def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path) -> Tensors:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(n, str) for n in weight_map.values()):
         raise InputError(f"{index} has no weight_map; download or write it again")
-    state: dict[str, Tensor] = {}
+    state = Tensors({})
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name:
             raise InputError(f"{index} names the shard {name!r}; expected a file name in the same folder")
-        state |= read_tensors(index.parent / name)
+        state = state | read_tensors(index.parent / name)
     absent = sorted(weight_map.keys() - state.keys())
     if absent:
         raise InputError(f"{index} names {absent[0]!r}, which its shard does not hold; download or write it again")

@@ -1,4 +1,4 @@
-"""What `init=` names: a run folder, a Hugging Face style folder, `hf:ORG/NAME` or `demo:NAME`.
+"""What `init=` names: a run folder, a Hugging Face style folder, `hf:ORG/NAME`, `demo:NAME`, another library's file.
 
 Needs no torch to look.
 """
@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
-from mimsuite.weights.source import find_folder, plain_names
+from mimsuite.weights.formats.format import Found, Read
+from mimsuite.weights.formats.known import is_foreign, read_foreign
+from mimsuite.weights.source import DECODER, find_folder, plain_names
+from mimsuite.weights.tensors import Tensors, as_tensors, in_memory
 from mimsuite.words import ALPHAS, Alpha
 
 if TYPE_CHECKING:
@@ -34,8 +37,9 @@ class Weights:
         checkpoint: a committed checkpoint of ours, or None.
         config: the model's config as JSON holds it.
         preprocessor: `preprocessor_config.json`, empty where there is none.
-        tensors: those of a model in memory, or None.
+        tensors: those of a model in memory, or of another library's file, read when they are asked for; else None.
         trusted: classes of the user's own that the config may name.
+        foreign: what is known of another library's weights; None for a folder of Hugging Face's form.
     """
 
     init: str
@@ -45,6 +49,7 @@ class Weights:
     preprocessor: dict[str, Any]
     tensors: Mapping[str, Tensor] | None = None
     trusted: tuple[str, ...] = ()
+    foreign: Read | None = None
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -113,14 +118,21 @@ class Weights:
         """The same weights, whose config may name these classes of the user's own."""
         return dataclasses.replace(self, trusted=tuple(targets))
 
-    def state(self) -> dict[str, Tensor]:
-        """Reads the tensors, by their names in the model.
+    @property
+    def has_decoder(self) -> bool:
+        """Whether a decoder lies beside an encoder, as after pretraining with MAE."""
+        if self.folder is not None:
+            return (self.folder / DECODER).is_file()
+        return self.foreign is not None and any(name.startswith("decoder.") for name in self.foreign.tensors)
+
+    def state(self) -> Tensors:
+        """The tensors, by their names in the model; each is read when it is asked for.
 
         Raises:
             InputError: damaged files.
         """
         if self.tensors is not None:
-            return dict(self.tensors)
+            return as_tensors(self.tensors)
         if self.folder is not None:
             from mimsuite.weights.files import read_decoder, read_folder
 
@@ -131,13 +143,14 @@ class Weights:
         state = load_checkpoint(self.checkpoint)["state_dict"]
         averaged = any(name.startswith(AVERAGED) for name in state)  # then these are what the run itself judges
         prefix = AVERAGED if averaged else "model."
-        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        return in_memory({n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)})
 
 
 def find_weights(init: str) -> Weights:
-    """Finds what `init=` names: a run folder (its `weights/`, else its newest checkpoint), or a Hugging Face folder.
+    """Finds what `init=` names: a run folder (its `weights/`, else its newest checkpoint), a folder, or a file.
 
-    The folder may be on this disk, on the hub (`hf:ORG/NAME`), or one of those that we ship (`demo:NAME`).
+    The folder may be on this disk, on the hub (`hf:ORG/NAME`), or one of those that we ship (`demo:NAME`). Folders and
+    files of other libraries are recognised by their content (`mimsuite.weights.formats`).
 
     Raises:
         InputError: nothing there that holds weights.
@@ -147,13 +160,11 @@ def find_weights(init: str) -> Weights:
         return in_folder(init, find_folder(init))
     if not folder.exists():
         raise InputError(
-            f"init={init} does not exist; give a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME"
+            f"init={init} does not exist; give a run folder, a Hugging Face folder, a file of "
+            "weights, hf:ORG/NAME or demo:NAME"
         )
     if not folder.is_dir():
-        raise InputError(
-            f"init={init} is a file, and mimsuite opens folders: a run folder, or a Hugging Face folder (config.json "
-            "and weights); or hf:ORG/NAME, demo:NAME"
-        )
+        return in_file(init, folder)
     if (folder / "weights" / "config.json").is_file():
         return in_folder(init, folder / "weights")
     if (folder / "config.json").is_file():
@@ -185,9 +196,29 @@ def in_folder(init: str, folder: Path) -> Weights:
     config = read_object(init, folder / "config.json")
     if config is None:
         raise InputError(f"init={init}: {folder} has no config.json; give a run folder or a Hugging Face folder")
-    return Weights(
-        init, folder, None, plain_names(config), read_object(init, folder / "preprocessor_config.json") or {}
-    )
+    preprocessor = read_object(init, folder / "preprocessor_config.json") or {}
+    if is_foreign(config):
+        from mimsuite.weights.files import read_folder
+
+        return as_ours(Found(init, read_folder(folder), config), preprocessor)
+    return Weights(init, folder, None, plain_names(config), preprocessor)
+
+
+def in_file(init: str, path: Path) -> Weights:
+    """Weights in a file of another library, recognised by its content.
+
+    Raises:
+        InputError: no file of weights, or of no known format.
+    """
+    from mimsuite.weights.containers.recognised import open_file
+
+    return as_ours(Found(init, open_file(path)), {})
+
+
+def as_ours(found: Found, preprocessor: dict[str, Any]) -> Weights:
+    """Weights of another library; what lies beside them wins over what their format says of the preprocessing."""
+    read = read_foreign(found)
+    return Weights(found.where, None, None, read.config, read.preprocessor | preprocessor, read.tensors, read)
 
 
 def read_object(init: str, path: Path) -> dict[str, Any] | None:

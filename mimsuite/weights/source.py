@@ -17,6 +17,7 @@ from mimsuite.errors import InputError, reading
 P = ParamSpec("P")
 R = TypeVar("R")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+DECODER = "decoder.safetensors"  # of a model whose other file is the bare encoder
 SAFETENSORS, TORCH_FILES = "model*.safetensors", "pytorch_model*.bin"
 HUB_FILES = ["*.json", SAFETENSORS, "decoder*.safetensors"]
 WRAPPED = "mimsuite"  # in a config.json of another library: the key of what is ours

@@ -1,0 +1,64 @@
+"""NumPy archives, `.npz`: one array per name, none of them pickled, each read when it is asked for."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from mimsuite.errors import InputError, reading
+from mimsuite.weights.tensors import Entry, Tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIX = "download or write it again"
+KINDS = "fiub"  # floating, signed, unsigned, bool
+MOST_PACKED = 1_100  # bytes that a byte of a compressed part may become; deflate does not reach more than 1,032
+
+
+def open_npz(path: Path) -> Tensors:
+    """Opens an archive; only the headers of its arrays are read.
+
+    Raises:
+        InputError: a damaged file, or an array of Python objects, which only pickle could read.
+    """
+    entries: dict[str, Entry] = {}
+    with reading(f"{path} is damaged and", FIX), zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            name = part.filename.removesuffix(".npy")
+            with archive.open(part) as file:
+                shape, dtype, held = _header(file)
+            if dtype.kind not in KINDS:
+                raise InputError(
+                    f"{path}: array {name!r} holds {dtype}, not numbers, and nothing is unpickled; write it again "
+                    "with numbers only"
+                )
+            size = int(np.prod(shape, dtype=object)) * dtype.itemsize + held
+            if size != part.file_size or part.file_size > MOST_PACKED * max(part.compress_size, 1):
+                raise InputError(f"{path}: array {name!r} has not the {size:,} bytes that its header says; {FIX}")
+            entries[name] = _entry(path, part.filename, shape, dtype)
+    return Tensors(entries)
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape and type of an array, and the bytes of what stands before its values."""
+    version = npy.read_magic(file)
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+    shape, _, dtype = read(file)
+    return shape, dtype, file.tell()
+
+
+def _entry(path: Path, part: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Entry:
+    def read() -> Tensor:
+        import torch
+
+        with reading(f"{path} is damaged and", FIX), zipfile.ZipFile(path) as archive, archive.open(part) as file:
+            array = npy.read_array(file, allow_pickle=False)
+        native = np.ascontiguousarray(array, dtype.newbyteorder("="))
+        return torch.from_numpy(native.reshape(shape))
+
+    return Entry(shape, dtype.newbyteorder("=").name, read)

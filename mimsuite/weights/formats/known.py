@@ -1,0 +1,37 @@
+"""All formats of other libraries, and which of them weights are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mimsuite.errors import InputError
+from mimsuite.weights.formats import mae_original, timm_vit
+from mimsuite.weights.formats.format import Format, Found, Read, read_as
+
+# In the order in which they are asked: what is a special case of another one stands before it.
+FOREIGN_KEYS = {"architecture", "registered_name"}  # in config.json: of timm, of Keras
+FORMATS: tuple[Format, ...] = (mae_original.FORMAT, timm_vit.FORMAT)
+
+
+def is_foreign(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is another library's, or of a family that is read as one of ours."""
+    named = config.get("model_type")
+    return any(named in form.model_types for form in FORMATS) or bool(FOREIGN_KEYS & config.keys() and not named)
+
+
+def read_foreign(found: Found) -> Read:
+    """Weights of another library as ours.
+
+    Raises:
+        InputError: they are of no known format, or of a variant that cannot be had.
+    """
+    for form in FORMATS:
+        if form.recognises(found):
+            return read_as(form, found)
+    some = ", ".join(list(found.tensors)[:3])
+    kind = f"config.json names model_type={found.config['model_type']}" if "model_type" in found.config else ""
+    raise InputError(
+        f"init={found.where} holds {len(found.tensors)} tensors of no known format ({kind or f'such as {some}'}); "
+        f"known are {', '.join(form.title for form in FORMATS)}; or convert it to a Hugging Face folder"
+    )
