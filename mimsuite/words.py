@@ -51,6 +51,10 @@ SPLITS = ("train", "val", "test")
 LABEL_SOURCES = ("auto", "none", "folder")  # of `mimsuite pack`, beside a CSV file
 Alpha = Literal["white", "drop", "channel"]
 ALPHAS: tuple[Alpha, ...] = get_args(Alpha)  # what becomes of transparency
+ChannelRule = Literal["mean", "repeat", "zero"]
+CHANNEL_RULES: tuple[ChannelRule, ...] = get_args(ChannelRule)  # what makes kernels for other channels
+PositionRule = Literal["bicubic", "jax", "timm"]
+POSITION_RULES: tuple[PositionRule, ...] = get_args(PositionRule)  # how a table of positions is resized
 CACHE_PARTS = ("old", "all")  # that `mimsuite doctor clean=` removes
 SPLIT_SOURCES = ("auto", "none", "folder")  # of `mimsuite pack`
 LABELS_MISSING = ("unlabelled", "skip", "error")  # what `mimsuite pack` does with images that a CSV file does not label

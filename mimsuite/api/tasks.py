@@ -13,6 +13,8 @@ def probe(
     *,
     init: str | Path,
     out: str | Path,
+    init_channels: str | None = None,
+    init_position: str | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     labels: str | Path | None = None,
     labels_file: str | Path | None = None,
@@ -36,8 +38,12 @@ def probe(
     """How good are the features of a frozen encoder?
 
     Args:
-        init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
+        init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME, demo:NAME, or a file of another library
         out: run folder to write; must be absent or empty
+        init_channels: makes kernels of init= for images of other channels: mean (averaged), repeat (cycled) or zero
+            (zero-filled) (default: refuse them)
+        init_position: how the table of positions of init= is resized: bicubic, timm (bicubic with antialiasing) or jax
+            (linear) (default: bicubic)
         data: labelled images: packed folder, shards or image folder, or a list of them (default: the embedded emoji-64)
         labels: table of labels, .csv or .tsv, for the images it names (default: the labels in the data)
         labels_file: its column with the path of the image, or its key (default: file, path, filename, image or key)
@@ -166,6 +172,8 @@ def embed(
     *,
     init: str | Path,
     out: str | Path,
+    init_channels: str | None = None,
+    init_position: str | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     split: str | None = None,
     layer: int | str | None = None,
@@ -181,8 +189,12 @@ def embed(
     two principal components.
 
     Args:
-        init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
+        init: encoder: a run folder, a Hugging Face folder, hf:ORG/NAME, demo:NAME, or a file of another library
         out: file to write: .npz, .parquet or .csv
+        init_channels: makes kernels of init= for images of other channels: mean (averaged), repeat (cycled) or zero
+            (zero-filled) (default: refuse them)
+        init_position: how the table of positions of init= is resized: bicubic, timm (bicubic with antialiasing) or jax
+            (linear) (default: bicubic)
         data: packed folder, shards, image folder; or a list (default: the embedded emoji-64)
         split: which images (auto: test, else val, else train)
         layer: block or stage, counted from 1, or middle (auto: the last one, after the final norm)

@@ -23,6 +23,8 @@ def pretrain(
     out: str | Path,
     data: str | Path | Sequence[str | Path] | None = None,
     init: str | Path | None = None,
+    init_channels: str | None = None,
+    init_position: str | None = None,
     steps: int | None = None,
     epochs: float | None = None,
     batch: int | str | None = None,
@@ -57,8 +59,12 @@ def pretrain(
         out: run folder to write; must be absent or empty
         data: images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder, or a list of them
             (default: the embedded emoji-64)
-        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME (default: random
-            weights)
+        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME, demo:NAME, or a file of another
+            library (default: random weights)
+        init_channels: makes kernels of init= for images of other channels: mean (averaged), repeat (cycled) or zero
+            (zero-filled) (default: refuse them)
+        init_position: how the table of positions of init= is resized: bicubic, timm (bicubic with antialiasing) or jax
+            (linear) (default: bicubic)
         steps: optimizer steps (default: a default, which is printed)
         epochs: passes over the training images; give this or steps
         batch: images per optimizer step, summed over all devices and micro-batches (auto: at most 256, a power of two
@@ -117,6 +123,8 @@ def finetune(
     labels_column: str | None = None,
     labels_kind: str | None = None,
     init: str | Path | None = None,
+    init_channels: str | None = None,
+    init_position: str | None = None,
     label_fraction: float | None = None,
     class_weights: str | Sequence[float] | None = None,
     layer_decay: float | str | None = None,
@@ -159,8 +167,12 @@ def finetune(
         labels_column: its column with the label (default: label or class)
         labels_kind: what its labels are: classes, multilabel or regression (auto: a;b is multilabel, 0.5 regression,
             else classes)
-        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME (default: random
-            weights)
+        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME, demo:NAME, or a file of another
+            library (default: random weights)
+        init_channels: makes kernels of init= for images of other channels: mean (averaged), repeat (cycled) or zero
+            (zero-filled) (default: refuse them)
+        init_position: how the table of positions of init= is resized: bicubic, timm (bicubic with antialiasing) or jax
+            (linear) (default: bicubic)
         label_fraction: share of the training labels to use: the same share of each class, chosen by seed (default: 1.0)
         class_weights: weight of each class in the loss: a list, or balanced (default: 1 for all)
         layer_decay: learning rate of a block as a multiple of the next block's (auto: 0.75 with init=, else 1)
@@ -218,6 +230,8 @@ def bench(
     *,
     data: str | Path | Sequence[str | Path] | None = None,
     init: str | Path | None = None,
+    init_channels: str | None = None,
+    init_position: str | None = None,
     out: str | Path | None = None,
     seconds: float | None = None,
     batch: int | str | None = None,
@@ -244,8 +258,12 @@ def bench(
     Args:
         data: images: packed folder, shards (a folder, or train-{000..012}.tar) or image folder, or a list of them
             (default: the embedded emoji-64)
-        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME (default: random
-            weights)
+        init: weights to start from: a run folder, a Hugging Face folder, hf:ORG/NAME, demo:NAME, or a file of another
+            library (default: random weights)
+        init_channels: makes kernels of init= for images of other channels: mean (averaged), repeat (cycled) or zero
+            (zero-filled) (default: refuse them)
+        init_position: how the table of positions of init= is resized: bicubic, timm (bicubic with antialiasing) or jax
+            (linear) (default: bicubic)
         out: a .json file for what is printed (default: none); an existing file is replaced
         seconds: how long steps are timed, after the first two (default: 12)
         batch: images per optimizer step, summed over all devices and micro-batches (auto: at most 256, a power of two

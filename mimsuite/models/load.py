@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import instantiate
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
+from mimsuite.models.fill import load_into, set_image_size
 from mimsuite.types import DisplayRange, EncoderConfig
 from mimsuite.weights.init import Weights
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mimsuite")
 
-M = TypeVar("M", bound="Pretrained")
 TRAINED_IN = "float32"  # whatever the type of the files
 _DARK = 0.25  # of the full range, below which images are dark
 
@@ -78,7 +77,7 @@ def make_classifier(
         nn.init.normal_(linear.weight, std=std)
         nn.init.zeros_(linear.bias)
     if config.fixed_size is not None:
-        model.encoder.set_image_size(config.fixed_size)
+        set_image_size(model, config.fixed_size, weights)
     encoder = model.network()
     for name, parameter in encoder.named_parameters():  # type: ignore[attr-defined]
         if encoder.depth_of(name) <= frozen:
@@ -155,7 +154,7 @@ def make_masked_model(
         where_it_fits="decoder.",
     )
     if config.fixed_size is not None:
-        model.encoder.set_image_size(config.fixed_size)
+        set_image_size(model, config.fixed_size, weights)
     return model
 
 
@@ -178,7 +177,7 @@ def load_masked_model(weights: Weights, config: EncoderConfig, image_size: tuple
     model: ForMaskedImageModeling = load_into(
         lambda: AutoModelForMaskedImageModeling.from_config(copy.copy(config), dtype=TRAINED_IN), weights
     )
-    model.encoder.set_image_size(image_size)
+    set_image_size(model, image_size, weights)
     model.eval()
     return model
 
@@ -198,7 +197,7 @@ def load_encoder(weights: Weights | None, config: EncoderConfig, image_size: tup
 
     unused = ("decoder.", "mask_token", "classifier.", "pooler.")
     model = make() if weights is None else load_into(make, weights, unused=unused)
-    model.encoder.set_image_size(image_size)
+    set_image_size(model, image_size, weights)
     found: nn.Module = model.encoder.requires_grad_(False).eval()  # type: ignore[attr-defined]
     return found
 
@@ -224,60 +223,13 @@ def load_model(weights: Weights) -> Pretrained:
     return loaded
 
 
-def load_into(
-    make: Callable[[], M],
-    weights: Weights,
-    *,
-    without: tuple[str, ...] = (),
-    where_it_fits: str | None = None,
-    unused: tuple[str, ...] = (),
-) -> M:
-    """Makes a model and copies weights into it.
-
-    What is fresh or left over is reported in one log line, unless it is part of a head that is not used (`unused`).
-
-    Args:
-        make: makes the model.
-        weights: of its family.
-        without: how names begin that are not copied.
-        where_it_fits: the same, where one of them has another shape in the model: a decoder of another target or size.
-        unused: parts of names.
-
-    Raises:
-        InputError: weights of another model.
-    """
-    from mimsuite.models.pretrained import check_shapes, load_state
-    from mimsuite.models.trial import make_for
-
-    state = weights.state()
-    shapes = {name: shape for name, shape in state.shapes.items() if not name.startswith(without)}
-
-    def check(model: M) -> None:
-        own = model.state_dict()
-        part = [name for name in shapes if where_it_fits and name.startswith(where_it_fits)]
-        if any(name in own and tuple(own[name].shape) != shapes[name] for name in part):
-            for name in part:
-                del shapes[name]
-        check_shapes(model, state.only(shapes), weights.init)
-
-    model = make_for(state.only(shapes), weights.init, make, check)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        load_state(model, state.only(shapes), weights.init, quiet=unused)
-    if weights.foreign is not None:
-        log.info("weights   %s", weights.foreign.report())
-    for warning in caught:
-        log.info("weights   %s", warning.message)
-    return model
-
-
 def check_channels(index: DataIndex, weights: Weights) -> None:
     """Refuses images of another number of channels than the weights take; names another treatment of transparency."""
     channels = weights.config.get("num_channels", 3)
     if channels != index.channels:
         raise InputError(
-            f"init={weights.init} takes {channels} channels but the images have {index.channels}; "
-            "use other weights or other data"
+            f"init={weights.init} takes {channels} channels but the images have {index.channels}; use other weights "
+            "(finetune and probe make some, with init_channels=mean|repeat|zero) or other data"
         )
     if weights.alpha not in (None, index.alpha):
         log.warning(

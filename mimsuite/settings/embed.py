@@ -16,6 +16,7 @@ from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.images import choose_split, read_image_size
+from mimsuite.settings.init_keys import fit_weights
 from mimsuite.settings.machine import read_workers
 from mimsuite.settings.outputs import check_file, check_outside
 from mimsuite.settings.read import read, read_choice, read_data, read_flag, read_int
@@ -71,6 +72,7 @@ def read_embed(cfg: DictConfig, overrides: Sequence[str] = ()) -> EmbedSettings:
     data = read_data(cfg)
     check_outside(cfg.out, data)
     index = open_data(data, weights.alpha or "white")
+    weights = fit_weights(cfg, weights, index)
     check_channels(index, weights)
     part = choose_split(index, str(cfg.split), otherwise="train", whole=True)
     title = f"{view} of {cfg.init}: {part.split} of {cfg.data or 'emoji-64'}"

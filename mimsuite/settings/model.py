@@ -51,11 +51,6 @@ def read_model(
     """
     if weights is not None and own is None and not overrides_group(overrides, "model"):
         config = config_of(weights)
-        if channels not in (None, config.num_channels):
-            raise InputError(
-                f"init={weights.init} takes {config.num_channels} channels but the images have {channels}; "
-                "use other weights or other data"
-            )
         return config if image_size is None else config.with_image_size(image_size)
     if own is None:
         config = fresh_config(cfg.model, trusted, image_size, channels)

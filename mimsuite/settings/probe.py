@@ -18,6 +18,7 @@ from mimsuite.errors import InputError
 from mimsuite.models.load import check_channels, config_of
 from mimsuite.settings.given_labels import read_labelled
 from mimsuite.settings.images import choose_split, read_image_size
+from mimsuite.settings.init_keys import fit_weights
 from mimsuite.settings.labels import check_labels, unseen_classes
 from mimsuite.settings.machine import read_workers
 from mimsuite.settings.outputs import check_outside, check_run_folder
@@ -130,6 +131,7 @@ def read_probe(cfg: DictConfig, overrides: Sequence[str] = (), *, leads: bool = 
     data = read_data(cfg)
     check_outside(cfg.out, data)
     index = open_data(data, weights.alpha or "white")
+    weights = fit_weights(cfg, weights, index)
     check_channels(index, weights)
     index = read_labelled(cfg, index, "a probe")
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)

@@ -13,7 +13,17 @@ from typing import Any
 
 from mimsuite.errors import InputError, reading
 from mimsuite.settings.views import VECTOR_POOLS, View
-from mimsuite.words import ALPHAS, LABEL_KINDS, Alpha, LabelKind, Pool
+from mimsuite.words import (
+    ALPHAS,
+    CHANNEL_RULES,
+    LABEL_KINDS,
+    POSITION_RULES,
+    Alpha,
+    ChannelRule,
+    LabelKind,
+    Pool,
+    PositionRule,
+)
 
 TENSORS, FACTS = "head.safetensors", "head.json"
 
@@ -34,6 +44,8 @@ class HeadFacts:
         kind: what is predicted: classes, label sets ("multilabel"), or numbers ("regression").
         classes: their names, where they are known.
         alpha: what became of transparency when the images were read.
+        init_channels: what made the encoder's kernels for the images' channels; None: it took them as they are.
+        init_position: how its table of positions was resized.
     """
 
     init: str
@@ -48,6 +60,8 @@ class HeadFacts:
     kind: LabelKind
     classes: Sequence[str] | None
     alpha: Alpha = "white"
+    init_channels: ChannelRule | None = None
+    init_position: PositionRule = "bicubic"
 
     @property
     def view(self) -> View:
@@ -98,5 +112,8 @@ def read_facts(content: Any) -> dict[str, Any]:
     known = isinstance(content, dict) and content.get("pool") in VECTOR_POOLS and content.get("kind") in LABEL_KINDS
     if not known or content.get("alpha", "white") not in ALPHAS:
         raise ValueError(f"{FACTS} names no known pooling, kind of labels or treatment of transparency")
+    rules = content.get("init_channels"), content.get("init_position", "bicubic")
+    if rules[0] not in (None, *CHANNEL_RULES) or rules[1] not in POSITION_RULES:
+        raise ValueError(f"{FACTS} names no known init_channels or init_position")
     found: dict[str, Any] = content
     return found

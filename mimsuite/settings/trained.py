@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mimsuite.errors import InputError
 from mimsuite.settings.class_match import KIND_OF_PROBLEM, ClassifierOutputs
-from mimsuite.settings.probe_head import FACTS, ProbeHead, find_head
+from mimsuite.settings.probe_head import FACTS, HeadFacts, ProbeHead, find_head
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import Alpha
@@ -57,9 +57,15 @@ def find_trained(init: str, trusted: Collection[str] = ()) -> TrainedModel:
         return TrainedModel(init, weights, None, is_masked(weights))
     probe = find_head(Path(init))
     try:
-        return TrainedModel(init, find_weights(probe.facts.init).trusting(trusted), probe, masked=False)
+        return TrainedModel(init, encoder_of(probe.facts).trusting(trusted), probe, masked=False)
     except InputError as error:
         raise InputError(f"init={init} is a probe whose encoder is not where it was: {error}") from error
+
+
+def encoder_of(facts: HeadFacts) -> Weights:
+    """The encoder of a probe, as it was when the probe was trained."""
+    rules = (facts.init_position, facts.init_channels)
+    return find_weights(facts.init).fitted(*rules, len(facts.mean), (facts.mean, facts.std))
 
 
 def is_masked(weights: Weights) -> bool:

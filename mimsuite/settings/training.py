@@ -17,6 +17,7 @@ from mimsuite.data.stores.address import absolute
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import Budget
 from mimsuite.settings.geometry import Geometry
+from mimsuite.settings.init_keys import fit_weights, refuse_init_keys
 from mimsuite.settings.machine import read_workers
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
@@ -214,6 +215,10 @@ def read_inputs(
     weights = read_weights(init, objects, out if resume and held else None)
     weights = weights and weights.trusting(trusted)
     index = open_data(data, (weights and weights.alpha) or "white")
+    if weights is None:
+        refuse_init_keys(cfg)
+    else:
+        weights = fit_weights(cfg, weights, index)
     about, steps_before = fingerprint(index), None
     if resume and held:
         steps_before = read_int(stored_config(asked), "steps")

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
+from mimsuite.weights.channels import ChannelFit, fit_channels
 from mimsuite.weights.formats.format import Found, Read
 from mimsuite.weights.formats.known import is_foreign, read_foreign
 from mimsuite.weights.source import DECODER, find_folder, plain_names
 from mimsuite.weights.tensors import Tensors, as_tensors, in_memory
-from mimsuite.words import ALPHAS, Alpha
+from mimsuite.words import ALPHAS, Alpha, ChannelRule, PositionRule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,8 @@ class Weights:
         tensors: those of a model in memory, or of another library's file, read when they are asked for; else None.
         trusted: classes of the user's own that the config may name.
         foreign: what is known of another library's weights; None for a folder of Hugging Face's form.
+        channels: how they come to take the images' channels; None where they take them as they are.
+        position: how their table of positions is resized.
     """
 
     init: str
@@ -50,6 +53,37 @@ class Weights:
     tensors: Mapping[str, Tensor] | None = None
     trusted: tuple[str, ...] = ()
     foreign: Read | None = None
+    channels: ChannelFit | None = None
+    position: PositionRule = "bicubic"
+
+    def fitted(
+        self,
+        position: PositionRule,
+        rule: ChannelRule | None,
+        channels: int,
+        statistics: tuple[Sequence[float], Sequence[float]],
+    ) -> Self:
+        """The same for images of so many channels.
+
+        Args:
+            position: how the table of positions is resized.
+            rule: what makes kernels for other channels; None: nothing does.
+            channels: of the images.
+            statistics: mean and deviation of their channels, for those that have nothing of the weights.
+
+        Raises:
+            InputError: other channels and no rule, or one that does not lead there.
+        """
+        same = dataclasses.replace(self, position=position)
+        fit = fit_channels(rule, self.init, int(self.config.get("num_channels", 3)), channels)
+        if fit is None:
+            return same
+        about = {key: value for key, value in self.preprocessor.items() if not key.startswith("display_")}
+        if (own := self.statistics) is not None:
+            names = ("image_mean", "image_std")
+            about |= {n: fit.statistic(*pair) for n, *pair in zip(names, own, statistics, strict=True)}
+        config = self.config | {"num_channels": channels}
+        return dataclasses.replace(same, channels=fit, config=config, preprocessor=about)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -218,7 +252,10 @@ def in_file(init: str, path: Path) -> Weights:
 def as_ours(found: Found, preprocessor: dict[str, Any]) -> Weights:
     """Weights of another library; what lies beside them wins over what their format says of the preprocessing."""
     read = read_foreign(found)
-    return Weights(found.where, None, None, read.config, read.preprocessor | preprocessor, read.tensors, read)
+    return Weights(
+        *(found.where, None, None, read.config, read.preprocessor | preprocessor, read.tensors),
+        foreign=read,
+    )
 
 
 def read_object(init: str, path: Path) -> dict[str, Any] | None:

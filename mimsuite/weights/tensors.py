@@ -10,6 +10,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+NUMBERS = frozenset(
+    (
+        *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "bool"),
+        *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
+    )
+)
+"""Names of the types that tensors of files may have."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One tensor that is not read yet.

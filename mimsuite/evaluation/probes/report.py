@@ -190,6 +190,8 @@ def head_facts(settings: ProbeSettings, result: ProbeResult, names: Sequence[str
         kind=linear.task.kind,
         classes=names,
         alpha=settings.index.alpha,
+        init_channels=None if weights.channels is None else weights.channels.rule,
+        init_position=weights.position,
     )
 
 

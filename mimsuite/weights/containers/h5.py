@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimsuite.errors import InputError, reading
-from mimsuite.weights.tensors import Entry, Tensors
+from mimsuite.weights.containers.held import FIX, check_growth
+from mimsuite.weights.tensors import NUMBERS, Entry, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIX = "download or write it again"
 MOST_DATASETS, DEEPEST = 100_000, 40
 
 
@@ -19,7 +19,8 @@ def open_h5(path: Path) -> Tensors:
     """Opens a file; only names, shapes and types are read. Links to other files or places are refused.
 
     Raises:
-        InputError: a damaged file, one with links, too many or too deep groups, or h5py is not installed.
+        InputError: a damaged file, one with links, too many or too deep groups, one that would fill the memory, or h5py
+            is not installed.
     """
     h5py = _library(path)
     entries: dict[str, Entry] = {}
@@ -27,8 +28,8 @@ def open_h5(path: Path) -> Tensors:
         waiting, seen = [("", file)], set[Any]()
         while waiting:
             prefix, group = waiting.pop()
-            if prefix.count("/") > DEEPEST or group.id in seen:
-                raise InputError(f"{path}: group {prefix!r} is deeper than {DEEPEST}, or its own; {FIX}")
+            if prefix.count("/") >= DEEPEST or group.id in seen:
+                raise InputError(f"{path}: group {prefix[:60]!r} is deeper than {DEEPEST}, or inside itself; {FIX}")
             seen.add(group.id)
             for name in group:
                 link, full = group.get(name, getlink=True), f"{prefix}/{name}" if prefix else name
@@ -39,19 +40,21 @@ def open_h5(path: Path) -> Tensors:
                     waiting.append((full, found))
                 else:
                     entries[full] = _entry(path, full, found)
-                if len(entries) > MOST_DATASETS or len(waiting) > MOST_DATASETS:
-                    raise InputError(f"{path} holds more than {MOST_DATASETS:,} arrays; {FIX}")
-    return Tensors(dict(sorted(entries.items())))
+                if len(entries) + len(waiting) + len(seen) > MOST_DATASETS:
+                    raise InputError(f"{path} holds more than {MOST_DATASETS:,} arrays and groups; {FIX}")
+    tensors = Tensors(dict(sorted(entries.items())))
+    check_growth(path, tensors)
+    return tensors
 
 
 def _entry(path: Path, name: str, dataset: Any) -> Entry:
-    shape, dtype, held = tuple(dataset.shape or ()), dataset.dtype, dataset.id.get_storage_size()
-    if dataset.shape is None or dtype.kind not in "fiub":
+    shape, dtype = getattr(dataset, "shape", None), getattr(dataset, "dtype", None)
+    if shape is None or dtype is None or dtype.newbyteorder("=").name not in NUMBERS:
         raise InputError(f"{path}: {name!r} holds {dtype}, not numbers; {FIX}")
-    if dataset.is_virtual or dataset.external or (dataset.chunks is None and held != dataset.size * dtype.itemsize):
+    held, size = dataset.id.get_storage_size(), dataset.size * dtype.itemsize
+    elsewhere = dataset.is_virtual or dataset.external
+    if elsewhere or (held != size if dataset.chunks is None else size and not held):
         raise InputError(f"{path}: {name!r} is not stored in this file as its header says; {FIX}")
-    if dataset.chunks is not None and held * 1_100 < dataset.size * dtype.itemsize:
-        raise InputError(f"{path}: {name!r} would become {dataset.size:,} values of {held:,} bytes; {FIX}")
 
     def read() -> Tensor:
         import torch
@@ -59,7 +62,7 @@ def _entry(path: Path, name: str, dataset: Any) -> Entry:
         with reading(f"{path} is damaged and", FIX), _library(path).File(path, "r") as file:
             return torch.from_numpy(file[name][()].astype(dtype.newbyteorder("="), copy=False)).reshape(shape)
 
-    return Entry(shape, dtype.name, read)
+    return Entry(tuple(shape), dtype.newbyteorder("=").name, read)
 
 
 def _library(path: Path) -> Any:

@@ -10,45 +10,45 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mimsuite.errors import InputError, reading
-from mimsuite.weights.tensors import Entry, Tensors
+from mimsuite.weights.containers.held import FIX, check_growth
+from mimsuite.weights.tensors import NUMBERS, Entry, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIX = "download or write it again"
-KINDS = "fiub"  # floating, signed, unsigned, bool
-MOST_PACKED = 1_100  # bytes that a byte of a compressed part may become; deflate does not reach more than 1,032
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def open_npz(path: Path) -> Tensors:
     """Opens an archive; only the headers of its arrays are read.
 
     Raises:
-        InputError: a damaged file, or an array of Python objects, which only pickle could read.
+        InputError: a damaged file, one that would fill the memory, or an array of Python objects, which only pickle
+            could read.
     """
     entries: dict[str, Entry] = {}
     with reading(f"{path} is damaged and", FIX), zipfile.ZipFile(path) as archive:
         for part in archive.infolist():
             name = part.filename.removesuffix(".npy")
             with archive.open(part) as file:
-                shape, dtype, held = _header(file)
-            if dtype.kind not in KINDS:
+                shape, dtype, begin = _header(file)
+            if dtype.newbyteorder("=").name not in NUMBERS:
                 raise InputError(
                     f"{path}: array {name!r} holds {dtype}, not numbers, and nothing is unpickled; write it again "
                     "with numbers only"
                 )
-            size = int(np.prod(shape, dtype=object)) * dtype.itemsize + held
-            if size != part.file_size or part.file_size > MOST_PACKED * max(part.compress_size, 1):
+            size = int(np.prod(shape, dtype=object)) * dtype.itemsize + begin
+            if min(shape, default=0) < 0 or size != part.file_size:
                 raise InputError(f"{path}: array {name!r} has not the {size:,} bytes that its header says; {FIX}")
             entries[name] = _entry(path, part.filename, shape, dtype)
-    return Tensors(entries)
+    found = Tensors(entries)
+    check_growth(path, found)
+    return found
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Shape and type of an array, and the bytes of what stands before its values."""
-    version = npy.read_magic(file)
-    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-    shape, _, dtype = read(file)
+    shape, _, dtype = HEADERS[npy.read_magic(file)](file)
     return shape, dtype, file.tell()
 
 

@@ -34,6 +34,8 @@ def open_file(path: Path) -> Tensors:
             from mimsuite.weights.containers.npz import open_npz
 
             return open_npz(path)
+        if not any(name.endswith("data.pkl") for name in names):
+            raise InputError(f"{path} is a zip archive of {len(names)} other files; known are {KNOWN}")
         from mimsuite.weights.containers.torch_file import open_torch
 
         return open_torch(path)

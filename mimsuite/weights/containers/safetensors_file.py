@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import safe_open
 
-from mimsuite.errors import reading
+from mimsuite.errors import InputError, reading
+from mimsuite.weights.containers.held import FIX, Held
 from mimsuite.weights.tensors import Entry, Tensors
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
     **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
-    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
 }
-FIX = "download or write it again"
 
 
 def open_safetensors(path: Path) -> Tensors:
@@ -32,56 +28,14 @@ def open_safetensors(path: Path) -> Tensors:
     with reading(f"{path} is damaged and", FIX):
         with safe_open(path, framework="numpy"):
             pass  # it checks the header: places, sizes, types
-        held = _Held(path)
+        held = Held(path)
         length = int.from_bytes(held.read(8, 0), "little")
         header: dict[str, Any] = json.loads(held.read(length, 8))
         header.pop("__metadata__", None)
-        return Tensors({name: _entry(held, 8 + length, about) for name, about in header.items()})
+        return Tensors({name: _entry(held, 8 + length, name, about) for name, about in header.items()})
 
 
-class _Held:
-    """A file that stays open, so that all is read of the file whose header was read, also if another takes its place.
-
-    Args:
-        path: of the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._number = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_number"):
-            os.close(self._number)
-
-    def read(self, count: int, place: int) -> bytearray:
-        """The bytes at a place."""
-        values = bytearray(count)
-        self.read_into(memoryview(values), place)
-        return values
-
-    def read_into(self, values: memoryview, place: int) -> None:
-        """Fills `values` with what stands at a place."""
-        done = 0
-        while done < len(values):
-            got = os.preadv(self._number, [values[done:]], place + done)
-            if not got:
-                raise EOFError("it is shorter than its header says")
-            done += got
-
-
-def _entry(held: _Held, begin: int, about: dict[str, Any]) -> Entry:
-    shape, dtype = tuple(about["shape"]), DTYPES[about["dtype"]]
-    start, _ = about["data_offsets"]
-
-    def read() -> Tensor:
-        import torch
-
-        tensor = torch.empty(shape, dtype=getattr(torch, dtype))
-        if tensor.numel():
-            values: Any = tensor.view(-1).view(torch.uint8).numpy()
-            with reading(f"{held.path} is damaged and", FIX):
-                held.read_into(memoryview(values), begin + start)
-        return tensor
-
-    return Entry(shape, dtype, read)
+def _entry(held: Held, begin: int, name: str, about: dict[str, Any]) -> Entry:
+    if about["dtype"] not in DTYPES:
+        raise InputError(f"{held.path}: {name!r} is stored as {about['dtype']}, which is not read; write it as F32")
+    return held.entry(begin + about["data_offsets"][0], tuple(about["shape"]), DTYPES[about["dtype"]])

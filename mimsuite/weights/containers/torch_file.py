@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from mimsuite.errors import InputError, cause_of
+from mimsuite.weights.containers.held import check_growth
 from mimsuite.weights.tensors import Tensors, in_memory
 
 # Where files of this field keep their tensors; the first that is there. Beside them lie optimizers and settings.
-PLACES = ("model_ema", "model", "state_dict", "module", "teacher", "student")
+PLACES = ("model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "module", "teacher", "student")
 
 
 class _Settings(dict[str, Any]):
@@ -45,7 +46,9 @@ def open_torch(path: Path) -> Tensors:
             f"{path} has no tensors by name; expected a state dict, bare or under {', '.join(PLACES[:-1])} or "
             f"{PLACES[-1]}"
         )
-    return in_memory(state)
+    found = in_memory(state)
+    check_growth(path, found)
+    return found
 
 
 def open_state_dict(path: Path) -> Tensors:
@@ -105,7 +108,7 @@ def _reason(error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+) was not an allowed global|Unsupported (?:global|class) ([\w.]+)", str(error))
     if found is not None:
         name = found[1] or found[2]
-        return f"it holds a {name}, which could run code; save its state dict alone, or as safetensors"
+        return f"it holds {name}, which could run code; save its state dict alone, or as safetensors"
     return (
         f"it is damaged, or holds more than tensors, which could run code ({cause_of(error)}); download it again or "
         "convert it to safetensors"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.weights.formats.mapping import Table
 from mimsuite.weights.tensors import Tensors
 
@@ -117,15 +117,16 @@ def read_as(form: Format, found: Found) -> Read:
     Raises:
         InputError: a variant that cannot be had, or names that the format does not have.
     """
-    own = form.canonical(found)
-    config = form.config(own)
-    table = form.table(config)
-    if unknown := table.unknown(own.tensors):
-        raise found.refuse(
-            form.title, f"but has {len(unknown)} tensors that mimsuite does not know, such as {unknown[0]}"
-        )
-    used = [name for name in own.tensors if table.find(name) is not None]
-    tensors = form.derive(table.to_ours(own.tensors, config), config)
+    with reading(f"init={found.where} looks like {form.title}, but", "download it again, or use other weights"):
+        own = form.canonical(found)
+        config = form.config(own)
+        table = form.table(config)
+        if unknown := table.unknown(own.tensors):
+            raise found.refuse(
+                form.title, f"but has {len(unknown)} tensors that mimsuite does not know, such as {unknown[0]}"
+            )
+        used = [name for name in own.tensors if table.find(name) is not None]
+        tensors = form.derive(table.to_ours(own.tensors, config), config)
     ignored = tuple(name for name in own.tensors if table.find(name) is None)
     return Read(form, config, form.preprocessor(own), tensors, len(used), ignored)
 

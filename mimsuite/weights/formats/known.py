@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mimsuite.errors import InputError
+from mimsuite.errors import InputError, reading
 from mimsuite.weights.formats import mae_original, timm_vit
 from mimsuite.weights.formats.format import Format, Found, Read, read_as
 
@@ -27,7 +27,9 @@ def read_foreign(found: Found) -> Read:
         InputError: they are of no known format, or of a variant that cannot be had.
     """
     for form in FORMATS:
-        if form.recognises(found):
+        with reading(f"init={found.where}", "download it again, or use other weights"):
+            known = form.recognises(found)
+        if known:
             return read_as(form, found)
     some = ", ".join(list(found.tensors)[:3])
     kind = f"config.json names model_type={found.config['model_type']}" if "model_type" in found.config else ""

@@ -123,6 +123,8 @@ class Table:
                 raise InputError(f"{name} has shape {entry.shape}, which does not split into {', '.join(names)}")
             read = _once(entry, rule.form, facts, len(names))
             for number, (own, part) in enumerate(zip(names, parts, strict=True)):
+                if own in entries:
+                    raise InputError(f"{name} is a second tensor for {own}; remove one of them from the file")
                 entries[own] = Entry(tuple(part.shape), entry.dtype, read(number))
         return Tensors(entries)
 
