@@ -109,7 +109,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, legacy, monkeypatch
         path.write_bytes(pickle.dumps({"a": Bomb()}, protocol=2))
     else:
         torch.save({"a": torch.zeros(1), "b": Bomb()}, path)
-    with pytest.raises(InputError, match=r"pytorch_model\.bin cannot be read.*holds io\.open, which could run code") as error:
+    with pytest.raises(
+        InputError, match=r"pytorch_model\.bin cannot be read.*holds io\.open, which could run code"
+    ) as error:
         read_folder(tmp_path)
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["pytorch_model.bin"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mimsuite.errors import InputError, reading
 from mimsuite.weights.containers.held import FIX, check_growth
 from mimsuite.weights.tensors import NUMBERS, Entry, Tensors
@@ -60,7 +62,7 @@ def _entry(path: Path, name: str, dataset: Any) -> Entry:
         import torch
 
         with reading(f"{path} is damaged and", FIX), _library(path).File(path, "r") as file:
-            return torch.from_numpy(file[name][()].astype(dtype.newbyteorder("="), copy=False)).reshape(shape)
+            return torch.from_numpy(np.asarray(file[name][()], dtype.newbyteorder("="))).reshape(shape)
 
     return Entry(tuple(shape), dtype.newbyteorder("=").name, read)
 

@@ -86,7 +86,8 @@ class _Walk:
 
     def _array(self, length: int) -> Entry:
         """An array in flax's form: a list of shape, name of the type, and bytes."""
-        code, end = self._take(1)[0], self.place + 1 + length
+        code = self._take(1)[0]
+        end = self.place + length
         if code not in (ARRAY, SCALAR):
             raise ValueError(f"an extension of type {code}, which is not an array")
         if self._head() != ("list", 3):

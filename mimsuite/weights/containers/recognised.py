@@ -43,7 +43,7 @@ def open_file(path: Path) -> Tensors:
         from mimsuite.weights.containers.safetensors_file import open_safetensors
 
         return open_safetensors(path)
-    if head[:1] and (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)) and not _is_pickle(head):
+    if _is_map_of_names(head):
         from mimsuite.weights.containers.msgpack_file import open_msgpack
 
         return open_msgpack(path)
@@ -52,6 +52,12 @@ def open_file(path: Path) -> Tensors:
 
         return open_torch(path)
     raise InputError(f"{path} is not a file of weights; known are {KNOWN}")
+
+
+def _is_map_of_names(head: bytes) -> bool:
+    """Whether bytes begin as a map of MessagePack does whose first name is a text."""
+    begins = {**dict.fromkeys(range(0x81, 0x90), 1), 0xDE: 3, 0xDF: 5}.get(head[0], len(head)) if head else 0
+    return any(0xA0 <= first <= 0xBF or first in (0xD9, 0xDA, 0xDB) for first in head[begins : begins + 1])
 
 
 def _is_pickle(head: bytes) -> bool:

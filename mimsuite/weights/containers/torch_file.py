@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from mimsuite.weights.tensors import Tensors, in_memory
 PLACES = ("model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict", "module", "teacher", "student")
 
 
-class _Settings(dict[str, Any]):
-    """Stands in for the settings of a training program in its files; whatever they hold is thrown away."""
+class _Settings:
+    """Stands in for the settings of a training program in its files: what is made is a plain map, used for nothing."""
 
-    def __setstate__(self, _: Any) -> None:
-        pass
+    def __new__(cls, *_: Any) -> OrderedDict[str, Any]:  # type: ignore[misc]
+        """Makes one of the few types that torch's reader fills."""
+        return OrderedDict()
 
 
 SETTINGS = ("argparse.Namespace", "yacs.config.CfgNode")
@@ -37,10 +39,9 @@ def open_torch(path: Path) -> Tensors:
         InputError: a damaged file, one that holds objects other than tensors and plain values, or no tensors.
     """
     try:
-        content = load_torch(path, mapped=True)
+        state = tensors_in(load_torch(path, mapped=True))
     except Exception as error:  # torch raises many kinds here; each means that the file cannot be used
         raise InputError(f"{path} cannot be read: {_reason(error)}") from None
-    state = tensors_in(content)
     if state is None:
         raise InputError(
             f"{path} has no tensors by name; expected a state dict, bare or under {', '.join(PLACES[:-1])} or "
@@ -109,9 +110,11 @@ def _reason(error: Exception) -> str:
     if found is not None:
         name = found[1] or found[2]
         return f"it holds {name}, which could run code; save its state dict alone, or as safetensors"
+    told = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    cause = cause_of(error) if told is None else told[1]
     return (
-        f"it is damaged, or holds more than tensors, which could run code ({cause_of(error)}); download it again or "
-        "convert it to safetensors"
+        f"it is damaged, or holds more than tensors, which could run code ({cause}); download it again or convert it "
+        "to safetensors"
     )
 
 
