@@ -196,7 +196,10 @@ def load_encoder(weights: Weights | None, config: EncoderConfig, image_size: tup
         return made
 
     unused = ("decoder.", "mask_token", "classifier.", "pooler.")
-    model = make() if weights is None else load_into(make, weights, unused=unused)
+    if weights is None:
+        model = make()
+    else:  # a decoder of other channels does not fit, and is not used here
+        model = load_into(make, weights, without=() if weights.channels is None else ("decoder.",), unused=unused)
     set_image_size(model, image_size, weights)
     found: nn.Module = model.encoder.requires_grad_(False).eval()  # type: ignore[attr-defined]
     return found
