@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -149,12 +150,12 @@ def set_image_size(model: Any, image_size: tuple[int, int], weights: Weights | N
     before = model.config.fixed_size if any("position_embeddings" in name for name in model.state_dict()) else None
     if rule == "bicubic":
         encoder.set_image_size(image_size)
-    elif model.config.model_type in FAMILIES:
+    elif "mode" in inspect.signature(encoder.set_image_size).parameters:
         encoder.set_image_size(image_size, POSITION_MODES[rule])
     else:
         raise InputError(
-            f"init_position={rule}: a {model.config.model_type} is not part of mimsuite and resizes its positions in "
-            "its own way; remove init_position="
+            f"init_position={rule}: the encoder {type(encoder).__name__} resizes its positions in its own way; remove "
+            "init_position="
         )
     if weights is not None and before not in (None, tuple(image_size)):
         sizes = [f"{height}x{width}" for height, width in (before, image_size)]

@@ -210,9 +210,11 @@ def test_the_rules_have_ways():
     assert tuple(POSITION_MODES) == POSITION_RULES
 
 
-def test_an_encoder_of_another_package_resizes_in_its_own_way(folders, monkeypatch):
-    monkeypatch.setattr("mimsuite.models.fill.FAMILIES", {})
-    with pytest.raises(InputError, match="init_position=jax: a vit is not part of mimsuite"):
+def test_an_encoder_that_resizes_in_its_own_way_says_so(folders, monkeypatch):
+    monkeypatch.setattr("mimsuite.encoders.vit.VisionTransformer.set_image_size", lambda self, image_size: None)
+    with pytest.raises(
+        InputError, match="init_position=jax: the encoder ViTModel resizes its positions in its own way"
+    ):
         features(fitted(folders / "vit", None, 3, "jax"), grey(3))
 
 
