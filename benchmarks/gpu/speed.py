@@ -31,18 +31,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 import torch
 import transformers
+from attention import attention
 from common import Place, Results, free_memory, read_place, synchronize
 from lightning import Callback
 from PIL import Image
+from timing import ROUNDS, Facts, Step, in_turns, ratios, seconds_of, spread
 
 import mimsuite
 from mimsuite import models
 from mimsuite.models.flops import FlopCounter
 from mimsuite.objectives import compiling
 
-Facts = dict[str, Any]
-Step = Callable[[], torch.Tensor]
-ROUNDS, STEPS = 9, 10  # of timing, and steps of a block
+STEPS = 10  # of a block
 COMPARED = 20  # steps whose losses must agree
 # Largest relative difference of two losses. Where one library rounds to bfloat16 and the other does not, AdamW makes of
 # it 1.6e-3 in 20 steps (width 384, 8 images, on a CPU); in float32 it is 2e-7 there.
@@ -145,35 +145,6 @@ def compare_losses(steps: dict[str, Step], count: int) -> Facts:
     }
     assert max(off.values()) < AGREE, f"the losses do not agree: {losses}"
     return {"losses": losses, "largest_difference": off}
-
-
-def seconds_of(step: Step, count: int) -> float:
-    """Of one step, in a block of several."""
-    synchronize()
-    began = time.perf_counter()
-    for _ in range(count):
-        step()
-    synchronize()
-    return (time.perf_counter() - began) / count
-
-
-def in_turns(calls: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """The results of each call, which take turns."""
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            found[name].append(call())
-    return found
-
-
-def spread(values: Sequence[float]) -> Facts:
-    """Median, smallest and largest."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
-def ratios(over: Sequence[float], under: Sequence[float]) -> Facts:
-    """Of times of the same rounds."""
-    return spread([a / b for a, b in zip(over, under, strict=True)])
 
 
 def profile_of(step: Step, rows: int = 12) -> list[str]:
@@ -398,6 +369,7 @@ NOISE = 5.5  # grey levels; with it a JPEG of quality 90 has about 47 kB
 CASES: dict[str, Callable[[Place], Facts]] = {
     "simmim_vit_base_256": lambda place: simmim(place, "base", 256, theirs=True),
     "simmim_vit_large_128": lambda place: simmim(place, "large", 128, theirs=False),
+    "attention": attention,
     "loop_vit_nano": loop,
     "shards_vit_small": shards,
 }

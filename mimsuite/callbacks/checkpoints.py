@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.progress import _BaseProgress
 
 from mimsuite.callbacks.stop import EXIT_CODES, StopRequest
 from mimsuite.objectives.skipping import RunningStatistics
@@ -105,8 +107,8 @@ class Checkpoints(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         if self._whole is None:
-            self._whole = WholeStep(pl_module)
-        self._whole.remember(trainer)
+            self._whole = WholeStep(trainer, pl_module)
+        self._whole.remember()
         if step == self._saved:
             return
         self.exit_code, late = self._agreed(trainer, step)
@@ -145,8 +147,6 @@ class Checkpoints(Callback):
             whole.restore()
         try:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            if step == whole.step:
-                checkpoint["loops"]["fit_loop"] = whole.loops
             trainer.strategy.save_checkpoint(checkpoint, path)  # without waiting for processes that may be gone
         except Exception as error:  # the one that ends the run counts
             log.warning("checkpoint %s was not written: %s", path.name, error)
@@ -194,25 +194,45 @@ def highest(values: list[int]) -> list[int]:
 class WholeStep:
     """What changes before the next optimizer step is whole, as it was after the last one.
 
-    That is Lightning's count of batches, and the running statistics of BatchNorm.
+    That is Lightning's counts, and the running statistics of BatchNorm.
+
+    Args:
+        trainer: of the run.
+        module: what it trains.
 
     Attributes:
         step: the optimizer steps done.
-        loops: Lightning's counts, as a checkpoint of that step has them.
     """
 
-    def __init__(self, module: LightningModule) -> None:
-        self.step, self.loops = -1, dict[str, Any]()
+    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
+        self.step, self._trainer = -1, trainer
+        self._counts = [vars(progress) for progress in progress_of(trainer.fit_loop)]
+        self._values: list[dict[str, Any]] = []
+        self._stepped = 0
         self._statistics = RunningStatistics(module)
 
-    def remember(self, trainer: Trainer) -> None:
+    def remember(self) -> None:
         """Takes the state after a whole step."""
-        self.step, self.loops = trainer.global_step, copy.deepcopy(trainer.fit_loop.state_dict())
+        self.step = self._trainer.global_step
+        self._values = [counts.copy() for counts in self._counts]
+        self._stepped = self._trainer.fit_loop.epoch_loop._batches_that_stepped
         self._statistics.remember()
 
     def restore(self) -> None:
-        """Gives BatchNorm its statistics back."""
+        """Gives all of it back, before a run ends."""
+        for counts, values in zip(self._counts, self._values, strict=True):
+            counts.update(values)
+        self._trainer.fit_loop.epoch_loop._batches_that_stepped = self._stepped
         self._statistics.restore()
+
+
+def progress_of(part: Any) -> Iterator[Any]:
+    """The objects that hold the counts of a loop of Lightning's, and of all loops in it."""
+    for inner in vars(part).values():
+        if isinstance(inner, _BaseProgress):
+            yield inner
+        if isinstance(inner, _BaseProgress | _Loop):
+            yield from progress_of(inner)
 
 
 def validate(trainer: Trainer) -> None:

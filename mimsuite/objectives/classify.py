@@ -72,7 +72,7 @@ class ClassifyObjective(Objective):
     def train(self, mode: bool = True) -> ClassifyObjective:
         """Switches the mode; BatchNorms whose parameters are frozen keep the statistics that they came with."""
         super().train(mode)
-        for module in self.model.modules():
+        for module in self.trained_model.modules():
             if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
                 module.eval()
         return self
@@ -85,17 +85,19 @@ class ClassifyObjective(Objective):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, a scalar."""
         assert batch.labels is not None
-        pixels = self.normalize(batch.images)
+        with self.phase(batch):
+            pixels = self.normalize(batch.images)
         pixels, targets = self.mixing(pixels, batch.labels, mix_hashes(self.micro_seed(batch_idx), _MIXING))
         with self.phase(batch):
-            logits = self.model(pixels).logits
+            logits = self.trained_model(pixels).logits
         return poison_if_not_finite(soft_loss(logits, targets, self.label_kind, self.class_weights))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the loss, which is without smoothing and class weights, and to the scores."""
         assert batch.labels is not None
+        pixels = self.normalize(batch.images)
         with self.phase(batch):
-            logits = self.evaluated_model(self.normalize(batch.images)).logits.float()
+            logits = self.evaluated_model(pixels).logits.float()
         loss = classification_loss(logits, batch.labels, self.model.config.problem_type)
         self.val_loss.update(loss, weight=len(logits))
         self.val_scores.update(logits, batch.labels)

@@ -1,4 +1,4 @@
-"""torch.compile for training: blocks one by one, for batches of the run's own size; all else runs as it is.
+"""torch.compile for training: blocks one by one, for batches of the run's own size; most else runs as it is.
 
 The blocks of a model are alike, so that one graph per phase (training, validation) and shape serves them all. A batch
 of another size, such as the last one of validation, a picture or the online probe's, is not worth a graph of its own.

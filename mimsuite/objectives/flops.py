@@ -48,8 +48,9 @@ def training_flops(objective: Objective, batches: Sequence[Batch]) -> float:
 
 
 def on_meta(tensor: Tensor) -> Tensor:
-    """A tensor of the same kind without memory."""
-    return torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+    """A tensor of the same kind without memory; bfloat16 as float32, for there is no autocast that mixes the two."""
+    dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+    return torch.empty_like(tensor, device="meta", dtype=dtype).requires_grad_(tensor.requires_grad)
 
 
 def batch_on_meta(batch: Batch) -> Batch:

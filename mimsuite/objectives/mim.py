@@ -40,6 +40,11 @@ class MIMObjective(Objective):
         self.flat: float | None = None
 
     @property
+    def trained_model(self) -> ForMaskedImageModeling:
+        """See `Objective`."""
+        return cast(ForMaskedImageModeling, super().trained_model)
+
+    @property
     def evaluated_model(self) -> ForMaskedImageModeling:
         """See `Objective`."""
         return cast(ForMaskedImageModeling, super().evaluated_model)
@@ -47,9 +52,9 @@ class MIMObjective(Objective):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The masked loss of a batch, a scalar."""
         assert batch.mask is not None
-        pixels = self.normalize(batch.images)
         with self.phase(batch):
-            loss = self.model.masked_loss(pixels, batch.mask, batch.hidden, self.loss)
+            pixels = self.normalize(batch.images)
+            loss = self.trained_model.masked_loss(pixels, batch.mask, batch.hidden, self.loss)
         return poison_if_not_finite(loss)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -21,6 +21,7 @@ from mimsuite.models.composed import blocks_of
 from mimsuite.objectives.averaging import AveragedWeights
 from mimsuite.objectives.clipping import clip_gradients
 from mimsuite.objectives.compiling import CompiledBlocks
+from mimsuite.objectives.master_weights import RoundedCopy
 from mimsuite.objectives.skipping import StepGuard
 from mimsuite.processors.center_crop import CenterCropImageProcessor
 from mimsuite.types import Batch, Encoder
@@ -45,11 +46,13 @@ class Objective(LightningModule):
         seed: of the run; what is random in the model is drawn from it, the step, the micro-batch and the rank.
         description: plain values that checkpoints carry beside the weights (`config`, `preprocessor`).
         ema: decay per step of an exponential moving average of the weights, less in the first steps; None for none.
+        master_weights: whether a copy of the model with weights in bfloat16 computes the gradients.
 
     Attributes:
         compiled: the compiled blocks; None where the model runs as it is.
         label_kind: what the labels are that the loss needs; None for a loss without labels.
         averaged: the averaged weights, in `averaged.module`; None without `ema`.
+        rounded: the copy with weights in bfloat16, in `rounded.module`; None without `master_weights`.
         grad_norm: of the last step, before clipping; a scalar on the device.
         overflowed: whether the last step changed nothing because of the factor on the loss, which is halved then;
             with `precision=16-mixed`.
@@ -71,6 +74,7 @@ class Objective(LightningModule):
         seed: int,
         description: dict[str, Any],
         ema: float | None = None,
+        master_weights: bool = False,
     ) -> None:
         super().__init__()
         self.model: nn.Module
@@ -78,26 +82,35 @@ class Objective(LightningModule):
         self.make_optimizer, self.groups, self.schedule, self.clip = optimizer, groups, schedule, clip
         self.seed, self.description = seed, description
         self.averaged = None if ema is None else AveragedWeights(model, ema)
+        self.rounded = RoundedCopy(model) if master_weights else None
         self.grad_norm: Tensor | None = None
         self.guard: StepGuard | None = None
         self.overflowed = False
         self.compiled: CompiledBlocks | None = None
+        self._clipped: list[nn.Parameter] = []  # the optimizer's, in our order
         self._lost: Tensor | None = None  # whether a loss of this step was not finite
         self.last_metrics: dict[str, float] = {}
         self.log_every: int | None = None
         self._losses: list[Tensor] = []
 
     def compile_blocks(self, batch: int) -> None:
-        """Compiles the blocks of the model, for batches of `batch` images; call it before a trainer runs."""
-        models: list[Any] = [self.model, *([] if self.averaged is None else [self.averaged.module])]
-        blocks = blocks_of(*models)
+        """Compiles the blocks of the model, and the normalisation of training batches, for batches of `batch` images.
+
+        Call it before a trainer runs.
+        """
+        blocks = blocks_of(*dict.fromkeys((self.trained_model, self.evaluated_model)))
         if not blocks:
             log.warning("trainer.compile=true has nothing to compile: the encoder has no method blocks()")
-        self.compiled = CompiledBlocks(blocks, batch)
+        self.compiled = CompiledBlocks([*blocks, self.normalize], batch)
 
     def phase(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         """Where a training or validation step runs the model: compiled blocks are used here and nowhere else."""
         return contextlib.nullcontext() if self.compiled is None else self.compiled.phase(len(batch.images))
+
+    @property
+    def trained_model(self) -> nn.Module:
+        """The model that computes the loss of a training step."""
+        return self.model if self.rounded is None else self.rounded.module
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -129,7 +142,7 @@ class Objective(LightningModule):
         """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._guarded().begin()
-        torch.manual_seed(self.micro_seed(batch_idx))
+        seed_generators(self.micro_seed(batch_idx), self.device)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Reports loss, norm and rate every `log_every` steps, where that is set: in a trainer without our monitor."""
@@ -143,7 +156,9 @@ class Objective(LightningModule):
             self._losses = []
 
     def report_training(self, loss: float, **more: float) -> dict[str, float]:
-        """Gives the metrics of a log point to the loggers and to `self.log`; call it after a training batch.
+        """Gives the metrics of a log point to the loggers and to callbacks, as `trainer.callback_metrics`.
+
+        `self.log` would do the same, and take as long as several steps of a small model. Call it after a training batch.
 
         Args:
             loss: the mean since the last log point.
@@ -156,7 +171,7 @@ class Objective(LightningModule):
         if self.grad_norm is not None:
             metrics["optim/grad_norm"] = float(self.grad_norm)
         self.give_to_loggers(metrics)
-        self.log_dict(metrics, logger=False, on_step=True, on_epoch=False)
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         return metrics
 
     def on_validation_epoch_start(self) -> None:
@@ -199,10 +214,12 @@ class Objective(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Gives the first step the rate of this run's schedule.
+        """Gives the first step the rate of this run's schedule, and its weights.
 
         The optimizer of a checkpoint has that of the schedule before, which is another where the run is longer now.
         """
+        if self.rounded is not None:
+            self.rounded.load()
         for config in self.trainer.lr_scheduler_configs:
             schedule = cast(torch.optim.lr_scheduler.LambdaLR, config.scheduler)
             factor = self.schedule(schedule.last_epoch)
@@ -216,15 +233,22 @@ class Objective(LightningModule):
         float16 the gradients are of a loss times a factor, which a fused optimizer would take out later; there the host
         asks in each step, as the scaler does.
         """
+        if self.rounded is not None:
+            self.rounded.give_gradients()
         scaler = self.loss_scaler
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)
-        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        parameters = [parameter for parameter in self.parameters() if id(parameter) in trained]
-        self.grad_norm = clip_gradients(parameters, self.clip)
+        self.grad_norm = clip_gradients(self._parameters_of(optimizer), self.clip)
         self.overflowed = scaler is not None and self._overflowed(self.grad_norm, scaler)
         self._guarded().decide(self.grad_norm, optimizer, asks=scaler is not None, counts=not self.overflowed)
         self._lost = None
+
+    def _parameters_of(self, optimizer: Any) -> list[nn.Parameter]:
+        """Its parameters in the order of `parameters()`, which is looked up anew when it has others."""
+        given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if given != {id(parameter) for parameter in self._clipped}:
+            self._clipped = [parameter for parameter in self.parameters() if id(parameter) in given]
+        return self._clipped
 
     @property
     def skipped(self) -> Tensor:
@@ -254,6 +278,11 @@ class Objective(LightningModule):
         lost = loss.detach().isfinite().logical_not()
         self._lost = lost if self._lost is None else self._lost | lost
 
+    def on_after_backward(self) -> None:
+        """Sums gradients of micro-batches in float32; with several processes in bfloat16, as DDP averages their sum."""
+        if self.rounded is not None and self.trainer.world_size == 1:
+            self.rounded.give_gradients()
+
     def _loss_was_finite(self) -> bool:
         """Of this step, in all processes: each asks, because each skipped it."""
         assert self._lost is not None
@@ -269,8 +298,23 @@ class Objective(LightningModule):
         """Takes the step and, unless it was skipped, moves the averaged weights: before callbacks may save them."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         skipped = self._guarded().finish()
+        if self.rounded is not None:
+            self.rounded.follow()
         if self.averaged is not None:
             self.averaged.update(self.model, skipped)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds what a model on a device draws from, as `torch.manual_seed` does.
+
+    That one also notes a stack trace for each kind of device that is not in use, which takes longer than a small layer.
+    """
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+        return
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def mean_loss(trainer: Trainer, losses: list[Tensor]) -> float:

@@ -71,8 +71,7 @@ class RunningStatistics:
     """A copy of the running statistics of a module's BatchNorms, which change in forward passes."""
 
     def __init__(self, module: nn.Module) -> None:
-        norms = (part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
-        self._buffers = [buffer for norm in norms for buffer in norm.buffers()]
+        self._buffers = running_statistics(module)
         self._values = [buffer.clone() for buffer in self._buffers]
 
     @torch.no_grad()
@@ -86,6 +85,12 @@ class RunningStatistics:
         """Gives them back; with `wanted`, a bool scalar on their device, only where it is True."""
         for value, buffer in zip(self._values, self._buffers, strict=True):
             buffer.copy_(value if wanted is None else torch.where(wanted, value, buffer))
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Those of all BatchNorms, and the number of batches that each has seen."""
+    norms = (part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
+    return [buffer for norm in norms for buffer in norm.buffers()]
 
 
 def takes_flag(optimizer: torch.optim.Optimizer) -> bool:

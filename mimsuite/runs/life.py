@@ -264,7 +264,7 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
     """Device, precision and images per forward pass."""
     inputs = settings.inputs
     device = find_device(inputs.accelerator)
-    precision, reason = choose_precision(inputs.precision, device)
+    precision, reason = choose_precision(inputs.precision, device, inputs.master_weights)
     reason = "as before" if inputs.resume and inputs.precision != "auto" else reason
     limit = micro_limit(device, settings.geometry.image_size)
     micro = fitted_micro_batch(inputs.micro_batch, settings.budget.batch, run_team.size, limit)

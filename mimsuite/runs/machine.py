@@ -33,10 +33,12 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def choose_precision(asked: str, on: Device) -> tuple[str, str]:
+def choose_precision(asked: str, on: Device, master_weights: bool = False) -> tuple[str, str]:
     """Lightning's name of the precision and the reason for it."""
     if asked != "auto":
         return asked, "as given"
+    if master_weights:
+        return "bf16-mixed", "for optim.master_weights=true"
     if on.fast_bf16:
         return "bf16-mixed", f"{on.name} is fast at bfloat16"
     return "32-true", f"{on.name} is not fast at bfloat16"

@@ -134,6 +134,7 @@ def around_model(
             "config": config,
             "preprocessor": preprocessing(normalize, settings.geometry.image_size),
         },
+        **({"master_weights": True} if inputs.master_weights else {}),  # a module of a user's may not know it
     }
 
 

@@ -41,7 +41,7 @@ from mimsuite.words import ACCELERATORS, PRECISIONS
 
 LOG_EVERY = 10  # steps, where no monitor says it
 OF_THE_TRAINER = ("clip", "accelerator", "num_nodes", "compile")
-OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay")  # keys of the group that are read, not handed on
+OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay", "master_weights")  # keys that are read, not handed on
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class RunInputs:
         clip: largest global gradient norm, or None.
         compile: whether the blocks are compiled; None: decided when the device is known.
         objects: what a caller gave in place of config nodes.
+        master_weights: whether the weights are in bfloat16 in forward and backward pass.
     """
 
     out: str
@@ -130,6 +131,7 @@ class RunInputs:
     clip: float | None
     compile: bool | None
     objects: Objects = NO_OBJECTS
+    master_weights: bool = False
 
     @property
     def goes_on(self) -> bool:
@@ -240,6 +242,7 @@ def read_inputs(
         clip=read_clip(cfg),
         compile=read_compile(cfg),
         objects=objects,
+        master_weights=read_master_weights(cfg, precision),
     )
 
 
@@ -317,6 +320,21 @@ def read_compile(cfg: DictConfig) -> bool | None:
     if value != "auto" and not isinstance(value, bool):
         raise InputError(f"trainer.compile={value} is unknown; trainer.compile takes auto, true, false")
     return None if value == "auto" else value
+
+
+def read_master_weights(cfg: DictConfig, precision: str) -> bool:
+    """Whether weights are in bfloat16 beside float32 originals; runs from before this key, and own groups, have none.
+
+    Raises:
+        InputError: another precision was given.
+    """
+    wanted = "master_weights" in cfg.optim and read_flag(cfg, "optim.master_weights")
+    if wanted and precision not in ("auto", "bf16-mixed"):
+        raise InputError(
+            f"optim.master_weights=true keeps weights in bfloat16, which precision={precision} does not; use "
+            "precision=bf16-mixed, or optim.master_weights=false"
+        )
+    return wanted
 
 
 def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget: Budget) -> DictConfig:

@@ -65,7 +65,7 @@ def make_objects(settings: FinetuneSettings, compute: Compute) -> tuple[Classify
 def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) -> None:
     """Reports labels, model, and whether other libraries will read the result."""
     inputs, labels, model = settings.inputs, settings.labels, settings.model
-    parameters = list(objective.model.parameters())
+    parameters = list(objective.trained_model.parameters())
     log.info(
         "labels    %s, %d outputs; %s training images; best weights by %s",
         *(labels.facts.kind, labels.facts.outputs, f"{len(labels.train):,}", labels.chosen_on),

@@ -119,11 +119,11 @@ def losses(folder, name="train/loss"):
 @pytest.mark.parametrize(
     ("task", "keys", "graphs"),
     [
-        ("pretrain", {"model": "vit_nano"}, 2),
-        ("pretrain", {"model": "vit_nano", "objective": "mae", "head": "dec1", "micro_batch": 4}, 4),
+        ("pretrain", {"model": "vit_nano"}, 3),
+        ("pretrain", {"model": "vit_nano", "objective": "mae", "head": "dec1", "micro_batch": 4}, 5),
         ("pretrain", {"model": "cvt_nano"}, None),
         ("pretrain", {"model": "bit_nano"}, None),
-        ("finetune", {"model": "vit_nano", "objective.ema": 0.9}, 2),
+        ("finetune", {"model": "vit_nano", "objective.ema": 0.9}, 3),
     ],
 )
 def test_a_compiled_run_has_the_losses_of_the_other_and_no_graph_after_its_first_validation(

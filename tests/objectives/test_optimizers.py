@@ -148,6 +148,7 @@ def test_every_group_of_the_configuration_makes_an_optimizer_that_learns(name):
     node = OmegaConf.load(CONF / f"{name}.yaml")
     lr = node.pop("base_lr")
     assert node.pop("base_batch") > 0
+    assert node.pop("master_weights") is False
     torch.manual_seed(0)
     w = torch.nn.Parameter(torch.randn(8, 8))
     optimizer = instantiate(node, lr=lr)([{"params": [w], "names": ["w"], "lr": lr, "lr_scale": 1.0}])
