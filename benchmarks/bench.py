@@ -45,13 +45,14 @@ class Table:
 
 
 TABLES = {
-    "startup": Table(("startup.py", "--repeats", "5"), 0.07),
-    "memory": Table(("memory.py", "1200"), 0.07),
-    "loader": Table(("loader.py", "--repeats", "3"), 0.16),
-    "probe": Table(("probe.py", "heads", "epochs", "--rounds", "3"), 0.11, json=False),
-    "peers_mae_vit_tiny_96": Table(("peers/mae.py", "vit_tiny_96", "--blocks", "7"), 0.1, PEERS),
-    "peers_mae_vit_small_224": Table(("peers/mae.py", "vit_small_224", "--blocks", "7"), 0.2, PEERS),
-    "step": Table(("step.py", "--blocks", "7"), 0.29, json=False),
+    "startup": Table(("startup.py", "--repeats", "5"), 0.045),
+    "loop": Table(("loop.py", "--blocks", "7", "--steps", "150"), 0.07),
+    "memory": Table(("memory.py", "1200"), 0.05),
+    "loader": Table(("loader.py", "--repeats", "3"), 0.105),
+    "probe": Table(("probe.py", "heads", "epochs", "--rounds", "3"), 0.105, json=False),
+    "peers_mae_vit_tiny_96": Table(("peers/mae.py", "vit_tiny_96", "--blocks", "7"), 0.08, PEERS),
+    "peers_mae_vit_small_224": Table(("peers/mae.py", "vit_small_224", "--blocks", "7"), 0.155, PEERS),
+    "step": Table(("step.py", "--blocks", "7"), 0.39, json=False),
 }
 
 
