@@ -158,7 +158,7 @@ class Objective(LightningModule):
     def report_training(self, loss: float, **more: float) -> dict[str, float]:
         """Gives the metrics of a log point to the loggers and to callbacks, as `trainer.callback_metrics`.
 
-        `self.log` would do the same, and take as long as several steps of a small model. Call it after a training batch.
+        `self.log` does the same, and takes as long as several steps of a small model. Call it after a training batch.
 
         Args:
             loss: the mean since the last log point.
