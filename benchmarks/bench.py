@@ -6,7 +6,7 @@ A table that is finished for this commit and this processor is not measured agai
 where it was; `--again` measures all anew. A table may take its share of the minutes and is stopped after it: what it
 has printed by then is kept, it counts as unfinished, and the next run begins it anew. Rows of peers need the
 environment of `make peers`. Measure on a machine that does nothing else; the load is written down. At the end all rows
-are printed as one table.
+are printed as one table. Results that are reported are copied into a folder with their date, which git keeps.
 """
 
 from __future__ import annotations
