@@ -10,7 +10,7 @@ from typing import Any
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError, reading
 from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
-from mimsuite.weights.source import HubOptions, also_named, find_folder, read_config
+from mimsuite.weights.source import HubOptions, also_named, find_folder, read_config, take_files
 
 
 class AutoConfig:
@@ -58,7 +58,7 @@ class _AutoModel:
         if source is None:
             raise InputError("give a folder to from_pretrained")
         hub = HubOptions.take(options)
-        folder = find_folder(source, hub, use_safetensors=options.get("use_safetensors"))
+        folder = find_folder(source, hub, files=take_files(dict(options)))
         named = read_config(folder).get("model_type") if given is None else given.model_type
         read = _class_of(named, cls.part).from_pretrained(folder, config=given, **options)
         model = read[0] if isinstance(read, tuple) else read

@@ -13,7 +13,7 @@ from torch import Tensor
 from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
 from mimsuite.weights.files import read_decoder, read_folder
-from mimsuite.weights.source import HubOptions
+from mimsuite.weights.source import HubOptions, take_files
 from mimsuite.weights.tensors import Tensors, in_memory
 
 # They change how other software reads files, and nothing here: no pickle is ever run, and no file is read twice.
@@ -22,9 +22,7 @@ WITHOUT_EFFECT = (
     *("offload_folder", "offload_state_dict", "use_kernels"),
 )
 REFUSED = {
-    "from_flax": "mimsuite reads safetensors and torch archives",
-    "from_tf": "mimsuite reads safetensors and torch archives",
-    "gguf_file": "mimsuite reads safetensors and torch archives",
+    "gguf_file": "mimsuite reads safetensors, torch archives, and files of Flax and TensorFlow",
     "load_in_4bit": "mimsuite does not quantize",
     "load_in_8bit": "mimsuite does not quantize",
     "quantization_config": "mimsuite does not quantize",
@@ -39,7 +37,7 @@ class Loading:
     Attributes:
         hub: which files of a hub repository or folder.
         variant: of the files, as in `model.fp16.safetensors`.
-        use_safetensors: True: only they are read, False: only torch archives; None: what is there.
+        files: of `mimsuite.weights.source.SOURCES`: which files are read; None: what is there.
         state_dict: tensors that are used instead of files.
         device: where the model is put; None: where torch makes it.
         wants_info: also return which parameters were missing, unexpected and of other shapes.
@@ -47,7 +45,7 @@ class Loading:
 
     hub: HubOptions
     variant: str | None
-    use_safetensors: bool | None
+    files: str | None
     state_dict: Mapping[str, Tensor] | None
     device: torch.device | None
     wants_info: bool
@@ -69,7 +67,7 @@ class Loading:
         return cls(
             HubOptions.take(keywords),
             read_variant(keywords.pop("variant", None)),
-            keywords.pop("use_safetensors", None),
+            take_files(keywords),
             keywords.pop("state_dict", None),
             read_device_map(keywords.pop("device_map", None)),
             bool(keywords.pop("output_loading_info", False)),
@@ -79,7 +77,7 @@ class Loading:
         """The weights of a folder, or of `state_dict`; errors as `mimsuite.weights.files.read_folder`."""
         if folder is None:
             return in_memory(self.state_dict or {})
-        state = read_folder(folder, self.variant, self.use_safetensors)
+        state = read_folder(folder, self.variant, self.files)
         return state | read_decoder(folder, self.variant) if with_decoder else state
 
 

@@ -100,7 +100,7 @@ class Pretrained(Interface):
             ignore_mismatched_sizes: keep parameters of other shapes freshly initialised instead of failing.
             overrides: fields of the configuration, `init_options` of the class, and what code for Hugging Face gives:
                 `subfolder`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only` (which files);
-                `variant`, `use_safetensors`, `state_dict` (of them); `device_map` (one device);
+                `variant`, `use_safetensors`, `from_flax`, `from_tf`, `state_dict` (of them); `device_map` (one device);
                 `output_loading_info=True` (returns the model and what was missing, unexpected, of other shapes).
 
         Raises:
@@ -113,7 +113,7 @@ class Pretrained(Interface):
         if (source is None) != (loading.state_dict is not None):
             raise InputError("give a folder to from_pretrained, or None with config= and state_dict=")
         name = "state_dict" if source is None else str(source)
-        folder = None if source is None else find_folder(source, loading.hub, use_safetensors=loading.use_safetensors)
+        folder = None if source is None else find_folder(source, loading.hub, files=loading.files)
         if not isinstance(config, ModelConfig):
             if (place := folder if config is None else config) is None:
                 raise InputError("state_dict= needs config=, as there is no config.json")

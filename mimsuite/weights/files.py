@@ -3,50 +3,58 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mimsuite.data.storage import replacing, write_text
+from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
-from mimsuite.weights.containers.safetensors_file import open_safetensors
+from mimsuite.weights.containers.safetensors_file import open_safetensors, write_safetensors
 from mimsuite.weights.containers.torch_file import open_state_dict
-from mimsuite.weights.source import DECODER, MissingFileError, read_json
+from mimsuite.weights.formats.format import Found
+from mimsuite.weights.source import DECODER, FRAMEWORK_FILES, MissingFileError, read_config, read_json
 from mimsuite.weights.tensors import Tensors
 
-SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
-OTHER_FORMATS = ("flax_model.msgpack", "tf_model.h5")
+SAFETENSORS, TORCH = SHARDED = "model.safetensors", "pytorch_model.bin"
 
 
-def read_folder(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> Tensors:
-    """Opens the tensors of a Hugging Face folder: safetensors, else `pytorch_model.bin`.
+def read_folder(folder: Path, variant: str | None = None, source: str | None = None) -> Tensors:
+    """Opens the tensors of a Hugging Face folder, named as in its safetensors whatever file they are in.
 
     Args:
         folder: the folder.
         variant: of the files, as in `model.fp16.safetensors`.
-        use_safetensors: True: only they are read, False: only torch archives; None: what is there.
+        source: of `SOURCES`: which files are read; None: the first that are there, in that order.
 
     Raises:
         MissingFileError: no weights, or a shard is missing.
-        InputError: damaged or unsafe files, or only formats that are not read.
+        InputError: damaged or unsafe files.
     """
-    formats = {None: (SAFETENSORS, TORCH), True: (SAFETENSORS,), False: (TORCH,)}[use_safetensors]
-    for name in formats:
+    formats = {"safetensors": SAFETENSORS, "torch": TORCH, **FRAMEWORK_FILES}
+    wanted = list(formats.values()) if source is None else [formats[source]]
+    for name in wanted:
         file, index = (folder / of_variant(one, variant) for one in (name, f"{name}.index.json"))
         if file.is_file():
-            return read_tensors(file)
-        if index.is_file():
+            return _read_framework(file) if name in FRAMEWORK_FILES.values() else read_tensors(file)
+        if index.is_file() and name in SHARDED:
             return _read_shards(index)
-    others = [name for name in (SAFETENSORS, TORCH, *OTHER_FORMATS) if (folder / name).is_file()]
+    others = [name for name in formats.values() if (folder / name).is_file()]
     raise MissingFileError(
         f"{folder} has no weights that can be read"
         + (f" (only {', '.join(others)})" if others else "")
-        + f"; expected {' or '.join(of_variant(name, variant) for name in formats)}, single or with an .index.json"
+        + f"; expected {' or '.join(of_variant(name, variant) for name in wanted)}"
+        + (", single or with an .index.json" if set(wanted) & set(SHARDED) else "")
     )
+
+
+def _read_framework(path: Path) -> Tensors:
+    """Opens a file of Hugging Face's TensorFlow or Flax classes, with the `config.json` beside it."""
+    from mimsuite.weights.containers.recognised import open_file
+    from mimsuite.weights.formats.known import read_foreign
+
+    config = path.parent / "config.json"
+    return read_foreign(Found(str(path), open_file(path), read_config(path.parent) if config.is_file() else {})).tensors
 
 
 def read_decoder(folder: Path, variant: str | None = None) -> Tensors:
@@ -90,7 +98,7 @@ def write_folder(folder: Path, state: dict[str, Tensor], max_shard_bytes: int, v
     stem, count = single.removesuffix(".safetensors"), len(shards)
     names = [single] if count == 1 else [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     for name, shard in zip(names, shards, strict=True):
-        _write_shard(folder / name, shard)
+        write_safetensors(folder / name, shard)
     if count > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         total = sum(t.nbytes for t in state.values())
@@ -106,7 +114,7 @@ def write_decoder(folder: Path, state: dict[str, Tensor], variant: str | None = 
     """Writes `decoder.safetensors`, or removes an old one if there is nothing to write."""
     path = folder / of_variant(DECODER, variant)
     if state:
-        _write_shard(path, state)
+        write_safetensors(path, state)
     else:
         path.unlink(missing_ok=True)
 
@@ -124,17 +132,6 @@ def read_shard_size(size: int | str) -> int:
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
     raise InputError(f"max_shard_size={size!r} is not a size; use a number of bytes, or '5GB', '200MB'")
-
-
-def _write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    with replacing(path) as part:
-        try:
-            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"})
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _read_shards(index: Path) -> Tensors:

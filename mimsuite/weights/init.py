@@ -231,11 +231,12 @@ def in_folder(init: str, folder: Path) -> Weights:
     if config is None:
         raise InputError(f"init={init}: {folder} has no config.json; give a run folder or a Hugging Face folder")
     preprocessor = read_object(init, folder / "preprocessor_config.json") or {}
+    config = plain_names(config)
     if is_foreign(config):
         from mimsuite.weights.files import read_folder
 
-        return as_ours(Found(init, read_folder(folder), config), preprocessor)
-    return Weights(init, folder, None, plain_names(config), preprocessor)
+        return as_ours(init, Found(f"init={init}", read_folder(folder), config), preprocessor)
+    return Weights(init, folder, None, config, preprocessor)
 
 
 def in_file(init: str, path: Path) -> Weights:
@@ -246,16 +247,13 @@ def in_file(init: str, path: Path) -> Weights:
     """
     from mimsuite.weights.containers.recognised import open_file
 
-    return as_ours(Found(init, open_file(path)), {})
+    return as_ours(init, Found(f"init={init}", open_file(path)), {})
 
 
-def as_ours(found: Found, preprocessor: dict[str, Any]) -> Weights:
+def as_ours(init: str, found: Found, preprocessor: dict[str, Any]) -> Weights:
     """Weights of another library; what lies beside them wins over what their format says of the preprocessing."""
     read = read_foreign(found)
-    return Weights(
-        *(found.where, None, None, read.config, read.preprocessor | preprocessor, read.tensors),
-        foreign=read,
-    )
+    return Weights(init, None, None, read.config, read.preprocessor | preprocessor, read.tensors, foreign=read)
 
 
 def read_object(init: str, path: Path) -> dict[str, Any] | None:

@@ -19,8 +19,15 @@ R = TypeVar("R")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 DECODER = "decoder.safetensors"  # of a model whose other file is the bare encoder
 SAFETENSORS, TORCH_FILES = "model*.safetensors", "pytorch_model*.bin"
+FRAMEWORK_FILES = {"flax": "flax_model.msgpack", "tensorflow": "tf_model.h5"}
+SOURCES = ("safetensors", "torch", *FRAMEWORK_FILES)  # kinds of files in a folder, in the order in which they are read
 HUB_FILES = ["*.json", SAFETENSORS, "decoder*.safetensors"]
 WRAPPED = "mimsuite"  # in a config.json of another library: the key of what is ours
+KEYWORDS = {
+    "use_safetensors": {True: "safetensors", False: "torch"},
+    "from_flax": {True: "flax"},
+    "from_tf": {True: "tensorflow"},
+}
 MARK, CLASS_MARK = "mimsuite_", "Mimsuite"  # before names of what transformers would load and compute otherwise
 DEMOS = Path(__file__).parent / "demo"  # small trained models that we ship, a folder each
 
@@ -71,6 +78,22 @@ class HubOptions:
         return cls(**found)
 
 
+def take_files(keywords: dict[str, Any]) -> str | None:
+    """Removes what says which files of weights are read; returns one of `SOURCES`, or None.
+
+    Raises:
+        InputError: two keywords that name different files.
+    """
+    given = {
+        keyword: values[value]
+        for keyword, values in KEYWORDS.items()
+        if isinstance(value := keywords.pop(keyword, None), bool) and value in values
+    }
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} name different files of weights; give one of them")
+    return next(iter(given.values()), None)
+
+
 def also_named(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Lets callers give arguments under other names: `also_named(save_directory="folder")`."""
 
@@ -92,7 +115,7 @@ class MissingFileError(InputError, FileNotFoundError):
         return str(self.args[0])
 
 
-def find_folder(source: str | Path, options: HubOptions | None = None, *, use_safetensors: bool | None = None) -> Path:
+def find_folder(source: str | Path, options: HubOptions | None = None, *, files: str | None = None) -> Path:
     """Returns the local folder of `source`: a folder, `demo:NAME`, `hf:ORG/NAME[@REVISION]`, or `ORG/NAME` for short.
 
     Hub repositories are downloaded to huggingface_hub's own cache.
@@ -100,14 +123,14 @@ def find_folder(source: str | Path, options: HubOptions | None = None, *, use_sa
     Args:
         source: a folder or a name.
         options: which files of it, and how they come here.
-        use_safetensors: whether the weights downloaded are safetensors; None: else `pytorch_model.bin`.
+        files: of `SOURCES`: which files of weights are downloaded; None: the first that are there, in that order.
 
     Raises:
         MissingFileError: no such folder, or it has no such `subfolder`.
         InputError: no such demo; huggingface_hub is not installed, or the repository cannot be downloaded.
     """
     options = options or HubOptions()
-    folder = _find_whole(source, options, use_safetensors)
+    folder = _find_whole(source, options, files)
     inner = Path(options.subfolder)
     if inner.is_absolute() or ".." in inner.parts:
         raise InputError(f"subfolder={options.subfolder!r} leads out of {str(source)!r}; give a folder inside it")
@@ -116,7 +139,7 @@ def find_folder(source: str | Path, options: HubOptions | None = None, *, use_sa
     return folder / inner
 
 
-def _find_whole(source: str | Path, options: HubOptions, use_safetensors: bool | None) -> Path:
+def _find_whole(source: str | Path, options: HubOptions, files: str | None) -> Path:
     """The folder of `source` itself; arguments and errors as for `find_folder`."""
     folder = Path(os.path.expanduser(source))
     if folder.is_dir():
@@ -125,9 +148,9 @@ def _find_whole(source: str | Path, options: HubOptions, use_safetensors: bool |
     if name.startswith("demo:"):
         return _demo(name)
     if name.startswith("hf:"):
-        return _download(name.removeprefix("hf:").strip("/"), options, use_safetensors)
+        return _download(name.removeprefix("hf:").strip("/"), options, files)
     if HUB_NAME.fullmatch(name) and not name.startswith((".", "/")):
-        return _download(name, options, use_safetensors)
+        return _download(name, options, files)
     raise MissingFileError(f"{name!r} is not a folder; give a folder with config.json, hf:ORG/NAME or demo:NAME")
 
 
@@ -191,7 +214,7 @@ def _demo(name: str) -> Path:
     return folder
 
 
-def _download(name: str, options: HubOptions, use_safetensors: bool | None) -> Path:
+def _download(name: str, options: HubOptions, files: str | None) -> Path:
     if not HUB_NAME.fullmatch(name):
         raise InputError(f"'hf:{name}' is not a hub name; use hf:ORG/NAME or hf:ORG/NAME@REVISION")
     try:
@@ -215,8 +238,12 @@ def _download(name: str, options: HubOptions, use_safetensors: bool | None) -> P
 
     try:
         folder = fetch(HUB_FILES)
-        if use_safetensors is not True and (use_safetensors is False or not any((folder / within).glob(SAFETENSORS))):
-            folder = fetch([*HUB_FILES, TORCH_FILES])
+        patterns = {"safetensors": SAFETENSORS, "torch": TORCH_FILES, **FRAMEWORK_FILES}
+        for pattern in patterns.values() if files is None else [patterns[files]]:
+            if pattern != SAFETENSORS:
+                folder = fetch([*HUB_FILES, pattern])
+            if any((folder / within).glob(pattern)):
+                break
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

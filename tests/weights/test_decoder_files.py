@@ -236,7 +236,7 @@ def test_a_save_that_fails_keeps_the_old_decoder_and_leaves_no_rest(tmp_path, mo
             raise OSError("disk full")
         save_file(tensors, path, metadata)
 
-    monkeypatch.setattr("mimsuite.weights.files.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save_pretrained(tmp_path)
     assert names_in(tmp_path) == ["config.json", "decoder.safetensors", "model.safetensors"]

@@ -1,22 +1,27 @@
 """MessagePack files, as Flax writes them: maps of maps, whose leaves are arrays (flax.serialization).
 
-They are walked through here, without the library: it would copy every array, and all at once.
+They are read here without the library, which would copy every array, and all at once; it writes them.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mimsuite.data.storage import replacing
 from mimsuite.errors import InputError, reading
 from mimsuite.weights.containers.held import FIX, Held, check_growth
 from mimsuite.weights.tensors import NUMBERS, Entry, Tensors
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ARRAY, SCALAR = 1, 3  # flax's extension types
 CHUNKED = "__msgpack_chunked_array__"
+CHUNK = 2**30  # bytes of the longest array that is written in one piece
 DEEPEST, MOST_ARRAYS, LONGEST_NAME = 40, 100_000, 1_000
 
 # First byte -> what follows, and how many bytes say its length.
@@ -176,3 +181,62 @@ def _joined(value: dict[str, Any]) -> Entry:
         return made.reshape(shape)
 
     return Entry(tuple(shape), parts[0].dtype, read)
+
+
+def write_msgpack(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a file that Flax reads, whole or not at all; names are split into maps at their dots.
+
+    Raises:
+        InputError: msgpack is not installed.
+    """
+    try:
+        import msgpack
+    except ImportError:
+        raise InputError("writing a file of Flax needs msgpack; pip install mimsuite[h5]") from None
+    tree: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *outer, last = name.split(".")
+        inner = tree
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = tensor
+    packer = msgpack.Packer(use_bin_type=True, autoreset=False)
+    with replacing(path) as part_path, part_path.open("wb") as file:
+        for _ in _packed(packer, tree):
+            file.write(packer.getbuffer())
+            packer.reset()
+
+
+def _packed(packer: Any, tree: Mapping[str, Any]) -> Iterator[None]:
+    """Packs a tree, and stops where the packer should be emptied."""
+    packer.pack_map_header(len(tree))
+    for name, value in tree.items():
+        packer.pack(name)
+        if isinstance(value, dict):
+            yield from _packed(packer, value)
+        elif value.nbytes > CHUNK:
+            pieces = value.flatten().split(CHUNK // value.element_size())
+            packer.pack_map_header(3)
+            for key, content in ((CHUNKED, True), ("shape", {str(n): side for n, side in enumerate(value.shape)})):
+                packer.pack(key)
+                packer.pack(content)
+            packer.pack("chunks")
+            packer.pack_map_header(len(pieces))
+            for number, piece in enumerate(pieces):
+                packer.pack(str(number))
+                packer.pack_ext_type(ARRAY, _bytes_of(piece))
+                yield
+        else:
+            packer.pack_ext_type(ARRAY, _bytes_of(value))
+        yield
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    """An array in flax's form."""
+    import msgpack
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    name = str(tensor.dtype).removeprefix("torch.")
+    packed: bytes = msgpack.packb((list(tensor.shape), name, flat.view(torch.uint8).numpy().tobytes()))
+    return packed

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
+from mimsuite.data.storage import replacing
 from mimsuite.errors import InputError, reading
 from mimsuite.weights.containers.held import FIX, check_growth
 from mimsuite.weights.tensors import NUMBERS, Entry, Tensors
@@ -62,3 +64,14 @@ def _entry(path: Path, part: str, shape: tuple[int, ...], dtype: np.dtype[Any]) 
         return torch.from_numpy(native.reshape(shape))
 
     return Entry(shape, dtype.newbyteorder("=").name, read)
+
+
+def write_npz(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes an archive, whole or not at all; bfloat16, which NumPy does not have, becomes float32."""
+    import torch
+
+    with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, tensor in tensors.items():
+            known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                npy.write_array(file, known.detach().cpu().contiguous().numpy(), allow_pickle=False)

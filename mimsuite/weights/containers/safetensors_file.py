@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from mimsuite.data.storage import replacing
 from mimsuite.errors import InputError, reading
 from mimsuite.weights.containers.held import FIX, Held
 from mimsuite.weights.tensors import Entry, Tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
@@ -39,3 +46,21 @@ def _entry(held: Held, begin: int, name: str, about: dict[str, Any]) -> Entry:
     if about["dtype"] not in DTYPES:
         raise InputError(f"{held.path}: {name!r} is stored as {about['dtype']}, which is not read; write it as F32")
     return held.entry(begin + about["data_offsets"][0], tuple(about["shape"]), DTYPES[about["dtype"]])
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        OSError: a full disk, or a place that may not be written.
+    """
+    from safetensors.torch import save_file
+
+    with replacing(path) as part:
+        try:
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, part, metadata={"format": "pt"})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error

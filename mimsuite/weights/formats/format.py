@@ -14,7 +14,7 @@ from mimsuite.weights.tensors import Tensors
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-HEADS = {1280: 16, 1408: 16, 1664: 16}  # of the published widths whose heads are not 64 wide
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # of the published widths whose heads are not 64 wide
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Found:
     """Weights that somebody has, not yet known.
 
     Attributes:
-        where: what errors call them.
+        where: what errors call them: `init=FILE`, or a path.
         tensors: by their names there.
         config: the content of `config.json` beside them; empty without one.
     """
@@ -52,7 +52,7 @@ class Found:
 
     def refuse(self, looks_like: str, reason: str) -> InputError:
         """The error for weights that are known and cannot be used."""
-        return InputError(f"init={self.where} looks like {looks_like}, {reason}")
+        return InputError(f"{self.where} looks like {looks_like}, {reason}")
 
 
 @dataclass(frozen=True)
@@ -117,23 +117,28 @@ def read_as(form: Format, found: Found) -> Read:
     Raises:
         InputError: a variant that cannot be had, or names that the format does not have.
     """
-    with reading(f"init={found.where} looks like {form.title}, but", "download it again, or use other weights"):
-        own = form.canonical(found)
+    own = form.canonical(found)
+    fix = "its tensors are not those of a whole network; download it again"
+    with reading(f"{found.where}, which looks like {form.title},", fix):
         config = form.config(own)
         table = form.table(config)
         if unknown := table.unknown(own.tensors):
             raise found.refuse(
                 form.title, f"but has {len(unknown)} tensors that mimsuite does not know, such as {unknown[0]}"
             )
-        used = [name for name in own.tensors if table.find(name) is not None]
         tensors = form.derive(table.to_ours(own.tensors, config), config)
     ignored = tuple(name for name in own.tensors if table.find(name) is None)
-    return Read(form, config, form.preprocessor(own), tensors, len(used), ignored)
+    return Read(form, config, form.preprocessor(own), tensors, len(own.tensors) - len(ignored), ignored)
 
 
 def write_as(form: Format, state: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our tensors (names without the prefix of the encoder) under the names of a format."""
-    return form.table(config).to_theirs(state, config)
+    """Our tensors, their names with or without the prefix of the encoder, under the names of a format.
+
+    Raises:
+        InputError: a tensor that the format has no place for.
+    """
+    prefix = f"{form.model_type}."
+    return form.table(config).to_theirs({n.removeprefix(prefix): t for n, t in state.items()}, config)
 
 
 def heads_of(found: Found, width: int) -> int:
@@ -147,13 +152,15 @@ def heads_of(found: Found, width: int) -> int:
     return HEADS.get(width, width // 64)
 
 
-def square(found: Found, places: int) -> int:
-    """The side of a square grid of `places`.
+def square(found: Found, places: int, others: int = 0) -> int:
+    """The side of a square grid of `places`, or of as many as are left without the `others` among them.
 
     Raises:
         InputError: not a square.
     """
     side = math.isqrt(places)
+    if others and side * side != places:
+        return square(found, places - others)
     if side * side != places:
         raise found.refuse(f"a transformer of {places} places", "which are not a square; write it with a config.json")
     return side

@@ -6,12 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from mimsuite.errors import InputError, reading
-from mimsuite.weights.formats import mae_original, timm_vit
+from mimsuite.weights.formats import (
+    bit_original,
+    cvt_original,
+    flax_vit,
+    jax_vit,
+    mae_original,
+    simmim_vit,
+    tensorflow,
+    timm_bit,
+    timm_vit,
+)
 from mimsuite.weights.formats.format import Format, Found, Read, read_as
 
 # In the order in which they are asked: what is a special case of another one stands before it.
 FOREIGN_KEYS = {"architecture", "registered_name"}  # in config.json: of timm, of Keras
-FORMATS: tuple[Format, ...] = (mae_original.FORMAT, timm_vit.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    mae_original.FORMAT,
+    simmim_vit.FORMAT,
+    timm_vit.FORMAT,
+    timm_bit.FORMAT,
+    cvt_original.FORMAT,
+    jax_vit.FORMAT,
+    bit_original.FORMAT,
+    flax_vit.FORMAT,
+    tensorflow.VIT,
+    tensorflow.CVT,
+)
 
 
 def is_foreign(config: Mapping[str, Any]) -> bool:
@@ -27,13 +48,13 @@ def read_foreign(found: Found) -> Read:
         InputError: they are of no known format, or of a variant that cannot be had.
     """
     for form in FORMATS:
-        with reading(f"init={found.where}", "download it again, or use other weights"):
+        with reading(f"{found.where}", "download it again, or use other weights"):
             known = form.recognises(found)
         if known:
             return read_as(form, found)
     some = ", ".join(list(found.tensors)[:3])
     kind = f"config.json names model_type={found.config['model_type']}" if "model_type" in found.config else ""
     raise InputError(
-        f"init={found.where} holds {len(found.tensors)} tensors of no known format ({kind or f'such as {some}'}); "
+        f"{found.where} holds {len(found.tensors)} tensors of no known format ({kind or f'such as {some}'}); "
         f"known are {', '.join(form.title for form in FORMATS)}; or convert it to a Hugging Face folder"
     )

@@ -7,6 +7,7 @@ from typing import Any
 from mimsuite.weights.formats import timm_vit
 from mimsuite.weights.formats.format import IMAGENET, Format, Found, square
 from mimsuite.weights.formats.mapping import THIRDS, Rule, Table, both
+from mimsuite.weights.formats.sizes import vit_sizes
 
 TITLE = "a file of MAE's published code"
 LAYER, BLOCK = "decoder.decoder_layers.{i}", "decoder_blocks.{i}"
@@ -30,6 +31,9 @@ TABLE = Table(
 DECODER_HEADS = 16  # of all published decoders; the files do not say it
 
 
+DECODER_HEADS = 16  # of all published decoders; the files do not say it
+
+
 def is_mae(found: Found) -> bool:
     """By the decoder: an encoder alone is timm's."""
     return timm_vit.is_timm(found) and timm_vit.canonical(found).has("decoder_embed.weight", "decoder_pred.weight")
@@ -37,19 +41,20 @@ def is_mae(found: Found) -> bool:
 
 def config(found: Found) -> dict[str, Any]:
     """The sizes of encoder and decoder, by shapes; the target is that of the published recipe."""
-    shapes = found.shapes
-    width = shapes["decoder_embed.weight"][0]
-    square(found, shapes["decoder_pos_embed"][1] - 1)
+    timm_vit.check(found)
+    width = found.shapes["decoder_embed.weight"][0]
+    square(found, found.shapes["decoder_pos_embed"][1] - 1)
     if width % DECODER_HEADS:
-        raise found.refuse(TITLE, f"with a decoder {width} wide, which {DECODER_HEADS} heads do not divide")
-    return timm_vit.encoder_config(found) | {
+        raise found.refuse(TITLE, f"but with a decoder {width} wide, which {DECODER_HEADS} heads do not divide")
+    return vit_sizes(found, TABLE, eps=1e-6) | {
         "position": "sincos2d",
         "mask_mode": "drop",
         "mim_target": "norm_pixels",
+        "init_scheme": "mae",
         "decoder_hidden_size": width,
         "decoder_num_hidden_layers": found.count(r"decoder_blocks\.(\d+)\."),
         "decoder_num_attention_heads": DECODER_HEADS,
-        "decoder_intermediate_size": shapes["decoder_blocks.0.mlp.fc1.weight"][0],
+        "decoder_intermediate_size": found.shapes["decoder_blocks.0.mlp.fc1.weight"][0],
     }
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Facts = Mapping[str, Any]
-"""The content of our `config.json`, for what shapes alone do not say, such as the number of heads."""
+"""The content of our `config.json`, for what shapes alone do not say, such as the number of heads; empty: not known."""
 
 
 class Form(NamedTuple):
@@ -36,6 +36,34 @@ CONV = Form(lambda t, _: (t.permute(3, 2, 0, 1),), lambda ts, _: ts[0].permute(2
 """`(h, w, in, out)` there, `(out, in, h, w)` here."""
 POINT = Form(lambda t, _: (t.flatten(1),), lambda ts, _: ts[0][:, :, None, None])
 """A 1x1 convolution `(out, in, 1, 1)` there, a linear layer here."""
+POINT_DENSE = Form(lambda t, _: (t.flatten(0, -2).T,), lambda ts, _: ts[0].T[None, None])
+"""A 1x1 convolution `(1, 1, in, out)` there, a linear layer here."""
+TOKEN = Form(lambda t, _: (t.reshape(1, 1, -1),), lambda ts, _: ts[0][0])
+"""`(1, D)` there, `(1, 1, D)` here."""
+FLAT = Form(lambda t, _: (t.flatten(),), lambda ts, _: ts[0])
+"""A vector, there perhaps with axes of one before it."""
+
+
+def _with_class_place(table: Tensor, facts: Facts) -> tuple[Tensor]:
+    """A table of positions `(1, T, D)`, where the sizes are known with one of zeros for a class token that has none."""
+    from torch.nn import functional as F
+
+    if not facts:
+        return (table,)
+    down, across = _grid(facts)
+    missing = down * across + facts.get("use_class_token", True) - table.shape[1]
+    return (F.pad(table, (0, 0, 1, 0)) if missing == 1 else table,)
+
+
+def _grid(facts: Facts) -> tuple[int, int]:
+    """Rows and columns of patches, by `image_size` and `patch_size`."""
+    sides = [side if isinstance(side, list | tuple) else (side, side) for side in map(facts.get, SIZES)]
+    return sides[0][0] // sides[1][0], sides[0][1] // sides[1][1]
+
+
+SIZES = ("image_size", "patch_size")
+POSITIONS = Form(_with_class_place, lambda ts, _: ts[0])
+"""Positions of the patches, there perhaps without one of the class token: that is added behind them."""
 
 
 def _joined(tensors: tuple[Tensor, ...], _: Facts) -> Tensor:
@@ -61,7 +89,7 @@ FROM_HEADS = Form(
 
 
 class Rule(NamedTuple):
-    """One line of a table. `{i}`, `{j}`, `{k}` in names stand for numbers.
+    """One line of a table. `{i}` and `{j}` in names stand for numbers, `{j+1:02d}` for one that is written otherwise.
 
     Attributes:
         theirs: the name there.
@@ -95,11 +123,11 @@ class Table:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_patterns", [(pattern_of(rule.theirs), rule) for rule in self.rules])
 
-    def find(self, name: str) -> tuple[Rule, dict[str, str]] | None:
-        """The rule for a name there, and its numbers."""
+    def find(self, name: str) -> tuple[Rule, dict[str, int]] | None:
+        """The rule for a name there, and its numbers as we count them."""
         for pattern, rule in self._patterns:
             if (found := pattern.fullmatch(name)) is not None:
-                return rule, found.groupdict()
+                return rule, numbers_of(found)
         return None
 
     def unknown(self, names: Iterable[str]) -> list[str]:
@@ -117,7 +145,7 @@ class Table:
             if (found := self.find(name)) is None:
                 continue
             rule, numbers = found
-            names = [text.format(**numbers) for text in rule.all_ours]
+            names = [filled(text, numbers) for text in rule.all_ours]
             parts = rule.form.ours(entry.meta(), facts)
             if len(parts) != len(names):
                 raise InputError(f"{name} has shape {entry.shape}, which does not split into {', '.join(names)}")
@@ -140,20 +168,36 @@ class Table:
             for name in [name for name in left if first.fullmatch(name)]:
                 found = first.fullmatch(name)
                 assert found is not None
-                names = [text.format(**found.groupdict()) for text in rule.all_ours]
+                numbers = numbers_of(found)
+                names = [filled(text, numbers) for text in rule.all_ours]
                 if all(one in left for one in names):
                     given = tuple(left.pop(one) for one in names)
-                    made[rule.theirs.format(**found.groupdict())] = rule.form.theirs(given, facts).contiguous()
+                    made[filled(rule.theirs, numbers)] = rule.form.theirs(given, facts).contiguous()
         if left:
             raise InputError(f"{sorted(left)[0]} has no place in this format ({len(left)} such); use to=hf")
         return made
 
 
+NUMBER = re.compile(r"\{(\w)(\+1)?(?::02d)?\}")
+
+
 def pattern_of(name: str) -> re.Pattern[str]:
-    """A regular expression of a name with `{i}`, `{j}`, `{k}` for numbers."""
-    parts = re.split(r"\{(\w)\}", name)
-    text = "".join(re.escape(p) if n % 2 == 0 else rf"(?P<{p}>\d+)" for n, p in enumerate(parts))
-    return re.compile(text)
+    """A regular expression of a name with places for numbers."""
+    text, end = "", 0
+    for place in NUMBER.finditer(name):
+        text += re.escape(name[end : place.start()]) + rf"(?P<{place[1]}{'1' if place[2] else ''}>\d+)"
+        end = place.end()
+    return re.compile(text + re.escape(name[end:]))
+
+
+def numbers_of(found: re.Match[str]) -> dict[str, int]:
+    """The numbers that a pattern of `pattern_of` found, counted from 0."""
+    return {letter[0]: int(text) - len(letter[1:]) for letter, text in found.groupdict().items()}
+
+
+def filled(name: str, numbers: Mapping[str, int]) -> str:
+    """A name with numbers in their places."""
+    return name.format(**numbers, **{f"{letter}+1": number + 1 for letter, number in numbers.items()})
 
 
 def _once(entry: Entry, form: Form, facts: Facts, count: int) -> Callable[[int], Callable[[], Tensor]]:

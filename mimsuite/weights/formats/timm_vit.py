@@ -1,17 +1,25 @@
-"""timm's Vision Transformer, as DeiT and DINO have it, too."""
+"""timm's Vision Transformer, as DeiT, DINO and MAE (its encoder) have it, too."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from mimsuite.weights.formats.format import Format, Found, heads_of, square
-from mimsuite.weights.formats.mapping import THIRDS, Rule, Table, both
+from torch import Tensor
+
+from mimsuite.errors import InputError
+from mimsuite.weights.formats.format import Format, Found, write_as
+from mimsuite.weights.formats.mapping import POSITIONS, THIRDS, TOKEN, Rule, Table, both
+from mimsuite.weights.formats.sizes import vit_sizes
+from mimsuite.weights.formats.timm_folder import labels_of, preprocessing_of, write_folder
 
 LAYER, BLOCK = "encoder.layer.{i}", "blocks.{i}"
 QKV = tuple(f"{LAYER}.attention.attention.{part}" for part in ("query", "key", "value"))
 ENCODER = (
     Rule("cls_token", "embeddings.cls_token"),
-    Rule("pos_embed", "embeddings.position_embeddings"),
+    Rule("pos_embed", "embeddings.position_embeddings", POSITIONS),
     Rule("reg_token", "embeddings.register_tokens"),
     *both("patch_embed.proj", "embeddings.patch_embeddings.projection"),
     *both(f"{BLOCK}.norm1", f"{LAYER}.layernorm_before"),
@@ -24,71 +32,110 @@ ENCODER = (
     Rule(f"{BLOCK}.ls2.gamma", f"{LAYER}.gamma_2"),
     *both("norm", "layernorm"),
 )
-TABLE = Table((*ENCODER, *both("head", "classifier")))
-TITLE = "a Vision Transformer of timm, DeiT or DINO"
+# DINOv2's files have its mask token, DINO's whole ones the head of its training.
+TABLE = Table(
+    (*ENCODER, Rule("mask_token", "embeddings.mask_token", TOKEN), *both("head", "classifier")),
+    ignored=(r"(dino_)?head\.(mlp|last_layer)\..*",),
+)
+TITLE = "a Vision Transformer of timm, DeiT or DINO, or MAE's encoder"
 # What these files may have that our network does not: part of a name -> what it is.
 OTHERS = {
-    "fc_norm.": "a norm behind the mean of the patches (global average pooling)",
-    "norm_pre.": "a norm before the blocks",
-    "attn_pool.": "attention pooling",
-    "dist_token": "a distillation token",
+    "fc_norm.": "a norm behind the mean of the patches (fc_norm, global average pooling), as fine-tuned MAE has",
+    "norm_pre.": "a norm before the blocks (norm_pre)",
+    "attn_pool.": "attention pooling (attn_pool)",
+    "dist_token": "a distillation token (dist_token)",
     "patch_embed.backbone.": "a convolutional stem (hybrid)",
-    "rel_pos": "relative positions",
-    "gamma_1": "layer scale in BEiT's form",
-    "q_norm.": "normalised queries and keys",
-    "mask_token": "a mask token",
+    "relative_position": "relative positions in every block, as BEiT and fine-tuned SimMIM have",
+    "q_norm.": "normalised queries and keys (q_norm)",
+    "mlp.w12.": "gated MLPs (SwiGLU)",
 }
+RENAMED = (
+    (re.compile(r"^register_tokens$"), "reg_token"),  # of DINOv2
+    (re.compile(r"\.gamma_(\d)$"), r".ls\1.gamma"),  # of DeiT-III
+)
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 
 
 def is_timm(found: Found) -> bool:
-    """By the names of the first block."""
-    own = canonical(found)
-    return own.has("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
+    """By the names of the patch embedding and the first block."""
+    return canonical(found).has("patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
 
 
 def canonical(found: Found) -> Found:
-    """Without the prefixes of training programs: DistributedDataParallel's, and DINO's for the backbone of a pair."""
-    return found.without_prefix("module.").without_prefix("backbone.", "model.", "visual.trunk.")
+    """With timm's names, without the prefixes of training programs.
+
+    Those are DistributedDataParallel's, and DINO's for the backbone of a pair.
+    """
+    own = found.without_prefix("module.").without_prefix("backbone.", "model.", "visual.trunk.")
+
+    def new_name(name: str) -> str:
+        for pattern, new in RENAMED:
+            name = pattern.sub(new, name)
+        return name
+
+    return Found(own.where, own.tensors.renamed(new_name), own.config)
 
 
-def encoder_config(found: Found) -> dict[str, Any]:
-    """The sizes, by shapes."""
-    shapes = found.shapes
-    width, channels, *patch = shapes["patch_embed.proj.weight"]
-    prefix = int(found.has("cls_token"))
-    registers = shapes["reg_token"][1] if found.has("reg_token") else 0
-    config: dict[str, Any] = {
-        "model_type": "vit",
-        "architectures": ["ViTModel"],
-        "hidden_size": width,
-        "num_hidden_layers": found.count(r"blocks\.(\d+)\."),
-        "num_attention_heads": heads_of(found, width),
-        "intermediate_size": shapes["blocks.0.mlp.fc1.weight"][0],
-        "layer_norm_eps": 1e-6,
-        "num_channels": channels,
-        "patch_size": patch[0] if patch[0] == patch[1] else patch,
-        "qkv_bias": found.has("blocks.0.attn.qkv.bias"),
-        "use_class_token": bool(prefix),
-        "num_register_tokens": registers,
-        "layer_scale_init_value": 1e-5 if found.has("blocks.0.ls1.gamma") else None,
-        "encoder_stride": patch[0] if patch[0] == patch[1] else patch,
-    }
-    if found.has("pos_embed"):
-        places = shapes["pos_embed"][1] - prefix
-        side = square(found, places)
-        config["image_size"] = [side * patch[0], side * patch[1]] if patch[0] != patch[1] else side * patch[0]
-    return {name: value for name, value in config.items() if value is not None}
+def check(found: Found) -> None:
+    """Refuses what our network does not have."""
+    for part, what in OTHERS.items():
+        if any(part in name for name in found.tensors):
+            raise found.refuse(TITLE, f"but with {what}, which mimsuite does not have")
 
 
 def config(found: Found) -> dict[str, Any]:
-    """The sizes, and the classes where there is a head."""
-    for part, what in OTHERS.items():
-        if any(part in name for name in found.tensors):
-            raise found.refuse(TITLE, f"with {what}, which mimsuite does not have")
-    made = encoder_config(found)
-    if "head.weight" in found.shapes:
-        made |= {"architectures": ["ViTForImageClassification"], "num_labels": found.shapes["head.weight"][0]}
-    return made
+    """The sizes by shapes; from timm's `config.json` what pools, and the names of the classes."""
+    check(found)
+    given = found.config.get("model_args")
+    heads = given.get("num_heads") if isinstance(given, Mapping) else None
+    made = vit_sizes(found, TABLE, eps=1e-6, heads=heads)
+    pool = found.config.get("global_pool", given.get("global_pool") if isinstance(given, Mapping) else None)
+    if pool == "avg":
+        made["classifier_pool"] = "mean"
+    return made | labels_of(found)
 
 
-FORMAT = Format("timm", TITLE, "vit", lambda _: TABLE, is_timm, config, canonical)
+def write(
+    folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], preprocessor: Mapping[str, Any]
+) -> None:
+    """Writes a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
+
+    Args:
+        folder: is made.
+        state: our tensors, with or without the prefix of the encoder.
+        config: of their `config.json`.
+        preprocessor: of their `preprocessor_config.json`, for mean and deviation.
+
+    Raises:
+        InputError: a network that timm does not have.
+    """
+    without = ("use_attention_output_bias", "use_mlp_bias", "use_patch_bias")
+    missing = [f"{name}={config[name]}" for name in without if not config.get(name, True)]
+    if config.get("num_register_tokens"):
+        missing.append(f"num_register_tokens={config['num_register_tokens']} without positions")
+    if (act := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
+        missing.append(f"hidden_act={act}")
+    if missing:
+        raise InputError(f"{missing[0]}: timm's Vision Transformer has no such thing; use to=hf")
+    class_token = config.get("use_class_token", True)
+    mean = config.get("classifier_pool") == "mean" or not class_token
+    arguments = {
+        "img_size": config["image_size"],
+        "patch_size": config["patch_size"],
+        "embed_dim": config["hidden_size"],
+        "depth": config["num_hidden_layers"],
+        "num_heads": config["num_attention_heads"],
+        "mlp_ratio": config["intermediate_size"] / config["hidden_size"],
+        "qkv_bias": config.get("qkv_bias", True),
+        "init_values": config.get("layer_scale_init_value"),
+        "class_token": class_token,
+        "pos_embed": "learn" if config.get("use_absolute_position_embeddings", True) else "none",
+        "global_pool": "avg" if mean else "token",
+        "fc_norm": False,
+        "act_layer": ACTIVATIONS[act],
+    }
+    made = write_as(FORMAT, state, config)
+    write_folder(folder, "vit_base_patch16_224", made, config, preprocessor, arguments)
+
+
+FORMAT = Format("timm", TITLE, "vit", lambda _: TABLE, is_timm, config, canonical, preprocessor=preprocessing_of)

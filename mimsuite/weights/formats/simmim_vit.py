@@ -1,0 +1,85 @@
+"""SimMIM's original ViT `.pth` files (Xie et al. 2022): an encoder with relative positions, and its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mimsuite.errors import InputError
+from mimsuite.weights.formats import timm_vit
+from mimsuite.weights.formats.format import IMAGENET, Format, Found, square
+from mimsuite.weights.formats.mapping import THIRDS, Form, Rule, Table, both
+from mimsuite.weights.formats.sizes import vit_sizes
+
+TITLE = "a pretrained ViT of SimMIM's published code"
+LAYER, BLOCK = timm_vit.LAYER, timm_vit.BLOCK
+SHARED, INDEX = "rel_pos_bias.relative_position_bias_table", "rel_pos_bias.relative_position_index"
+
+
+def _with_key_bias(query: Tensor, _: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """The biases of query and key, of which the latter is 0 there."""
+    return query, query.new_zeros(query.shape)
+
+
+def _without_key_bias(biases: tuple[Tensor, ...], _: Mapping[str, Any]) -> Tensor:
+    if biases[1].count_nonzero():
+        raise InputError("a bias of keys that is not 0 has no place in SimMIM's files; use to=hf")
+    return biases[0]
+
+
+QUERY, KEY, VALUE = (f"{name}.bias" for name in timm_vit.QKV)
+TABLE = Table(
+    (
+        Rule("cls_token", "embeddings.cls_token"),
+        Rule("mask_token", "embeddings.mask_token"),
+        *both("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+        Rule(SHARED, "encoder.rel_pos_bias.relative_position_bias_table"),
+        *both(f"{BLOCK}.norm1", f"{LAYER}.layernorm_before"),
+        *both(f"{BLOCK}.norm2", f"{LAYER}.layernorm_after"),
+        Rule(f"{BLOCK}.attn.qkv.weight", tuple(f"{name}.weight" for name in timm_vit.QKV), THIRDS),
+        Rule(f"{BLOCK}.attn.q_bias", (QUERY, KEY), Form(_with_key_bias, _without_key_bias)),
+        Rule(f"{BLOCK}.attn.v_bias", VALUE),
+        *both(f"{BLOCK}.attn.proj", f"{LAYER}.attention.output.dense"),
+        *both(f"{BLOCK}.mlp.fc1", f"{LAYER}.intermediate.dense"),
+        *both(f"{BLOCK}.mlp.fc2", f"{LAYER}.output.dense"),
+        Rule(f"{BLOCK}.gamma_1", f"{LAYER}.gamma_1"),
+        Rule(f"{BLOCK}.gamma_2", f"{LAYER}.gamma_2"),
+        *both("norm", "layernorm"),
+        *both("decoder.0", "decoder.0"),
+    ),
+    ignored=(INDEX.replace(".", r"\."),),  # follows from the grid
+)
+
+
+def canonical(found: Found) -> Found:
+    """Without the prefixes of DistributedDataParallel and of the encoder."""
+    return found.without_prefix("module.").without_prefix("encoder.")
+
+
+def is_simmim(found: Found) -> bool:
+    """By the relative positions that all blocks share."""
+    return canonical(found).has("patch_embed.proj.weight", SHARED, "blocks.0.attn.qkv.weight")
+
+
+def config(found: Found) -> dict[str, Any]:
+    """The sizes, by shapes; of the table of relative positions the last three rows are the class token's."""
+    rows, heads = found.shapes[SHARED]
+    side = (square(found, rows - 3) + 1) // 2
+    made = vit_sizes(found, TABLE, eps=1e-6, heads=heads)
+    patch = made["patch_size"]
+    made |= {
+        "image_size": side * patch if isinstance(patch, int) else [side * one for one in patch],
+        "use_absolute_position_embeddings": found.has("pos_embed"),
+        "use_shared_relative_position_bias": True,
+        "init_scheme": "simmim",
+    }
+    if "layer_scale_init_value" in made:
+        made["layer_scale_init_value"] = 0.1
+    return made | ({"architectures": ["ViTForMaskedImageModeling"]} if found.has("decoder.0.weight") else {})
+
+
+FORMAT = Format(
+    "simmim", TITLE, "vit", lambda _: TABLE, is_simmim, config, canonical, preprocessor=lambda _: dict(IMAGENET)
+)
