@@ -155,7 +155,7 @@ def test_a_format_reports_what_was_used_and_what_was_ignored():
 def test_shapes_that_no_such_file_has_give_one_line(change, words):
     tensors = theirs() | {name: torch.zeros(shape) for name, shape in change.items()}
     with pytest.raises(InputError, match=f"^init=x.pth looks like a file of somebody, {words}") as caught:
-        read_as(FORM, Found("x.pth", in_memory(tensors)))
+        read_as(FORM, Found("init=x.pth", in_memory(tensors)))
     assert "\n" not in str(caught.value)
 
 

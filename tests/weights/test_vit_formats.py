@@ -178,7 +178,9 @@ def test_an_original_vit_of_another_kind_is_refused_by_name(tmp_path, name, reas
 def test_a_file_without_a_layer_of_the_first_block_is_refused_in_one_line(tmp_path):
     arrays, _ = jax_file()
     del arrays["Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"]
-    with pytest.raises(InputError, match=r"which looks like .*its tensors are not those of a whole network") as error:
+    with pytest.raises(
+        InputError, match=r"looks like .*but cannot be read.*its tensors are not those of a whole network"
+    ) as error:
         find_weights(npz(tmp_path / "a.npz", arrays))
     assert "\n" not in str(error.value)
 
@@ -347,31 +349,6 @@ def test_a_truncated_file_of_flax_is_one_line(tmp_path, keep):
     with pytest.raises(InputError, match=r"flax_model\.msgpack") as error:
         find_weights(str(path))
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ({"a": 1}, "is a number, not an array"),
-        ({"a": "x"}, "a text at place"),
-        ({"a": msgpack.ExtType(7, b"x")}, "an extension of type 7"),
-        (
-            {"a": msgpack.ExtType(1, msgpack.packb(((1 << 40,), "float32", b"1234")))},
-            r"shape \[1099511627776\] in 4 bytes",
-        ),
-        ({"a": msgpack.ExtType(1, msgpack.packb(((1,), "object", b"1234")))}, "KeyError: 'object'"),
-        ({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 4}, "chunks": {}}}, "pieces that are not an array"),
-    ],
-)
-def test_a_hostile_file_of_flax_is_one_line(tmp_path, content, reason):
-    (tmp_path / "x").write_bytes(msgpack.packb(content))
-    with pytest.raises(InputError, match=reason) as error:
-        open_msgpack(tmp_path / "x")
-    assert "\n" not in str(error.value)
-    nested = b"\x81\xa1a" * 5_000 + b"\x80"
-    (tmp_path / "x").write_bytes(nested)
-    with pytest.raises(InputError, match="nested deeper"):
-        open_msgpack(tmp_path / "x")
 
 
 # --- SimMIM and MAE ------------------------------------------------------------------------------------------

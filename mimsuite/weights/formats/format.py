@@ -119,7 +119,7 @@ def read_as(form: Format, found: Found) -> Read:
     """
     own = form.canonical(found)
     fix = "its tensors are not those of a whole network; download it again"
-    with reading(f"{found.where}, which looks like {form.title},", fix):
+    with reading(f"{found.where} looks like {form.title}, but", fix):
         config = form.config(own)
         table = form.table(config)
         if unknown := table.unknown(own.tensors):
