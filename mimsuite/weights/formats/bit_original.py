@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mimsuite.weights.containers.npz import write_npz
 from mimsuite.weights.formats.format import HALF, Format, Found, write_as
 from mimsuite.weights.formats.mapping import CONV, FLAT, POINT_DENSE, Rule, Table
 from mimsuite.weights.formats.sizes import bit_sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TITLE = "an original Big Transfer ResNet (.npz)"
 LAYER, UNIT = "encoder.stages.{i}.layers.{j}", "resnet/block{i+1}/unit{j+1:02d}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mimsuite.weights.containers.msgpack_file import write_msgpack
 from mimsuite.weights.formats import classic
 from mimsuite.weights.formats.format import Format, Found, write_as
 from mimsuite.weights.formats.sizes import vit_sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TITLE = "a Vision Transformer of Hugging Face's Flax classes"
 NAME = "flax_model.msgpack"

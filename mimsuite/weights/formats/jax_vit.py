@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mimsuite.weights.containers.npz import write_npz
 from mimsuite.weights.formats.format import HALF, Format, Found, write_as
 from mimsuite.weights.formats.mapping import CONV, DENSE, FROM_HEADS, INTO_HEADS, OF_HEADS, POSITIONS, Rule, Table
 from mimsuite.weights.formats.sizes import vit_sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TITLE = "an original Vision Transformer (.npz)"
 LAYER, BLOCK = "encoder.layer.{i}", "Transformer/encoderblock_{i}"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mimsuite.errors import InputError
 from mimsuite.weights.formats import timm_vit
 from mimsuite.weights.formats.format import IMAGENET, Format, Found, square
 from mimsuite.weights.formats.mapping import THIRDS, Form, Rule, Table, both
 from mimsuite.weights.formats.sizes import vit_sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TITLE = "a pretrained ViT of SimMIM's published code"
 LAYER, BLOCK = timm_vit.LAYER, timm_vit.BLOCK

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mimsuite.errors import InputError
 from mimsuite.weights.formats.format import Format, Found, write_as
@@ -14,6 +12,9 @@ from mimsuite.weights.formats.mapping import POINT, Rule, Table, both
 from mimsuite.weights.formats.sizes import bit_sizes
 from mimsuite.weights.formats.timm_folder import labels_of, preprocessing_of, write_folder
 from mimsuite.weights.tensors import in_memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TITLE = "a Big Transfer ResNet of timm"
 LAYER, BLOCK = "encoder.stages.{i}.layers.{j}", "stages.{i}.blocks.{j}"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mimsuite.errors import InputError
 from mimsuite.weights.formats.format import Format, Found, write_as
 from mimsuite.weights.formats.mapping import POSITIONS, THIRDS, TOKEN, Rule, Table, both
 from mimsuite.weights.formats.sizes import vit_sizes
 from mimsuite.weights.formats.timm_folder import labels_of, preprocessing_of, write_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYER, BLOCK = "encoder.layer.{i}", "blocks.{i}"
 QKV = tuple(f"{LAYER}.attention.attention.{part}" for part in ("query", "key", "value"))
