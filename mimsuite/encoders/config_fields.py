@@ -85,8 +85,8 @@ class ConfigFields(Checks):
         attn_implementation: "auto" (also None), "sdpa" or "eager"; how to compute, so never written to `config.json`.
         mim_target: ours; what a masked image model predicts: "pixels", "norm_pixels" or "hog"
             (`mimsuite.masked.targets`).
-        classifier_pool: ours; what a classifier looks at: "cls", the class token, "mean", the mean of the cells, or
-            "auto", the class token where the encoder has one.
+        classifier_pool: ours; what a classifier looks at: "cls", the class token, "mean", the mean of the cells,
+            "both", one behind the other, or "auto", the class token where the encoder has one.
 
     Raises:
         InputError: a value that is not allowed (a ValueError), naming field, value and what is.

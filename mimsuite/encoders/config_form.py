@@ -14,7 +14,8 @@ from typing import Any, NoReturn, Self
 from mimsuite.data.storage import write_text
 from mimsuite.encoders.config_fields import PRIVATE, ConfigFields, default_labels
 from mimsuite.errors import InputError, reading
-from mimsuite.weights.source import HubOptions, also_named, find_folder, plain_names, read_config, read_json
+from mimsuite.weights.folder import read_our_config
+from mimsuite.weights.source import HubOptions, also_named, find_folder, plain_names, read_json
 from mimsuite.words import ACTIVATION_NAMES
 
 
@@ -182,7 +183,7 @@ class ConfigForm(ConfigFields):
         options = HubOptions.take(keywords)
         if Path(source).is_file():
             return plain_names(read_json(Path(source))), keywords
-        return read_config(find_folder(source, options)), keywords
+        return read_our_config(find_folder(source, options)), keywords
 
     @classmethod
     @also_named(pretrained_model_name_or_path="source")

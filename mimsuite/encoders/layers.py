@@ -49,15 +49,29 @@ class Dense(nn.Module):
 
 
 class Intermediate(Dense):
-    """The first half of an MLP: a linear layer and the activation."""
+    """The first half of an MLP: a linear layer and the activation.
 
-    def __init__(self, inputs: int, outputs: int, activation: Activation, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, bias)
-        self.activation = activation_function(activation)
+    Args:
+        inputs: width of the tokens.
+        outputs: of what comes out.
+        activation: of the MLP.
+        bias: of the linear layer.
+        gated: the layer is twice as wide, and the activation of its first half multiplies the other (Shazeer 2020).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, activation: Activation, bias: bool = True, *, gated: bool = False
+    ) -> None:
+        super().__init__(inputs, outputs * 2 if gated else outputs, bias)
+        self.activation, self.gated = activation_function(activation), gated
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(..., outputs)` from `(..., inputs)`."""
-        return self.activation(self.dense(x))
+        if not self.gated:
+            return self.activation(self.dense(x))
+        gate, values = self.dense(x).chunk(2, dim=-1)
+        gated: Tensor = self.activation(gate) * values
+        return gated
 
 
 def name_in_files(module: nn.Module, part: str, name: str) -> None:

@@ -47,7 +47,7 @@ class VisionTransformer(nn.Module):
         num_blocks: blocks.
         extra: tokens before the patches.
         interpolate_positions: whether images of another size than the config's are taken, positions
-            interpolated; `interpolate_pos_encoding` of a call wins. False unless set.
+            interpolated; `interpolate_pos_encoding` of a call wins. As the config says, unless set.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner
             values.
         on_new_grid: what `set_image_size` calls with the new `(gh, gw)`, for a decoder with positions of its own.
@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
         self.stride, self.mask_stride = config.stride, config.mask_stride
         self.num_layers = self.num_blocks = config.num_hidden_layers
         self.extra = config.use_class_token + config.num_register_tokens
-        self.interpolate_positions = False
+        self.interpolate_positions = config.interpolate_positions
         self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.on_new_grid: Callable[[tuple[int, int]], None] | None = None
         self.embeddings = ViTEmbeddings(config, use_mask_token)
@@ -221,12 +221,12 @@ class VisionTransformer(nn.Module):
         """The residual blocks, in order."""
         return list(self.encoder.layer)
 
-    def set_image_size(self, image_size: Side, mode: str = "hf") -> None:
+    def set_image_size(self, image_size: Side, mode: str | None = None) -> None:
         """Makes another image size the model's own: resizes the positions once, notes it in the config.
 
         Args:
             image_size: pixels, side or `[H, W]`.
-            mode: see `resize_positions`.
+            mode: see `resize_positions`; None: as the config says.
 
         Raises:
             InputError: an image smaller than a patch, or a model with relative positions, which have no other
@@ -241,6 +241,7 @@ class VisionTransformer(nn.Module):
             )
         table = self.embeddings.position_embeddings
         if table is not None and new != old:
+            mode = self.config.resize_mode if mode is None else mode
             resized = resize_positions(table.detach(), old, new, mode, class_token=self.config.use_class_token)
             self.embeddings.position_embeddings = nn.Parameter(resized, requires_grad=table.requires_grad)
         if self.on_new_grid is not None:

@@ -51,10 +51,15 @@ class ViTConfig(ModelConfig):
             SimMIM).
         use_attention_output_bias: ours; bias of the projection after attention.
         use_mlp_bias: ours; biases of the MLP.
+        use_gated_mlp: ours; the MLP's first layer is twice as wide, and the activation of its first half is multiplied
+            by the other half: with "silu" SwiGLU, with "gelu" GEGLU (Shazeer 2020).
         use_patch_bias: ours; bias of the patch embedding.
         use_class_token: ours; False: the class features are the mean of the patches.
         num_register_tokens: ours; further class tokens without position, which nothing reads (Darcet et al. 2024).
         position: ours; "learned", or "sincos2d": fixed sines and cosines of row and column (MAE).
+        interpolate_positions: ours; images of other sizes are taken, and positions interpolated, also where a call does
+            not ask for it.
+        antialias_positions: ours; positions that are resized to fewer places are smoothed.
         mask_mode: ours; what becomes of hidden patches: "replace" (by the mask token), or "drop": the blocks see
             visible patches only, and hidden places of the feature map are 0 (MAE).
         decoder_hidden_size: ours; width of MAE's decoder, which "drop" needs for pixels; None: SimMIM's head.
@@ -74,10 +79,13 @@ class ViTConfig(ModelConfig):
             "use_shared_relative_position_bias",
             "use_attention_output_bias",
             "use_mlp_bias",
+            "use_gated_mlp",
             "use_patch_bias",
             "use_class_token",
             "num_register_tokens",
             "position",
+            "interpolate_positions",
+            "antialias_positions",
             *OF_MASKING,
             "init_scheme",
         }
@@ -105,10 +113,13 @@ class ViTConfig(ModelConfig):
     use_shared_relative_position_bias: bool = False
     use_attention_output_bias: bool = True
     use_mlp_bias: bool = True
+    use_gated_mlp: bool = False
     use_patch_bias: bool = True
     use_class_token: bool = True
     num_register_tokens: int = 0
     position: str = "learned"
+    interpolate_positions: bool = False
+    antialias_positions: bool = False
     mask_mode: str = "replace"
     decoder_hidden_size: int | None = None
     decoder_num_hidden_layers: int = 8
@@ -162,6 +173,11 @@ class ViTConfig(ModelConfig):
         return self.use_shared_relative_position_bias
 
     @property
+    def resize_mode(self) -> str:
+        """How positions are resized, as `mimsuite.encoders.positions.resize_positions` calls it."""
+        return "timm" if self.antialias_positions else "hf"
+
+    @property
     def drop_obstacle(self) -> str | None:
         """Relative positions are in the way of dropping patches."""
         if not self.use_shared_relative_position_bias:
@@ -199,9 +215,11 @@ class ViTConfig(ModelConfig):
             "use_shared_relative_position_bias": (False,),
             "use_attention_output_bias": (True,),
             "use_mlp_bias": (True,),
+            "use_gated_mlp": (False,),
             "use_patch_bias": (True,),
             "use_class_token": (True,),
             "num_register_tokens": (0,),
+            "antialias_positions": (False,),
         }
         return self._beyond(known)
 
@@ -246,7 +264,8 @@ class ViTConfig(ModelConfig):
             self._check_activation(name)
         for name in ("image_size", "patch_size", "encoder_stride"):
             self._check_side(name)
-        for name in ("qkv_bias", *sorted(n for n in self.ours_only if n.startswith("use_"))):
+        switches = ("qkv_bias", "interpolate_positions", "antialias_positions")
+        for name in (*switches, *sorted(n for n in self.ours_only if n.startswith("use_"))):
             self._check_bool(name)
         self._check_choice("init_scheme", INIT_SCHEMES)
         if any(p > s for p, s in zip(as_pair(self.patch_size), as_pair(self.image_size), strict=True)):

@@ -117,7 +117,8 @@ class ViTLayer(nn.Module):
         self.layernorm_before = nn.LayerNorm(width, eps)
         self.attention = ViTAttention(config)
         self.layernorm_after = nn.LayerNorm(width, eps)
-        self.intermediate = Intermediate(width, hidden, config.hidden_act, config.use_mlp_bias)
+        gated = config.use_gated_mlp
+        self.intermediate = Intermediate(width, hidden, config.hidden_act, config.use_mlp_bias, gated=gated)
         name_in_files(self, "intermediate.activation", "mlp.activation_fn")  # of activations with parameters
         self.output = Dense(hidden, width, config.use_mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -332,14 +333,14 @@ class ViTEmbeddings(nn.Module):
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Returns the position table for a grid, `(1, T, D)`.
 
-        Unchanged for the config's grid, else bicubic.
+        Unchanged for the config's grid, else bicubic, and smoothed if the config says so.
         """
         table = self.position_embeddings
         assert table is not None
         stored = grid_of(self.config.image_size, self.config)
         if grid == stored:
             return table
-        return resize_positions(table, stored, grid, class_token=self.config.use_class_token)
+        return resize_positions(table, stored, grid, self.config.resize_mode, class_token=self.config.use_class_token)
 
     def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
         """The position table for images of `height` and `width` pixels; the tokens `embeddings` are not looked at."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mimsuite.types import FeatureMap
 
 
 def pool(features: FeatureMap, how: str = "auto") -> Tensor:
-    """Returns `(B, D)`: with "auto" or "cls" the class token, with "mean", or for want of a token, the mean cell."""
-    return features.grid.mean((2, 3)) if features.cls is None or how == "mean" else features.cls
+    """Returns `(B, D)`, or with "both" `(B, 2 D)`.
+
+    With "auto" or "cls" the class token; with "mean", or for want of a token, the mean cell; with "both" the token and
+    then the mean cell (DINOv2, Oquab et al. 2024).
+    """
+    if features.cls is None or how in ("mean", "both"):
+        mean = features.grid.mean((2, 3))
+        return mean if features.cls is None or how == "mean" else torch.cat([features.cls, mean], dim=1)
+    return features.cls
 
 
 def linear_head(num_features: int, num_labels: int) -> nn.Module:

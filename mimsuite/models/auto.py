@@ -10,7 +10,9 @@ from typing import Any
 from mimsuite.encoders.config import ModelConfig
 from mimsuite.errors import InputError, reading
 from mimsuite.models.families import FAMILIES, PROCESSOR_NAMES
-from mimsuite.weights.source import HubOptions, also_named, find_folder, read_config, take_files
+from mimsuite.weights.folder import read_our_config
+from mimsuite.weights.formats.known import FORMATS
+from mimsuite.weights.source import HubOptions, also_named, find_folder, take_files
 
 
 class AutoConfig:
@@ -28,7 +30,7 @@ class AutoConfig:
             InputError: an unknown `model_type`.
         """
         hub = HubOptions.take(overrides)
-        return AutoConfig.from_dict(read_config(find_folder(source, hub)), **overrides)
+        return AutoConfig.from_dict(read_our_config(find_folder(source, hub)), **overrides)
 
     @staticmethod
     def from_dict(data: dict[str, Any], **overrides: Any) -> Any:
@@ -59,7 +61,7 @@ class _AutoModel:
             raise InputError("give a folder to from_pretrained")
         hub = HubOptions.take(options)
         folder = find_folder(source, hub, files=take_files(dict(options)))
-        named = read_config(folder).get("model_type") if given is None else given.model_type
+        named = read_our_config(folder).get("model_type") if given is None else given.model_type
         read = _class_of(named, cls.part).from_pretrained(folder, config=given, **options)
         model = read[0] if isinstance(read, tuple) else read
         model.name_or_path = model.config.name_or_path = str(source)
@@ -175,6 +177,8 @@ def _class_of(model_type: Any, part: str) -> Any:
     if model_type not in known:
         *others, last = sorted(known.keys() - {"external"})
         names = f"{', '.join(others)} and {last}" if others else last
+        if read_as_ours := sorted(t for form in FORMATS if form.model_type in known for t in form.model_types):
+            names = f"{names} ({', '.join(read_as_ours)} as vit)"
         if model_type in FAMILIES:
             raise InputError(f"model_type={model_type} has no class for {part}; use a checkpoint of {names}")
         found = f"this is a {model_type} checkpoint" if model_type else "its config.json names no model_type"

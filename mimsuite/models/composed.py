@@ -208,7 +208,7 @@ class ForImageClassification(Pretrained):
         encoder: without mask token.
 
     Raises:
-        InputError: `classifier_pool="cls"` and an encoder without class token.
+        InputError: `classifier_pool` is "cls" or "both", and an encoder without class token.
     """
 
     def __init__(self, config: ModelConfig, encoder: nn.Module) -> None:
@@ -216,10 +216,11 @@ class ForImageClassification(Pretrained):
         self.config = config
         self.add_module(self.base_prefix, encoder)
         lift_keys(self)
-        if config.classifier_pool == "cls" and not config.has_class_token:
-            raise InputError('classifier_pool="cls", but this encoder has no class token; use "mean" or "auto"')
+        how = config.classifier_pool
+        if how in ("cls", "both") and not config.has_class_token:
+            raise InputError(f'classifier_pool="{how}", but this encoder has no class token; use "mean" or "auto"')
         self.num_labels = config.num_labels
-        self.classifier = linear_head(self.encoder.num_features, config.num_labels)
+        self.classifier = linear_head(self.encoder.num_features * (2 if how == "both" else 1), config.num_labels)
 
     @property
     def encoder(self) -> Encoder:

@@ -64,6 +64,8 @@ PROCESSORS = {
 PROCESSOR_NAMES = {
     "ViTImageProcessor": "ViTImageProcessor",
     "ViTFeatureExtractor": "ViTImageProcessor",
+    **dict.fromkeys(("DeiTImageProcessor", "DeiTFeatureExtractor"), "ViTImageProcessor"),
+    **dict.fromkeys(("BeitImageProcessor", "BeitFeatureExtractor"), "ViTImageProcessor"),
     "BitImageProcessor": "BitImageProcessor",
     "CenterCropImageProcessor": "CenterCropImageProcessor",
     "PerceiverImageProcessor": "CenterCropImageProcessor",

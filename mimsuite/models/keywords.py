@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
-from mimsuite.weights.files import read_decoder, read_folder
+from mimsuite.weights.folder import FolderTensors, read_weights
 from mimsuite.weights.source import HubOptions, take_files
 from mimsuite.weights.tensors import Tensors, in_memory
 
@@ -73,12 +73,11 @@ class Loading:
             bool(keywords.pop("output_loading_info", False)),
         )
 
-    def tensors(self, folder: Path | None, with_decoder: bool) -> Tensors:
-        """The weights of a folder, or of `state_dict`; errors as `mimsuite.weights.files.read_folder`."""
+    def tensors(self, folder: Path | None, with_decoder: bool) -> FolderTensors:
+        """The weights of a folder, or of `state_dict`; errors as `mimsuite.weights.folder.read_weights`."""
         if folder is None:
-            return in_memory(self.state_dict or {})
-        state = read_folder(folder, self.variant, self.files)
-        return state | read_decoder(folder, self.variant) if with_decoder else state
+            return FolderTensors(in_memory(self.state_dict or {}), False)
+        return read_weights(folder, self.variant, self.files, with_decoder=with_decoder)
 
 
 def read_variant(variant: str | None) -> str | None:

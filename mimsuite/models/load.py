@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,7 +212,7 @@ def load_model(weights: Weights) -> Pretrained:
     Of a checkpoint, and of an encoder with a decoder beside, the masked image model.
     """
     from mimsuite import models
-    from mimsuite.models.pretrained import Pretrained
+    from mimsuite.models.pretrained import Pretrained, optional_parts
 
     config = config_of(weights)
     name = (weights.config.get("architectures") or [""])[0]
@@ -219,7 +220,8 @@ def load_model(weights: Weights) -> Pretrained:
     if (weights.has_decoder or weights.checkpoint is not None) and not name.endswith("ForImageClassification"):
         make = models.AutoModelForMaskedImageModeling.from_config
     elif isinstance(found, type) and issubclass(found, Pretrained) and isinstance(config, found.config_class):
-        make = found._from_config
+        parts = {} if weights.foreign is None else optional_parts(found, weights.state())
+        make = partial(found._from_config, **parts)
     else:
         make = models.AutoModel.from_config
     loaded: Pretrained = load_into(lambda: make(copy.copy(config), dtype=TRAINED_IN), weights)

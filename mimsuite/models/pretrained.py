@@ -119,7 +119,8 @@ class Pretrained(Interface):
                 raise InputError("state_dict= needs config=, as there is no config.json")
             config = cls.config_class.from_pretrained(place)
         config = config.changed(**overrides) if overrides else config
-        state = loading.tensors(folder, with_decoder=not cls.is_base)
+        state, foreign = loading.tensors(folder, with_decoder=not cls.is_base)
+        options = (optional_parts(cls, state) if foreign else {}) | options
         wanted = config
         model = make_for(
             state,
@@ -231,6 +232,15 @@ class Pretrained(Interface):
         write_decoder(folder, decoder, variant)
         write_text(folder / "config.json", text)
         return fields
+
+
+def optional_parts(cls: type[Pretrained], state: Tensors) -> dict[str, Any]:
+    """Arguments of a class's constructor, so that the model has those optional parts that weights are there for."""
+    held = {
+        "add_pooling_layer": any(name.startswith("pooler.") for name in state),
+        "use_mask_token": any(name in ("mask_token", "embeddings.mask_token") for name in state),
+    }
+    return {name: value for name, value in held.items() if name in cls.init_options}
 
 
 def _of_encoder(name: str) -> property:

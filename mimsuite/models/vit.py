@@ -180,7 +180,8 @@ class ViTForImageClassification(ForImageClassification):
     """ViT with a linear layer on the class token (Dosovitskiy et al. 2021, section 3.1).
 
     Gives `logits (B, num_labels)`. With `use_class_token=False` or `classifier_pool="mean"` the layer is on the
-    mean of the normed patches. Raises InputError for labels that are out of range or of another count.
+    mean of the normed patches, with "both" on token and mean. Raises InputError for labels that are out of range or of
+    another count.
     """
 
     config_class = ViTConfig

@@ -138,8 +138,8 @@ def classifier_config(config: EncoderConfig, cfg: DictConfig, labels: TrainingLa
             "use another model=, or add it to mimsuite as docs/extending.md says"
         )
     pool = read_choice(cfg, "head.pool", CLASSIFIER_POOLS)
-    if pool == "cls" and not config.class_tokens[-1]:
-        raise InputError("head.pool=cls, but this encoder has no class token; use head.pool=mean")
+    if pool in ("cls", "both") and not config.class_tokens[-1]:
+        raise InputError(f"head.pool={pool}, but this encoder has no class token; use head.pool=mean")
     if read(cfg, "drop_path") is not None:
         config = config.with_drop_path(read_number(cfg, "drop_path", below=1, use="0.1, or 0 for none"))
     return config.without_masking().changed(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
 from mimsuite.weights.channels import ChannelFit, fit_channels
+from mimsuite.weights.folder import read_foreign_folder
 from mimsuite.weights.formats.format import Found, Read
 from mimsuite.weights.formats.known import is_foreign, read_foreign
 from mimsuite.weights.source import DECODER, find_folder, plain_names
@@ -87,11 +88,15 @@ class Weights:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """`(H, W)` that the weights were trained at, where the config, or else the preprocessing, has it."""
+        """`(H, W)` that the weights were trained at, where the config, or else the preprocessing, has it.
+
+        The other way round where positions are interpolated anyway: then the config has the size of their table.
+        """
         written = self.preprocessor.get("size")
         if self.preprocessor.get("do_center_crop"):
             written = self.preprocessor.get("crop_size", written)
-        size = self.config.get("image_size", written)
+        sizes = [self.config.get("image_size"), written]
+        size = next((one for one in sizes[:: -1 if self.config.get("interpolate_positions") else 1] if one), None)
         if isinstance(size, dict):
             size = [size.get(side, size.get("shortest_edge")) for side in ("height", "width")]
         sides: list[Any] = list(size) if isinstance(size, list | tuple) else [size, size]
@@ -233,9 +238,7 @@ def in_folder(init: str, folder: Path) -> Weights:
     preprocessor = read_object(init, folder / "preprocessor_config.json") or {}
     config = plain_names(config)
     if is_foreign(config):
-        from mimsuite.weights.files import read_folder
-
-        return as_ours(init, Found(f"init={init}", read_folder(folder), config), preprocessor)
+        return as_ours(init, read_foreign_folder(f"init={init}", folder, config), preprocessor)
     return Weights(init, folder, None, config, preprocessor)
 
 
@@ -247,13 +250,12 @@ def in_file(init: str, path: Path) -> Weights:
     """
     from mimsuite.weights.containers.recognised import open_file
 
-    return as_ours(init, Found(f"init={init}", open_file(path)), {})
+    return as_ours(init, read_foreign(Found(f"init={init}", open_file(path))), {})
 
 
-def as_ours(init: str, found: Found, preprocessor: dict[str, Any]) -> Weights:
+def as_ours(init: str, read: Read, preprocessor: dict[str, Any]) -> Weights:
     """Weights of another library; what lies beside them wins over what their format says of the preprocessing."""
-    read = read_foreign(found)
-    return Weights(init, None, None, read.config, read.preprocessor | preprocessor, read.tensors, foreign=read)
+    return Weights(init, None, None, read.config, read.preprocessor | preprocessor, tensors=read.tensors, foreign=read)
 
 
 def read_object(init: str, path: Path) -> dict[str, Any] | None:

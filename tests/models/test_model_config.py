@@ -95,6 +95,9 @@ WRONG_TYPES = [
     ("hidden_dropout_prob", None),
     ("qkv_bias", 1),
     ("use_class_token", "no"),
+    ("use_gated_mlp", 1),
+    ("interpolate_positions", "yes"),
+    ("antialias_positions", 0),
     ("num_register_tokens", 4.0),
     ("decoder_hidden_size", "512"),
     ("image_size", "224"),
@@ -203,6 +206,9 @@ def test_every_other_field_survives_the_file():
         "classifier_pool": "mean",
     }
     fixed = relative | {
+        "interpolate_positions": True,
+        "antialias_positions": True,
+        "use_gated_mlp": True,
         "use_absolute_position_embeddings": True,
         "use_shared_relative_position_bias": False,
         "num_register_tokens": 4,
@@ -374,6 +380,8 @@ def test_another_familys_config_is_a_type_error(cls):
         (ViTConfig(drop_path_rate=0.1, position="sincos2d", init_scheme="mae"), []),
         (ViTConfig(classifier_pool="mean", num_register_tokens=4), ["classifier_pool=mean", "num_register_tokens=4"]),
         (ViTConfig(use_class_token=False), ["use_class_token=False"]),
+        (ViTConfig(use_gated_mlp=True, antialias_positions=True), ["use_gated_mlp=True", "antialias_positions=True"]),
+        (ViTConfig(interpolate_positions=True, classifier_pool="both"), ["classifier_pool=both"]),
         (CvtConfig(), []),
         (CvtConfig(depth=[1, 1, 10], hidden_act="quick_gelu"), ["hidden_act=quick_gelu", "depth=[1, 1, 10]"]),
         (CvtConfig(cls_token=[False] * 3), ["cls_token=[False, False, False]"]),

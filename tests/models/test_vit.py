@@ -388,6 +388,8 @@ NO_EFFECT = {
     "id2label": "class names; their number is num_labels, tested in test_model_config",
     "label2id": "class names",
     "attn_implementation": "the back ends agree; which one runs is tested in test_model_layers",
+    "interpolate_positions": "concerns images of other sizes; tested in test_vit_switches",
+    "antialias_positions": "concerns images of other sizes; tested in test_vit_switches",
 }
 CHANGES = {
     "hidden_size": 36,
@@ -412,6 +414,7 @@ CHANGES = {
     "use_shared_relative_position_bias": True,
     "use_attention_output_bias": False,
     "use_mlp_bias": False,
+    "use_gated_mlp": True,
     "use_patch_bias": False,
     "use_class_token": False,
     "num_register_tokens": 2,

@@ -70,6 +70,7 @@ class Format:
         preprocessor: the `preprocessor_config.json` of the published weights: mean and deviation; empty: not known.
         model_types: names of `model_type` in a `config.json` that is of this format.
         derive: tensors of ours that the files imply without holding them, such as a key bias of 0.
+        reduce: the opposite: what of our tensors the table has names for.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Format:
     preprocessor: Callable[[Found], dict[str, Any]] = lambda _: {}
     model_types: tuple[str, ...] = ()
     derive: Callable[[Tensors, Mapping[str, Any]], Tensors] = lambda tensors, _: tensors
+    reduce: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = lambda state, _: state
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,9 @@ def read_as(form: Format, found: Found) -> Read:
     Raises:
         InputError: a variant that cannot be had, or names that the format does not have.
     """
-    own = form.canonical(found)
     fix = "its tensors are not those of a whole network; download it again"
     with reading(f"{found.where} looks like {form.title}, but", fix):
+        own = form.canonical(found)
         config = form.config(own)
         table = form.table(config)
         if unknown := table.unknown(own.tensors):
@@ -138,7 +140,8 @@ def write_as(form: Format, state: Mapping[str, Any], config: Mapping[str, Any]) 
         InputError: a tensor that the format has no place for.
     """
     prefix = f"{form.model_type}."
-    return form.table(config).to_theirs({n.removeprefix(prefix): t for n, t in state.items()}, config)
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return form.table(config).to_theirs(form.reduce(own, config), config)
 
 
 def heads_of(found: Found, width: int) -> int:

@@ -7,21 +7,28 @@ from typing import Any
 
 from mimsuite.errors import InputError, reading
 from mimsuite.weights.formats import (
+    beit,
     bit_original,
     cvt_original,
+    deit,
+    dinov2,
     flax_vit,
+    ijepa,
     jax_vit,
     mae_original,
     simmim_vit,
     tensorflow,
     timm_bit,
     timm_vit,
+    vit_mae,
+    vit_msn,
 )
 from mimsuite.weights.formats.format import Format, Found, Read, read_as
 
 # In the order in which they are asked: what is a special case of another one stands before it.
 FOREIGN_KEYS = {"architecture", "registered_name"}  # in config.json: of timm, of Keras
 FORMATS: tuple[Format, ...] = (
+    *(vit_mae.FORMAT, deit.FORMAT, vit_msn.FORMAT, dinov2.FORMAT, ijepa.FORMAT, beit.FORMAT),
     mae_original.FORMAT,
     simmim_vit.FORMAT,
     timm_vit.FORMAT,
@@ -36,7 +43,7 @@ FORMATS: tuple[Format, ...] = (
 
 
 def is_foreign(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is another library's, or of a family that is read as one of ours."""
+    """Whether a `config.json` (with `plain_names`) is another library's, or of a family that is read as one of ours."""
     named = config.get("model_type")
     return any(named in form.model_types for form in FORMATS) or bool(FOREIGN_KEYS & config.keys() and not named)
 
@@ -48,7 +55,7 @@ def read_foreign(found: Found) -> Read:
         InputError: they are of no known format, or of a variant that cannot be had.
     """
     for form in FORMATS:
-        with reading(f"{found.where}", "download it again, or use other weights"):
+        with reading(found.where, "download it again, or use other weights"):
             known = form.recognises(found)
         if known:
             return read_as(form, found)

@@ -88,6 +88,20 @@ FROM_HEADS = Form(
 """`(heads, d, D)` there, a linear layer `(D, heads * d)` here."""
 
 
+def _with_key_bias(query: Tensor, _: Facts) -> tuple[Tensor, Tensor]:
+    return query, query.new_zeros(query.shape)
+
+
+def _without_key_bias(biases: tuple[Tensor, ...], _: Facts) -> Tensor:
+    if biases[1].count_nonzero():
+        raise InputError("a bias of keys that is not 0 has no place in this format; use to=hf")
+    return biases[0]
+
+
+NO_KEY_BIAS = Form(_with_key_bias, _without_key_bias)
+"""The bias of queries there, those of queries and keys here: the latter is 0 (BEiT, SimMIM)."""
+
+
 class Rule(NamedTuple):
     """One line of a table. `{i}` and `{j}` in names stand for numbers, `{j+1:02d}` for one that is written otherwise.
 

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mimsuite.errors import InputError
 from mimsuite.weights.formats import timm_vit
 from mimsuite.weights.formats.format import IMAGENET, Format, Found, square
-from mimsuite.weights.formats.mapping import THIRDS, Form, Rule, Table, both
+from mimsuite.weights.formats.mapping import NO_KEY_BIAS, THIRDS, Rule, Table, both
 from mimsuite.weights.formats.sizes import vit_sizes
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TITLE = "a pretrained ViT of SimMIM's published code"
 LAYER, BLOCK = timm_vit.LAYER, timm_vit.BLOCK
 SHARED, INDEX = "rel_pos_bias.relative_position_bias_table", "rel_pos_bias.relative_position_index"
-
-
-def _with_key_bias(query: Tensor, _: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """The biases of query and key, of which the latter is 0 there."""
-    return query, query.new_zeros(query.shape)
-
-
-def _without_key_bias(biases: tuple[Tensor, ...], _: Mapping[str, Any]) -> Tensor:
-    if biases[1].count_nonzero():
-        raise InputError("a bias of keys that is not 0 has no place in SimMIM's files; use to=hf")
-    return biases[0]
 
 
 QUERY, KEY, VALUE = (f"{name}.bias" for name in timm_vit.QKV)
@@ -40,7 +24,7 @@ TABLE = Table(
         *both(f"{BLOCK}.norm1", f"{LAYER}.layernorm_before"),
         *both(f"{BLOCK}.norm2", f"{LAYER}.layernorm_after"),
         Rule(f"{BLOCK}.attn.qkv.weight", tuple(f"{name}.weight" for name in timm_vit.QKV), THIRDS),
-        Rule(f"{BLOCK}.attn.q_bias", (QUERY, KEY), Form(_with_key_bias, _without_key_bias)),
+        Rule(f"{BLOCK}.attn.q_bias", (QUERY, KEY), NO_KEY_BIAS),
         Rule(f"{BLOCK}.attn.v_bias", VALUE),
         *both(f"{BLOCK}.attn.proj", f"{LAYER}.attention.output.dense"),
         *both(f"{BLOCK}.mlp.fc1", f"{LAYER}.intermediate.dense"),
