@@ -273,13 +273,17 @@ class Layer(NamedTuple):
 def find_layers(network: nn.Module) -> list[Layer]:
     """A network's layers with their blocks, found by its form.
 
-    Stages are the numbered children (of a list, or `layer1`, `layer2`, ...) that hold most of the parameters; where
-    most of a stage is again in numbered children, these are its blocks. A network without such stages has one layer
-    for each block, and one without numbered parts is one block.
+    Stages are the numbered children (of a list, or `layer1`, `layer2`, ...) with the most parameters; where most of a
+    stage is again in numbered children, these are its blocks. A network without such stages has one layer for each
+    block, and one without numbered parts is one block.
     """
-    stages = numbered_children(network, "") or [""]
-    inner = [numbered_children(network.get_submodule(name), f"{name}.") if name else [] for name in stages]
-    return [Layer(name, blocks or [name]) for name, blocks in zip(stages, inner, strict=True)]
+    stages = max(numbered_children(network), key=lambda names: size_of(network, names), default=[""])
+    layers = []
+    for name in stages:
+        stage = network.get_submodule(name)
+        inner = [names for names in numbered_children(stage) if 2 * size_of(stage, names) > size_of(stage, [""])]
+        layers.append(Layer(name, [f"{name}.{block}" for block in inner[0]] if name and inner else [name]))
+    return layers
 
 
 def as_one(layers: Sequence[Layer]) -> list[Layer]:
@@ -287,26 +291,22 @@ def as_one(layers: Sequence[Layer]) -> list[Layer]:
     return [Layer("", [block for layer in layers for block in layer.blocks])]
 
 
-def numbered_children(module: nn.Module, prefix: str) -> list[str]:
-    """Names of the numbered children that hold most of a module's parameters, at whatever depth they lie together."""
-    half = size_of(module) / 2
-    groups: dict[str, list[tuple[str, nn.Module]]] = {}
+def numbered_children(module: nn.Module, prefix: str = "") -> list[list[str]]:
+    """Names of the numbered children in a module, group by group, at whatever depth; not of those inside a group."""
+    groups: dict[str, list[str]] = {}
+    found = []
     for name, child in module.named_children():
         stem = name.rstrip("0123456789")
-        if stem != name and any(True for _ in child.children()):  # a layer alone is no block
-            groups.setdefault(stem, []).append((name, child))
-    for members in groups.values():
-        if sum(size_of(child) for _, child in members) > half:
-            return [prefix + name for name, _ in members]
-    for name, child in module.named_children():
-        if size_of(child) > half and not name[-1:].isdigit():
-            return numbered_children(child, f"{prefix}{name}.")
-    return []
+        if stem == name:
+            found += numbered_children(child, f"{prefix}{name}.")
+        elif any(True for _ in child.children()):  # a layer alone is no block
+            groups.setdefault(stem, []).append(prefix + name)
+    return [names for stem, names in groups.items() if not stem or len(names) > 1] + found
 
 
-def size_of(module: nn.Module) -> int:
-    """Values in the parameters of a module."""
-    return sum(p.numel() for p in module.parameters())
+def size_of(network: nn.Module, names: Sequence[str]) -> int:
+    """Values in the parameters of some parts of a network."""
+    return sum(p.numel() for name in names for p in network.get_submodule(name).parameters())
 
 
 def depths_of(network: nn.Module, layers: Sequence[Layer]) -> dict[str, int]:

@@ -12,8 +12,8 @@ from mimsuite.errors import InputError, cause_of
 
 # Of `pretrained_cfg`: what a folder in timm's form keeps; the rest says where the first weights were.
 KEPT = (
-    *("tag", "custom_load", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"),
-    *("num_classes", "pool_size", "first_conv", "classifier", "license"),
+    *("tag", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"),
+    *("pool_size", "first_conv", "classifier", "license"),
 )
 
 
@@ -31,12 +31,14 @@ def describe(name: str, arguments: Mapping[str, Any], channels: int) -> tuple[di
     model_args = json.loads(json.dumps(dict(arguments))) | {"in_chans": channels}
     made = create(name, name, model_args, pretrained=False)
     known = {key: value for key, value in made.pretrained_cfg.items() if key in KEPT and value is not None}
-    known |= {"num_classes": 0, "custom_load": False}
+    if (size := getattr(getattr(made, "patch_embed", None), "img_size", None)) is not None:
+        model_args["img_size"] = list(size)
+        known["input_size"] = [channels, *size]
     values = {
         "architecture": made.pretrained_cfg.get("architecture", name.partition(".")[0]),
         "num_classes": 0,
         "num_features": made.num_features,
-        "pretrained_cfg": json.loads(json.dumps(known)),
+        "pretrained_cfg": json.loads(json.dumps(known | {"num_classes": 0, "custom_load": False})),
         "model_args": model_args,
     }
     mean, std = known.get("mean"), known.get("std")
@@ -74,6 +76,21 @@ def create(name: str, called: str, arguments: Mapping[str, Any], *, pretrained: 
     Raises:
         InputError: timm does not make it.
     """
+    given = {key: value for key, value in arguments.items() if key != "num_classes"}
+    library = import_library()
+    try:
+        return library.create_model(name, pretrained=pretrained, num_classes=0, **given)
+    except Exception as error:  # each model has its own way to refuse
+        what = "weights" if pretrained else "model"
+        raise InputError(f"source={called}: timm does not give this {what} ({cause_of(error)})") from error
+
+
+def import_library() -> Any:
+    """The library.
+
+    Raises:
+        InputError: it is not installed, or cannot be imported.
+    """
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # torchvision, which timm imports, raises a RuntimeError
@@ -81,8 +98,4 @@ def create(name: str, called: str, arguments: Mapping[str, Any], *, pretrained: 
             f'model.source=timm:... needs timm ({cause_of(error)}); pip install "mimsuite[timm]" in an environment '
             "whose torch has a torchvision"
         ) from error
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
-    except Exception as error:  # each model has its own way to refuse
-        what = "weights" if pretrained else "model"
-        raise InputError(f"source={called}: timm does not give this {what} ({cause_of(error)})") from error
+    return timm

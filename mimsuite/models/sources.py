@@ -290,11 +290,9 @@ def map_facts(output: Any, size: Size) -> tuple[Size, int] | None:
         return None
     if output.ndim == 4:
         _, first, second, third = output.shape
-        for width, grid in ((first, (second, third)), (third, (first, second))):
-            stride = stride_of(size, grid)
-            if stride is not None and abs(stride[0] - stride[1]) <= max(stride) // 2:
-                return stride, width
-        return None
+        forms = ((first, (second, third)), (third, (first, second)))  # the channels first, or last
+        known = [(stride, width) for width, grid in forms if (stride := stride_of(size, grid)) is not None]
+        return next((fact for fact in known if fact[0][0] == fact[0][1]), known[0] if known else None)
     if output.ndim != 3:
         return None
     for side in range(1, LONGEST + 1):

@@ -59,7 +59,8 @@ class Objects:
         if model is not None:
             known = signature(type(model)).parameters.keys() - OF_THE_WEIGHTS
             sizes = {key: value for key, value in model.to_dict().items() if key in known}
-            found["model"] = {"_target_": class_name(model), **sizes}
+            whole = {"_recursive_": False} if model.found_out else {}  # else Hydra would build a network named in it
+            found["model"] = {"_target_": class_name(model), **whole, **sizes}
         return found
 
 

@@ -358,6 +358,43 @@ def test_a_folder_that_is_no_backbone_is_one_line_and_runs_no_code(tmp_path, con
     assert "\n" not in str(error.value)
 
 
+def test_code_beside_a_known_model_is_not_run(tmp_path):
+    wrapped.save("resnet", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    classes = {"AutoConfig": "code.Config", "AutoBackbone": "code.Model"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": classes}))
+    (tmp_path / "code.py").write_text("raise SystemExit('hub code ran')")
+    model = ExternalForMaskedImageModeling(ExternalConfig(source=str(tmp_path)))
+    model.encoder.load_source()
+    assert type(model.encoder.wrapped) is transformers.ResNetBackbone
+
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path(CANARY[0]),)
+
+
+CANARY = [""]
+
+
+def test_a_pickle_in_place_of_weights_is_not_run(tmp_path):
+    CANARY[0] = str(tmp_path / "canary")
+    wrapped.save("resnet", tmp_path / "source")
+    (tmp_path / "source" / "model.safetensors").unlink()
+    torch.save({"a": Evil()}, tmp_path / "source" / "pytorch_model.bin")
+    model = ExternalForMaskedImageModeling(ExternalConfig(source=str(tmp_path / "source")))
+    with pytest.raises(InputError, match="transformers cannot load its weights"):
+        model.encoder.load_source()
+    assert not (tmp_path / "canary").exists()
+
+
+def test_each_library_is_imported_in_one_file():
+    package = Path(sys.modules["mimsuite"].__file__).parent
+    for library, home in (("transformers", "from_transformers.py"), ("timm", "from_timm.py")):
+        pattern = re.compile(rf"^\s*(?:import|from) {library}\b", re.MULTILINE)
+        assert [path.name for path in package.rglob("*.py") if pattern.search(path.read_text())] == [home]
+
+
 def test_an_unknown_argument_and_a_vector_are_refused():
     with pytest.raises(InputError, match=r"arguments.dephts=3: ConvNextConfig has no such field; remove it"):
         config_for("convnext", arguments={"dephts": 3})

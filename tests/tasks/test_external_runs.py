@@ -15,6 +15,7 @@ from torch import nn
 import mimsuite
 from mimsuite.callbacks.checkpoints import Checkpoints
 from mimsuite.errors import InputError
+from mimsuite.models import ExternalConfig
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "models"))
 import wrapped
@@ -121,6 +122,14 @@ def test_a_fine_tuned_run_is_evaluated_and_goes_on(run, data, tmp_path):
     assert any(not torch.equal(value, after[key]) for key, value in before.items())
     mimsuite.pretrain(init=run, out=tmp_path / "again", **(RUN | {"data": data, "steps": 1}))
     assert (tmp_path / "again" / "weights" / "decoder.safetensors").is_file()
+
+
+def test_a_config_in_python_is_stored_as_one_on_the_command_line(data, tmp_path):
+    config = ExternalConfig(source=wrapped.folder_of("resnet"), arguments={"depths": [1, 1, 1, 1]})
+    summary = mimsuite.pretrain(model=config, data=data, out=tmp_path / "out", **(RUN | {"steps": 2}))
+    assert summary["status"] == "done"
+    assert OmegaConf.load(tmp_path / "out" / "config.yaml").model.depths == [1, 1, 1, 1]
+    assert mimsuite.pretrain(out=tmp_path / "out", resume=True, steps=3)["steps"] == 3
 
 
 # --- a class of the user's own ---------------------------------------------------------------------------------
