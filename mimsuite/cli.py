@@ -17,6 +17,7 @@ TASKS = {
     "evaluate": "metrics of a trained classifier or of a pretraining run, and the worst mistakes",
     "predict": "classes of images without labels, in a table (.csv, .parquet)",
     "embed": "features of every image in a file (.npz, .parquet, .csv), and a map of them",
+    "export": "a model for other programs (Hugging Face, ONNX, torch.export), checked, with a model card",
     "reconstruct": "picture of original, masked input, prediction, paste and error",
     "plot": "curves of one or several runs in one picture",
     "pack": "image folder -> WebDataset shards and index",

@@ -74,3 +74,5 @@ PROBE_NORMS: tuple[Norm, ...] = get_args(Norm)
 ProbeOptimizer = Literal["newton", "sgd", "lars"]
 PROBE_OPTIMIZERS: tuple[ProbeOptimizer, ...] = get_args(ProbeOptimizer)
 DEPTHS = ("last", "middle", "quarters", "all")
+EXPORT_TARGETS = ("hf", "onnx", "pt2")  # formats that `mimsuite export` writes
+EXPORT_PARTS = ("encoder", "all")

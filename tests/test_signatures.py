@@ -20,7 +20,7 @@ FILES = {
     "training": ("The functions that train", ["pretrain", "finetune", "bench"]),
     "tasks": (
         "The functions that do not train",
-        ["probe", "evaluate", "predict", "embed", "reconstruct", "plot", "pack", "inspect", "demo", "doctor"],
+        ["probe", "evaluate", "predict", "embed", "export", "reconstruct", "plot", "pack", "inspect", "demo", "doctor"],
     ),
 }
 SUMMARY = "the content of `summary.json`"
@@ -31,6 +31,7 @@ RETURNS = {
     "evaluate": SUMMARY,
     "predict": "counts and places",
     "embed": "counts and places",
+    "export": "places, and the largest difference",
     "reconstruct": "masked loss and PSNR",
     "plot": "the last metrics of each run by its name",
     "pack": "counts",

@@ -205,6 +205,7 @@ def test_public_names():
         "finetune",
         "predict",
         "embed",
+        "export",
         "reconstruct",
         "plot",
         "pack",

@@ -19,6 +19,8 @@ from mimsuite.masked.losses import ERRORS
 from mimsuite.masked.modes import MODES
 from mimsuite.masked.targets import TARGETS
 from mimsuite.metrics.scores import METRICS
+from mimsuite.models.exporting import targets as export_targets
+from mimsuite.models.exporting.formats import FORMATS
 from mimsuite.settings.class_match import LABEL_NOUNS
 from mimsuite.settings.labels import LABEL_TYPES
 
@@ -38,6 +40,8 @@ LISTS = {name: value for name, value in vars(words).items() if name.isupper() an
         (LABEL_NOUNS, words.LABEL_KINDS),
         (LABEL_TYPES, words.LABEL_KINDS),
         (words.PROBLEM_TYPE_OF, words.LABEL_KINDS),
+        (export_targets.TARGETS, words.EXPORT_TARGETS),
+        (FORMATS, words.EXPORT_TARGETS),
     ],
     ids=[
         "activations",
@@ -49,6 +53,8 @@ LISTS = {name: value for name, value in vars(words).items() if name.isupper() an
         "nouns",
         "types",
         "problem types",
+        "targets of exports",
+        "formats of exports",
     ],
 )
 def test_a_table_of_objects_has_exactly_the_words_of_its_list(table, allowed):

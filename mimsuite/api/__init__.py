@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mimsuite.api.calls import call, compose_and
-from mimsuite.api.tasks import demo, doctor, embed, evaluate, inspect, pack, plot, predict, probe, reconstruct
+from mimsuite.api.tasks import demo, doctor, embed, evaluate, export, inspect, pack, plot, predict, probe, reconstruct
 from mimsuite.api.training import bench, finetune, pretrain
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "doctor",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "inspect",
     "list_models",

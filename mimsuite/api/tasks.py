@@ -215,6 +215,41 @@ def embed(
     return call("embed", locals())
 
 
+def export(
+    *,
+    init: str | Path,
+    to: str,
+    out: str | Path,
+    part: str | None = None,
+    image_size: int | Sequence[int] | str | None = None,
+    picture: bool | None = None,
+    push: str | None = None,
+    overwrite: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Writes a model in a format of other programs, loads it back, compares it with the original, and describes it in a
+    model card.
+
+    Args:
+        init: model: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
+        to: format: hf (Hugging Face folder), onnx, pt2 (torch.export)
+        out: folder to write; must be absent or empty
+        part: encoder (alone) or all (with its head) (auto: all of a classifier, the encoder of anything else)
+        image_size: pixels: a side or [height,width]; of an encoder with a size of its own the new one (auto: as it is)
+        picture: show the run's last reconstructions, which are images of the data, in the model card (default: true)
+        push: upload the folder to this repository of the Hugging Face hub, ORG/NAME (default: keep it here)
+        overwrite: replace an export in out (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite export --help` lists them.
+
+    Returns:
+        Places, and the largest difference.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("export", locals())
+
+
 def reconstruct(
     *,
     init: str | Path,

@@ -48,6 +48,7 @@ BASE = {
     "evaluate": ["init=demo:vit", "out=run"],
     "predict": ["init=demo:vit", "out=x.csv"],
     "embed": ["init=demo:vit", "out=x.npz"],
+    "export": ["init=demo:vit", "to=hf", "out=x-hf"],
     "reconstruct": ["init=demo:vit", "out=x.png"],
     "plot": ["runs=run", "out=x.png"],
     "pack": ["src=photos", "out=shards"],
@@ -172,7 +173,7 @@ def test_an_empty_path_is_an_unset_variable_and_refused(task):
 
 NEEDED = [
     *(("out", task) for task in TASKS if task not in ("models", "bench", "doctor")),
-    *(("init", task) for task in ("probe", "evaluate", "predict", "embed", "reconstruct")),
+    *(("init", task) for task in ("probe", "evaluate", "predict", "embed", "export", "reconstruct")),
     *(("src", "pack"), ("runs", "plot"), ("labels", "pack")),
 ]
 

@@ -40,6 +40,7 @@ TASKS = {
     "probe": {"out": "run", "init": "demo:vit"},
     "evaluate": {"out": "run", "init": "demo:vit"},
     "embed": {"out": "a.npz", "init": "demo:vit"},
+    "export": {"out": "a-hf", "init": "demo:vit", "to": "hf"},
     "reconstruct": {"out": "a.png", "init": "demo:vit"},
     "inspect": {"out": "run"},
     "pack": {"out": "run"},

@@ -1,0 +1,1 @@
+"""Models in the formats of other programs: written, loaded back, compared, described. Imported by `mimsuite export`."""
