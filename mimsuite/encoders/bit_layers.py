@@ -56,11 +56,9 @@ class StandardizedConv2d(nn.Conv2d):
 
 def pad_by_size(x: Tensor, kernel: int, stride: int, dilation: int = 1) -> Tensor:
     """Pads `(B, E, h, w)` with zeros so that `ceil(side / stride)` windows fit, an odd pixel at the end."""
-    reach = (kernel - 1) * dilation
     pads = []
     for side in (x.shape[-1], x.shape[-2]):
-        total = reach - (side - 1) % stride  # the last window begins at the last multiple of the stride
-        total = total if reach >= stride - 1 else max(total, 0) if reach else 0
+        total = max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
         pads += [total // 2, total - total // 2]
     return F.pad(x, pads)
 

@@ -77,9 +77,8 @@ def read_run(folder: Path, *, picture: bool) -> RunFacts:
         if isinstance(shards, list)
     }
     sheets = sorted((folder / "pictures").glob("step_*.png")) if picture else []
-    return RunFacts(
-        config if isinstance(config, dict) else {}, summary, environment, samples, sheets[-1] if sheets else None
-    )
+    named = {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+    return RunFacts(named, summary, environment, samples, sheets[-1] if sheets else None)
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def front_matter(exported: Exported, facts: CardFacts) -> str:
 def introduction(exported: Exported, facts: CardFacts, run: RunFacts) -> str:
     """One sentence on what it is."""
     count = sum(parameter.numel() for parameter in exported.model.parameters())
-    what = {("logits",): "classifier", ("reconstruction",): "masked image model"}.get(exported.outputs, "encoder")
+    what = {"logits": "classifier", "reconstruction": "masked image model"}.get(exported.outputs[0], "encoder")
     task = {"pretrain": "pretrained without labels", "finetune": "trained with labels"}.get(
         str(run.summary.get("task"))
     )
@@ -176,14 +175,13 @@ def meaning(exported: Exported, target: str) -> str:
     """What the outputs are."""
     if target == "hf" and exported.model.is_base:
         return "`last_hidden_state` has the features of all tokens `(B, T, D)`, or the map `(B, D, h, w)`."
+    if "cls" in exported.outputs:
+        return "The feature map `grid` is `(B, D, h, w)`, the class token `cls` `(B, D)`, after the final norm."
     return {
-        ("logits",): "`logits` has one value per class.",
-        ("reconstruction",): "`reconstruction` is the whole predicted picture, normalised like the input.",
-        ("grid",): "The feature map `grid` is `(B, D, h, w)`, after the final norm.",
-    }.get(
-        exported.outputs,
-        "The feature map `grid` is `(B, D, h, w)`, the class token `cls` `(B, D)`, after the final norm.",
-    )
+        "logits": "`logits` has one value per class.",
+        "reconstruction": "`reconstruction` is the whole predicted picture, normalised like the input.",
+        "grid": "The feature map `grid` is `(B, D, h, w)`, after the final norm.",
+    }[exported.outputs[0]]
 
 
 def training(run: RunFacts) -> str:

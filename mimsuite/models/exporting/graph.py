@@ -28,7 +28,7 @@ BATCH = 2  # of the example that is traced; a size of 1 would be taken for a con
 def trace(exported: Exported) -> tuple[ExportedProgram, bool]:
     """The operations of a model, for any batch, and for any height and width where it takes them.
 
-    Some settings make what is computed depend on the sides (paddings that are chosen by them): then the size is fixed.
+    Where a padding depends on the sides (BiT's `SAME`), torch cannot prove a graph right for all: the size is fixed.
 
     Returns:
         The operations, and whether height and width are free.
@@ -41,19 +41,8 @@ def trace(exported: Exported) -> tuple[ExportedProgram, bool]:
             free = {PIXELS: shapes[PIXELS] | sides}
             size = (max(height, CELLS * down) + down, max(width, CELLS * across) + 2 * across)  # that are not equal
             with contextlib.suppress(UserError):
-                return _export(exported, exported.example(BATCH, size), free), True
-        return _export(exported, exported.example(BATCH), shapes), False
-
-
-def _export(exported: Exported, example: tuple[Tensor, ...], shapes: dict[str, Any]) -> ExportedProgram:
-    """Traces; what must hold of the sides and cannot be proven is asserted by the graph instead of refused."""
-    return export(
-        exported.graph,
-        example,
-        dynamic_shapes=shapes,
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+                return export(exported.graph, exported.example(BATCH, size), dynamic_shapes=free, strict=False), True
+        return export(exported.graph, exported.example(BATCH), dynamic_shapes=shapes, strict=False), False
 
 
 def write_pt2(exported: Exported, path: Path, facts: Mapping[str, str]) -> bool:
