@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[1]
 FILES = {
     "training": ("The functions that train", ["pretrain", "finetune", "bench"]),
     "tasks": (
-        "The functions that do not train",
-        ["probe", "evaluate", "predict", "embed", "export", "reconstruct", "plot", "pack", "inspect", "demo", "doctor"],
+        "The functions that use a trained model",
+        ["probe", "evaluate", "predict", "embed", "export", "reconstruct"],
     ),
+    "data": ("The functions for data, curves and this machine", ["plot", "pack", "inspect", "demo", "doctor"]),
 }
 SUMMARY = "the content of `summary.json`"
 RETURNS = {

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mimsuite.api.calls import call, compose_and
-from mimsuite.api.tasks import demo, doctor, embed, evaluate, export, inspect, pack, plot, predict, probe, reconstruct
+from mimsuite.api.data import demo, doctor, inspect, pack, plot
+from mimsuite.api.tasks import embed, evaluate, export, predict, probe, reconstruct
 from mimsuite.api.training import bench, finetune, pretrain
 
 if TYPE_CHECKING:
