@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 FILES = {
     "training": ("The functions that train", ["pretrain", "finetune", "bench"]),
     "tasks": (
-        "The functions that use a trained model",
+        "The functions that use a model",
         ["probe", "evaluate", "predict", "embed", "export", "reconstruct"],
     ),
-    "data": ("The functions for data, curves and this machine", ["plot", "pack", "inspect", "demo", "doctor"]),
+    "data": ("The functions for data and curves", ["plot", "pack", "inspect", "demo", "doctor"]),
 }
 SUMMARY = "the content of `summary.json`"
 RETURNS = {

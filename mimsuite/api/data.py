@@ -1,4 +1,4 @@
-"""The functions for data, curves and this machine. Written by `python tests/test_signatures.py` from `conf/`; change the YAML."""
+"""The functions for data and curves. Written by `python tests/test_signatures.py` from `conf/`; change the YAML."""
 
 from __future__ import annotations
 

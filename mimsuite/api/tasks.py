@@ -1,4 +1,4 @@
-"""The functions that use a trained model. Written by `python tests/test_signatures.py` from `conf/`; change the YAML."""
+"""The functions that use a model. Written by `python tests/test_signatures.py` from `conf/`; change the YAML."""
 
 from __future__ import annotations
 
