@@ -13,9 +13,8 @@ from torch import Tensor
 from mimsuite.models.exporting.check import Call, Opened
 from mimsuite.models.exporting.exported import MASK, Exported, load_exported
 from mimsuite.version import __version__
-from mimsuite.weights.files import DECODER
 from mimsuite.weights.init import find_weights
-from mimsuite.weights.source import read_json
+from mimsuite.weights.source import DECODER, read_json
 
 # How names of classes end -> the output that is compared.
 OUTPUTS = {"ForImageClassification": "logits", "ForMaskedImageModeling": "reconstruction"}
