@@ -13,7 +13,7 @@ def poison_if_not_finite(loss: Tensor) -> Tensor:
 
     An infinite loss may have finite gradients, and of several processes only one would know.
     """
-    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+    return loss * (1 + 0 * loss.detach())  # the factor of a finite loss is 1, of another NaN
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:

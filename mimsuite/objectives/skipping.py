@@ -48,7 +48,7 @@ class StepGuard:
         """
         if self._row is None:
             self._row = torch.zeros((), dtype=torch.int32, device=norm.device)
-        goes_on = norm.isfinite() & (self._row < IN_A_ROW)
+        goes_on = (0 * norm == 0) & (self._row < IN_A_ROW)  # as `isfinite`, in half as many operators
         if counts:
             self._row = torch.where(goes_on, 0, self._row + 1)
         self.skipped = goes_on.logical_not()

@@ -159,7 +159,8 @@ class WandbLogger(_Sink):
 
     Online only if a key is there (`WANDB_API_KEY`, or a netrc entry for its server) and neither `WANDB_MODE` nor what
     `wandb disabled` and `wandb offline` wrote says otherwise. Its files stay in the run folder. All calls run on a
-    thread of their own; after the first failure wandb is switched off for this run and one line says so.
+    thread of their own, which begins after the first optimizer step: opening a run takes the processor for a second.
+    After the first failure wandb is switched off for this run and one line says so.
 
     Args:
         project: wandb project.
@@ -181,7 +182,7 @@ class WandbLogger(_Sink):
             name="wandb",
             daemon=True,
         )
-        self._thread.start()
+        self._begun = False
 
     @staticmethod
     def is_wanted(context: RunContext) -> bool:
@@ -257,6 +258,8 @@ class WandbLogger(_Sink):
         """Queues a set of metrics."""
         row = {k: float(v) for k, v in metrics.items() if k != "epoch"}
         self._put(lambda run: run.log(row, step=step))
+        if step:
+            self._begin()
 
     @rank_zero_only
     def log_picture(self, name: str, path: Path, step: int) -> None:
@@ -269,6 +272,11 @@ class WandbLogger(_Sink):
 
         self._put(send)
 
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._thread.start()
+
     def _put(self, call: Callable[[Any], None]) -> None:
         if not self.failed:
             self._queue.put(call)
@@ -277,6 +285,7 @@ class WandbLogger(_Sink):
     def close(self) -> None:
         """Ends the wandb run; waits at most ten seconds for it."""
         self._queue.put(None)
+        self._begin()
         self._thread.join(WANDB_PATIENCE)
         if self._thread.is_alive():
             self.failed = True

@@ -258,10 +258,13 @@ def run_arguments(settings: TrainingSettings, compute: Compute, context: RunCont
     """What the Trainer gets from the run, beside loggers and callbacks; arguments as of `make_trainer`."""
     from mimsuite.runs.checkpoints import CommittedCheckpointIO
     from mimsuite.runs.cluster import TeamEnvironment
+    from mimsuite.runs.profiler import NoProfiler
 
     arguments = trainer_arguments(settings, compute)
     plugins = [*arguments.get("plugins", ()), CommittedCheckpointIO(), TeamEnvironment(compute.team)]
+    profiler = {} if "profiler" in settings.groups.trainer else {"profiler": NoProfiler()}
     return arguments | {
+        **profiler,
         "plugins": plugins,
         "default_root_dir": str(context.folder),
         "enable_progress_bar": False,

@@ -49,7 +49,7 @@ KNOWN: tuple[tuple[str, float, float, float], ...] = (
 OTHERS = {"D", "Ti", "Laptop", "Max", "Q", "MIG"}  # words of GPUs that are slower or faster than those of the table
 
 MEASURED_SIDE = {"cpu": 1024}  # of the matrices; a GPU is busy with larger ones only
-MEASURED_SECONDS = 0.2
+MEASURED_SECONDS = 0.1
 
 
 class Peak(NamedTuple):
