@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -326,3 +327,17 @@ class Batch(NamedTuple):
     bad: list[BadSample]
     hidden: int | None = None
     keys: list[str] | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Batch:
+        """The batch on another device; libraries that move batches ask for this method.
+
+        Args:
+            device: where to.
+            non_blocking: whether nobody waits for the copies; None: only on the way to CPU and MPS, which need it.
+        """
+        free = str(device).partition(":")[0] not in ("cpu", "mps") if non_blocking is None else non_blocking
+
+        def move(part: Any) -> Any:
+            return part.to(device, non_blocking=free) if hasattr(part, "to") else part
+
+        return Batch(*map(move, self))

@@ -198,6 +198,8 @@ def test_the_ids_of_a_batch_stay_on_the_host(index):
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert (moved.images.device.type, moved.labels.device.type) == ("meta", "meta")
     assert moved.ids.tolist() == batch.ids.tolist()
+    assert (moved.bad, moved.mask, moved.hidden) == (batch.bad, None, None)
+    assert {part.device.type for part in batch.to("meta") if hasattr(part, "device")} == {"meta"}
 
 
 def test_a_process_that_is_not_there_has_no_state():
