@@ -75,13 +75,19 @@ def test_built_parts_give_the_numbers_of_the_command_in_ones_own_trainer(task, d
 
 def test_metrics_reach_lightning_at_log_points_only(data, monkeypatch):
     module, loaders, arguments = mimsuite.build(data=data, model=CONFIG, **KEYS | OFTEN)
-    logged, plain = [], type(module).log_dict
+    logged, plain, report = [], type(module).log_dict, type(module).report_training
 
     def count(self, metrics, **options):
         logged.append((self.trainer.global_step, self.trainer.sanity_checking, sorted(metrics)[0]))
         plain(self, metrics, **options)
 
+    def count_training(self, loss):
+        metrics = report(self, loss)
+        assert {name: float(self.trainer.callback_metrics[name]) for name in metrics} == pytest.approx(metrics)
+        logged.append((self.trainer.global_step, self.trainer.sanity_checking, sorted(metrics)[0]))
+
     monkeypatch.setattr(type(module), "log_dict", count)
+    monkeypatch.setattr(type(module), "report_training", count_training)
     lightning.Trainer(**arguments, **SILENT, logger=False, enable_checkpointing=False).fit(module, datamodule=loaders)
     train, val = "optim/grad_norm", "val/loss"
     assert logged == [(0, True, val), (2, False, train), (2, False, val), (4, False, train), (4, False, val)]

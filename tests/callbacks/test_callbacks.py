@@ -85,7 +85,7 @@ def processes(count, saved):
         return SimpleNamespace(
             **{"global_step": 5, "accumulate_grad_batches": 1, "max_steps": 100, "val_check_batch": 50},
             **{"world_size": count, "is_global_zero": rank == 0, "should_stop": False},
-            fit_loop=SimpleNamespace(state_dict=dict, epoch_loop=SimpleNamespace(total_batch_idx=4)),
+            fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=4, _batches_that_stepped=4)),
             save_checkpoint=lambda path: saved.append(rank),
         )
 
