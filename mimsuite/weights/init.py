@@ -250,6 +250,9 @@ def in_file(init: str, path: Path) -> Weights:
     """
     from mimsuite.weights.containers.recognised import open_file
 
+    whole = {"config.json": path.parent, "latest.json": path.parent.parent}  # beside it -> what to give instead
+    if (folder := next((place for name, place in whole.items() if (path.parent / name).is_file()), None)) is not None:
+        raise InputError(f"init={init} is one file of a folder that belongs together; give init={folder}")
     return as_ours(init, read_foreign(Found(f"init={init}", open_file(path))), {})
 
 

@@ -195,7 +195,7 @@ def test_bad_values_are_named_with_a_fix(values, says, shards, tmp_path, capsys)
 def test_init_that_is_no_run_is_named(tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
-    for name, says in (("folder", "holds no weights/"), ("file", "is a file")):
+    for name, says in (("folder", "holds no weights/"), ("file", "is not a file of weights; known are")):
         code, err = outcome(capsys, "probe", init=str(tmp_path / name), out=str(tmp_path / "out"))
         assert code == 2
         assert says in err
