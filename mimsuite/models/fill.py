@@ -91,7 +91,11 @@ def fitted_state(weights: Weights) -> Tensors:
             f"init_channels={weights.channels.rule}: the first kernels of init={weights.init} are not known; use "
             "weights for as many channels as the images have"
         )
-    return state | Tensors({names[0]: weights.channels.kernel(state.entries[names[0]])})
+    kernel, bias = names[0], names[0].removesuffix("weight") + "bias"
+    made = {kernel: weights.channels.kernel(state.entries[kernel])}
+    if bias in state.entries:
+        made[bias] = weights.channels.bias(state.entries[bias], state.entries[kernel])
+    return state | Tensors(made)
 
 
 def check_filled(model: Pretrained, given: Collection[str], weights: Weights) -> None:

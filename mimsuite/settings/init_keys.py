@@ -8,6 +8,7 @@ from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.models.load import config_of
 from mimsuite.settings.read import read, read_choice
+from mimsuite.weights.channels import Statistics
 from mimsuite.weights.init import Weights
 from mimsuite.words import CHANNEL_RULES, POSITION_RULES, ChannelRule
 
@@ -30,7 +31,7 @@ def fit_weights(cfg: DictConfig, weights: Weights, index: DataIndex) -> Weights:
             f"init_position={position}: init={weights.init} is a {weights.config.get('model_type')}, which has no "
             "table of positions; remove init_position="
         )
-    return weights.fitted(position, read_channel_rule(cfg), index.channels, (index.mean, index.std))
+    return weights.fitted(position, read_channel_rule(cfg), index.channels, Statistics(index.mean, index.std))
 
 
 def read_channel_rule(cfg: DictConfig) -> ChannelRule | None:

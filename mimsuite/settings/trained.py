@@ -10,6 +10,7 @@ from mimsuite.errors import InputError
 from mimsuite.settings.class_match import KIND_OF_PROBLEM, ClassifierOutputs
 from mimsuite.settings.probe_head import FACTS, HeadFacts, ProbeHead, find_head
 from mimsuite.types import EncoderConfig
+from mimsuite.weights.channels import Statistics
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import Alpha
 
@@ -65,7 +66,7 @@ def find_trained(init: str, trusted: Collection[str] = ()) -> TrainedModel:
 def encoder_of(facts: HeadFacts) -> Weights:
     """The encoder of a probe, as it was when the probe was trained."""
     rules = (facts.init_position, facts.init_channels)
-    return find_weights(facts.init).fitted(*rules, len(facts.mean), (facts.mean, facts.std))
+    return find_weights(facts.init).fitted(*rules, len(facts.mean), Statistics(facts.mean, facts.std))
 
 
 def is_masked(weights: Weights) -> bool:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
-from mimsuite.weights.channels import ChannelFit, fit_channels
+from mimsuite.weights.channels import ChannelFit, Statistics, check_rule
 from mimsuite.weights.folder import read_foreign_folder
 from mimsuite.weights.formats.format import Found, Read
 from mimsuite.weights.formats.known import is_foreign, read_foreign
@@ -62,7 +62,7 @@ class Weights:
         position: PositionRule,
         rule: ChannelRule | None,
         channels: int,
-        statistics: tuple[Sequence[float], Sequence[float]],
+        statistics: Statistics,
     ) -> Self:
         """The same for images of so many channels.
 
@@ -76,13 +76,14 @@ class Weights:
             InputError: other channels and no rule, or one that does not lead there.
         """
         same = dataclasses.replace(self, position=position)
-        fit = fit_channels(rule, self.init, int(self.config.get("num_channels", 3)), channels)
-        if fit is None:
+        old, own = int(self.config.get("num_channels", 3)), self.statistics
+        if channels == old:
             return same
+        rule = check_rule(rule, self.init, old, channels)
+        fit = ChannelFit(rule, old, channels, None if own is None else Statistics(*own), statistics)
         about = {key: value for key, value in self.preprocessor.items() if not key.startswith("display_")}
-        if (own := self.statistics) is not None:
-            names = ("image_mean", "image_std")
-            about |= {n: fit.statistic(*pair) for n, *pair in zip(names, own, statistics, strict=True)}
+        if (after := fit.after) is not None:
+            about |= {"image_mean": list(after.mean), "image_std": list(after.std)}
         config = self.config | {"num_channels": channels}
         return dataclasses.replace(same, channels=fit, config=config, preprocessor=about)
 
