@@ -1,6 +1,7 @@
 """`init_channels=` and `init_position=` from the command line to what a run leaves, and how it goes on."""
 
 import json
+import re
 import shutil
 import warnings
 
@@ -108,7 +109,7 @@ def test_a_file_of_another_library_is_fine_tuned_and_reported(timm_file, grey, t
     out = tmp_path / "out"
     api.finetune(init=str(timm_file), data=grey, out=str(out), steps=2, init_channels="repeat", image_size=16, **RUN)
     log = (out / "train.log").read_text()
-    assert "weights   a Vision Transformer of timm, DeiT or DINO: 30 of its tensors are used" in log
+    assert re.search(r"weights   a Vision Transformer of timm.*: 30 of its tensors are used\n", log)
     assert "weights   3 channels become 1: kernels cycled (init_channels=repeat)" in log
     assert json.loads((out / "weights" / "config.json").read_text())["num_channels"] == 1
 
