@@ -47,6 +47,7 @@ LAYER_TYPES = ("preactivation", "bottleneck")
 PADDINGS = ("SAME", "VALID")
 OUTPUT_STRIDES = (4, 8, 16, 32)
 
+WEIGHT_NAMES = ("hf:", "demo:", "kaggle://", "modelscope://")  # how names of weights begin that are no local place
 SPLITS = ("train", "val", "test")
 LABEL_SOURCES = ("auto", "none", "folder")  # of `mimsuite pack`, beside a CSV file
 Alpha = Literal["white", "drop", "channel"]

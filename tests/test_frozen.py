@@ -8,13 +8,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from frozen import bare, bare_targets
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import mimsuite
 from mimsuite import models
+from mimsuite.models.pretrained import Pretrained
 
 FILE = Path(__file__).parent / "data" / "frozen_api.json"
 CONF = Path(__file__).parents[1] / "conf"
@@ -72,7 +72,7 @@ def tensors():
     found = {}
     for name in sorted(models.__all__):
         family = next((family for family in FAMILIES if name.startswith(family)), None)
-        if family is None or not issubclass(kind := getattr(models, name), torch.nn.Module):
+        if family is None or not issubclass(kind := getattr(models, name), Pretrained):
             continue
         for variant, fields in TINY[family].items():
             state = kind(FAMILIES[family](**fields)).state_dict()

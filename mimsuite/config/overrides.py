@@ -9,10 +9,10 @@ from typing import Any
 
 from mimsuite.config.kinds import LISTS, PATHS, key_kinds
 from mimsuite.errors import InputError
+from mimsuite.words import WEIGHT_NAMES
 
 OVERRIDE = re.compile(r"[~+]|[^-=][^=]*=")
 PART = re.compile(r"""(?:^|,)(\s*(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=,|$)|(?:\{[^{}]*\}|[^,])*)""")
-NAMES = ("hf:", "demo:")  # of what is not a place on this disk
 
 
 def task_arguments(arguments: Sequence[str]) -> list[str]:
@@ -67,7 +67,7 @@ def is_quoted(value: str) -> bool:
 def is_there(value: str) -> bool:
     """Whether a path exists, or a value names weights of the hub or of this package."""
     bare = value[1:-1] if is_quoted(value) else value
-    return bare.startswith(NAMES) or exists(bare)
+    return bare.startswith(WEIGHT_NAMES) or exists(bare)
 
 
 def exists(path: str) -> bool:

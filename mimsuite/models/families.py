@@ -81,10 +81,14 @@ AUTO = (
     "AutoModelForMaskedImageModeling",
 )
 
+# Classes under the names of KerasHub -> files of `models`.
+KERAS = {"Backbone": "keras", "ViTBackbone": "keras", "ViTImageClassifier": "keras_classifier"}
+
 
 def public_homes() -> dict[str, str]:
     """Every public name of `mimsuite.models` -> the module that has it."""
     homes = dict.fromkeys(AUTO, "mimsuite.models.auto")
+    homes |= {name: f"mimsuite.models.{file}" for name, file in KERAS.items()}
     for model_type, family in FAMILIES.items():
         for part in PARTS:
             name = family.class_name(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,10 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from mimsuite.errors import InputError
 from mimsuite.weights.tensors import Tensors
 
-if TYPE_CHECKING:
-    from mimsuite.models.pretrained import Pretrained
-
-M = TypeVar("M", bound="Pretrained")
+M = TypeVar("M", bound=nn.Module)
 
 FRESH_TENSORS, FRESH_VALUES = 2_000, 2_000_000_000
 """Most parameters beside those of the files, and most values of them: decoders and classifiers are smaller by far."""

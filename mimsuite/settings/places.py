@@ -17,6 +17,7 @@ from mimsuite.config.kinds import LISTS, PATHS, key_kinds
 from mimsuite.data.stores.address import scheme_of
 from mimsuite.errors import InputError
 from mimsuite.settings.resolve import with_values
+from mimsuite.words import WEIGHT_NAMES
 
 HOME = re.compile(r"(\$HOME|\$\{HOME\})(?=/|$)")
 WRITTEN = ("out", "csv", "map")
@@ -75,6 +76,8 @@ def refuse_remote(key: str, value: str) -> None:
     Raises:
         InputError: `value` is one.
     """
+    if key == "init" and value.lower().startswith(WEIGHT_NAMES):
+        return
     scheme = scheme_of(value)
     if key != "init" and value.startswith("hf:"):
         scheme = "hf"

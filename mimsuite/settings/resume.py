@@ -17,6 +17,7 @@ from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.fingerprint import DATA, Fingerprint, difference
 from mimsuite.errors import InputError, reading
 from mimsuite.settings.resolve import with_values
+from mimsuite.words import WEIGHT_NAMES
 
 log = logging.getLogger("mimsuite")
 
@@ -126,7 +127,7 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
 
 def moved(init: str) -> bool:
     """Whether the weights that a run began with are no longer where they were."""
-    return not init.startswith(("hf:", "demo:")) and not os.path.exists(init)
+    return not init.startswith(WEIGHT_NAMES) and not os.path.exists(init)
 
 
 def first_overrides(out: str | Path) -> list[str]:

@@ -68,11 +68,14 @@ def read_foreign_folder(
 
     Args:
         where: what errors call them.
-        folder: with the files.
+        folder: with the files; KerasHub's have their own names, whatever `variant` and `files` say.
         config: the content of its `config.json`.
         variant: of the files.
         files: of `mimsuite.weights.source.SOURCES`: which are read.
     """
     from mimsuite.weights.files import read_folder
+    from mimsuite.weights.keras_folder import found_in
 
+    if "class_name" in config:
+        return read_foreign(found_in(where, folder))
     return read_foreign(Found(where, read_folder(folder, variant, files), config))

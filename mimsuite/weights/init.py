@@ -18,6 +18,7 @@ from mimsuite.weights.channels import ChannelFit, Statistics, check_rule
 from mimsuite.weights.folder import read_foreign_folder
 from mimsuite.weights.formats.format import Found, Read
 from mimsuite.weights.formats.known import is_foreign, read_foreign
+from mimsuite.weights.keras_presets import find_preset, is_handle
 from mimsuite.weights.source import DECODER, find_folder, plain_names
 from mimsuite.weights.tensors import Tensors, as_tensors, in_memory
 from mimsuite.words import ALPHAS, Alpha, ChannelRule, PositionRule
@@ -196,6 +197,8 @@ def find_weights(init: str) -> Weights:
         InputError: nothing there that holds weights.
     """
     folder = Path(init)
+    if is_handle(init) and not folder.exists():
+        return in_folder(init, find_preset(init))
     if init.startswith(("hf:", "demo:")):
         return in_folder(init, find_folder(init))
     if not folder.exists():

@@ -58,7 +58,8 @@ def test_the_public_names_follow_from_the_table_of_families():
     processors = forms | {"CenterCropImageProcessor", "ViTFeatureExtractor", "BatchFeature"}
     autos = {"AutoBackbone", "AutoConfig", "AutoImageProcessor", "AutoModel"}
     autos |= {"AutoModelForImageClassification", "AutoModelForMaskedImageModeling"}
-    assert set(models.__all__) == families | {"BitBackbone"} | processors | autos
+    keras = {"Backbone", "ViTBackbone", "ViTImageClassifier"}
+    assert set(models.__all__) == families | {"BitBackbone"} | processors | autos | keras
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mimsuite.data.storage import replacing
 from mimsuite.errors import InputError, reading
 from mimsuite.weights.containers.held import FIX, check_growth
 from mimsuite.weights.tensors import NUMBERS, Entry, Tensors
@@ -51,7 +53,8 @@ def open_h5(path: Path) -> Tensors:
 
 def _entry(path: Path, name: str, dataset: Any) -> Entry:
     shape, dtype = getattr(dataset, "shape", None), getattr(dataset, "dtype", None)
-    if shape is None or dtype is None or dtype.newbyteorder("=").name not in NUMBERS:
+    marked = getattr(dtype, "str", "") == "|V2" and dataset.attrs.get("dtype") == "bfloat16"  # as Keras does
+    if shape is None or dtype is None or not (marked or dtype.newbyteorder("=").name in NUMBERS):
         raise InputError(f"{path}: {name!r} holds {dtype}, not numbers; {FIX}")
     held, size = dataset.id.get_storage_size(), dataset.size * dtype.itemsize
     elsewhere = dataset.is_virtual or dataset.external
@@ -62,14 +65,38 @@ def _entry(path: Path, name: str, dataset: Any) -> Entry:
         import torch
 
         with reading(f"{path} is damaged and", FIX), _library(path).File(path, "r") as file:
-            return torch.from_numpy(np.asarray(file[name][()], dtype.newbyteorder("="))).reshape(shape)
+            values = np.asarray(file[name][()], dtype if marked else dtype.newbyteorder("="))
+        if marked:
+            return torch.from_numpy(values.view("i2")).view(torch.bfloat16).reshape(shape)
+        return torch.from_numpy(values).reshape(shape)
 
-    return Entry(tuple(shape), dtype.newbyteorder("=").name, read)
+    return Entry(tuple(shape), "bfloat16" if marked else dtype.newbyteorder("=").name, read)
+
+
+def write_h5(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors as datasets by their paths; the file is there whole or not at all.
+
+    bfloat16 is written as Keras does: two opaque bytes, and an attribute that names the type.
+
+    Raises:
+        InputError: h5py is not installed.
+    """
+    import torch
+
+    h5py = _library(path)
+    with replacing(path) as part, h5py.File(part, "w") as file:
+        for name, tensor in tensors.items():
+            values = tensor.detach().cpu().contiguous()
+            if values.dtype == torch.bfloat16:
+                data = values.view(torch.int16).numpy().view("V2")
+                file.create_dataset(name, data=data).attrs["dtype"] = "bfloat16"
+            else:
+                file.create_dataset(name, data=values.numpy())
 
 
 def _library(path: Path) -> Any:
     try:
         import h5py
     except ImportError:
-        raise InputError(f"{path} is an HDF5 file, and reading it needs h5py; pip install mimsuite[h5]") from None
+        raise InputError(f"{path} is an HDF5 file, which needs h5py; pip install mimsuite[h5]") from None
     return h5py

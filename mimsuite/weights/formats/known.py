@@ -15,6 +15,7 @@ from mimsuite.weights.formats import (
     flax_vit,
     ijepa,
     jax_vit,
+    keras,
     mae_original,
     simmim_vit,
     tensorflow,
@@ -37,6 +38,7 @@ FORMATS: tuple[Format, ...] = (
     jax_vit.FORMAT,
     bit_original.FORMAT,
     flax_vit.FORMAT,
+    keras.FORMAT,
     tensorflow.VIT,
     tensorflow.CVT,
 )
