@@ -21,6 +21,7 @@ from mimsuite.models.exporting.check import ALLOWED, Comparison
 from mimsuite.models.exporting.exported import MASK, Exported
 from mimsuite.models.exporting.folders import OTHERWISE, OUTPUTS
 from mimsuite.models.exporting.targets import PICTURE
+from mimsuite.words import WEIGHT_NAMES
 
 VALUES = (
     "image_size",
@@ -249,7 +250,7 @@ def names_of(value: Any) -> str:
 
 
 def _is_public(value: Any) -> bool:
-    return str(value).startswith(("hf:", "demo:", "timm:"))
+    return str(value).startswith((*WEIGHT_NAMES, "timm:"))
 
 
 def shown(value: Any) -> str:
