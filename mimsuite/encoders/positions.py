@@ -58,9 +58,12 @@ def sincos_positions(grid: tuple[int, int], width: int, *, class_token: bool) ->
 
 
 class RelativePositionBias(nn.Module):
-    """One learned bias per head and relative position, shared by all blocks (BEiT, Bao et al. 2022.
+    """One learned bias per head and relative position, shared by all blocks or of one (BEiT, Bao et al. 2022; SimMIM).
 
-    SimMIM's ViT).
+    Args:
+        grid: rows and columns of patches; there are no other sizes.
+        heads: of the attention.
+        class_token: whether the tokens begin with one.
     """
 
     relative_position_index: Tensor
@@ -71,8 +74,17 @@ class RelativePositionBias(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty(rows, heads))
         self.register_buffer("relative_position_index", index, persistent=False)
 
-    def forward(self) -> Tensor:
-        """Returns the bias of every pair of tokens, `(heads, T, T)`."""
+    def forward(self, count: int) -> Tensor:
+        """Returns the bias of every pair of tokens, `(heads, T, T)`.
+
+        Raises:
+            InputError: `count` tokens are not those of its grid.
+        """
+        if len(self.relative_position_index) != count:
+            raise InputError(
+                f"{count} tokens, but relative position biases for {len(self.relative_position_index)}; they cannot "
+                "be interpolated: use images of the size that the model is made for"
+            )
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
 
 

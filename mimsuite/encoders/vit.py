@@ -20,7 +20,7 @@ from mimsuite.encoders.layers import (
     of_layers,
 )
 from mimsuite.encoders.outputs import BaseModelOutputWithPooling, as_output
-from mimsuite.encoders.positions import resize_positions, sincos_positions
+from mimsuite.encoders.positions import RelativePositionBias, resize_positions, sincos_positions
 from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.encoders.vit_layers import ViTEmbeddings, ViTEncoder, ViTLayer, ViTPooler, grid_of
 from mimsuite.errors import InputError
@@ -68,7 +68,8 @@ class VisionTransformer(nn.Module):
         self.on_new_grid: Callable[[tuple[int, int]], None] | None = None
         self.embeddings = ViTEmbeddings(config, use_mask_token)
         self.encoder = ViTEncoder(config)
-        self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.layernorm: nn.Module = nn.Identity() if config.norm_after_pool else norm
         self.pooler = ViTPooler(config) if add_pooling_layer else None
         self.register_load_state_dict_pre_hook(_rename_aliases)  # type: ignore[no-untyped-call]
         init_weights(self)
@@ -235,7 +236,7 @@ class VisionTransformer(nn.Module):
         old, new = grid_of(self.config.image_size, self.config), grid_of(image_size, self.config)
         if min(new) < 1:
             raise InputError(f"image_size={image_size} is smaller than patch_size={self.config.patch_size}")
-        if self.encoder.rel_pos_bias is not None and new != old:
+        if self.config.fixed_grid and new != old:
             raise InputError(
                 f"image_size={image_size}: relative position biases cannot be resized; keep {self.config.image_size}"
             )
@@ -290,8 +291,8 @@ def init_weights(model: VisionTransformer) -> None:
         )
     if config.init_scheme == "mae":
         init_xavier(model)
-    if model.encoder.rel_pos_bias is not None:
-        nn.init.zeros_(model.encoder.rel_pos_bias.relative_position_bias_table)
+    for positions in (part for part in model.modules() if isinstance(part, RelativePositionBias)):
+        nn.init.zeros_(positions.relative_position_bias_table)
     simmim = config.init_scheme == "simmim"
     if model.embeddings.mask_token is not None:
         if simmim:

@@ -49,6 +49,7 @@ class ViTConfig(ModelConfig):
         use_absolute_position_embeddings: ours; False for SimMIM's ViT.
         use_shared_relative_position_bias: ours; one table of relative positions for all blocks (BEiT,
             SimMIM).
+        use_relative_position_bias: ours; each block has a table of its own (BEiT); added to a shared one.
         use_attention_output_bias: ours; bias of the projection after attention.
         use_mlp_bias: ours; biases of the MLP.
         use_gated_mlp: ours; the MLP's first layer is twice as wide, and the activation of its first half is multiplied
@@ -57,6 +58,8 @@ class ViTConfig(ModelConfig):
         use_class_token: ours; False: the class features are the mean of the patches.
         num_register_tokens: ours; further class tokens without position, which nothing reads (Darcet et al. 2024).
         position: ours; "learned", or "sincos2d": fixed sines and cosines of row and column (MAE).
+        norm_after_pool: ours; the last norm is on what a classifier looks at, and not on every token: the encoder alone
+            has none (BEiT; MAE's fine-tuning).
         interpolate_positions: ours; images of other sizes are taken, and positions interpolated, also where a call does
             not ask for it.
         antialias_positions: ours; positions that are resized to fewer places are smoothed.
@@ -77,6 +80,7 @@ class ViTConfig(ModelConfig):
             "layer_scale_init_value",
             "use_absolute_position_embeddings",
             "use_shared_relative_position_bias",
+            "use_relative_position_bias",
             "use_attention_output_bias",
             "use_mlp_bias",
             "use_gated_mlp",
@@ -84,6 +88,7 @@ class ViTConfig(ModelConfig):
             "use_class_token",
             "num_register_tokens",
             "position",
+            "norm_after_pool",
             "interpolate_positions",
             "antialias_positions",
             *OF_MASKING,
@@ -111,6 +116,7 @@ class ViTConfig(ModelConfig):
     layer_scale_init_value: float | None = None
     use_absolute_position_embeddings: bool = True
     use_shared_relative_position_bias: bool = False
+    use_relative_position_bias: bool = False
     use_attention_output_bias: bool = True
     use_mlp_bias: bool = True
     use_gated_mlp: bool = False
@@ -118,6 +124,7 @@ class ViTConfig(ModelConfig):
     use_class_token: bool = True
     num_register_tokens: int = 0
     position: str = "learned"
+    norm_after_pool: bool = False
     interpolate_positions: bool = False
     antialias_positions: bool = False
     mask_mode: str = "replace"
@@ -170,7 +177,7 @@ class ViTConfig(ModelConfig):
     @property
     def fixed_grid(self) -> bool:
         """Relative positions cannot be resized."""
-        return self.use_shared_relative_position_bias
+        return self.use_shared_relative_position_bias or self.use_relative_position_bias
 
     @property
     def resize_mode(self) -> str:
@@ -180,12 +187,13 @@ class ViTConfig(ModelConfig):
     @property
     def drop_obstacle(self) -> str | None:
         """Relative positions are in the way of dropping patches."""
-        if not self.use_shared_relative_position_bias:
+        if not self.fixed_grid:
             return None
+        name = f"model.use_{'shared_' if self.use_shared_relative_position_bias else ''}relative_position_bias"
         positions = "" if self.use_absolute_position_embeddings else " model.use_absolute_position_embeddings=true"
         return (
-            "model.use_shared_relative_position_bias=true knows whole grids of patches only, and objective=mae drops "
-            f"some; use model.use_shared_relative_position_bias=false{positions}, or objective=simmim"
+            f"{name}=true knows whole grids of patches only, and objective=mae drops "
+            f"some; use {name}=false{positions}, or objective=simmim"
         )
 
     @property
@@ -213,6 +221,8 @@ class ViTConfig(ModelConfig):
             "layer_scale_init_value": (None,),
             "use_absolute_position_embeddings": (True,),
             "use_shared_relative_position_bias": (False,),
+            "use_relative_position_bias": (False,),
+            "norm_after_pool": (False,),
             "use_attention_output_bias": (True,),
             "use_mlp_bias": (True,),
             "use_gated_mlp": (False,),
@@ -264,7 +274,7 @@ class ViTConfig(ModelConfig):
             self._check_activation(name)
         for name in ("image_size", "patch_size", "encoder_stride"):
             self._check_side(name)
-        switches = ("qkv_bias", "interpolate_positions", "antialias_positions")
+        switches = ("qkv_bias", "norm_after_pool", "interpolate_positions", "antialias_positions")
         for name in (*switches, *sorted(n for n in self.ours_only if n.startswith("use_"))):
             self._check_bool(name)
         self._check_choice("init_scheme", INIT_SCHEMES)
@@ -289,9 +299,10 @@ class ViTConfig(ModelConfig):
                 f"position=sincos2d needs use_absolute_position_embeddings and a hidden_size that is a multiple of 4, "
                 f"here {self.hidden_size}; change it, or use position=learned"
             )
-        if self.use_shared_relative_position_bias and (self.num_register_tokens or self.mask_mode == "drop"):
+        if self.fixed_grid and (self.num_register_tokens or self.mask_mode == "drop"):
+            name = f"use_{'shared_' if self.use_shared_relative_position_bias else ''}relative_position_bias"
             raise InputError(
-                "use_shared_relative_position_bias=True knows whole grids of patches only; use mask_mode=replace "
+                f"{name}=True knows whole grids of patches only; use mask_mode=replace "
                 "(SimMIM) and num_register_tokens=0, or learned positions"
             )
         for name in ("decoder_num_hidden_layers", "decoder_num_attention_heads", "decoder_intermediate_size"):

@@ -122,6 +122,7 @@ class ViTLayer(nn.Module):
         name_in_files(self, "intermediate.activation", "mlp.activation_fn")  # of activations with parameters
         self.output = Dense(hidden, width, config.use_mlp_bias)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.rel_pos_bias = relative_positions(config) if config.use_relative_position_bias else None
         scaled = config.layer_scale_init_value is not None
         self.gamma_1 = nn.Parameter(torch.empty(width)) if scaled else None
         self.gamma_2 = nn.Parameter(torch.empty(width)) if scaled else None
@@ -138,6 +139,9 @@ class ViTLayer(nn.Module):
         Arguments as for `ViTAttention.forward`.
         """
         tokens = hidden_states
+        if self.rel_pos_bias is not None:
+            own: Tensor = self.rel_pos_bias(tokens.shape[1])
+            attention_mask = own if attention_mask is None else own + as_bias(attention_mask, own.dtype)
         attended, weights = self.attention(self.layernorm_before(tokens), attention_mask, head_mask, output_attentions)
         tokens = tokens + self._branch(attended, self.gamma_1)
         tokens = tokens + self._branch(self.output(self.intermediate(self.layernorm_after(tokens))), self.gamma_2)
@@ -156,9 +160,7 @@ class ViTEncoder(nn.Module):
         self.config = config
         rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
         self.layer = nn.ModuleList(ViTLayer(config, rate) for rate in rates)
-        grid, heads = grid_of(config.image_size, config), config.num_attention_heads
-        shared = config.use_shared_relative_position_bias
-        self.rel_pos_bias = RelativePositionBias(grid, heads, config.use_class_token) if shared else None
+        self.rel_pos_bias = relative_positions(config) if config.use_shared_relative_position_bias else None
 
     def forward(
         self,
@@ -212,7 +214,8 @@ class ViTEncoder(nn.Module):
 
     def _bias(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         """What is added to the scores of every block: relative positions, and what hides tokens."""
-        bias, count = self._position_bias(tokens.shape[1]), tokens.shape[1]
+        count = tokens.shape[1]
+        bias: Tensor | None = None if self.rel_pos_bias is None else self.rel_pos_bias(count)
         if attention_mask is None:
             return bias
         if attention_mask.ndim not in (2, 4) or attention_mask.shape[-1] != count:
@@ -222,18 +225,6 @@ class ViTEncoder(nn.Module):
             )
         mask = attention_mask.bool()[:, None, None] if attention_mask.ndim == 2 else attention_mask
         return mask if bias is None else bias + as_bias(mask, bias.dtype)
-
-    def _position_bias(self, count: int) -> Tensor | None:
-        shared = self.rel_pos_bias
-        if shared is None:
-            return None
-        if len(shared.relative_position_index) != count:
-            raise InputError(
-                f"{count} tokens, but relative position biases for {len(shared.relative_position_index)}; they cannot "
-                f"be interpolated: use images of {self.config.image_size} pixels"
-            )
-        bias: Tensor = shared()
-        return bias
 
     def _head_factors(self, head_mask: Tensor | None) -> list[Tensor | None]:
         """One `(heads,)` tensor or None per block."""
@@ -366,6 +357,11 @@ class ViTEmbeddings(nn.Module):
             raise InputError(
                 f"Input image size ({given[0]}*{given[1]}) is smaller than a patch ({self.config.patch_size})"
             )
+
+
+def relative_positions(config: ViTConfig) -> RelativePositionBias:
+    """A table of relative positions for the grid of the config."""
+    return RelativePositionBias(grid_of(config.image_size, config), config.num_attention_heads, config.use_class_token)
 
 
 def grid_of(image_size: Side, config: ViTConfig) -> tuple[int, int]:

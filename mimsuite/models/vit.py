@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mimsuite.encoders.config import as_pair
 from mimsuite.encoders.layers import check_config, given_pixels, init_truncated_normal
@@ -180,8 +180,8 @@ class ViTForImageClassification(ForImageClassification):
     """ViT with a linear layer on the class token (Dosovitskiy et al. 2021, section 3.1).
 
     Gives `logits (B, num_labels)`. With `use_class_token=False` or `classifier_pool="mean"` the layer is on the
-    mean of the normed patches, with "both" on token and mean. Raises InputError for labels that are out of range or of
-    another count.
+    mean of the normed patches, with "both" on token and mean; with `norm_after_pool` the norm follows. Raises
+    InputError for labels that are out of range or of another count.
     """
 
     config_class = ViTConfig
@@ -191,6 +191,8 @@ class ViTForImageClassification(ForImageClassification):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__(config, ViTModel(config, add_pooling_layer=False))
+        width = config.hidden_size * (2 if config.classifier_pool == "both" else 1)
+        self.fc_norm = nn.LayerNorm(width, config.layer_norm_eps) if config.norm_after_pool else None
         init_truncated_normal(self.classifier, config.initializer_range)
 
     def forward(
@@ -221,6 +223,7 @@ class ViTForImageClassification(ForImageClassification):
             attention_mask=attention_mask,
         )
         features = self.vit.feature_map(out.last_hidden_state, self.vit.grid(pixels))
-        logits = self.classifier(pool(features, self.config.classifier_pool))
+        pooled = pool(features, self.config.classifier_pool)
+        logits = self.classifier(pooled if self.fc_norm is None else self.fc_norm(pooled))
         result = ImageClassifierOutput(self.loss(logits, labels), logits, out.hidden_states, out.attentions)
         return as_output(result, self.config.return_dict, return_dict)

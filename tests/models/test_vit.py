@@ -412,6 +412,8 @@ CHANGES = {
     "layer_scale_init_value": 0.1,
     "use_absolute_position_embeddings": False,
     "use_shared_relative_position_bias": True,
+    "use_relative_position_bias": True,
+    "norm_after_pool": True,
     "use_attention_output_bias": False,
     "use_mlp_bias": False,
     "use_gated_mlp": True,

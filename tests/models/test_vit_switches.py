@@ -107,3 +107,47 @@ def test_a_classifier_sees_token_and_mean_one_after_the_other():
 def test_both_need_a_class_token():
     with pytest.raises(InputError, match='classifier_pool="both", but this encoder has no class token'):
         ViTForImageClassification(ViTConfig(**TINY, classifier_pool="both", use_class_token=False))
+
+
+@torch.no_grad()
+def test_the_last_norm_may_follow_the_mean(tmp_path):
+    model = made(ViTForImageClassification, norm_after_pool=True, classifier_pool="mean")
+    tokens = model.vit(pixels(), output_hidden_states=True)
+    assert torch.equal(tokens.last_hidden_state, tokens.hidden_states[-1])
+    mean = F.layer_norm(tokens.last_hidden_state[:, 1:].mean(1), (24,), model.fc_norm.weight, model.fc_norm.bias, 1e-12)
+    torch.testing.assert_close(model(pixels()).logits, model.classifier(mean))
+    with pytest.warns(UserWarning, match="norm_after_pool=True"):
+        model.save_pretrained(tmp_path)
+    assert torch.equal(ViTForImageClassification.from_pretrained(tmp_path)(pixels()).logits, model(pixels()).logits)
+    assert "vit.layernorm.weight" not in model.state_dict()
+
+
+# --- relative positions of each block's own ------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_blocks_have_relative_positions_of_their_own():
+    model = made(ViTModel, use_relative_position_bias=True)
+    x = torch.randn(2, 17, 24, generator=torch.Generator().manual_seed(1))
+    tables = [layer.rel_pos_bias.relative_position_bias_table for layer in model.layers]
+    assert [tuple(table.shape) for table in tables] == [(7 * 7 + 3, 3)] * 2
+    assert not torch.equal(*tables)
+    layer = model.layers[0]
+    assert not torch.equal(layer(x), layer(x, torch.zeros(1, 1, 17, 17) + torch.arange(17)))
+    given = layer.rel_pos_bias(17)[None]
+    with_own = layer(x)
+    layer.rel_pos_bias = None
+    assert torch.equal(layer(x, given), with_own)
+
+
+def test_such_blocks_have_one_size_and_learn_with_their_block():
+    model = made(ViTModel, use_relative_position_bias=True)
+    assert model.depth_of("encoder.layer.1.rel_pos_bias.relative_position_bias_table") == 2
+    assert not ViTModel(model.config).layers[0].rel_pos_bias.relative_position_bias_table.any()
+    with pytest.raises(InputError, match="image_size=64: relative position biases cannot be resized; keep 32"):
+        model.set_image_size(64)
+    with pytest.raises(InputError, match="65 tokens, but relative position biases for 17; they cannot be interpolated"):
+        model(pixels(64, 64), interpolate_pos_encoding=True)
+    with pytest.raises(InputError, match="use_relative_position_bias=True knows whole grids of patches only"):
+        ViTConfig(**TINY, use_relative_position_bias=True, num_register_tokens=1)
+    assert "model.use_relative_position_bias=false, or objective=simmim" in model.config.drop_obstacle

@@ -65,6 +65,13 @@ BARE = {
     "ijepa": ("IJepaModel", PLAIN | {"hidden_act": "relu"}),
     "beit": ("BeitModel", PLAIN | {"use_mean_pooling": False, "use_absolute_position_embeddings": True}),
     "beit, shared positions": ("BeitModel", WORDS | {"use_mean_pooling": False}),
+    "beit, positions of blocks": ("BeitModel", WORDS | {"use_mean_pooling": False, "use_relative_position_bias": True}),
+}
+SEGMENTS = PLAIN | {
+    "num_hidden_layers": 4,
+    "out_indices": [1, 2, 3, 4],
+    "pool_scales": [1],
+    "use_auxiliary_head": False,
 }
 LABELS = {"num_labels": 3, "id2label": {0: "a", 1: "b", 2: "c"}}
 CLASSIFIERS = {
@@ -74,6 +81,7 @@ CLASSIFIERS = {
     "dinov2_with_registers": ("Dinov2WithRegistersForImageClassification", SIZES),
     "ijepa": ("IJepaForImageClassification", PLAIN),
     "beit": ("BeitForImageClassification", PLAIN | {"use_mean_pooling": False}),
+    "beit, mean": ("BeitForImageClassification", PLAIN | {"use_relative_position_bias": True}),
 }
 OTHERS = {
     "vit_mae": ("ViTMAEForPreTraining", MAE),
@@ -290,14 +298,13 @@ def test_a_config_alone_is_read(tmp_path):
 
 
 REFUSED = {
-    "a norm behind the mean": (
-        ("BeitForImageClassification", PLAIN),
-        r"a BEiT folder of Hugging Face, with a norm behind the mean of the patches .*; use the weights of pretraining",
+    "two norms": (
+        ("BeitForMaskedImageModeling", WORDS | {"use_mean_pooling": False}),
+        r"a BEiT folder of Hugging Face, with two norms behind each other .*; use weights that were trained with",
     ),
-    "two norms": (("BeitForMaskedImageModeling", WORDS | {"use_mean_pooling": False}), "with two norms behind each"),
-    "positions of each block": (
-        ("BeitModel", PLAIN | {"use_mean_pooling": False, "use_relative_position_bias": True}),
-        "with relative positions of each block's own",
+    "dense labels": (
+        ("BeitForSemanticSegmentation", SEGMENTS),
+        r"a BEiT folder of Hugging Face, but has \d+ tensors that mimsuite does not know, such as",
     ),
     "another family": (("SwinModel", {"embed_dim": 8, "depths": [1], "num_heads": [1]}), "swin"),
 }

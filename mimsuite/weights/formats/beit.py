@@ -1,4 +1,4 @@
-"""Hugging Face folders of BEiT (Bao et al. 2022) whose norm stands before the mean, as ours does: pretrained ones."""
+"""Hugging Face folders of BEiT (Bao et al. 2022): the norm is of the tokens in pretraining, then of their mean."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from typing import Any
 
 from mimsuite.weights.formats.format import HALF, Format, Found
 from mimsuite.weights.formats.hf_vit import ENCODER, LAYER, QKV, is_of, layers, own_config
-from mimsuite.weights.formats.mapping import NO_KEY_BIAS, Rule, Table
+from mimsuite.weights.formats.mapping import NO_KEY_BIAS, Rule, Table, both
 
 TITLE = "a BEiT folder of Hugging Face"
 QUERY, KEY, _ = (f"{name}.bias" for name in QKV)
-SHARED = "relative_position_bias_table"
+TABLE_NAME = "relative_position_bias_table"
 TABLE = Table(
     (
         *(rule for rule in ENCODER if rule.theirs not in (QUERY, KEY)),
         Rule(QUERY, (QUERY, KEY), NO_KEY_BIAS),
         Rule(f"{LAYER}.lambda_1", f"{LAYER}.gamma_1"),
         Rule(f"{LAYER}.lambda_2", f"{LAYER}.gamma_2"),
-        Rule(f"encoder.relative_position_bias.{SHARED}", f"encoder.rel_pos_bias.{SHARED}"),
+        Rule(f"encoder.relative_position_bias.{TABLE_NAME}", f"encoder.rel_pos_bias.{TABLE_NAME}"),
+        Rule(f"{LAYER}.attention.attention.relative_position_bias.{TABLE_NAME}", f"{LAYER}.rel_pos_bias.{TABLE_NAME}"),
+        *both("pooler.layernorm", "fc_norm"),
         *layers("classifier"),
     ),
     # An index that follows from the sizes; the head of pretraining, which predicts visual words.
     (r".*relative_position_index", r"lm_head\..*"),
-)
-PRETRAINED = (
-    "use the weights of pretraining (BeitForMaskedImageModeling), such as microsoft/beit-base-patch16-224-pt22k"
 )
 
 
@@ -32,27 +31,26 @@ def config(found: Found) -> dict[str, Any]:
     """Our config.
 
     Raises:
-        InputError: a norm behind the mean of the patches, or relative positions of each block's own.
+        InputError: a norm of the encoder and another one behind it.
     """
     theirs = found.config
     pretrained = "BeitForMaskedImageModeling" in (theirs.get("architectures") or [])
     mean = bool(theirs.get("use_mean_pooling", True))
-    if mean != pretrained:  # the class of pretraining has a norm of its own behind the encoder
-        what = "two norms behind each other" if pretrained else "a norm behind the mean of the patches"
+    if pretrained and not mean:  # this class has a norm of its own behind the encoder's
         raise found.refuse(
-            TITLE, f"with {what} (use_mean_pooling={str(mean).lower()}), which no ViT here has; {PRETRAINED}"
-        )
-    if theirs.get("use_relative_position_bias", False):
-        raise found.refuse(
-            TITLE, f"with relative positions of each block's own (use_relative_position_bias=true); {PRETRAINED}"
+            TITLE,
+            "with two norms behind each other (use_mean_pooling=false), which no ViT here has; use weights that were "
+            "trained with use_mean_pooling=true, as the published ones",
         )
     scale = theirs.get("layer_scale_init_value", 0.1)
-    return own_config(found) | {
+    switches = ("use_absolute_position_embeddings", "use_shared_relative_position_bias", "use_relative_position_bias")
+    own = own_config(found) | {name: theirs.get(name, False) for name in switches}
+    return own | {
         "architectures": ["ViTForImageClassification" if found.has("classifier.weight") else "ViTModel"],
-        "use_absolute_position_embeddings": theirs.get("use_absolute_position_embeddings", False),
-        "use_shared_relative_position_bias": theirs.get("use_shared_relative_position_bias", False),
         "layer_scale_init_value": scale if scale > 0 else None,
         "drop_path_rate": theirs.get("drop_path_rate", 0.1),
+        "norm_after_pool": mean and not pretrained,
+        "classifier_pool": "mean" if mean else "cls",
     }
 
 
