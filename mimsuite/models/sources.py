@@ -189,8 +189,8 @@ def measure(
         return _measured(network, library, described, config)
     except InputError:
         raise
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # not without values; again with them
-        pass
+    except Exception as error:  # of others' code, which may not work without values; it is asked again with them
+        log.debug("%s on the meta device: %s", config.label, cause_of(error))
     network = make()
     try:
         return _measured(network, library, described, config)
@@ -208,40 +208,54 @@ def _measured(
 ) -> dict[str, Any]:
     """As `measure`, of a network that is built."""
     network.eval()
-    layers, failure = find_layers(network), None
-    own = config.fixed_size or own_size(described)
+    own, failure = config.fixed_size or own_size(described), None
     for size in (TRIED if config.only_size is None else ()) + ((own,) if own else ()):
         try:
-            final, maps = run(network, library, layers, size, config.num_channels)
+            found = _at_size(network, library, config, size, checks=size != own)
+        except InputError:
+            raise
         except Exception as error:  # this size it does not take
             failure = error
             continue
-        last = map_facts(final, size)
-        if last is None:
-            shape = tuple(final.grid.shape) if isinstance(final, FeatureMap) else tuple(final.shape)
-            raise InputError(
-                f"{config.label} gives {shape} for an image of {size[0]}x{size[1]} pixels, which is not a map "
-                "(B, D, h, w) whose cells tile it; use another network"
-            )
-        stride, width = last
-        if size != own and not confirms(network, library, stride, width, config.num_channels):
-            continue
-        facts = [map_facts(found, size) for found in maps[:-1]]
-        if any(fact is None for fact in facts):
-            layers, facts = as_one(layers), []
-        known = [*(fact for fact in facts if fact is not None), last]
-        return {
-            "strides": [list(pair) for pair, _ in known],
-            "widths": [channels for _, channels in known],
-            "depths": [len(layer.blocks) for layer in layers],
-            "class_token": has_token(network, final),
-            "only_size": list(size) if size == own else None,
-            "unused": unused_parameters(network, library, size, config.num_channels),
-            "class_name": type(network).__name__,
-        }
+        if found is not None:
+            return found | {"only_size": list(size) if size == own else None, "class_name": type(network).__name__}
     if failure is not None:
         raise failure
     raise InputError(f"{config.label}: its cells do not tile images; use another network, or model.only_size=[H,W]")
+
+
+def _at_size(
+    network: nn.Module, library: str | None, config: ExternalConfig, size: Size, *, checks: bool
+) -> dict[str, Any] | None:
+    """What an image of one size tells, or None where `checks` finds that another size has other cells.
+
+    Raises:
+        InputError: the network gives no map.
+    """
+    layers, channels = find_layers(network), config.num_channels
+    final, maps = run(network, library, layers, size, channels)
+    last = map_facts(final, size)
+    if last is None:
+        grid = final.grid if isinstance(final, FeatureMap) else final
+        shape = tuple(grid.shape) if isinstance(grid, Tensor) else type(grid).__name__
+        raise InputError(
+            f"{config.label} gives {shape} for an image of {size[0]}x{size[1]} pixels, which is not a map "
+            "(B, D, h, w) whose cells tile it; use another network"
+        )
+    stride, width = last
+    if checks and not confirms(network, library, stride, width, channels):
+        return None
+    facts = [map_facts(found, size) for found in maps[:-1]]
+    if any(fact is None for fact in facts):
+        layers, facts = as_one(layers), []
+    known = [*(fact for fact in facts if fact is not None), last]
+    return {
+        "strides": [list(pair) for pair, _ in known],
+        "widths": [one for _, one in known],
+        "depths": [len(layer.blocks) for layer in layers],
+        "class_token": has_token(network, final),
+        "unused": unused_parameters(network, library, size, channels),
+    }
 
 
 def own_size(described: Mapping[str, Any] | None) -> Size | None:

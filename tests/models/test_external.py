@@ -403,6 +403,33 @@ def test_an_unknown_argument_and_a_vector_are_refused():
         completed(ExternalConfig(network=node).trusting([node["_target_"]]))
 
 
+class Windows(Net):
+    """A network that asserts that windows of 7 cells fit, as MaxViT of timm does."""
+
+    def forward(self, x):
+        assert x.shape[-1] % 56 == 0, "windows do not fit"
+        return super().forward(x)
+
+
+class Several(Net):
+    def forward(self, x):
+        return {"map": super().forward(x)}
+
+
+def test_a_network_that_fails_in_its_own_way_is_one_line():
+    for kind, message in (
+        (Windows, r"AssertionError|windows do not fit.*only_size"),
+        (Several, "gives dict for an image"),
+    ):
+        node = named(kind)
+        with pytest.raises(InputError, match=message) as error:
+            completed(ExternalConfig(network=node).trusting([node["_target_"]]))
+        assert "\n" not in str(error.value)
+    node = named(Windows)
+    config = completed(ExternalConfig(network=node, only_size=[56, 56]).trusting([node["_target_"]]))
+    assert (config.fixed_size, config.stride) == ((56, 56), (8, 8))
+
+
 def test_weights_of_another_model_are_refused(tmp_path):
     wrapped.save("swin", tmp_path)
     config = json.loads((Path(wrapped.folder_of("resnet")) / "config.json").read_text())

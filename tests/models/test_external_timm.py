@@ -64,6 +64,11 @@ def test_sizes_are_found_out(name):
     assert len(config.image_mean) == 3
 
 
+def test_a_network_of_windows_is_asked_with_its_own_size():
+    config = completed(ExternalConfig(source="timm:maxvit_pico_rw_256", pretrained=False))
+    assert (config.fixed_size, config.stride, config.mask_stride) == ((256, 256), (32, 32), (4, 4))
+
+
 @every_model
 def test_depths_rise_and_every_block_has_parameters(name):
     encoder = model_of(name).encoder
