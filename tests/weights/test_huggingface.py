@@ -277,6 +277,28 @@ def test_torch_archives_are_downloaded_only_without_safetensors(tmp_path, monkey
     assert asked == ([False] if has_safetensors else [False, True])
 
 
+@pytest.mark.parametrize(
+    ("keywords", "last"),
+    [({"from_flax": True}, "flax_model.msgpack"), ({"from_tf": True}, "tf_model.h5"), ({}, "tf_model.h5")],
+)
+def test_files_of_flax_and_tensorflow_are_downloaded_only_where_nothing_else_is_wanted(
+    tmp_path, monkeypatch, keywords, last
+):
+    hub = pytest.importorskip("huggingface_hub")
+    randomised(ViTModel).config.save_pretrained(tmp_path)
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append(allow_patterns[-1])
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(InputError, match=f"has no weights that can be read; expected .*{last}"):
+        ViTModel.from_pretrained("hf:someone/tiny-vit", **keywords)
+    every = ["pytorch_model*.bin", "flax_model.msgpack", "tf_model.h5"]
+    assert asked[1:] == ([last] if keywords else every)
+
+
 @pytest.mark.parametrize("name", ["hf:someone/else", "someone/else"])
 def test_what_is_neither_a_folder_nor_cached_is_named_in_one_line(hub_cache, name):
     with pytest.raises(InputError, match="someone/else' is not a local folder, and cannot be downloaded") as error:
