@@ -311,13 +311,15 @@ class Batch(NamedTuple):
     """What a loader yields.
 
     Attributes:
-        images: `(B, C, H, W)` uint8, or int32 holding uint16 values; not normalised.
+        images: `(B, C, H, W)` uint8, or int32 holding uint16 values; not normalised. With `windows`, canvases
+            `(B, height, width, C)`, which the data module makes pictures of when they are on the device.
         ids: `(B,)` int64, the sample ids (a hash of the key).
         mask: `(B, gh, gw)` bool, True = hidden, one cell per mask unit; None where no masks are drawn.
         labels: `(B,)` int64 classes, or `(B, K)` float; None where the data has no labels or none are asked for.
         bad: samples that were replaced while this batch was read.
         hidden: True cells of each mask, if all have the same number.
         keys: the samples' names; None where none are asked for.
+        windows: `(B, 3)` int64: height and width of what lies on the canvas, and 1 where it is to be mirrored.
     """
 
     images: Tensor
@@ -327,6 +329,7 @@ class Batch(NamedTuple):
     bad: list[BadSample]
     hidden: int | None = None
     keys: list[str] | None = None
+    windows: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Batch:
         """The batch on another device; libraries that move batches ask for this method.

@@ -60,6 +60,7 @@ CACHE_PARTS = ("old", "all")  # that `mimsuite doctor clean=` removes
 SPLIT_SOURCES = ("auto", "none", "folder")  # of `mimsuite pack`
 LABELS_MISSING = ("unlabelled", "skip", "error")  # what `mimsuite pack` does with images that a CSV file does not label
 INTERPOLATIONS = ("bicubic", "bilinear")  # of augmentation
+CROP_DEVICES = ("cpu", "gpu")  # `augment.device`: where training pictures are resized and mirrored
 LabelKind = Literal["classes", "multilabel", "regression"]
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 PROBLEM_TYPE_OF: dict[LabelKind, str] = {

@@ -36,6 +36,7 @@ SOME_CHECKS = {
     "objectives": [name for name in check.all_checks(None) if name.startswith("vit-")],
     "tasks": ["probe", "evaluate-classifier", "evaluate-masked"],  # of the runs before
     "training": ["float16", "ddp", "resume-cvt", "no_waiting-bit", "fused_adamw", "out_of_memory", "memory"],
+    "loading": ["copies", "crops_on_device"],
     "compiling": ["compile-vit"],
 }
 NOT_YET = {"vit-latent"}  # is skipped, by name, until it exists

@@ -39,6 +39,7 @@ SMALL_MEMORY = 0.02  # share of the device's memory in which a large batch of Vi
 AGREE = 1e-3  # largest difference of losses in bfloat16, relative
 AGREE_WITH_CPU = 0.03  # the same against float32 on the CPU; rates of drop path are drawn differently there
 MASKED_LOSS = "mimsuite.models.composed.ForMaskedImageModeling.masked_loss"
+GREY_LEVELS = 3  # largest difference of pictures that the device and the loader make
 LEFT_OVER = 128 * 2**20  # bytes that may stay on the device after all: the libraries' own workspaces
 
 MODELS = {
@@ -203,9 +204,9 @@ def check_ddp(place: Place) -> Facts:
     return {"backend": backend, "largest_difference": off}
 
 
-def check_resume(place: Place, family: str) -> Facts:
+def check_resume(place: Place, family: str, **changes: Any) -> Facts:
     """A run that is stopped and goes on has the weights of one that is not, bit by bit."""
-    values = settings(place, family) | {"+trainer.deterministic": True}
+    values = settings(place, family, **changes) | {"+trainer.deterministic": True}
     half = StopWhen(lambda trainer: trainer.global_step + 1 == values["steps"] // 2)
     try:
         whole = train(place, f"{family}-whole", values)
@@ -221,6 +222,44 @@ def check_resume(place: Place, family: str) -> Facts:
     assert one.keys() == other.keys()
     assert not differ, f"{len(differ)} of {len(one)} tensors differ: {differ[:3]}"
     return {"tensors": len(one), "seconds": whole["seconds"] + stopped["seconds"]}
+
+
+def check_copies(place: Place) -> Facts:
+    """Batches that are copied beside a busy device arrive as they were, and what reads them is not overtaken."""
+    _, data, _ = mimsuite.build("pretrain", **settings(place, "vit", workers=2))
+    side = 64 if place.dry else 4096
+    busy = torch.rand(side, side, device=place.device)
+    wanted, found = [], []
+    for batch in data.train_dataloader():
+        moved = data.transfer_batch_to_device(batch, torch.device(place.device), 0)
+        for _ in range(5):
+            busy = (busy @ busy).div_(side)
+        wanted.append((batch.images.double().mean(), batch.mask.double().mean()))
+        found.append((moved.images.double().mean(), moved.mask.double().mean()))
+        del moved
+    differ = [n for n, (a, b) in enumerate(zip(wanted, found, strict=True)) if not close(a, b)]
+    assert not differ, f"batches {differ} of {len(wanted)} arrived with other values"
+    return {"batches": len(wanted)}
+
+
+def close(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
+    """Whether means are the same but for rounding."""
+    return all(abs(float(a) - float(b)) < 1e-9 * (1 + abs(float(a))) for a, b in zip(one, other, strict=True))
+
+
+def check_crops_on_device(place: Place) -> Facts:
+    """The device makes almost the pictures that the loader makes; a run with them repeats bit by bit."""
+    pictures = {}
+    for where in ("cpu", "gpu"):
+        values = settings(place, "vit") | {"augment.device": where, "workers": 0}
+        _, data, _ = mimsuite.build("pretrain", **values)
+        batch = next(iter(data.train_dataloader()))
+        moved = data.transfer_batch_to_device(batch, torch.device(place.device), 0)
+        pictures[where] = data.on_after_batch_transfer(moved, 0).images.cpu().int()
+    off = (pictures["gpu"] - pictures["cpu"]).abs()
+    facts = {"largest_difference": int(off.max()), "mean_difference": float(off.double().mean())}
+    assert facts["largest_difference"] <= GREY_LEVELS, facts
+    return facts | check_resume(place, "vit", **{"augment.device": "gpu"})
 
 
 def check_no_waiting(place: Place, family: str) -> Facts:
@@ -336,6 +375,8 @@ def all_checks(place: Place) -> dict[str, Callable[[], Facts]]:
         "ddp": check_ddp,
         **{f"resume-{family}": functools.partial(check_resume, family=family) for family in MODELS},
         **{f"no_waiting-{family}": functools.partial(check_no_waiting, family=family) for family in MODELS},
+        "copies": check_copies,
+        "crops_on_device": check_crops_on_device,
         "fused_adamw": check_fused_adamw,
         "out_of_memory": check_out_of_memory,
         **{f"compile-{family}": functools.partial(check_compile, family=family) for family in MODELS},

@@ -305,12 +305,18 @@ def bare_step(place: Place, values: dict[str, Any], batch: Any) -> Step:
     return run
 
 
-def shards(place: Place) -> Facts:
-    """Training of ViT-S from shards of 400 x 350 JPEGs at 224 px against training on one batch that is kept."""
+def shards(place: Place, device: str) -> Facts:
+    """Training of ViT-S from shards of 400 x 350 JPEGs at 224 px against training on one batch that is kept.
+
+    Args:
+        place: see `Place`.
+        device: which crops, `augment.device`.
+    """
     steps, first, rounds = (4, 1, 2) if place.dry else (110, 50, 7)
     folder, size = make_shards(place.work / ("pictures-dry" if place.dry else "pictures"), 32 if place.dry else 8192)
     values = run_values(place, steps, data=str(folder), model="vit_nano" if place.dry else "vit_small")
     values |= {"batch": 8, "image_size": 32} if place.dry else {"batch": 256, "image_size": 224, "workers": 15}
+    values["augment.device"] = device
     batch = first_batch(values)
     times = in_turns(
         {
@@ -371,7 +377,8 @@ CASES: dict[str, Callable[[Place], Facts]] = {
     "simmim_vit_large_128": lambda place: simmim(place, "large", 128, theirs=False),
     "attention": attention,
     "loop_vit_nano": loop,
-    "shards_vit_small": shards,
+    "shards_vit_small": lambda place: shards(place, "cpu"),
+    "shards_vit_small_crops_on_device": lambda place: shards(place, "gpu"),
 }
 
 

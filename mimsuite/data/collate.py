@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mimsuite.data.augment.on_device import on_canvases
 from mimsuite.data.hashing import mix_hashes
 from mimsuite.data.labels import Label
 from mimsuite.data.reader import Failure, Sample, too_many
@@ -53,14 +54,16 @@ class Collate:
         except InputError as error:
             return error
         mask = self._masks(good)
+        images, windows = images_of(good)
         return Batch(
-            images=torch.stack([s.image for s in good]),
+            images=images,
             ids=torch.tensor([s.id for s in good], dtype=torch.int64),
             mask=mask,
             labels=labels,
             bad=bad,
             hidden=None if mask is None else same_count(mask),
             keys=[s.key for s in good] if self._keys else None,
+            windows=windows,
         )
 
     def _masks(self, samples: list[Sample]) -> Tensor | None:
@@ -69,6 +72,12 @@ class Collate:
         draw = self._samplers[mix_hashes(samples[0].shared, _CHOICE) % len(self._samplers)]
         generator = torch.Generator()
         return torch.stack([draw(self._grid, generator.manual_seed(mix_hashes(s.seed, _MASK))) for s in samples])
+
+
+def images_of(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
+    """`images` and `windows` of a `Batch`."""
+    images, mirrored = [s.image for s in samples], [s.mirrored for s in samples if s.mirrored is not None]
+    return on_canvases(images, mirrored) if mirrored else (torch.stack(images), None)
 
 
 def same_count(mask: Tensor) -> int | None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import lightning
@@ -19,12 +20,15 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from mimsuite.data.augment.crop import CenterCrop, Transform
+from mimsuite.data.augment.on_device import DeferredCrop
+from mimsuite.data.batches import FixedBatches, Item, StepBatches
 from mimsuite.data.collate import Collate
 from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.label_table import has_label
 from mimsuite.data.labels import Label
 from mimsuite.data.order import BatchOrder
 from mimsuite.data.reader import ImageReader, Sample
+from mimsuite.data.transfer import CopyStream
 from mimsuite.data.workers import TIMEOUT, WorkerWatch, end_at_lost_batch, fit_shared_memory
 from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import MaskSampler
@@ -34,8 +38,6 @@ log = logging.getLogger("mimsuite")
 
 _SALT_WHOLE = 0x57484F4C
 _END: Any = object()
-
-Item = tuple[int, int, int]  # (epoch, number of the sample, optimizer step)
 
 
 class BatchLoader(DataLoader[Any]):
@@ -88,55 +90,6 @@ def _death_raises_nothing() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-class StepBatches(Sampler[list[Item]]):
-    """The micro-batches of one rank, from the optimizer step on that `start` tells when iteration begins."""
-
-    def __init__(
-        self,
-        order: BatchOrder,
-        *,
-        steps: int,
-        micro: int,
-        batch: int,
-        place: tuple[int, int],
-        start: Callable[[], int],
-    ) -> None:
-        self._order, self._steps, self._micro, self._start = order, steps, micro, start
-        self._place, self._share = place, batch // place[1]
-
-    def __len__(self) -> int:
-        """Micro-batches of the whole run, those before `start` included."""
-        return self._steps * (self._share // self._micro)
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        """Yields lists of (epoch, number, step)."""
-        first_step = self._start()
-        for step, (epoch, numbers) in enumerate(self._order.batches(first_step, self._steps, *self._place), first_step):
-            items = [(epoch, number, step) for number in numbers.tolist()]
-            for first in range(0, self._share, self._micro):
-                yield items[first : first + self._micro]
-
-
-class FixedBatches(Sampler[list[Item]]):
-    """Samples 0 to `count` in order, the last partial batch included; of each batch, one rank's share."""
-
-    def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1, epoch: int = 0) -> None:
-        self._count, self._batch, self._rank, self._world, self._epoch = count, batch, rank, world, epoch
-
-    def __len__(self) -> int:
-        """Batches of this rank; one more than those of another rank at most."""
-        full, rest = divmod(self._count, self._batch * self._world)
-        return full + (rest > self._rank)
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        """Yields lists of (epoch, number, step); step is 0."""
-        step = self._batch * self._world
-        for first in range(0, self._count, step):
-            numbers = range(first + self._rank, min(first + step, self._count), self._world)
-            if numbers:
-                yield [(self._epoch, number, 0) for number in numbers]
-
-
 @dataclass(frozen=True)
 class Loading:
     """By whom batches are read.
@@ -185,6 +138,7 @@ class ImageData(lightning.LightningDataModule):
         train: Samples | None = None,
         val: Samples | None = None,
         val_keys: bool = False,
+        crops_on_device: bool = False,
     ) -> None:
         """Sets the order of the run; reads no image.
 
@@ -207,9 +161,11 @@ class ImageData(lightning.LightningDataModule):
             train: what to train on; None takes the role "train" of the index.
             val: what to validate on; None takes the role "curve".
             val_keys: whether validation batches name their samples.
+            crops_on_device: whether training pictures are resized and mirrored there; `train_transform` may then do
+                nothing else.
 
         Raises:
-            InputError: the data has no such samples, or fewer than one batch needs.
+            InputError: the data has no such samples, or fewer than one batch needs; a transform that does more.
         """
         super().__init__()
         self._index, self._batch, self._steps = index, batch, steps
@@ -218,6 +174,8 @@ class ImageData(lightning.LightningDataModule):
         self._loading = Loading(workers, processes, timeout, self._asked)
         self.stop_asked: Callable[[], bool] = lambda: False  # by a signal; then no loader waits for long
         self._train_transform, self._val_transform = train_transform, CenterCrop(image_size)
+        self._deferred = DeferredCrop(train_transform) if crops_on_device else None
+        self._copies: CopyStream | None = None
         grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
         classes = len(index.classes) if index.classes else None
         self._collate, self._val_collate, self._whole_collate = (
@@ -243,7 +201,8 @@ class ImageData(lightning.LightningDataModule):
                 f"batch={self._batch} is not a multiple of devices x micro_batch = {world} x {self.micro_batch}; "
                 f"use batch={-(-self._batch // (world * self.micro_batch)) * world * self.micro_batch}"
             )
-        reader = ImageReader(self._index, self._train, self._train_transform, seed=self._seed, labels=self._labels)
+        transform = self._deferred or self._train_transform
+        reader = ImageReader(self._index, self._train, transform, seed=self._seed, labels=self._labels)
         batches = StepBatches(
             self.order,
             steps=self._steps,
@@ -301,8 +260,18 @@ class ImageData(lightning.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch but for its ids, which are read on the host: there, nobody waits for the device."""
-        moved: Batch = super().transfer_batch_to_device(batch._replace(ids=None), device, dataloader_idx)  # type: ignore
-        return moved._replace(ids=batch.ids)
+        on_host: Any = batch._replace(ids=None)  # type: ignore[arg-type]
+        move: Callable[[], Batch] = partial(super().transfer_batch_to_device, on_host, device, dataloader_idx)
+        if device.type == "cuda":
+            self._copies = self._copies or CopyStream(device)
+            return self._copies.run(move)._replace(ids=batch.ids)
+        return move()._replace(ids=batch.ids)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Makes pictures of what lies on canvases; other batches stay as they are."""
+        if self._deferred is None or batch.windows is None:
+            return batch
+        return batch._replace(images=self._deferred.make_pictures(batch.images, batch.windows), windows=None)
 
     def _asked(self) -> bool:
         return self.stop_asked()

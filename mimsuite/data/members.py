@@ -49,6 +49,15 @@ def read_image(files: ShardFiles, shard: Shard, row: np.void) -> Member:
     return _read(files, shard, at.image_offset, at.image_header, at.image_size)
 
 
+def read_checked_image(files: ShardFiles, shard: Shard, row: np.void) -> tuple[int, Member]:
+    """Reads the image of a sample; returns its hashed key, too, after a check that the image's name has it.
+
+    Arguments and errors are those of `read_image`; a `RunError` also where the shard is not the one that was indexed.
+    """
+    at = SampleRow(*row.item())
+    return at.key, _read_checked(files, shard, at.key, (at.image_offset, at.image_header, at.image_size))
+
+
 def read_label(files: ShardFiles, shard: Shard, row: np.void) -> Member | None:
     """Reads the label of a sample; None where it has none. Arguments and errors are those of `read_image`."""
     at = SampleRow(*row.item())
@@ -94,17 +103,6 @@ def hashed_key(row: np.void) -> int:
 def is_table_of(samples: Samples, rows: NDArray[np.void]) -> bool:
     """Whether the tables of some samples say what a scan has found, as far as they say anything."""
     return all(np.array_equal(rows[name], samples.column(name)) for name in FIRST_RECORD.names or ())
-
-
-def checked_id(shard: Shard, row: np.void, key: str) -> int:
-    """The hashed key in a sample's row, after a check that it is that of `key`, which was read with the image.
-
-    Raises:
-        RunError: it is another one.
-    """
-    at = SampleRow(*row.item())
-    _check_key(shard, at.image_offset, key, at.key)
-    return at.key
 
 
 def read_labels(files: ShardFiles, samples: Samples) -> Iterator[tuple[Shard, Member | None]]:
@@ -162,7 +160,7 @@ def _read(files: ShardFiles, shard: Shard, offset: int, header: int, size: int) 
 
 
 def _read_checked(files: ShardFiles, shard: Shard, identity: int, place: tuple[int, int, int]) -> Member:
-    """Reads a label whose sample has this hashed key."""
+    """Reads a member of the sample that has this hashed key."""
     offset, header, size = place
     if header == BLOCK <= offset <= shard.bytes - size:
         # A name that lies whole in its block, as most do, needs no parser: that it hashes to the key proves it.

@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mimsuite.data.augment.crop import Transform
+from mimsuite.data.augment.on_device import DeferredCrop
 from mimsuite.data.hashing import mix_hashes
 from mimsuite.data.images.decode import DecodeError, conform, open_image
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.label_table import read_label
 from mimsuite.data.labels import Label
-from mimsuite.data.members import checked_id, read_image
+from mimsuite.data.members import read_checked_image
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError, RunError
@@ -28,13 +29,14 @@ class Sample(NamedTuple):
     """A sample as the collate function gets it.
 
     Attributes:
-        image: `(C, H, W)` uint8, or int32 holding uint16 values.
+        image: `(C, H, W)` uint8, or int32 holding uint16 values; with `mirrored`, a box's pixels `(h, w, C)`.
         id: the hash of the key, as int64.
         seed: what everything random about it is drawn from; in evaluation it depends on the key alone.
         label: None where none are asked for.
         bad: the undecodable samples that this one replaces.
         shared: what is drawn once for all samples of an optimizer step is drawn from this.
         key: the sample's name.
+        mirrored: whether the device mirrors the picture that it makes of the pixels; None: the image is a picture.
     """
 
     image: Tensor
@@ -44,6 +46,7 @@ class Sample(NamedTuple):
     bad: tuple[BadSample, ...]
     shared: int = 0
     key: str = ""
+    mirrored: bool | None = None
 
 
 #: Errors travel as values: a worker's exception would reach the main process wrapped in its traceback.
@@ -54,14 +57,20 @@ class ImageReader(Dataset[Sample | Failure]):
     """Samples addressed by (epoch, number, optimizer step); keeps nothing but open files."""
 
     def __init__(
-        self, index: DataIndex, samples: Samples, transform: Transform, *, seed: int | None, labels: bool
+        self,
+        index: DataIndex,
+        samples: Samples,
+        transform: Transform | DeferredCrop,
+        *,
+        seed: int | None,
+        labels: bool,
     ) -> None:
         """Takes the samples of one split.
 
         Args:
             index: gives channels, dtype and the number of classes.
             samples: the samples, numbered from 0.
-            transform: crops and augments the images.
+            transform: crops and augments the images, or leaves the resizing to the device.
             seed: of the run; None draws everything from the key alone, the same in each epoch and run.
             labels: whether labels are read; every sample must then have one.
         """
@@ -76,7 +85,8 @@ class ImageReader(Dataset[Sample | Failure]):
     @property
     def sample_bytes(self) -> int:
         """What a sample takes in a batch, in bytes."""
-        height, width = self._transform.size
+        transform = self._transform
+        height, width = transform.canvas if isinstance(transform, DeferredCrop) else transform.size
         labels = 4 * max(1, len(self._index.classes or ())) if self._labels else 0
         return self._channels * height * width * (1 if self._dtype == "uint8" else 4) + labels
 
@@ -91,18 +101,18 @@ class ImageReader(Dataset[Sample | Failure]):
         bad: list[BadSample] = []
         try:
             for further in range(min(_IN_A_ROW, len(self))):
-                sample = self._read(epoch, (number + further) % len(self), bad)
+                sample = self._read((epoch, (number + further) % len(self), step), bad)
                 if sample is not None:
-                    return sample._replace(shared=mix_hashes(self._seed or 0, step))
+                    return sample
         except (InputError, RunError) as error:
             return error
         return too_many(bad)
 
-    def _read(self, epoch: int, number: int, bad: list[BadSample]) -> Sample | None:
+    def _read(self, item: tuple[int, int, int], bad: list[BadSample]) -> Sample | None:
+        epoch, number, step = item
         shard, row = self._samples[number]
-        member = read_image(self._files, shard, row)
+        identity, member = read_checked_image(self._files, shard, row)
         key = member.key
-        identity = checked_id(shard, row, key)
         seed = mix_hashes(identity) if self._seed is None else mix_hashes(self._seed, epoch, identity)
         generator = torch.Generator().manual_seed(mix_hashes(seed, _AUGMENT))
         try:
@@ -114,7 +124,10 @@ class ImageReader(Dataset[Sample | Failure]):
             return None
         label = read_label(self._index, self._files, shard, row, key) if self._labels else None
         signed = identity - (1 << 64) if identity >= 1 << 63 else identity
-        return Sample(self._transform(pixels, generator), signed, seed, label, tuple(bad), key=key)
+        made = self._transform(pixels, generator)
+        picture, mirrored = made if isinstance(made, tuple) else (made, None)
+        shared = mix_hashes(self._seed or 0, step)
+        return Sample(picture, signed, seed, label, tuple(bad), shared, key, mirrored)
 
 
 def too_many(bad: list[BadSample]) -> InputError:

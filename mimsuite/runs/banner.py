@@ -50,8 +50,9 @@ def report_choices(settings: TrainingSettings, compute: Compute, cost: Cost | No
         f"trainer.compile={str(compute.compile).lower()} ({compute.compile_reason})",
         f"workers={loading.workers} ({'cores of each process but one' if loading.chosen else given})",
     )
+    crops = (f"augment.device=gpu (pictures are cropped on {compute.device.name})",) if loading.crops_on_device else ()
     costs = () if cost is None else (cost.describe(),)
-    for note in (*settings.geometry.notes, *budget.notes, *found, *settings.notes, *costs):
+    for note in (*settings.geometry.notes, *budget.notes, *found, *crops, *settings.notes, *costs):
         log.info("          %s", note)
 
 

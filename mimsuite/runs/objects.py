@@ -212,6 +212,7 @@ def loader_arguments(settings: TrainingSettings, compute: Compute) -> dict[str, 
         "lanes": inputs.loading.lanes,
         "window": inputs.loading.window,
         "val_limit": inputs.loading.val_limit,
+        "crops_on_device": inputs.loading.crops_on_device,
     }
 
 

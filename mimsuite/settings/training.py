@@ -37,10 +37,11 @@ from mimsuite.settings.resume import check_data, continue_config, first_override
 from mimsuite.settings.team import current_team, node_rank, team_size
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
-from mimsuite.words import ACCELERATORS, PRECISIONS
+from mimsuite.words import ACCELERATORS, CROP_DEVICES, PRECISIONS
 
 LOG_EVERY = 10  # steps, where no monitor says it
 OF_THE_TRAINER = ("clip", "accelerator", "num_nodes", "compile")
+OF_THE_LOADER = ("device",)  # keys of the group augment that are read, not handed on
 OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay", "master_weights")  # keys that are read, not handed on
 
 
@@ -55,6 +56,7 @@ class Loading:
         window: shards whose samples are mixed.
         val_limit: the most validation images of the curves.
         timeout: seconds without a batch after which the run ends.
+        crops_on_device: whether training pictures are resized and mirrored there.
     """
 
     workers: int
@@ -63,6 +65,7 @@ class Loading:
     window: int
     val_limit: int
     timeout: float
+    crops_on_device: bool
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ def read_inputs(
     judge_names(cfg, trusted)
     precision, seed = read_choice(cfg, "precision", PRECISIONS), read_int(cfg, "seed", least=0)
     devices = read_int(cfg, "devices", auto=0) or None
-    loading = read_loading(cfg, devices)
+    loading = read_loading(cfg, devices, objects)
     init, data = read_text(cfg, "init"), read_data(cfg)
     if not (resume and held):
         check_outside(out, data)
@@ -286,7 +289,7 @@ def absolute_data(data: str | tuple[str, ...] | None) -> str | tuple[str, ...] |
     return tuple(map(absolute, data))
 
 
-def read_loading(cfg: DictConfig, devices: int | None) -> Loading:
+def read_loading(cfg: DictConfig, devices: int | None, objects: Objects) -> Loading:
     """How batches are read, in each of `devices` processes."""
     return Loading(
         workers=read_workers(cfg, devices),
@@ -295,7 +298,27 @@ def read_loading(cfg: DictConfig, devices: int | None) -> Loading:
         window=read_int(cfg, "loader.window"),
         val_limit=read_int(cfg, "loader.val_limit"),
         timeout=read_positive(cfg, "loader.timeout"),
+        crops_on_device=read_crops_on_device(cfg, objects),
     )
+
+
+def read_crops_on_device(cfg: DictConfig, objects: Objects) -> bool:
+    """Whether the device of the run makes training pictures; an augmentation without this key leaves none to it.
+
+    Raises:
+        InputError: neither cpu nor gpu; gpu with an augmentation that does more than crop and mirror.
+    """
+    augment = cfg.get("augment") or {}
+    if "device" not in augment or read_choice(cfg, "augment.device", CROP_DEVICES) == "cpu":
+        return False
+    more = [f"augment.{key}={read(cfg, f'augment.{key}')}" for key in ("rand_augment", "erasing") if augment.get(key)]
+    more += ["an augmentation of your own"] if objects.augment is not None else []
+    if more:
+        raise InputError(
+            f"augment.device=gpu only crops and mirrors, and would leave out {more[0]}; use augment.device=cpu, or "
+            "remove it"
+        )
+    return True
 
 
 def read_clip(cfg: DictConfig) -> float | None:
@@ -380,7 +403,7 @@ def groups_of(cfg: DictConfig) -> Groups:
     return Groups(
         head=cfg.head,
         objective=cfg.objective,
-        augment=cfg.augment,
+        augment=without_keys(cfg, "augment", OF_THE_LOADER),
         optimizer=without_keys(cfg, "optim", OF_THE_OPTIMIZER),
         schedule=cfg.schedule,
         trainer=without_keys(cfg, "trainer", OF_THE_TRAINER),

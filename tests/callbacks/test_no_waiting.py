@@ -28,7 +28,8 @@ class Questions(TorchDispatchMode):
                 lines.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
                 frame = frame.f_back
             line = next((line for line in lines if "/mimsuite/" in line), lines[0])
-            self.found += [] if "/mimsuite/data/" in line else [line]  # the loader's tensors are the host's
+            host = "/mimsuite/data/" in line and "on_device" not in line  # the loader's tensors are the host's
+            self.found += [] if host else [line]
         return func(*args, **(kwargs or {}))
 
 
@@ -53,7 +54,7 @@ class Listener(Callback):
     ("task", "changes"),
     [
         ("pretrain", {}),
-        ("pretrain", {"objective": "mae"}),
+        ("pretrain", {"objective": "mae", "augment.device": "gpu"}),
         ("pretrain", {"model": "cvt_nano", "optim": "lamb", "micro_batch": 4}),
         ("pretrain", {"model": "bit_nano", "optim": "lars"}),
         ("finetune", {"model": "cvt_nano", "optim": "sgd", "objective.mixup": 0.8, "objective.ema": 0.9}),

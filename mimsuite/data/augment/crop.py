@@ -84,8 +84,12 @@ class RandomResizedCrop:
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Resizes `(h, w, C)` pixels and perhaps mirrors them: `(C, H, W)`, uint8, or int32 for uint16."""
-        picture = _resize(pixels, self.size, self.interpolation)
-        return picture.flip(-1) if torch.rand((), generator=generator).item() < self.flip else picture
+        picture = resize_pixels(pixels, self.size, self.interpolation).contiguous()
+        return picture.flip(-1) if self.mirrors(generator) else picture
+
+    def mirrors(self, generator: Generator) -> bool:
+        """Draws, after the box, whether the picture is mirrored left and right."""
+        return torch.rand((), generator=generator).item() < self.flip
 
 
 class CenterCrop:
@@ -101,7 +105,11 @@ class CenterCrop:
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Resizes `(h, w, C)` pixels: `(C, H, W)`, uint8, or int32 for uint16."""
-        return _resize(pixels, self.size, self.interpolation)
+        return resize_pixels(pixels, self.size, self.interpolation).contiguous()
+
+    def mirrors(self, generator: Generator) -> bool:
+        """Never; draws nothing."""
+        return False
 
 
 def _central(height: int, width: int, proportion: float) -> Box:
@@ -127,7 +135,8 @@ def align_box(box: Box, size: tuple[int, int]) -> Box:
     return Box(*(value // factor * factor for value in box))
 
 
-def _resize(pixels: Pixels, size: tuple[int, int], mode: str) -> Tensor:
+def resize_pixels(pixels: Pixels, size: tuple[int, int], mode: str) -> Tensor:
+    """Resizes `(h, w, C)` pixels with antialiasing: `(C, H, W)` with channels last in memory, uint8, or int32."""
     deep = pixels.dtype == np.uint16
     array = np.ascontiguousarray(pixels.astype(np.float32) if deep else pixels)
     image = torch.from_numpy(array).permute(2, 0, 1)[None]  # channels-last memory: torch's fast path
@@ -135,7 +144,7 @@ def _resize(pixels: Pixels, size: tuple[int, int], mode: str) -> Tensor:
         image = F.interpolate(image, size=size, mode=mode, antialias=True, align_corners=False)
     if deep:
         image = image.round().clamp(0, 65535).to(torch.int32)
-    return image[0].contiguous()
+    return image[0]
 
 
 def _between(low: float, high: float, share: float) -> float:

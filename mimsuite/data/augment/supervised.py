@@ -56,7 +56,7 @@ class Supervised:
             InputError: a value is out of range.
         """
         self._crop = RandomResizedCrop(size, scale, ratio, flip, interpolation)
-        self.size = self._crop.size
+        self.size, self.interpolation = self._crop.size, self._crop.interpolation
         if share is not None and not (isinstance(share, int | float) and 0 < share <= 1):
             raise InputError(
                 f"augment.share={share} is not a share within (0, 1]; use 0.8, or null for scale and ratio"
@@ -72,6 +72,10 @@ class Supervised:
         down, right = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         h, w = max(1, round(height * self._share)), max(1, round(width * self._share))
         return align_box(Box(int(down * (height - h + 1)), int(right * (width - w + 1)), h, w), self.size)
+
+    def mirrors(self, generator: Generator) -> bool:
+        """Draws, after the box, whether the picture is mirrored; of use where nothing follows but the resizing."""
+        return self._crop.mirrors(generator)
 
     def __call__(self, pixels: Pixels, generator: Generator) -> Tensor:
         """Makes of `(h, w, C)` pixels a picture `(C, H, W)`, uint8, or int32 for uint16."""
