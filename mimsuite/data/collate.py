@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from mimsuite.data.augment.on_device import on_canvases
 from mimsuite.data.hashing import mix_hashes
 from mimsuite.data.labels import Label
 from mimsuite.data.reader import Failure, Sample, too_many
-from mimsuite.errors import InputError
+from mimsuite.data.workers import MORE_SHARED_MEMORY, SHARED_MEMORY, finds_no_memory
+from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import MaskSampler
 from mimsuite.types import Batch
 
@@ -53,8 +55,13 @@ class Collate:
             labels = targets_of([s.label for s in good if s.label is not None], self._num_classes)
         except InputError as error:
             return error
+        try:
+            images, windows = images_of(good)
+        except RuntimeError as error:
+            if not finds_no_memory(error):
+                raise
+            return RunError(f"a loader worker found {SHARED_MEMORY} full; {MORE_SHARED_MEMORY}")
         mask = self._masks(good)
-        images, windows = images_of(good)
         return Batch(
             images=images,
             ids=torch.tensor([s.id for s in good], dtype=torch.int64),
@@ -75,9 +82,9 @@ class Collate:
 
 
 def images_of(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
-    """`images` and `windows` of a `Batch`."""
+    """`images` and `windows` of a `Batch`; in a worker the images are made in shared memory, which saves a copy."""
     images, mirrored = [s.image for s in samples], [s.mirrored for s in samples if s.mirrored is not None]
-    return on_canvases(images, mirrored) if mirrored else (torch.stack(images), None)
+    return on_canvases(images, mirrored) if mirrored else (default_collate(images), None)
 
 
 def same_count(mask: Tensor) -> int | None:

@@ -165,11 +165,15 @@ def end_at_lost_batch() -> None:
     """In a worker: ends it when a batch cannot be handed over; torch would drop the batch, and wait for it for ever."""
 
     def end(error: Exception, batch: object) -> None:
-        full = "No space left" in str(error) or "shared memory" in str(error)
         print(f"loader worker: {error}", file=sys.stderr, flush=True)
-        os._exit(errno.ENOSPC if full else 1)
+        os._exit(errno.ENOSPC if finds_no_memory(error) else 1)
 
     Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
+
+
+def finds_no_memory(error: Exception) -> bool:
+    """Whether an error of torch says that the shared memory is full."""
+    return "No space left" in str(error) or "shared memory" in str(error)
 
 
 def state_of(pid: int | None) -> str:

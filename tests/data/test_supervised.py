@@ -14,6 +14,7 @@ from mimsuite.data.augment.rand_augment import RandAugment
 from mimsuite.data.augment.supervised import Supervised
 from mimsuite.data.images.decode import Box
 from mimsuite.errors import InputError
+from mimsuite.settings.training import OF_THE_LOADER, without_keys
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -32,9 +33,10 @@ def noise(channels=3, dtype=np.uint8, height=50, width=40):
 
 
 def config(*overrides):
-    """The group as the command line composes it."""
+    """The group as the command line composes it, without what the run reads itself."""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return compose("pretrain", ["augment=supervised", *overrides]).augment
+        cfg = compose("pretrain", ["augment=supervised", *overrides])
+    return without_keys(cfg, "augment", OF_THE_LOADER)
 
 
 @pytest.mark.parametrize(

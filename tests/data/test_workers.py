@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from mimsuite.data import datamodule, workers
+from mimsuite.data import collate, datamodule, workers
 from mimsuite.data.datamodule import ImageData, Loading, eval_loader
 from mimsuite.data.open import open_index
 from mimsuite.data.workers import PREFETCH, StoppedWaitingError, fit_shared_memory, state_of
@@ -94,6 +94,15 @@ def test_a_batch_that_finds_no_shared_memory_ends_its_worker(begun, monkeypatch,
 
     monkeypatch.setattr(multiprocessing.queues._ForkingPickler, "dumps", full)
     with pytest.raises(RunError, match=r"loader worker . of 2 found /dev/shm full; give it more"):
+        begun()
+
+
+def test_images_that_find_no_shared_memory_are_one_line(begun, monkeypatch):
+    def full(images):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(collate, "default_collate", full)
+    with pytest.raises(RunError, match=r"^a loader worker found /dev/shm full; give it more"):
         begun()
 
 

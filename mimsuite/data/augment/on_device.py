@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 from mimsuite.data.augment.crop import Transform, resize_pixels
 from mimsuite.data.images.decode import Box, Pixels
@@ -94,11 +96,9 @@ def on_canvases(boxes: Sequence[Tensor], mirrored: Sequence[bool]) -> tuple[Tens
         picture is mirrored.
     """
     height, width = (max(box.shape[axis] for box in boxes) for axis in (0, 1))
-    canvases = boxes[0].new_zeros(len(boxes), height, width, boxes[0].shape[2])
-    for canvas, box in zip(canvases, boxes, strict=True):
-        canvas[: box.shape[0], : box.shape[1]] = box
+    padded = [F.pad(box, (0, 0, 0, width - box.shape[1], 0, height - box.shape[0])) for box in boxes]
     windows = [(box.shape[0], box.shape[1], int(mirror)) for box, mirror in zip(boxes, mirrored, strict=True)]
-    return canvases, torch.tensor(windows)
+    return default_collate(padded), torch.tensor(windows)
 
 
 def _make(canvases: Tensor, windows: Tensor, size: tuple[int, int], mode: str) -> Tensor:
