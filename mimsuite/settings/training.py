@@ -16,6 +16,7 @@ from mimsuite.data.open import open_data
 from mimsuite.data.stores.address import absolute
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import Budget
+from mimsuite.settings.crops import OF_THE_LOADER, read_crops_on_device
 from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.init_keys import fit_weights, refuse_init_keys
 from mimsuite.settings.machine import read_workers
@@ -37,11 +38,10 @@ from mimsuite.settings.resume import check_data, continue_config, first_override
 from mimsuite.settings.team import current_team, node_rank, team_size
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
-from mimsuite.words import ACCELERATORS, CROP_DEVICES, PRECISIONS
+from mimsuite.words import ACCELERATORS, PRECISIONS
 
 LOG_EVERY = 10  # steps, where no monitor says it
 OF_THE_TRAINER = ("clip", "accelerator", "num_nodes", "compile")
-OF_THE_LOADER = ("device",)  # keys of the group augment that are read, not handed on
 OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay", "master_weights")  # keys that are read, not handed on
 
 
@@ -300,25 +300,6 @@ def read_loading(cfg: DictConfig, devices: int | None, objects: Objects) -> Load
         timeout=read_positive(cfg, "loader.timeout"),
         crops_on_device=read_crops_on_device(cfg, objects),
     )
-
-
-def read_crops_on_device(cfg: DictConfig, objects: Objects) -> bool:
-    """Whether the device of the run makes training pictures; an augmentation without this key leaves none to it.
-
-    Raises:
-        InputError: neither cpu nor gpu; gpu with an augmentation that does more than crop and mirror.
-    """
-    augment = cfg.get("augment") or {}
-    if "device" not in augment or read_choice(cfg, "augment.device", CROP_DEVICES) == "cpu":
-        return False
-    more = [f"augment.{key}={read(cfg, f'augment.{key}')}" for key in ("rand_augment", "erasing") if augment.get(key)]
-    more += ["an augmentation of your own"] if objects.augment is not None else []
-    if more:
-        raise InputError(
-            f"augment.device=gpu only crops and mirrors, and would leave out {more[0]}; use augment.device=cpu, or "
-            "remove it"
-        )
-    return True
 
 
 def read_clip(cfg: DictConfig) -> float | None:

@@ -14,7 +14,8 @@ from mimsuite.data.augment.rand_augment import RandAugment
 from mimsuite.data.augment.supervised import Supervised
 from mimsuite.data.images.decode import Box
 from mimsuite.errors import InputError
-from mimsuite.settings.training import OF_THE_LOADER, without_keys
+from mimsuite.settings.crops import OF_THE_LOADER
+from mimsuite.settings.training import without_keys
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
 CONF = Path(__file__).resolve().parents[2] / "conf"
