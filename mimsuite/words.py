@@ -10,6 +10,7 @@ MASK_MODES = ("replace", "drop")
 TARGETS = ("pixels", "norm_pixels", "hog")
 LOSSES = ("l1", "mse", "smooth_l1")
 CLASSIFIER_POOLS = ("auto", "cls", "mean", "both")
+PENALTIES = ("uniformity", "sigreg")  # on features that are alike
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "eager")
 ACTIVATION_NAMES = (

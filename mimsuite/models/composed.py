@@ -119,6 +119,12 @@ class ForMaskedImageModeling(Pretrained):
         Raises:
             InputError: a size or mask that does not fit.
         """
+        return self.masked_pass(pixel_values, mask, hidden_per_image, loss)[0]
+
+    def masked_pass(
+        self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None, loss: str = "l1"
+    ) -> tuple[Tensor, FeatureMap]:
+        """`masked_loss`, and the features of the masked images that it is made of."""
         self._check_stride(pixel_values)
         mask = as_grid_mask(mask, pixel_values.shape[0], (mask.shape[-2], mask.shape[-1]))
         features = self.features(pixel_values, mask, hidden_per_image)
@@ -127,13 +133,14 @@ class ForMaskedImageModeling(Pretrained):
         finer = grid[0] % mask.shape[1] or grid[1] % mask.shape[2]  # than the features: cells are partly hidden
         if finer or not hasattr(self.decoder, "hidden_only") or self._is_watched():
             target = self.target.dense(pixel_values, self.head_stride)
-            return masked_error(self._picture(features, mask), target, mask, loss)
+            return masked_error(self._picture(features, mask), target, mask, loss), features
         repeats = (grid[0] // mask.shape[1]) * (grid[1] // mask.shape[2])
         count = None if hidden_per_image is None else hidden_per_image * repeats
         hidden = expand_mask(mask, grid)
         where = hidden_cells(hidden, count)
         predicted = cast(MaskedHead, self.decoder).hidden_only(*features, hidden, where)
-        return masked_error_patches(predicted, self.target.cells(pixel_values, grid, where), self.num_channels, loss)
+        cells = self.target.cells(pixel_values, grid, where)
+        return masked_error_patches(predicted, cells, self.num_channels, loss), features
 
     def predict(self, pixels: Tensor, mask: Tensor, loss: str = "l1") -> tuple[Tensor, Tensor]:
         """The masked loss and the whole prediction, float32.

@@ -10,11 +10,14 @@ from torch import Tensor
 from mimsuite.masked.losses import error_of
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
+from mimsuite.masked.quality import visible_mean
 from mimsuite.metrics.psnr import HiddenPSNR, flat_loss
+from mimsuite.metrics.quality import COLLAPSED, PATIENCE, FeatureQuality
 from mimsuite.metrics.running import MeanLoss
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.objectives.clipping import poison_if_not_finite
 from mimsuite.objectives.objective import Objective
+from mimsuite.objectives.penalties import FeaturePenalties
 from mimsuite.types import Batch
 
 log = logging.getLogger("mimsuite")
@@ -27,15 +30,27 @@ class MIMObjective(Objective):
         model: encoder and head.
         normalize: see `Objective`.
         loss: name of the error, one of `mimsuite.words.LOSSES`.
+        uniformity: weight of the penalty on features that are alike (`masked.quality.uniformity`); 0 for none.
+        sigreg: weight of the penalty on features that are not normal (`masked.quality.sigreg`); 0 for none.
         base: the other arguments of `Objective`.
     """
 
     model: ForMaskedImageModeling
 
-    def __init__(self, model: ForMaskedImageModeling, normalize: Normalize, *, loss: str, **base: Any) -> None:
+    def __init__(
+        self,
+        model: ForMaskedImageModeling,
+        normalize: Normalize,
+        *,
+        loss: str,
+        uniformity: float = 0.0,
+        sigreg: float = 0.0,
+        **base: Any,
+    ) -> None:
         super().__init__(model, normalize, **base)
         error_of(loss)  # a wrong name is refused now
-        self.loss = loss
+        self.loss, self.quality = loss, FeatureQuality()
+        self.penalties = FeaturePenalties(uniformity, sigreg)
         self.val_loss, self.val_psnr, self.val_flat = MeanLoss(), HiddenPSNR(), MeanLoss()
         self.flat: float | None = None
 
@@ -53,9 +68,26 @@ class MIMObjective(Objective):
         """The masked loss of a batch, a scalar."""
         assert batch.mask is not None
         with self.phase(batch):
-            pixels = self.normalize(batch.images)
-            loss = self.trained_model.masked_loss(pixels, batch.mask, batch.hidden, self.loss)
-        return poison_if_not_finite(loss)
+            loss, features = self.trained_model.masked_pass(pixels, batch.mask, batch.hidden, self.loss)
+        visible = visible_mean(features, batch.mask)
+        self.quality.add(visible.detach())
+        return poison_if_not_finite(self.penalties.added(loss, visible, self.micro_seed(batch_idx, rank=0)))
+
+    def on_train_start(self) -> None:
+        """Refuses penalties on a whole batch where it comes in parts."""
+        super().on_train_start()
+        self.penalties.check(self.trainer.accumulate_grad_batches)
+
+    def training_metrics(self) -> dict[str, float]:
+        """Whether the features of different images differ; a line where they do not."""
+        found = self.quality.read(lambda values: self.trainer.strategy.reduce(values, reduce_op="mean"))
+        if self.quality.collapsed:
+            log.warning(
+                "features  all images have nearly the same: mean cosine above %g at %d log points in a row (%.4f now); "
+                "the training collapses: use a lower lr or objective.uniformity=0.01, and judge it by `mimsuite probe`",
+                *(COLLAPSED, PATIENCE, found["quality/cosine"]),
+            )
+        return found
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the masked loss and, where the prediction is a picture, to the PSNR of hidden pixels."""

@@ -131,12 +131,13 @@ class Objective(LightningModule):
         """What the evaluated model predicts of a batch, to be drawn; None where there is nothing to draw."""
         return None
 
-    def micro_seed(self, batch_idx: int) -> int:
-        """The seed of a micro-batch; without a trainer, of one of the first step."""
+    def micro_seed(self, batch_idx: int, rank: int | None = None) -> int:
+        """The seed of a micro-batch in a process (None: this one); without a trainer, of one of the first step."""
         if self._trainer is None:
             return mix_hashes(self.seed, 0, batch_idx, 0)
         micro = batch_idx % self.trainer.accumulate_grad_batches
-        return mix_hashes(self.seed, self.trainer.global_step, micro, self.trainer.global_rank)
+        rank = self.trainer.global_rank if rank is None else rank
+        return mix_hashes(self.seed, self.trainer.global_step, micro, rank)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
@@ -168,11 +169,16 @@ class Objective(LightningModule):
             All of them.
         """
         metrics = {"train/loss": loss, "optim/lr": self.trainer.optimizers[0].param_groups[0]["lr"], **more}
+        metrics |= self.training_metrics()
         if self.grad_norm is not None:
             metrics["optim/grad_norm"] = float(self.grad_norm)
         self.give_to_loggers(metrics)
         self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         return metrics
+
+    def training_metrics(self) -> dict[str, float]:
+        """What a subclass reports at a log point beside loss and speed, by name; all processes ask at once."""
+        return {}
 
     def on_validation_epoch_start(self) -> None:
         """Validates the first process's running statistics in all of them."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_name
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import HOG_CELL, Pair, hidden_units, nearest_multiples
 from mimsuite.settings.read import is_int, is_number, read, read_choice, read_int
 from mimsuite.types import EncoderConfig
-from mimsuite.words import LOSSES, MASK_MODES, TARGETS
+from mimsuite.words import LOSSES, MASK_MODES, PENALTIES, TARGETS
 
 SIMMIM_HEAD, MAE_HEAD = "mimsuite.heads.simmim.SimMIMHead", "mimsuite.heads.mae.MAEDecoder"
 NO_MASK = "mimsuite.masked.samplers.NoMask"
@@ -31,6 +31,7 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
     """
     read_choice(cfg, "objective.loss", LOSSES)
     target = read_choice(cfg, "objective.target", TARGETS)
+    check_penalties(cfg)
     drops = read_choice(cfg, "objective.mask_mode", MASK_MODES) == "drop"
     head = str(read(cfg, "head._target_"))
     if drops:
@@ -45,6 +46,18 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")
     if target == "hog":
         check_hog(cfg, config)
+
+
+def check_penalties(cfg: DictConfig) -> None:
+    """Checks the weights of penalties on the features; a config of an older version has none.
+
+    Raises:
+        InputError: not a number from 0 on.
+    """
+    for name in PENALTIES:
+        weight = OmegaConf.select(cfg, f"objective.{name}", default=0)
+        if not is_number(weight) or not 0 <= float(weight) < math.inf:
+            raise InputError(f"objective.{name}={weight} is not a weight; use 0 for none, or 0.01, say")
 
 
 def check_dropping(config: EncoderConfig, head: str) -> None:

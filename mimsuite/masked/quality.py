@@ -1,0 +1,90 @@
+"""Whether the features of different images differ, and the penalties where they do not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mimsuite.masked.losses import widen
+from mimsuite.types import FeatureMap
+
+KNOTS, FARTHEST = 17, 3.0  # of the characteristic function, as in LeJEPA's published code
+
+
+def visible_mean(features: FeatureMap, mask: Tensor) -> Tensor:
+    """The mean feature of what is visible in each image; cells that are partly hidden count for the visible part.
+
+    Args:
+        features: of the masked images.
+        mask: `(B, gh, gw)` bool, True = hidden.
+
+    Returns:
+        `(B, D)`, in float32 or wider.
+    """
+    visible = F.interpolate((~mask)[:, None].float(), size=features.grid.shape[-2:], mode="area")
+    total: Tensor = (widen(features.grid) * visible).sum((2, 3))
+    return total / visible.sum((2, 3)).clamp(min=1e-6)
+
+
+def mean_cosine(features: Tensor) -> Tensor:
+    """The mean cosine between the features of two images; 1 where all are alike.
+
+    Args:
+        features: `(B, D)`, B at least 2.
+    """
+    z = F.normalize(widen(features), dim=1)
+    count = len(z)
+    others: Tensor = z.sum(0).square().sum() - z.square().sum()
+    return others / (count * (count - 1))
+
+
+def deviation(features: Tensor) -> Tensor:
+    """The deviation of normalised features over the images, times the square root of their length.
+
+    About 1 where they point everywhere, 0 where all are alike (Chen & He 2021, section 4.1).
+
+    Args:
+        features: `(B, D)`.
+    """
+    z = F.normalize(widen(features), dim=1)
+    spread: Tensor = z.std(0, unbiased=False).mean()
+    return spread * len(z[0]) ** 0.5
+
+
+def uniformity(features: Tensor) -> Tensor:
+    """The mean squared cosine between two images (U-MAE, Zhang et al. 2022, equation 8, as its published code has it).
+
+    Args:
+        features: `(B, D)`, B at least 2.
+    """
+    z = F.normalize(widen(features), dim=1)
+    count, similar = len(z), z @ z.T
+    others: Tensor = similar.square().sum() - similar.diagonal().square().sum()
+    return others / (count * (count - 1))
+
+
+def sigreg(features: Tensor, directions: Tensor) -> Tensor:
+    """How far features are from a normal distribution along some directions (LeJEPA, Balestriero & LeCun 2025).
+
+    The statistic of Epps and Pulley: the squared distance of the empirical characteristic function to that of the
+    normal distribution, weighted by the latter, times the number of images.
+
+    Args:
+        features: `(B, D)`.
+        directions: `(D, K)`, of length 1.
+    """
+    knots = torch.linspace(0, FARTHEST, KNOTS, device=features.device)
+    wanted = (-knots.square() / 2).exp()
+    weights = torch.full_like(knots, 2 * FARTHEST / (KNOTS - 1))
+    weights[0] = weights[-1] = FARTHEST / (KNOTS - 1)
+    points = widen(features)
+    angles = (points @ directions.to(points)).unsqueeze(-1) * knots
+    error = (angles.cos().mean(0) - wanted).square() + angles.sin().mean(0).square()
+    return ((error * wanted * weights).sum(-1) * len(features)).mean()
+
+
+def draw_directions(width: int, count: int, seed: int) -> Tensor:
+    """Random directions, `(width, count)` float32 of length 1; the same for the same seed in every process."""
+    drawn = torch.randn(width, count, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(drawn, dim=0)

@@ -1,0 +1,69 @@
+"""Penalties on features that are alike, added to the loss of any objective; they look at the whole batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+from mimsuite.errors import InputError
+from mimsuite.masked.quality import draw_directions, sigreg, uniformity
+from mimsuite.words import PENALTIES
+
+DIRECTIONS = 256  # of sigreg, drawn anew in each step
+
+
+@dataclass(frozen=True)
+class FeaturePenalties:
+    """What is added to a loss.
+
+    Args:
+        uniformity: weight of the mean squared cosine between images; 0 for none.
+        sigreg: weight of the distance to a normal distribution; 0 for none.
+    """
+
+    uniformity: float
+    sigreg: float
+
+    def check(self, micro_batches: int) -> None:
+        """Refuses a batch that comes in several micro-batches, as images of different ones are never compared.
+
+        Raises:
+            InputError: several, and a penalty is asked for.
+        """
+        named = [name for name in PENALTIES if getattr(self, name)]
+        if named and micro_batches > 1:
+            raise InputError(
+                f"objective.{named[0]}={getattr(self, named[0])} compares all images of a batch, which comes in "
+                f"{micro_batches} micro-batches; use micro_batch=BATCH/DEVICES, a smaller batch, or objective."
+                f"{named[0]}=0"
+            )
+
+    def added(self, loss: Tensor, features: Tensor, seed: int) -> Tensor:
+        """The loss and the penalties; the gradient of several processes, averaged, is that of one with all images.
+
+        Args:
+            loss: a scalar.
+            features: `(B, D)` of this process's images.
+            seed: of this step, the same in all processes.
+        """
+        if not self.uniformity and not self.sigreg:
+            return loss
+        features = over_processes(features)
+        if self.uniformity:
+            loss = loss + self.uniformity * uniformity(features)
+        if self.sigreg:
+            directions = draw_directions(features.shape[1], DIRECTIONS, seed)
+            loss = loss + self.sigreg * sigreg(features, directions)
+        return loss
+
+
+def over_processes(features: Tensor) -> Tensor:
+    """The features of all processes, in their order, with gradient."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return features
+    if torch.distributed.get_world_size() == 1:
+        return features
+    return torch.cat(all_gather(features))  # type: ignore[no-untyped-call]
