@@ -72,7 +72,7 @@ def bits():
     return machine() == json.loads(FIGURES.read_text())["machine"]
 
 
-YOUNGER = ("val/loss_mean_colour", "perf/mfu")
+YOUNGER = ("val/loss_mean_colour", "perf/mfu", "quality/cosine", "quality/deviation")
 LEFT_OUT = "top5"  # which runs of five classes or fewer reported, too
 
 

@@ -68,6 +68,7 @@ class MIMObjective(Objective):
         """The masked loss of a batch, a scalar."""
         assert batch.mask is not None
         with self.phase(batch):
+            pixels = self.normalize(batch.images)
             loss, features = self.trained_model.masked_pass(pixels, batch.mask, batch.hidden, self.loss)
         visible = visible_mean(features, batch.mask)
         self.quality.add(visible.detach())
