@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -49,7 +51,7 @@ def deviation(features: Tensor) -> Tensor:
     """
     z = F.normalize(widen(features), dim=1)
     spread: Tensor = z.std(0, unbiased=False).mean()
-    return spread * len(z[0]) ** 0.5
+    return spread * math.sqrt(z.shape[1])
 
 
 def uniformity(features: Tensor) -> Tensor:
