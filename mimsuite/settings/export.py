@@ -67,8 +67,9 @@ def read_export(cfg: DictConfig) -> ExportSettings:
     init, out = str(read(cfg, "init")), str(read(cfg, "out"))
     weights = find_weights(init)
     config = config_of(weights)
-    part = read_part(cfg, weights)
-    check_target(target, config, part)
+    name = str((weights.config.get("architectures") or [""])[0])
+    part = read_part(cfg, weights, name)
+    check_target(target, config, part, is_classifier=name.endswith(CLASSIFIER))
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     check_size(config, image_size)
     if Path(init).is_dir():
@@ -77,18 +78,23 @@ def read_export(cfg: DictConfig) -> ExportSettings:
     return ExportSettings(weights, config, target, part, image_size, folder, picture, push, overwrite)
 
 
-def read_part(cfg: DictConfig, weights: Weights) -> str:
+def read_part(cfg: DictConfig, weights: Weights, name: str) -> str:
     """The part of the model: that which is asked for, else all of a classifier, and the encoder of anything else.
+
+    Args:
+        cfg: the config.
+        weights: the model's.
+        name: of their class.
 
     Raises:
         InputError: a word that is not a part, or a head that the weights do not have.
     """
-    name = str((weights.config.get("architectures") or [""])[0])
     part = read_choice(cfg, "part", ("auto", *EXPORT_PARTS))
     if part == "auto":
         return "all" if name.endswith(CLASSIFIER) else "encoder"
-    beside = weights.folder is not None and (weights.folder / "decoder.safetensors").is_file()
-    if part == "all" and not (name.endswith((CLASSIFIER, MASKED)) or beside or weights.checkpoint is not None):
+    if part == "all" and not (
+        name.endswith((CLASSIFIER, MASKED)) or weights.has_decoder or weights.checkpoint is not None
+    ):
         raise InputError(f"part=all: init={weights.init} is an encoder without a head ({name}); use part=encoder")
     return part
 

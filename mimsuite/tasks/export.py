@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     log_to_console()
     settings = read_export(cfg)
     exported = load_exported(settings.weights, settings.part, settings.image_size)
-    with writing("out", settings.out):
-        settings.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=settings.out, prefix=".export-") as name:
-            comparisons = write_checked(settings, exported, Path(name))
-            replace_files(Path(name), settings.out)
+    with writing("out", settings.out), staged(settings.out) as folder:
+        comparisons = write_checked(settings, exported, folder)
     files = sorted(path.name for path in settings.out.iterdir())
     log.info("written   %s: %s", settings.out, ", ".join(files))
     return {
@@ -63,6 +61,7 @@ def write_checked(settings: ExportSettings, exported: Exported, folder: Path) ->
     from mimsuite.models.exporting.card import CardFacts, RunFacts, make_card, read_run
     from mimsuite.models.exporting.check import ALLOWED, compare, loading_back
     from mimsuite.models.exporting.formats import FORMATS
+    from mimsuite.models.exporting.usage import Loading
 
     about = preprocessing(load_normalizer(settings.weights), settings.image_size)
     preprocessor = json.dumps(about, indent=2, sort_keys=True) + "\n"
@@ -87,8 +86,8 @@ def write_checked(settings: ExportSettings, exported: Exported, folder: Path) ->
     if facts.picture is not None:
         shutil.copyfile(facts.picture, folder / PICTURE)
     title = settings.push or settings.out.resolve().name
-    processor = str(about["image_processor_type"])
-    about_file = CardFacts(title, settings.target, opened.library, processor, comparisons, any_size)
+    loading = Loading(opened.library, str(about["image_processor_type"]), any_size)
+    about_file = CardFacts(title, settings.target, loading, comparisons)
     write_text(folder / CARD, hide(make_card(exported, about_file, facts)))
     return comparisons
 
@@ -101,13 +100,26 @@ def report(found: Comparison) -> Comparison:
     return found
 
 
-def replace_files(source: Path, folder: Path) -> None:
-    """Moves the files of an export to their place, and removes what an earlier one left there."""
-    new = sorted(path.name for path in source.iterdir())
-    for name in set(written_names()) - set(new):
-        (folder / name).unlink(missing_ok=True)
-    for name in new:
-        move_file(source / name, folder / name)
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Gives an empty folder to write to; what is there at the end replaces an earlier export in `out`.
+
+    When the block fails, `out` stays as it was.
+    """
+    was_there = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as name:
+            yield Path(name)
+            new = sorted(path.name for path in Path(name).iterdir())
+            for old in set(written_names()) - set(new):
+                (out / old).unlink(missing_ok=True)
+            for one in new:
+                move_file(Path(name) / one, out / one)
+    except BaseException:
+        if not was_there:
+            out.rmdir()
+        raise
 
 
 def push(folder: Path, repository: str) -> str:

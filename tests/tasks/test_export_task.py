@@ -43,6 +43,7 @@ CVT = {
 }  # fmt: skip
 MODELS = {
     "vit": lambda: ViTForMaskedImageModeling(ViTConfig(**VIT, image_size=[32, 16], encoder_stride=8)),
+    "square": lambda: ViTForMaskedImageModeling(ViTConfig(**VIT, image_size=16, encoder_stride=8)),
     "cvt": lambda: CvtForImageClassification(CvtConfig(**CVT, num_labels=3)),
     "bit": lambda: BitForMaskedImageModeling(
         BitConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_groups=4)
@@ -58,11 +59,14 @@ MODELS = {
             embedding_dynamic_padding=True,
         )
     ),
+    "wide": lambda: BitForMaskedImageModeling(
+        BitConfig(embedding_size=32, hidden_sizes=[128, 256], depths=[1, 1], num_groups=32)
+    ),
     "classes": lambda: ViTForImageClassification(
         ViTConfig(**VIT, image_size=16, classifier_pool="mean", id2label=dict(enumerate(EVIL)))
     ),
 }
-SIZE = {"vit": "auto", "cvt": 32, "bit": [32, 48], "same": [32, 48], "classes": "auto"}
+SIZE = {"vit": "auto", "square": "auto", "cvt": 32, "bit": [32, 48], "same": [32, 48], "wide": 32, "classes": "auto"}
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,46 @@ def test_a_classifier_goes_with_its_head_and_its_mean_pool(folders, tmp_path):
     facts = {prop.key: json.loads(prop.value) for prop in onnx.load(tmp_path / "x" / "model.onnx").metadata_props}
     assert facts["config.json"]["id2label"]["1"] == "a | b"
     assert facts["preprocessor_config.json"] == json.loads((tmp_path / "x" / "preprocessor_config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "files"),
+    [
+        ("square", "timm", {"config.json", "model.safetensors"}),
+        ("classes", "timm", {"config.json", "model.safetensors"}),
+        ("square", "jax", {"model.npz"}),
+        ("wide", "jax", {"model.npz"}),
+        ("vit", "flax", {"config.json", "flax_model.msgpack"}),
+    ],
+)
+def test_formats_of_weights_alone_are_read_back_by_this_package(folders, tmp_path, name, to, files, caplog):
+    out = tmp_path / "x"
+    result = export(folders, name, to, out)
+    assert set(result["files"]) == files | {"README.md", "preprocessor_config.json"}
+    assert result["difference"] < 1e-6
+    assert "read by   mimsuite " in caplog.text
+    assert str(out / ".export") not in caplog.text
+    if name != "classes":
+        pixels = torch.randn(2, 3, *{"vit": (32, 16), "square": (16, 16)}.get(name, (37, 64)))
+        found = features(out / "model.npz" if to == "jax" else out, pixels)
+        for one, other in zip(found, features(folders / name, pixels), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_what_a_format_has_no_place_for_is_refused(folders, tmp_path):
+    with pytest.raises(InputError, match=r"to=jax part=all: this format has no place for the head .* or to=hf"):
+        export(folders, "vit", "jax", tmp_path / "x", part="all")
+    with pytest.raises(InputError, match="to=flax is for vit, and this model is a cvt; use to=hf, onnx, pt2"):
+        export(folders, "cvt", "flax", tmp_path / "x")
+    with pytest.raises(InputError, match=r"to=jax: image_size=\[32,16\] is not a square of patches; use to=hf"):
+        export(folders, "vit", "jax", tmp_path / "x")
+    with pytest.raises(InputError, match=r"no Big Transfer ResNet of timm has it; use to=hf"):
+        export(folders, "bit", "timm", tmp_path / "x")
+    with pytest.raises(RunError, match=r"to=jax: what was written cannot be loaded and run: num_groups=32 does not"):
+        export(folders, "bit", "jax", tmp_path / "x")
+    with pytest.raises(InputError, match=r"Flax classes do not know classifier_pool=mean; use to=hf"):
+        export(folders, "classes", "flax", tmp_path / "x")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "to"), [("vit", "hf"), ("vit", "onnx"), ("bit", "pt2")])
@@ -227,7 +271,7 @@ def test_an_encoder_alone_has_no_head_to_export(folders, tmp_path):
 def test_a_format_that_does_not_take_a_family_says_which_do(folders, tmp_path, monkeypatch):
     only = targets.TARGETS["pt2"]._replace(families=("cvt", "bit"))
     monkeypatch.setitem(targets.TARGETS, "pt2", only)
-    with pytest.raises(InputError, match="to=pt2 is for cvt, bit, and this model is a vit; use to=hf or to=onnx"):
+    with pytest.raises(InputError, match="to=pt2 is for cvt, bit, and this model is a vit; use to=hf, timm, "):
         export(folders, "vit", "pt2", tmp_path / "x")
 
 

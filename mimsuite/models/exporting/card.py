@@ -18,9 +18,9 @@ from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.storage import read_object
 from mimsuite.data.tar import to_text
 from mimsuite.models.exporting.check import ALLOWED, Comparison
-from mimsuite.models.exporting.exported import MASK, Exported
-from mimsuite.models.exporting.folders import OTHERWISE, OUTPUTS
+from mimsuite.models.exporting.exported import Exported
 from mimsuite.models.exporting.targets import PICTURE
+from mimsuite.models.exporting.usage import Loading, usage
 from mimsuite.words import WEIGHT_NAMES
 
 VALUES = (
@@ -37,6 +37,13 @@ VALUES = (
 )
 GROUPS = ("objective", "mask", "augment", "optim", "schedule")
 HIDDEN = ("base_lr", "base_batch", "fused")  # of the optimizer: `lr` is what follows from them
+LIBRARIES = {
+    "timm": "timm",
+    "jax": "jax",
+    "flax": "transformers",
+    "onnx": "onnx",
+    "pt2": "pytorch",
+}  # as the hub has them
 LONGEST = 200  # characters of a text of a user
 MOST_CLASSES = 1000  # in the table of the card
 
@@ -89,18 +96,14 @@ class CardFacts:
     Attributes:
         title: name of the folder or repository.
         target: the format.
-        library: what read the file back.
-        processor: the class that `preprocessor_config.json` names.
+        loading: how it is loaded.
         comparisons: of the file and the model.
-        any_size: whether the file takes images of any size.
     """
 
     title: str
     target: str
-    library: str
-    processor: str
+    loading: Loading
     comparisons: Sequence[Comparison]
-    any_size: bool
 
 
 def make_card(exported: Exported, facts: CardFacts, run: RunFacts | None) -> str:
@@ -110,7 +113,7 @@ def make_card(exported: Exported, facts: CardFacts, run: RunFacts | None) -> str
         front_matter(exported, facts),
         f"# {plain(facts.title)}",
         introduction(exported, facts, run),
-        "## Use\n\n" + usage(exported, facts),
+        "## Use\n\n" + usage(facts.target, exported, facts.loading),
         "## Training\n\n" + training(run),
         *metrics(run),
         *([f"## Reconstructions\n\n![Reconstructions of validation images]({PICTURE})"] if run.picture else []),
@@ -125,7 +128,7 @@ def make_card(exported: Exported, facts: CardFacts, run: RunFacts | None) -> str
 def front_matter(exported: Exported, facts: CardFacts) -> str:
     """What the hub reads; fixed words only."""
     task = "image-classification" if exported.outputs == ("logits",) else "image-feature-extraction"
-    library = {"hf": facts.library.partition(" ")[0], "onnx": "onnx"}.get(facts.target, "pytorch")
+    library = facts.loading.library.partition(" ")[0] if facts.target == "hf" else LIBRARIES[facts.target]
     lines = [f"library_name: {library}", f"pipeline_tag: {task}", "license: unknown  # to be filled in", "tags:"]
     return "\n".join(["---", *lines, "- mimsuite", f"- {exported.model.config.model_type}", "---"])
 
@@ -142,47 +145,6 @@ def introduction(exported: Exported, facts: CardFacts, run: RunFacts) -> str:
         f"A {what} of the family {plain(exported.model.config.model_type)} with {count / 1e6:,.2f} million "
         f"parameters in float32{trained}."
     )
-
-
-def usage(exported: Exported, facts: CardFacts) -> str:
-    """The code that loads it, and what goes in and comes out."""
-    height, width = exported.image_size
-    names = ", ".join(exported.outputs) + ("," if len(exported.outputs) == 1 else "")
-    size = "H, W" if facts.any_size else f"{height}, {width}"
-    shape = f"(B, {exported.model.config.num_channels}, {size}) float32, normalised as preprocessor_config.json says"
-    more = "" if MASK not in exported.inputs else "; mask: bool, True = hidden"
-    given = ", ".join(exported.inputs)
-    if facts.target == "onnx":
-        feed = ", ".join(f'"{name}": {name}' for name in exported.inputs)
-        code = ["import onnxruntime", "", 'session = onnxruntime.InferenceSession("model.onnx")']
-        code += [f"# pixel_values: {shape}{more}", f"{names} = session.run(None, {{{feed}}})"]
-    elif facts.target == "pt2":
-        code = ["import torch", "", 'model = torch.export.load("model.pt2").module()']
-        code += [f"# pixel_values: {shape}{more}", f"{names} = model({given})"]
-    else:
-        ours = facts.library.startswith("mimsuite") or facts.processor == "CenterCropImageProcessor"
-        end = next((end for end in OUTPUTS if type(exported.model).__name__.endswith(end)), "")
-        code = [f"from {'mimsuite.models' if ours else 'transformers'} import AutoImageProcessor, AutoModel{end}", ""]
-        code += [
-            'folder = "."  # this folder, or its name on the hub',
-            "processor = AutoImageProcessor.from_pretrained(folder)",
-        ]
-        code += [f"model = AutoModel{end}.from_pretrained(folder)"]
-        code += [f'output = model(**processor(image, return_tensors="pt")).{OUTPUTS.get(end, OTHERWISE)}']
-    return "\n".join(["```python", *code, "```"]) + "\n\n" + meaning(exported, facts.target)
-
-
-def meaning(exported: Exported, target: str) -> str:
-    """What the outputs are."""
-    if target == "hf" and exported.model.is_base:
-        return "`last_hidden_state` has the features of all tokens `(B, T, D)`, or the map `(B, D, h, w)`."
-    if "cls" in exported.outputs:
-        return "The feature map `grid` is `(B, D, h, w)`, the class token `cls` `(B, D)`, after the final norm."
-    return {
-        "logits": "`logits` has one value per class.",
-        "reconstruction": "`reconstruction` is the whole predicted picture, normalised like the input.",
-        "grid": "The feature map `grid` is `(B, D, h, w)`, after the final norm.",
-    }[exported.outputs[0]]
 
 
 def training(run: RunFacts) -> str:
@@ -227,8 +189,8 @@ def check(facts: CardFacts) -> str:
     """How the file was compared with the model."""
     rows = [(str(c.batch), f"{c.image_size[0]} x {c.image_size[1]}", f"{c.difference:.1e}") for c in facts.comparisons]
     return (
-        f"Read back by {plain(facts.library)} and compared with the original on random images; allowed is a difference "
-        f"of {ALLOWED:g}.\n\n" + table(("batch", "pixels", "largest difference"), rows)
+        f"Read back by {plain(facts.loading.library)} and compared with the original on random images; allowed is a "
+        f"difference of {ALLOWED:g}.\n\n" + table(("batch", "pixels", "largest difference"), rows)
     )
 
 

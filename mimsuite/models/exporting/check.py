@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mimsuite.errors import InputError, RunError, cause_of
+from mimsuite.errors import RunError, cause_of
 from mimsuite.models.exporting.exported import Exported
 
 ALLOWED = 1e-4  # largest difference in float32
@@ -84,7 +84,7 @@ def loading_back(to: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, RunError):
+    except RunError:
         raise
     except Exception as error:  # each library has its own; whatever it is, the file is of no use
         raise RunError(

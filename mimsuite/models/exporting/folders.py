@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from mimsuite.models.exporting.check import Call, Opened
-from mimsuite.models.exporting.exported import MASK, Exported, load_exported
-from mimsuite.version import __version__
-from mimsuite.weights.init import find_weights
+from mimsuite.models.exporting.exported import MASK, Exported
+from mimsuite.models.exporting.others import files_of, open_ours
 from mimsuite.weights.source import DECODER, read_json
 
 # How names of classes end -> the output that is compared.
@@ -22,10 +21,8 @@ OTHERWISE = "last_hidden_state"
 
 
 def write_hf(exported: Exported, folder: Path, preprocessor: str) -> bool:
-    """Writes `config.json` and `model.safetensors`; of an encoder without the mask token, which it does not use."""
-    model = exported.model
-    unused = "mask_token" if model.is_base else " "
-    model.write_files(folder, {k: t for k, t in model.state_dict().items() if k.rpartition(".")[2] != unused})
+    """Writes `config.json` and `model.safetensors`."""
+    exported.model.write_files(folder, files_of(exported)[0])
     return exported.any_size
 
 
@@ -33,8 +30,7 @@ def open_hf(exported: Exported, folder: Path, part: str) -> Opened:
     """The folder, read by transformers if that is installed and has the class, else by this package."""
     name = str(read_json(folder / "config.json")["architectures"][0])
     if (folder / DECODER).is_file() or not _runs_in_transformers(name, exported):
-        again = load_exported(find_weights(str(folder)), part, exported.image_size)
-        return Opened(f"mimsuite {__version__}", again.graph, exported.graph)
+        return open_ours(exported, folder, part)
     import transformers
 
     with _quiet():

@@ -18,18 +18,25 @@ class Target(NamedTuple):
         families: the `model_type` of those that it takes; None for all.
         files: names that it may write, beside card, preprocessing and picture.
         is_graph: whether it holds the computation, with the sizes of its tensors, and not only the weights.
+        takes_decoder: whether it has a place for the head of a masked image model.
         needs: modules that must be installed -> how pip names what brings them.
     """
 
     families: tuple[str, ...] | None
     files: tuple[str, ...]
     is_graph: bool = False
+    takes_decoder: bool = True
     needs: tuple[tuple[str, str], ...] = ()
 
 
 # Its keys are `words.EXPORT_TARGETS`.
 TARGETS = {
     "hf": Target(None, ("config.json", "model.safetensors", "decoder.safetensors")),
+    "timm": Target(("vit", "bit"), ("config.json", "model.safetensors"), takes_decoder=False),
+    "jax": Target(("vit", "bit"), ("model.npz",), takes_decoder=False),
+    "flax": Target(
+        ("vit",), ("config.json", "flax_model.msgpack"), takes_decoder=False, needs=(("msgpack", "mimsuite[h5]"),)
+    ),
     "onnx": Target(
         None,
         ("model.onnx", "model.onnx.data"),
@@ -46,13 +53,14 @@ def written_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*own, CARD, PREPROCESSOR, PICTURE]))
 
 
-def check_target(name: str, config: EncoderConfig, part: str) -> None:
+def check_target(name: str, config: EncoderConfig, part: str, *, is_classifier: bool) -> None:
     """Refuses what a format does not take, and a format whose libraries are missing.
 
     Args:
         name: of the format.
         config: of the model.
         part: `encoder` or `all`.
+        is_classifier: whether the head of the model is a classifier.
 
     Raises:
         InputError: such a format.
@@ -61,8 +69,12 @@ def check_target(name: str, config: EncoderConfig, part: str) -> None:
     if target.families is not None and family not in target.families:
         others = [key for key, other in TARGETS.items() if other.families is None or family in other.families]
         raise InputError(
-            f"to={name} is for {', '.join(target.families)}, and this model is a {family}; "
-            f"use {' or '.join(f'to={other}' for other in others)}"
+            f"to={name} is for {', '.join(target.families)}, and this model is a {family}; use to={', '.join(others)}"
+        )
+    if part == "all" and not (is_classifier or target.takes_decoder):
+        raise InputError(
+            f"to={name} part=all: this format has no place for the head of a masked image model; use part=encoder, or "
+            "to=hf"
         )
     if target.is_graph and part == "all" and config.drops_patches:
         raise InputError(
