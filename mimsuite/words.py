@@ -77,5 +77,5 @@ PROBE_NORMS: tuple[Norm, ...] = get_args(Norm)
 ProbeOptimizer = Literal["newton", "sgd", "lars"]
 PROBE_OPTIMIZERS: tuple[ProbeOptimizer, ...] = get_args(ProbeOptimizer)
 DEPTHS = ("last", "middle", "quarters", "all")
-EXPORT_TARGETS = ("hf", "timm", "jax", "flax", "onnx", "pt2")  # formats that `mimsuite export` writes
+EXPORT_TARGETS = ("hf", "timm", "jax", "keras", "flax", "onnx", "pt2")  # formats that `mimsuite export` writes
 EXPORT_PARTS = ("encoder", "all")

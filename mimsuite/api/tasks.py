@@ -232,7 +232,7 @@ def export(
 
     Args:
         init: model: a run folder, a Hugging Face folder, hf:ORG/NAME or demo:NAME
-        to: format: hf (Hugging Face folder), timm, jax (.npz), flax, onnx, pt2 (torch.export)
+        to: format: hf (Hugging Face folder), timm, jax (.npz), keras, flax, onnx, pt2 (torch.export)
         out: folder to write; must be absent or empty
         part: encoder (alone) or all (with its head) (auto: all of a classifier, the encoder of anything else)
         image_size: pixels: a side or [height,width]; of an encoder with a size of its own the new one (auto: as it is)

@@ -43,7 +43,7 @@ CVT = {
 }  # fmt: skip
 MODELS = {
     "vit": lambda: ViTForMaskedImageModeling(ViTConfig(**VIT, image_size=[32, 16], encoder_stride=8)),
-    "square": lambda: ViTForMaskedImageModeling(ViTConfig(**VIT, image_size=16, encoder_stride=8)),
+    "square": lambda: ViTForMaskedImageModeling(ViTConfig(**VIT, image_size=16, encoder_stride=8, layer_norm_eps=1e-6)),
     "cvt": lambda: CvtForImageClassification(CvtConfig(**CVT, num_labels=3)),
     "bit": lambda: BitForMaskedImageModeling(
         BitConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_groups=4)
@@ -146,6 +146,7 @@ def test_a_classifier_goes_with_its_head_and_its_mean_pool(folders, tmp_path):
         ("square", "jax", {"model.npz"}),
         ("wide", "jax", {"model.npz"}),
         ("vit", "flax", {"config.json", "flax_model.msgpack"}),
+        ("vit", "keras", {"config.json", "metadata.json", "image_converter.json", "model.weights.h5"}),
     ],
 )
 def test_formats_of_weights_alone_are_read_back_by_this_package(folders, tmp_path, name, to, files, caplog):

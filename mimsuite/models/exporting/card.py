@@ -37,13 +37,14 @@ VALUES = (
 )
 GROUPS = ("objective", "mask", "augment", "optim", "schedule")
 HIDDEN = ("base_lr", "base_batch", "fused")  # of the optimizer: `lr` is what follows from them
-LIBRARIES = {
+LIBRARIES = {  # as the hub names them
     "timm": "timm",
     "jax": "jax",
+    "keras": "keras-hub",
     "flax": "transformers",
     "onnx": "onnx",
     "pt2": "pytorch",
-}  # as the hub has them
+}
 LONGEST = 200  # characters of a text of a user
 MOST_CLASSES = 1000  # in the table of the card
 

@@ -11,7 +11,15 @@ from mimsuite.models.exporting.check import Call, Opened
 from mimsuite.models.exporting.exported import Exported
 from mimsuite.models.exporting.folders import open_hf, write_hf
 from mimsuite.models.exporting.graph import open_onnx, open_pt2, write_onnx, write_pt2
-from mimsuite.models.exporting.others import open_jax, open_ours, open_timm, write_flax, write_jax, write_timm
+from mimsuite.models.exporting.others import (
+    open_jax,
+    open_ours,
+    open_timm,
+    write_flax,
+    write_jax,
+    write_keras,
+    write_timm,
+)
 from mimsuite.models.exporting.targets import PREPROCESSOR
 
 
@@ -48,6 +56,7 @@ FORMATS = {
     "hf": Format(write_hf, open_hf),
     "timm": Format(write_timm, open_timm),
     "jax": Format(write_jax, open_jax),
+    "keras": Format(write_keras, open_ours),
     "flax": Format(write_flax, open_ours),
     "onnx": _graph("model.onnx", write_onnx, open_onnx),
     "pt2": _graph("model.pt2", write_pt2, open_pt2),

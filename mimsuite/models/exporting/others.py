@@ -1,4 +1,4 @@
-"""Weights alone under the names of other libraries: folders of timm, original `.npz` files, Flax files."""
+"""Weights alone under the names of other libraries: timm, original `.npz`, Flax, KerasHub."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from mimsuite.models.pretrained import differs_in_transformers
 from mimsuite.version import __version__
 from mimsuite.weights.formats import bit_original, flax_vit, jax_vit, timm_bit, timm_vit
 from mimsuite.weights.init import find_weights
+from mimsuite.weights.keras_folder import write_preset
 
 log = logging.getLogger("mimsuite")
 
@@ -101,6 +102,13 @@ def write_flax(exported: Exported, folder: Path, preprocessor: str) -> bool:
         raise InputError(f"to=flax: Hugging Face's Flax classes do not know {', '.join(fields)}; use to=hf")
     flax_vit.write(folder, state, config)
     write_text(folder / "config.json", json_text(config))
+    return exported.any_size
+
+
+def write_keras(exported: Exported, folder: Path, preprocessor: str) -> bool:
+    """Writes a preset of KerasHub."""
+    state, config = files_of(exported)
+    write_preset(folder, config, state, json.loads(preprocessor))
     return exported.any_size
 
 

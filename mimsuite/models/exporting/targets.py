@@ -29,11 +29,17 @@ class Target(NamedTuple):
     needs: tuple[tuple[str, str], ...] = ()
 
 
+KERAS_FILES = (
+    *("config.json", "metadata.json", "task.json", "preprocessor.json", "image_converter.json"),
+    *("model.weights.h5", "task.weights.h5"),
+)
+
 # Its keys are `words.EXPORT_TARGETS`.
 TARGETS = {
     "hf": Target(None, ("config.json", "model.safetensors", "decoder.safetensors")),
     "timm": Target(("vit", "bit"), ("config.json", "model.safetensors"), takes_decoder=False),
     "jax": Target(("vit", "bit"), ("model.npz",), takes_decoder=False),
+    "keras": Target(("vit",), KERAS_FILES, takes_decoder=False, needs=(("h5py", "mimsuite[h5]"),)),
     "flax": Target(
         ("vit",), ("config.json", "flax_model.msgpack"), takes_decoder=False, needs=(("msgpack", "mimsuite[h5]"),)
     ),

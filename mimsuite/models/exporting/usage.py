@@ -29,6 +29,7 @@ def usage(target: str, exported: Exported, loading: Loading) -> str:
         "hf": use_hf,
         "timm": use_timm,
         "jax": use_jax,
+        "keras": use_keras,
         "flax": use_flax,
         "onnx": use_onnx,
         "pt2": use_pt2,
@@ -72,6 +73,16 @@ def use_jax(exported: Exported, loading: Loading) -> list[str]:
         "import mimsuite",
         "",
         f'model = mimsuite.load("{JAX_FILE}")',
+    ]
+
+
+def use_keras(exported: Exported, loading: Loading) -> list[str]:
+    """By KerasHub."""
+    name = "ViTImageClassifier" if exported.outputs == ("logits",) else "ViTBackbone"
+    return [
+        "import keras_hub",
+        "",
+        f'model = keras_hub.models.{name}.from_preset(".")  # images (B, H, W, C), normalised',
     ]
 
 
