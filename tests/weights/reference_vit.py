@@ -10,7 +10,8 @@ def forward(network, pixels):
     Args:
         network: `patch` (ph, pw, C, D) and `patch_bias`; `cls` (D); `pos` (T, D) or None; `heads`, `eps`; `norm`, a
             pair of scale and shift; `bias` (heads, T, T) or None; and `blocks`, each with pairs `ln1`, `ln2`, and pairs
-            `q`, `k`, `v`, `o`, `fc1`, `fc2` of an (in, out) kernel and a bias, and perhaps `scales`.
+            `q`, `k`, `v`, `o`, `fc1`, `fc2` of an (in, out) kernel and a bias, and perhaps `scales`, a
+            `gate` beside `fc1`, and a `bias` of their own.
         pixels: (B, C, H, W).
     """
     down, across, channels, width = network["patch"].shape
@@ -20,20 +21,28 @@ def forward(network, pixels):
     tokens = torch.cat([network["cls"].expand(batch, 1, width), tokens], 1)
     if network.get("pos") is not None:
         tokens = tokens + network["pos"]
+    if "registers" in network:
+        registers = network["registers"].expand(batch, -1, width)
+        tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
     for block in network["blocks"]:
         scales = block.get("scales", (1.0, 1.0))
         tokens = tokens + scales[0] * attention(norm(tokens, block["ln1"], network["eps"]), block, network)
-        hidden = F.gelu(dense(norm(tokens, block["ln2"], network["eps"]), block["fc1"]))
-        tokens = tokens + scales[1] * dense(hidden, block["fc2"])
-    return norm(tokens, network["norm"], network["eps"])
+        tokens = tokens + scales[1] * mlp(norm(tokens, block["ln2"], network["eps"]), block)
+    return tokens if network["norm"] is None else norm(tokens, network["norm"], network["eps"])
+
+
+def mlp(tokens, block):
+    hidden = dense(tokens, block["fc1"])
+    hidden = F.silu(hidden) * dense(tokens, block["gate"]) if "gate" in block else F.gelu(hidden)
+    return dense(hidden, block["fc2"])
 
 
 def attention(tokens, block, network):
     heads = network["heads"]
     query, key, value = (dense(tokens, block[name]).unflatten(-1, (heads, -1)) for name in "qkv")
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
-    if network.get("bias") is not None:
-        scores = scores + network["bias"]
+    bias = block.get("bias", network.get("bias"))
+    scores = scores if bias is None else scores + bias
     return dense(torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), value).flatten(2), block["o"])
 
 

@@ -420,7 +420,13 @@ def simmim_file():
         block["k"] = block["k"][0], torch.zeros(WIDTH)
         block["scales"] = draw(WIDTH), draw(WIDTH)
         tensors |= {f"blocks.{i}.gamma_{n}": scale for n, scale in enumerate(block["scales"], 1)}
-    table = tensors["rel_pos_bias.relative_position_bias_table"]
+    network["bias"] = relative(tensors["rel_pos_bias.relative_position_bias_table"])
+    state = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
+    return state | {"decoder.0.weight": draw(3 * PATCH**2, WIDTH, 1, 1), "decoder.0.bias": draw(3 * PATCH**2)}, network
+
+
+def relative(table):
+    """The bias of every pair of tokens, (heads, T, T)."""
     bias = torch.zeros(HEADS, TOKENS, TOKENS)
     for a in range(TOKENS):
         for b in range(TOKENS):
@@ -429,9 +435,7 @@ def simmim_file():
             if a == 0 or b == 0:
                 row = len(table) - 3 + {(True, False): 0, (False, True): 1, (True, True): 2}[a == 0, b == 0]
             bias[:, a, b] = table[row]
-    network["bias"] = bias
-    state = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
-    return state | {"decoder.0.weight": draw(3 * PATCH**2, WIDTH, 1, 1), "decoder.0.bias": draw(3 * PATCH**2)}, network
+    return bias
 
 
 def test_a_pretrained_vit_of_simmim_computes_the_same_and_has_its_decoder(tmp_path):
@@ -575,17 +579,67 @@ def test_layer_scale_and_positions_of_patches_only_are_read_as_deit_iii_has_them
     agree(load_model(find_weights(str(tmp_path / "a.safetensors"))), network)
 
 
+def test_a_fine_tuned_mae_norms_the_mean_of_its_patches(tmp_path):
+    tensors, network = timm_file()
+    tensors |= {f"fc_norm.{end}": tensors.pop(f"norm.{end}") for end in ("weight", "bias")}
+    tensors |= {"head.weight": Draw(4)(CLASSES, WIDTH), "head.bias": Draw(5)(CLASSES)}
+    torch.save({"model": tensors}, tmp_path / "a.pth")
+    model = load_model(find_weights(str(tmp_path / "a.pth"))).eval()
+    with torch.no_grad():
+        tokens = reference_vit.forward(network | {"norm": None}, pixels())
+        mean = reference_vit.norm(tokens[:, 1:].mean(1), network["norm"], 1e-6)
+        expected = mean @ tensors["head.weight"].T + tensors["head.bias"]
+        torch.testing.assert_close(model(pixels()).logits, expected, atol=2e-5, rtol=1e-5)
+    same_file(write_as(timm_vit.FORMAT, model.state_dict(), model.config.to_dict()), tensors)
+
+
+@pytest.mark.parametrize("names", [("fc1", "fc2"), ("w12", "w3")])
+def test_gated_mlps_registers_and_mask_token_are_read_as_dinov2_has_them(tmp_path, names):
+    tensors, network = timm_file()
+    for i, block in enumerate(network["blocks"]):
+        block["gate"] = Draw(6 + i)(WIDTH, MLP), Draw(8 + i)(MLP)
+        for end in ("weight", "bias"):
+            first, second = (tensors.pop(f"blocks.{i}.mlp.{name}.{end}") for name in ("fc1", "fc2"))
+            gate = block["gate"][0].T if end == "weight" else block["gate"][1]
+            tensors |= {f"blocks.{i}.mlp.{names[0]}.{end}": torch.cat([first, gate])}
+            tensors |= {f"blocks.{i}.mlp.{names[1]}.{end}": second}
+    tensors |= {"mask_token": Draw(3)(1, WIDTH), "register_tokens": Draw(4)(1, 2, WIDTH)}
+    network["registers"] = tensors["register_tokens"][0]
+    save_file(tensors, tmp_path / "a.safetensors")
+    weights = find_weights(str(tmp_path / "a.safetensors"))
+    assert weights.config["use_gated_mlp"]
+    agree(load_model(weights), network)
+
+
+def test_a_fine_tuned_vit_of_simmim_or_beit_has_positions_in_every_block(tmp_path):
+    tensors, network = simmim_file()
+    state = {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(("decoder", "encoder.rel"))}
+    del state["mask_token"]
+    for i, block in enumerate(network["blocks"]):
+        state[f"blocks.{i}.attn.relative_position_bias_table"] = Draw(20 + i)((2 * SIDE - 1) ** 2 + 3, HEADS)
+        state[f"blocks.{i}.attn.relative_position_index"] = torch.zeros(TOKENS, TOKENS, dtype=torch.int64)
+        block["bias"] = relative(state[f"blocks.{i}.attn.relative_position_bias_table"])
+    state |= {f"fc_norm.{end}": state.pop(f"norm.{end}") for end in ("weight", "bias")}
+    state |= {"head.weight": Draw(4)(CLASSES, WIDTH), "head.bias": Draw(5)(CLASSES)}
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model = load_model(find_weights(str(tmp_path / "a.pth"))).eval()
+    network["bias"] = None
+    with torch.no_grad():
+        tokens = reference_vit.forward(network | {"norm": None}, pixels())
+        mean = reference_vit.norm(tokens[:, 1:].mean(1), network["norm"], 1e-6)
+        expected = mean @ state["head.weight"].T + state["head.bias"]
+        torch.testing.assert_close(model(pixels()).logits, expected, atol=2e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("fc_norm.weight", r"fc_norm, global average pooling\), as fine-tuned MAE has"),
+        ("fc_norm.weight", r"with two \(norm and fc_norm\)"),
         ("norm_pre.weight", "norm_pre"),
         ("attn_pool.latent", "attention pooling"),
         ("dist_token", "distillation token"),
         ("patch_embed.backbone.stem.conv.weight", "hybrid"),
-        ("blocks.0.attn.relative_position_bias_table", "BEiT and fine-tuned SimMIM"),
         ("blocks.0.attn.q_norm.weight", "q_norm"),
-        ("blocks.0.mlp.w12.weight", "SwiGLU"),
         ("neck.weight", "1 tensors that mimsuite does not know, such as neck.weight"),
     ],
 )
@@ -601,6 +655,7 @@ def test_a_width_whose_heads_are_not_known_is_refused(tmp_path):
         "patch_embed.proj.weight": torch.zeros(40, 3, 4, 4),
         "blocks.0.attn.qkv.weight": torch.zeros(120, 40),
         "blocks.0.mlp.fc1.weight": torch.zeros(80, 40),
+        "norm.weight": torch.zeros(40),
     }
     save_file(arrays, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="40 wide, whose number of heads is not known"):
@@ -640,6 +695,7 @@ def test_a_folder_for_timm_is_read_back_bit_by_bit(tmp_path, options):
         {},
         {"classifier_pool": "mean"},
         {"layer_scale_init_value": 0.1},
+        {"classifier_pool": "mean", "norm_after_pool": True},
         {"hidden_act": "quick_gelu"},
         {"hidden_act": "gelu_new"},
     ],
@@ -659,6 +715,9 @@ def test_timm_computes_the_same_from_a_folder_that_we_wrote(tmp_path, options):
         ("vit_base_patch16_224", {"class_token": False, "global_pool": "avg", "fc_norm": False}),
         ("vit_base_patch16_224", {"qkv_bias": False, "init_values": 0.1, "num_classes": 0}),
         ("vit_base_patch16_224", {"no_embed_class": True, "reg_tokens": 2}),
+        ("vit_base_patch16_224", {"global_pool": "avg"}),
+        ("vit_base_patch16_224", {"global_pool": "avg", "class_token": False}),
+        ("vit_giant_patch14_reg4_dinov2", {"mlp_ratio": 3.0}),
         ("deit3_base_patch16_224", {}),
     ],
 )
@@ -683,7 +742,6 @@ def test_ours_computes_the_same_as_timm(tmp_path, name, options):
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("vit_base_patch16_224", {"global_pool": "avg"}, "fc_norm"),
         ("vit_base_patch16_clip_224", {}, "norm_pre"),
         ("vit_base_patch16_siglip_224", {}, "attn_pool"),
         ("deit_base_distilled_patch16_224", {}, "dist_token"),

@@ -34,7 +34,7 @@ def vit_sizes(found: Found, table: Table, *, eps: float, heads: int | None = Non
         "hidden_size": width,
         "num_hidden_layers": layers,
         "num_attention_heads": heads or heads_of(found, width),
-        "intermediate_size": shapes["encoder.layer.0.intermediate.dense.weight"][0],
+        "intermediate_size": shapes["encoder.layer.0.output.dense.weight"][1],
         "layer_norm_eps": eps,
         "num_channels": channels,
         "patch_size": patch,
@@ -42,6 +42,10 @@ def vit_sizes(found: Found, table: Table, *, eps: float, heads: int | None = Non
         "qkv_bias": "encoder.layer.0.attention.attention.query.bias" in shapes,
         "use_class_token": class_token,
     }
+    if shapes["encoder.layer.0.intermediate.dense.weight"][0] == 2 * made["intermediate_size"]:
+        made |= {"use_gated_mlp": True, "hidden_act": "silu"}  # no published one has another activation
+    if "fc_norm.weight" in shapes:
+        made |= {"norm_after_pool": True, "classifier_pool": "mean"}
     if "embeddings.register_tokens" in shapes:
         made["num_register_tokens"] = shapes["embeddings.register_tokens"][1]
     if "encoder.layer.0.gamma_1" in shapes:

@@ -33,25 +33,29 @@ ENCODER = (
     Rule(f"{BLOCK}.ls2.gamma", f"{LAYER}.gamma_2"),
     *both("norm", "layernorm"),
 )
-# DINOv2's files have its mask token, DINO's whole ones the head of its training.
+# DINOv2's files have its mask token, DINO's whole ones the head of its training; fine-tuned MAE has `fc_norm`.
 TABLE = Table(
-    (*ENCODER, Rule("mask_token", "embeddings.mask_token", TOKEN), *both("head", "classifier")),
+    (
+        *ENCODER,
+        Rule("mask_token", "embeddings.mask_token", TOKEN),
+        *both("fc_norm", "fc_norm"),
+        *both("head", "classifier"),
+    ),
     ignored=(r"(dino_)?head\.(mlp|last_layer)\..*",),
 )
-TITLE = "a Vision Transformer of timm, DeiT or DINO, or MAE's encoder"
+TITLE = "a Vision Transformer of timm, DeiT, DINO or MAE"
 # What these files may have that our network does not: part of a name -> what it is.
 OTHERS = {
-    "fc_norm.": "a norm behind the mean of the patches (fc_norm, global average pooling), as fine-tuned MAE has",
     "norm_pre.": "a norm before the blocks (norm_pre)",
     "attn_pool.": "attention pooling (attn_pool)",
     "dist_token": "a distillation token (dist_token)",
     "patch_embed.backbone.": "a convolutional stem (hybrid)",
-    "relative_position": "relative positions in every block, as BEiT and fine-tuned SimMIM have",
     "q_norm.": "normalised queries and keys (q_norm)",
-    "mlp.w12.": "gated MLPs (SwiGLU)",
 }
 RENAMED = (
     (re.compile(r"^register_tokens$"), "reg_token"),  # of DINOv2
+    (re.compile(r"\.mlp\.w12\."), ".mlp.fc1."),
+    (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
     (re.compile(r"\.gamma_(\d)$"), r".ls\1.gamma"),  # of DeiT-III
 )
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
@@ -82,6 +86,8 @@ def check(found: Found) -> None:
     for part, what in OTHERS.items():
         if any(part in name for name in found.tensors):
             raise found.refuse(TITLE, f"but with {what}, which mimsuite does not have")
+    if found.has("norm.weight") == found.has("fc_norm.weight"):
+        raise found.refuse(TITLE, "but without a norm behind its blocks (norm), or with two (norm and fc_norm)")
 
 
 def config(found: Found) -> dict[str, Any]:
@@ -110,8 +116,8 @@ def write(
     Raises:
         InputError: a network that timm does not have.
     """
-    without = ("use_attention_output_bias", "use_mlp_bias", "use_patch_bias")
-    missing = [f"{name}={config[name]}" for name in without if not config.get(name, True)]
+    without = {"use_attention_output_bias": True, "use_mlp_bias": True, "use_patch_bias": True, "use_gated_mlp": False}
+    missing = [f"{name}={config[name]}" for name, known in without.items() if config.get(name, known) != known]
     if config.get("num_register_tokens"):
         missing.append(f"num_register_tokens={config['num_register_tokens']} without positions")
     if (act := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
@@ -132,10 +138,11 @@ def write(
         "class_token": class_token,
         "pos_embed": "learn" if config.get("use_absolute_position_embeddings", True) else "none",
         "global_pool": "avg" if mean else "token",
-        "fc_norm": False,
         "act_layer": ACTIVATIONS[act],
     }
     made = write_as(FORMAT, state, config)
+    after_pool = "fc_norm.weight" in made
+    arguments |= {"fc_norm": after_pool, "final_norm": after_pool or "norm.weight" in made}
     write_folder(folder, "vit_base_patch16_224", made, config, preprocessor, arguments)
 
 
