@@ -1,5 +1,7 @@
 """Files of other Vision Transformers, made here with the real layout: what ours computes with them, and back."""
 
+import json
+
 import h5py
 import msgpack
 import numpy as np
@@ -706,6 +708,25 @@ def test_timm_computes_the_same_from_a_folder_that_we_wrote(tmp_path, options):
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():
         torch.testing.assert_close(theirs(pixels()), model(pixels()).logits, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label_names": ["a"]},
+        {"label_names": 7},
+        {"model_args": 3},
+        {"model_args": {"num_heads": "x"}},
+        {"pretrained_cfg": []},
+    ],
+)
+def test_a_config_of_timm_that_makes_no_sense_is_not_followed(tmp_path, change):
+    model, folder = timm_folder(tmp_path)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    back = load_model(find_weights(str(folder)))
+    same_file(back.state_dict(), model.state_dict())
+    assert back.config.id2label == model.config.id2label
 
 
 @pytest.mark.parametrize(

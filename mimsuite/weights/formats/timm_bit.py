@@ -61,7 +61,8 @@ def config(found: Found) -> dict[str, Any]:
     for part, what in OTHERS.items():
         if any(part in name for name in found.tensors):
             raise found.refuse(TITLE, f"but with {what}, which mimsuite does not have")
-    return bit_sizes(found, TABLE) | labels_of(found)
+    made = bit_sizes(found, TABLE)
+    return made | labels_of(found, made.get("num_labels"))
 
 
 def write(

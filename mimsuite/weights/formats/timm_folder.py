@@ -27,10 +27,10 @@ def preprocessing_of(found: Found) -> dict[str, Any]:
     return {f"image_{name}": own[name] for name in ("mean", "std") if "mean" in own and "std" in own}
 
 
-def labels_of(found: Found) -> dict[str, Any]:
-    """The names of the classes, where `config.json` has them."""
+def labels_of(found: Found, outputs: int | None) -> dict[str, Any]:
+    """The names of the classes, where `config.json` has one for each of the outputs."""
     names = found.config.get("label_names", about(found).get("label_names"))
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list) or len(names) != outputs:
         return {}
     return {"id2label": {str(number): str(name) for number, name in enumerate(names)}}
 

@@ -94,12 +94,12 @@ def config(found: Found) -> dict[str, Any]:
     """The sizes by shapes; from timm's `config.json` what pools, and the names of the classes."""
     check(found)
     given = found.config.get("model_args")
-    heads = given.get("num_heads") if isinstance(given, Mapping) else None
-    made = vit_sizes(found, TABLE, eps=1e-6, heads=heads)
-    pool = found.config.get("global_pool", given.get("global_pool") if isinstance(given, Mapping) else None)
-    if pool == "avg":
+    given = given if isinstance(given, Mapping) else {}
+    heads = given.get("num_heads")
+    made = vit_sizes(found, TABLE, eps=1e-6, heads=heads if isinstance(heads, int) else None)
+    if found.config.get("global_pool", given.get("global_pool")) == "avg":
         made["classifier_pool"] = "mean"
-    return made | labels_of(found)
+    return made | labels_of(found, made.get("num_labels"))
 
 
 def write(
