@@ -110,6 +110,11 @@ class EncoderConfig(Protocol):
         ...
 
     @property
+    def title(self) -> str:
+        """What a log calls the encoder."""
+        ...
+
+    @property
     def num_channels(self) -> int:
         """C of the images."""
         ...

@@ -53,6 +53,11 @@ class ModelConfig(ConfigForm, ABC):
         """Whether the features of a layer have a class token, for every layer."""
 
     @property
+    def title(self) -> str:
+        """What a log calls the encoder: its family."""
+        return self.model_type
+
+    @property
     def stride_field(self) -> str | None:
         """The field that is the stride; None where the stride follows from several fields."""
         return None

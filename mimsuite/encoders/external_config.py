@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mimsuite.encoders.config import ModelConfig, Side, as_side
@@ -13,7 +14,7 @@ from mimsuite.errors import InputError
 from mimsuite.weights.source import wrapped_names
 
 FOUND_OUT = (
-    *("library", "library_config", "strides", "widths", "depths", "class_token", "only_size", "unused"),
+    *("source", "library", "library_config", "strides", "widths", "depths", "class_token", "only_size", "unused"),
     *("image_mean", "image_std"),
 )
 """Fields that are found out when the network is first built, and kept with a run, which so opens without the hub."""
@@ -146,6 +147,11 @@ class ExternalConfig(ModelConfig):
         return str(self.source) if self.network is None else str(self.network["_target_"])
 
     @property
+    def title(self) -> str:
+        """The family, and which network."""
+        return f"{self.model_type} ({self.label})"
+
+    @property
     def stride(self) -> tuple[int, int]:
         """`(h, w)` pixels per cell of the last map."""
         down, across = self._layers("strides")[-1]
@@ -270,7 +276,10 @@ class ExternalConfig(ModelConfig):
 
     def to_file(self) -> dict[str, Any]:
         """What `config.json` holds: the library's own config, which it opens, with our fields under one key."""
-        return wrapped_names(self.to_dict())
+        data = self.to_dict()
+        if self.source is not None and not self.source.startswith(("hf:", "timm:")):
+            data["source"] = Path(self.source).name  # weights may be published, and the place says nothing there
+        return wrapped_names(data)
 
 
 def is_side(value: Any) -> bool:

@@ -86,6 +86,8 @@ def describe(config: ExternalConfig) -> tuple[str | None, dict[str, Any] | None,
         return "timm", described, known
     folder = folder_of(config.source)
     described, known = from_transformers.describe(folder, config.source, config.arguments)
+    if Path(config.source).expanduser().is_dir():
+        known["source"] = str(Path(config.source).expanduser().absolute())  # a run may go on from elsewhere
     return "transformers", described | {"num_channels": config.num_channels}, known
 
 

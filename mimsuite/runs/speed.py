@@ -95,7 +95,7 @@ def report_setup(settings: TrainingSettings, compute: Compute, objective: Object
     inputs, part, micro = settings.inputs, settings.budget.batch, compute.micro_batch
     parameters = sum(p.numel() for p in objective.model.parameters())
     size = format_size(settings.geometry.image_size)
-    log.info("model     %s, %s parameters, image %s", settings.model.model_type, f"{parameters:,}", size)
+    log.info("model     %s, %s parameters, image %s", settings.model.title, f"{parameters:,}", size)
     shared = f"one of {devices} devices that share the batch, " if devices > 1 else ""
     log.info("device    %s%s", shared, compute.device.name)
     log.info("          precision=%s (%s)", compute.precision, compute.reason)

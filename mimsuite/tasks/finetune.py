@@ -79,8 +79,8 @@ def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) ->
     log.info(
         "model     %s from %s, %s parameters, %s of them trained; image %dx%d",
         *(
-            model.model_type,
-            inputs.weights.init if inputs.weights else "scratch",
+            model.title,
+            inputs.weights.init if inputs.weights else "its weights" if model.is_trained else "scratch",
             f"{sum(p.numel() for p in parameters):,}",
         ),
         f"{sum(p.numel() for p in parameters if p.requires_grad):,}",

@@ -62,9 +62,7 @@ def report_settings(settings: PretrainSettings, objective: MIMObjective) -> None
     model, geometry = settings.model, settings.geometry
     (height, width), stride, cell = geometry.image_size, model.stride, model.mask_stride
     each = geometry.mask_unit**2 // (cell[0] * cell[1])
-    log.info(
-        "model     %s, %s parameters", model.model_type, f"{sum(p.numel() for p in objective.model.parameters()):,}"
-    )
+    log.info("model     %s, %s parameters", model.title, f"{sum(p.numel() for p in objective.model.parameters()):,}")
     log.info(
         "geometry  image %dx%d, %s %dx%d, stride %dx%d, grid %dx%d",
         *(height, width, "patch" if cell == stride else "mask cell", *cell),

@@ -235,6 +235,16 @@ def test_other_channels_go_in_and_out_and_into_the_librarys_config(tmp_path):
         model.encoder.load_source()
 
 
+def test_a_folder_is_known_by_its_place_in_a_run_and_by_its_name_in_weights(tmp_path, monkeypatch):
+    wrapped.save("resnet", tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    model = ExternalForMaskedImageModeling(ExternalConfig(source="here"))
+    assert model.config.found_out["source"] == str(tmp_path / "here")
+    assert model.config.title == f"external ({tmp_path / 'here'})"
+    model.save_pretrained(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["mimsuite"]["source"] == "here"
+
+
 def test_arguments_change_the_librarys_config():
     config = config_for("convnext", arguments={"depths": [1, 2, 1, 1], "drop_path_rate": 0.25})
     assert config.depths == [1, 2, 1, 1]
