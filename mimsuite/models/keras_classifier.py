@@ -8,6 +8,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from mimsuite.encoders.activations import activation_function
+from mimsuite.encoders.config import Activation
 from mimsuite.errors import InputError
 from mimsuite.models.keras import ViTBackbone, computing_in, fill, fits, in_mode
 from mimsuite.models.keras_arguments import read_policy
@@ -38,7 +39,7 @@ class ViTImageClassifier(nn.Module):
         num_classes: outputs.
         pooling: "token", the class token, or "gap", the mean of all tokens, the class token among them.
         intermediate_dim: width of a layer with tanh before; None: no such layer.
-        activation: of the outputs: None (logits), "softmax", or the name of one of our activations.
+        activation: of the outputs: None (logits), "softmax", the name of one of our activations, or a function.
         dropout: before the last layer.
         head_dtype: of the head, as `dtype` of the backbone; None: the backbone's.
         name: is kept in files.
@@ -53,7 +54,7 @@ class ViTImageClassifier(nn.Module):
         num_classes: int,
         pooling: str = "token",
         intermediate_dim: int | None = None,
-        activation: str | None = None,
+        activation: Activation | None = None,
         dropout: float = 0.0,
         head_dtype: Any = None,
         *,
@@ -70,6 +71,8 @@ class ViTImageClassifier(nn.Module):
                 raise InputError(f"{key}={value!r} must be an integer of at least 1")
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
             raise InputError(f"dropout={dropout!r} must be a number from 0 to 1")
+        if not (activation is None or isinstance(activation, str) or callable(activation)):
+            raise InputError(f"activation={activation!r} is not the name of an activation; use one, or None")
         self.num_classes, self.pooling, self.intermediate_dim = num_classes, pooling, intermediate_dim
         self.activation, self.dropout, self.name = activation, dropout, name
         self.head_policy = backbone.dtype_policy if head_dtype is None else read_policy(head_dtype)

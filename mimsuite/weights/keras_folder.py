@@ -112,17 +112,17 @@ def open_weights(path: Path) -> Tensors:
         MissingFileError: no such file.
         InputError: damaged.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist; download or copy the preset again")
     if path.suffix != ".json":
+        if not path.is_file():
+            raise MissingFileError(f"{path} does not exist; download or copy the preset again")
         return open_h5(path)
     with reading(str(path), FIX):
         named = read_json(path)["weight_map"].values()
         names = sorted({name for one in named for name in ([one] if isinstance(one, str) else one)})
     found = Tensors({})
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise InputError(f"{path} names the file {name!r}; expected a file name in the same folder")
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".h5"):
+            raise InputError(f"{path} names the file {name!r}; expected the name of an .h5 file in the same folder")
         found |= open_weights(path.with_name(name))
     return found
 

@@ -275,6 +275,17 @@ def test_a_vit_that_kerashub_has_not_is_refused(tmp_path):
     ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8, hidden_act="relu")).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="has no hidden_act='relu'"):
         ViTBackbone.from_preset(tmp_path)
+    content = {
+        "model_type": "vit",
+        "image_size": 16,
+        "patch_size": 8,
+        **sizes,
+    }  # the rest as in transformers
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert ViTBackbone.from_preset(tmp_path, load_weights=False).arguments.layer_norm_epsilon == 1e-12
+    (tmp_path / "config.json").write_text('{"model_type": "cvt"}')
+    with pytest.raises(InputError, match="neither of KerasHub nor of a ViT of Hugging Face"):
+        ViTBackbone.from_preset(tmp_path)
 
 
 HEADS = {
@@ -321,8 +332,8 @@ def test_new_classes_begin_with_a_fresh_head(tmp_path):
     assert model(images((16, 24, 3))).shape == (2, 7)
     with pytest.raises(InputError, match="pooling='token' needs a backbone with use_class_token=True"):
         ViTImageClassifier(ViTBackbone(**SIZES, use_class_token=False), 5)
-    wrong = ({"num_classes": 0}, {"pooling": "max"}, {"intermediate_dim": 0}, {"dropout": 2}, {"activation": "none"})
-    for change in wrong:
+    wrong = {"num_classes": 0, "pooling": "max", "intermediate_dim": 0, "dropout": 2, "activation": "none"}
+    for change in ({name: value} for name, value in [*wrong.items(), ("activation", {})]):
         with pytest.raises(InputError, match=next(iter(change.values())).__repr__()):
             ViTImageClassifier(ViTBackbone(**SIZES), **{"num_classes": 5} | change)
 

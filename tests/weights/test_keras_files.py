@@ -44,8 +44,10 @@ def test_a_file_alone_is_an_init_of_a_square(tmp_path):
     given = arguments(image_shape=[16, 16, 3], patch_size=[8, 8], use_mha_bias=False)
     datasets = write_preset(tmp_path, given)
     for path, prefix in (("a", ""), ("b", "layers/vi_t_backbone/")):  # the second as in a file of a whole classifier
-        write_h5(tmp_path / path, {f"{prefix}{name}": values for name, values in datasets.items()})
-        weights = find_weights(str(tmp_path / path))
+        alone = tmp_path / "alone" / path
+        alone.parent.mkdir(exist_ok=True)
+        write_h5(alone, {f"{prefix}{name}": values for name, values in datasets.items()})
+        weights = find_weights(str(alone))
         assert (
             ViTConfig.from_dict(weights.config).to_dict() == ViTBackbone.from_preset(tmp_path).encoder.config.to_dict()
         )

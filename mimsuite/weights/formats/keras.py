@@ -78,8 +78,14 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "num_register_tokens": (0,),
 }
 # Of a config.json of transformers or ours: fields that files may leave out.
-OURS = {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768, "intermediate_size": 3072}
+OURS: dict[str, Any] = {
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+}
 OURS |= {ours: DEFAULTS[theirs] for theirs, ours in FIELDS.items() if theirs in DEFAULTS}
+OURS["layer_norm_eps"] = 1e-12
 
 
 def vit_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
