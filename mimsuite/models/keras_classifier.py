@@ -37,6 +37,7 @@ class ViTImageClassifier(nn.Module):
     Args:
         backbone: the encoder.
         num_classes: outputs.
+        preprocessor: None: images are prepared before they are given to the model.
         pooling: "token", the class token, or "gap", the mean of all tokens, the class token among them.
         intermediate_dim: width of a layer with tanh before; None: no such layer.
         activation: of the outputs: None (logits), "softmax", the name of one of our activations, or a function.
@@ -52,6 +53,7 @@ class ViTImageClassifier(nn.Module):
         self,
         backbone: ViTBackbone,
         num_classes: int,
+        preprocessor: None = None,
         pooling: str = "token",
         intermediate_dim: int | None = None,
         activation: Activation | None = None,
@@ -61,6 +63,8 @@ class ViTImageClassifier(nn.Module):
         name: str = "vi_t_image_classifier",
     ) -> None:
         super().__init__()
+        if preprocessor is not None:
+            raise InputError(f"preprocessor={preprocessor!r} is not used; give the model what it makes of the images")
         if pooling not in POOLINGS:
             raise InputError(f"pooling={pooling!r} is not one of {', '.join(POOLINGS)}")
         if pooling == "token" and not backbone.arguments.use_class_token:

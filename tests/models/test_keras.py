@@ -332,7 +332,14 @@ def test_new_classes_begin_with_a_fresh_head(tmp_path):
     assert model(images((16, 24, 3))).shape == (2, 7)
     with pytest.raises(InputError, match="pooling='token' needs a backbone with use_class_token=True"):
         ViTImageClassifier(ViTBackbone(**SIZES, use_class_token=False), 5)
-    wrong = {"num_classes": 0, "pooling": "max", "intermediate_dim": 0, "dropout": 2, "activation": "none"}
+    wrong = {
+        "num_classes": 0,
+        "preprocessor": 3,
+        "pooling": "max",
+        "intermediate_dim": 0,
+        "dropout": 2,
+        "activation": "none",
+    }
     for change in ({name: value} for name, value in [*wrong.items(), ("activation", {})]):
         with pytest.raises(InputError, match=next(iter(change.values())).__repr__()):
             ViTImageClassifier(ViTBackbone(**SIZES), **{"num_classes": 5} | change)
