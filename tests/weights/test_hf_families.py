@@ -270,6 +270,15 @@ def test_tables_go_round_to_the_bit(case, tmp_path):
         assert all(torch.equal(back[name], form.canonical(found).tensors[name]) for name in names)
 
 
+@torch.no_grad()
+def test_the_encoder_of_a_mae_folder_comes_without_its_decoder(tmp_path, recwarn):
+    theirs = saved(tmp_path, "ViTMAEForPreTraining", MAE | {"mask_ratio": 0.0})
+    recwarn.clear()
+    model, x = AutoModel.from_pretrained(tmp_path), pixels(theirs)
+    assert not recwarn.list
+    close(model(x).last_hidden_state, theirs.vit(x, **in_order(theirs.vit, x)).last_hidden_state)
+
+
 def test_a_classifier_of_a_mae_folder_has_a_fresh_head(tmp_path):
     theirs = saved(tmp_path, "ViTMAEForPreTraining", MAE)
     with pytest.warns(UserWarning, match=r"freshly initialised: classifier\.bias, classifier\.weight"):
@@ -295,6 +304,25 @@ def test_a_config_alone_is_read(tmp_path):
     assert type(config) is ViTConfig
     assert (config.intermediate_size, config.hidden_act, config.use_gated_mlp) == (64, "silu", True)
     assert config.layer_norm_eps == 1e-6
+
+
+FAMILIES = [
+    *("ViTMAEConfig", "DeiTConfig", "ViTMSNConfig", "Dinov2Config", "Dinov2WithRegistersConfig"),
+    *("IJepaConfig", "BeitConfig"),
+]
+
+
+@pytest.mark.parametrize("named", FAMILIES)
+def test_what_a_config_leaves_out_is_their_default(named, tmp_path):
+    theirs = getattr(transformers, named)()
+    written = {name: value for name, value in theirs.to_dict().items() if name not in ("dtype", "transformers_version")}
+    found = []
+    for number, content in enumerate((written, {"model_type": theirs.model_type})):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "config.json").write_text(json.dumps(content))
+        found.append(AutoConfig.from_pretrained(tmp_path / str(number)))
+    assert found[0].changed(architectures=None) == found[1].changed(architectures=None)
+    assert found[0].layer_norm_eps == theirs.layer_norm_eps
 
 
 REFUSED = {
@@ -348,10 +376,19 @@ def test_images_are_of_the_size_of_the_preprocessing_where_positions_are_interpo
     assert find_weights(str(tmp_path)).image_size == (40, 40)
 
 
+OLD = {"do_resize": True, "size": 256, "do_center_crop": True, "crop_size": 224, "do_normalize": True, "resample": 3}
+
+
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("named", ["DeiT", "Beit"])
-def test_image_processors_of_these_families_do_the_same(named, tmp_path):
-    theirs = getattr(transformers, f"{named}ImageProcessorPil")(image_mean=[0.4, 0.5, 0.6])
-    theirs.save_pretrained(tmp_path)
+def test_image_processors_of_these_families_do_the_same(named, old, tmp_path):
+    cls = getattr(transformers, f"{named}ImageProcessorPil")
+    statistics = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    cls(**statistics).save_pretrained(tmp_path)
+    if old:
+        content = OLD | statistics | {"feature_extractor_type": f"{named}FeatureExtractor"}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
     image = np.random.default_rng(0).integers(0, 256, (300, 280, 3), np.uint8)
     found = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="np")["pixel_values"]
-    assert np.abs(found - theirs(image, return_tensors="np")["pixel_values"]).max() < 1e-6
+    theirs = cls.from_pretrained(tmp_path)(image, return_tensors="np")["pixel_values"]
+    assert np.abs(found - theirs).max() < 1e-6
