@@ -9,9 +9,9 @@ def forward(network, pixels):
 
     Args:
         network: `patch` (ph, pw, C, D) and `patch_bias`; `cls` (D); `pos` (T, D) or None; `heads`, `eps`; `norm`, a
-            pair of scale and shift; `bias` (heads, T, T) or None; and `blocks`, each with pairs `ln1`, `ln2`, and pairs
-            `q`, `k`, `v`, `o`, `fc1`, `fc2` of an (in, out) kernel and a bias, and perhaps `scales`, a
-            `gate` beside `fc1`, and a `bias` of their own.
+            pair of scale and shift, or None; perhaps `bias` (heads, T, T), `act` and `registers`; and `blocks`, each
+            with pairs `ln1`, `ln2`, and pairs `q`, `k`, `v`, `o`, `fc1`, `fc2` of an (in, out) kernel and a bias,
+            perhaps with `scales`, a `gate` beside `fc1`, and a `bias` of its own.
         pixels: (B, C, H, W).
     """
     down, across, channels, width = network["patch"].shape
@@ -27,13 +27,13 @@ def forward(network, pixels):
     for block in network["blocks"]:
         scales = block.get("scales", (1.0, 1.0))
         tokens = tokens + scales[0] * attention(norm(tokens, block["ln1"], network["eps"]), block, network)
-        tokens = tokens + scales[1] * mlp(norm(tokens, block["ln2"], network["eps"]), block)
+        tokens = tokens + scales[1] * mlp(norm(tokens, block["ln2"], network["eps"]), block, network)
     return tokens if network["norm"] is None else norm(tokens, network["norm"], network["eps"])
 
 
-def mlp(tokens, block):
+def mlp(tokens, block, network):
     hidden = dense(tokens, block["fc1"])
-    hidden = F.silu(hidden) * dense(tokens, block["gate"]) if "gate" in block else F.gelu(hidden)
+    hidden = F.silu(hidden) * dense(tokens, block["gate"]) if "gate" in block else network.get("act", F.gelu)(hidden)
     return dense(hidden, block["fc2"])
 
 

@@ -1,6 +1,7 @@
 """Files of other Vision Transformers, made here with the real layout: what ours computes with them, and back."""
 
 import json
+from functools import partial
 
 import h5py
 import msgpack
@@ -126,6 +127,14 @@ def test_an_original_vit_computes_the_same_whatever_its_numbers_and_prefix(tmp_p
     assert "hidden_act" not in weights.config
     assert weights.statistics == ((0.5,) * 3, (0.5,) * 3)
     agree(load_model(weights), network)
+
+
+def test_the_activation_of_the_original_code_can_be_asked_for(tmp_path):
+    arrays, network = jax_file()
+    load_model(find_weights(npz(tmp_path / "a.npz", arrays))).save_pretrained(tmp_path / "vit")
+    network["act"] = partial(torch.nn.functional.gelu, approximate="tanh")
+    model = ViTModel.from_pretrained(tmp_path / "vit", hidden_act="gelu_new", add_pooling_layer=False)
+    agree(model, network)
 
 
 def test_an_original_vit_goes_round_bit_by_bit(tmp_path):
