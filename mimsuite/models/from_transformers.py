@@ -87,7 +87,7 @@ def build(values: Mapping[str, Any], name: str) -> nn.Module:
     """
     config = backbone_config(values, name)
     with quiet(), reading(f"source={name}: the {values.get('model_type')}", "use another source="):
-        made: nn.Module = import_library().AutoBackbone.from_config(config)
+        made: nn.Module = import_library().AutoBackbone.from_config(config, trust_remote_code=False)
     return made
 
 

@@ -379,6 +379,47 @@ def test_code_beside_a_known_model_is_not_run(tmp_path):
     assert type(model.encoder.wrapped) is transformers.ResNetBackbone
 
 
+def test_code_beside_weights_is_not_run(tmp_path):
+    trained("resnet").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    classes = {"AutoConfig": "code.Config", "AutoBackbone": "code.Model", "AutoModel": "code.Model"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": classes}))
+    (tmp_path / "code.py").write_text("raise SystemExit('hub code ran')")
+    model = load_model(find_weights(str(tmp_path)))
+    assert type(model.encoder.wrapped) is transformers.ResNetBackbone
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"library_config": None},
+        {"strides": [[4, 4]]},
+        {"strides": "x"},
+        {"depths": [9, 9, 9, 9]},
+        {"widths": [1e99] * 4},
+        {"unused": 3},
+        {"library": "other"},
+        {"encoder_stride": -1},
+        {"model_type": "vit"},
+        {"network": {"_target_": "os.system", "command": "touch canary"}},
+    ],
+    ids=lambda change: str(next(iter(change))) + str(next(iter(change.values())))[:4],
+)
+def test_damaged_facts_of_a_folder_are_one_line(tmp_path, change, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained("resnet").save_pretrained(tmp_path / "a")
+    file = tmp_path / "a" / "config.json"
+    config = json.loads(file.read_text())
+    ours = config.pop("mimsuite") | change
+    if "library_config" in change:
+        config = {}
+    file.write_text(json.dumps(config | {"mimsuite": ours}))
+    with pytest.raises(InputError) as error:
+        load_model(find_weights(str(tmp_path / "a")))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "canary").exists()
+
+
 class Evil:
     def __reduce__(self):
         return Path.touch, (Path(CANARY[0]),)
