@@ -37,6 +37,7 @@ VALUES = (
 )
 GROUPS = ("objective", "mask", "augment", "optim", "schedule")
 HIDDEN = ("base_lr", "base_batch", "fused")  # of the optimizer: `lr` is what follows from them
+OF_TRAINING = ("perf/", "optim/")  # metrics that tell nothing about the weights
 LIBRARIES = {  # as the hub names them
     "timm": "timm",
     "jax": "jax",
@@ -137,13 +138,13 @@ def front_matter(exported: Exported, facts: CardFacts) -> str:
 def introduction(exported: Exported, facts: CardFacts, run: RunFacts) -> str:
     """One sentence on what it is."""
     count = sum(parameter.numel() for parameter in exported.model.parameters())
-    what = {"logits": "classifier", "reconstruction": "masked image model"}.get(exported.outputs[0], "encoder")
+    what = {"logits": "A classifier", "reconstruction": "A masked image model"}.get(exported.outputs[0], "An encoder")
     task = {"pretrain": "pretrained without labels", "finetune": "trained with labels"}.get(
         str(run.summary.get("task"))
     )
     trained = "" if task is None else f", {task} by mimsuite {plain(run.summary.get('mimsuite', ''))}"
     return (
-        f"A {what} of the family {plain(exported.model.config.model_type)} with {count / 1e6:,.2f} million "
+        f"{what} of the family {plain(exported.model.config.model_type)} with {count / 1e6:,.2f} million "
         f"parameters in float32{trained}."
     )
 
@@ -171,7 +172,11 @@ def metrics(run: RunFacts) -> list[str]:
     found = run.summary.get("metrics")
     if not isinstance(found, dict) or not found:
         return []
-    rows = [(name, f"{value:.4g}") for name, value in found.items() if isinstance(value, int | float)]
+    rows = [
+        (name, f"{value:.4g}")
+        for name, value in found.items()
+        if isinstance(value, int | float) and not name.startswith(OF_TRAINING)
+    ]
     return ["## Metrics\n\nLast values; accuracies are fractions.\n\n" + table(("metric", "value"), rows)]
 
 
@@ -232,4 +237,6 @@ def plain(text: Any) -> str:
     one_line = " ".join(to_text(str(text)).split())
     cut = one_line if len(one_line) <= LONGEST else one_line[: LONGEST - 3] + "..."
     readable = "".join(character if character.isprintable() else "?" for character in cut)
-    return re.sub(r"[^\w ,.:=()+/%-]|_|(?<=www)\.|:(?=//)", lambda found: f"&#{ord(found[0])};", readable)
+    return re.sub(
+        r"[^\w ,.:=()+/%-]|(?<![^\W_])_|_(?![^\W_])|(?<=www)\.|:(?=//)", lambda found: f"&#{ord(found[0])};", readable
+    )
