@@ -1,10 +1,11 @@
 """What the loader costs: finding a position, opening many shards, reading, decoding, first batches, memory.
 
-python benchmarks/loader.py [--repeats 5] [--images 1200] [--json FILE]
+python benchmarks/loader.py [--repeats 5] [--images 1200] [--decoding] [--json FILE]
 
 Pictures are those of `../shared/data/imagenette-224`, resized to 400 x 350 and written as JPEG of quality 90. The
 pipelines that ours is held against are webdataset's own, with Pillow and its bicubic filter. Each figure is the median
-of repeats that take turns. Linux: memory is read from /proc.
+of repeats that take turns. On one core, time is that of the processor, which other work on the machine hardly changes.
+Linux: memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from mimsuite.masked.normalization import Normalize
 SOURCE = Path(__file__).resolve().parents[2] / "shared/data/imagenette-224"
 MEAN, STD = torch.tensor([0.46, 0.46, 0.43])[:, None, None], torch.tensor([0.27, 0.27, 0.29])[:, None, None]
 BATCH = 64
+Row = tuple[str, str, str, str]  # what, ours, webdataset's, ratio
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -53,6 +55,11 @@ def timed(call: Callable[[], Any]) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
+
+
+def clock_of(workers: int) -> Callable[[], float]:
+    """Seconds: of the processor where this process does everything, else those that pass."""
+    return time.perf_counter if workers else time.process_time
 
 
 def in_turns(calls: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
@@ -148,12 +155,13 @@ def loader(index: DataIndex, side: int, steps: int, workers: int, done: int = 0)
 def ours(index: DataIndex, side: int, steps: int, workers: int, normalised: bool) -> float:
     """Images per second: uint8 batches, as the device gets them, or normalised here, as webdataset's are."""
     normalize = Normalize(MEAN.flatten().tolist(), STD.flatten().tolist())
-    began, seen = time.perf_counter(), 0
+    clock = clock_of(workers)
+    began, seen = clock(), 0
     for batch in loader(index, side, steps, workers):
         if normalised:
             normalize(batch.images)
         seen += len(batch.images)
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     assert seen == steps * BATCH, seen
     return seen / seconds
 
@@ -202,9 +210,10 @@ def theirs(index: DataIndex, side: int, workers: int) -> float:
     """Images per second of webdataset and Pillow, for one pass."""
     data = pipeline(index).map(Augment(side)).batched(BATCH)
     source = webdataset.WebLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
-    began = time.perf_counter()
+    clock = clock_of(workers)
+    began = clock()
     seen = sum(len(images) for (images,) in source)
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     assert seen == index.num_samples("train"), seen  # a wrong count would pass for a wrong speed
     return seen / seconds
 
@@ -267,46 +276,65 @@ def epochs(index: DataIndex, count: int = 5) -> list[float]:
     return values
 
 
+def start_rows(index: DataIndex, repeats: int) -> list[Row]:
+    """Finding a position, and reading without decoding."""
+    position = statistics.median(far_position() for _ in range(repeats))
+    samples = index.records("train")
+    samples.keys()
+    result = in_turns({"a": lambda: read_ours(samples), "b": lambda: read_theirs(index)}, repeats)
+    return [
+        ("a batch at position 3 x 10^8 of 10^9, order made anew", f"{position * 1000:.0f} ms", "", ""),
+        row("reading undecoded, one core, samples/s", result),
+    ]
+
+
+def decoding_rows(index: DataIndex, repeats: int) -> list[Row]:
+    """Images per second."""
+    rows, steps = list[Row](), max(1, index.num_samples(index.select("train")) // BATCH)
+    for workers, normalised in ((0, False), (0, True), (2, False)):
+        kind = "normalised" if normalised else "uint8, as the device gets them"
+        for side in (224, 96):
+            calls = {
+                "a": partial(ours, index, side, steps, workers, normalised),
+                "b": partial(theirs, index, side, workers),
+            }
+            text = f"decoded, cropped to {side}, {kind}, {'two workers' if workers else 'one core'}, images/s"
+            rows.append(row(text, in_turns(calls, repeats)))
+    return rows
+
+
+def memory_rows(index: DataIndex, folder: Path) -> list[Row]:
+    """Memory over epochs, and what many shards cost."""
+    held = epochs(index)
+    rows: list[Row] = [("memory after each of 5 epochs, MB", ", ".join(f"{x:.0f}" for x in held), "", "")]
+    for count in (10, 100_000):
+        many = folder / f"many{count}"
+        make_many(many, count, samples=70 if count == 10 else 4)
+        figures = [statistics.median(x) for x in zip(*(opened(many) for _ in range(3)), strict=True)]
+        rows.append((f"opening an index of {count:,} shards", f"{figures[0]:.2f} s", "", ""))
+        rows.append(("  memory that it takes, MB", f"{figures[1]:.0f}", "", ""))
+        rows.append(("  first batch with two workers, plan and start included", f"{figures[2]:.2f} s", "", ""))
+        rows.append(("  memory of a worker's own, MB", f"{figures[3]:.0f}", "", ""))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=1200)
+    parser.add_argument("--decoding", action="store_true", help="only decoded images per second")
     parser.add_argument("--json", type=Path, help="a file for the rows")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")  # webdataset's, about sharding
     torch.set_num_threads(1)  # as in a worker
-    rows: list[tuple[str, str, str, str]] = []
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "pictures"
         folder.mkdir()
         index = make_pictures(folder, options.images)
-        position = statistics.median(far_position() for _ in range(options.repeats))
-        rows.append(("a batch at position 3 x 10^8 of 10^9, order made anew", f"{position * 1000:.0f} ms", "", ""))
-        samples = index.records("train")
-        samples.keys()
-        result = in_turns({"a": lambda: read_ours(samples), "b": lambda: read_theirs(index)}, options.repeats)
-        rows.append(row("reading undecoded, one core, samples/s", result))
-        steps = max(1, index.num_samples(index.select("train")) // BATCH)
-        for workers, normalised in ((0, False), (0, True), (2, False)):
-            kind = "normalised" if normalised else "uint8, as the device gets them"
-            for side in (224, 96):
-                calls = {
-                    "a": partial(ours, index, side, steps, workers, normalised),
-                    "b": partial(theirs, index, side, workers),
-                }
-                text = f"decoded, cropped to {side}, {kind}, {'two workers' if workers else 'one core'}, images/s"
-                rows.append(row(text, in_turns(calls, options.repeats)))
-        held = epochs(index)
-        rows.append(("memory after each of 5 epochs, MB", ", ".join(f"{x:.0f}" for x in held), "", ""))
-        for count in (10, 100_000):
-            many = Path(name) / f"many{count}"
-            make_many(many, count, samples=70 if count == 10 else 4)
-            figures = [statistics.median(x) for x in zip(*(opened(many) for _ in range(3)), strict=True)]
-            rows.append((f"opening an index of {count:,} shards", f"{figures[0]:.2f} s", "", ""))
-            rows.append(("  memory that it takes, MB", f"{figures[1]:.0f}", "", ""))
-            rows.append(("  first batch with two workers, plan and start included", f"{figures[2]:.2f} s", "", ""))
-            rows.append(("  memory of a worker's own, MB", f"{figures[3]:.0f}", "", ""))
+        rows = decoding_rows(index, options.repeats)
+        if not options.decoding:
+            rows = [*start_rows(index, options.repeats), *rows, *memory_rows(index, Path(name))]
     print(f"load at start {load:.2f}, at the end {os.getloadavg()[0]:.2f}; medians of {options.repeats}\n")
     for cells in (("", "ours", "webdataset", "ratio"), ("---",) * 4, *rows):
         print("| " + " | ".join(cells) + " |")
@@ -315,7 +343,7 @@ def main() -> None:
         options.json.write_text(json.dumps([dict(zip(names, cells, strict=True)) for cells in rows], indent=1) + "\n")
 
 
-def row(text: str, result: dict[str, float]) -> tuple[str, str, str, str]:
+def row(text: str, result: dict[str, float]) -> Row:
     """A line of the table: ours against theirs."""
     return text, f"{result['a']:,.0f}", f"{result['b']:,.0f}", f"{result['a'] / result['b']:.2f}"
 
