@@ -79,6 +79,8 @@ def test_metrics_have_the_agreed_names_and_steps(run):
         "perf/img_per_s",
         "perf/data_wait",
         "perf/mfu",
+        "quality/cosine",
+        "quality/deviation",
     }
     assert series["val/loss"][0].tolist() == [0, 2, 4]
 
