@@ -409,7 +409,7 @@ H5 = {
     packed_zeros: "would become 536,870,912 in memory",
     not_written: "'a' is not stored in this file",
     deep: "is deeper than 40",
-    circle: "or inside itself",
+    circle: "group 'a/b' is deeper than 40, or inside itself",
     text: "not numbers",
     records: "not numbers",
     named_type: "not numbers",
