@@ -13,7 +13,7 @@ from torch import Tensor
 from mimsuite.models.exporting.check import Call, Opened
 from mimsuite.models.exporting.exported import MASK, Exported
 from mimsuite.models.exporting.others import files_of, open_ours
-from mimsuite.weights.source import DECODER, read_json
+from mimsuite.weights.source import read_json
 
 # How names of classes end -> the output that is compared.
 OUTPUTS = {"ForImageClassification": "logits", "ForMaskedImageModeling": "reconstruction"}
@@ -29,7 +29,8 @@ def write_hf(exported: Exported, folder: Path, preprocessor: str) -> bool:
 def open_hf(exported: Exported, folder: Path, part: str) -> Opened:
     """The folder, read by transformers if that is installed and has the class, else by this package."""
     name = str(read_json(folder / "config.json")["architectures"][0])
-    if (folder / DECODER).is_file() or not _runs_in_transformers(name, exported):
+    whole = name == type(exported.model).__name__  # not an encoder with a decoder beside, or one of another library
+    if not whole or not _runs_in_transformers(name, exported):
         return open_ours(exported, folder, part)
     import transformers
 
