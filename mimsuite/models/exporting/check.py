@@ -61,7 +61,8 @@ def compare(opened: Opened, exported: Exported, *, any_size: bool) -> Iterator[C
     height, width = exported.image_size
     down, across = exported.model.network().stride
     cases = [(batch, exported.image_size) for batch in BATCHES]
-    cases += [(BATCHES[-1], (height + 2 * down, width + across + 1))] * any_size  # and not of whole cells
+    odd = int(not exported.model.config.needs_whole_cells)
+    cases += [(BATCHES[-1], (height + 2 * down, width + across + odd))] * any_size
     for batch, size in cases:
         inputs = exported.example(batch, size)
         with torch.no_grad():
