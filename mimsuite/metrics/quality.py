@@ -17,14 +17,16 @@ class FeatureQuality:
     """Mean cosine and deviation of the features of each micro-batch; nothing waits for the device until `read`."""
 
     def __init__(self) -> None:
-        self._found: list[Tensor] = []
-        self._alike = 0
+        self._sum: Tensor | None = None
+        self._count = self._alike = 0
 
     @torch.no_grad()
     def add(self, features: Tensor) -> None:
         """Adds a micro-batch, `(B, D)`; one of a single image says nothing, nor does one that only counts FLOPs."""
         if len(features) > 1 and features.device.type != "meta":
-            self._found.append(torch.stack([mean_cosine(features), deviation(features)]))
+            found = torch.stack([mean_cosine(features), deviation(features)])
+            self._sum = found if self._sum is None else self._sum + found  # a list would grow where nobody reads
+            self._count += 1
 
     def read(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The metrics since the last call by name; none where nothing was added.
@@ -32,10 +34,10 @@ class FeatureQuality:
         Args:
             over_processes: the mean over them.
         """
-        if not self._found:
+        if self._sum is None:
             return {}
-        cosine, spread = over_processes(torch.stack(self._found).mean(0)).tolist()
-        self._found = []
+        cosine, spread = over_processes(self._sum / self._count).tolist()
+        self._sum, self._count = None, 0
         self._alike = self._alike + 1 if cosine > COLLAPSED else 0
         return {"quality/cosine": cosine, "quality/deviation": spread}
 

@@ -36,12 +36,14 @@ class RoundedCopy(nn.Module):
                 parameter.data = parameter.data.to(torch.bfloat16)
         pairs = list(zip(model.parameters(), self.module.parameters(), strict=True))
         self._all, self._trained = pairs, [(master, own) for master, own in pairs if own.requires_grad]
-        self._statistics = list(zip(running_statistics(model), running_statistics(self.module), strict=True))
+        self._both = (model, self.module)  # in a tuple, or the model would be a part of its copy
+        self._statistics = self._find_statistics()
         self.register_load_state_dict_pre_hook(_keep_own)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def load(self) -> None:
-        """Takes everything from the model, such as what a checkpoint has brought."""
+        """Takes everything from the model, such as what a checkpoint has brought; call it before the first step."""
+        self._statistics = self._find_statistics()  # a module that is moved to a device gets other buffers there
         for theirs, own in (*self._all, *self._statistics):
             own.copy_(theirs)
 
@@ -62,6 +64,10 @@ class RoundedCopy(nn.Module):
             theirs.copy_(statistics)
         for master in masters:
             master.grad = None
+
+    def _find_statistics(self) -> list[tuple[Tensor, Tensor]]:
+        model, own = map(running_statistics, self._both)
+        return list(zip(model, own, strict=True))
 
     def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """Nothing."""

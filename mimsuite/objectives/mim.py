@@ -74,10 +74,19 @@ class MIMObjective(Objective):
         self.quality.add(visible.detach())
         return poison_if_not_finite(self.penalties.added(loss, visible, self.micro_seed(batch_idx, rank=0)))
 
-    def on_train_start(self) -> None:
+    @property
+    def compares_images(self) -> bool:
+        """See `Objective`."""
+        return bool(self.penalties.named)
+
+    def check_micro_batches(self, count: int) -> None:
         """Refuses penalties on a whole batch where it comes in parts."""
+        self.penalties.check(count)
+
+    def on_train_start(self) -> None:
+        """Checks the number of micro-batches, which a trainer of one's own decides."""
         super().on_train_start()
-        self.penalties.check(self.trainer.accumulate_grad_batches)
+        self.check_micro_batches(self.trainer.accumulate_grad_batches)
 
     def training_metrics(self) -> dict[str, float]:
         """Whether the features of different images differ; a line where they do not."""

@@ -123,6 +123,14 @@ class Objective(LightningModule):
         return cast(Encoder, self.evaluated_model.encoder)
 
     @property
+    def compares_images(self) -> bool:
+        """Whether the loss compares the images of a batch, which must then come in one micro-batch per process."""
+        return False
+
+    def check_micro_batches(self, count: int) -> None:
+        """Refuses a number of micro-batches of a step that the loss cannot do with."""
+
+    @property
     def selection_metric(self) -> str | None:
         """Which of `last_metrics` is largest for the best weights; None where no metric says so."""
         return None

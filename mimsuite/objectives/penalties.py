@@ -27,18 +27,22 @@ class FeaturePenalties:
     uniformity: float
     sigreg: float
 
+    @property
+    def named(self) -> list[str]:
+        """Names of those that are asked for."""
+        return [name for name in PENALTIES if getattr(self, name)]
+
     def check(self, micro_batches: int) -> None:
         """Refuses a batch that comes in several micro-batches, as images of different ones are never compared.
 
         Raises:
             InputError: several, and a penalty is asked for.
         """
-        named = [name for name in PENALTIES if getattr(self, name)]
-        if named and micro_batches > 1:
+        if self.named and micro_batches > 1:
+            name = self.named[0]
             raise InputError(
-                f"objective.{named[0]}={getattr(self, named[0])} compares all images of a batch, which comes in "
-                f"{micro_batches} micro-batches; use micro_batch=BATCH/DEVICES, a smaller batch, or objective."
-                f"{named[0]}=0"
+                f"objective.{name}={getattr(self, name)} compares all images of a batch, which comes in "
+                f"{micro_batches} micro-batches; use micro_batch=BATCH/DEVICES, a smaller batch, or objective.{name}=0"
             )
 
     def added(self, loss: Tensor, features: Tensor, seed: int) -> Tensor:
@@ -49,14 +53,15 @@ class FeaturePenalties:
             features: `(B, D)` of this process's images.
             seed: of this step, the same in all processes.
         """
-        if not self.uniformity and not self.sigreg:
+        if not self.named:
             return loss
         features = over_processes(features)
-        if self.uniformity:
-            loss = loss + self.uniformity * uniformity(features)
-        if self.sigreg:
-            directions = draw_directions(features.shape[1], DIRECTIONS, seed)
-            loss = loss + self.sigreg * sigreg(features, directions)
+        with torch.autocast(features.device.type, enabled=False):  # or products would be rounded to bfloat16
+            if self.uniformity:
+                loss = loss + self.uniformity * uniformity(features)
+            if self.sigreg:
+                directions = draw_directions(features.shape[1], DIRECTIONS, seed)
+                loss = loss + self.sigreg * sigreg(features, directions)
         return loss
 
 

@@ -130,7 +130,8 @@ def train_on_blank(
     from mimsuite.runs.cluster import TeamEnvironment
 
     blank = data.blank(images, BLANK.get(objective.label_kind))
-    rounds = -(-ACCUMULATED * STEPS // len(blank))  # every sampler of masks has its turn
+    accumulated = 1 if objective.compares_images else ACCUMULATED
+    rounds = -(-accumulated * STEPS // len(blank))  # every sampler of masks has its turn
     batches = blank * rounds
     arguments = trainer_arguments(settings, compute)
     arguments |= {
@@ -138,8 +139,8 @@ def train_on_blank(
         "devices": [compute.team.rank % compute.team.local] if compute.device.accelerator == "gpu" else 1,
         "strategy": "auto",
         "plugins": [*arguments.get("plugins", ()), TeamEnvironment(Team(0, 1, 1))],
-        "max_steps": len(batches) // ACCUMULATED,
-        "accumulate_grad_batches": ACCUMULATED,
+        "max_steps": len(batches) // accumulated,
+        "accumulate_grad_batches": accumulated,
     }
     trainer = instantiate(settings.groups.trainer, settings.inputs.trusted, **(arguments | WITHOUT_OUTPUT))
     with without_known_warnings():

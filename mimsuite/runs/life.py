@@ -136,6 +136,8 @@ def train_here(settings: S, task: TrainingTask[S], run_team: Team, imports: floa
     torch.manual_seed(inputs.seed)
     with held_lines() as lines:  # every error in a value of a config shows here, before the folder is touched
         objective, data = task.make(settings, compute)
+        if not estimates_micro_batch(settings, compute):
+            objective.check_micro_batches(settings.budget.batch // (run_team.size * compute.micro_batch))
         cost = find_cost(objective, data, compute.device, compute.precision)
         config = dict(settings.config) | {"precision": compute.precision, "micro_batch": compute.micro_batch}
         config["trainer"] = dict(config["trainer"]) | {"compile": compute.compile}
@@ -284,12 +286,17 @@ def fit_to_memory(
         data: its loaders, which are told.
         store: what the processes share.
     """
-    if settings.inputs.micro_batch is not None or compute.device.accelerator != "gpu":
+    if not estimates_micro_batch(settings, compute):
         return compute
     batch, size = settings.budget.batch, compute.team.size
     limit = agree(find_limit(settings, compute, objective, data, batch // size), compute.team, store)
     data.micro_batch = fitted_micro_batch(None, batch, size, limit)
     return replace(compute, micro_batch=data.micro_batch)
+
+
+def estimates_micro_batch(settings: TrainingSettings, compute: Compute) -> bool:
+    """Whether `micro_batch` is an estimate until `fit_to_memory` has tried what fits."""
+    return settings.inputs.micro_batch is None and compute.device.accelerator == "gpu"
 
 
 def step_of(checkpoint: Path | None) -> int:

@@ -60,6 +60,20 @@ def check_penalties(cfg: DictConfig) -> None:
             raise InputError(f"objective.{name}={weight} is not a weight; use 0 for none, or 0.01, say")
 
 
+def check_compared(cfg: DictConfig, batch: int) -> None:
+    """Refuses a penalty, which compares images, where a batch has one image.
+
+    Raises:
+        InputError: `batch` is 1, and a penalty is asked for.
+    """
+    asked = [name for name in PENALTIES if OmegaConf.select(cfg, f"objective.{name}", default=0)]
+    if asked and batch < 2:
+        raise InputError(
+            f"objective.{asked[0]}={read(cfg, f'objective.{asked[0]}')} compares the images of a batch, and batch=1 "
+            f"has one; use batch=2 or more, or objective.{asked[0]}=0"
+        )
+
+
 def check_dropping(config: EncoderConfig, head: str) -> None:
     """Checks that an encoder can drop hidden patches, and that the head can fill their places.
 

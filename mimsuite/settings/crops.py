@@ -9,6 +9,7 @@ from mimsuite.settings.objects import Objects
 from mimsuite.settings.read import read, read_choice
 from mimsuite.words import CROP_DEVICES
 
+OFF = {"rand_augment": None, "erasing": 0}  # what the loader alone can do, and the value for not doing it
 OF_THE_LOADER = ("device",)  # keys of the group augment that are read, not handed on
 
 
@@ -21,7 +22,7 @@ def read_crops_on_device(cfg: DictConfig, objects: Objects) -> bool:
     augment = cfg.get("augment") or {}
     if "device" not in augment or read_choice(cfg, "augment.device", CROP_DEVICES) == "cpu":
         return False
-    more = [f"augment.{key}={read(cfg, f'augment.{key}')}" for key in ("rand_augment", "erasing") if augment.get(key)]
+    more = [f"augment.{key}={read(cfg, f'augment.{key}')}" for key, off in OFF.items() if augment.get(key, off) != off]
     more += ["an augmentation of your own"] if objects.augment is not None else []
     if more:
         raise InputError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from mimsuite.settings.budget import read_budget
-from mimsuite.settings.combinations import check_combination, hidden_range, mask_cell
+from mimsuite.settings.combinations import check_combination, check_compared, hidden_range, mask_cell
 from mimsuite.settings.geometry import read_masked_geometry
 from mimsuite.settings.model import found_out, masked_config, read_model
 from mimsuite.settings.objects import NO_OBJECTS, Objects
@@ -69,6 +69,7 @@ def read_pretrain(
     config = read_model(cfg, *model, image_size=geometry.image_size, channels=geometry.channels)
     config = masked_config(config, cfg, inputs.weights, inputs.given)
     budget = read_budget(cfg, index.num_samples(index.select("train")), inputs.processes)
+    check_compared(cfg, budget.batch)
     probe = read_online_probe(cfg, index, budget.steps * budget.batch)
     decided = {"mask.unit": geometry.mask_unit} | ({} if probe is None else probe.resolved)
     cfg = written_back(with_values(cfg, decided), inputs, geometry, budget)

@@ -230,6 +230,7 @@ class OwnCrop:
             {"augment.rand_augment": {"layers": 2}},
             r"leave out augment\.rand_augment=\{'layers': 2\};",
         ),
+        ("finetune", {"augment.rand_augment": {}}, r"leave out augment\.rand_augment=\{\};"),
         ("pretrain", {"augment": OwnCrop()}, r"would leave out an augmentation of your own; use augment\.device=cpu"),
     ],
 )
@@ -240,9 +241,18 @@ def test_what_the_device_cannot_do_is_refused_by_name(task, changes, words, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_an_augmentation_that_may_do_more_is_refused(index):
-    with pytest.raises(InputError, match=r"with interpolation and mirrors\(generator\), which Own"):
-        module(index, True, transform=OwnCrop())
+class BrighterCrop(RandomResizedCrop):
+    """Inherits what the device needs, and does more."""
+
+    def __call__(self, pixels, generator):
+        return super().__call__(pixels, generator) + 1
+
+
+@pytest.mark.parametrize("crop", [OwnCrop(), BrighterCrop(SIZE)], ids=lambda crop: type(crop).__name__)
+def test_an_augmentation_that_may_do_more_is_refused(crop, index):
+    name = type(crop).__name__
+    with pytest.raises(InputError, match=rf"with interpolation and mirrors\(generator\), which {name}"):
+        module(index, True, transform=crop)
 
 
 class Streams:

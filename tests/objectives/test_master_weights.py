@@ -139,6 +139,18 @@ def test_steps_too_small_for_bfloat16_add_up():
     assert rounded.module.weight.item() < 1
 
 
+def test_running_statistics_follow_on_another_device():
+    run = Run("adamw")
+    run.both._apply(torch.clone)  # as by `to("cuda")`, parameters stay the same objects, and buffers do not
+    run.guard = StepGuard(run.both)
+    run.net[1].running_mean.fill_(3)
+    run.rounded.load()
+    assert run.rounded.module[1].running_mean[0] == 3
+    run.step(1)
+    assert run.net[1].num_batches_tracked == 1
+    assert_equal(dict(run.net.named_buffers()), dict(run.rounded.module.named_buffers()))
+
+
 def test_gradients_of_micro_batches_are_summed_in_float32():
     net = nn.Linear(1, 1, bias=False)
     rounded = RoundedCopy(net)

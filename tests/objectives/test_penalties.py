@@ -8,8 +8,9 @@ import torch
 from processes import FORKED
 from test_objective import batch, masked
 
+from mimsuite import api
 from mimsuite.errors import InputError
-from mimsuite.masked.quality import uniformity
+from mimsuite.masked.quality import mean_cosine, uniformity
 from mimsuite.metrics.quality import PATIENCE, FeatureQuality
 from mimsuite.objectives.penalties import FeaturePenalties
 
@@ -63,6 +64,27 @@ def test_the_penalty_is_added_to_the_masked_loss():
     assert masked(sigreg=0.1).training_step(batch(), 0).detach() > loss
 
 
+def test_mixed_precision_rounds_no_product_of_features():
+    h, penalties = features().float(), FeaturePenalties(0.3, 0.2)
+    alone = penalties.added(torch.zeros(()), h, seed=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(penalties.added(torch.zeros(()), h, seed=3), alone)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"batch": 1, "objective.sigreg": 0.1}, "objective.sigreg=0.1 compares the images of a batch, and batch=1 has"),
+        ({"micro_batch": 2, "objective.uniformity": 0.1}, "comes in 2 micro-batches; use micro_batch=BATCH/DEVICES"),
+    ],
+)
+def test_batches_in_which_images_cannot_be_compared_are_refused_before_a_folder_is_made(keys, words, tmp_path):
+    given = {"out": str(tmp_path / "out"), "model": "vit_nano", "image_size": 32, "steps": 2, "batch": 4, "workers": 0}
+    with pytest.raises(InputError, match=words):
+        api.call("pretrain", given | keys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_batch_in_parts_is_refused():
     FeaturePenalties(0, 0).check(4)
     FeaturePenalties(0.1, 0).check(1)
@@ -91,6 +113,16 @@ def test_features_that_stay_alike_are_warned_of_once(caplog):
     assert len(warned) == 1
     assert found["quality/cosine"] > 0.99
     assert found["quality/deviation"] < 0.1
+
+
+def test_batches_that_nobody_asks_about_are_not_kept():
+    quality = FeatureQuality()
+    for number in range(3):
+        quality.add(torch.eye(4) + number)
+    assert sum(isinstance(value, torch.Tensor) for value in vars(quality).values()) == 1
+    assert not any(isinstance(value, list) for value in vars(quality).values())
+    three = quality.read(lambda values: values)["quality/cosine"]
+    assert three == pytest.approx(sum(float(mean_cosine(torch.eye(4) + number)) for number in range(3)) / 3, rel=1e-6)
 
 
 def test_single_images_and_counted_flops_say_nothing():

@@ -147,6 +147,13 @@ def test_all_processes_take_the_smallest_limit():
     assert agree(64, Team(0, 1, 1), None) == 64
 
 
+def test_a_try_of_a_loss_that_compares_images_has_them_in_one_micro_batch():
+    settings = settings_of(**{"objective.uniformity": 0.1, "objective": "mae", "mask.ratio": [0.5, 0.75]})
+    compute, objective, data = made(settings)
+    train_on_blank(settings, compute, objective, data, 3)
+    assert objective.trainer.global_step == 2
+
+
 @pytest.mark.parametrize(
     "keys", [{"mask.ratio": [0.5, 0.75], "objective": "mae"}, {"model": "cvt_nano", "image_size": 64}]
 )

@@ -52,10 +52,10 @@ class DeferredCrop:
         Raises:
             InputError: one that may do more than crop and mirror.
         """
-        if not isinstance(crop, PlainCrop):
+        if not isinstance(crop, PlainCrop) or not issubclass(_definer(crop, "mirrors"), _definer(crop, "__call__")):
             raise InputError(
                 f"augment.device=gpu needs an augmentation with interpolation and mirrors(generator), which "
-                f"{type(crop).__name__} does not have; use augment.device=cpu"
+                f"{type(crop).__name__} does not have for its own __call__; use augment.device=cpu"
             )
         self._crop, self.size = crop, crop.size
         self.canvas = (_MOST * crop.size[0], _MOST * crop.size[1])
@@ -86,6 +86,11 @@ class DeferredCrop:
         with torch.autocast(canvases.device.type, enabled=False):
             parts = zip(torch.split(canvases, _CHUNK), torch.split(windows, _CHUNK), strict=True)
             return torch.cat([_make(*part, self.size, self._crop.interpolation) for part in parts])
+
+
+def _definer(thing: object, method: str) -> type:
+    """The class that a method comes from: a subclass with another `__call__` does more than what it inherits says."""
+    return next(cls for cls in type(thing).__mro__ if method in vars(cls))
 
 
 def on_canvases(boxes: Sequence[Tensor], mirrored: Sequence[bool]) -> tuple[Tensor, Tensor]:
