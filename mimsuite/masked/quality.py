@@ -86,7 +86,10 @@ def sigreg(features: Tensor, directions: Tensor) -> Tensor:
     return ((error * wanted * weights).sum(-1) * len(features)).mean()
 
 
-def draw_directions(width: int, count: int, seed: int) -> Tensor:
-    """Random directions, `(width, count)` float32 of length 1; the same for the same seed in every process."""
-    drawn = torch.randn(width, count, generator=torch.Generator().manual_seed(seed))
-    return F.normalize(drawn, dim=0)
+def draw_directions(width: int, count: int, seed: int, device: torch.device) -> Tensor:
+    """Random directions, `(width, count)` float32 of length 1; the same for the same seed in every process.
+
+    They are drawn on the host; nobody waits for the copy to a GPU.
+    """
+    drawn = F.normalize(torch.randn(width, count, generator=torch.Generator().manual_seed(seed)), dim=0)
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

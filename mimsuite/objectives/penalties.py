@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,13 +58,18 @@ class FeaturePenalties:
         if not self.named:
             return loss
         features = over_processes(features)
-        with torch.autocast(features.device.type, enabled=False):  # or products would be rounded to bfloat16
+        with without_autocast(features.device.type):
             if self.uniformity:
                 loss = loss + self.uniformity * uniformity(features)
             if self.sigreg:
-                directions = draw_directions(features.shape[1], DIRECTIONS, seed)
+                directions = draw_directions(features.shape[1], DIRECTIONS, seed, features.device)
                 loss = loss + self.sigreg * sigreg(features, directions)
         return loss
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Where products of float32 are not rounded to bfloat16; torch's meta device knows no autocast."""
+    return contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def over_processes(features: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from mimsuite.masked.quality import deviation, draw_directions, mean_cosine, sigreg, uniformity, visible_mean
 from mimsuite.types import FeatureMap
 
+CPU = torch.device("cpu")
+
 
 def features(count=6, width=8):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -46,7 +48,7 @@ def test_features_that_are_alike_have_cosine_one_and_no_deviation():
 
 
 def test_sigreg_is_small_for_normal_features_and_large_for_others():
-    normal, directions = features(2048, 8), draw_directions(8, 64, seed=1).double()
+    normal, directions = features(2048, 8), draw_directions(8, 64, 1, CPU).double()
     assert float(sigreg(normal, directions)) < 2
     assert float(sigreg(normal * 0 + 1, directions)) > 100
     assert float(sigreg(normal * 3, directions)) > 100
@@ -64,6 +66,14 @@ def test_sigreg_is_the_integral_of_the_squared_distance():
 
 
 def test_directions_follow_from_the_seed():
-    assert torch.equal(draw_directions(4, 3, 7), draw_directions(4, 3, 7))
-    assert not torch.equal(draw_directions(4, 3, 7), draw_directions(4, 3, 8))
-    assert torch.allclose(draw_directions(4, 3, 7).norm(dim=0), torch.ones(3))
+    assert torch.equal(draw_directions(4, 3, 7, CPU), draw_directions(4, 3, 7, CPU))
+    assert not torch.equal(draw_directions(4, 3, 7, CPU), draw_directions(4, 3, 8, CPU))
+    assert torch.allclose(draw_directions(4, 3, 7, CPU).norm(dim=0), torch.ones(3))
+
+
+def test_nobody_waits_for_the_copy_of_directions_to_a_gpu(monkeypatch):
+    steps, wanted = [], draw_directions(4, 3, 7, CPU)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: steps.append("page-locked") or x)
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, place, non_blocking=False: steps.append(non_blocking) or x)
+    assert torch.equal(draw_directions(4, 3, 7, torch.device("cuda")), wanted)
+    assert steps == ["page-locked", True]

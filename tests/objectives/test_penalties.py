@@ -12,6 +12,7 @@ from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.masked.quality import mean_cosine, uniformity
 from mimsuite.metrics.quality import PATIENCE, FeatureQuality
+from mimsuite.objectives.flops import training_flops
 from mimsuite.objectives.penalties import FeaturePenalties
 
 
@@ -83,6 +84,11 @@ def test_batches_in_which_images_cannot_be_compared_are_refused_before_a_folder_
     with pytest.raises(InputError, match=words):
         api.call("pretrain", given | keys)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_flops_of_a_penalty_are_counted():
+    plain, penalised = (training_flops(masked(**keys), [batch()]) for keys in ({}, {"uniformity": 0.1, "sigreg": 0.1}))
+    assert penalised > plain
 
 
 def test_a_batch_in_parts_is_refused():
