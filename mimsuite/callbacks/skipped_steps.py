@@ -59,8 +59,19 @@ class SkippedSteps(Callback):
             log.info("step %d skipped: float16 overflowed; the factor on the loss is halved", step)
             return
         self._asked.append(_Step(step, self._ids, Answer(cast(Objective, pl_module).skipped)))
-        late = 0 if step == trainer.max_steps else late_steps(pl_module.device)
-        while len(self._asked) > late:
+        self._read(trainer, 0 if step == trainer.max_steps else late_steps(pl_module.device))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the last steps of a run that ends before its time.
+
+        Raises:
+            RunError: the third in a row.
+        """
+        self._read(trainer, 0)
+
+    def _read(self, trainer: Trainer, left: int) -> None:
+        """Reads all answers but the youngest `left`."""
+        while len(self._asked) > left:
             self._judge(self._asked.popleft(), trainer.global_rank)
 
     def _judge(self, done: _Step, rank: int) -> None:

@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from lightning import Callback
 from torch import nn
 
 from mimsuite import api
+from mimsuite.callbacks import skipped_steps
 from mimsuite.errors import RunError
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.objectives.clipping import clip_gradients, poison_if_not_finite
@@ -49,12 +51,13 @@ def test_finite_gradients_are_clipped():
 
 def broken(monkeypatch, calls, value=math.nan):
     """Makes the training loss of these calls, counted from 1, another value; on meta, FLOPs are counted."""
-    right, count = ForMaskedImageModeling.masked_loss, iter(range(1, 1000))
-    monkeypatch.setattr(
-        ForMaskedImageModeling,
-        "masked_loss",
-        lambda *arguments: right(*arguments) * (value if not arguments[1].is_meta and next(count) in calls else 1),
-    )
+    right, count = ForMaskedImageModeling.masked_pass, iter(range(1, 1000))
+
+    def masked_pass(*arguments):
+        loss, features = right(*arguments)
+        return loss * (value if not arguments[1].is_meta and next(count) in calls else 1), features
+
+    monkeypatch.setattr(ForMaskedImageModeling, "masked_pass", masked_pass)
 
 
 def lines(out):
@@ -92,3 +95,18 @@ def test_three_in_a_row_stop_with_the_weights_from_before(monkeypatch, tmp_path)
     assert [row["step"] for row in lines(out)] == [3, 4, 5]
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
     assert {state["step"].item() for state in saved["optimizer_states"][0]["state"].values()} == {2}
+
+
+class EndsAfter(Callback):
+    """Ends a run early, as EarlyStopping does."""
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step == 4
+
+
+@pytest.mark.slow
+def test_answers_that_were_not_read_yet_are_read_when_a_run_ends_early(monkeypatch, tmp_path):
+    monkeypatch.setattr(skipped_steps, "late_steps", lambda device: 4)  # as on a GPU
+    broken(monkeypatch, {2, 4})
+    api.call("pretrain", {"out": str(tmp_path / "out"), "steps": 9, "callbacks": [EndsAfter()], **KEYS})
+    assert [row["step"] for row in lines(tmp_path / "out")] == [2, 4]

@@ -74,7 +74,7 @@ def test_steps_that_overflow_are_skipped_and_not_counted_as_diverged(huge_factor
 
 def test_a_resumed_run_has_the_factor_and_goes_on_to_the_bit(huge_factor, monkeypatch, tmp_path):
     pretrain(tmp_path / "whole", precision="16-mixed", steps=8)
-    right, calls = ForMaskedImageModeling.masked_loss, iter(range(1, 100))
+    right, calls = ForMaskedImageModeling.masked_pass, iter(range(1, 100))
 
     def broken(*arguments):
         if not arguments[1].is_meta and next(calls) == 7:  # on meta, the FLOPs of a step are counted
@@ -82,7 +82,7 @@ def test_a_resumed_run_has_the_factor_and_goes_on_to_the_bit(huge_factor, monkey
         return right(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ForMaskedImageModeling, "masked_loss", broken)
+        patch.setattr(ForMaskedImageModeling, "masked_pass", broken)
         with pytest.raises(RunError, match="checkpoint of step 6 is whole"):
             pretrain(tmp_path / "out", precision="16-mixed", steps=8)
     api.call("pretrain", {"out": str(tmp_path / "out"), "resume": True})
@@ -91,12 +91,13 @@ def test_a_resumed_run_has_the_factor_and_goes_on_to_the_bit(huge_factor, monkey
 
 
 def test_a_loss_that_is_not_finite_still_counts(monkeypatch, tmp_path):
-    right, calls = ForMaskedImageModeling.masked_loss, iter(range(1, 100))
+    right, calls = ForMaskedImageModeling.masked_pass, iter(range(1, 100))
     wrong = {3, 4, 5}
-    monkeypatch.setattr(
-        ForMaskedImageModeling,
-        "masked_loss",
-        lambda *arguments: right(*arguments) * (math.nan if not arguments[1].is_meta and next(calls) in wrong else 1),
-    )
+
+    def masked_pass(*arguments):
+        loss, features = right(*arguments)
+        return loss * (math.nan if not arguments[1].is_meta and next(calls) in wrong else 1), features
+
+    monkeypatch.setattr(ForMaskedImageModeling, "masked_pass", masked_pass)
     with pytest.raises(RunError, match="not finite in 3 steps in a row, up to step 5"):
         pretrain(tmp_path / "out", precision="16-mixed", steps=9)
