@@ -77,5 +77,11 @@ PROBE_NORMS: tuple[Norm, ...] = get_args(Norm)
 ProbeOptimizer = Literal["newton", "sgd", "lars"]
 PROBE_OPTIMIZERS: tuple[ProbeOptimizer, ...] = get_args(ProbeOptimizer)
 DEPTHS = ("last", "middle", "quarters", "all")
+RUN_STATUSES = ("running", "done", "interrupted", "diverged", "failed", "damaged")  # as `mimsuite runs` tells them
+RUN_TASKS = ("pretrain", "finetune", "probe", "evaluate")  # tasks that write run folders
+RUN_ORDERS = ("updated", "name", "task", "model", "status", "steps", "hours")  # `mimsuite runs sort=`
+SKIPPED_IN_A_ROW = 3  # steps without update that end a run
+LARGER_IS_BETTER = ("top1", "top5", "map", "r2", "psnr", "rankme", "img_per_s", "mfu")  # metrics, without their split
+SMALLER_IS_BETTER = ("loss", "mae", "cosine", "data_wait")
 EXPORT_TARGETS = ("hf", "timm", "jax", "keras", "flax", "onnx", "pt2")  # formats that `mimsuite export` writes
 EXPORT_PARTS = ("encoder", "all")

@@ -17,7 +17,7 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.samplers import RandomMask
 from mimsuite.models import AutoModelForMaskedImageModeling
 from mimsuite.objectives.groups import param_groups
-from mimsuite.tasks.models import model_node
+from mimsuite.settings.models import model_node
 
 FILE = Path(__file__).with_name("golden_losses.json")
 MODELS = ["vit_nano", "cvt_nano", "bit_nano"]

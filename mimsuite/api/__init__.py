@@ -11,6 +11,8 @@ from mimsuite.api.tasks import embed, evaluate, export, predict, probe, reconstr
 from mimsuite.api.training import bench, finetune, pretrain
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from mimsuite.data.datamodule import ImageData
@@ -29,6 +31,7 @@ __all__ = [
     "finetune",
     "inspect",
     "list_models",
+    "list_runs",
     "load",
     "pack",
     "plot",
@@ -89,6 +92,34 @@ def list_models(
     """
     values = {"name": name, "image_size": image_size, "channels": channels}
     rows: list[dict[str, Any]] = compose_and("model_rows", "models", values)
+    return rows
+
+
+def list_runs(
+    *,
+    path: str | Path | None = None,
+    sort: str | None = None,
+    best: str | None = None,
+    task: str | Sequence[str] | None = None,
+    status: str | Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """One row per run below a folder, the newest first: what it is, its state, steps, metrics, hours. Prints nothing.
+
+    Keys of a row: name, folder, task, status, model, init, data, loss, steps, of (steps planned), hours, updated (local
+    time), metrics (the last value of each), problem (what is damaged, else None). What is not known is None.
+
+    Args:
+        path: folder with runs at any depth (default: runs).
+        sort: updated, name, task, model, status, steps or hours (default: updated).
+        best: a metric such as probe/top1: runs that have it, the best first.
+        task: pretrain, finetune, probe, evaluate, or a list of them (default: all).
+        status: running, done, interrupted, diverged, failed, damaged, or a list of them (default: all).
+
+    Raises:
+        InputError: a folder that does not exist, an unknown word, a metric that no run has or that names no quality.
+    """
+    values = {"path": path, "sort": sort, "best": best, "task": task, "status": status}
+    rows: list[dict[str, Any]] = compose_and("run_rows", "runs", values)
     return rows
 
 

@@ -15,7 +15,7 @@ from mimsuite.callbacks.context import RunContext
 from mimsuite.data.storage import OptionalWrites
 from mimsuite.errors import RunError
 from mimsuite.objectives.objective import Objective
-from mimsuite.objectives.skipping import IN_A_ROW
+from mimsuite.words import SKIPPED_IN_A_ROW
 
 log = logging.getLogger("mimsuite")
 
@@ -85,9 +85,9 @@ class SkippedSteps(Callback):
         log.warning(
             "step %d skipped: loss or gradient is not finite; its samples are in skipped_steps.jsonl", done.number
         )
-        if self._row == IN_A_ROW:
+        if self._row == SKIPPED_IN_A_ROW:
             raise RunError(
-                f"loss or gradient was not finite in {IN_A_ROW} steps in a row, up to step {done.number}; the "
+                f"loss or gradient was not finite in {SKIPPED_IN_A_ROW} steps in a row, up to step {done.number}; the "
                 "checkpoint has the weights from before them; look at the samples in skipped_steps.jsonl, or use a "
                 "smaller lr"
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-IN_A_ROW = 3  # steps without update that end a run
+from mimsuite.words import SKIPPED_IN_A_ROW
 
 
 class StepGuard:
@@ -48,7 +48,7 @@ class StepGuard:
         """
         if self._row is None:
             self._row = torch.zeros((), dtype=torch.int32, device=norm.device)
-        goes_on = (0 * norm == 0) & (self._row < IN_A_ROW)  # as `isfinite`, in half as many operators
+        goes_on = (0 * norm == 0) & (self._row < SKIPPED_IN_A_ROW)  # as `isfinite`, in half as many operators
         if counts:
             self._row = torch.where(goes_on, 0, self._row + 1)
         self.skipped = goes_on.logical_not()

@@ -11,7 +11,11 @@ import contextlib
 import fcntl
 import logging
 import logging.handlers
+import os
 import shutil
+import struct
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +36,11 @@ log = logging.getLogger("mimsuite")
 PICTURES = "pictures"
 
 _claimed: set[Path] = set()  # folders that runs of this process hold
+_looking = threading.Lock()  # closing a lock's file, even one that was only looked at, would give back its lock
+
+# C's `struct flock`: here its type and whence, start, length, process; of macOS in another order.
+_FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi"
+_TYPE = 3 if sys.platform == "darwin" else 0
 
 
 @contextlib.contextmanager
@@ -82,14 +91,15 @@ class RunFolder:
         busy = InputError(f"out={self.path} is in use by another run; use another out= or wait for it")
         if self.path.resolve() in _claimed:  # the lock itself is of the whole process
             raise busy
-        handle = (self.path / ".lock").open("a")
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited: loader workers may outlive a kill
-        except (BlockingIOError, PermissionError):
-            handle.close()
-            raise busy from None
-        _claimed.add(self.path.resolve())
-        return handle
+        with _looking:
+            handle = (self.path / ".lock").open("a")
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited: loader workers may outlive a kill
+            except (BlockingIOError, PermissionError):
+                handle.close()
+                raise busy from None
+            _claimed.add(self.path.resolve())
+            return handle
 
     def _clear(self) -> None:
         for name in (*RUN_NAMES, *sorted(LEFT_BY_A_KILL - {".lock"})):
@@ -167,6 +177,31 @@ class RunFolder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a run holds a folder now, of this process or of another one, which may be on another machine.
+
+    The lock is asked for and never taken, so that no run that starts at this moment finds its folder in use. A killed
+    process holds nothing.
+
+    Raises:
+        OSError: the lock cannot be read.
+    """
+    with _looking:
+        if folder.resolve() in _claimed:
+            return True
+        try:
+            handle = os.open(folder / ".lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            asked = [0] * 5
+            asked[_TYPE] = fcntl.F_RDLCK
+            answer = fcntl.fcntl(handle, fcntl.F_GETLK, struct.pack(_FLOCK, *asked))
+        finally:
+            os.close(handle)
+    return bool(struct.unpack(_FLOCK, answer)[_TYPE] != fcntl.F_UNLCK)
 
 
 class RunLog(logging.Handler):

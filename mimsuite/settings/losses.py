@@ -42,7 +42,12 @@ def name_losses(folders: Mapping[str, Path], metrics: Mapping[str, Collection[st
 
 def name_loss(folder: Path, metrics: Collection[str]) -> str:
     """The loss of a run in words; nothing where neither its config nor its metrics say it."""
-    objective = read_run_config(folder).get("objective", {})
+    return describe_loss(read_run_config(folder), metrics)
+
+
+def describe_loss(config: Mapping[str, Any], metrics: Collection[str]) -> str:
+    """As `name_loss`, of a config that is read already."""
+    objective = config.get("objective", {})
     loss, target = (objective.get(key) if isinstance(objective, Mapping) else None for key in ("loss", "target"))
     if loss in LOSS_WORDS:
         return f"{LOSS_WORDS[loss]} of {TARGET_WORDS.get(str(target), TARGET_WORDS['pixels'])}"

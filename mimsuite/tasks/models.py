@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.config.instantiate import instantiate
 from mimsuite.runs.console import log_to_console
-from mimsuite.settings.models import read_models
+from mimsuite.settings.models import model_node, read_models
 from mimsuite.settings.read import read_size
 from mimsuite.settings.resolve import with_values
 
@@ -75,16 +75,6 @@ def model_row(file: Path, image_size: tuple[int, int] | None, channels: int) -> 
         "stride": "x".join(map(str, model.encoder.stride)),
         "grid": "x".join(map(str, grid)),
     }
-
-
-def model_node(file: Path) -> DictConfig:
-    """A model's YAML with the one that its defaults list names, as Hydra would compose them."""
-    node = OmegaConf.load(file)
-    assert isinstance(node, DictConfig)
-    parents = [name for name in node.pop("defaults", []) if name != "_self_"]
-    for name in parents:
-        node = DictConfig(OmegaConf.merge(model_node(file.with_name(f"{name}.yaml")), node))
-    return node
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ BASE = {
     "pack": ["src=photos", "out=shards"],
     "inspect": ["out=looks"],
     "models": [],
+    "runs": [f"path={Path(__file__).parent}"],
     "bench": [value for value in SMALL if not value.startswith(("out", "steps"))],
     "doctor": [],
     "demo": ["out=demo"],
@@ -172,9 +173,9 @@ def test_an_empty_path_is_an_unset_variable_and_refused(task):
 
 
 NEEDED = [
-    *(("out", task) for task in TASKS if task not in ("models", "bench", "doctor")),
+    *(("out", task) for task in TASKS if task not in ("models", "runs", "bench", "doctor")),
     *(("init", task) for task in ("probe", "evaluate", "predict", "embed", "export", "reconstruct")),
-    *(("src", "pack"), ("runs", "plot"), ("labels", "pack")),
+    *(("src", "pack"), ("runs", "plot"), ("path", "runs"), ("labels", "pack")),
 ]
 
 

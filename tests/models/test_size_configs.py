@@ -8,7 +8,7 @@ from mimsuite import api
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
 from mimsuite.models import AutoModel, AutoModelForImageClassification, CvtForImageClassification
-from mimsuite.tasks.models import model_node
+from mimsuite.settings.models import model_node
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import torch
 
 from mimsuite.config.instantiate import instantiate
 from mimsuite.models import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
-from mimsuite.tasks.models import model_node
+from mimsuite.settings.models import model_node
 
 SIZES = {
     "tiny": (192, 12, 3, 768),
