@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mimsuite.errors import InputError
-from mimsuite.models import AutoModel, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
+from mimsuite.models import AutoModel, ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
 from mimsuite.models.load import load_model
 from mimsuite.weights.containers.msgpack_file import open_msgpack
 from mimsuite.weights.containers.recognised import open_file
@@ -698,6 +698,42 @@ def test_a_folder_for_timm_is_read_back_bit_by_bit(tmp_path, options):
     assert back.config.id2label == model.config.id2label
     with torch.no_grad():
         assert torch.equal(back.eval()(pixels()).logits, model(pixels()).logits)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_size": (8, 12), "patch_size": 2},  # 24 patches: with the class token as many as a square has
+        {"image_size": (16, 4), "patch_size": 2},  # a square number of patches
+        {"hidden_act": "gelu_pytorch_tanh"},
+        {"hidden_act": "quick_gelu"},
+        {"hidden_act": "relu"},
+    ],
+)
+def test_a_folder_of_timm_says_the_size_and_the_activation(tmp_path, options):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"image_size": 8, "patch_size": 4, "layer_norm_eps": 1e-6}
+    model = ViTForImageClassification(ViTConfig(**(sizes | options)))
+    timm_vit.write(tmp_path / "timm", model.state_dict(), model.config.to_dict(), {})
+    back = load_model(find_weights(str(tmp_path / "timm")))
+    same_file(back.state_dict(), model.state_dict())
+    assert (back.config.fixed_size, back.config.hidden_act) == (model.config.fixed_size, model.config.hidden_act)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"architecture": "vit_base_patch16_rpn_224"}, "norms behind attention and MLP"),
+        ({"model_args": {"act_layer": "mish"}}, "act_layer=mish; known are gelu, "),
+    ],
+)
+def test_a_folder_of_timm_with_the_names_of_another_network_is_refused(tmp_path, change, reason):
+    _, folder = timm_folder(tmp_path)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(InputError, match=reason) as error:
+        find_weights(str(folder))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from mimsuite.weights.formats.mapping import Table
 CLASSES = {"vit": "ViT", "cvt": "Cvt", "bit": "Bit"}
 
 
-def vit_sizes(found: Found, table: Table, *, eps: float, heads: int | None = None) -> dict[str, Any]:
+def vit_sizes(
+    found: Found, table: Table, *, eps: float, heads: int | None = None, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Sizes of a Vision Transformer.
 
     Args:
@@ -19,6 +21,7 @@ def vit_sizes(found: Found, table: Table, *, eps: float, heads: int | None = Non
         table: of the format.
         eps: of the LayerNorms.
         heads: of a block; None: as in published networks of this width.
+        size: `(H, W)` of the images, which counts where as many positions are there; else they are a square.
 
     Raises:
         InputError: patches that are not a square, or heads that are not known.
@@ -53,8 +56,13 @@ def vit_sizes(found: Found, table: Table, *, eps: float, heads: int | None = Non
     if "pooler.dense.weight" in shapes:
         made["pooler_output_size"] = shapes["pooler.dense.weight"][0]
     if "embeddings.position_embeddings" in shapes:
-        grid = square(found, shapes["embeddings.position_embeddings"][1], int(class_token))
-        made["image_size"] = grid * down if down == across else [grid * down, grid * across]
+        places = shapes["embeddings.position_embeddings"][1]
+        cells = (size[0] // down) * (size[1] // across) if size is not None else 0
+        if size is not None and places in (cells, cells + int(class_token)):
+            made["image_size"] = size[0] if size[0] == size[1] else list(size)
+        else:
+            grid = square(found, places, int(class_token))
+            made["image_size"] = grid * down if down == across else [grid * down, grid * across]
     return with_classifier(made, shapes)
 
 

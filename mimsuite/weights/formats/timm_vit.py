@@ -11,7 +11,7 @@ from mimsuite.errors import InputError
 from mimsuite.weights.formats.format import Format, Found, write_as
 from mimsuite.weights.formats.mapping import POSITIONS, THIRDS, TOKEN, Rule, Table, both
 from mimsuite.weights.formats.sizes import vit_sizes
-from mimsuite.weights.formats.timm_folder import labels_of, preprocessing_of, write_folder
+from mimsuite.weights.formats.timm_folder import about, labels_of, preprocessing_of, write_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,15 @@ RENAMED = (
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
     (re.compile(r"\.gamma_(\d)$"), r".ls\1.gamma"),  # of DeiT-III
 )
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+# Ours -> theirs; of those with the same name there the first is what it becomes here.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 
 def is_timm(found: Found) -> bool:
@@ -95,11 +103,28 @@ def config(found: Found) -> dict[str, Any]:
     check(found)
     given = found.config.get("model_args")
     given = given if isinstance(given, Mapping) else {}
+    if "_rpn_" in (name := str(found.config.get("architecture"))):
+        raise found.refuse(TITLE, f"but with norms behind attention and MLP ({name}), which mimsuite does not have")
     heads = given.get("num_heads")
-    made = vit_sizes(found, TABLE, eps=1e-6, heads=heads if isinstance(heads, int) else None)
+    made = vit_sizes(found, TABLE, eps=1e-6, heads=heads if isinstance(heads, int) else None, size=size_of(found))
+    if (act := given.get("act_layer", "gelu_tanh" if "so400m" in name else None)) is not None:
+        known = [ours for ours, theirs in ACTIVATIONS.items() if theirs == act]
+        if not known:
+            raise found.refuse(TITLE, f"but with act_layer={act}; known are {', '.join(dict.fromkeys(ACTIVATIONS.values()))}")
+        made["hidden_act"] = known[0]
     if found.config.get("global_pool", given.get("global_pool")) == "avg":
         made["classifier_pool"] = "mean"
     return made | labels_of(found, made.get("num_labels"))
+
+
+def size_of(found: Found) -> tuple[int, int] | None:
+    """`(H, W)` of the images, as timm's `config.json` has it; None where it does not, or makes no sense."""
+    given = found.config.get("model_args")
+    size = given.get("img_size") if isinstance(given, Mapping) else None
+    if size is None and isinstance(shape := about(found).get("input_size"), list):
+        size = shape[1:]
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    return (sides[0], sides[1]) if len(sides) == 2 and all(type(side) is int for side in sides) else None
 
 
 def write(
