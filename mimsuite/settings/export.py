@@ -10,10 +10,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mimsuite.errors import InputError
-from mimsuite.models.exporting.targets import check_target, written_names
+from mimsuite.models.exporting.targets import CARD, CARD_TAG, check_target, written_names
 from mimsuite.models.load import config_of
 from mimsuite.settings.images import read_image_size
-from mimsuite.settings.outputs import check_apart, check_folder
+from mimsuite.settings.outputs import check_apart, check_folder, held_names
 from mimsuite.settings.read import read, read_choice, read_flag, read_text
 from mimsuite.settings.trained import CLASSIFIER, MASKED
 from mimsuite.types import EncoderConfig
@@ -72,9 +72,10 @@ def read_export(cfg: DictConfig) -> ExportSettings:
     check_target(target, config, part, is_classifier=name.endswith(CLASSIFIER))
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     check_size(config, image_size)
-    if Path(init).is_dir():
+    if Path(init).exists():
         check_apart(init, out)
     folder = check_folder(out, written_names(), overwrite=overwrite)
+    check_export(folder)
     return ExportSettings(weights, config, target, part, image_size, folder, picture, push, overwrite)
 
 
@@ -113,6 +114,19 @@ def read_push(cfg: DictConfig) -> str | None:
     if find_spec("huggingface_hub") is None:
         raise InputError('push= needs huggingface_hub, which is not installed; pip install "mimsuite[hub]"')
     return push
+
+
+def check_export(folder: Path) -> None:
+    """Refuses a folder with files that no export wrote, such as the weights of a run: overwriting would remove them.
+
+    Raises:
+        InputError: such a folder.
+    """
+    if not (held := held_names(folder)):
+        return
+    card = folder / CARD
+    if not card.is_file() or CARD_TAG not in card.read_text(encoding="utf-8", errors="replace").splitlines():
+        raise InputError(f"out={folder} holds {held[0]!r}, which no export wrote (no {CARD} of one); use another out=")
 
 
 def check_size(config: EncoderConfig, size: tuple[int, int]) -> None:

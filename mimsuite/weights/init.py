@@ -257,7 +257,8 @@ def in_file(init: str, path: Path) -> Weights:
     whole = {"config.json": path.parent, "latest.json": path.parent.parent}  # beside it -> what to give instead
     if (folder := next((place for name, place in whole.items() if (path.parent / name).is_file()), None)) is not None:
         raise InputError(f"init={init} is one file of a folder that belongs together; give init={folder}")
-    return as_ours(init, read_foreign(Found(f"init={init}", open_file(path))), {})
+    preprocessor = read_object(init, path.parent / "preprocessor_config.json") or {}  # as an export has it
+    return as_ours(init, read_foreign(Found(f"init={init}", open_file(path))), preprocessor)
 
 
 def as_ours(init: str, read: Read, preprocessor: dict[str, Any]) -> Weights:

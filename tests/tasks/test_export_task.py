@@ -243,6 +243,13 @@ def test_overwrite_replaces_an_export_and_nothing_else(folders, tmp_path):
         export(folders, "classes", "hf", out, overwrite=True)
     with pytest.raises(InputError, match="which it would replace"):
         export(folders, "classes", "hf", folders / "classes", overwrite=True)
+    shutil.copytree(folders / "classes", tmp_path / "run")
+    weights = tmp_path / "run" / "weights"
+    weights = weights if weights.is_dir() else tmp_path / "run"
+    before = {path.name: path.read_bytes() for path in weights.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match="which no export wrote"):  # of the run itself
+        export(folders, "vit", "hf", weights, overwrite=True)
+    assert {path.name: path.read_bytes() for path in weights.iterdir() if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import os
 import pickle
 import resource
 import struct
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from mimsuite import app
 from mimsuite.errors import InputError
 from mimsuite.weights.containers.recognised import open_file
+from mimsuite.weights.containers.torch_file import open_state_dict
 from mimsuite.weights.init import find_weights
 
 ARRAYS = {
@@ -540,3 +542,28 @@ def test_a_file_that_is_replaced_while_it_is_open_is_read_as_it_was(tmp_path):
     save_file({"a": torch.zeros(3)}, tmp_path / "y")
     (tmp_path / "y").replace(path)
     assert torch.equal(found["a"], torch.ones(3))
+
+
+@pytest.mark.parametrize("open_it", [open_file, open_state_dict])
+def test_tensors_that_are_no_plain_arrays_are_refused_by_name(open_it, tmp_path):
+    torch.save({"a": torch.ones(2), "b": torch.ones(2, 2).to_sparse()}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a\.pth: b is sparse or quantized; save it with plain tensors"):
+        open_it(tmp_path / "a.pth")
+
+
+def test_a_name_that_writes_to_the_terminal_is_shown_harmless(tmp_path):
+    torch.save({"evil\nTraceback\x1b[31m": torch.ones(2)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"has a tensor named 'evil.*; give weights with printable names") as error:
+        find_weights(str(tmp_path / "a.pth"))
+    assert str(error.value).isprintable()
+
+
+def test_a_call_that_torch_blocks_is_refused_by_name(tmp_path):
+    torch.save({"a": torch.ones(2), "b": Call()}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a\.pth cannot be read: it holds (posix|nt)\.system, which could run code"):
+        open_file(tmp_path / "a.pth")
+
+
+class Call:
+    def __reduce__(self):
+        return os.system, ("false",)

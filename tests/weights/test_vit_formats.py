@@ -700,6 +700,13 @@ def test_a_folder_for_timm_is_read_back_bit_by_bit(tmp_path, options):
         assert torch.equal(back.eval()(pixels()).logits, model(pixels()).logits)
 
 
+SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32} | {
+    "image_size": 8,
+    "patch_size": 4,
+    "layer_norm_eps": 1e-6,
+}
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -711,9 +718,7 @@ def test_a_folder_for_timm_is_read_back_bit_by_bit(tmp_path, options):
     ],
 )
 def test_a_folder_of_timm_says_the_size_and_the_activation(tmp_path, options):
-    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    sizes |= {"image_size": 8, "patch_size": 4, "layer_norm_eps": 1e-6}
-    model = ViTForImageClassification(ViTConfig(**(sizes | options)))
+    model = ViTForImageClassification(ViTConfig(**(SMALL | options)))
     timm_vit.write(tmp_path / "timm", model.state_dict(), model.config.to_dict(), {})
     back = load_model(find_weights(str(tmp_path / "timm")))
     same_file(back.state_dict(), model.state_dict())
@@ -845,3 +850,12 @@ def test_a_file_of_nothing_known_says_what_is(tmp_path):
     with pytest.raises(InputError, match=r"1 tensors of no known format \(such as features\.0\.weight\); known are"):
         find_weights(str(tmp_path / "a.safetensors"))
     assert set(load_file(tmp_path / "a.safetensors")) == set(open_file(tmp_path / "a.safetensors"))
+
+
+def test_a_file_is_normalised_as_what_lies_beside_it_says(tmp_path):
+    model = ViTModel(ViTConfig(**SMALL))
+    jax_vit.write(tmp_path / "model.npz", model.state_dict(), model.config.to_dict())
+    assert find_weights(str(tmp_path / "model.npz")).statistics == ((0.5,) * 3, (0.5,) * 3)
+    beside = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(beside))
+    assert find_weights(str(tmp_path / "model.npz")).statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -19,7 +19,7 @@ from mimsuite.data.storage import read_object
 from mimsuite.data.tar import to_text
 from mimsuite.models.exporting.check import ALLOWED, Comparison
 from mimsuite.models.exporting.exported import Exported
-from mimsuite.models.exporting.targets import PICTURE
+from mimsuite.models.exporting.targets import CARD_TAG, PICTURE
 from mimsuite.models.exporting.usage import Loading, usage
 from mimsuite.words import WEIGHT_NAMES
 
@@ -132,7 +132,7 @@ def front_matter(exported: Exported, facts: CardFacts) -> str:
     task = "image-classification" if exported.outputs == ("logits",) else "image-feature-extraction"
     library = facts.loading.library.partition(" ")[0] if facts.target == "hf" else LIBRARIES[facts.target]
     lines = [f"library_name: {library}", f"pipeline_tag: {task}", "license: unknown  # to be filled in", "tags:"]
-    return "\n".join(["---", *lines, "- mimsuite", f"- {exported.model.config.model_type}", "---"])
+    return "\n".join(["---", *lines, CARD_TAG, f"- {exported.model.config.model_type}", "---"])
 
 
 def introduction(exported: Exported, facts: CardFacts, run: RunFacts) -> str:

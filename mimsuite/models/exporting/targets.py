@@ -9,6 +9,7 @@ from mimsuite.errors import InputError
 from mimsuite.types import EncoderConfig
 
 CARD, PREPROCESSOR, PICTURE = "README.md", "preprocessor_config.json", "reconstruction.png"
+CARD_TAG = "- mimsuite"  # a line of every card
 
 
 class Target(NamedTuple):

@@ -47,7 +47,7 @@ def open_torch(path: Path) -> Tensors:
             f"{path} has no tensors by name; expected a state dict, bare or under {', '.join(PLACES[:-1])} or "
             f"{PLACES[-1]}"
         )
-    found = in_memory(state)
+    found = _dense(path, state)
     check_growth(path, found)
     return found
 
@@ -60,6 +60,16 @@ def open_state_dict(path: Path) -> Tensors:
         raise InputError(f"{path} cannot be read: {_reason(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise InputError(f"{path} is not a flat map of names to tensors; expected a state dict")
+    return _dense(path, state)
+
+
+def _dense(path: Path, state: dict[str, Tensor]) -> Tensors:
+    """The tensors, all of which are plain arrays of numbers."""
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise InputError(
+                f"{path}: {name} is sparse or quantized; save it with plain tensors (to_dense, dequantize)"
+            )
     return in_memory(state)
 
 
@@ -106,7 +116,9 @@ def load_torch(path: Path, map_location: Any = "cpu", *, mapped: bool = False) -
 
 def _reason(error: Exception) -> str:
     """Why a file is refused: the object in it that would have to run, by name, or what is damaged."""
-    found = re.search(r"GLOBAL ([\w.]+) was not an allowed global|Unsupported (?:global|class) ([\w.]+)", str(error))
+    found = re.search(
+        r"GLOBAL ([\w.]+) (?:was not an allowed global|whose module)|Unsupported (?:global|class) ([\w.]+)", str(error)
+    )
     if found is not None:
         name = found[1] or found[2]
         return f"it holds {name}, which could run code; save its state dict alone, or as safetensors"

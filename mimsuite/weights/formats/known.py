@@ -56,6 +56,8 @@ def read_foreign(found: Found) -> Read:
     Raises:
         InputError: they are of no known format, or of a variant that cannot be had.
     """
+    if (strange := next((name for name in found.tensors if not name.isprintable()), None)) is not None:
+        raise InputError(f"{found.where} has a tensor named {strange[:80]!a}; give weights with printable names")
     for form in FORMATS:
         with reading(found.where, "download it again, or use other weights"):
             known = form.recognises(found)

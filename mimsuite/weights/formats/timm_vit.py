@@ -110,7 +110,9 @@ def config(found: Found) -> dict[str, Any]:
     if (act := given.get("act_layer", "gelu_tanh" if "so400m" in name else None)) is not None:
         known = [ours for ours, theirs in ACTIVATIONS.items() if theirs == act]
         if not known:
-            raise found.refuse(TITLE, f"but with act_layer={act}; known are {', '.join(dict.fromkeys(ACTIVATIONS.values()))}")
+            raise found.refuse(
+                TITLE, f"but with act_layer={act}; known are {', '.join(dict.fromkeys(ACTIVATIONS.values()))}"
+            )
         made["hidden_act"] = known[0]
     if found.config.get("global_pool", given.get("global_pool")) == "avg":
         made["classifier_pool"] = "mean"
