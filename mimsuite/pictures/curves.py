@@ -74,7 +74,7 @@ _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
     ("top-1 accuracy (fraction)", {"val/top1": _SOLID, "probe/top1": _DASHED, "knn/top1": _DOTTED}),
     ("RankMe of clean features", {"quality/rankme": _SOLID}),
     ("alpha-ReQ of clean features", {"quality/alpha_req": _SOLID}),
-    ("mean cosine between images (1: collapsed)", {"quality/cosine": _THIN}),
+    ("mean cosine between images", {"quality/cosine": _THIN}),
     ("learning rate", {"optim/lr": _SOLID}),
     ("gradient norm before clipping", {"optim/grad_norm": _THIN}),
     ("images per second", {"perf/img_per_s": _THIN}),
