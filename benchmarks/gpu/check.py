@@ -38,7 +38,7 @@ STEPS = 20
 SMALL_MEMORY = 0.02  # share of the device's memory in which a large batch of ViT-Base does not fit
 AGREE = 1e-3  # largest difference of losses in bfloat16, relative
 AGREE_WITH_CPU = 0.03  # the same against float32 on the CPU; rates of drop path are drawn differently there
-MASKED_LOSS = "mimsuite.models.composed.ForMaskedImageModeling.masked_loss"
+MASKED_PASS = "mimsuite.models.composed.ForMaskedImageModeling.masked_pass"
 GREY_LEVELS = 3  # largest difference of pictures that the device and the loader make
 LEFT_OVER = 128 * 2**20  # bytes that may stay on the device after all: the libraries' own workspaces
 
@@ -328,7 +328,7 @@ def check_out_of_memory(place: Place) -> Facts:
 def little_memory(place: Place) -> Iterator[None]:
     """Leaves a small part of the device's memory; on the CPU, a step says that there is none."""
     if place.dry:
-        with mock.patch(MASKED_LOSS, side_effect=torch.OutOfMemoryError("")):
+        with mock.patch(MASKED_PASS, side_effect=torch.OutOfMemoryError("")):
             yield
         return
     free_memory()

@@ -26,7 +26,9 @@ def length_of(caplog, monkeypatch, *, steps, batch, samples):
     )
     settings = SimpleNamespace(
         budget=budget,
-        inputs=SimpleNamespace(loading=SimpleNamespace(workers=0, chosen=False), seed=0, resume=False, devices=None),
+        inputs=SimpleNamespace(
+            loading=SimpleNamespace(workers=0, chosen=False, crops_on_device=False), seed=0, resume=False, devices=None
+        ),
         geometry=SimpleNamespace(notes=()),
         notes=(),
     )
