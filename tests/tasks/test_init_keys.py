@@ -109,7 +109,9 @@ def test_a_file_of_another_library_is_fine_tuned_and_reported(timm_file, grey, t
     out = tmp_path / "out"
     api.finetune(init=str(timm_file), data=grey, out=str(out), steps=2, init_channels="repeat", image_size=16, **RUN)
     log = (out / "train.log").read_text()
-    assert re.search(r"weights   a Vision Transformer of timm.*: 30 of its tensors are used\n", log)
+    assert re.search(
+        r"weights   a Vision Transformer of timm.*: 30 of its tensors are used; 2 blocks, \d+ wide, \d+ heads\n", log
+    )
     assert "weights   3 channels become 1: kernels cycled (init_channels=repeat)" in log
     assert json.loads((out / "weights" / "config.json").read_text())["num_channels"] == 1
 

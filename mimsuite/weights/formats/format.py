@@ -107,10 +107,12 @@ class Read:
     ignored: tuple[str, ...]
 
     def report(self) -> str:
-        """What was found, in one line."""
+        """What was found, in one line, with the heads, which many files do not say (`heads_of`)."""
         some = ", ".join(self.ignored[:3]) + (", ..." if len(self.ignored) > 3 else "")
         rest = f", {len(self.ignored)} ignored ({some})" if self.ignored else ""
-        return f"{self.format.title}: {self.used} of its tensors are used{rest}"
+        sizes = [self.config.get(name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
+        shown = "" if None in sizes else "; {} blocks, {} wide, {} heads".format(*sizes)
+        return f"{self.format.title}: {self.used} of its tensors are used{rest}{shown}"
 
 
 def read_as(form: Format, found: Found) -> Read:
