@@ -13,6 +13,7 @@ from typing import Any
 
 from mimsuite.errors import InputError, reading
 from mimsuite.settings.views import VECTOR_POOLS, View
+from mimsuite.weights.source import PROBE_HEAD
 from mimsuite.words import (
     ALPHAS,
     CHANNEL_RULES,
@@ -25,7 +26,7 @@ from mimsuite.words import (
     PositionRule,
 )
 
-TENSORS, FACTS = "head.safetensors", "head.json"
+TENSORS, FACTS = "head.safetensors", PROBE_HEAD
 
 
 @dataclass(frozen=True)

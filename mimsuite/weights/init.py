@@ -19,7 +19,7 @@ from mimsuite.weights.folder import read_foreign_folder
 from mimsuite.weights.formats.format import Found, Read
 from mimsuite.weights.formats.known import is_foreign, read_foreign
 from mimsuite.weights.keras_presets import find_preset, is_handle
-from mimsuite.weights.source import DECODER, find_folder, plain_names
+from mimsuite.weights.source import DECODER, ENDINGS, PROBE_HEAD, find_folder, plain_names
 from mimsuite.weights.tensors import Tensors, as_tensors, in_memory
 from mimsuite.words import ALPHAS, Alpha, ChannelRule, PositionRule
 
@@ -221,8 +221,12 @@ def find_weights(init: str) -> Weights:
         with reading(f"init={init}: checkpoint {path}", "use another init= or an older checkpoint"):
             about = content["mimsuite"]
             return Weights(init, None, path, dict(about["config"]), dict(about["preprocessor"]))
+    if (folder / PROBE_HEAD).is_file():
+        raise InputError(f"init={init} is a probe, which has no encoder of its own; give the encoder that it measured")
+    inside = sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS)
     raise InputError(
-        f"init={init} holds no weights/, checkpoints/ or config.json; give a run folder or a Hugging Face folder"
+        f"init={init} holds no weights/, checkpoints/ or config.json; give a run folder, a Hugging Face folder, or a file"
+        + (f", such as init={folder / inside[0]}" if inside else " of weights")
     )
 
 

@@ -17,6 +17,8 @@ from mimsuite.errors import InputError, reading
 P = ParamSpec("P")
 R = TypeVar("R")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+PROBE_HEAD = "head.json"  # of the folder of a probe
+ENDINGS = (".npz", ".pth", ".pt", ".bin", ".safetensors", ".h5", ".msgpack")  # that files of weights often have
 DECODER = "decoder.safetensors"  # of a model whose other file is the bare encoder
 SAFETENSORS, TORCH_FILES = "model*.safetensors", "pytorch_model*.bin"
 FRAMEWORK_FILES = {"flax": "flax_model.msgpack", "tensorflow": "tf_model.h5"}

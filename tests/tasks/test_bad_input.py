@@ -193,9 +193,16 @@ def test_bad_values_are_named_with_a_fix(values, says, shards, tmp_path, capsys)
 
 
 def test_init_that_is_no_run_is_named(tmp_path, capsys):
-    (tmp_path / "folder").mkdir()
+    for folder, holds in (("folder", "notes.txt"), ("export", "model.npz"), ("probe", "head.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / holds).write_text("{}")
     (tmp_path / "file").write_text("x")
-    for name, says in (("folder", "holds no weights/"), ("file", "is not a file of weights; known are")):
+    for name, says in (
+        ("folder", "holds no weights/"),
+        ("export", "model.npz"),
+        ("probe", "is a probe, which has no encoder of its own; give the encoder"),
+        ("file", "is not a file of weights; known are"),
+    ):
         code, err = outcome(capsys, "probe", init=str(tmp_path / name), out=str(tmp_path / "out"))
         assert code == 2
         assert says in err
