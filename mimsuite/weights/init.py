@@ -225,7 +225,7 @@ def find_weights(init: str) -> Weights:
         raise InputError(f"init={init} is a probe, which has no encoder of its own; give the encoder that it measured")
     inside = sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS)
     raise InputError(
-        f"init={init} holds no weights/, checkpoints/ or config.json; give a run folder, a Hugging Face folder, or a file"
+        f"init={init} holds no weights/, checkpoints/ or config.json; give a run folder, a Hugging Face folder, a file"
         + (f", such as init={folder / inside[0]}" if inside else " of weights")
     )
 
