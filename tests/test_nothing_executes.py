@@ -457,7 +457,7 @@ def test_a_hostile_hugging_face_folder_is_refused(write, sharded, canary, tmp_pa
     write(canary, folder / name)
     if sharded:
         (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"weight": name}}))
-    assert "holds more than tensors, which could run code" in refused_by_load(folder)
+    assert "which could run code" in refused_by_load(folder)
 
 
 @pytest.mark.parametrize("name", ["../bomb.bin", "/bomb.bin"])
