@@ -1,4 +1,4 @@
-"""Whether the features of different images still differ: means over the batches between two log points."""
+"""Whether the features of different images still differ, at every log point of a run."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ PATIENCE = 5  # log points in a row that say so before a run is warned of
 
 
 class FeatureQuality:
-    """Mean cosine and deviation of the features of each micro-batch; nothing waits for the device until `read`."""
+    """Mean cosine and deviation of the features of the last micro-batch, computed only when they are read."""
 
     def __init__(self) -> None:
-        self._sum: Tensor | None = None
-        self._count = self._alike = 0
+        self._last: Tensor | None = None
+        self._alike = 0
 
-    @torch.no_grad()
     def add(self, features: Tensor) -> None:
-        """Adds a micro-batch, `(B, D)`; one of a single image says nothing, nor does one that only counts FLOPs."""
+        """Takes a micro-batch, `(B, D)`; one of a single image says nothing, nor does one that only counts FLOPs."""
         if len(features) > 1 and features.device.type != "meta":
-            found = torch.stack([mean_cosine(features), deviation(features)])
-            self._sum = found if self._sum is None else self._sum + found  # a list would grow where nobody reads
-            self._count += 1
+            self._last = features.detach()
 
     def read(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The metrics since the last call by name; none where nothing was added.
+        """The metrics by name; none where nothing was added since the last call.
 
         Args:
             over_processes: the mean over them.
         """
-        if self._sum is None:
+        if self._last is None:
             return {}
-        cosine, spread = over_processes(self._sum / self._count).tolist()
-        self._sum, self._count = None, 0
+        found = torch.stack([mean_cosine(self._last), deviation(self._last)])
+        cosine, spread = over_processes(found).tolist()
+        self._last = None
         self._alike = self._alike + 1 if cosine > COLLAPSED else 0
         return {"quality/cosine": cosine, "quality/deviation": spread}
 

@@ -71,7 +71,7 @@ class MIMObjective(Objective):
             pixels = self.normalize(batch.images)
             loss, features = self.trained_model.masked_pass(pixels, batch.mask, batch.hidden, self.loss)
         visible = visible_mean(features, batch.mask)
-        self.quality.add(visible.detach())
+        self.quality.add(visible)
         return poison_if_not_finite(self.penalties.added(loss, visible, self.micro_seed(batch_idx, rank=0)))
 
     @property

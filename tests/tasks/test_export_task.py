@@ -166,7 +166,7 @@ def test_formats_of_weights_alone_are_read_back_by_this_package(folders, tmp_pat
 def test_what_a_format_has_no_place_for_is_refused(folders, tmp_path):
     with pytest.raises(InputError, match=r"to=jax part=all: this format has no place for the head .* or to=hf"):
         export(folders, "vit", "jax", tmp_path / "x", part="all")
-    with pytest.raises(InputError, match="to=flax is for vit, and this model is a cvt; use to=hf, onnx, pt2"):
+    with pytest.raises(InputError, match="to=flax is for vit, and the model is cvt; use to=hf, onnx, pt2"):
         export(folders, "cvt", "flax", tmp_path / "x")
     with pytest.raises(InputError, match=r"to=jax: image_size=\[32,16\] is not a square of patches; use to=hf"):
         export(folders, "vit", "jax", tmp_path / "x")
@@ -279,7 +279,7 @@ def test_an_encoder_alone_has_no_head_to_export(folders, tmp_path):
 def test_a_format_that_does_not_take_a_family_says_which_do(folders, tmp_path, monkeypatch):
     only = targets.TARGETS["pt2"]._replace(families=("cvt", "bit"))
     monkeypatch.setitem(targets.TARGETS, "pt2", only)
-    with pytest.raises(InputError, match="to=pt2 is for cvt, bit, and this model is a vit; use to=hf, timm, "):
+    with pytest.raises(InputError, match="to=pt2 is for cvt, bit, and the model is vit; use to=hf, timm, "):
         export(folders, "vit", "pt2", tmp_path / "x")
 
 

@@ -76,7 +76,7 @@ def check_target(name: str, config: EncoderConfig, part: str, *, is_classifier: 
     if target.families is not None and family not in target.families:
         others = [key for key, other in TARGETS.items() if other.families is None or family in other.families]
         raise InputError(
-            f"to={name} is for {', '.join(target.families)}, and this model is a {family}; use to={', '.join(others)}"
+            f"to={name} is for {', '.join(target.families)}, and the model is {family}; use to={', '.join(others)}"
         )
     if part == "all" and not (is_classifier or target.takes_decoder):
         raise InputError(
