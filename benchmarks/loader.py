@@ -41,7 +41,6 @@ from mimsuite.data.open import open_index
 from mimsuite.data.order import BatchOrder
 from mimsuite.data.scan import build_index
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.stores.local import LocalStore
 from mimsuite.masked.normalization import Normalize
 
 SOURCE = Path(__file__).resolve().parents[2] / "shared/data/imagenette-224"
@@ -168,7 +167,7 @@ def ours(index: DataIndex, side: int, steps: int, workers: int, normalised: bool
 
 def read_ours(samples: Samples) -> float:
     """Undecoded samples per second, picture and label, in the order of the shards."""
-    files, began = ShardFiles(LocalStore()), time.perf_counter()
+    files, began = ShardFiles(), time.perf_counter()
     for number in range(len(samples)):
         read_image(files, *samples[number])
         read_label(files, *samples[number])

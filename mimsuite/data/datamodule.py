@@ -29,7 +29,7 @@ from mimsuite.data.labels import Label
 from mimsuite.data.order import BatchOrder
 from mimsuite.data.reader import ImageReader, Sample
 from mimsuite.data.transfer import CopyStream
-from mimsuite.data.workers import TIMEOUT, WorkerWatch, end_at_lost_batch, fit_shared_memory
+from mimsuite.data.workers import PATIENCE, WorkerWatch, end_at_lost_batch, fit_shared_memory
 from mimsuite.errors import InputError, RunError
 from mimsuite.masked.samplers import MaskSampler
 from mimsuite.types import Batch
@@ -97,13 +97,13 @@ class Loading:
     Attributes:
         workers: processes that read; 0 reads in the main process.
         processes: of the run on this machine, each with such workers.
-        timeout: seconds without a batch after which the workers are given up.
+        patience: seconds without a batch after which the workers are given up.
         asked: whether the run is asked to stop.
     """
 
     workers: int
     processes: int = 1
-    timeout: float = TIMEOUT
+    patience: float = PATIENCE
     asked: Callable[[], bool] = lambda: False
 
 
@@ -130,7 +130,7 @@ class ImageData(lightning.LightningDataModule):
         seed: int,
         workers: int,
         processes: int = 1,
-        timeout: float = TIMEOUT,
+        patience: float = PATIENCE,
         lanes: int = 1,
         window: int = 16,
         val_limit: int = 5000,
@@ -154,7 +154,7 @@ class ImageData(lightning.LightningDataModule):
             seed: decides order, crops and masks of training.
             workers: processes that read; 0 reads in the main process.
             processes: of the run on this machine, which share its shared memory.
-            timeout: seconds without a batch after which the workers are given up.
+            patience: seconds without a batch after which the workers are given up.
             lanes, window: see `BatchOrder`.
             val_limit: at most so many validation images are used, chosen once by their keys.
             labels: whether labels are read.
@@ -171,7 +171,7 @@ class ImageData(lightning.LightningDataModule):
         self._index, self._batch, self._steps = index, batch, steps
         self.micro_batch = micro_batch
         self._labels, self._seed = labels, seed
-        self._loading = Loading(workers, processes, timeout, self._asked)
+        self._loading = Loading(workers, processes, patience, self._asked)
         self.stop_asked: Callable[[], bool] = lambda: False  # by a signal; then no loader waits for long
         self._train_transform, self._val_transform = train_transform, CenterCrop(image_size)
         self._deferred = DeferredCrop(train_transform) if crops_on_device else None
@@ -339,7 +339,7 @@ def _loader(
     if line is not None:
         log.warning("%s", line)
     return BatchLoader(
-        patience=loading.timeout,
+        patience=loading.patience,
         asked=loading.asked,
         dataset=reader,
         batch_sampler=batches,

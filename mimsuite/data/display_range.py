@@ -6,7 +6,6 @@ from mimsuite.data.images.stats import measure_images
 from mimsuite.data.index import DataIndex
 from mimsuite.data.scan import read_images, sample_images
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.stores.address import store_of
 from mimsuite.types import DisplayRange
 
 
@@ -23,4 +22,4 @@ def find_display(index: DataIndex) -> DisplayRange | None:
     if index.dtype == "uint8" or index.display is not None:
         return index.display
     chosen = sample_images(next(iter(index.splits.values())))
-    return measure_images(read_images(ShardFiles(store_of(index.root)), chosen), index.root, index.alpha).display
+    return measure_images(read_images(ShardFiles(index.fetching), chosen), index.root, index.alpha).display

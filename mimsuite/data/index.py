@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mimsuite.data.fetching.limits import DEFAULT, Fetching
 from mimsuite.data.hashing import mix_hashes, splitmix64
 from mimsuite.data.labels import GivenLabels
 from mimsuite.data.stores.address import store_of
@@ -146,6 +147,7 @@ class DataIndex:
             among `splits`.
         totals: then how many samples each split has in all.
         sets: of several data sets as one, the `root` that each shard belongs to, by its path.
+        fetching: how the shards are read.
     """
 
     root: str
@@ -164,6 +166,7 @@ class DataIndex:
     chosen: Mapping[str, NDArray[np.int64]] | None = field(default=None, repr=False, compare=False)
     totals: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     sets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    fetching: Fetching = field(default=DEFAULT, repr=False, compare=False)
 
     @property
     def maximum(self) -> int:

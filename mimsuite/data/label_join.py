@@ -26,7 +26,6 @@ from mimsuite.data.index import EVERY_SPLIT, DataIndex
 from mimsuite.data.labels import GivenLabels, Label
 from mimsuite.data.members import read_files, read_key
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import LabelKind
@@ -68,7 +67,7 @@ def join_labels(index: DataIndex, source: LabelFile, known: Sequence[str] = ()) 
         InputError: the table is wrong, names an image twice, or names none.
     """
     samples = index.records(EVERY_SPLIT)
-    files = ShardFiles(store_of(index.root))
+    files = ShardFiles(index.fetching)
     table = read_table(source.file)
     usual = FILE_COLUMNS if any(cell.lower() in FILE_COLUMNS for cell in table.header) else KEY_COLUMNS
     at_path = find_column(table, source.path_column, usual, "labels_file")

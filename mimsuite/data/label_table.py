@@ -17,7 +17,6 @@ from mimsuite.data.hashing import mix_hashes, splitmix64
 from mimsuite.data.index import DataIndex, Samples, Shard
 from mimsuite.data.labels import Label, parse_label
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import MOST_CLASSES, LabelKind
@@ -88,7 +87,7 @@ def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
         RunError: a shard cannot be read, or is not the one that was indexed.
     """
     classes = len(index.classes) if index.classes else None
-    files = ShardFiles(store_of(index.root))
+    files = ShardFiles(index.fetching)
     labels = list[Label]()
     if index.given is not None:
         for number, key in enumerate(samples.keys().tolist()):

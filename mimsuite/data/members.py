@@ -154,7 +154,7 @@ def _read(files: ShardFiles, shard: Shard, offset: int, header: int, size: int) 
         raise InputError(
             f"{shard.table} points outside {shard.path}, at offset {offset} of {shard.bytes}; pack the data again"
         )
-    data = files.read(shard.path, offset - header, header + size)
+    data = files.read(shard, offset - header, header + size)
     name = header_name(data[:header], shard.path) if header else ""
     return Member(name, *split_name(name), data[header:])
 
@@ -164,7 +164,7 @@ def _read_checked(files: ShardFiles, shard: Shard, identity: int, place: tuple[i
     offset, header, size = place
     if header == BLOCK <= offset <= shard.bytes - size:
         # A name that lies whole in its block, as most do, needs no parser: that it hashes to the key proves it.
-        data = files.read(shard.path, offset - header, header + size)
+        data = files.read(shard, offset - header, header + size)
         name = data[:100].rstrip(b"\0").decode("utf-8", "surrogateescape")
         key, ending = split_name(name)
         if hash_key(key) == identity:

@@ -17,7 +17,6 @@ from mimsuite.data.label_table import read_label
 from mimsuite.data.labels import Label
 from mimsuite.data.members import read_checked_image
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError, RunError
 from mimsuite.types import BadSample
 
@@ -77,7 +76,7 @@ class ImageReader(Dataset[Sample | Failure]):
         self._samples, self._transform, self._seed, self._labels = samples, transform, seed, labels
         self._channels, self._dtype, self._alpha = index.channels, index.dtype, index.alpha
         self._index = index
-        self._files = ShardFiles(store_of(index.root))
+        self._files = ShardFiles(index.fetching)
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -42,7 +42,7 @@ def build_index(
         alpha: what becomes of transparency.
     """
     splits = _scan_all(root, paths, tables, hashes)
-    files, chosen = ShardFiles(store_of(str(root))), sample_images(next(iter(splits.values())))
+    files, chosen = ShardFiles(), sample_images(next(iter(splits.values())))
     facts = measure_images(read_images(files, chosen), str(root), alpha)
     return DataIndex(
         root=str(root),

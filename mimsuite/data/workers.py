@@ -25,7 +25,7 @@ from mimsuite.errors import RunError
 
 LOOK_EVERY = 1.0  # seconds
 STOPPED_FOR = 30.0  # seconds after which a stopped worker is given up; Ctrl-Z stops the main process, too
-TIMEOUT = 600.0  # seconds without a batch after which the workers are given up
+PATIENCE = 600.0  # seconds without a batch after which the workers are given up
 SHARED_MEMORY = Path("/dev/shm")
 MORE_SHARED_MEMORY = (
     "give it more (docker run --shm-size=8g, or --ipc=host), or use fewer workers=, or a smaller micro_batch= or batch="
@@ -45,15 +45,15 @@ class WorkerWatch:
         reason: why the workers were given up; None while they work.
     """
 
-    def __init__(self, workers: Sequence[BaseProcess], timeout: float, asked: Callable[[], bool]) -> None:
+    def __init__(self, workers: Sequence[BaseProcess], patience: float, asked: Callable[[], bool]) -> None:
         """Starts to look.
 
         Args:
             workers: the processes.
-            timeout: seconds without a batch after which they are given up.
+            patience: seconds without a batch after which they are given up.
             asked: whether the run is asked to stop; then waiting ends soon.
         """
-        self._workers, self._timeout, self._asked = workers, timeout, asked
+        self._workers, self._patience, self._asked = workers, patience, asked
         self._since: float | None = None
         self._ended = threading.Event()
         self.reason: Exception | None = None
@@ -114,10 +114,10 @@ class WorkerWatch:
                     f"loader worker {halted[0]} of {len(self._workers)} is stopped (SIGSTOP, or a debugger), and no "
                     "batch came"
                 )
-            elif seconds >= self._timeout:
+            elif seconds >= self._patience:
                 self.reason = RunError(
                     f"no batch came from {len(self._workers)} loader workers for {seconds:.0f} s: the storage hangs or "
-                    "is too slow; workers=0, or in training a longer loader.timeout=, waits longer"
+                    "is too slow; workers=0, or in training a longer loader.patience=, waits longer"
                 )
             elif seconds >= 2 * LOOK_EVERY and self._asked():
                 self.reason = StoppedWaitingError()

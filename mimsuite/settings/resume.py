@@ -26,6 +26,7 @@ FREE = (
         "workers",
         "devices",
         "trainer.num_nodes",
+        "loader.patience",
         "loader.timeout",
         "logger",
         "out",
@@ -86,7 +87,11 @@ def stored_config(cfg: DictConfig) -> DictConfig:
     loaded = read_yaml(file, "restore it, or start again with overwrite=true")
     if not isinstance(loaded, DictConfig) or not loaded:
         raise InputError(f"{file} is not a run's config; restore it, or start again with overwrite=true")
-    return current_config(loaded)
+    stored = current_config(loaded)
+    waited = OmegaConf.select(stored, "loader.timeout")
+    if waited is None or "patience" in stored.loader:
+        return stored
+    return with_values(stored, {"loader.patience": waited}, ["loader.timeout"])  # what it was called before
 
 
 def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[str, Any]:

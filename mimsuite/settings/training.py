@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import judge_names, trusted_targets
+from mimsuite.data.fetching.limits import Fetching
 from mimsuite.data.fingerprint import Fingerprint, fingerprint
 from mimsuite.data.index import DataIndex
 from mimsuite.data.open import open_data
@@ -55,7 +56,8 @@ class Loading:
         lanes: streams of shards that a batch is drawn from.
         window: shards whose samples are mixed.
         val_limit: the most validation images of the curves.
-        timeout: seconds without a batch after which the run ends.
+        patience: seconds without a batch after which the run ends.
+        fetching: how shards are read.
         crops_on_device: whether training pictures are resized and mirrored there.
     """
 
@@ -64,7 +66,8 @@ class Loading:
     lanes: int
     window: int
     val_limit: int
-    timeout: float
+    patience: float
+    fetching: Fetching
     crops_on_device: bool
 
 
@@ -219,7 +222,7 @@ def read_inputs(
         check_outside(out, data)
     weights = read_weights(init, objects, out if resume and held else None)
     weights = weights and weights.trusting(trusted)
-    index = open_data(data, (weights and weights.alpha) or "white")
+    index = replace(open_data(data, (weights and weights.alpha) or "white"), fetching=loading.fetching)
     if weights is None:
         refuse_init_keys(cfg)
     else:
@@ -297,7 +300,8 @@ def read_loading(cfg: DictConfig, devices: int | None, objects: Objects) -> Load
         lanes=read_int(cfg, "loader.lanes"),
         window=read_int(cfg, "loader.window"),
         val_limit=read_int(cfg, "loader.val_limit"),
-        timeout=read_positive(cfg, "loader.timeout"),
+        patience=read_positive(cfg, "loader.patience"),
+        fetching=Fetching(timeout=read_positive(cfg, "loader.timeout")),
         crops_on_device=read_crops_on_device(cfg, objects),
     )
 

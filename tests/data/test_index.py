@@ -17,14 +17,13 @@ from opening import refused
 from mimsuite.data.checks.verify import verify
 from mimsuite.data.folders import images_of
 from mimsuite.data.hashing import hash_key
-from mimsuite.data.index import Samples
+from mimsuite.data.index import Samples, Shard
 from mimsuite.data.index_json import read_index, write_index
 from mimsuite.data.members import read_files, read_key
 from mimsuite.data.open import open_index
 from mimsuite.data.scan import build_index
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import expand_braces
-from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.local import LocalStore
 from mimsuite.errors import InputError, RunError
 
@@ -45,15 +44,15 @@ def test_a_folder_of_shards_is_scanned(shards, tmp_path):
 
 def test_records_point_at_the_bytes_that_tarfile_finds(shards, tmp_path):
     records = open_index(str(shards), tmp_path).records("train")
-    files, number = ShardFiles(LocalStore()), 0
+    files, number = ShardFiles(), 0
     for shard in records.shards:
         with tarfile.open(shard.path) as archive:
             found = [(m.name, archive.extractfile(m).read()) for m in archive]
         for (image, pixels), (label, text) in zip(found[::2], found[1::2], strict=True):
             where, row = records[number]
             assert where == shard
-            assert files.read(where.path, int(row["image_offset"]), int(row["image_size"])) == pixels
-            assert files.read(where.path, int(row["label_offset"]), int(row["label_size"])) == text
+            assert files.read(where, int(row["image_offset"]), int(row["image_size"])) == pixels
+            assert files.read(where, int(row["label_offset"]), int(row["label_size"])) == text
             assert row["key"] == hash_key(image[:-4]) == hash_key(label[:-4])
             number += 1
     assert number == len(records) == 64
@@ -231,14 +230,14 @@ def test_a_shard_that_shrinks_or_vanishes_during_the_run_is_a_run_error(tmp_path
     path = tmp_path / "a.tar"
     path.write_bytes(bytes(1000))
     with pytest.raises(RunError, match="ends before offset 1200"):
-        ShardFiles(LocalStore()).read(str(path), 900, 300)
+        ShardFiles().read(Shard(str(path), 1, 1000, None, ""), 900, 300)
     path.unlink()
     with pytest.raises(RunError, match=r"a.tar cannot be read at offset 0: No such file"):
-        ShardFiles(LocalStore()).read(str(path), 0, 10)
+        ShardFiles().read(Shard(str(path), 1, 1000, None, ""), 0, 10)
 
 
 def test_few_files_stay_open(tmp_path):
-    files = ShardFiles(LocalStore(limit=3))
+    files = LocalStore(limit=3)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for i in range(10):
         (tmp_path / f"{i}").write_bytes(b"abc")
@@ -305,7 +304,7 @@ def test_images_with_a_word_before_their_ending_are_read_where_it_is_plain_which
     assert index.has_labels
     assert index.num_samples("train") == 3
     index, samples = (found := opened("b", ["target.png", "input.jpg"])), found.records("train")
-    files = ShardFiles(store_of(index.root))
+    files = ShardFiles(index.fetching)
     assert read_files(files, samples) == ["0.input.jpg", "1.input.jpg", "2.input.jpg"]
     assert [read_key(files, *samples[n]) for n in range(3)] == ["0", "1", "2"]
     assert read_files(files, opened("c", ["jpg", "target.png"]).records("train")) == ["0.jpg", "1.jpg", "2.jpg"]

@@ -271,10 +271,9 @@ def test_shards_keep_the_path_of_each_image_and_webdataset_reads_it(scans, tmp_p
 
     from mimsuite.data.members import read_files
     from mimsuite.data.shard_files import ShardFiles
-    from mimsuite.data.stores.address import store_of
 
     index = pack(scans, tmp_path / "out", labels="none")
-    samples, files = index.records("train"), ShardFiles(store_of(index.root))
+    samples, files = index.records("train"), ShardFiles(index.fetching)
     assert sorted(read_files(files, samples)) == sorted(NAMES)
     with (tmp_path / "out" / "train-000000.tar").open("rb") as stream:
         foreign = list(group_by_keys(tar_file_expander([{"url": "x", "stream": stream}])))

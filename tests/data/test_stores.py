@@ -170,7 +170,7 @@ def test_a_row_names_the_fields_of_the_record():
 
 def test_members_are_read_whole(shards, tmp_path, jpeg):
     index = open_index(str(shards), tmp_path)
-    samples, files = index.records("train"), ShardFiles(LocalStore())
+    samples, files = index.records("train"), ShardFiles()
     shard, row = samples[31]
     image, label = read_image(files, shard, row), read_label(files, shard, row)
     assert image == ("s0031.jpg", "s0031", "jpg", jpeg(31))

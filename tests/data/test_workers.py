@@ -115,7 +115,7 @@ def test_a_worker_that_goes_on_soon_is_waited_for(begun):
 
 def test_workers_that_give_nothing_are_given_up_in_time(begun, monkeypatch):
     monkeypatch.setattr(workers, "STOPPED_FOR", 100)
-    batches, own = begun(timeout=0.4)
+    batches, own = begun(patience=0.4)
     for worker in own:
         os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(RunError, match="no batch came from 2 loader workers for 0 s: the storage hangs or is too slow"):

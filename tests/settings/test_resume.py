@@ -42,11 +42,11 @@ def test_what_is_trusted_may_change(run, tmp_path):
 def test_machines_and_the_patience_with_the_loader_may_change(run, tmp_path):
     stored = "steps: 10\nmicro_batch: 8\ntrainer:\n  num_nodes: 1\n  clip: 1.0\nloader:\n  timeout: 300\n  lanes: 8\n"
     (tmp_path / "config.yaml").write_text(stored)
-    now = {**run, "trainer": {"num_nodes": 2, "clip": 2.0}, "loader": {"timeout": 60, "lanes": 4}}
-    given = ["resume=true", "trainer.num_nodes=2", "loader.timeout=60"]
+    now = {**run, "trainer": {"num_nodes": 2, "clip": 2.0}, "loader": {"patience": 60, "timeout": 20, "lanes": 4}}
+    given = ["resume=true", "trainer.num_nodes=2", "loader.patience=60"]
     resumed = continue_config(OmegaConf.create(now), given)
     assert resumed.trainer == {"num_nodes": 2, "clip": 1.0}
-    assert resumed.loader == {"timeout": 60, "lanes": 8}
+    assert resumed.loader == {"patience": 60, "timeout": 20, "lanes": 8}
     assert resumed.micro_batch == "auto"  # another number of processes shares the batch
     for key, value in (("trainer.clip", 2.0), ("loader.lanes", 4)):
         with pytest.raises(InputError, match=f"cannot change {key}: the run has"):

@@ -12,7 +12,6 @@ import numpy as np
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.members import image_bytes, read_image, read_image_end, read_key
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import to_text
 
 _FIRST = 5  # groups that are named
@@ -49,7 +48,7 @@ def find_duplicates(index: DataIndex, parts: dict[str, Samples] | None = None) -
     sizes = np.concatenate([image_bytes(samples) for samples in parts.values()])
     values, counts = np.unique(sizes, return_counts=True)
     wanted = values[counts > 1]
-    files = ShardFiles(store_of(index.root))
+    files = ShardFiles(index.fetching)
     alike: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
     for split, samples in parts.items():
         for number in np.flatnonzero(np.isin(image_bytes(samples), wanted)).tolist():

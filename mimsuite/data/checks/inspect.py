@@ -60,7 +60,7 @@ def raw_samples(index: DataIndex, part: str | Selection, count: int) -> Iterator
     Raises:
         RunError: a shard cannot be read.
     """
-    files, samples = ShardFiles(store_of(index.root)), index.records(part)
+    files, samples = ShardFiles(index.fetching), index.records(part)
     for number in samples.smallest(count, _SALT)[:count].tolist():
         shard, row = samples[number]
         image = read_image(files, shard, row)
@@ -123,7 +123,7 @@ def _labels(index: DataIndex, split: str) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     values = list[float]()
     missing, wrong = NameCounter(), NameCounter()
-    files, samples = ShardFiles(store_of(index.root)), index.records(split)
+    files, samples = ShardFiles(index.fetching), index.records(split)
     for number in range(len(samples)) if index.has_labels else ():
         shard, row = samples[number]
         try:

@@ -123,7 +123,7 @@ def _check_samples(index: DataIndex, shard: Shard, kinds: _LabelKinds) -> Iterat
         return
     named, groups = named_ending(shard.path), read_groups(shard.path)
     found = ((key, image) for key, group in groups if (image := image_of(group, named)) is not None)
-    files = ShardFiles(store_of(shard.path))
+    files = ShardFiles(index.fetching)
 
     def check(key: str, offset: int, image: bytes, label: Member | None) -> Problem | None:
         try:

@@ -9,7 +9,6 @@ from mimsuite.data.label_table import find_label
 from mimsuite.data.members import image_place, read_files, read_key
 from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.stores.address import store_of
 
 
 def read_samples(index: DataIndex, *, splits: bool, labels: bool) -> list[SourceImage]:
@@ -23,7 +22,7 @@ def read_samples(index: DataIndex, *, splits: bool, labels: bool) -> list[Source
     Raises:
         InputError: a label is wrong.
     """
-    files, taken, found = ShardFiles(store_of(index.root)), set[str](), list[SourceImage]()
+    files, taken, found = ShardFiles(index.fetching), set[str](), list[SourceImage]()
     for split in index.splits:
         samples = index.records(split)
         paths = read_files(files, samples)

@@ -19,7 +19,6 @@ from mimsuite.data.labels import Label
 from mimsuite.data.members import read_files
 from mimsuite.data.progress import report_progress
 from mimsuite.data.shard_files import ShardFiles
-from mimsuite.data.stores.address import store_of
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
@@ -207,7 +206,7 @@ def evaluate_classifier(
 
 def files_of(index: DataIndex, samples: Samples, numbers: Tensor) -> list[str]:
     """The paths of the images with these (ascending) numbers, see `members.read_files`."""
-    return read_files(ShardFiles(store_of(index.root)), samples.take(numbers.numpy()))
+    return read_files(ShardFiles(index.fetching), samples.take(numbers.numpy()))
 
 
 def label_tensor(labels: Sequence[Label], kind: LabelKind, outputs: int) -> Tensor:
