@@ -59,8 +59,8 @@ def main(task: str, run: Task) -> None:
         sys.exit(0)
     code = run_guarded(lambda: through_hydra(task, run), task)
     sys.stdout.flush()
-    if any(thread.name == "wandb" for thread in threading.enumerate()):
-        os._exit(code)  # wandb hangs on an unreachable server; its exit handlers would hold the process for longer
+    if any(thread.name.startswith("logger ") for thread in threading.enumerate()):
+        os._exit(code)  # one hangs on an unreachable server; its exit handlers would hold the process for longer
     sys.exit(code)
 
 

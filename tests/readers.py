@@ -40,7 +40,8 @@ from mimsuite.pictures.curves import read_metrics
 from mimsuite.runs.checkpoints import goes_on_from
 from mimsuite.runs.environment import warn_of_changes
 from mimsuite.runs.life import finished_before
-from mimsuite.runs.loggers import read_rows_until, read_wandb_state
+from mimsuite.runs.loggers.files import read_rows_until
+from mimsuite.runs.loggers.wandb import read_wandb_state
 from mimsuite.settings.probe_head import find_head
 from mimsuite.settings.views import View
 from mimsuite.weights.checkpoints import newest_checkpoint

@@ -113,7 +113,7 @@ def test_configs_are_read_in_settings_only():
         ("callbacks.context", "nodes"),
         ("models.load", "head"),
         ("masked.samplers", "node"),
-        ("runs.loggers", "nodes"),
+        ("runs.loggers.making", "nodes"),
     }
     found = {
         (name, parameter)

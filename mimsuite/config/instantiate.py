@@ -24,14 +24,15 @@ ALLOWED = frozenset(
 ROOTS = ("mimsuite", "torch", "lightning", "torchmetrics")
 ROOMS = ("callbacks", "data.augment", "encoders", "heads", "masked", "models", "objectives", "runs.loggers")
 """Where the classes lie that configs name; no other class of ours is built, for some would write or remove files."""
-MADE_BY_RUNS = frozenset({"mimsuite.callbacks.checkpoints.Checkpoints", "mimsuite.runs.loggers.FileLogger"})
+MADE_BY_RUNS = frozenset({"mimsuite.callbacks.checkpoints.Checkpoints", "mimsuite.runs.loggers.files.FileLogger"})
 """Classes in `ROOMS` that no config names: they write and remove files in the folder that they are given."""
 
 MOVED = {
     "mimsuite.data.augment.CenterCrop": "mimsuite.data.augment.crop.CenterCrop",
     "mimsuite.data.augment.RandomResizedCrop": "mimsuite.data.augment.crop.RandomResizedCrop",
     "mimsuite.data.supervised.Supervised": "mimsuite.data.augment.supervised.Supervised",
-    "mimsuite.loggers.WandbLogger": "mimsuite.runs.loggers.WandbLogger",
+    "mimsuite.loggers.WandbLogger": "mimsuite.runs.loggers.wandb.WandbLogger",
+    "mimsuite.runs.loggers.WandbLogger": "mimsuite.runs.loggers.wandb.WandbLogger",
     "mimsuite.masking.BlockMask": "mimsuite.masked.samplers.BlockMask",
     "mimsuite.masking.GridMask": "mimsuite.masked.samplers.GridMask",
     "mimsuite.masking.InverseBlockMask": "mimsuite.masked.samplers.InverseBlockMask",

@@ -201,7 +201,7 @@ def train(
     import torch
 
     from mimsuite.runs.checkpoints import goes_on_from
-    from mimsuite.runs.loggers import close_loggers
+    from mimsuite.runs.loggers.guest import close_loggers
     from mimsuite.weights.checkpoints import newest_checkpoint
 
     objective, data = made

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mimsuite.objectives.classify import ClassifyObjective
     from mimsuite.objectives.mim import MIMObjective
     from mimsuite.objectives.objective import Objective
-    from mimsuite.runs.loggers import FileLogger
+    from mimsuite.runs.loggers.files import FileLogger
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,8 @@ def make_trainer(
 
     from mimsuite.callbacks.checkpoints import Checkpoints
     from mimsuite.callbacks.context import make_callbacks
-    from mimsuite.runs.loggers import FileLogger, make_loggers
+    from mimsuite.runs.loggers.files import FileLogger
+    from mimsuite.runs.loggers.making import make_loggers
 
     groups, objects, trusted = settings.groups, settings.inputs.objects, settings.inputs.trusted
     files = FileLogger(folder.path, step) if folder.leads else None

@@ -28,6 +28,8 @@ RUN_NAMES = (
     "weights",
     "pictures",
     "wandb",
+    "tensorboard",
+    "mlflow",
     "probe.csv",
     "probe.json",
     "probe.png",

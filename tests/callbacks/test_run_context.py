@@ -14,7 +14,8 @@ from mimsuite.callbacks.context import RunContext, check_parts, make_callbacks, 
 from mimsuite.callbacks.monitor import Monitor
 from mimsuite.callbacks.online_probe import OnlineProbe
 from mimsuite.errors import InputError
-from mimsuite.runs.loggers import close_loggers, make_loggers
+from mimsuite.runs.loggers.guest import close_loggers
+from mimsuite.runs.loggers.making import make_loggers
 
 HERE = __name__
 
@@ -130,8 +131,8 @@ def test_annotations_that_are_text_are_read_too(tmp_path, monkeypatch):
 
 def test_a_users_logger_gets_it_too_and_only_where_a_process_leads(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr("mimsuite.runs.loggers.WandbLogger.is_wanted", lambda _: True)
-    node = {"_target_": "mimsuite.runs.loggers.WandbLogger", "project": "p", "group": None}
+    monkeypatch.setattr("mimsuite.runs.loggers.wandb.WandbLogger.is_wanted", lambda _: True)
+    node = {"_target_": "mimsuite.runs.loggers.wandb.WandbLogger", "project": "p", "group": None}
     csv = {"_target_": "lightning.pytorch.loggers.csv_logs.CSVLogger", "save_dir": str(tmp_path)}
     nodes, trusted = OmegaConf.create({"a": node, "b": csv}), ["lightning.pytorch.loggers.csv_logs.CSVLogger"]
     assert make_loggers(nodes, context_of(tmp_path, leads=False), trusted) == []

@@ -31,7 +31,7 @@ from mimsuite.errors import InputError
         "mimsuite.runs.folder.shutil.rmtree",
         "mimsuite.runs.objects.os.system",
         "mimsuite.runs.checkpoints.torch.load",
-        "mimsuite.runs.loggers.FileLogger",
+        "mimsuite.runs.loggers.files.FileLogger",
         "mimsuite.callbacks.checkpoints.Checkpoints",
         "mimsuite.runs.objects.RunFolder",
         "lightning.pytorch.trainer.trainer.os.system",

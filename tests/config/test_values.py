@@ -251,7 +251,12 @@ def test_a_variable_stays_a_variable(monkeypatch):
 def test_a_key_has_one_kind_wherever_it_is_declared():
     declared = [pair for file in conf_dir().rglob("*.yaml") for pair in declared_kinds(file, conf_dir())]
     assert len(set(declared)) == len(key_kinds())
-    assert {"data": "paths", "labels_column": "text", "logger.wandb.project": "text"}.items() <= key_kinds().items()
+    assert {
+        "data": "paths",
+        "labels_column": "text",
+        "logger.wandb.project": "text",
+        "logger.mlflow.project": "text",
+    }.items() <= key_kinds().items()
 
 
 @pytest.mark.parametrize(

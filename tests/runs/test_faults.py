@@ -17,7 +17,7 @@ from mimsuite.objectives.mim import MIMObjective
 from mimsuite.pictures import saving
 from mimsuite.pictures.curves import read_metrics
 from mimsuite.runs.folder import RunLog
-from mimsuite.runs.loggers import FileLogger
+from mimsuite.runs.loggers.files import FileLogger
 from mimsuite.settings import budget
 from mimsuite.settings.outputs import check_writable
 

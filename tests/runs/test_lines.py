@@ -13,7 +13,8 @@ from mimsuite.runs.banner import report_choices
 from mimsuite.runs.console import report_next, report_reader
 from mimsuite.runs.environment import warn_of_changes
 from mimsuite.runs.life import finished_before
-from mimsuite.runs.loggers import WandbLogger, read_rows_until
+from mimsuite.runs.loggers.files import read_rows_until
+from mimsuite.runs.loggers.wandb import WandbLogger
 from mimsuite.settings.given_labels import given_label_keys
 from mimsuite.tasks.evaluate import format_row
 

@@ -9,10 +9,16 @@ from urllib.parse import urlsplit
 
 import pytest
 import wandb
+from PIL import Image
 from run_facts import context_of
 
-from mimsuite.runs import loggers
-from mimsuite.runs.loggers import FileLogger, WandbLogger, load_user_settings, wandb_mode
+from mimsuite.errors import InputError
+from mimsuite.runs.loggers import guest
+from mimsuite.runs.loggers import wandb as ours
+from mimsuite.runs.loggers.files import FileLogger
+from mimsuite.runs.loggers.mlflow import MLflowLogger
+from mimsuite.runs.loggers.tensorboard import TensorBoardLogger
+from mimsuite.runs.loggers.wandb import WandbLogger, load_user_settings, wandb_mode
 
 
 def test_rows_have_empty_cells_where_a_step_has_no_value(tmp_path):
@@ -90,16 +96,17 @@ def test_an_unreachable_wandb_costs_at_most_ten_seconds(server, monkeypatch, tmp
         monkeypatch.setenv("WANDB_MODE", "online")
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        assert loggers.WANDB_PATIENCE <= 10
-        monkeypatch.setattr(loggers, "WANDB_PATIENCE", 2.5)
+        assert guest.PATIENCE <= 10
+        monkeypatch.setattr(guest, "PATIENCE", 2.5)
+        monkeypatch.setattr(ours, "PATIENCE", 2.5)
         began = time.monotonic()
         logger = WandbLogger(project="p", group=None, context=context_of(tmp_path))
         logger.log_metrics({"a": 1.0}, 1)
         logger.close()
         assert logger.failed
-        assert time.monotonic() - began < loggers.WANDB_PATIENCE + 2
+        assert time.monotonic() - began < guest.PATIENCE + 2
         for thread in threading.enumerate():
-            if thread.name == "wandb":
+            if thread.name == "logger wandb":
                 thread.join(20)
 
 
@@ -149,3 +156,79 @@ def test_no_settings_of_the_working_folder_reach_wandb(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb_setup, "_singleton", None)
     load_user_settings()
     assert wandb_setup.singleton().settings.base_url == "https://ours.example"
+
+
+def small_picture(folder):
+    path = folder / "sheet.png"
+    Image.new("RGB", (4, 3), (255, 0, 0)).save(path)
+    return path
+
+
+def log_two_starts(make, folder):
+    """A run of two steps, started twice from step 1; each start has a validation before it and a picture."""
+    for steps in ((0, 1, 2), (1, 2, 3)):
+        logger = make(context_of(folder, config={"seed": 3, "optim": {"lr": 0.1}}))
+        for step in steps:
+            logger.log_metrics({"val/loss": 10.0 * step, "epoch": 0}, step)
+        logger.log_picture("reconstructions", small_picture(folder), steps[-1])
+        logger.close()
+        assert not logger.failed
+
+
+def test_tensorboard_shows_metrics_pictures_and_config_and_each_step_once(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log_two_starts(lambda context: TensorBoardLogger(context=context), tmp_path)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("val/loss")] == [(0, 0), (1, 10), (2, 20), (3, 30)]
+    assert [image.step for image in events.Images("reconstructions")] == [3]  # of step 2 another is about to come
+    assert (tmp_path / "tensorboard" / "hparams.yaml").read_text() == "seed: 3\noptim:\n  lr: 0.1\n"
+
+
+def test_a_resumed_run_goes_on_in_its_mlflow_run(tmp_path, monkeypatch):
+    tracking = pytest.importorskip("mlflow.tracking")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    log_two_starts(lambda context: MLflowLogger(project="ours", context=context), tmp_path)
+    client = tracking.MlflowClient((tmp_path / "mlflow").as_uri())
+    (experiment,) = (found for found in client.search_experiments() if found.name == "ours")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"seed": "3", "optim/lr": "0.1"}
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "val/loss")] == [0, 1, 2, 1, 2, 3]
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "reconstructions")] == [
+        "reconstructions/sheet.png"
+    ]
+    assert not (Path.cwd() / "mlruns").exists()
+
+
+class Silent(guest.Guest):
+    title = "silent"
+
+    def open(self):
+        time.sleep(60)
+
+    send_metrics = send_picture = finish = None
+
+
+def test_several_guests_that_hang_cost_ten_seconds_together(monkeypatch, caplog):
+    monkeypatch.setattr(guest, "PATIENCE", 0.5)
+    several = [Silent(), Silent(), Silent()]
+    began = time.monotonic()
+    guest.close_loggers(several)
+    assert time.monotonic() - began < 1
+    assert caplog.text.count("silent did not finish within") == 3
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, MLflowLogger])
+def test_a_guest_that_is_not_installed_is_named_with_its_pip_line(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=rf'pip install "mimsuite\[{kind.title}\]"'):
+        kind.is_wanted(context_of(tmp_path))
+
+
+def test_a_guest_that_cannot_write_costs_a_line(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("in the way")
+    logger = TensorBoardLogger(context=context_of(tmp_path))
+    logger.log_metrics({"a": 1.0}, 1)
+    logger.close()
+    assert logger.failed
+    assert "tensorboard cannot write; switched off for this run; metrics are in metrics.csv" in caplog.text

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from mimsuite.config.composing import compose_task
 from mimsuite.errors import InputError
 from mimsuite.settings.objects import NO_OBJECTS
 from mimsuite.settings.resume import continue_config
@@ -78,3 +79,15 @@ def test_a_path_in_another_spelling_is_no_change(run, tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(f"labels: {tmp_path}/forty.csv\n")
     cfg = OmegaConf.create({**run, "labels": "./forty.csv"})
     assert continue_config(cfg, ["labels=./forty.csv"]).labels == f"{tmp_path}/forty.csv"
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [("default", ["wandb"]), ("[tensorboard,wandb]", ["tensorboard", "wandb"]), ("mlflow", ["mlflow"]), ("none", [])],
+)
+def test_loggers_are_chosen_by_name_also_for_a_run_that_goes_on(choice, names, run, tmp_path):
+    cfg, _ = compose_task("pretrain", [f"out={tmp_path}", "resume=true", f"logger={choice}"])
+    assert list(cfg.logger) == names
+    (tmp_path / "config.yaml").write_text("steps: 10\nlogger:\n  wandb: {_target_: a.B}\n")
+    resumed = continue_config(OmegaConf.create({**run, "logger": cfg.logger}), ["resume=true", f"logger={choice}"])
+    assert list(resumed.logger) == names
