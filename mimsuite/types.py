@@ -325,6 +325,9 @@ class Batch(NamedTuple):
         hidden: True cells of each mask, if all have the same number.
         keys: the samples' names; None where none are asked for.
         windows: `(B, 3)` int64: height and width of what lies on the canvas, and 1 where it is to be mirrored.
+        targets: `(B, T, gh, gw)` bool, True = to be predicted: T targets of each image, which may overlap, and lie in
+            what `mask` hides; None where everything that is hidden is one target.
+        target_units: True cells of each target, where there are `targets`: all have the same number.
     """
 
     images: Tensor
@@ -335,6 +338,8 @@ class Batch(NamedTuple):
     hidden: int | None = None
     keys: list[str] | None = None
     windows: Tensor | None = None
+    targets: Tensor | None = None
+    target_units: int | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Batch:
         """The batch on another device; libraries that move batches ask for this method.

@@ -14,7 +14,7 @@ from mimsuite.encoders.activations import ACTIVATIONS
 from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.report import COLUMNS
-from mimsuite.masked import samplers
+from mimsuite.masked import multi_block, samplers
 from mimsuite.masked.losses import ERRORS
 from mimsuite.masked.modes import MODES
 from mimsuite.masked.targets import TARGETS
@@ -67,8 +67,10 @@ def test_every_kind_of_labels_has_a_problem_type_of_its_own():
 
 def test_every_choice_of_a_mask_is_a_sampler_and_every_sampler_a_choice():
     found = {yaml.safe_load(file.read_text())["_target_"] for file in (conf_dir() / "mask").glob("*.yaml")}
-    made = {name for name, value in vars(samplers).items() if isinstance(value, type) and name.endswith("Mask")}
-    assert found == {f"mimsuite.masked.samplers.{name}" for name in made}
+    classes = [
+        value for module in (samplers, multi_block) for value in vars(module).values() if isinstance(value, type)
+    ]
+    assert found == {f"{made.__module__}.{made.__name__}" for made in classes if made.__name__.endswith("Mask")}
 
 
 @pytest.mark.parametrize(

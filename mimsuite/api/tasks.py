@@ -115,7 +115,7 @@ def evaluate(
         batch: images per forward pass (auto: 64; for a pretraining run as in its validation)
         workers: loader processes (auto: one per CPU core but one, at most 8)
         overwrite: replace the run in out (default: false)
-        mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random)
+        mask: a choice of `conf/mask`: block, grid, inverse_block, multi_block, none, random (default: random)
         overrides: further keys, as `**{"group.key": value}`; `mimsuite evaluate --help` lists them.
 
     Returns:
@@ -289,7 +289,7 @@ def reconstruct(
             at most 1,200 pixels (default: false)
         csv: table to write (.csv): image, ratio, mask, masked_loss, psnr (default: none)
         overwrite: replace existing files in out and csv (default: false)
-        mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random)
+        mask: a choice of `conf/mask`: block, grid, inverse_block, multi_block, none, random (default: random)
         overrides: further keys, as `**{"group.key": value}`; `mimsuite reconstruct --help` lists them.
 
     Returns:

@@ -90,8 +90,8 @@ def pretrain(
             vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
             `mimsuite.models`
         head: a choice of `conf/head`: classifier, dec1, dec8, simmim (default: simmim)
-        mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random); or a sampler of your
-            own
+        mask: a choice of `conf/mask`: block, grid, inverse_block, multi_block, none, random (default: random); or a
+            sampler of your own
         objective: a choice of `conf/objective`: classify, mae, simmim (default: simmim)
         augment: a choice of `conf/augment`: crop, none, supervised (default: crop); or an augmentation of your own
         optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
@@ -283,8 +283,8 @@ def bench(
             vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
             `mimsuite.models`
         head: a choice of `conf/head`: classifier, dec1, dec8, simmim (default: simmim)
-        mask: a choice of `conf/mask`: block, grid, inverse_block, none, random (default: random); or a sampler of your
-            own
+        mask: a choice of `conf/mask`: block, grid, inverse_block, multi_block, none, random (default: random); or a
+            sampler of your own
         objective: a choice of `conf/objective`: classify, mae, simmim (default: simmim)
         augment: a choice of `conf/augment`: crop, none, supervised (default: crop); or an augmentation of your own
         optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)

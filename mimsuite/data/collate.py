@@ -14,10 +14,10 @@ from mimsuite.data.labels import Label
 from mimsuite.data.reader import Failure, Sample, too_many
 from mimsuite.data.workers import MORE_SHARED_MEMORY, SHARED_MEMORY, finds_no_memory
 from mimsuite.errors import InputError, RunError
-from mimsuite.masked.samplers import MaskSampler
+from mimsuite.masked.samplers import MaskSampler, MaskWithTargets, StepSampler, keep_some
 from mimsuite.types import Batch
 
-_MASK, _CHOICE = 2, 3
+_MASK, _CHOICE, _SIZES, _CUT = 2, 3, 4, 5
 _WHOLE_BATCH = 8  # smaller batches may be bad as a whole by bad luck
 
 
@@ -61,7 +61,7 @@ class Collate:
             if not finds_no_memory(error):
                 raise
             return RunError(f"a loader worker found {SHARED_MEMORY} full; {MORE_SHARED_MEMORY}")
-        mask = self._masks(good)
+        mask, targets = self._masks(good)
         return Batch(
             images=images,
             ids=torch.tensor([s.id for s in good], dtype=torch.int64),
@@ -71,14 +71,38 @@ class Collate:
             hidden=None if mask is None else same_count(mask),
             keys=[s.key for s in good] if self._keys else None,
             windows=windows,
+            targets=targets,
+            target_units=None if targets is None else int(targets[0, 0].sum()),
         )
 
-    def _masks(self, samples: list[Sample]) -> Tensor | None:
+    def _masks(self, samples: list[Sample]) -> tuple[Tensor | None, Tensor | None]:
+        """Masks `(B, gh, gw)`, and targets `(B, T, gh, gw)` where they are not all that is hidden."""
         if not self._samplers or self._grid is None:
-            return None
+            return None, None
         draw = self._samplers[mix_hashes(samples[0].shared, _CHOICE) % len(self._samplers)]
         generator = torch.Generator()
-        return torch.stack([draw(self._grid, generator.manual_seed(mix_hashes(s.seed, _MASK))) for s in samples])
+        if isinstance(draw, StepSampler):
+            draw = draw.of_step(self._grid, generator.manual_seed(mix_hashes(samples[0].shared, _SIZES)))
+        drawn = [draw(self._grid, generator.manual_seed(mix_hashes(s.seed, _MASK))) for s in samples]
+        hidden = [mask for mask in drawn if not isinstance(mask, MaskWithTargets)]
+        if len(hidden) == len(drawn):
+            return torch.stack(hidden), None
+        return cut_to_smallest([mask for mask in drawn if isinstance(mask, MaskWithTargets)], samples)
+
+
+def cut_to_smallest(drawn: Sequence[MaskWithTargets], samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Masks `(B, gh, gw)` that leave the same number visible, and targets `(B, T, gh, gw)` of the same size.
+
+    Both numbers are the smallest of the batch. Where an image has more, a choice stays that its own seed decides.
+    """
+    visible = min(int((~mask.hidden).sum()) for mask in drawn)
+    size = min(int(mask.targets.flatten(1).sum(1).min()) for mask in drawn)
+    hidden, targets = [], []
+    for mask, sample in zip(drawn, samples, strict=True):
+        generator = torch.Generator().manual_seed(mix_hashes(sample.seed, _CUT))
+        hidden.append(~keep_some(~mask.hidden, visible, generator))
+        targets.append(torch.stack([keep_some(target, size, generator) for target in mask.targets]))
+    return torch.stack(hidden), torch.stack(targets)
 
 
 def images_of(samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:

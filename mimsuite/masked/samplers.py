@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,12 +17,39 @@ from mimsuite.masked.geometry import hidden_units
 Grid = tuple[int, int]
 
 
+class MaskWithTargets(NamedTuple):
+    """A mask that hides more than is to be predicted.
+
+    Attributes:
+        hidden: `(gh, gw)` bool, True = hidden from the encoder.
+        targets: `(T, gh, gw)` bool, True = to be predicted; T targets, which may overlap, of what is hidden.
+    """
+
+    hidden: Tensor
+    targets: Tensor
+
+
 class MaskSampler(Protocol):
     """Draws the mask of one image; the same generator state gives the same mask."""
 
-    def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor:
-        """Returns a mask of `grid = (gh, gw)` units, bool, True = hidden."""
+    def __call__(self, grid: Grid, generator: torch.Generator) -> Tensor | MaskWithTargets:
+        """Returns a mask of `grid = (gh, gw)` units, bool, True = hidden: with its targets where they are not all."""
         ...
+
+
+@runtime_checkable
+class StepSampler(Protocol):
+    """A `MaskSampler` that draws something once for all images of an optimizer step, such as the sizes of blocks."""
+
+    def of_step(self, grid: Grid, generator: torch.Generator) -> MaskSampler:
+        """Returns what draws the masks of the step; what they share is drawn from `generator`."""
+        ...
+
+
+def draw_hidden(sampler: MaskSampler, grid: Grid, generator: torch.Generator) -> Tensor:
+    """What one mask hides, `(gh, gw)` bool, True = hidden, whatever it wants predicted."""
+    drawn = sampler(grid, generator)
+    return drawn.hidden if isinstance(drawn, MaskWithTargets) else drawn
 
 
 def make_samplers(node: DictConfig, trusted: Collection[str], drops: bool) -> list[MaskSampler]:
@@ -55,7 +82,7 @@ def hidden_counts(samplers: Sequence[MaskSampler], grid: Grid, draws: int = 16) 
     counts = []
     for sampler in samplers:
         for seed in range(draws):
-            mask = sampler(grid, torch.Generator().manual_seed(seed))
+            mask = draw_hidden(sampler, grid, torch.Generator().manual_seed(seed))
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != grid:
                 found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
                 raise InputError(
@@ -64,6 +91,36 @@ def hidden_counts(samplers: Sequence[MaskSampler], grid: Grid, draws: int = 16) 
                 )
             counts.append(int(mask.sum()))
     return counts
+
+
+def has_targets(sampler: MaskSampler, grid: Grid) -> bool:
+    """Whether a sampler says what is to be predicted; then a batch's masks are cut to one number of visible units.
+
+    Raises:
+        InputError: targets that are empty, of another shape, or visible.
+    """
+    drawn = sampler(grid, torch.Generator().manual_seed(0))
+    if not isinstance(drawn, MaskWithTargets):
+        return False
+    targets, name = drawn.targets, type(sampler).__name__
+    if targets.dtype != torch.bool or targets.ndim != 3 or tuple(targets.shape[1:]) != grid or not len(targets):
+        raise InputError(
+            f"mask: {name} returns targets of {targets.dtype} {tuple(targets.shape)} for the grid {grid}; return bool "
+            f"of (T, {grid[0]}, {grid[1]}), True where to be predicted"
+        )
+    if not targets.flatten(1).any(1).all() or (targets & ~drawn.hidden).any():
+        raise InputError(f"mask: {name} returns targets that are empty or visible; hide what is to be predicted")
+    return True
+
+
+def keep_some(units: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """A random choice of `count` of the True units, `(gh, gw)` bool; draws nothing where there are no more."""
+    places = units.flatten().nonzero().flatten()
+    if len(places) == count:
+        return units
+    kept = torch.zeros_like(units)
+    kept.view(-1)[places[torch.randperm(len(places), generator=generator)[:count]]] = True
+    return kept
 
 
 def check_masks(samplers: Sequence[MaskSampler], grid: Grid, *, drops: bool) -> None:
@@ -75,14 +132,16 @@ def check_masks(samplers: Sequence[MaskSampler], grid: Grid, *, drops: bool) -> 
         drops: whether the encoder drops hidden patches.
 
     Raises:
-        InputError: masks that hide nothing, or, where patches are dropped, all or not the same number each time.
+        InputError: masks that hide nothing, or, where patches are dropped, all or not the same number each time;
+            targets that cannot be predicted.
     """
     for sampler in samplers:
         counts, units = hidden_counts([sampler], grid), grid[0] * grid[1]
         name = type(sampler).__name__
         if not any(counts):
             raise InputError(f"mask: {name} hides nothing, so there is nothing to predict; use mask=random")
-        if drops and (len(set(counts)) > 1 or counts[0] == units):
+        cut = has_targets(sampler, grid)
+        if drops and (max(counts) == units or (len(set(counts)) > 1 and not cut)):
             raise InputError(
                 f"mask: {name} hides {min(counts)} to {max(counts)} of {units} units; where hidden patches are dropped "
                 "(objective=mae) all masks must hide the same number, and leave one to see"

@@ -156,12 +156,12 @@ class Scene:
         ]  # an error of images comes before torch is imported
         import torch
 
-        from mimsuite.masked.samplers import make_samplers
+        from mimsuite.masked.samplers import draw_hidden, make_samplers
 
         generator = torch.Generator()
         samplers = [make_samplers(choice.node, trusted, self.drops)[0] for choice in choices]
         return [
-            torch.stack([sampler(choice.grid, generator.manual_seed(each)) for each in seeds])
+            torch.stack([draw_hidden(sampler, choice.grid, generator.manual_seed(each)) for each in seeds])
             for choice, sampler in zip(choices, samplers, strict=True)
         ]
 

@@ -15,6 +15,7 @@ from mimsuite.words import LOSSES, MASK_MODES, PENALTIES, TARGETS
 
 SIMMIM_HEAD, MAE_HEAD = "mimsuite.heads.simmim.SimMIMHead", "mimsuite.heads.mae.MAEDecoder"
 NO_MASK = "mimsuite.masked.samplers.NoMask"
+MULTI_BLOCK = "mimsuite.masked.multi_block.MultiBlockMask"
 MAE_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 HEAD_KEYS: dict[str, tuple[str, ...]] = {SIMMIM_HEAD: (), MAE_HEAD: MAE_KEYS}
 
@@ -42,8 +43,14 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
             "objective=mae with objective.mask_mode=drop"
         )
     check_head(cfg, head)
-    if current_name(str(read(cfg, "mask._target_"))) == NO_MASK:
+    mask = current_name(str(read(cfg, "mask._target_")))
+    if mask == NO_MASK:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")
+    if mask == MULTI_BLOCK and "ratio" in cfg.mask:  # objective=mae brings one
+        raise InputError(
+            f"mask.ratio={read(cfg, 'mask.ratio')}: mask=multi_block has no ratio, but objective=mae brings one; "
+            "use ~mask.ratio, or mask=random"
+        )
     if target == "hog":
         check_hog(cfg, config)
 

@@ -120,7 +120,11 @@ def test_pixels_of_another_shape_or_type_are_refused(scenes):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("pixels", {"mask": "blok"}, "^mask: blok is unknown; mask takes block, grid, inverse_block, none, random$"),
+        (
+            "pixels",
+            {"mask": "blok"},
+            "^mask: blok is unknown; mask takes block, grid, inverse_block, multi_block, none, random$",
+        ),
         ("pixels", {"mask": "none", "ratio": 0.5}, "^mask=none has no ratio, and ratio=0.5 is given; remove ratio$"),
         ("pixels", {"ratio": 1.5}, r"^ratio=1.5 is not in \(0, 1\]; SimMIM uses ratio=0.6$"),
         ("pixels", {"ratio": "half"}, r"^ratio=half is not in \(0, 1\]; SimMIM uses ratio=0.6$"),

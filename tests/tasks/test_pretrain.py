@@ -137,11 +137,22 @@ def test_the_loss_of_a_run_can_be_chosen_and_validates_as_it_trains(run, tmp_pat
     assert "loss: mse" in (tmp_path / "out" / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize(("mask", "hidden"), [("block", 7), ("inverse_block", 11), ("grid", 12)])
-def test_other_masks_train_and_are_counted(mask, hidden, tmp_path, caplog):
-    summary = pretrain(tmp_path / "out", workers=0, mask=mask, steps=1, val_every=1, **{"mask.unit": 16})
+DROPPED = {"objective.mask_mode": "drop", "head": "dec1", "mask.unit": 8, "mask.least": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("mask", "values", "hidden"),
+    [
+        ("block", {"mask.unit": 16}, "7 of 16 hidden"),
+        ("inverse_block", {"mask.unit": 16}, "11 of 16 hidden"),
+        ("grid", {"mask.unit": 16}, "12 of 16 hidden"),
+        ("multi_block", DROPPED, "20 to 47 of 64 hidden"),  # each batch is cut to its smallest, which dropping needs
+    ],
+)
+def test_other_masks_train_and_are_counted(mask, values, hidden, tmp_path, caplog):
+    summary = pretrain(tmp_path / "out", workers=0, mask=mask, steps=1, val_every=1, **values)
     assert summary["status"] == "done"
-    assert f"units of 16 px: {hidden} of 16 hidden" in caplog.text
+    assert hidden in caplog.text
 
 
 def test_an_unreachable_wandb_changes_no_weight_and_no_secret_is_written_down(run, tmp_path):

@@ -130,10 +130,10 @@ def test_masks_and_ratios_make_a_sheet_of_their_pairs(options, make, tmp_path):
 
 
 def test_masks_keep_their_own_defaults(make, tmp_path):
-    kinds = ["random", "block", "inverse_block", "grid", "none"]
+    kinds = ["random", "block", "inverse_block", "grid", "multi_block", "none"]
     found = api.reconstruct(init=make(), out=str(tmp_path / "x.png"), masks=kinds, count=1)
     assert [each["mask"] for each in found["settings"]] == kinds
-    assert [each["ratio"] for each in found["settings"]] == [0.6, 0.4, 0.65, 0.75, None]
+    assert [each["ratio"] for each in found["settings"]] == [0.6, 0.4, 0.65, 0.75, None, None]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,10 @@ def test_masks_keep_their_own_defaults(make, tmp_path):
         ({"ratios": []}, "is empty or names a value twice"),
         ({"ratios": [0.5, 0.5]}, "is empty or names a value twice"),
         ({"ratios": "half"}, "ratios: half is not in"),
-        ({"masks": ["random", "blok"]}, "masks: blok is unknown; masks takes block, grid, inverse_block, none, random"),
+        (
+            {"masks": ["random", "blok"]},
+            "masks: blok is unknown; masks takes block, grid, inverse_block, multi_block, none, random",
+        ),
         ({"masks": ["random"], "mask": "block"}, "mask=block and masks= contradict each other; remove one"),
         ({"masks": ["random"], "mask.ratio": 0.3}, "mask.ratio=0.3 and masks= contradict each other"),
         ({"ratios": [0.5], "mask.ratio": 0.3}, "mask.ratio=0.3 and ratios= contradict each other; remove one"),
