@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 _LONGEST = 300  # characters of a cause
+HIDDEN = "<secret>"
+"""Stands where a password or a signature was."""
+
+
+def hide_addresses(text: str) -> str:
+    """Any text without what may be secret in its addresses: user and password, and the query of a web address."""
+    text = re.sub(r"(\w:/+)[^/@\s]+@", rf"\1{HIDDEN}@", text)
+    return re.sub(r"""(?i)(\bhttps?:/+[^\s?'"]*\?)[^\s'"\]]+""", rf"\1{HIDDEN}", text)
 
 
 class InputError(ValueError):
@@ -18,12 +27,18 @@ class InputError(ValueError):
     The message is one line that names the thing, the value seen, what is allowed, and the fix.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(hide_addresses(message))
+
 
 class RunError(RuntimeError):
     """A run that had to stop (disk, network, diverged loss): the command line exits with 1.
 
     The message is one line; whatever was committed before stays loadable.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(hide_addresses(message))
 
 
 def cause_of(error: BaseException) -> str:

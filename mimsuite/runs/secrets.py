@@ -6,6 +6,8 @@ import logging
 import os
 import re
 
+from mimsuite.errors import hide_addresses
+
 _named: dict[str, str] = {}  # value of a variable that a config names with `${oc.env:NAME}` -> that text
 
 SHORTEST = 6  # characters of a value that is hidden: shorter ones are parts of common words
@@ -17,13 +19,13 @@ _SECRET = re.compile(  # `api_key=...`, `hub_token: ...`, not `cls_token: ...`, 
 
 
 def redact(text: str) -> str:
-    """Config text without secrets: passwords in addresses, and the values of keys that are named like secrets."""
+    """Config text without secrets: those that `hide` finds, and the values of keys that are named like secrets."""
     return _SECRET.sub(r"\1<secret>", hide(text))
 
 
 def hide(text: str) -> str:
-    """Any text without passwords in addresses, and `${oc.env:NAME}` for the value of a variable named so."""
-    text = re.sub(r"(\w:/+)[^/@\s]+@", r"\1<secret>@", text)
+    """Any text without secrets in addresses, and `${oc.env:NAME}` for the value of a variable that is named so."""
+    text = hide_addresses(text)
     for value in sorted(_named, key=len, reverse=True):
         text = text.replace(value, _named[value])
     return text

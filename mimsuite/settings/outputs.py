@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mimsuite.data.stores.address import scheme_of
+from mimsuite.data.stores.names import scheme_of
 from mimsuite.errors import FULL, InputError
 
 RUN_NAMES = (

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.help import documented_keys
 from mimsuite.config.kinds import LISTS, PATHS, key_kinds
-from mimsuite.data.stores.address import scheme_of
+from mimsuite.data.stores.names import scheme_of
 from mimsuite.errors import InputError
 from mimsuite.settings.resolve import with_values
 from mimsuite.words import WEIGHT_NAMES

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 
 from mimsuite.data.stores.local import LocalStore
+from mimsuite.data.stores.names import scheme_of
+from mimsuite.data.stores.remote import RemoteStore
 from mimsuite.data.stores.store import Store
 from mimsuite.errors import InputError
 
+REMOTE = ("s3", "gs", "az", "http", "https", "hf")
+"""The schemes of addresses on other machines that can be read."""
 
-def scheme_of(address: str) -> str:
-    """The scheme of `scheme://...` in lower case ("s3", "https"); empty for a local path."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", address)
-    return match.group(1).lower() if match else ""
+_remote: dict[str, RemoteStore] = {}
 
 
 def absolute(address: str) -> str:
@@ -29,14 +29,14 @@ def absolute(address: str) -> str:
 
 
 def store_of(address: str) -> Store:
-    """The store that reads what lies at an address.
+    """The store that reads what lies at an address; there is one of each remote kind in a process.
 
     Raises:
         InputError: a kind of address that is not supported. Only its scheme is named: the rest may hold a password.
     """
     scheme = scheme_of(address)
-    if scheme:
-        raise InputError(
-            f"{scheme}://... cannot be read: remote data is not supported yet; copy it to a local folder, and give that"
-        )
-    return LocalStore()
+    if not scheme:
+        return LocalStore()
+    if scheme not in REMOTE:
+        raise InputError(f"{scheme}://... cannot be read; use a local path, or one of {'://, '.join(REMOTE)}://")
+    return _remote.setdefault(scheme, RemoteStore(scheme))
