@@ -5,7 +5,8 @@ from __future__ import annotations
 from mimsuite.data.fetching.limits import DEFAULT, Fetching
 from mimsuite.data.fetching.retry import Attempts, passes
 from mimsuite.data.index import Shard
-from mimsuite.data.stores.address import scheme_of, store_of
+from mimsuite.data.stores.address import store_of
+from mimsuite.data.stores.names import scheme_of
 from mimsuite.data.stores.store import Store
 from mimsuite.errors import RunError
 
