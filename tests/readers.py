@@ -179,7 +179,8 @@ def make_targets(folder: Path) -> dict[str, Target]:
     (data / "train-000000.tar").write_bytes(pax)
     (data / "test-000000.tar").write_bytes(gnu)
     index_beside(str(data))
-    index, table = (data / "index.json").read_bytes(), (data / "train-000000.idx.npy").read_bytes()
+    index, table = (data / "index.json").read_bytes(), (data / "samples.idx.npy").read_bytes()
+    keys = (data / "keys.idx.npy").read_bytes()
 
     def put(name: str, content: bytes) -> Path:
         path = folder / name
@@ -188,13 +189,21 @@ def make_targets(folder: Path) -> dict[str, Target]:
         return path
 
     def read_index_json(content: bytes) -> None:
-        (data / "train-000000.idx.npy").write_bytes(table)
+        (data / "keys.idx.npy").write_bytes(keys)
+        (data / "samples.idx.npy").write_bytes(table)
         (data / "index.json").write_bytes(content)
         read_all(data)
 
     def read_table(content: bytes) -> None:
         (data / "index.json").write_bytes(index)
-        (data / "train-000000.idx.npy").write_bytes(content)
+        (data / "keys.idx.npy").write_bytes(keys)
+        (data / "samples.idx.npy").write_bytes(content)
+        read_all(data)
+
+    def read_keys(content: bytes) -> None:
+        (data / "index.json").write_bytes(index)
+        (data / "samples.idx.npy").write_bytes(table)
+        (data / "keys.idx.npy").write_bytes(content)
         read_all(data)
 
     tensors = save({"a": torch.zeros(3, 4), "b": torch.ones(5, dtype=torch.bfloat16)})
@@ -364,7 +373,8 @@ def make_targets(folder: Path) -> dict[str, Target]:
             5,
         ),
         "index.json": Target(of_json(index), read_index_json, OURS, 2),
-        "idx.npy": Target(of(table), read_table, OURS, 2),
+        "samples.idx.npy": Target(of(table), read_table, OURS, 2),
+        "keys.idx.npy": Target(of(keys), read_keys, OURS, 2),
         "model.safetensors": Target(
             damaged_tensors, lambda content: read_tensors(put("w.safetensors", content)), OURS, 4
         ),

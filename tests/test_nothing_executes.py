@@ -244,8 +244,8 @@ def test_an_array_of_objects_is_a_bad_sample(canary, tmp_path):
 def test_a_table_of_objects_is_refused(canary, tmp_path):
     write_tar(tmp_path / "train-0.tar", [("a.png", picture())])
     write_index(tmp_path, build_index(tmp_path, [tmp_path / "train-0.tar"], tmp_path, {}))
-    (tmp_path / "train-0.idx.npy").write_bytes(objects(canary))
-    with pytest.raises(InputError, match=r"train-0.idx.npy cannot be read"):
+    (tmp_path / "samples.idx.npy").write_bytes(objects(canary))
+    with pytest.raises(InputError, match=r"samples.idx.npy cannot be read"):
         read_all(tmp_path)
 
 

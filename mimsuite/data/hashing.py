@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
+_MANY = 1 << 20  # hashes that may be held beyond those that are wanted
 
 
 def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -64,3 +66,39 @@ def permute(n: int, seed: int) -> NDArray[np.int64]:
     keys.sort()
     keys &= np.uint64((1 << int(bits)) - 1)
     return keys.view(np.int64)
+
+
+def find_smallest(count: int, blocks: Iterable[NDArray[np.uint64]]) -> NDArray[np.int64]:
+    """The places of the `count` smallest of many hashes, and of those that equal the largest of these.
+
+    Memory grows with `count` and the largest block, not with the number of hashes.
+
+    Args:
+        count: how many; of fewer hashes all are taken.
+        blocks: the hashes, uint64, in pieces.
+
+    Returns:
+        Their places among all hashes, ascending.
+    """
+    hashes, places, done = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
+    bound = np.uint64(_MASK)  # those above are not among the smallest, whatever follows
+
+    def held() -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """What may still be among them."""
+        nonlocal bound
+        found, where = np.concatenate(hashes), np.concatenate(places)
+        if len(found) > count:
+            bound = np.partition(found, count - 1)[count - 1]
+            near = found <= bound
+            found, where = found[near], where[near]
+        return found, where
+
+    for block in blocks:
+        near = np.flatnonzero(block <= bound)
+        hashes.append(block[near])
+        places.append(near + done)
+        done += len(block)
+        if sum(map(len, hashes)) > 2 * count + _MANY:
+            found, where = held()
+            hashes, places = [found], [where]
+    return held()[1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -11,23 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.fetching.limits import DEFAULT, Fetching
-from mimsuite.data.hashing import mix_hashes, splitmix64
+from mimsuite.data.hashing import find_smallest, mix_hashes, splitmix64
 from mimsuite.data.labels import GivenLabels
-from mimsuite.data.stores.address import store_of
-from mimsuite.data.stores.store import map_array
-from mimsuite.data.tar import FIRST_RECORD, RECORD
-from mimsuite.errors import InputError, reading
+from mimsuite.data.numbering import All, Numbering, Some
+from mimsuite.data.tables import RowRange, TableFile, column_of, read_keys, read_rows
+from mimsuite.data.tar import RECORD
+from mimsuite.errors import InputError
 from mimsuite.types import DisplayRange
 from mimsuite.words import Alpha
 
 STATS_SAMPLES = 512  # training images whose pixels give mean and std
 EVERY_SPLIT = "all"
-_TABLES = 64  # kept open, for each holds a file
+_TABLES = 64  # shards whose rows stay at hand
 
 Role = Literal["train", "curve", "test", "fit", "choose"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One tar file.
 
@@ -36,8 +37,10 @@ class Shard:
         samples: how many images it holds.
         bytes: its size.
         sha256: of the whole file, in hex; None where it is not known.
-        table: the `.idx.npy` with one `tar.RECORD` per sample.
+        table: a `.npy` file with one `tar.RECORD` per sample: of all shards of a data set, or of this one alone.
         classes: the number, in the data set, of each class of the shard; None where they are the same.
+        row: where its rows begin in the table.
+        keys: the keys of all rows of the table, once more; None where the table is of this shard alone.
     """
 
     path: str
@@ -46,6 +49,8 @@ class Shard:
     sha256: str | None
     table: str
     classes: tuple[int, ...] | None = None
+    row: int = 0
+    keys: str | None = None
 
 
 class Selection(NamedTuple):
@@ -66,63 +71,99 @@ class Samples:
         sizes: samples per shard, int64.
     """
 
-    def __init__(self, shards: tuple[Shard, ...], keep: NDArray[np.int64] | None = None) -> None:
-        """Takes all samples of `shards`, or those numbered `keep` (ascending)."""
+    def __init__(self, shards: tuple[Shard, ...], chosen: Numbering | None = None) -> None:
+        """Takes all samples of `shards`, or the chosen ones."""
         self.shards = shards
-        counts = [shard.samples for shard in shards]
-        self._starts = [0, *np.cumsum(counts, dtype=np.int64).tolist()]
-        self._keep = keep
-        self._tables: dict[int, NDArray[np.void]] = {}
-        if keep is None:
-            self.sizes = np.array(counts, dtype=np.int64)
-        else:
-            self.sizes = np.diff(np.searchsorted(keep, np.array(self._starts)))
+        bounds = np.zeros(len(shards) + 1, dtype=np.int64)
+        np.cumsum([shard.samples for shard in shards], out=bounds[1:])
+        self._starts: list[int] = bounds.tolist()
+        self._chosen = All(self._starts[-1]) if chosen is None else chosen
+        self.sizes = np.diff(self._chosen.before(bounds))
+        self._rows = OrderedDict[int, NDArray[np.void]]()
+        self._table: tuple[str, TableFile] | None = None  # the last that was opened, by its name
 
     def __len__(self) -> int:
-        return self._starts[-1] if self._keep is None else len(self._keep)
+        return len(self._chosen)
 
     def __getitem__(self, number: int) -> tuple[Shard, np.void]:
         """Returns the shard and the `tar.RECORD` of a sample."""
-        position = number if self._keep is None else int(self._keep[number])
-        shard = bisect_right(self._starts, position) - 1
-        return self.shards[shard], self._table(shard)[position - self._starts[shard]]
+        place = self._chosen.place(number)
+        shard = bisect_right(self._starts, place) - 1
+        return self.shards[shard], self._rows_of(shard)[place - self._starts[shard]]
 
     def keys(self) -> NDArray[np.uint64]:
         """The hashed keys of all samples, `(N,)`."""
-        keys: NDArray[np.uint64] = self.column("key")
-        return keys
+        return np.concatenate([np.empty(0, np.uint64), *self.key_blocks()])
 
     def column(self, name: str) -> NDArray[Any]:
         """One field of the `tar.RECORD`s of all samples, `(N,)`."""
-        values = np.concatenate([_column(self._table(i), name) for i in range(len(self.shards))])
-        return values if self._keep is None else values[self._keep]
+        return np.concatenate([np.empty(0, RECORD[name]), *(column_of(rows, name) for rows in self.row_blocks())])
+
+    def key_blocks(self) -> Iterator[NDArray[np.uint64]]:
+        """Yields the hashed keys of all samples in order, some at a time."""
+        place = 0
+        for where in self._ranges():
+            keys = read_keys(where)
+            yield keys[self._chosen.within(place, place + len(keys))]
+            place += len(keys)
+
+    def row_blocks(self) -> Iterator[NDArray[np.void]]:
+        """Yields the rows of all samples in order, some at a time."""
+        place = 0
+        for where in self._ranges():
+            rows = read_rows(TableFile(where.table), where)
+            yield rows[self._chosen.within(place, place + len(rows))]
+            place += len(rows)
 
     def take(self, numbers: NDArray[np.int64]) -> Samples:
         """The samples with these (ascending) numbers."""
-        return Samples(self.shards, numbers if self._keep is None else self._keep[numbers])
+        return Samples(self.shards, Some(self._chosen.places(numbers)))
+
+    def without(self, numbers: NDArray[np.int64]) -> Samples:
+        """All samples but those with these (ascending) numbers."""
+        return Samples(self.shards, self._chosen.without(numbers))
 
     def smallest(self, count: int, salt: int) -> NDArray[np.int64]:
-        """The numbers of `count` samples, chosen by key and `salt` (more, where keys are equal)."""
+        """The numbers of `count` samples, chosen by key and `salt` (more, where keys are equal).
+
+        Memory grows with `count` alone.
+        """
         if count >= len(self):
             return np.arange(len(self))
-        hashes = splitmix64(self.keys() ^ np.uint64(mix_hashes(salt)))
-        return np.flatnonzero(hashes <= np.partition(hashes, count - 1)[count - 1])
+        mixed = np.uint64(mix_hashes(salt))
+        return find_smallest(count, (splitmix64(keys ^ mixed) for keys in self.key_blocks()))
 
     def of_curves(self, limit: int) -> Samples:
         """At most `limit` of them, chosen once by their keys: what curves are drawn from."""
         return self.take(self.smallest(limit, _SALT_CURVE)[:limit])
 
-    def _table(self, number: int) -> NDArray[np.void]:
-        table = self._tables.pop(number, None)
-        if table is None:
-            table = _load_table(self.shards[number])
-            if len(self._tables) >= _TABLES:
-                self._tables.pop(next(iter(self._tables)))
-        self._tables[number] = table  # the last used is the last
-        return table
+    def _ranges(self) -> Iterator[RowRange]:
+        """The rows of all shards; those that lie side by side in one table together."""
+        last: RowRange | None = None
+        for shard in self.shards:
+            here = _range_of(shard)
+            joined = last and last.joined(here)
+            if last and not joined:
+                yield last
+            last = joined or here
+        if last:
+            yield last
+
+    def _rows_of(self, number: int) -> NDArray[np.void]:
+        """The rows of a shard; those of the last shards stay at hand."""
+        rows = self._rows.pop(number, None)
+        if rows is None:
+            where = _range_of(self.shards[number])
+            if self._table is None or self._table[0] != where.table:
+                self._table = (where.table, TableFile(where.table))
+            rows = read_rows(self._table[1], where)
+            if len(self._rows) >= _TABLES:
+                self._rows.popitem(last=False)
+        self._rows[number] = rows  # the last used is the last
+        return rows
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tables": {}}
+        return self.__dict__ | {"_rows": OrderedDict(), "_table": None}
 
 
 @dataclass(frozen=True)
@@ -167,6 +208,7 @@ class DataIndex:
     totals: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     sets: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     fetching: Fetching = field(default=DEFAULT, repr=False, compare=False)
+    _held: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def maximum(self) -> int:
@@ -180,14 +222,14 @@ class DataIndex:
     def records(self, split: str | Selection) -> Samples:
         """Where the samples of a split, or of a part of it, lie."""
         if isinstance(split, str):
-            return Samples(self.shards_of(split), None if self.chosen is None else self.chosen[split])
+            return Samples(self.shards_of(split), None if self.chosen is None else Some(self.chosen[split]))
         samples = self.records(split.split)
         if split.part == "all":
             return samples
-        held = samples.smallest(held_out(len(samples)), salt=_SALT_HELD)
-        if split.part == "held":
-            return samples.take(held)
-        return samples.take(np.setdiff1d(np.arange(len(samples)), held, assume_unique=True))
+        if split.split not in self._held:
+            self._held[split.split] = samples.smallest(held_out(len(samples)), salt=_SALT_HELD)
+        held = self._held[split.split]
+        return samples.take(held) if split.part == "held" else samples.without(held)
 
     def select(self, role: Role) -> Selection:
         """Chooses the samples of a role.
@@ -248,16 +290,5 @@ def held_out(samples: int) -> int:
     return max(1, min(max(16, samples // 100), samples // 10))
 
 
-def _column(table: NDArray[np.void], name: str) -> NDArray[Any]:
-    """A field of all rows; zeros where a table was written before there was this field."""
-    return np.array(table[name]) if name in (table.dtype.names or ()) else np.zeros(len(table), RECORD[name])
-
-
-def _load_table(shard: Shard) -> NDArray[np.void]:
-    with reading(shard.table, "pack the data again"):
-        table: NDArray[np.void] = map_array(store_of(shard.table), shard.table)
-    if table.dtype not in (RECORD, FIRST_RECORD) or table.shape != (shard.samples,):
-        raise InputError(
-            f"{shard.table} does not belong to {shard.path} ({shard.samples} samples); pack the data again"
-        )
-    return table.view(np.ndarray)
+def _range_of(shard: Shard) -> RowRange:
+    return RowRange(shard.table, shard.keys, shard.row, shard.samples, shard.path)

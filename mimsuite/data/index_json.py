@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from mimsuite.data.index import DataIndex, Shard
+from mimsuite.data.index import EVERY_SPLIT, DataIndex, Samples, Shard
 from mimsuite.data.storage import write_text
 from mimsuite.data.stores.address import store_of
+from mimsuite.data.tables import KEYS, ROWS, write_tables
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
 from mimsuite.words import ALPHAS
@@ -18,26 +22,35 @@ from mimsuite.words import ALPHAS
 INDEX = "index.json"
 CLASSES = "classes.txt"  # their names, one a line
 JOURNAL = "pack.journal"  # lies in a packed folder until the index is written
-FORMAT = "mimsuite-1"
+FORMAT = "mimsuite-2"
+_OF_ONE_SHARD = "mimsuite-1"  # of older folders: each shard has a table of its own, and names it
 _MOST = 1 << 52  # of samples, bytes and pixels: what JSON, numpy and Python all count exactly
 
 
-def write_index(folder: Path, index: DataIndex) -> None:
-    """Writes `index.json`; shards and tables that lie in `folder` are named relative to it."""
+def write_index(folder: Path, index: DataIndex) -> DataIndex:
+    """Writes `index.json` and, first, the rows of all shards as two files (see `tables`).
 
-    def name(path: str) -> str:
-        return os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
+    Args:
+        folder: where; shards that lie in it are named relative to it.
+        index: the data set; its tables lie anywhere, and are left as they are.
 
+    Returns:
+        The same data set with the new tables.
+    """
+    samples = Samples(index.shards_of(EVERY_SPLIT))
+    write_tables(folder, samples.row_blocks(), len(samples))
+    index = replace(index, splits=dict(_numbered(folder, index)))
+    inside = f"{folder}{os.sep}"
     content = {
         "format": FORMAT,
         "splits": {
             split: [
                 {
-                    "file": name(s.path),
+                    "file": s.path.removeprefix(inside),
                     "samples": s.samples,
                     "bytes": s.bytes,
                     "sha256": s.sha256,
-                    "table": name(s.table),
+                    "row": s.row,
                 }
                 for s in shards
             ]
@@ -54,6 +67,16 @@ def write_index(folder: Path, index: DataIndex) -> None:
         "alpha": index.alpha,
     }
     write_text(folder / INDEX, json.dumps(content, indent=1) + "\n")
+    return index
+
+
+def _numbered(folder: Path, index: DataIndex) -> Iterator[tuple[str, tuple[Shard, ...]]]:
+    """The splits, with the rows of all shards one after the other in the tables of a folder."""
+    table, keys, row = str(folder / ROWS), str(folder / KEYS), 0
+    for split, shards in index.splits.items():
+        rows = [row, *accumulate((shard.samples for shard in shards), initial=row)][1:]
+        yield split, tuple(replace(s, table=table, keys=keys, row=r) for s, r in zip(shards, rows, strict=False))
+        row = rows[-1]
 
 
 def read_index(folder: Path, root: Path | None = None) -> DataIndex:
@@ -67,7 +90,7 @@ def read_index(folder: Path, root: Path | None = None) -> DataIndex:
     with reading(str(file), fix):
         content = json.loads(store_of(str(file)).read_all(str(file)).decode())
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
+    if found not in (FORMAT, _OF_ONE_SHARD):
         raise InputError(f"{file} has format {found!r}, {FORMAT!r} is expected; {fix}")
     with reading(f"{file} is damaged and", fix):
         index = _parse(content, folder, root)
@@ -77,6 +100,8 @@ def read_index(folder: Path, root: Path | None = None) -> DataIndex:
 
 def _parse(content: dict[str, Any], folder: Path, root: Path | None) -> DataIndex:
     """Makes the index of what the file holds; raises a ValueError or the like where that is not what we write."""
+    own = content["format"] == _OF_ONE_SHARD
+    table, keys = (os.path.join(folder, name) for name in (ROWS, KEYS))
     splits = {
         split: tuple(
             Shard(
@@ -84,7 +109,9 @@ def _parse(content: dict[str, Any], folder: Path, root: Path | None) -> DataInde
                 samples=_whole(s["samples"], "samples", least=0),
                 bytes=_whole(s["bytes"], "bytes", least=0),
                 sha256=None if s["sha256"] is None else str(s["sha256"]),
-                table=_inside(folder, s["table"], root is None),
+                table=_inside(folder, s["table"], root is None) if own else table,
+                row=0 if own else _whole(s["row"], "row", least=0),
+                keys=None if own else keys,
             )
             for s in shards
         )

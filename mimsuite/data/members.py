@@ -102,7 +102,8 @@ def hashed_key(row: np.void) -> int:
 
 def is_table_of(samples: Samples, rows: NDArray[np.void]) -> bool:
     """Whether the tables of some samples say what a scan has found, as far as they say anything."""
-    return all(np.array_equal(rows[name], samples.column(name)) for name in FIRST_RECORD.names or ())
+    same = all(np.array_equal(rows[name], samples.column(name)) for name in FIRST_RECORD.names or ())
+    return same and np.array_equal(rows["key"], samples.keys())
 
 
 def read_labels(files: ShardFiles, samples: Samples) -> Iterator[tuple[Shard, Member | None]]:

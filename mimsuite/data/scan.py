@@ -6,7 +6,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from mimsuite.data.folders import images_of
@@ -16,7 +15,7 @@ from mimsuite.data.index_json import INDEX, read_classes, write_index
 from mimsuite.data.members import find_labelled, read_image
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import INFO, find_shards, read_info, split_of
-from mimsuite.data.storage import move_file, write_array
+from mimsuite.data.storage import write_array
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import NoImageError, scan_shard
@@ -25,14 +24,14 @@ from mimsuite.words import SPLITS, Alpha
 
 log = logging.getLogger("mimsuite")
 
-SCAN = "mimsuite-scan-2"  # of what a scan finds; indexes in the cache under another name are not used
+SCAN = "mimsuite-scan-3"  # of what a scan finds; indexes in the cache under another name are not used
 _SALT = 0x53544154
 
 
 def build_index(
     root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str], alpha: Alpha = "white"
 ) -> DataIndex:
-    """Scans shards and writes their tables into the folder `tables`.
+    """Scans shards and writes their tables, one for each, into the folder `tables`; `write_index` joins them.
 
     Args:
         root: the folder of the data set; `classes.txt` in it gives the names of the classes.
@@ -55,7 +54,7 @@ def build_index(
         image_size=facts.image_size,
         display=facts.display,
         alpha=alpha,
-        has_labels=any(find_labelled(Samples(shards)).any() for shards in splits.values()),
+        has_labels=any(find_labelled(Samples((shard,))).any() for shards in splits.values() for shard in shards),
     )
 
 
@@ -79,8 +78,7 @@ def _scan_all(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, st
         split, count = stated.get(path.name, (split_of(path, root), None))
         if count not in (None, len(rows)):
             log.warning("%s holds %d images, %s says %d", path, len(rows), INFO, count)
-        same = path.parent == tables
-        table = tables / (f"{path.stem}.idx.npy" if same else f"{number:06d}.idx.npy")
+        table = tables / f"{number:06d}.idx.npy"
         write_array(table, rows)
         shard = Shard(str(path), len(rows), store.stat(str(path)).size, hashes.get(path), str(table))
         splits.setdefault(split, []).append(shard)
@@ -92,7 +90,7 @@ def _scan_all(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, st
 
 
 def index_beside(data: str, alpha: Alpha = "white") -> None:
-    """Writes `index.json`, with the sha256 of each shard, and the tables beside the shards of a folder.
+    """Writes `index.json`, with the sha256 of each shard, and the tables into the folder of the shards.
 
     Raises:
         InputError: no folder of shards, one that has an index, one that cannot be written, or damaged shards.
@@ -105,20 +103,13 @@ def index_beside(data: str, alpha: Alpha = "white") -> None:
     root, paths = find_shards(data)
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".index-", ignore_cleanup_errors=True) as name:
-            index = build_index(root, paths, Path(name), {path: sha256_of(store, str(path)) for path in paths}, alpha)
-            splits = {split: tuple(map(_put_beside, shards)) for split, shards in index.splits.items()}
-        write_index(root, replace(index, splits=splits))
+            hashes = {path: sha256_of(store, str(path)) for path in paths}
+            write_index(root, build_index(root, paths, Path(name), hashes, alpha))
     except OSError as error:
         raise InputError(
             f"index=true, but {error.filename or root} cannot be written ({error.strerror}); copy the shards to a "
             "folder of yours, or remove index=true: the index is then kept in your cache"
         ) from error
-
-
-def _put_beside(shard: Shard) -> Shard:
-    place = Path(shard.path).with_name(f"{Path(shard.path).stem}.idx.npy")
-    move_file(Path(shard.table), place)
-    return replace(shard, table=str(place))
 
 
 def read_images(files: ShardFiles, samples: Samples) -> Iterator[tuple[str, bytes]]:

@@ -314,12 +314,12 @@ def test_a_disk_that_fails_for_good_is_no_bad_sample(packed, monkeypatch):
 
 def test_a_table_that_points_outside_its_shard_is_named(packed):
     """Nothing is allocated for a size that the shard cannot hold."""
-    table = packed / "train-000000.idx.npy"
+    table = packed / "samples.idx.npy"
     rows = np.load(table)
     for field, value in (("image_size", 0xFFFFFFFF), ("image_offset", 1 << 63), ("image_header", 0xFFFFFFFF)):
         changed = rows.copy()
         changed[field][0] = value
         np.save(table, changed)
-        with pytest.raises(InputError, match=r"train-000000.idx.npy .*pack the data again") as error:
+        with pytest.raises(InputError, match=r"samples.idx.npy .*pack the data again") as error:
             list(batches(open_index(str(packed)), 0))
         assert "\n" not in str(error.value)

@@ -152,7 +152,7 @@ def test_an_index_is_read_as_it_was_written(packed):
     [
         (lambda c: "{", "cannot be read"),
         (lambda c: "[]", "has format None"),
-        (lambda c: json.dumps(c | {"format": "other-2"}), "has format 'other-2', 'mimsuite-1' is expected"),
+        (lambda c: json.dumps(c | {"format": "other-2"}), "has format 'other-2', 'mimsuite-2' is expected"),
         (lambda c: json.dumps({k: v for k, v in c.items() if k != "mean"}), "damaged"),
         (
             lambda c: json.dumps(c).replace("train-000000.tar", "../train-000000.tar"),
@@ -172,10 +172,13 @@ def test_a_damaged_index_is_refused(packed, change, words):
     assert "index.json" in message
 
 
-def test_a_table_of_another_shard_is_refused(packed):
-    os.replace(packed / "train-000002.idx.npy", packed / "train-000000.idx.npy")
-    with pytest.raises(InputError, match="does not belong to"):
-        open_index(str(packed)).records("train").keys()
+@pytest.mark.parametrize("name", ["samples.idx.npy", "keys.idx.npy"])
+@pytest.mark.parametrize("change", [lambda rows: rows[:-30], lambda rows: rows.view(f"V{rows.dtype.itemsize}")])
+def test_a_table_of_another_data_set_is_refused(packed, name, change):
+    np.save(packed / name, change(np.load(packed / name)))
+    records = open_index(str(packed)).records("train")
+    with pytest.raises(InputError, match=rf"{name} does not belong to .*train-00000"):
+        records.keys() if name == "keys.idx.npy" else [records[number] for number in range(len(records))]
 
 
 @pytest.mark.parametrize(

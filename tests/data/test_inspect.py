@@ -257,11 +257,21 @@ def test_verify_sees_one_flipped_bit(packed):
 
 
 def test_verify_sees_the_table_of_another_shard(packed):
-    table = np.load(packed / "train-000001.idx.npy")
-    table["image_offset"][3] += 512
-    np.save(packed / "train-000001.idx.npy", table)
+    table = np.load(packed / "samples.idx.npy")
+    table["image_offset"][33] += 512
+    np.save(packed / "samples.idx.npy", table)
     (problem,) = problems(open_index(str(packed)))
-    assert "train-000001.idx.npy is not its table" in problem.reason
+    assert Path(problem.shard).name == "train-000001.tar"
+    assert "samples.idx.npy is not its table" in problem.reason
+
+
+def test_verify_sees_keys_that_differ_from_the_table(packed):
+    keys = np.load(packed / "keys.idx.npy")
+    keys[33] += 1
+    np.save(packed / "keys.idx.npy", keys)
+    (problem,) = problems(open_index(str(packed)))
+    assert Path(problem.shard).name == "train-000001.tar"
+    assert "is not its table" in problem.reason
 
 
 def test_verify_sees_images_of_another_channel_count(tmp_path, tar):
@@ -294,7 +304,7 @@ def test_an_index_is_written_beside_foreign_shards(shards, packed, tmp_path):
     names = sorted(os.listdir(packed))
     stems = [f"train-00000{i}" for i in range(3)] + ["val-000000"]
     assert names == sorted(
-        ["classes.txt", "index.json", *(f"{s}.tar" for s in stems), *(f"{s}.idx.npy" for s in stems)]
+        ["classes.txt", "index.json", "keys.idx.npy", "samples.idx.npy", *(f"{s}.tar" for s in stems)]
     )
     beside, scanned = read_index(packed), open_index(str(shards), tmp_path / "cache")
     assert (beside.mean, beside.classes, beside.has_labels) == (scanned.mean, scanned.classes, scanned.has_labels)
@@ -304,15 +314,15 @@ def test_an_index_is_written_beside_foreign_shards(shards, packed, tmp_path):
     assert open_index(str(moved)).num_samples("val") == 21
 
 
-def test_shards_in_subfolders_get_their_tables_there(tmp_path, tar, members):
+def test_shards_in_subfolders_share_the_tables_of_their_folder(tmp_path, tar, members):
     for split, first in (("train", 0), ("val", 4)):
         tar(tmp_path / "d" / split / "000.tar", members(first, 4))
     index_beside(str(tmp_path / "d"))
     assert sorted(p.relative_to(tmp_path / "d").as_posix() for p in (tmp_path / "d").rglob("*.*")) == [
         "index.json",
-        "train/000.idx.npy",
+        "keys.idx.npy",
+        "samples.idx.npy",
         "train/000.tar",
-        "val/000.idx.npy",
         "val/000.tar",
     ]
     index = open_index(str(tmp_path / "d"))

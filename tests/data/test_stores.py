@@ -19,7 +19,8 @@ from mimsuite.data.storage import Replacement, move_folder, write_array
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.local import LocalStore
 from mimsuite.data.stores.names import scheme_of
-from mimsuite.data.stores.store import map_array, sha256_of
+from mimsuite.data.stores.store import sha256_of
+from mimsuite.data.tables import TableFile
 from mimsuite.data.tar import RECORD, SampleRow
 from mimsuite.errors import InputError
 
@@ -125,9 +126,9 @@ def test_ranges_end_where_the_file_ends(folder):
 def test_a_table_is_mapped_and_not_read(folder):
     name = folder / "rows.npy"
     write_array(name, np.arange(5))
-    rows = map_array(LocalStore(), str(name))
-    assert isinstance(rows, np.memmap)
-    assert rows.tolist() == [0, 1, 2, 3, 4]
+    rows = TableFile(str(name)).read(1, 3)
+    assert isinstance(rows.base, np.memmap)
+    assert rows.tolist() == [1, 2, 3]
     assert not list(folder.glob(".*.part"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ class Journal:
     Attributes:
         out: the folder.
         lines: the finished shards, in order; each was found whole.
+        tables: a folder in `out` for tables of single shards, until the index is written.
     """
 
     def __init__(self, out: Path, options: dict[str, Any], files: str) -> None:
@@ -56,7 +58,7 @@ class Journal:
             InputError: `out` holds something else, a pack with other options or files, cannot be written, or is
                 being written by another process.
         """
-        self.out, self.lines = out, list[ShardLine]()
+        self.out, self.lines, self.tables = out, list[ShardLine](), out / ".tables"
         check_out(out)
         header = {"format": _FORMAT, "options": options, "files": files}
         try:
@@ -95,8 +97,8 @@ class Journal:
     def discard(self) -> None:
         """Removes all that this pack wrote, and the folder if it is empty then."""
         for line in self.lines:
-            for name in (line.file, f"{Path(line.file).stem}.idx.npy"):
-                (self.out / name).unlink(missing_ok=True)
+            (self.out / line.file).unlink(missing_ok=True)
+        shutil.rmtree(self.tables, ignore_errors=True)
         (self.out / CLASSES).unlink(missing_ok=True)
         self.remove()
         if not any(self.out.iterdir()):

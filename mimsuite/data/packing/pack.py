@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -369,7 +370,8 @@ def _finish(plan: PackPlan, journal: Journal, alpha: Alpha) -> DataIndex:
     if plan.classes:
         write_text(out / CLASSES, "".join(f"{name}\n" for name in plan.classes))
     hashes = {out / line.file: line.sha256 for line in journal.lines}
-    index = build_index(out, list(hashes), out, hashes, alpha)
-    write_index(out, index)
+    journal.tables.mkdir(exist_ok=True)
+    index = write_index(out, build_index(out, list(hashes), journal.tables, hashes, alpha))
+    shutil.rmtree(journal.tables)
     journal.remove()
     return index

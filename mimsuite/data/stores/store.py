@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple, Protocol
 
 _BLOCK = 16 << 20  # bytes that are hashed at a time
 
@@ -81,16 +78,6 @@ class Store(Protocol):
     def close(self) -> None:
         """Closes what is open; the next read opens it again."""
         ...
-
-
-def map_array(store: Store, name: str) -> NDArray[Any]:
-    """A `.npy` file, mapped into memory; its rows are read when they are used.
-
-    Raises:
-        OSError, ValueError, EOFError: it cannot be read.
-    """
-    array: NDArray[Any] = np.load(store.local_copy(name), mmap_mode="r", allow_pickle=False)
-    return array
 
 
 def sha256_of(store: Store, name: str) -> str:
