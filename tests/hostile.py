@@ -112,6 +112,7 @@ def make_files() -> dict[str, tuple[str, bytes]]:
         "deep YAML": ("config.yaml", b"[" * 20_000),
         "a YAML file of 2 MB": ("config.yaml", b"a: " + b"x" * (2 << 20)),
         "a deep pointer to a checkpoint": ("latest.json", DEEP),
+        "a pointer to step Infinity": ("latest.json", b'{"step": Infinity, "file": "step_3.ckpt", "sha256": "0"}'),
         "a list as pointer to a checkpoint": ("latest.json", b"[1]"),
         "deep keys of features": ("features/keys.json", DEEP),
         "endless ids of features": ("features/ids.npy", npy_header("'<i8'", "(2000000000000,)")),

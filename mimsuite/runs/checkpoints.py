@@ -72,7 +72,7 @@ def goes_on_from(folder: Path) -> str:
     """
     try:
         step = int(read_object(folder / "latest.json", "")["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return "there is no checkpoint yet"
     return f"the checkpoint of step {step} is whole, and resume=true goes on from it"
 
