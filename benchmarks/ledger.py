@@ -10,7 +10,8 @@ ENTRY is the name of a ledger file, `random` (the folder holds untrained weights
 render replaces what stands between the two markers of RESULTS.md. check says what is wrong with files and tables.
 
 FLOPs are two per multiply-add; training on an image is counted as three forward passes of the objective (with MAE's
-dropped patches and its decoder; with the classifier), also where layers are frozen. What probes and evaluations compute
+dropped patches and its decoder; with the classifier), also where layers are frozen; of the proof tables (proof.py) the
+step itself is counted, with the passes of a teacher. What probes and evaluations compute
 is not counted. Time is that of all starts of a run, validations included. Local paths are cut to their last component.
 """
 
@@ -69,8 +70,17 @@ ABSOLUTE = re.compile(r"(?:^|[\s='\"`\[(,:]|file://)(?:/|~/)[A-Za-z_.]")
 # --- from a run folder to an entry ------------------------------------------------------------------------------------
 
 
-def add(run: Path, root: Path, machine: str, name: str | None = None, pretrained: Sequence[str] = ()) -> Path:
+def add(
+    run: Path,
+    root: Path,
+    machine: str,
+    name: str | None = None,
+    pretrained: Sequence[str] = (),
+    flops: int | None = None,
+) -> Path:
     """Writes the ledger file of a run, by default named by task, objective or start, family, data and seed.
+
+    `flops` are those of training on an image, where the caller has counted them.
 
     Raises:
         InputError: a run that is not done, has no figure, or whose weights' origin is not known; a name that is taken.
@@ -90,7 +100,7 @@ def add(run: Path, root: Path, machine: str, name: str | None = None, pretrained
     lines = cleaned((run / "overrides.txt").read_text().splitlines())
     log = (run / "train.log").read_text()
     start, before, word = started_from(cfg.get("init"), entries(root), dict(pair.split("=", 1) for pair in pretrained))
-    model, per_image, objective = measured(run, task, cfg, summary)
+    model, per_image, objective = measured(run, task, cfg, summary, flops)
     images = int(summary.get("images") or summary["steps"] * (cfg.get("batch") or 0))
     epochs = re.findall(r"\(([\d.,]+) epochs?\)", log)
     figures = {k: v for k, v in summary["metrics"].items() if not k.startswith(("perf/", "optim/"))}
@@ -201,10 +211,13 @@ def started_from(init: str | None, known: Sequence[Entry], given: dict[str, str]
     flops = None if earlier["flops"] is None else entry["flops"]["total"] + earlier["flops"]
     time = None if earlier["seconds"] is None else entry["seconds"] + earlier["seconds"]
     before = {"entry": entry["name"], "flops": flops, "seconds": time}
-    return unseeded(entry["name"]), before, entry["objective"] or entry["start"]
+    start = unseeded(entry["name"]) + (", its teacher" if Path(str(init)).name == "weights-teacher" else "")
+    return start, before, entry["objective"] or entry["start"]
 
 
-def measured(run: Path, task: str, cfg: Entry, summary: Entry) -> tuple[Entry, int | None, str | None]:
+def measured(
+    run: Path, task: str, cfg: Entry, summary: Entry, flops: int | None = None
+) -> tuple[Entry, int | None, str | None]:
     """The model, FLOPs of training on one image (None: no training), and the objective of a pretraining run.
 
     The network is built on torch's meta device from the `config.json` beside the weights: no memory, no arithmetic.
@@ -233,10 +246,22 @@ def measured(run: Path, task: str, cfg: Entry, summary: Entry) -> tuple[Entry, i
     network = model.encoder if task == "probe" else model
     parameters = sum(p.numel() for p in network.parameters())
     text = f"{described(config)}, {'x'.join(map(str, size[:1] if size[0] == size[1] else size))} px"
-    drops, hog = getattr(config, "mask_mode", "replace") == "drop", config.mim_target == "hog"
-    objective = ("MAE" if drops else "MaskFeat" if hog else "SimMIM") if task == "pretrain" else None
+    objective = objective_name(cfg, config) if task == "pretrain" else None
     about = {"family": config.model_type, "text": text, "parameters": parameters}
-    return about, 3 * forward_flops(model, pixels, cfg) if trains else None, objective
+    if trains and flops is None:
+        flops = 3 * forward_flops(model, pixels, cfg)
+    return about, flops if trains else None, objective
+
+
+def objective_name(cfg: Entry, config: Any) -> str:
+    """What people call the objective of a pretraining run."""
+    made = str(cfg["objective"].get("_target_", "MIMObjective")).rpartition(".")[2]
+    if made != "MIMObjective":
+        return made.removesuffix("Objective").lower()
+    if cfg["objective"].get("mask_mode") == "sparse":
+        return "sparse SimMIM"
+    drops, hog = getattr(config, "mask_mode", "replace") == "drop", config.mim_target == "hog"
+    return "MAE" if drops else "MaskFeat" if hog else "SimMIM"
 
 
 def forward_flops(model: Any, pixels: Any, cfg: Entry) -> int:

@@ -55,5 +55,6 @@ def on_meta(tensor: Tensor) -> Tensor:
 
 def batch_on_meta(batch: Batch) -> Batch:
     """A batch of the same shapes without memory."""
-    mask, labels = (None if tensor is None else tensor.to("meta") for tensor in (batch.mask, batch.labels))
-    return batch._replace(images=batch.images.to("meta"), mask=mask, labels=labels)
+    parts = (batch.mask, batch.labels, batch.targets)
+    mask, labels, targets = (None if tensor is None else tensor.to("meta") for tensor in parts)
+    return batch._replace(images=batch.images.to("meta"), mask=mask, labels=labels, targets=targets)
