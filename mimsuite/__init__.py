@@ -27,6 +27,7 @@ from mimsuite.api import (  # noqa: E402
     pretrain,
     probe,
     reconstruct,
+    report,
 )
 from mimsuite.version import __version__  # noqa: E402
 
@@ -50,4 +51,5 @@ __all__ = [
     "pretrain",
     "probe",
     "reconstruct",
+    "report",
 ]

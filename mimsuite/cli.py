@@ -20,6 +20,7 @@ TASKS = {
     "export": "a model for other programs (Hugging Face, ONNX, torch.export), checked, with a model card",
     "reconstruct": "picture of original, masked input, prediction, paste and error",
     "plot": "curves of one or several runs in one picture",
+    "report": "one HTML file about one or several runs: verdicts, curves, pictures, configs",
     "runs": "table of the runs below a folder, running ones too; the best by a metric",
     "pack": "image folder -> WebDataset shards and index",
     "inspect": "counts, classes, sizes, statistics and a contact sheet of a data set",

@@ -22,7 +22,7 @@ FILES = {
         "The functions that use a model",
         ["probe", "evaluate", "predict", "embed", "export", "reconstruct"],
     ),
-    "data": ("The functions for data and curves", ["plot", "pack", "inspect", "demo", "doctor"]),
+    "data": ("The functions for data and curves", ["plot", "report", "pack", "inspect", "demo", "doctor"]),
 }
 SUMMARY = "the content of `summary.json`"
 RETURNS = {
@@ -35,6 +35,7 @@ RETURNS = {
     "export": "places, and the largest difference",
     "reconstruct": "masked loss and PSNR",
     "plot": "the last metrics of each run by its name",
+    "report": "what it says of each run, by its name",
     "pack": "counts",
     "inspect": "what `inspect.json` holds",
     "bench": "what it prints, speeds per device",

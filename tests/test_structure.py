@@ -209,6 +209,7 @@ def test_public_names():
         "export",
         "reconstruct",
         "plot",
+        "report",
         "pack",
         "inspect",
         "bench",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mimsuite.api.calls import call, compose_and
-from mimsuite.api.data import demo, doctor, inspect, pack, plot
+from mimsuite.api.data import demo, doctor, inspect, pack, plot, report
 from mimsuite.api.tasks import embed, evaluate, export, predict, probe, reconstruct
 from mimsuite.api.training import bench, finetune, pretrain
 
@@ -39,6 +39,7 @@ __all__ = [
     "pretrain",
     "probe",
     "reconstruct",
+    "report",
 ]
 
 

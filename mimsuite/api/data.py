@@ -35,6 +35,30 @@ def plot(
     return call("plot", locals())
 
 
+def report(
+    *,
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    overwrite: bool | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """One HTML file about one or several runs: verdicts, curves, reconstructions over time, probes, configs, cost.
+
+    Args:
+        runs: run folders of any task, or folders that hold some
+        out: file to write (.html)
+        overwrite: replace an existing file in out (default: false)
+        overrides: further keys, as `**{"group.key": value}`; `mimsuite report --help` lists them.
+
+    Returns:
+        What it says of each run, by its name.
+
+    Raises:
+        InputError: a key or value that the task does not take, or bad input.
+    """
+    return call("report", locals())
+
+
 def pack(
     *,
     src: str | Path,

@@ -96,7 +96,8 @@ def pretrain(
         augment: a choice of `conf/augment`: crop, none, supervised (default: crop); or an augmentation of your own
         optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
         schedule: a choice of `conf/schedule`: cosine, hyperrule, linear, milestones (default: cosine)
-        logger: a choice of `conf/logger`: default, none (default: default); or Lightning loggers instead
+        logger: a choice of `conf/logger`: default, mlflow, none, tensorboard, wandb (default: default); or Lightning
+            loggers instead
         callbacks: a choice of `conf/callbacks`: finetune, pretrain (default: pretrain); or Lightning callbacks, in
             addition
         experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
@@ -208,7 +209,8 @@ def finetune(
             own
         optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
         schedule: a choice of `conf/schedule`: cosine, hyperrule, linear, milestones (default: cosine)
-        logger: a choice of `conf/logger`: default, none (default: default); or Lightning loggers instead
+        logger: a choice of `conf/logger`: default, mlflow, none, tensorboard, wandb (default: default); or Lightning
+            loggers instead
         callbacks: a choice of `conf/callbacks`: finetune, pretrain (default: finetune); or Lightning callbacks, in
             addition
         experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,

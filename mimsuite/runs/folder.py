@@ -2,7 +2,7 @@
 
 Layout: `config.yaml overrides.txt environment.json data.json` (all that is needed to repeat the run), `metrics.csv
 metrics.jsonl summary.json`, `train.log`, `bad_samples.jsonl`, `skipped_steps.jsonl`, `checkpoints/`, `weights/`,
-`pictures/`, those of loggers. What may be written where is decided by `mimsuite.settings.outputs`.
+`pictures/`, `report.html`, those of loggers. What may be written where is decided by `mimsuite.settings.outputs`.
 """
 
 from __future__ import annotations

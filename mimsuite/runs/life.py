@@ -53,6 +53,7 @@ log = logging.getLogger("mimsuite")
 
 S = TypeVar("S", bound=TrainingSettings)
 
+REPORT = "report.html"
 SUMMARY, NO_SUMMARY = "summary.json", "remove it, and repeat the command to have it written again"
 _training = threading.RLock()  # held by the thread that trains: seeds and log lines are of the whole process
 
@@ -351,13 +352,31 @@ def write_results(
         draw_curves({name: series}, folder.pictures / "curves.png", losses=losses)
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
-        return folder.summary(task.name, "interrupted", steps, parts.files.last, **spent) | {"exit_code": code}
+        summary = folder.summary(task.name, "interrupted", steps, parts.files.last, **spent)
+        report(folder, parts)
+        return summary | {"exit_code": code}
     if steps < (planned := settings.budget.steps):
         spent["stopped_early_of"] = planned
         for reason in stopping_reasons(parts.callbacks):
             log.info("stopped early at step %d of %d: %s", steps, planned, reason)
     metrics, more = task.finish(settings, compute, folder, objective, parts)
-    return folder.summary(task.name, "done", steps, parts.files.last | metrics, **spent, **more)
+    summary = folder.summary(task.name, "done", steps, parts.files.last | metrics, **spent, **more)
+    report(folder, parts)
+    return summary
+
+
+def report(folder: RunFolder, parts: Parts) -> None:
+    """Writes `report.html`, and gives it to the loggers that take one."""
+    from mimsuite.runs.loggers.guest import Guest
+    from mimsuite.runs.reporting.facts import read_facts
+    from mimsuite.runs.reporting.page import write_report
+
+    file = folder.path / REPORT
+    with OptionalWrites(REPORT, Exception).attempt():
+        write_report([read_facts(folder.path, folder.path.resolve().name, ended=True)], file)
+        for logger in parts.loggers:
+            if isinstance(logger, Guest):
+                logger.log_report(file)
 
 
 def stopping_reasons(callbacks: Sequence[Callback]) -> list[str]:

@@ -75,19 +75,20 @@ def find_runs(root: Path) -> tuple[list[Path], list[str]]:
     return found, problems
 
 
-def read_run(folder: Path, root: Path) -> Row | None:
+def read_run(folder: Path, root: Path, *, ended: bool = False) -> Row | None:
     """One run's row of the table; None for the folder of another program.
 
     Args:
         folder: the run's.
         root: the folder that is listed, for its name.
+        ended: whether the run has ended, though this process still holds its folder.
     """
     reader = RunReader(folder)
     summary = reader.summary()
     if summary and "mimsuite" not in summary:
         return None
     config = reader.config()
-    held = reader.held()
+    held = not ended and reader.held()
     rows = reader.metrics(LAST_LINES)
     last = max((int(row["step"]) for row in rows), default=0)
     planned = config["steps"] if is_int(config.get("steps")) else None
@@ -182,11 +183,11 @@ class RunReader:
 
     def metrics(self, most: int) -> list[dict[str, float]]:
         """The rows at the end of `metrics.jsonl`, without one that is just being written, or that a kill has cut."""
-        return [row for row in self._rows("metrics.jsonl", most) if is_int(row.get("step"))]
+        return [row for row in self.lines("metrics.jsonl", most) if is_int(row.get("step"))]
 
     def ends_skipping(self, last: int) -> bool:
         """Whether the run ended because its loss was not finite; `last`: the last step with metrics."""
-        steps = {int(row["step"]) for row in self._rows("skipped_steps.jsonl", LAST_LINES) if is_int(row.get("step"))}
+        steps = {int(row["step"]) for row in self.lines("skipped_steps.jsonl", LAST_LINES) if is_int(row.get("step"))}
         end = max(steps, default=0)
         return end >= last and all(end - n in steps for n in range(SKIPPED_IN_A_ROW))
 
@@ -215,7 +216,8 @@ class RunReader:
         newest = max(self._times.values(), default=None)
         return None if newest is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest))
 
-    def _rows(self, name: str, most: int) -> list[dict[str, Any]]:
+    def lines(self, name: str, most: int) -> list[dict[str, Any]]:
+        """The objects at the end of a `.jsonl` file, one a line; none where there is none, or a damaged one."""
         file = self.folder / name
         if not file.is_file():
             return []

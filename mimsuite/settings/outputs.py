@@ -22,6 +22,7 @@ RUN_NAMES = (
     "metrics.jsonl",
     "summary.json",
     "train.log",
+    "report.html",
     "bad_samples.jsonl",
     "skipped_steps.jsonl",
     "checkpoints",

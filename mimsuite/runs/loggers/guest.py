@@ -73,6 +73,9 @@ class Guest(Sink):
     def send_picture(self, run: Any, name: str, path: Path, step: int) -> None:
         """Hands over a picture that lies in the run folder."""
 
+    def send_report(self, run: Any, path: Path) -> None:
+        """Hands over the report; nothing where the library has no place for one."""
+
     @abstractmethod
     def finish(self, run: Any) -> None:
         """Ends the library's run."""
@@ -106,6 +109,11 @@ class Guest(Sink):
     def log_picture(self, name: str, path: Path, step: int) -> None:
         """Queues a picture that lies in the run folder."""
         self._put(lambda run: self.send_picture(run, name, path, step))
+
+    @rank_zero_only
+    def log_report(self, path: Path) -> None:
+        """Queues the report of the run, whose `summary.json` lies beside it."""
+        self._put(lambda run: self.send_report(run, path))
 
     def _begin(self) -> None:
         if not self._begun:

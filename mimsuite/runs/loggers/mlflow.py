@@ -69,6 +69,11 @@ class MLflowLogger(Guest):
         """See `Guest`."""
         run.experiment.log_artifact(run.run_id, str(path), name)
 
+    def send_report(self, run: Any, path: Path) -> None:
+        """See `Guest`; with the summary of the run."""
+        for file in (path, path.with_name("summary.json")):
+            run.experiment.log_artifact(run.run_id, str(file))
+
     def finish(self, run: Any) -> None:
         """See `Guest`."""
         run.finalize("success")

@@ -110,6 +110,14 @@ class WandbLogger(Guest):
 
         run.log({name: wandb.Image(str(path))}, step=step)
 
+    def send_report(self, run: Any, path: Path) -> None:
+        """See `Guest`; the last metrics and the cost are the run's summary."""
+        import wandb
+
+        run.log({"report": wandb.Html(str(path), inject=False)})
+        summary = json.loads((path.parent / "summary.json").read_text(encoding="utf-8"))
+        run.summary.update(summary.pop("metrics") | summary)
+
     def finish(self, run: Any) -> None:
         """See `Guest`."""
         run.finish()

@@ -1,0 +1,216 @@
+"""The report: right for every kind of run, escaped, one file, and it works in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from PIL import Image
+
+from mimsuite.errors import InputError
+from mimsuite.runs.reporting.charts import sheets_of
+from mimsuite.runs.reporting.facts import read_facts
+from mimsuite.runs.reporting.page import describe_report, write_report
+from mimsuite.runs.reporting.verdicts import judge_run
+
+SCRIPT = "<script>alert(1)</script>"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def make_run(folder, task="pretrain", *, status="done", rows=(), metrics=None, config=None, sheets=()):
+    """A run folder as its files would be; no `summary.json` where the status is None."""
+    (folder / "pictures").mkdir(parents=True)
+    steps = max((row["step"] for row in rows), default=0)
+    planned = {"steps": steps if status == "done" else 100} if task == "pretrain" else {}
+    values = {"seed": 0, "data": None, "init": None, "model": {"_target_": "x.ViTConfig"}} | planned | (config or {})
+    (folder / "config.yaml").write_text(json.dumps(values))
+    (folder / "overrides.txt").write_text("seed=0\n")
+    (folder / "environment.json").write_text(json.dumps({"device": "CPU, 1 thread", "libraries": {"torch": "2.13.0"}}))
+    (folder / "train.log").write_text(f"2026-11-28 12:00:00,000 mimsuite 0.3.0 {task} -> x\n")
+    if rows:
+        columns = ["step", *sorted({key for row in rows for key in row} - {"step"})]
+        cells = [columns, *([str(row.get(key, "")) for key in columns] for row in rows)]
+        (folder / "metrics.csv").write_text("".join(",".join(line) + "\n" for line in cells))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if status is not None:
+        last = {key: value for row in rows for key, value in row.items() if key != "step"} | (metrics or {})
+        content = {"task": task, "status": status, "steps": steps, "metrics": last, "mimsuite": "0.3.0"}
+        (folder / "summary.json").write_text(json.dumps(content))
+    for step in sheets:
+        Image.new("RGB", (300, 200), (step % 256, 90, 160)).save(folder / "pictures" / f"step_{step:06d}.png")
+    return folder
+
+
+def losses(*values, flat=0.7, every=10):
+    return [{"step": every * n, "val/loss": value, "val/loss_mean_colour": flat} for n, value in enumerate(values)]
+
+
+def said(folder, **keywords):
+    return [f"{verdict.kind}: {verdict.text}" for verdict in judge_run(read_facts(folder, "run", **keywords))]
+
+
+def page_of(tmp_path, *folders):
+    write_report([read_facts(folder, folder.name) for folder in folders], tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text()
+
+
+def test_the_step_is_named_at_which_the_loss_fell_below_one_colour_per_image(tmp_path):
+    rows = losses(0.9, 0.75, 0.65, 0.6, 0.599, 0.599, 0.599, 0.599, 0.599, 0.599, 0.599)
+    (line,) = said(make_run(tmp_path / "a", rows=rows))
+    assert line == (
+        "good: the masked loss fell below the mean-colour line at step 20: it is 0.599, and one colour per image has "
+        "0.7"
+    )
+
+
+def test_a_loss_that_never_got_there_or_rose_again_is_bad_news(tmp_path):
+    never, rose = said(make_run(tmp_path / "a", rows=losses(0.9, 0.8, 0.75, 0.72, 0.72, 0.73, 0.76)))
+    assert never.startswith("bad: the masked loss never fell below the mean-colour line: it is 0.76, and one")
+    assert rose == "note: val/loss was lowest at step 30 (0.72) and has risen since"
+
+
+@pytest.mark.parametrize(
+    ("status", "skipped", "expected"),
+    [
+        (None, [], "bad: the run was killed, or ended with an error at step 30 of 100; resume=true goes on from the"),
+        (
+            "interrupted",
+            [],
+            "note: the run was stopped at step 30 of 100; resume=true goes on from the last",
+        ),
+        (None, [28, 29, 30], "bad: the run ended because its loss was not finite at step 30 of 100; resume=true"),
+    ],
+)
+def test_a_run_that_did_not_come_to_its_end_says_so_first(status, skipped, expected, tmp_path):
+    folder = make_run(tmp_path / "a", status=status, rows=losses(0.9, 0.6, 0.5, 0.4))
+    if skipped:
+        (folder / "skipped_steps.jsonl").write_text("".join(json.dumps({"step": step}) + "\n" for step in skipped))
+    found = said(folder)
+    assert found[0].startswith(expected)
+    assert any("3 steps changed nothing" in line for line in found) == bool(skipped)
+    assert page_of(tmp_path, folder).count("<section") == 1
+
+
+def probe_run(folder, *, top1=0.6, random=0.5, interval=(0.55, 0.65), classes=("cat", "dog")):
+    make_run(folder, "probe", metrics={"probe/top1": top1} | ({} if random is None else {"random/probe/top1": random}))
+    linear = {"interval": list(interval), "per_class": [0.25, 1.0]}
+    (folder / "probe.json").write_text(json.dumps({"classes": list(classes), "rows": [{"linear": linear}]}))
+    head = "features,probe,layer,pool,held_out,metric\n"
+    rows = [
+        f"pretrained,linear,{layer},{pool},0.{layer}{n},top1"
+        for layer in (1, 2)
+        for n, pool in enumerate(["cls", "mean"])
+    ]
+    (folder / "probe.csv").write_text(head + "\n".join(rows) + "\nrandom initialisation,linear,2,cls,0.9,top1\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("random", "expected"),
+    [
+        (0.5, "good: features better than random initialisation: probe/top1 is 60.0 %"),
+        (0.58, "bad: features no better than random initialisation: probe/top1 is 60.0 % (95 % interval 55.0 %"),
+        (None, "note: probe/top1 is 60.0 % (95 % interval 55.0 % to 65.0 %); baselines=true says"),
+    ],
+)
+def test_a_probe_is_compared_with_random_weights_by_its_interval(random, expected, tmp_path):
+    assert said(probe_run(tmp_path / "a", random=random))[0].replace("\N{NO-BREAK SPACE}", " ").startswith(expected)
+
+
+def test_a_probe_shows_each_layer_and_pooling_and_the_worst_class_first(tmp_path):
+    (run,) = describe_report([read_facts(probe_run(tmp_path / "a"), "a")])["runs"]
+    assert run["heat"]["layers"] == [1, 2]
+    assert [(pool, [round(heat, 2) for _, heat in cells]) for pool, cells in run["heat"]["rows"]] == [
+        ("cls", [0.0, 0.91]),
+        ("mean", [0.09, 1.0]),
+    ]
+    assert [name for name, _ in run["classes"]] == ["cat", "dog"]
+
+
+def test_collapse_is_bad_news(tmp_path):
+    rows = [row | {"quality/cosine": 0.999} for row in losses(0.9, 0.6)]
+    assert any(
+        line.startswith("bad: all images have nearly the same features")
+        for line in said(make_run(tmp_path / "a", rows=rows))
+    )
+
+
+def test_names_classes_keys_and_metrics_are_text_wherever_they_stand(tmp_path):
+    hostile = make_run(
+        *(tmp_path / "a&b<i>", "pretrain"),
+        rows=[{"step": 1, f"mine/{SCRIPT}": 1.0, "val/loss": 0.5}, {"step": 2, "val/loss": 0.4}],
+        config={SCRIPT: SCRIPT, "data": '"><img src=x onerror=alert(1)>', "seed": "a b"},
+    )
+    (hostile / "overrides.txt").write_text(f"data={SCRIPT}\n")
+    text = page_of(tmp_path, hostile, probe_run(tmp_path / SCRIPT.replace("/", "_"), classes=(SCRIPT, "</script><b>")))
+    assert text.count("<script>") == 1  # ours
+    for part in ("<i>", "<b>", "<img src=x", "alert(1)</script>"):
+        assert part not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_nothing_comes_from_elsewhere(tmp_path):
+    text = page_of(tmp_path, make_run(tmp_path / "a", rows=losses(0.9, 0.6), sheets=(0, 10)))
+    assert "Content-Security-Policy\" content=\"default-src 'none'" in text
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttp", text)
+
+
+def test_twenty_runs_with_many_sheets_stay_below_five_megabytes(tmp_path):
+    noise = Image.effect_noise((130, 90), 90).resize((1300, 900)).convert("RGB")
+    folders = []
+    for number in range(20):
+        folders.append(make_run(tmp_path / f"r{number:02d}", rows=losses(0.9, 0.6, 0.5), config={"seed": number}))
+        for step in (0, 10, 20):
+            noise.save(folders[-1] / "pictures" / f"step_{step:06d}.png", compress_level=1)
+    text = page_of(tmp_path, *folders)
+    assert len(text) < 5_000_000
+    assert text.count("<section") == 20
+    found = describe_report([read_facts(folder, folder.name) for folder in folders[:3]])
+    assert [key for key, _ in found["differences"]] == ["seed"]
+    assert found["table"]["columns"] == ["run", "task", "status", "steps", "time", "val/loss", "val/loss_mean_colour"]
+
+
+def test_of_many_sheets_the_first_and_the_last_stay(tmp_path):
+    folder = make_run(tmp_path / "a", sheets=range(0, 600, 10))
+    kept = [sheet.step for sheet in sheets_of(folder, 10_000_000)]
+    assert len(kept) == 24
+    assert (kept[0], kept[-1]) == (0, 590)
+    (folder / "pictures" / "step_000000.png").write_bytes(b"cut")
+    assert [sheet.step for sheet in sheets_of(folder, 1)] == []
+
+
+def test_what_is_missing_or_damaged_is_named_and_the_rest_is_shown(tmp_path):
+    folder = make_run(tmp_path / "a", rows=losses(0.9, 0.6))
+    (folder / "environment.json").write_text("{")
+    (folder / "metrics.csv").write_text("step,val/loss\n1,x\n")
+    facts = read_facts(folder, "a")
+    assert len(facts.problems) == 2
+    assert "environment.json" in page_of(tmp_path, folder)
+    (folder / "summary.json").write_text(json.dumps({"version": "other"}))
+    with pytest.raises(InputError, match="written by another program"):
+        read_facts(folder, "a")
+
+
+def in_browser(page, *arguments):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *arguments]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+def test_the_slider_works_in_a_browser_and_the_console_stays_empty(tmp_path):
+    page_of(tmp_path, make_run(tmp_path / "a", rows=losses(0.9, 0.6, 0.5), sheets=(0, 10, 20)))
+    page = tmp_path / "report.html"
+    shown = r'class="shown"[^>]*?data-step="(\d+)"|data-step="(\d+)"[^>]*?class="shown"'
+    assert re.findall(shown, in_browser(page, "--dump-dom"))[0][1] == "20"
+    move = (
+        "<script>const s = document.querySelector('input'); s.value = 1; s.dispatchEvent(new Event('input'));</script>"
+    )
+    page.write_text(page.read_text().replace("</body>", f"{move}</body>"))
+    moved = in_browser(page, "--dump-dom")
+    assert [max(pair) for pair in re.findall(shown, moved)] == ["10"]
+    assert "<output>10</output>" in moved
