@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
-_MANY = 1 << 20  # hashes that may be held beyond those that are wanted
+_MANY = 1 << 18  # hashes that may be held beyond those that are wanted
 
 
 def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -18,7 +18,7 @@ from mimsuite.errors import InputError, reading
 
 #: The rows of all samples, and their keys once more: what is chosen by keys reads 8 bytes of a sample instead of 58.
 ROWS, KEYS = "samples.idx.npy", "keys.idx.npy"
-BLOCK_ROWS = 1 << 20  # read at a time where all are looked at, or a shard where that has more
+BLOCK_ROWS = 1 << 18  # read at a time where all are looked at, or a shard where that has more
 _HEADER = 2048  # bytes; a table's header has 512
 _FIX = "pack the data again"
 
