@@ -200,6 +200,26 @@ class EncoderConfig(Protocol):
         ...
 
     @property
+    def mim_predictor(self) -> dict[str, Any] | None:
+        """What predicts features of a teacher (`encoders.predictor_config`); None for a model of `mim_target`."""
+        ...
+
+    @property
+    def num_features(self) -> int:
+        """D, channels of the features that the encoder ends with."""
+        ...
+
+    @property
+    def latent_blocks(self) -> list[int]:
+        """Blocks, numbered from 1 through all stages, whose features a teacher gives by default."""
+        ...
+
+    @property
+    def alike_blocks(self) -> list[int]:
+        """Blocks whose maps have the size and width of the last one's."""
+        ...
+
+    @property
     def classifier_pool(self) -> str:
         """What a classifier looks at, one of `words.CLASSIFIER_POOLS`."""
         ...
@@ -278,13 +298,21 @@ class EncoderConfig(Protocol):
         """A copy that is made for `(H, W)` pixels, not checked; without `fixed_size` a copy of the same."""
         ...
 
-    def with_masking(self, target: str, decoder: Mapping[str, int] | None = None) -> Self:
+    def with_masking(
+        self,
+        target: str,
+        decoder: Mapping[str, int] | None = None,
+        predictor: Mapping[str, Any] | None = None,
+        drops: bool = False,
+    ) -> Self:
         """A copy of a masked image model whose head covers the image.
 
         Args:
             target: what it predicts.
             decoder: sizes of MAE's decoder, `hidden_size` and the like; then hidden patches are dropped. None: they
                 are replaced, and the head is SimMIM's.
+            predictor: what predicts features of a teacher in the decoder's place, as `mim_predictor` has it.
+            drops: whether hidden patches are dropped with it.
 
         Raises:
             InputError: a decoder for an encoder that cannot drop patches, or sizes that do not fit.

@@ -11,6 +11,9 @@ TARGETS = ("pixels", "norm_pixels", "hog")
 LOSSES = ("l1", "mse", "smooth_l1")
 CLASSIFIER_POOLS = ("auto", "cls", "mean", "both")
 PENALTIES = ("uniformity", "sigreg")  # on features that are alike
+PREDICTORS = ("transformer", "conv")  # of features, `objective=latent`
+COMBINES = ("mean", "stack")  # how layers of a teacher become one target
+MOMENTUM_SCHEDULES = ("linear", "cosine")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 ATTENTION_IMPLEMENTATIONS = ("auto", "sdpa", "eager")
 ACTIVATION_NAMES = (

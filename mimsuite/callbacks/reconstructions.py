@@ -10,8 +10,11 @@ from lightning import Callback, LightningModule, Trainer
 from mimsuite.callbacks.context import RunContext
 from mimsuite.data.storage import OptionalWrites
 from mimsuite.errors import InputError
+from mimsuite.masked.latent import PredictedFeatures
+from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.objectives.objective import Objective
-from mimsuite.pictures.reconstruction import reconstruct
+from mimsuite.pictures.latent import picture_features
+from mimsuite.pictures.reconstruction import Reconstruction, reconstruct
 from mimsuite.pictures.saving import save_image
 from mimsuite.settings.read import is_int
 from mimsuite.types import Batch
@@ -24,6 +27,19 @@ class TakesPictures(Protocol):
     def log_picture(self, name: str, path: Path, step: int) -> None:
         """Takes a picture file of the run folder."""
         ...
+
+
+def picture_prediction(found: MaskedPrediction) -> Reconstruction:
+    """What was predicted of pixels, or of what is made of them, as a picture."""
+    return reconstruct(
+        lambda *_: (found.loss, found.prediction),
+        found.target,
+        found.cell,
+        found.normalize,
+        found.images,
+        found.mask,
+        loss=found.loss_name,
+    )
 
 
 class Reconstructions(Callback):
@@ -58,8 +74,9 @@ class Reconstructions(Callback):
     ) -> None:
         """Keeps the first images of the validation set."""
         if batch_idx == 0:
-            mask = None if batch.mask is None else batch.mask[: self.images]
-            self._batch = batch._replace(images=batch.images[: self.images], mask=mask)
+            first = {"images": batch.images, "mask": batch.mask, "targets": batch.targets}
+            kept = {name: None if tensor is None else tensor[: self.images] for name, tensor in first.items()}
+            self._batch = batch._replace(**kept)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the sheet and gives it to the loggers that take pictures."""
@@ -72,17 +89,9 @@ class Reconstructions(Callback):
         found = objective.picture(batch)
         if found is None:
             return
-        result = reconstruct(
-            lambda *_: (found.loss, found.prediction),
-            found.target,
-            found.cell,
-            found.normalize,
-            found.images,
-            found.mask,
-            loss=found.loss_name,
-        )
         step = trainer.global_step
         path = self.folder / f"step_{step:06d}.png"
+        result = picture_features(found) if isinstance(found, PredictedFeatures) else picture_prediction(found)
         save_image(result.sheet(f"step {step}"), path)
         for logger in trainer.loggers:
             if isinstance(logger, TakesPictures):

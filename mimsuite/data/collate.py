@@ -30,6 +30,7 @@ class Collate:
         grid: tuple[int, int] | None = None,
         num_classes: int | None = None,
         keys: bool = False,
+        views: int = 1,
     ) -> None:
         """Takes the parts of a batch that samples do not have.
 
@@ -38,7 +39,9 @@ class Collate:
             grid: mask units per axis, (gh, gw).
             num_classes: width of multi-label targets.
             keys: whether the samples' names are handed on.
+            views: masks of each sample, in the order mask, sample.
         """
+        self._views = views
         self._samplers, self._grid, self._num_classes, self._keys = tuple(masks), grid, num_classes, keys
 
     def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
@@ -83,11 +86,13 @@ class Collate:
         generator = torch.Generator()
         if isinstance(draw, StepSampler):
             draw = draw.of_step(self._grid, generator.manual_seed(mix_hashes(samples[0].shared, _SIZES)))
-        drawn = [draw(self._grid, generator.manual_seed(mix_hashes(s.seed, _MASK))) for s in samples]
+        views = [*samples] * self._views
+        seeds = [mix_hashes(s.seed, _MASK, *(view,) * (view > 0)) for view in range(self._views) for s in samples]
+        drawn = [draw(self._grid, generator.manual_seed(seed)) for seed in seeds]
         hidden = [mask for mask in drawn if not isinstance(mask, MaskWithTargets)]
         if len(hidden) == len(drawn):
             return torch.stack(hidden), None
-        return cut_to_smallest([mask for mask in drawn if isinstance(mask, MaskWithTargets)], samples)
+        return cut_to_smallest([mask for mask in drawn if isinstance(mask, MaskWithTargets)], views)
 
 
 def cut_to_smallest(drawn: Sequence[MaskWithTargets], samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

@@ -139,6 +139,7 @@ class ImageData(lightning.LightningDataModule):
         val: Samples | None = None,
         val_keys: bool = False,
         crops_on_device: bool = False,
+        views: int = 1,
     ) -> None:
         """Sets the order of the run; reads no image.
 
@@ -163,6 +164,7 @@ class ImageData(lightning.LightningDataModule):
             val_keys: whether validation batches name their samples.
             crops_on_device: whether training pictures are resized and mirrored there; `train_transform` may then do
                 nothing else.
+            views: masks of each image in a training batch, in the order mask, image.
 
         Raises:
             InputError: the data has no such samples, or fewer than one batch needs; a transform that does more.
@@ -179,9 +181,10 @@ class ImageData(lightning.LightningDataModule):
         grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
         classes = len(index.classes) if index.classes else None
         self._collate, self._val_collate, self._whole_collate = (
-            Collate(m, grid, classes, keys) for m, keys in ((masks, False), (masks[:1], val_keys), ((), False))
+            Collate(m, grid, classes, keys, n)
+            for m, keys, n in ((masks, False, views), (masks[:1], val_keys, 1), ((), False, 1))
         )
-        self._blank_collates = [Collate((m,), grid, classes) for m in masks] or [self._collate]
+        self._blank_collates = [Collate((m,), grid, classes, views=views) for m in masks] or [self._collate]
         self._train = index.records(index.select("train")) if train is None else train
         self.order = BatchOrder(self._train.sizes, batch, seed, lanes, window)
         curve = index.records(index.select("curve")) if val is None else val

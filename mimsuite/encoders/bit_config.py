@@ -81,6 +81,21 @@ class BitConfig(ModelConfig):
         return [False] * len(self.depths)
 
     @property
+    def num_features(self) -> int:
+        """Channels of the last stage."""
+        return self.widths[-1]
+
+    @property
+    def latent_blocks(self) -> list[int]:
+        """The blocks of the last stage."""
+        return list(range(self.num_blocks - self.depths[-1] + 1, self.num_blocks + 1))
+
+    @property
+    def alike_blocks(self) -> list[int]:
+        """The blocks of the last stage."""
+        return self.latent_blocks
+
+    @property
     def num_blocks(self) -> int:
         """Blocks of all stages."""
         return sum(self.depths)

@@ -53,6 +53,25 @@ class ModelConfig(ConfigForm, ABC):
         """Whether the features of a layer have a class token, for every layer."""
 
     @property
+    def num_features(self) -> int:
+        """D, channels of the features that the encoder ends with.
+
+        Raises:
+            InputError: the family does not say it, so that its features cannot be a target.
+        """
+        raise InputError(f"objective=latent: the config of a {self.model_type} has no num_features")
+
+    @property
+    def latent_blocks(self) -> list[int]:
+        """Blocks whose features a teacher gives by default, numbered from 1 through all stages: the last one."""
+        return [self.num_blocks]
+
+    @property
+    def alike_blocks(self) -> list[int]:
+        """Blocks whose maps have the size and width of the last one's: by default the last one is alone."""
+        return [self.num_blocks]
+
+    @property
     def title(self) -> str:
         """What a log calls the encoder: its family."""
         return self.model_type
@@ -151,15 +170,21 @@ class ModelConfig(ConfigForm, ABC):
         """A copy of the same: by default an encoder has no image size."""
         return copy.copy(self)
 
-    def with_masking(self, target: str, decoder: Mapping[str, int] | None = None) -> Self:
+    def with_masking(
+        self,
+        target: str,
+        decoder: Mapping[str, int] | None = None,
+        predictor: Mapping[str, Any] | None = None,
+        drops: bool = False,
+    ) -> Self:
         """A copy of a masked image model whose head covers the image, and which replaces hidden cells.
 
         Raises:
-            InputError: a decoder, which needs an encoder that drops hidden patches.
+            InputError: a decoder or `drops`, which need an encoder that drops hidden patches.
         """
-        if decoder is not None:
+        if decoder is not None or drops:
             raise InputError(str(self.drop_obstacle))
-        return self.changed(mim_target=target, **self._whole_head())
+        return self.changed(mim_target=target, mim_predictor=predictor, **self._whole_head())
 
     def check_fit(self) -> None:
         """Checks values that only a network needs to fit together; every network does so when it is made.
@@ -170,7 +195,7 @@ class ModelConfig(ConfigForm, ABC):
 
     def without_masking(self) -> Self:
         """A copy without what concerns masked images alone, for a classifier."""
-        return self.changed(mim_target="pixels", architectures=None)
+        return self.changed(mim_target="pixels", mim_predictor=None, architectures=None)
 
     def _whole_head(self) -> dict[str, Any]:
         """The stride of a head that covers the image; nothing where it is so already."""

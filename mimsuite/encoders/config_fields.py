@@ -12,6 +12,7 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from mimsuite.encoders.checks import Checks
+from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
 from mimsuite.words import ATTENTION_IMPLEMENTATIONS, CLASSIFIER_POOLS, MOST_CLASSES, PROBLEM_TYPES, TARGETS
 
@@ -85,6 +86,8 @@ class ConfigFields(Checks):
         attn_implementation: "auto" (also None), "sdpa" or "eager"; how to compute, so never written to `config.json`.
         mim_target: ours; what a masked image model predicts: "pixels", "norm_pixels" or "hog"
             (`mimsuite.masked.targets`).
+        mim_predictor: ours; a model that predicts the features of a teacher: the values of its
+            `encoders.predictor_config.PredictorConfig`; None for one that predicts what `mim_target` says.
         classifier_pool: ours; what a classifier looks at: "cls", the class token, "mean", the mean of the cells,
             "both", one behind the other, or "auto", the class token where the encoder has one.
 
@@ -125,6 +128,7 @@ class ConfigFields(Checks):
     transformers_version: str | None = None
     attn_implementation: str = "auto"
     mim_target: str = "pixels"
+    mim_predictor: dict[str, Any] | None = None
     classifier_pool: str = "auto"
 
     @property
@@ -189,6 +193,8 @@ class ConfigFields(Checks):
             self._check_bool(name)
         self._attn_implementation = self.attn_implementation
         self._check_choice("mim_target", TARGETS)
+        if self.mim_predictor is not None:
+            vars(self)["mim_predictor"] = PredictorConfig.from_dict(self.mim_predictor).to_dict()
         self._check_choice("classifier_pool", CLASSIFIER_POOLS)
 
     def __setattr__(self, name: str, value: Any) -> None:

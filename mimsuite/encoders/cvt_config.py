@@ -89,6 +89,21 @@ class CvtConfig(ModelConfig):
         return list(self.cls_token)
 
     @property
+    def num_features(self) -> int:
+        """Channels of the last stage."""
+        return self.embed_dim[-1]
+
+    @property
+    def latent_blocks(self) -> list[int]:
+        """The blocks of the last stage."""
+        return list(range(self.num_blocks - self.depth[-1] + 1, self.num_blocks + 1))
+
+    @property
+    def alike_blocks(self) -> list[int]:
+        """The blocks of the last stage."""
+        return self.latent_blocks
+
+    @property
     def num_blocks(self) -> int:
         """Blocks of all stages."""
         return sum(self.depth)

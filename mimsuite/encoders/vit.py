@@ -108,6 +108,10 @@ class VisionTransformer(nn.Module):
         found = {n: tokens for n, (tokens, _) in of_layers(blocks, layers, last).items()}
         return tuple(self.feature_map(self.layernorm(found[n]) if n == last else found[n], grid) for n in layers)
 
+    def forward_blocks(self, pixels: Tensor, blocks: Sequence[int]) -> tuple[Tensor, ...]:
+        """The maps `(B, D, h, w)` of blocks, numbered from 1; arguments and errors as of `forward_layers`."""
+        return tuple(features.grid for features in self.forward_layers(pixels, blocks))
+
     def features_where(self, pixels: Tensor, mask: Tensor | None, hidden_per_image: int | None) -> FeatureMap:
         """`forward_features` for callers that know how many cells of the mask are hidden in each image.
 

@@ -155,6 +155,21 @@ class ViTConfig(ModelConfig):
         return self.num_hidden_layers
 
     @property
+    def num_features(self) -> int:
+        """The width of a token."""
+        return self.hidden_size
+
+    @property
+    def latent_blocks(self) -> list[int]:
+        """The last half of the blocks."""
+        return list(range(self.num_hidden_layers // 2 + 1, self.num_hidden_layers + 1))
+
+    @property
+    def alike_blocks(self) -> list[int]:
+        """All."""
+        return list(range(1, self.num_hidden_layers + 1))
+
+    @property
     def stride_field(self) -> str:
         """The patch."""
         return "patch_size"
@@ -239,17 +254,24 @@ class ViTConfig(ModelConfig):
         other.image_size = as_side(size)
         return other
 
-    def with_masking(self, target: str, decoder: Mapping[str, int] | None = None) -> Self:
-        """A copy of a masked image model: with a decoder hidden patches are dropped (MAE), else replaced."""
-        changes: dict[str, Any] = {"mim_target": target, "mask_mode": "replace", "decoder_hidden_size": None}
+    def with_masking(
+        self,
+        target: str,
+        decoder: Mapping[str, int] | None = None,
+        predictor: Mapping[str, Any] | None = None,
+        drops: bool = False,
+    ) -> Self:
+        """A copy of a masked image model: with a decoder hidden patches are dropped (MAE), else as `drops` says."""
+        changes: dict[str, Any] = {"mim_target": target, "mim_predictor": predictor, "decoder_hidden_size": None}
+        changes["mask_mode"] = "replace" if decoder is None and not drops else "drop"
         if decoder is not None:
-            changes |= {"mask_mode": "drop"} | {f"decoder_{name}": size for name, size in decoder.items()}
+            changes |= {f"decoder_{name}": size for name, size in decoder.items()}
         return self.changed(**changes, **self._whole_head())
 
     def without_masking(self) -> Self:
         """A copy without target and decoder, for a classifier."""
         changes = {name: getattr(type(self), name) for name in OF_MASKING}
-        return self.changed(mim_target="pixels", architectures=None, **changes)
+        return self.changed(mim_target="pixels", mim_predictor=None, architectures=None, **changes)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,9 +16,11 @@ from mimsuite.encoders.outputs import (
     MaskedImageModelingOutput,
     as_output,
 )
+from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
 from mimsuite.heads.losses import classification_loss
+from mimsuite.heads.predictor import make_predictor
 from mimsuite.masked.losses import masked_error, masked_error_patches
 from mimsuite.masked.patches import as_grid_mask, expand_mask
 from mimsuite.masked.targets import make_target
@@ -85,7 +87,25 @@ class ForMaskedImageModeling(Pretrained):
                 f"{self.head_stride} is not a multiple of them; use another stride, or mim_target=pixels"
             )
         places = (self.head_stride[0] // scale, self.head_stride[1] // scale)
-        self.decoder = head(self.encoder.num_features, places, self.num_channels)
+        if config.mim_predictor is None:
+            self.decoder = head(self.encoder.num_features, places, self.num_channels)
+        else:
+            self.decoder = self._predictor(PredictorConfig.from_dict(config.mim_predictor), places)
+
+    def _predictor(self, wanted: PredictorConfig, places: tuple[int, int]) -> nn.Module:
+        """What predicts features, for the grid of the config's image size where it has one."""
+        config, size = self.config, self.config.fixed_size
+        grid = None if size is None else (size[0] // config.stride[0], size[1] // config.stride[1])
+        values = self.num_channels * places[0] * places[1]
+        return make_predictor(wanted, self.encoder.num_features, values, grid, fills=config.drops_patches)
+
+    def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+        """How a state dict is saved: one that predicts features as the bare encoder, with the predictor beside."""
+        if self.config.mim_predictor is None:
+            return super().file_parts(state)
+        prefix = f"{self.base_prefix}."
+        encoder = {k.removeprefix(prefix): t for k, t in state.items() if not k.startswith("decoder.")}
+        return type(self.encoder).__name__, encoder, {k: t for k, t in state.items() if k.startswith("decoder.")}
 
     @property
     def encoder(self) -> Encoder:
@@ -125,10 +145,7 @@ class ForMaskedImageModeling(Pretrained):
         self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None, loss: str = "l1"
     ) -> tuple[Tensor, FeatureMap]:
         """`masked_loss`, and the features of the masked images that it is made of."""
-        self._check_stride(pixel_values)
-        mask = as_grid_mask(mask, pixel_values.shape[0], (mask.shape[-2], mask.shape[-1]))
-        features = self.features(pixel_values, mask, hidden_per_image)
-        self._check_cover(features.grid, pixel_values)
+        features, mask = self.masked_features(pixel_values, mask, hidden_per_image)
         grid = (features.grid.shape[-2], features.grid.shape[-1])
         finer = grid[0] % mask.shape[1] or grid[1] % mask.shape[2]  # than the features: cells are partly hidden
         if finer or not hasattr(self.decoder, "hidden_only") or self._is_watched():
@@ -141,6 +158,19 @@ class ForMaskedImageModeling(Pretrained):
         predicted = cast(MaskedHead, self.decoder).hidden_only(*features, hidden, where)
         cells = self.target.cells(pixel_values, grid, where)
         return masked_error_patches(predicted, cells, self.num_channels, loss), features
+
+    def masked_features(
+        self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None
+    ) -> tuple[FeatureMap, Tensor]:
+        """The features of masked images, a regular grid over them, and the mask as `(B, gh, gw)` bool.
+
+        Arguments and errors as of `masked_loss`.
+        """
+        self._check_stride(pixel_values)
+        mask = as_grid_mask(mask, pixel_values.shape[0], (mask.shape[-2], mask.shape[-1]))
+        features = self.features(pixel_values, mask, hidden_per_image)
+        self._check_cover(features.grid, pixel_values)
+        return features, mask
 
     def predict(self, pixels: Tensor, mask: Tensor, loss: str = "l1") -> tuple[Tensor, Tensor]:
         """The masked loss and the whole prediction, float32.
@@ -173,6 +203,11 @@ class ForMaskedImageModeling(Pretrained):
 
     def _picture(self, features: FeatureMap, mask: Tensor | None) -> Tensor:
         """The whole prediction; a user's own decoder may be any module that makes a picture of a map."""
+        if self.config.mim_predictor is not None:
+            raise InputError(
+                "this model predicts features of its teacher and no pixels (objective=latent); measure it by `mimsuite "
+                "probe`, and look at it by `mimsuite reconstruct`"
+            )
         given = (*features, mask) if hasattr(self.decoder, "hidden_only") else (features.grid,)
         picture: Tensor = self.decoder(*given)
         return picture

@@ -20,6 +20,7 @@ from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import pool
 from mimsuite.heads.mae import MAEDecoder
+from mimsuite.heads.predictor import TransformerPredictor
 from mimsuite.heads.simmim import SimMIMHead
 from mimsuite.masked.patches import as_grid_mask
 from mimsuite.models.composed import (
@@ -81,16 +82,17 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
         if any(s % p for s, p in zip(size, patch, strict=True)):
             raise InputError(f"image_size={config.image_size} is not a multiple of patch_size={config.patch_size}")
         drops = config.mask_mode == "drop"
-        if drops != (config.decoder_hidden_size is not None) or (drops and head is not None):
+        predicts_features = config.mim_predictor is not None
+        if drops != (config.decoder_hidden_size is not None or (drops and predicts_features)) or (drops and head):
             raise InputError(
                 f"mask_mode={config.mask_mode} with decoder_hidden_size={config.decoder_hidden_size}: drop needs MAE's "
                 "decoder (decoder_hidden_size=512, say), replace another head (decoder_hidden_size=None)"
             )
         encoder = ViTModel(config, add_pooling_layer=False, use_mask_token=not drops)
-        if drops:
+        if drops and not predicts_features:
             head = partial(MAEDecoder, grid=(size[0] // patch[0], size[1] // patch[1]), **decoder_fields(config))
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head or SimMIMHead)
-        if isinstance(self.decoder, MAEDecoder):
+        if isinstance(self.decoder, MAEDecoder | TransformerPredictor):
             encoder.on_new_grid = self.decoder.set_grid
         else:
             init_truncated_normal(self.decoder, config.initializer_range)
@@ -116,7 +118,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
 
     def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
         """How a state dict is saved: the class that the files are of, its tensors, and those of a decoder beside."""
-        if self.vit.config.mask_mode == "replace":
+        if self.vit.config.mask_mode == "replace" or self.config.mim_predictor is not None:
             return super().file_parts(state)
         encoder = {k.removeprefix("vit."): t for k, t in state.items() if k.startswith("vit.")}
         return "ViTModel", encoder, {k: t for k, t in state.items() if not k.startswith("vit.")}

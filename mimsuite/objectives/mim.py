@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from mimsuite.masked.latent import PredictedFeatures
 from mimsuite.masked.losses import error_of
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
@@ -66,13 +67,19 @@ class MIMObjective(Objective):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The masked loss of a batch, a scalar."""
-        assert batch.mask is not None
         with self.phase(batch):
-            pixels = self.normalize(batch.images)
-            loss, features = self.trained_model.masked_pass(pixels, batch.mask, batch.hidden, self.loss)
-        visible = visible_mean(features, batch.mask)
+            loss, visible = self.loss_and_features(batch, self.normalize(batch.images))
         self.quality.add(visible)
         return poison_if_not_finite(self.penalties.added(loss, visible, self.micro_seed(batch_idx, rank=0)))
+
+    def loss_and_features(self, batch: Batch, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The masked loss of a training batch, a scalar, and the mean feature of what each image shows, `(B, D)`.
+
+        `pixels` are the batch's images, normalised.
+        """
+        assert batch.mask is not None
+        loss, features = self.trained_model.masked_pass(pixels, batch.mask, batch.hidden, self.loss)
+        return loss, visible_mean(features, batch.mask)
 
     @property
     def compares_images(self) -> bool:
@@ -130,7 +137,7 @@ class MIMObjective(Objective):
         self.val_psnr.reset()
         self.report_metrics(metrics)
 
-    def picture(self, batch: Batch) -> MaskedPrediction:
+    def picture(self, batch: Batch) -> MaskedPrediction | PredictedFeatures:
         """What the evaluated model predicts of a batch with masks."""
         assert batch.mask is not None
         model = self.evaluated_model

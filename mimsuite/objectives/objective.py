@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from mimsuite.data.hashing import mix_hashes
+from mimsuite.masked.latent import PredictedFeatures
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.models.composed import blocks_of
@@ -98,7 +99,7 @@ class Objective(LightningModule):
 
         Call it before a trainer runs.
         """
-        blocks = blocks_of(*dict.fromkeys((self.trained_model, self.evaluated_model)))
+        blocks = blocks_of(*dict.fromkeys(self.networks))
         if not blocks:
             log.warning("trainer.compile=true has nothing to compile: the encoder has no method blocks()")
         self.compiled = CompiledBlocks([*blocks, self.normalize], batch)
@@ -118,6 +119,16 @@ class Objective(LightningModule):
         return self.model if self.averaged is None else self.averaged.module
 
     @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What runs in training and validation, and is compiled."""
+        return self.trained_model, self.evaluated_model
+
+    @property
+    def further_weights(self) -> Mapping[str, nn.Module]:
+        """Models that a run writes beside its `weights/`, by their folder's name."""
+        return {}
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder whose features are measured during the run."""
         return cast(Encoder, self.evaluated_model.encoder)
@@ -135,7 +146,7 @@ class Objective(LightningModule):
         """Which of `last_metrics` is largest for the best weights; None where no metric says so."""
         return None
 
-    def picture(self, batch: Batch) -> MaskedPrediction | None:
+    def picture(self, batch: Batch) -> MaskedPrediction | PredictedFeatures | None:
         """What the evaluated model predicts of a batch, to be drawn; None where there is nothing to draw."""
         return None
 

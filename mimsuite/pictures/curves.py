@@ -69,7 +69,7 @@ _THIN, _SOLID, _DASHED, _DOTTED = (
     {"linewidth": 1.8, "linestyle": ":"},
 )
 _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
-    (LOSS, {"train/loss": _THIN, "val/loss": _SOLID, "val/loss_mean_colour": _DOTTED}),
+    (LOSS, {"train/loss": _THIN, "val/loss": _SOLID, "val/loss_mean_colour": _DOTTED, "val/loss_mean_target": _DOTTED}),
     ("PSNR of hidden pixels (dB)", {"val/psnr": _SOLID}),
     ("top-1 accuracy (fraction)", {"val/top1": _SOLID, "probe/top1": _DASHED, "knn/top1": _DOTTED}),
     ("RankMe of clean features", {"quality/rankme": _SOLID}),

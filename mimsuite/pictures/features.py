@@ -14,7 +14,7 @@ from torch import Tensor
 from mimsuite.errors import InputError
 from mimsuite.masked.patches import as_grid_mask
 from mimsuite.models import ViTForMaskedImageModeling
-from mimsuite.pictures.components import find_components
+from mimsuite.pictures.components import PrincipalComponents, find_components
 from mimsuite.pictures.palette import INK, MARK, PAPER, Colour, load_font
 
 _GAP, _MARGIN, _LINE = 4, 8, 18  # pixels
@@ -75,10 +75,19 @@ def principal_colours(grid: Tensor) -> NDArray[np.uint8]:
     """
     if grid.ndim != 4 or grid.shape[1] < 3:
         raise InputError(f"features of shape {tuple(grid.shape)}; expected (images, 3 or more, rows, columns)")
+    return colours_along(grid, find_components(cells_of(grid), 3))
+
+
+def cells_of(grid: Tensor) -> NDArray[np.float64]:
+    """The cells of maps `(N, D, h, w)` as `(N * h * w, D)`."""
+    cells: NDArray[np.float64] = grid.detach().movedim(1, -1).flatten(0, 2).cpu().double().numpy()
+    return cells
+
+
+def colours_along(grid: Tensor, found: PrincipalComponents) -> NDArray[np.uint8]:
+    """Features `(N, D, h, w)` as colours `(N, h, w, 3)`, along three components that may be those of other features."""
     count, _, height, width = grid.shape
-    cells = grid.detach().movedim(1, -1).flatten(0, 2).cpu().double().numpy()
-    found = find_components(cells, 3)
-    values = found.scores * found.spread(_LEAST) + 0.5
+    values = (cells_of(grid) - found.mean) @ found.axes.T * found.spread(_LEAST) + 0.5
     colours: NDArray[np.uint8] = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
     return colours.reshape(count, height, width, 3)
 

@@ -51,20 +51,20 @@ def reconstruction_sheet(
     """
     _check_sheet(original, prediction, mask, captions, images)
     hidden = to_pixels(mask, original.shape[1:3])
-    factor = _enlargement(original.shape[1:3])
+    factor = enlargement(original.shape[1:3])
     error = np.abs(prediction.astype(np.float64) - original).mean(-1) / 255
     top = float(error[hidden].max(initial=0))
     columns = [
-        ("original", _enlarge(original, factor)),
-        ("masked", _hatched(_enlarge(original, factor), _enlarge(hidden, factor))),
-        ("prediction", _enlarge(prediction, factor)),
-        ("paste", _enlarge(np.where(hidden[..., None], prediction, original), factor)),
-        ("error", _enlarge(_heat(error, top, hidden), factor)),
+        ("original", enlarge(original, factor)),
+        ("masked", hatched(enlarge(original, factor), enlarge(hidden, factor))),
+        ("prediction", enlarge(prediction, factor)),
+        ("paste", enlarge(np.where(hidden[..., None], prediction, original), factor)),
+        ("error", enlarge(draw_heat(error, top, hidden), factor)),
     ]
     if images is not None:
-        columns.insert(0, ("image", _enlarge(images, factor * original.shape[1] // images.shape[1])))
+        columns.insert(0, ("image", enlarge(images, factor * original.shape[1] // images.shape[1])))
     sheet = lay_out([Group("", columns, captions)], title, footer)
-    _heat_bar(sheet, f"{top:.2f}", MARGIN + (30 if title else 0))
+    draw_heat_bar(sheet, f"{top:.2f}", bool(title))
     return sheet
 
 
@@ -104,18 +104,18 @@ def settings_sheet(
     Raises:
         InputError: shapes that do not fit.
     """
-    factor = _enlargement(original.shape[1:3])
-    large = _enlarge(original, factor)
+    factor = enlargement(original.shape[1:3])
+    large = enlarge(original, factor)
     first = [("original", large)]
     if images is not None:
-        first.insert(0, ("image", _enlarge(images, factor * original.shape[1] // images.shape[1])))
+        first.insert(0, ("image", enlarge(images, factor * original.shape[1] // images.shape[1])))
     groups = [Group("", first, ())]
     for panel in panels:
         _check_sheet(original, panel.prediction, panel.mask, panel.captions, images)
         hidden = to_pixels(panel.mask, original.shape[1:3])
         pair = [
-            ("masked", _hatched(large, _enlarge(hidden, factor))),
-            ("paste", _enlarge(np.where(hidden[..., None], panel.prediction, original), factor)),
+            ("masked", hatched(large, enlarge(hidden, factor))),
+            ("paste", enlarge(np.where(hidden[..., None], panel.prediction, original), factor)),
         ]
         groups.append(Group(panel.name, pair, panel.captions))
     return lay_out(groups, title, footer)
@@ -195,36 +195,37 @@ def _check_sheet(
             )
 
 
-def _enlargement(size: tuple[int, int]) -> int:
+def enlargement(size: tuple[int, int]) -> int:
     """The whole factor that brings the longer side nearest to 192 pixels, at least 1."""
     return max(1, round(192 / max(size)))
 
 
-def _enlarge(images: NDArray[T], factor: int) -> NDArray[T]:
+def enlarge(images: NDArray[T], factor: int) -> NDArray[T]:
+    """Images with every pixel repeated `factor` times, down and across."""
     return images.repeat(factor, 1).repeat(factor, 2)
 
 
-def _hatched(images: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def hatched(images: NDArray[np.uint8], hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Images with hidden pixels in mid grey under thin diagonal lines, 12 pixels apart."""
     rows, columns = np.indices(images.shape[1:3])
     hatch = np.where((rows + columns) % 12 < 2, 158, 128).astype(np.uint8)
     return np.where(hidden[..., None], hatch[None, :, :, None], images)
 
 
-def _heat(error: NDArray[np.float64], top: float, hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def draw_heat(error: NDArray[np.float64], top: float, hidden: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """An error of 0 to `top` as colours `(N, H, W, 3)`; visible pixels in dark slate."""
     place = (error / max(top, 1e-9)).clip(0, 1) * (len(HEAT) - 1)
     colours = np.stack([np.interp(place, np.arange(len(HEAT)), HEAT[:, c]) for c in range(3)], axis=-1)
     return np.where(hidden[..., None], np.rint(colours), SLATE).astype(np.uint8)
 
 
-def _heat_bar(sheet: Image.Image, top: str, y: int) -> None:
-    """Draws the scale of the error colours at the right end of the line of column names."""
-    draw, font = ImageDraw.Draw(sheet), load_font(12)
+def draw_heat_bar(sheet: Image.Image, top: str, titled: bool) -> None:
+    """Draws the scale of the error colours at the right end of the line of column names, below a title if there is."""
+    draw, font, y = ImageDraw.Draw(sheet), load_font(12), MARGIN + (30 if titled else 0)
     right = sheet.width - MARGIN
     draw.text((right, y + 2), top, FAINT, font, anchor="ra")
     ramp = np.linspace(0, 1, 48)[None, None]
-    bar = _heat(ramp.repeat(9, 1), 1.0, np.ones((1, 9, 48), dtype=bool))[0]
+    bar = draw_heat(ramp.repeat(9, 1), 1.0, np.ones((1, 9, 48), dtype=bool))[0]
     left = right - round(font.getlength(top)) - 4 - 48
     paste_framed(sheet, Image.fromarray(bar), (left, y + 5))
     draw.text((left - 4, y + 2), "0", FAINT, font, anchor="ra")

@@ -269,7 +269,7 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
     device = find_device(inputs.accelerator)
     precision, reason = choose_precision(inputs.precision, device, inputs.master_weights)
     reason = "as before" if inputs.resume and inputs.precision != "auto" else reason
-    limit = micro_limit(device, settings.geometry.image_size)
+    limit = max(1, micro_limit(device, settings.geometry.image_size) // settings.views)
     micro = fitted_micro_batch(inputs.micro_batch, settings.budget.batch, run_team.size, limit)
     compiles = choose_compile(inputs.compile, device, settings.budget.steps)
     return Compute(run_team, device, precision, reason, micro, *compiles)

@@ -17,6 +17,7 @@ from mimsuite.models.load import preprocessing, save_weights
 from mimsuite.runs.folder import PICTURES, RunFolder
 from mimsuite.runs.secrets import redact
 from mimsuite.settings.finetune import FinetuneSettings
+from mimsuite.settings.latent import LatentSettings
 from mimsuite.settings.pretrain import PretrainSettings
 from mimsuite.settings.team import Team
 from mimsuite.settings.training import TrainingSettings
@@ -79,8 +80,25 @@ def mim_objective(settings: PretrainSettings, model: ForMaskedImageModeling, nor
         model, weight_decay=settings.budget.weight_decay, decay_mask_token=settings.model.decays_mask_token
     )
     around = around_model(settings, model, normalize, groups)
+    if settings.latent is not None:
+        around |= around_teacher(settings.latent, model, settings.budget.steps)
     made: MIMObjective = instantiate_for_run(settings.objective, settings.inputs.trusted, **around)
     return made
+
+
+def around_teacher(latent: LatentSettings, model: ForMaskedImageModeling, steps: int) -> dict[str, Any]:
+    """What a latent objective takes beside: the teacher, and how it follows the student."""
+    from mimsuite.models.latent import copy_encoder
+    from mimsuite.objectives.teacher import Teacher, momentum_schedule
+
+    start, end = latent.momentum
+    return {
+        "teacher": Teacher(copy_encoder(model), latent.layers, latent.predictor.combine),
+        "kept": momentum_schedule(start, end, steps, latent.momentum_schedule),
+        "beta": latent.beta,
+        "pixels": latent.pixels,
+        "warm_steps": latent.warm_steps,
+    }
 
 
 def classify_objective(
@@ -175,6 +193,7 @@ def masked_data(settings: PretrainSettings, compute: Compute) -> ImageData:
         mask_unit=settings.geometry.mask_unit,
         train_transform=train_transform(settings),
         masks=mask_samplers(settings),
+        views=settings.views,
     )
 
 

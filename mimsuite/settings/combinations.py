@@ -14,10 +14,11 @@ from mimsuite.types import EncoderConfig
 from mimsuite.words import LOSSES, MASK_MODES, PENALTIES, TARGETS
 
 SIMMIM_HEAD, MAE_HEAD = "mimsuite.heads.simmim.SimMIMHead", "mimsuite.heads.mae.MAEDecoder"
+PREDICTOR, LATENT = "mimsuite.heads.predictor.make_predictor", "mimsuite.objectives.latent.LatentObjective"
 NO_MASK = "mimsuite.masked.samplers.NoMask"
 MULTI_BLOCK = "mimsuite.masked.multi_block.MultiBlockMask"
 MAE_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-HEAD_KEYS: dict[str, tuple[str, ...]] = {SIMMIM_HEAD: (), MAE_HEAD: MAE_KEYS}
+HEAD_KEYS: dict[str, tuple[str, ...]] = {SIMMIM_HEAD: (), MAE_HEAD: MAE_KEYS, PREDICTOR: MAE_KEYS}
 
 
 def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
@@ -35,7 +36,9 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
     check_penalties(cfg)
     drops = read_choice(cfg, "objective.mask_mode", MASK_MODES) == "drop"
     head = str(read(cfg, "head._target_"))
-    if drops:
+    if is_latent(cfg) or head == PREDICTOR:
+        check_latent(cfg, config, head, drops=drops)
+    elif drops:
         check_dropping(config, head)
     elif head == MAE_HEAD:
         raise InputError(
@@ -53,6 +56,25 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
         )
     if target == "hog":
         check_hog(cfg, config)
+
+
+def is_latent(cfg: DictConfig) -> bool:
+    """Whether the objective predicts the features of a teacher."""
+    return current_name(str(read(cfg, "objective._target_"))) == LATENT
+
+
+def check_latent(cfg: DictConfig, config: EncoderConfig, head: str, *, drops: bool) -> None:
+    """Checks that a predictor of features and a latent objective go together, and that the encoder can drop patches.
+
+    Raises:
+        InputError: one without the other, or an encoder that cannot.
+    """
+    if head != PREDICTOR:
+        raise InputError(f"head {head} predicts no features of a teacher (objective=latent); use head=predictor")
+    if not is_latent(cfg):
+        raise InputError("head=predictor predicts features of a teacher; use objective=latent, or head=simmim")
+    if drops and not config.can_drop:
+        raise InputError(str(config.drop_obstacle))
 
 
 def check_penalties(cfg: DictConfig) -> None:

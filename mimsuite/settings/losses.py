@@ -49,6 +49,8 @@ def describe_loss(config: Mapping[str, Any], metrics: Collection[str]) -> str:
     """As `name_loss`, of a config that is read already."""
     objective = config.get("objective", {})
     loss, target = (objective.get(key) if isinstance(objective, Mapping) else None for key in ("loss", "target"))
+    if loss in LOSS_WORDS and isinstance(objective, Mapping) and "teacher" in objective:
+        return f"{LOSS_WORDS[loss]} of a teacher's features"
     if loss in LOSS_WORDS:
         return f"{LOSS_WORDS[loss]} of {TARGET_WORDS.get(str(target), TARGET_WORDS['pixels'])}"
     return next((words for metric, words in SUPERVISED.items() if metric in metrics), "")

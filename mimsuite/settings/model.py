@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import instantiate
 from mimsuite.encoders.config import as_pair, as_side
+from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
 from mimsuite.models.load import completed, config_of
 from mimsuite.settings.combinations import MAE_KEYS
@@ -92,7 +93,11 @@ def found_out(config: EncoderConfig, cfg: DictConfig, overrides: Sequence[str], 
 
 
 def masked_config(
-    config: EncoderConfig, cfg: DictConfig, weights: Weights | None, overrides: Sequence[str]
+    config: EncoderConfig,
+    cfg: DictConfig,
+    weights: Weights | None,
+    overrides: Sequence[str],
+    predictor: PredictorConfig | None = None,
 ) -> EncoderConfig:
     """A copy of the model's config that says what is predicted, what becomes of hidden patches, and with which decoder.
 
@@ -103,6 +108,7 @@ def masked_config(
         cfg: read are `objective.target`, `objective.mask_mode` and `head`.
         weights: what `init=` names, or None.
         overrides: the command line's `key=value` arguments.
+        predictor: what predicts features of a teacher in the decoder's place.
 
     Raises:
         InputError: a key that the decoder does not have, or a wrong value.
@@ -112,8 +118,10 @@ def masked_config(
         raise InputError(
             f"model.encoder_stride={config.encoder_stride} is not the model's stride; use model.encoder_stride={wanted}"
         )
-    decoder = None
-    if read(cfg, "objective.mask_mode") == "drop":
+    decoder, drops = None, read(cfg, "objective.mask_mode") == "drop"
+    if predictor is not None:
+        return config.with_masking(str(read(cfg, "objective.target")), None, predictor.to_dict(), drops)
+    if drops:
         before = None
         if weights is not None and not overrides_group(overrides, "head"):
             before = type(config).from_dict(weights.config).decoder_sizes

@@ -43,6 +43,7 @@ RUN_NAMES = (
     "predictions.csv",
     "sizes.csv",
     "weights-last",
+    "weights-teacher",
     ".lock",
 )
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from mimsuite.settings.budget import read_budget
 from mimsuite.settings.combinations import check_combination, check_compared, hidden_range, mask_cell
 from mimsuite.settings.geometry import read_masked_geometry
+from mimsuite.settings.latent import OF_LATENT, LatentSettings, is_latent, read_latent, with_mask_mode
 from mimsuite.settings.model import found_out, masked_config, read_model
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe
@@ -28,6 +29,7 @@ class PretrainSettings(TrainingSettings):
         loss: name of the error of hidden places.
         target: name of what is predicted.
         mask: the group of the mask.
+        latent: what a latent objective asks for; None for another.
         hidden: mask units that a mask hides by `mask.ratio`, at least and at most; 0 and 0 for a mask without a ratio.
         online_probe: what it looks at, or None without one.
     """
@@ -38,6 +40,12 @@ class PretrainSettings(TrainingSettings):
     mask: DictConfig
     hidden: tuple[int, int]
     online_probe: OnlineProbeSettings | None
+    latent: LatentSettings | None = None
+
+    @property
+    def views(self) -> int:
+        """Masks of each image."""
+        return 1 if self.latent is None else self.latent.views
 
     @property
     def probes_online(self) -> bool:
@@ -56,6 +64,7 @@ def read_pretrain(
     cfg, inputs = read_inputs(cfg, overrides, leads=leads, objects=objects)
     index, model = inputs.index, (inputs.weights, inputs.given, inputs.trusted, objects.model)
     draft = read_model(cfg, *model)
+    cfg = with_mask_mode(cfg, draft)
     check_combination(cfg, draft)
     geometry = read_masked_geometry(
         cfg,
@@ -67,21 +76,25 @@ def read_pretrain(
     )
     hidden = (0, 0) if objects.mask else hidden_range(cfg, geometry.units, geometry.drops)
     config = read_model(cfg, *model, image_size=geometry.image_size, channels=geometry.channels)
-    config = masked_config(config, cfg, inputs.weights, inputs.given)
     budget = read_budget(cfg, index.num_samples(index.select("train")), inputs.processes)
+    latent = read_latent(cfg, config, geometry, budget.steps, inputs.trusted) if is_latent(cfg) else None
+    predictor = None if latent is None else latent.predictor
+    config = masked_config(config, cfg, inputs.weights, inputs.given, predictor)
     check_compared(cfg, budget.batch)
     probe = read_online_probe(cfg, index, budget.steps * budget.batch)
     decided = {"mask.unit": geometry.mask_unit} | ({} if probe is None else probe.resolved)
+    decided |= {} if latent is None else latent.resolved
     cfg = written_back(with_values(cfg, decided), inputs, geometry, budget)
     cfg = found_out(config, cfg, inputs.given, inputs.weights)
     return PretrainSettings(
         *(inputs, config, geometry, budget, groups_of(cfg)),
-        notes=() if probe is None else (probe.note,),
+        notes=(*(() if probe is None else (probe.note,)), *(() if latent is None else latent.notes)),
         config=plain_values(cfg),
-        objective=without_keys(cfg, "objective", OF_THE_MODEL),
+        objective=without_keys(cfg, "objective", OF_THE_MODEL if latent is None else (*OF_THE_MODEL, *OF_LATENT)),
         loss=str(cfg.objective.loss),
         target=str(cfg.objective.target),
         mask=cfg.mask,
         hidden=hidden,
         online_probe=probe,
+        latent=latent,
     )

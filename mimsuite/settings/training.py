@@ -179,6 +179,11 @@ class TrainingSettings:
         return int(value) if is_int(value) else LOG_EVERY
 
     @property
+    def views(self) -> int:
+        """How often the student sees each image of a batch, under different masks."""
+        return 1
+
+    @property
     def probes_online(self) -> bool:
         """Whether the run measures its features while it trains."""
         return False

@@ -70,7 +70,10 @@ def report_settings(settings: PretrainSettings, objective: MIMObjective) -> None
     )
     fewest, most = drawn_range(settings)
     log.info("masks     units of %d px: %s%s", geometry.mask_unit, *describe_masks(fewest, most, geometry.units, each))
-    log.info("objective %s of %s, %s", settings.loss, settings.target, describe_decoder(model))
+    if settings.latent is not None:
+        log.info("objective %s", settings.latent.describe(settings.loss))
+    else:
+        log.info("objective %s of %s, %s", settings.loss, settings.target, describe_decoder(model))
     report_difference(objective.model)
 
 
@@ -122,8 +125,11 @@ def write_weights(
     assert parts.files is not None
     place = folder.path / "weights"
     save_weights(place, objective.evaluated_model, objective.normalize, settings.geometry.image_size)
+    for name, more in objective.further_weights.items():
+        save_weights(folder.path / name, more, objective.normalize, settings.geometry.image_size)
     run, last, steps = folder.path, parts.files.last, objective.trainer.global_step
-    flat = f" (one colour per image: {last['val/loss_mean_colour']:.4f})" if "val/loss_mean_colour" in last else ""
+    bars = {"val/loss_mean_colour": "one colour per image", "val/loss_mean_target": "the mean target everywhere"}
+    flat = "".join(f" ({words}: {last[name]:.4f})" for name, words in bars.items() if name in last)
     log.info("done: %s, val/loss %.4f%s; weights in %s", count_of(steps, "step"), last["val/loss"], flat, place)
     log.info("pictures  %s", folder.pictures)
     report_next("measure the features", "probe", init=run, data=settings.inputs.data, out=f"{run}-probe")

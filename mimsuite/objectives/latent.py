@@ -1,0 +1,158 @@
+"""Latent targets: the student predicts, where it sees nothing, what a teacher sees there.
+
+One objective for data2vec 2.0 (Baevski et al. 2023), I-JEPA (Assran et al. 2023), several layers of a teacher (Bootleg,
+2026) and distillation from a frozen encoder (as EVA, Fang et al. 2023).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from mimsuite.masked.latent import PredictedFeatures, latent_error, take_cells
+from mimsuite.masked.losses import masked_error_patches
+from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.quality import visible_mean
+from mimsuite.metrics.running import MeanLoss
+from mimsuite.models.composed import ForMaskedImageModeling
+from mimsuite.models.latent import LatentPass, latent_pass, predicted_features
+from mimsuite.objectives.mim import MIMObjective
+from mimsuite.objectives.teacher import Teacher
+from mimsuite.types import Batch
+
+log = logging.getLogger("mimsuite")
+
+
+class LatentObjective(MIMObjective):
+    """Trains a model that predicts the features of a teacher; validation computes the same loss on fixed masks.
+
+    A batch has V masks of each image, in the order mask, image; the views share one pass of the teacher.
+
+    Args:
+        model: encoder and predictor.
+        normalize: see `Objective`.
+        teacher: gives the targets.
+        kept: the share of itself that the teacher keeps after a step, counted from 0; unused for a frozen one.
+        loss: name of the error, one of `mimsuite.words.LOSSES`.
+        beta: of "smooth_l1": where it turns from a square to a line.
+        pixels: weight of the loss of pixels beside that of features; 0 for none.
+        warm_steps: first steps that predict pixels alone.
+        base: the other arguments of `MIMObjective`.
+    """
+
+    def __init__(
+        self,
+        model: ForMaskedImageModeling,
+        normalize: Normalize,
+        *,
+        teacher: Teacher,
+        kept: Callable[[int], float],
+        loss: str,
+        beta: float = 2.0,
+        pixels: float = 0.0,
+        warm_steps: int = 0,
+        **base: Any,
+    ) -> None:
+        super().__init__(model, normalize, loss=loss, **base)
+        self.teacher, self.kept, self.beta = teacher, kept, beta
+        self.pixels, self.warm_steps = pixels, warm_steps
+        self.val_mean = MeanLoss()
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """See `Objective`; the teacher, too."""
+        return (*super().networks, self.teacher)
+
+    @property
+    def further_weights(self) -> Mapping[str, nn.Module]:
+        """The teacher, where it has learned something."""
+        return {} if self.teacher.frozen else {"weights-teacher": self.teacher.module}
+
+    def loss_and_features(self, batch: Batch, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """See `MIMObjective`; of several views the features of an image are their mean."""
+        assert batch.mask is not None
+        views = len(batch.mask) // len(pixels)
+        model, seen = self.trained_model, pixels.repeat(views, 1, 1, 1) if views > 1 else pixels
+        made = latent_pass(model, seen, batch.mask, batch.hidden, batch.targets, batch.target_units)
+        warm = self._trainer is not None and self.trainer.global_step < self.warm_steps
+        loss = self.pixel_loss(model, made, pixels, 1.0 if warm else self.pixels)
+        if warm:  # of features nothing, but DDP waits for a gradient of every parameter
+            loss = loss + 0 * made.predicted.features.sum()
+        else:
+            loss = loss + self.latent_loss(made, self.target(batch, pixels, made))
+        visible = visible_mean(made.features, batch.mask)
+        return loss, visible.view(views, -1, visible.shape[1]).mean(0) if views > 1 else visible
+
+    def target(self, batch: Batch, pixels: Tensor, made: LatentPass) -> Tensor:
+        """What the teacher sees in the whole images of a batch, `(B, C, h, w)`."""
+        target: Tensor = self.teacher(batch.images, pixels, (made.hidden.shape[1], made.hidden.shape[2]))
+        return target
+
+    def latent_loss(self, made: LatentPass, target: Tensor) -> Tensor:
+        """The error of the predicted features, a scalar."""
+        return latent_error(made.predicted.features, take_cells(target, made.predicted.where), self.loss, self.beta)
+
+    def pixel_loss(self, model: ForMaskedImageModeling, made: LatentPass, pixels: Tensor, weight: float) -> Tensor:
+        """The weighted squared error of predicted pixels, a scalar; 0 without such a prediction."""
+        predicted, where = made.predicted.pixels, made.predicted.where
+        if predicted is None:
+            return pixels.new_zeros(())
+        if not weight:
+            return 0 * predicted.sum()
+        image, row, column = where
+        grid = (made.hidden.shape[1], made.hidden.shape[2])
+        cells = model.target.cells(pixels, grid, (image % len(pixels), row, column))
+        return weight * masked_error_patches(predicted, cells, model.num_channels, "mse")
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Takes the step and, unless it was skipped, moves the teacher: before callbacks may save it."""
+        step = self.trainer.global_step
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if not self.teacher.frozen:
+            self.teacher.update(cast(nn.Module, self.model.encoder), self.kept(step), self.skipped)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the loss, and to that of a prediction that is the same everywhere."""
+        pixels = self.normalize(batch.images)
+        with self.phase(batch):
+            made, target = self._seen(batch, pixels)
+        wanted = take_cells(target, made.predicted.where)
+        self.val_loss.update(self.latent_loss(made, target), weight=len(pixels))
+        self.val_mean.update(
+            latent_error(wanted.mean(0).expand_as(wanted), wanted, self.loss, self.beta), weight=len(pixels)
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Reports the metrics of the pass."""
+        metrics = {"val/loss": float(self.val_loss.compute()), "val/loss_mean_target": float(self.val_mean.compute())}
+        self.val_loss.reset()
+        self.val_mean.reset()
+        self.report_metrics(metrics)
+
+    def _seen(self, batch: Batch, pixels: Tensor) -> tuple[LatentPass, Tensor]:
+        """What the evaluated model makes of a batch with one mask for each image, and the target."""
+        assert batch.mask is not None
+        made = latent_pass(self.evaluated_model, pixels, batch.mask, batch.hidden, batch.targets, batch.target_units)
+        return made, self.target(batch, pixels, made)
+
+    def picture(self, batch: Batch) -> PredictedFeatures:
+        """What the evaluated model predicts of a batch with masks, and the teacher's features."""
+        assert batch.mask is not None
+        made, target = self._seen(batch, self.normalize(batch.images))
+        return predicted_features(
+            *(batch.images, batch.mask, made, target),
+            loss=self.latent_loss(made, target),
+            width=target.shape[1] // self.teacher.stacked,
+            normalize=self.normalize,
+        )
