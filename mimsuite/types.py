@@ -206,7 +206,7 @@ class EncoderConfig(Protocol):
 
     @property
     def num_features(self) -> int:
-        """D, channels of the features that the encoder ends with."""
+        """D, channels of the features that the encoder ends with; 0 where that is not known without the network."""
         ...
 
     @property

@@ -54,12 +54,8 @@ class ModelConfig(ConfigForm, ABC):
 
     @property
     def num_features(self) -> int:
-        """D, channels of the features that the encoder ends with.
-
-        Raises:
-            InputError: the family does not say it, so that its features cannot be a target.
-        """
-        raise InputError(f"objective=latent: the config of a {self.model_type} has no num_features")
+        """D, channels of the features that the encoder ends with; 0 where the family does not say it."""
+        return 0
 
     @property
     def latent_blocks(self) -> list[int]:

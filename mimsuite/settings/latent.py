@@ -88,6 +88,11 @@ def read_latent(
     Raises:
         InputError: a value that the objective, the student or the teacher does not take.
     """
+    if not config.num_features:
+        raise InputError(
+            f"objective=latent: the config of a {config.model_type} has no num_features, the width of what is "
+            "predicted; add it as docs/extending.md says, or use another objective="
+        )
     layers = read_layers(cfg, config)
     combine = read_choice(cfg, "objective.combine", COMBINES)
     kind = read_kind(cfg, geometry.drops)

@@ -187,6 +187,17 @@ CHANGES = {
     "output_hidden_states": True,
     "return_dict": False,
     "mim_target": "hog",
+    "mim_predictor": {
+        "kind": "conv",
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+        "features": 12,
+        "layers": [1],
+        "combine": "mean",
+        "pixels": False,
+    },
     "classifier_pool": "mean",
 }
 NEEDS = {"kernel_qkv": {"padding_q": [1, 1, 2]}}  # so that queries keep the size of the map

@@ -41,6 +41,17 @@ def test_arguments_are_keyword_only():
         ViTConfig(768)
 
 
+PREDICTOR = {
+    "kind": "transformer",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "features": 12,
+    "layers": [3, 4],
+    "combine": "stack",
+    "pixels": True,
+}
 WRONG_VALUES = [
     ("hidden_size", 0),
     ("num_hidden_layers", -1),
@@ -66,6 +77,10 @@ WRONG_VALUES = [
     ("position", "rope"),
     ("mask_mode", "keep"),
     ("mim_target", "colours"),
+    ("mim_predictor", {"kind": "conv"}),
+    ("mim_predictor", PREDICTOR | {"kind": "mlp"}),
+    ("mim_predictor", PREDICTOR | {"hidden_size": 0}),
+    ("mim_predictor", PREDICTOR | {"layers": []}),
     ("classifier_pool", "max"),
     ("num_register_tokens", -1),
     ("decoder_hidden_size", 0),
@@ -206,6 +221,7 @@ def test_every_other_field_survives_the_file():
         "dtype": "float16",
         "transformers_version": "4.50.0",
         "mim_target": "hog",
+        "mim_predictor": PREDICTOR,
         "classifier_pool": "mean",
     }
     fixed = relative | {
