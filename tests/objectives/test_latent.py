@@ -1,0 +1,213 @@
+"""Latent targets: what the student sees, what the teacher is, how it moves, and what becomes of views and targets."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mimsuite.masked.latent import combine_layers, latent_error, take_cells
+from mimsuite.masked.multi_block import MultiBlockMask
+from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.patches import expand_mask
+from mimsuite.masked.samplers import RandomMask
+from mimsuite.models import ViTConfig, ViTForMaskedImageModeling
+from mimsuite.models.latent import copy_encoder, latent_pass
+from mimsuite.objectives.groups import param_groups
+from mimsuite.objectives.latent import LatentObjective
+from mimsuite.objectives.teacher import Teacher, momentum_schedule
+from mimsuite.types import Batch
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZES = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 40}
+VIT = {**SIZES, "image_size": 32, "patch_size": 8, "encoder_stride": 8, "drop_path_rate": 0.2}
+PREDICTOR = {
+    **{"kind": "transformer", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+    **{"intermediate_size": 32, "features": 24, "layers": [3, 4], "combine": "mean", "pixels": False},
+}
+GRID = (4, 4)
+
+
+def student(mask_mode="drop", **changes):
+    torch.manual_seed(0)
+    return ViTForMaskedImageModeling(ViTConfig(**VIT, mask_mode=mask_mode, mim_predictor=PREDICTOR | changes)).train()
+
+
+def objective(model=None, trained=0, momentum=0.9, **changes):
+    model = student() if model is None else model
+    predictor = model.config.mim_predictor
+    values = {
+        **{"teacher": Teacher(copy_encoder(model), predictor["layers"], predictor["combine"])},
+        **{"kept": momentum_schedule(momentum, 1.0, 10, "linear"), "loss": "smooth_l1"},
+        **{"optimizer": lambda groups: torch.optim.AdamW(groups, lr=1e-3), "schedule": lambda _: 1.0, "clip": None},
+        **{"groups": param_groups(model, weight_decay=0.05, decay_mask_token=False), "seed": 0},
+        "description": {"config": {}},
+    }
+    made = LatentObjective(model, Normalize([0.5] * 3, [0.25] * 3), **(values | changes))
+    made._trainer = SimpleNamespace(
+        global_step=trained, accumulate_grad_batches=1, global_rank=0, loggers=[], precision_plugin=None
+    )
+    made.log_dict = lambda *_, **__: None  # needs a real trainer
+    return made.train()
+
+
+def images(count=4):
+    draw = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw)
+
+
+def batch(count=4, views=1, ratio=0.5):
+    draw = torch.Generator().manual_seed(2)
+    mask = torch.stack([RandomMask(ratio)(GRID, draw) for _ in range(count * views)])
+    return Batch(images(count), torch.arange(count), mask, None, [], hidden=int(mask[0].sum()))
+
+
+def take_step(module, optimizer):
+    """An optimizer step as Lightning takes it."""
+
+    def closure():
+        module.on_train_batch_start(batch(), 0)
+        loss = module.training_step(batch(), 0)
+        loss.backward()
+        module.configure_gradient_clipping(optimizer)
+        closure.loss = float(loss.detach())
+
+    optimizer.zero_grad()
+    module.optimizer_step(0, 0, SimpleNamespace(step=lambda closure: (closure(), optimizer.step())), closure)
+    return closure.loss
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("drop", "transformer"), ("drop", "conv"), ("replace", "transformer")])
+def test_no_hidden_pixel_reaches_what_is_predicted(mode, kind):
+    model, given = student(mode, kind=kind, pixels=True).eval(), batch()
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    hidden = expand_mask(given.mask, (32, 32))[:, None]
+    clean = latent_pass(model, pixels, given.mask, given.hidden)
+    leaky = latent_pass(model, pixels.masked_fill(hidden, torch.nan), given.mask, given.hidden)
+    for one, other in zip(
+        (*clean.predicted[:2], clean.features.grid), (*leaky.predicted[:2], leaky.features.grid), strict=True
+    ):
+        assert torch.equal(one, other)
+    counted = latent_pass(model, pixels, given.mask)  # without the number of hidden cells
+    assert all(torch.equal(a, b) for a, b in zip(clean.predicted.where, counted.predicted.where, strict=True))
+    torch.testing.assert_close(counted.predicted.features, clean.predicted.features)
+
+
+def test_targets_are_normalised_layers():
+    maps = [torch.randn(2, 6, 3, 3) * 5 + 7 for _ in range(3)]
+    mean, stack = combine_layers(maps, "mean"), combine_layers(maps, "stack")
+    assert mean.shape == (2, 6, 3, 3)
+    assert stack.shape == (2, 18, 3, 3)
+    layers = [nn.functional.instance_norm(x) for x in maps]
+    expected = nn.functional.layer_norm(torch.stack(layers).mean(0).movedim(1, -1), (6,)).movedim(-1, 1)
+    torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-5)
+    for own, x in zip(stack.split(6, 1), maps, strict=True):
+        torch.testing.assert_close(own, nn.functional.layer_norm(x.movedim(1, -1), (6,)).movedim(-1, 1))
+
+
+def test_the_loss_is_that_of_the_hidden_cells():
+    module, given = objective(), batch()
+    module.model.eval()
+    pixels = module.normalize(given.images)
+    made = latent_pass(module.model, pixels, given.mask, given.hidden)
+    target = module.teacher(given.images, pixels, GRID)
+    assert target.dtype == torch.float32
+    cells = target.permute(0, 2, 3, 1)[given.mask]
+    torch.testing.assert_close(take_cells(target, made.predicted.where), cells, rtol=0, atol=0)
+    expected = nn.functional.smooth_l1_loss(made.predicted.features, cells, beta=2.0)
+    torch.testing.assert_close(module.training_step(given, 0), expected)
+    assert float(latent_error(cells, cells + 1, "mse", 2.0)) == pytest.approx(1.0)
+
+
+def test_views_share_one_pass_of_the_teacher():
+    module, given, calls = objective(), batch(views=3), []
+    module.model.eval()
+    module.teacher.register_forward_hook(lambda *_: calls.append(1))
+    loss = module.training_step(given, 0)
+    assert len(calls) == 1
+    each = [module.training_step(given._replace(mask=mask), 0) for mask in given.mask.split(4)]
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+
+
+def test_each_target_is_predicted_by_itself():
+    model, draw = student().eval(), torch.Generator().manual_seed(0)
+    found = MultiBlockMask(targets=2)(GRID, draw)
+    sizes = found.targets.flatten(1).sum(1)
+    assert sizes[0] == sizes[1]
+    pixels, size = torch.randn(1, 3, 32, 32), int(sizes[0])
+    both = latent_pass(model, pixels, found.hidden[None], None, found.targets[None], size).predicted
+    alone = latent_pass(model, pixels, found.hidden[None], None, found.targets[None, :1], size).predicted
+    assert len(both.features) == 2 * size
+    torch.testing.assert_close(both.features[:size], alone.features)
+    rows = [list(zip(*map(torch.Tensor.tolist, p.where[1:]), strict=True)) for p in (both, alone)]
+    assert rows[0][:size] == rows[1] == [tuple(cell) for cell in found.targets[0].nonzero().tolist()]
+
+
+def test_the_teacher_moves_after_a_step_by_its_momentum():
+    module = objective(trained=5)
+    before = copy.deepcopy(module.teacher.module.state_dict())
+    take_step(module, torch.optim.AdamW(module.groups, lr=1e-2))
+    now, kept = module.model.vit.state_dict(), 0.9 + 0.1 * 5 / 9
+    for name, value in module.teacher.module.state_dict().items():
+        torch.testing.assert_close(value, before[name].lerp(now[name], 1 - kept), msg=name)
+    assert not torch.equal(before["layernorm.weight"], module.teacher.module.state_dict()["layernorm.weight"])
+
+
+def test_the_teacher_stays_where_a_step_is_skipped():
+    module = objective()
+    before = copy.deepcopy(module.teacher.module.state_dict())
+    optimizer = torch.optim.AdamW(module.groups, lr=1e-2, fused=True)
+    module.normalize.mean.fill_(torch.nan)
+    take_step(module, optimizer)
+    assert module.skipped
+    assert all(torch.equal(value, before[name]) for name, value in module.teacher.module.state_dict().items())
+
+
+def test_only_the_student_drops_paths_and_learns():
+    module = objective()
+    assert module.model.training
+    assert not any(part.training for part in module.teacher.modules())
+    assert not any(p.requires_grad for p in module.teacher.parameters())
+    trained = {id(p) for group in module.groups for p in group["params"]}
+    assert not trained & {id(p) for p in module.teacher.parameters()}
+    module.training_step(batch(), 0).backward()
+    silent = [name for name, p in module.model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent
+
+
+def test_checkpoints_hold_a_teacher_that_learns():
+    names = {name for name in objective().state_dict() if name.startswith("teacher.")}
+    assert names == {f"teacher.module.{name}" for name in student().vit.state_dict()}
+
+
+@pytest.mark.parametrize("combine", ["mean", "stack"])
+def test_a_batch_is_learned_by_heart(combine):
+    model = student(combine=combine, features=24 * (1 + (combine == "stack")))
+    module = objective(model, momentum=1.0)
+    module.model.eval()  # without drop path
+    optimizer = torch.optim.AdamW(module.groups, lr=1e-2)
+    losses = [take_step(module, optimizer) for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_warm_start_predicts_pixels_first_and_every_parameter_has_a_gradient():
+    for trained, weight in ((0, 0.0), (5, 0.5), (5, 0.0)):
+        module = objective(student(pixels=True), trained=trained, warm_steps=5, pixels=weight)
+        module.model.eval()
+        given = batch()
+        loss = module.training_step(given, 0)
+        loss.backward()
+        assert all(p.grad is not None for p in module.model.parameters() if p.requires_grad)
+        learns = {
+            name: bool(getattr(module.model.decoder.outputs, name).weight.grad.any()) for name in ("features", "pixels")
+        }
+        assert learns == {"features": trained == 5, "pixels": trained == 0 or weight > 0}
+
+
+def test_momentum_rises_to_its_end():
+    linear, cosine = (momentum_schedule(0.99, 1.0, 101, shape) for shape in ("linear", "cosine"))
+    assert (linear(0), linear(50), linear(100), linear(200)) == pytest.approx((0.99, 0.995, 1.0, 1.0))
+    assert (cosine(0), cosine(50), cosine(100)) == pytest.approx((0.99, 0.995, 1.0))
+    assert cosine(10) < linear(10)
