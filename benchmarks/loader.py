@@ -39,7 +39,7 @@ from mimsuite.data.index_json import write_index
 from mimsuite.data.members import read_image, read_label
 from mimsuite.data.open import open_index
 from mimsuite.data.order import BatchOrder
-from mimsuite.data.scan import build_index
+from mimsuite.data.scan import build_index, scan_files
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.masked.normalization import Normalize
 
@@ -106,7 +106,7 @@ def make_pictures(folder: Path, count: int) -> DataIndex:
                     info = tarfile.TarInfo(f"{shard:03d}{number:04d}.{ending}")
                     info.size = len(content)
                     target.addfile(info, io.BytesIO(content))
-    write_index(folder, build_index(folder, sorted(folder.glob("*.tar")), folder, {}))
+    write_index(folder, build_index(str(folder), scan_files(sorted(map(str, folder.glob("*.tar"))), folder, {})))
     return open_index(str(folder))
 
 
@@ -120,7 +120,7 @@ def make_many(folder: Path, count: int, samples: int = 4) -> None:
             info = tarfile.TarInfo(f"{number}.jpg")
             info.size = len(stream.getvalue())
             archive.addfile(info, io.BytesIO(stream.getvalue()))
-    index = build_index(folder, [folder / "one.tar"], folder, {})
+    index = build_index(str(folder), scan_files([str(folder / "one.tar")], folder, {}))
     (one,) = index.splits["train"]
     shards = []
     for number in range(count):

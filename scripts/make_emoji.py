@@ -24,7 +24,7 @@ from PIL import Image
 from webdataset.writer import TarWriter
 
 from mimsuite.data.index_json import write_index
-from mimsuite.data.scan import build_index
+from mimsuite.data.scan import build_index, scan_files
 
 VAL_FRACTION = 0.16
 SIZE = 64
@@ -124,8 +124,8 @@ def main() -> None:
         shards.append(out / f"{name}-000000.tar")
         write_shard(part, labels, shards[-1])
         print(f"{name}: {len(part)} images, {shards[-1].stat().st_size:,} bytes")
-    hashes = {shard: hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards}
-    write_index(out, build_index(out, shards, out, hashes))
+    hashes = {str(shard): hashlib.sha256(shard.read_bytes()).hexdigest() for shard in shards}
+    write_index(out, build_index(str(out), scan_files(hashes, out, hashes)))
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
 
     def read_timm(content: bytes) -> None:
         put("_info.json", content)
-        read_info(folder)
+        read_info(str(folder))
 
     checkpoint = io.BytesIO()
     torch.save({"state_dict": {"model.a": torch.zeros(2)}, "global_step": 3, "mimsuite": {"config": {}}}, checkpoint)
@@ -356,7 +356,7 @@ def make_targets(folder: Path) -> dict[str, Target]:
 
     def read_names(content: bytes) -> None:
         put("named/classes.txt", content)
-        read_classes(folder / "named")
+        read_classes(str(folder / "named"))
 
     def of(content: bytes) -> Callable[[random.Random], bytes]:
         return lambda rnd: mutate(content, rnd)

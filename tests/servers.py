@@ -7,6 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from mimsuite.data.stores import address
+
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -14,6 +16,7 @@ class Web(BaseHTTPRequestHandler):
     """Serves `server.folder`, with ranges unless `server.ranges` is False; each request is kept in `server.asked`."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         server = self.server
@@ -81,6 +84,7 @@ def s3_server(bucket="pictures"):
     server.start()
     host, port = server.get_host_and_port()
     before = dict(os.environ)
+    address._remote.clear()  # those of another server
     os.environ.update(KEYS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"})
     try:
         client = boto3.client("s3")
@@ -91,6 +95,7 @@ def s3_server(bucket="pictures"):
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]
+        address._remote.clear()
         server.stop()
 
 

@@ -25,7 +25,7 @@ from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.index_json import write_index
 from mimsuite.data.label_table import labelled_part
 from mimsuite.data.open import open_index
-from mimsuite.data.scan import build_index
+from mimsuite.data.scan import build_index, scan_files
 from mimsuite.data.storage import write_bytes
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError
@@ -243,7 +243,7 @@ def test_an_array_of_objects_is_a_bad_sample(canary, tmp_path):
 
 def test_a_table_of_objects_is_refused(canary, tmp_path):
     write_tar(tmp_path / "train-0.tar", [("a.png", picture())])
-    write_index(tmp_path, build_index(tmp_path, [tmp_path / "train-0.tar"], tmp_path, {}))
+    write_index(tmp_path, build_index(str(tmp_path), scan_files([str(tmp_path / "train-0.tar")], tmp_path, {})))
     (tmp_path / "samples.idx.npy").write_bytes(objects(canary))
     with pytest.raises(InputError, match=r"samples.idx.npy cannot be read"):
         read_all(tmp_path)
@@ -667,7 +667,7 @@ def indexed(tmp_path_factory):
     for name in ("train-000000.tar", "train-000001.tar", "val-000000.tar"):
         write_tar(folder / name, [("a.png", picture()), ("a.cls", b"0"), ("b.png", picture()), ("b.cls", b"1")])
     (folder / "classes.txt").write_text("x\ny\n")
-    write_index(folder, build_index(folder, sorted(folder.glob("*.tar")), folder, {}))
+    write_index(folder, build_index(str(folder), scan_files(sorted(map(str, folder.glob("*.tar"))), folder, {})))
     return folder, json.loads((folder / "index.json").read_text())
 
 

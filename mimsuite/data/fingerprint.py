@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from mimsuite.data.folders import count_of
 from mimsuite.data.index import DataIndex, Samples, Shard
+from mimsuite.data.stores.names import last_name
 
 DATA = "data.json"  # in a run folder
 Fingerprint = Mapping[str, list[dict[str, Any]]]
@@ -23,7 +23,7 @@ def fingerprint(index: DataIndex) -> Fingerprint:
 
 
 def _facts(shard: Shard) -> dict[str, Any]:
-    known = {"shard": PurePosixPath(shard.path).name, "samples": shard.samples, "bytes": shard.bytes}
+    known = {"shard": last_name(shard.path), "samples": shard.samples, "bytes": shard.bytes}
     if shard.sha256 is not None:
         return known | {"sha256": shard.sha256}
     return known | {"keys": hashlib.sha256(Samples((shard,)).keys().tobytes()).hexdigest()}

@@ -13,7 +13,9 @@ from typing import Any
 
 from mimsuite.data.index import EVERY_SPLIT, DataIndex, Samples, Shard
 from mimsuite.data.storage import write_text
-from mimsuite.data.stores.address import store_of
+from mimsuite.data.stores.address import read_if_there, store_of
+from mimsuite.data.stores.local import LocalStore
+from mimsuite.data.stores.names import REMOTE, bare, below, join, scheme_of, shown
 from mimsuite.data.tables import KEYS, ROWS, write_tables
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
@@ -27,12 +29,14 @@ _OF_ONE_SHARD = "mimsuite-1"  # of older folders: each shard has a table of its 
 _MOST = 1 << 52  # of samples, bytes and pixels: what JSON, numpy and Python all count exactly
 
 
-def write_index(folder: Path, index: DataIndex) -> DataIndex:
+def write_index(folder: Path, index: DataIndex, root: str = "") -> DataIndex:
     """Writes `index.json` and, first, the rows of all shards as two files (see `tables`).
 
     Args:
         folder: where; shards that lie in it are named relative to it.
         index: the data set; its tables lie anywhere, and are left as they are.
+        root: the address of the folder on another machine that all shards lie in; they are named relative to it, and
+            it is written without what may be secret.
 
     Returns:
         The same data set with the new tables.
@@ -41,12 +45,17 @@ def write_index(folder: Path, index: DataIndex) -> DataIndex:
     write_tables(folder, samples.row_blocks(), len(samples))
     index = replace(index, splits=dict(_numbered(folder, index)))
     inside = f"{folder}{os.sep}"
+
+    def name(path: str) -> str:
+        return (below(root, path) if root else None) or path.removeprefix(inside)
+
     content = {
         "format": FORMAT,
+        **({"root": bare(root)} if root else {}),
         "splits": {
             split: [
                 {
-                    "file": s.path.removeprefix(inside),
+                    "file": name(s.path),
                     "samples": s.samples,
                     "bytes": s.bytes,
                     "sha256": s.sha256,
@@ -79,37 +88,46 @@ def _numbered(folder: Path, index: DataIndex) -> Iterator[tuple[str, tuple[Shard
         row = rows[-1]
 
 
-def read_index(folder: Path, root: Path | None = None) -> DataIndex:
-    """Reads `index.json`; with `root`, it is the cached index of the shards in that folder.
+def read_index(folder: str | Path, root: str = "") -> DataIndex:
+    """Reads `index.json`.
+
+    Args:
+        folder: where it lies: a path, or an address.
+        root: given where it is the cached index of the shards in that folder.
 
     Raises:
         InputError: unreadable, or not of our format.
+        OSError: it lies on another machine, and cannot be fetched.
     """
-    file = folder / INDEX
+    file = join(str(folder), INDEX)
     fix = "pack the data again, or move index.json away to have the shards scanned"
-    with reading(str(file), fix):
-        content = json.loads(store_of(str(file)).read_all(str(file)).decode())
+    copy = store_of(file).local_copy(file)
+    with reading(file, fix):
+        content = json.loads(LocalStore().read_all(str(copy)).decode())
     found = content.get("format") if isinstance(content, dict) else None
     if found not in (FORMAT, _OF_ONE_SHARD):
         raise InputError(f"{file} has format {found!r}, {FORMAT!r} is expected; {fix}")
     with reading(f"{file} is damaged and", fix):
-        index = _parse(content, folder, root)
+        index = _parse(content, str(folder), root)
     _check_splits(index, file)
     return index
 
 
-def _parse(content: dict[str, Any], folder: Path, root: Path | None) -> DataIndex:
+def _parse(content: dict[str, Any], folder: str, root: str) -> DataIndex:
     """Makes the index of what the file holds; raises a ValueError or the like where that is not what we write."""
     own = content["format"] == _OF_ONE_SHARD
-    table, keys = (os.path.join(folder, name) for name in (ROWS, KEYS))
+    table, keys = (join(folder, name) for name in (ROWS, KEYS))
+    elsewhere = _address(content["root"]) if "root" in content else ""
+    packed = not root or bool(elsewhere)
+    place = (root if elsewhere else "") or elsewhere or folder
     splits = {
         split: tuple(
             Shard(
-                path=_inside(folder, s["file"], root is None),
+                path=_inside(place, s["file"], packed),
                 samples=_whole(s["samples"], "samples", least=0),
                 bytes=_whole(s["bytes"], "bytes", least=0),
                 sha256=None if s["sha256"] is None else str(s["sha256"]),
-                table=_inside(folder, s["table"], root is None) if own else table,
+                table=_inside(folder, s["table"], not root) if own else table,
                 row=0 if own else _whole(s["row"], "row", least=0),
                 keys=None if own else keys,
             )
@@ -127,7 +145,7 @@ def _parse(content: dict[str, Any], folder: Path, root: Path | None) -> DataInde
     if names and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError("classes are not a list of names")
     return DataIndex(
-        root=str(root or folder),
+        root=shown(root or elsewhere or folder),
         splits=splits,
         classes=read_classes(root) if root else tuple(names) if names else None,
         channels=channels,
@@ -164,7 +182,7 @@ def _read_display(content: dict[str, list[float]] | None, channels: int) -> Disp
     return DisplayRange(low, high)
 
 
-def _check_splits(index: DataIndex, file: Path) -> None:
+def _check_splits(index: DataIndex, file: str) -> None:
     """A split without images would look usable, but nothing could be trained or evaluated on it."""
     empty = next((split for split in index.splits if index.num_samples(split) < 1), None)
     if empty is not None:
@@ -176,26 +194,33 @@ def _check_splits(index: DataIndex, file: Path) -> None:
         raise InputError(f"{file} names no splits; pack the data again")
 
 
-def _inside(folder: Path, name: Any, packed: bool) -> str:
+def _inside(folder: str, name: Any, packed: bool) -> str:
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"{name!r} is not the name of a file")
-    if packed and (os.path.isabs(name) or ".." in name.split("/")):
+    if packed and (os.path.isabs(name) or scheme_of(name) or ".." in name.split("/")):
         raise ValueError(f"{name} lies outside the folder")
-    return os.path.join(folder, name)  # ten times as fast as Path, and there may be 100,000
+    return join(folder, name)
 
 
-def read_classes(root: Path) -> tuple[str, ...] | None:
+def _address(root: Any) -> str:
+    """Where shards lie that are on another machine than their index."""
+    if not isinstance(root, str) or scheme_of(root) not in REMOTE:
+        raise ValueError(f"root {root!r} is no address of another machine")
+    return root
+
+
+def read_classes(root: str) -> tuple[str, ...] | None:
     """The names of the classes, by label, in the `classes.txt` of a folder; None without one.
 
     Raises:
         InputError: it cannot be read.
     """
-    file = root / CLASSES
-    store = store_of(str(file))
-    if not store.is_file(str(file)):
-        return None
-    with reading(str(file), "write one class name a line, in UTF-8"):
-        names = tuple(line.strip() for line in store.read_all(str(file)).decode().splitlines())
+    file = join(root, CLASSES)
+    with reading(file, "write one class name a line, in UTF-8"):
+        held = read_if_there(file)
+        if held is None:
+            return None
+        names = tuple(line.strip() for line in held.decode().splitlines())
     while names and not names[-1]:
         names = names[:-1]
     return names or None

@@ -17,10 +17,13 @@ from mimsuite.data.folders import Contents, folder_of, images_of
 from mimsuite.data.index import DataIndex
 from mimsuite.data.index_json import INDEX, JOURNAL, read_index, write_index
 from mimsuite.data.merge import merge
-from mimsuite.data.scan import SCAN, build_index
+from mimsuite.data.remote.opening import open_remote
+from mimsuite.data.scan import SCAN, build_index, scan_files
 from mimsuite.data.sources import INFO, find_shards
 from mimsuite.data.storage import cache_folder, move_folder
 from mimsuite.data.stores.address import absolute, store_of
+from mimsuite.data.stores.local import LocalStore
+from mimsuite.data.stores.names import join, scheme_of
 from mimsuite.errors import InputError
 from mimsuite.words import Alpha
 
@@ -34,8 +37,8 @@ def open_data(data: str | Sequence[str] | None, alpha: Alpha = "white") -> DataI
     """Opens a data set; its `reading` tells how a folder of images was read.
 
     Args:
-        data: a packed folder, a folder of tar shards, a brace pattern, an image folder, one image, several of these,
-            which become one set, or None for `emoji-64`.
+        data: a packed folder, a folder of tar shards, a brace pattern, or the address of one of them on another
+            machine; an image folder, one image; several of these, which become one set; or None for `emoji-64`.
         alpha: what becomes of transparency, where no `index.json` beside the shards says it.
 
     Raises:
@@ -46,6 +49,8 @@ def open_data(data: str | Sequence[str] | None, alpha: Alpha = "white") -> DataI
         return open_index(str(EMBEDDED))
     if not isinstance(data, str):
         return merge([open_data(address, alpha) for address in data])
+    if scheme_of(data):
+        return open_remote(data, None, alpha)
     contents = images_of(data)
     if contents is None:
         return _open_shards(data, None, alpha)
@@ -65,6 +70,8 @@ def open_index(data: str, cache: Path | None = None, alpha: Alpha = "white") -> 
     Raises:
         InputError: missing, unreadable, empty, cut or damaged; shard and offset are named.
     """
+    if scheme_of(data):
+        return open_remote(data, cache, alpha)
     if images_of(data) is not None:
         raise InputError(f"data={data} is a folder of images, not of shards; run `mimsuite pack src={data} out=FOLDER`")
     return _open_shards(data, cache, alpha)
@@ -73,12 +80,12 @@ def open_index(data: str, cache: Path | None = None, alpha: Alpha = "white") -> 
 def _open_shards(data: str, cache: Path | None, alpha: Alpha) -> DataIndex:
     """As `open_index`, for what is known not to be a folder of images."""
     folder, store = absolute(data), store_of(data)
-    if store.is_file(os.path.join(folder, INDEX)):
-        return _check_sizes(read_index(Path(folder)))
-    if store.is_file(os.path.join(folder, JOURNAL)):
+    if store.is_file(join(folder, INDEX)):
+        return _check_sizes(read_index(folder))
+    if store.is_file(join(folder, JOURNAL)):
         raise InputError(f"data={data} holds a half-finished pack; run the same `mimsuite pack` again to finish it")
-    root, paths = find_shards(data)
-    entry = (cache or cache_folder()) / "index" / _hash_of_shards(paths, root / INFO, alpha)
+    root, paths, _ = find_shards(data)
+    entry = (cache or cache_folder()) / "index" / _hash_of_shards(paths, join(root, INFO), alpha)
     if not store.is_file(str(entry / INDEX)):
         _scan_into(entry, root, paths, alpha)
     return read_index(entry, root)
@@ -118,11 +125,11 @@ def _mark(alpha: Alpha) -> str:
     return "" if alpha == "white" else f" alpha={alpha}"
 
 
-def _hash_of_shards(paths: list[Path], info: Path, alpha: Alpha) -> str:
-    digest, store = hashlib.sha256((SCAN + _mark(alpha)).encode()), store_of(str(info))
-    for path in [*paths, *([info] if store.is_file(str(info)) else [])]:
+def _hash_of_shards(paths: list[str], info: str, alpha: Alpha) -> str:
+    digest, store = hashlib.sha256((SCAN + _mark(alpha)).encode()), store_of(info)
+    for path in [*paths, *([info] if store.is_file(info) else [])]:
         try:
-            size, version = store.stat(str(path))
+            size, version = store.stat(path)
         except OSError as error:
             raise InputError(
                 f"shard {path} cannot be read ({error.strerror}); check the path and its rights"
@@ -132,8 +139,9 @@ def _hash_of_shards(paths: list[Path], info: Path, alpha: Alpha) -> str:
 
 
 def _check_sizes(index: DataIndex) -> DataIndex:
-    store = store_of(index.root)
-    for shard in (s for shards in index.splits.values() for s in shards):
+    """Checks the shards that lie on this machine; others when they are fetched."""
+    store = LocalStore()
+    for shard in (s for shards in index.splits.values() for s in shards if not scheme_of(s.path)):
         try:
             size = store.stat(shard.path).size
         except OSError as error:
@@ -146,7 +154,7 @@ def _check_sizes(index: DataIndex) -> DataIndex:
     return index
 
 
-def _scan_into(entry: Path, root: Path, paths: list[Path], alpha: Alpha) -> None:
+def _scan_into(entry: Path, root: str, paths: list[str], alpha: Alpha) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=entry.parent, prefix=".scan-", ignore_cleanup_errors=True)
@@ -158,5 +166,5 @@ def _scan_into(entry: Path, root: Path, paths: list[Path], alpha: Alpha) -> None
     with temporary as name:
         made = Path(name) / "entry"
         made.mkdir()
-        write_index(made, build_index(root, paths, made, {}, alpha))
+        write_index(made, build_index(root, scan_files(paths, made, {}), alpha))
         move_folder(made, entry, INDEX)

@@ -15,13 +15,13 @@ SECONDS = 10.0  # between lines
 
 
 @contextlib.contextmanager
-def report_progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function to call with (images done, images in all); `name` is what is done to them."""
+def report_progress(name: str, things: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """Gives a function to call with (images done, images in all), or other things; `name` is what is done to them."""
     if has_terminal():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         pace = "{task.fields[pace]:.0f} a second"
-        with Progress(f"{name}", BarColumn(), MofNCompleteColumn(), "images", pace, TimeRemainingColumn()) as bar:
+        with Progress(f"{name}", BarColumn(), MofNCompleteColumn(), things, pace, TimeRemainingColumn()) as bar:
             task = bar.add_task(name, total=None, pace=0)
 
             def move(done: int, total: int) -> None:
@@ -38,6 +38,6 @@ def report_progress(name: str) -> Iterator[Callable[[int, int], None]]:
         now = time.monotonic()
         if now - printed >= SECONDS:
             printed = now
-            log.info("%s: %d of %d images, %.0f a second", name, done, total, (done - first) / (now - began))
+            log.info("%s: %d of %d %s, %.2g a second", name, done, total, things, (done - first) / (now - began))
 
     yield line

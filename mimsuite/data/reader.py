@@ -17,6 +17,7 @@ from mimsuite.data.label_table import read_label
 from mimsuite.data.labels import Label
 from mimsuite.data.members import read_checked_image
 from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores.names import shown
 from mimsuite.errors import InputError, RunError
 from mimsuite.types import BadSample
 
@@ -119,7 +120,7 @@ class ImageReader(Dataset[Sample | Failure]):
             box = self._transform.box(image.height, image.width, generator)
             pixels = conform(image.pixels(box, self._transform.size), self._channels, self._dtype)
         except DecodeError as error:
-            bad.append(BadSample(shard.path, key, str(error)))
+            bad.append(BadSample(shown(shard.path), key, str(error)))
             return None
         label = read_label(self._index, self._files, shard, row, key) if self._labels else None
         signed = identity - (1 << 64) if identity >= 1 << 63 else identity

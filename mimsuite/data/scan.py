@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from mimsuite.data.folders import images_of
 from mimsuite.data.images.stats import measure_images
@@ -17,6 +18,7 @@ from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import INFO, find_shards, read_info, split_of
 from mimsuite.data.storage import write_array
 from mimsuite.data.stores.address import absolute, store_of
+from mimsuite.data.stores.names import last_name, shown
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import NoImageError, scan_shard
 from mimsuite.errors import InputError
@@ -28,23 +30,42 @@ SCAN = "mimsuite-scan-3"  # of what a scan finds; indexes in the cache under ano
 _SALT = 0x53544154
 
 
-def build_index(
-    root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str], alpha: Alpha = "white"
-) -> DataIndex:
-    """Scans shards and writes their tables, one for each, into the folder `tables`; `write_index` joins them.
+class ScannedShard(NamedTuple):
+    """What a scan found of a shard.
+
+    Attributes:
+        path: where it lies.
+        bytes: its size.
+        sha256: in hex, where it is known.
+        table: the file with its rows.
+        samples: how many rows.
+        fault: why it has none.
+    """
+
+    path: str
+    bytes: int
+    sha256: str | None
+    table: str
+    samples: int
+    fault: str = ""
+
+
+def build_index(root: str, scans: Iterable[ScannedShard], alpha: Alpha = "white") -> DataIndex:
+    """The index of shards that were scanned; `write_index` joins their tables.
 
     Args:
         root: the folder of the data set; `classes.txt` in it gives the names of the classes.
-        paths: the shards.
-        tables: an existing folder.
-        hashes: sha256 of the shards, as far as they are known.
+        scans: of all shards, in order.
         alpha: what becomes of transparency.
+
+    Raises:
+        InputError: none of them holds an image.
     """
-    splits = _scan_all(root, paths, tables, hashes)
+    splits = _sort_shards(root, scans)
     files, chosen = ShardFiles(), sample_images(next(iter(splits.values())))
-    facts = measure_images(read_images(files, chosen), str(root), alpha)
+    facts = measure_images(read_images(files, chosen), shown(root), alpha)
     return DataIndex(
-        root=str(root),
+        root=shown(root),
         splits=splits,
         classes=read_classes(root),
         channels=facts.channels,
@@ -64,28 +85,44 @@ def sample_images(shards: tuple[Shard, ...]) -> Samples:
     return samples.take(samples.smallest(STATS_SAMPLES, salt=_SALT))
 
 
-def _scan_all(root: Path, paths: list[Path], tables: Path, hashes: dict[Path, str]) -> dict[str, tuple[Shard, ...]]:
-    """Writes the table of each shard; the shards of each split, train first. Arguments are those of `build_index`."""
-    splits: dict[str, list[Shard]] = {}
-    empty = list[NoImageError]()
-    stated, store = read_info(root), store_of(str(root))
+def scan_files(paths: Iterable[str], tables: Path, hashes: Mapping[str, str]) -> Iterator[ScannedShard]:
+    """Scans shards of this machine, one after the other.
+
+    Args:
+        paths: the shards.
+        tables: an existing folder, which gets a table of each.
+        hashes: sha256 of the shards, as far as they are known.
+    """
     for number, path in enumerate(paths):
-        try:
-            rows = scan_shard(str(path))
-        except NoImageError as error:
-            empty.append(error)
-            continue
-        split, count = stated.get(path.name, (split_of(path, root), None))
-        if count not in (None, len(rows)):
-            log.warning("%s holds %d images, %s says %d", path, len(rows), INFO, count)
         table = tables / f"{number:06d}.idx.npy"
+        try:
+            rows = scan_shard(path)
+        except NoImageError as error:
+            yield ScannedShard(path, 0, None, "", 0, str(error))
+            continue
         write_array(table, rows)
-        shard = Shard(str(path), len(rows), store.stat(str(path)).size, hashes.get(path), str(table))
+        yield ScannedShard(path, store_of(path).stat(path).size, hashes.get(path), str(table), len(rows))
+
+
+def _sort_shards(root: str, scans: Iterable[ScannedShard]) -> dict[str, tuple[Shard, ...]]:
+    """The shards of each split, train first. Arguments are those of `build_index`."""
+    splits: dict[str, list[Shard]] = {}
+    empty, count = list[str](), 0
+    stated = read_info(root)
+    for found in scans:
+        count += 1
+        if found.fault:
+            empty.append(found.fault)
+            continue
+        split, said = stated.get(last_name(found.path), (split_of(found.path, root), None))
+        if said not in (None, found.samples):
+            log.warning("%s holds %d images, %s says %d", shown(found.path), found.samples, INFO, said)
+        shard = Shard(found.path, found.samples, found.bytes, found.sha256, found.table)
         splits.setdefault(split, []).append(shard)
     if empty and not splits:
-        raise empty[0]
+        raise NoImageError(empty[0])
     if empty:
-        log.warning("%d of %d shards are left out: %s", len(empty), len(paths), empty[0])
+        log.warning("%d of %d shards are left out: %s", len(empty), count, empty[0])
     return {name: tuple(splits[name]) for name in SPLITS if name in splits}
 
 
@@ -100,11 +137,11 @@ def index_beside(data: str, alpha: Alpha = "white") -> None:
         raise InputError(f"index=true, but data={data} has an index.json; move it away to have a new one written")
     if not store.is_folder(folder) or images_of(data) is not None:
         raise InputError(f"index=true writes into a folder of shards, and data={data} is not one; give their folder")
-    root, paths = find_shards(data)
+    root, paths, _ = find_shards(data)
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".index-", ignore_cleanup_errors=True) as name:
-            hashes = {path: sha256_of(store, str(path)) for path in paths}
-            write_index(root, build_index(root, paths, Path(name), hashes, alpha))
+            hashes = {path: sha256_of(store, path) for path in paths}
+            write_index(Path(root), build_index(root, scan_files(paths, Path(name), hashes), alpha))
     except OSError as error:
         raise InputError(
             f"index=true, but {error.filename or root} cannot be written ({error.strerror}); copy the shards to a "
@@ -117,4 +154,4 @@ def read_images(files: ShardFiles, samples: Samples) -> Iterator[tuple[str, byte
     for number in range(len(samples)):
         shard, row = samples[number]
         image = read_image(files, shard, row)
-        yield f"{shard.path}:{image.name}", image.data
+        yield f"{shown(shard.path)}:{image.name}", image.data

@@ -5,16 +5,34 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from mimsuite.data.folders import no_images, read_contents
 from mimsuite.data.index_json import INDEX, JOURNAL
-from mimsuite.data.stores.address import absolute, store_of
+from mimsuite.data.stores.address import absolute, read_if_there, store_of
+from mimsuite.data.stores.names import bare, join, last_name, parent_of
+from mimsuite.data.stores.store import Stat
 from mimsuite.errors import InputError, reading
 
 INFO = "_info.json"
 _MOST_SHARDS = 1_000_000
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class ShardList(NamedTuple):
+    """Shards without an index.
+
+    Attributes:
+        root: the folder they lie in; of several, the first, or on another machine the one above.
+        paths: their absolute paths or addresses, in order.
+        stats: what a listing says of them, by path; empty where there was none.
+    """
+
+    root: str
+    paths: list[str]
+    stats: Mapping[str, Stat]
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -44,41 +62,46 @@ def expand_braces(pattern: str) -> list[str]:
     return list(names)
 
 
-def find_shards(data: str) -> tuple[Path, list[Path]]:
-    """The tar shards that `data` (a folder, a brace pattern or one .tar) stands for.
+def find_shards(data: str) -> ShardList:
+    """The tar shards of this machine that `data` (a folder, a brace pattern or one .tar) stands for.
 
-    Returns:
-        The folder they lie in (of several, the first), and their absolute paths in order of name. A folder
-        without shards of its own may keep them in sub-folders (`train/000.tar`). Links are not followed, for
-        their names say more than those of the files (a download cache names files by hashes).
+    A folder without shards of its own may keep them in sub-folders (`train/000.tar`). Links are not followed, for
+    their names say more than those of the files (a download cache names files by hashes).
 
     Raises:
         InputError: nothing there, not readable, or no shard in it.
     """
     store, place = store_of(data), absolute(data)
-    path, is_file, is_folder = Path(place), store.is_file(place), store.is_folder(place)
+    is_file, is_folder = store.is_file(place), store.is_folder(place)
     if not is_file and not is_folder and "{" in data:
-        paths = [Path(name) for name in expand_braces(place)]
-        missing = [p for p in paths if not store.is_file(str(p))]
-        if missing:
-            raise InputError(
-                f"data={data}: {len(missing)} of {len(paths)} shards are missing, the first is {missing[0]}; "
-                "fix the range"
-            )
-        return paths[0].parent, paths
+        paths = expand_braces(place)
+        refuse_missing(data, paths, [path for path in paths if not store.is_file(path)])
+        return ShardList(parent_of(paths[0]), paths, {})
     if not is_file and not is_folder:
         raise InputError(f"data={data} does not exist or cannot be accessed; give a folder, a pattern or a .tar file")
     if is_file:
-        if path.suffix != ".tar":
+        if not place.endswith(".tar"):
             raise InputError(f"data={data} does not end in .tar; give a folder, a pattern or a .tar file")
-        return path.parent, [path]
+        return ShardList(parent_of(place), [place], {})
     try:
         names = _list_shards(place)
     except OSError as error:
         raise InputError(f"data={data} cannot be read ({error.strerror}); check its rights") from error
     if not names:
         raise no_images("data", data, read_contents(place, "data"), "no .tar shard and ")
-    return path, [Path(name) for name in names]
+    return ShardList(place, names, {})
+
+
+def refuse_missing(data: str, paths: list[str], missing: list[str]) -> None:
+    """Refuses a pattern some of whose shards are not there.
+
+    Raises:
+        InputError: with their number, and the first.
+    """
+    if missing:
+        raise InputError(
+            f"data={data}: {len(missing)} of {len(paths)} shards are missing, the first is {missing[0]}; fix the range"
+        )
 
 
 def is_shards(data: str) -> bool:
@@ -99,35 +122,36 @@ def _list_shards(place: str) -> list[str]:
     return []
 
 
-def split_of(shard: Path, root: Path) -> str:
+def split_of(shard: str, root: str) -> str:
     """The split that a shard's name gives: `train`, `val` or `test`; `train` where it gives none.
 
     It is the last word before the number (`cats-validation-000012.tar`), else the folder (`val/000012.tar`).
     """
-    words = [word for word in re.split(r"[-_.]", shard.stem) if not word.isdecimal()]
-    folder = shard.parent.name if shard.parent != root else ""
+    stem = os.path.splitext(last_name(shard))[0]
+    words = [word for word in re.split(r"[-_.]", stem) if not word.isdecimal()]
+    around = parent_of(shard)
+    folder = "" if bare(around).rstrip("/") == bare(root).rstrip("/") else last_name(around)
     return split_name_of(words[-1] if words else "") or split_name_of(folder) or "train"
 
 
-def read_info(root: Path) -> dict[str, tuple[str, int | None]]:
+def read_info(root: str) -> dict[str, tuple[str, int | None]]:
     """The split of each shard, and its number of samples where given, by the `_info.json` that timm's tools write.
 
     Returns:
-        By the names of the shards; empty without such a file, or where it names no splits.
+        By the names of the shards, in the order of the file; empty without such a file, or where it names no splits.
 
     Raises:
         InputError: the file cannot be read.
     """
-    file, store = root / INFO, store_of(str(root))
-    if not store.is_file(str(file)):
-        return {}
-    with reading(str(file), "fix it or move it away"):
-        content = json.loads(store.read_all(str(file)).decode())
+    file = join(root, INFO)
+    with reading(file, "fix it or move it away"):
+        held = read_if_there(file)
+        content = None if held is None else json.loads(held.decode())
     found: dict[str, tuple[str, int | None]] = {}
     splits = content.get("splits") if isinstance(content, dict) else None
     with reading(f"{file} is not as timm writes it and", "fix it or move it away"):
         for name, facts in dict(splits or {}).items():
-            files = [Path(file).name for pattern in facts["filenames"] for file in expand_braces(pattern)]
+            files = [last_name(file) for pattern in facts["filenames"] for file in expand_braces(pattern)]
             counts = facts.get("shard_lengths") or [None] * len(files)
             split = split_name_of(re.split(r"[-_.]", name)[0]) or "train"
             found |= {f: (split, n and int(n)) for f, n in zip(files, counts, strict=True)}

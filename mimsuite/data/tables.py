@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimsuite.data.fetching.retry import persistently
 from mimsuite.data.storage import replacing
 from mimsuite.data.stores.address import store_of
-from mimsuite.data.stores.local import LocalStore
+from mimsuite.data.stores.fault import StoreError
+from mimsuite.data.stores.names import scheme_of
+from mimsuite.data.stores.remote import TIMEOUT
 from mimsuite.data.tar import FIRST_RECORD, RECORD
-from mimsuite.errors import InputError, reading
+from mimsuite.errors import InputError, RunError, reading
+
+T = TypeVar("T")
 
 #: The rows of all samples, and their keys once more: what is chosen by keys reads 8 bytes of a sample instead of 58.
 ROWS, KEYS = "samples.idx.npy", "keys.idx.npy"
 BLOCK_ROWS = 1 << 18  # read at a time where all are looked at, or a shard where that has more
+_COPIED = 256 << 20  # bytes; a larger table of another machine is read by ranges
 _HEADER = 2048  # bytes; a table's header has 512
 _FIX = "pack the data again"
 
@@ -48,7 +54,9 @@ class RowRange(NamedTuple):
 
 
 class TableFile:
-    """A `.npy` file of one dimension, read in parts: mapped into memory where it is local, else by ranges of bytes.
+    """A `.npy` file of one dimension, read in parts: mapped into memory, or, of another machine, by ranges of bytes.
+
+    What is not too large is copied from there to the user's cache, and mapped as well.
 
     Attributes:
         dtype: of its elements.
@@ -59,9 +67,11 @@ class TableFile:
 
         Raises:
             InputError: it cannot be read, or is no table.
+            RunError: it lies on another machine, which does not give it.
         """
-        self._store, self._name = store_of(name), name
+        self._name = name
         with reading(name, _FIX):
+            self._file = self._find_file()
             self.dtype, shape, self._offset = _read_header(self._start())
             if len(shape) != 1 or self.dtype.hasobject or shape[0] < 0:
                 raise ValueError(f"it holds {self.dtype} of shape {shape}")
@@ -70,26 +80,43 @@ class TableFile:
     def __len__(self) -> int:
         return self._length
 
+    def _find_file(self) -> Path | None:
+        """The file or its copy; None where it is too large to be copied."""
+        store = store_of(self._name)
+        if scheme_of(self._name) and self._fetched(lambda: store.stat(self._name).size) > _COPIED:
+            return None
+        return self._fetched(lambda: store.local_copy(self._name))
+
     def _start(self) -> bytes:
-        if isinstance(self._store, LocalStore):
-            with self._store.local_copy(self._name).open("rb") as file:
-                return file.read(_HEADER)
-        return self._store.read(self._name, 0, _HEADER)
+        if self._file is None:
+            return self._range(0, _HEADER)
+        with self._file.open("rb") as file:
+            return file.read(_HEADER)
+
+    def _range(self, offset: int, size: int) -> bytes:
+        return self._fetched(lambda: store_of(self._name).read(self._name, offset, size))
+
+    def _fetched(self, call: Callable[[], T]) -> T:
+        """Calls, and again where a fault may pass."""
+        try:
+            return persistently(call, TIMEOUT)
+        except StoreError as error:
+            raise RunError(f"{self._name} cannot be read: {error.strerror}; check the connection") from error
 
     def read(self, first: int, count: int) -> NDArray[Any]:
         """Elements `first` to `first + count`.
 
         Raises:
             InputError: the file cannot be read, or is shorter than its header says.
+            RunError: it lies on another machine, which does not give it.
         """
         if count == 0:
             return np.empty(0, self.dtype)
         offset, size = self._offset + first * self.dtype.itemsize, count * self.dtype.itemsize
         with reading(self._name, _FIX):
-            if isinstance(self._store, LocalStore):
-                mapped = np.memmap(self._store.local_copy(self._name), self.dtype, "r", offset, (count,))
-                return mapped.view(np.ndarray)
-            data = self._store.read(self._name, offset, size)
+            if self._file is not None:
+                return np.memmap(self._file, self.dtype, "r", offset, (count,)).view(np.ndarray)
+            data = self._range(offset, size)
             if len(data) < size:
                 raise ValueError(f"it ends before offset {offset + size}")
             return np.frombuffer(data, self.dtype)

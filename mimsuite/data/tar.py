@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.hashing import hash_key
-from mimsuite.data.stores.address import store_of
+from mimsuite.data.stores.forward import Reader, open_reader
 from mimsuite.errors import InputError
 
 BLOCK = 512
@@ -88,8 +88,12 @@ def split_name(name: str) -> tuple[str, str]:
     return match.group(1), match.group(2).lower()
 
 
-def scan_shard(path: str) -> NDArray[np.void]:
+def scan_shard(path: str, reader: Reader | None = None) -> NDArray[np.void]:
     """Reads the headers of a shard.
+
+    Args:
+        path: where it lies.
+        reader: reads it; None: one that is made for it.
 
     Returns:
         One `RECORD` per sample that has an image, in the order of the file.
@@ -98,13 +102,17 @@ def scan_shard(path: str) -> NDArray[np.void]:
         NoImageError: it is whole, and holds no image.
         InputError: the file cannot be read, is not a plain tar file, is cut or damaged.
     """
-    rows, hidden, store, named = list[SampleRow](), "", store_of(path), named_ending(path)
-    for key, group in read_groups(path):
+    if reader is None:
+        with _opened(path) as opened:
+            return scan_shard(path, opened)
+    rows, hidden, named = list[SampleRow](), "", _named_ending(path, reader)
+    for key, group in _groups(path, reader):
         image = image_of(group, named)
         if image is not None:
             label = label_of(group)
             if label is not None and label.name.lower().endswith(".json"):
-                label = label if holds_label(store.read(path, label.offset, label.size)) else None
+                with _faults_named(path):
+                    label = label if holds_label(reader.read(label.offset, label.size)) else None
             rows.append(_row(key, image, label, _find(group, FILE_ENDING), path))
         hidden = hidden or hidden_image(group, named)
     if not rows:
@@ -121,13 +129,31 @@ def read_groups(path: str) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
     Raises:
         InputError: the file cannot be read, is not a plain tar file, is cut or damaged.
     """
-    store = store_of(path)
+    with _opened(path) as reader:
+        yield from _groups(path, reader)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Reader]:
+    with _faults_named(path):
+        reader = open_reader(path)
     try:
-        yield from group_members(walk_headers(partial(store.read, path), store.stat(path).size, path))
+        yield reader
+    finally:
+        reader.close()
+
+
+@contextlib.contextmanager
+def _faults_named(path: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(f"shard {path} cannot be read ({error.strerror}); check the path and its rights") from error
-    finally:
-        store.close()
+
+
+def _groups(path: str, reader: Reader) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
+    with _faults_named(path):
+        yield from group_members(walk_headers(reader.read, reader.size, path))
 
 
 def walk_headers(read: Read, total: int, name: str) -> Iterator[Member]:
@@ -198,8 +224,14 @@ def named_ending(path: str) -> str:
     Raises:
         InputError: several, and none or more than one is called an input.
     """
+    with _opened(path) as reader:
+        return _named_ending(path, reader)
+
+
+def _named_ending(path: str, reader: Reader) -> str:
+    """As `named_ending`, of a shard that is open."""
     found = dict[str, str]()
-    for _, group in read_groups(path):
+    for _, group in _groups(path, reader):
         if image_of(group) is not None:
             return ""
         found = {ending: member.name for ending, member in group if _NAMED.fullmatch(ending)} | found

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.help import documented_keys
 from mimsuite.config.kinds import LISTS, PATHS, key_kinds
-from mimsuite.data.stores.names import scheme_of
+from mimsuite.data.stores.names import REMOTE, scheme_of, unknown_scheme
 from mimsuite.errors import InputError
 from mimsuite.settings.resolve import with_values
 from mimsuite.words import WEIGHT_NAMES
@@ -71,7 +71,7 @@ def check_part(key: str, given: Any, is_path: bool) -> Any:
 
 
 def refuse_remote(key: str, value: str) -> None:
-    """Refuses an address of another machine. Only its scheme is named: the rest may hold a password.
+    """Refuses an address of another machine, but as `data`. Only its scheme is named: the rest may hold a password.
 
     Raises:
         InputError: `value` is one.
@@ -79,6 +79,10 @@ def refuse_remote(key: str, value: str) -> None:
     if key == "init" and value.lower().startswith(WEIGHT_NAMES):
         return
     scheme = scheme_of(value)
+    if key == "data" and scheme in REMOTE:
+        return
+    if key == "data" and value.startswith("hf:"):
+        raise InputError(f"data={value} is not read; use hf://datasets/ORG/NAME, with the folder of the shards behind")
     if key != "init" and value.startswith("hf:"):
         scheme = "hf"
     if not scheme:
@@ -89,7 +93,8 @@ def refuse_remote(key: str, value: str) -> None:
         raise InputError(f"{key}={scheme}://... is not a folder of this machine; use a local {key}=, and copy it")
     if key == "init":
         raise InputError(f"init={scheme}://... is not read; use init=hf:ORG/NAME, or copy the folder here")
+    if key == "data":
+        raise unknown_scheme(scheme)
     raise InputError(
-        f"{key}={scheme}://... cannot be read: remote data is not supported yet; copy the shards here, and give that "
-        "folder"
+        f"{key}={scheme}://... cannot be read: only data= reads other machines; copy it here, and give that"
     )

@@ -185,10 +185,9 @@ def test_null_for_a_place_that_the_task_needs_is_refused(key, task):
 
 
 @pytest.mark.parametrize("address", ["s3://b/x", "gs://b/x", "az://c/x", "https://h/x", "hf://datasets/o/n", "hf:o/n"])
-def test_remote_data_is_refused_in_one_line(address):
-    for task, key in (("pretrain", "data"), ("pack", "src"), ("reconstruct", "images")):
-        assert "remote data is not supported yet; copy the shards here" in refused(task, key, address)
-    assert "cannot be read: remote" in refused("probe", "data", ["here", address])
+def test_only_data_takes_the_address_of_another_machine(address):
+    for task, key in (("pack", "src"), ("reconstruct", "images")):
+        assert "cannot be read: only data= reads other machines; copy it here" in refused(task, key, address)
     assert "is not a folder of this machine" in refused("pack", "out", "s3://b/x")
 
 

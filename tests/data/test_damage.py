@@ -19,7 +19,7 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import Shard
 from mimsuite.data.index_json import write_index
 from mimsuite.data.open import open_index
-from mimsuite.data.scan import build_index
+from mimsuite.data.scan import build_index, scan_files
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.tar import scan_shard
 from mimsuite.errors import InputError, RunError
@@ -121,7 +121,7 @@ def packed(tmp_path, tar, members):
     for number in range(2):
         tar(folder / f"train-{number:06d}.tar", members(12 * number, 12))
     tar(folder / "test-000000.tar", members(24, 8))
-    write_index(folder, build_index(folder, sorted(folder.glob("*.tar")), folder, {}))
+    write_index(folder, build_index(str(folder), scan_files(sorted(map(str, folder.glob("*.tar"))), folder, {})))
     return folder
 
 

@@ -25,7 +25,10 @@ OWN_FILES = {
     "cache.py": "locks, lists and removes copies in the user's cache, which is always a local folder",
     "storage.py": "writes",
     "stores/local.py": "is the local store",
-    "stores/store.py": "maps a store's local copy of a table into memory",
+    "tables.py": "writes tables, and maps those of this machine into memory",
+    "stores/copies.py": "keeps copies of small files in the user's cache",
+    "remote/scanning.py": "locks and keeps what a scan has found, in the user's cache",
+    "remote/opening.py": "looks for the index of a scan, in the user's cache",
     "packing/journal.py": "appends to a file that it locks, in the folder that it writes",
     "packing/pack.py": "writes shards",
 }

@@ -231,7 +231,7 @@ def test_an_empty_shard_among_good_ones_is_named_once(tmp_path, tar, members, ca
     tarfile.open(tmp_path / "sh" / "train-000001.tar", "w").close()
     tar(tmp_path / "sh" / "train-000002.tar", [("a.txt", b"x")])
     (tmp_path / "sh" / "._train-000000.tar").write_bytes(b"of another system")
-    assert len(find_shards(str(tmp_path / "sh"))[1]) == 3
+    assert len(find_shards(str(tmp_path / "sh")).paths) == 3
     index = open_index(str(tmp_path / "sh"), tmp_path / "cache")
     assert index.num_samples("train") == 4
     assert "2 of 3 shards are left out: shard" in caplog.text

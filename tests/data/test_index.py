@@ -21,7 +21,7 @@ from mimsuite.data.index import Samples, Shard
 from mimsuite.data.index_json import read_index, write_index
 from mimsuite.data.members import read_files, read_key
 from mimsuite.data.open import open_index
-from mimsuite.data.scan import build_index
+from mimsuite.data.scan import build_index, scan_files
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import expand_braces
 from mimsuite.data.stores.local import LocalStore
@@ -136,7 +136,7 @@ def packed(shards, tmp_path):
     """The shards with an index.json beside them."""
     folder = tmp_path / "packed"
     shutil.copytree(shards, folder)
-    write_index(folder, build_index(folder, sorted(folder.glob("*.tar")), folder, {}))
+    write_index(folder, build_index(str(folder), scan_files(sorted(map(str, folder.glob("*.tar"))), folder, {})))
     return folder
 
 

@@ -7,11 +7,10 @@ import sys
 
 import pytest
 
-from mimsuite.data.stores.address import REMOTE, store_of
+from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.fault import StoreError
-from mimsuite.data.stores.names import bare, join, last_name, parent_of, shown
+from mimsuite.data.stores.names import REMOTE, bare, below, check_address, join, last_name, parent_of, shown
 from mimsuite.data.stores.remote import RemoteStore
-from mimsuite.data.stores.store import map_array
 from mimsuite.errors import InputError, RunError
 from tests.servers import s3_server, upload, web_server
 
@@ -63,6 +62,26 @@ def test_addresses_are_taken_apart_and_put_together():
     assert bare(signed) == "https://host:8/a/b%20c.tar"
     assert shown(signed) == "https://<secret>@Host:8/a/b%20c.tar?<secret>"
     assert shown("/a:/me@b?c") == "/a:/me@b?c"
+    assert below("https://h/a?sig=1", "https://me:pw@h/a/b%20c/0.tar?sig=2") == "b c/0.tar"
+    assert below("s3://b/a", "s3://b/ab/0.tar") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("https://<secret>@h/a", "was written down without its password or signature; give data= with the whole"),
+        (
+            "s3://key:word@b/a",
+            "data=s3://<secret>@b/a holds a user or a password; s3:// takes credentials from the env",
+        ),
+        ("hf://datasets/org", "is no data set of the hub; use hf://datasets/ORG/NAME"),
+        ("s3:///", "names nothing"),
+    ],
+)
+def test_addresses_that_cannot_be_right_are_refused(address, why):
+    with pytest.raises(InputError, match=why) as error:
+        check_address(address)
+    assert "word@" not in str(error.value)
 
 
 @pytest.mark.parametrize("error", [InputError, RunError])
@@ -114,7 +133,7 @@ def test_a_table_is_copied_once_and_again_when_it_changes(web, folder, monkeypat
         np.save(folder / "rows.npy", np.array(values))
         web.asked.clear()
         for _ in range(2):
-            assert map_array(store, name).tolist() == values
+            assert np.load(store.local_copy(name)).tolist() == values
         assert [path for path, part, *_ in web.asked if part is None] == ["/rows.npy"]
     assert len(list((tmp_path / "mimsuite" / "remote").rglob("*.npy"))) == 2
 

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,11 +79,11 @@ def test_a_channel_that_is_almost_or_quite_constant_has_a_range_too():
 
 def test_an_index_keeps_the_range_and_an_older_one_is_measured(scans, tmp_path):
     write_index(tmp_path, scans)
-    assert read_index(tmp_path, Path(scans.root)).display == scans.display == find_display(scans)
+    assert read_index(tmp_path, scans.root).display == scans.display == find_display(scans)
     content = json.loads((tmp_path / "index.json").read_text())
     del content["display"]
     (tmp_path / "index.json").write_text(json.dumps(content))
-    old = read_index(tmp_path, Path(scans.root))
+    old = read_index(tmp_path, scans.root)
     assert old.display is None
     assert find_display(old) == scans.display
 
@@ -104,7 +103,7 @@ def test_a_damaged_range_is_refused_in_one_line(damaged, scans, tmp_path):
     content = json.loads((tmp_path / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps(content | {"display": damaged}))
     with pytest.raises(InputError, match=r"index\.json is damaged .*; pack the data again"):
-        read_index(tmp_path, Path(scans.root))
+        read_index(tmp_path, scans.root)
 
 
 def test_images_of_8_bits_have_no_range_and_their_pictures_say_nothing(tmp_path):

@@ -147,5 +147,5 @@ def test_handles_may_be_given_as_init():
         refuse_remote("init", handle)
     with pytest.raises(InputError, match="is not read"):
         refuse_remote("init", "s3://bucket/folder")
-    with pytest.raises(InputError, match="remote data is not supported"):
+    with pytest.raises(InputError, match="use a local path, or one of s3://"):
         refuse_remote("data", "kaggle://some/vit/keras/tiny")

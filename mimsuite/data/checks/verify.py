@@ -7,7 +7,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +17,12 @@ from mimsuite.data.index import DataIndex, Samples, Shard
 from mimsuite.data.index_json import INDEX, read_index
 from mimsuite.data.labels import parse_label
 from mimsuite.data.members import Member, is_table_of, read_image, read_label
+from mimsuite.data.remote.listing import find_remote
+from mimsuite.data.remote.opening import read_packed
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import find_shards
 from mimsuite.data.stores.address import absolute, store_of
+from mimsuite.data.stores.names import scheme_of, shown
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import hidden_image, image_of, named_ending, read_groups, scan_shard, to_text
 from mimsuite.errors import InputError
@@ -76,14 +78,18 @@ def check_shards(data: str) -> Iterator[Problem]:
     Raises:
         InputError: not even the shards can be named.
     """
-    folder = absolute(data)
-    if store_of(data).is_file(os.path.join(folder, INDEX)):
-        for shards in read_index(Path(folder)).splits.values():
+    index = read_packed(data) if scheme_of(data) else _read_local(absolute(data))
+    if index is not None:
+        for shards in index.splits.values():
             for shard in shards:
                 yield from check_file(shard.path, shard.sha256, shard.bytes)
         return
-    for path in find_shards(data)[1]:
-        yield from check_file(str(path), None, None)
+    for path in (find_remote(data) if scheme_of(data) else find_shards(data)).paths:
+        yield from check_file(path, None, None)
+
+
+def _read_local(folder: str) -> DataIndex | None:
+    return read_index(folder) if store_of(folder).is_file(os.path.join(folder, INDEX)) else None
 
 
 def check_file(path: str, sha256: str | None, size: int | None) -> Iterator[Problem]:
@@ -93,12 +99,14 @@ def check_file(path: str, sha256: str | None, size: int | None) -> Iterator[Prob
         scan_shard(path)
         found = store.stat(path).size
         if size is not None and found != size:
-            yield Problem(path, -1, "", f"{found} bytes, index.json says {size}; copy it again")
+            yield Problem(shown(path), -1, "", f"{found} bytes, index.json says {size}; copy it again")
         elif sha256 is not None and sha256_of(store, path) != sha256:
-            yield Problem(path, -1, "", "its sha256 is not the one in index.json; copy it again")
+            yield Problem(shown(path), -1, "", "its sha256 is not the one in index.json; copy it again")
     except InputError as error:
         offset = re.search(r"offset (\d+)", str(error))
-        yield Problem(path, int(offset[1]) if offset else 0, "", str(error))
+        yield Problem(shown(path), int(offset[1]) if offset else 0, "", str(error))
+    except OSError as error:
+        yield Problem(shown(path), -1, "", f"it cannot be read: {error.strerror}")
 
 
 def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
@@ -108,18 +116,18 @@ def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
         offset = group[0][1].offset
         if name := hidden_image(group, named):
             reason = f"{to_text(name)} is not a sample: its ending begins at the first dot; put _ for the dots"
-            yield Problem(shard.path, offset, to_text(key), reason)
+            yield Problem(shown(shard.path), offset, to_text(key), reason)
         elif image_of(group, named) is not None and (number := hash_key(key)) in twice:
             twice[number] += 1
             if twice[number] > 1:
-                yield Problem(shard.path, offset, to_text(key), "another sample of the split has the same key")
+                yield Problem(shown(shard.path), offset, to_text(key), "another sample of the split has the same key")
 
 
 def _check_samples(index: DataIndex, shard: Shard, kinds: _LabelKinds) -> Iterator[Problem | None]:
     """One answer per sample of the shard, in order; `kinds` is filled in."""
     samples, rows = Samples((shard,)), scan_shard(shard.path)
     if not is_table_of(samples, rows):
-        yield Problem(shard.path, -1, "", f"{shard.table} is not its table; pack the data again")
+        yield Problem(shown(shard.path), -1, "", f"{shard.table} is not its table; pack the data again")
         return
     named, groups = named_ending(shard.path), read_groups(shard.path)
     found = ((key, image) for key, group in groups if (image := image_of(group, named)) is not None)
@@ -132,7 +140,7 @@ def _check_samples(index: DataIndex, shard: Shard, kinds: _LabelKinds) -> Iterat
                 value = parse_label(label.data, label.ending, key, len(index.classes) if index.classes else None)
                 kinds.setdefault(isinstance(value, tuple), key)
         except (DecodeError, InputError) as error:
-            return Problem(shard.path, offset, to_text(key), str(error))
+            return Problem(shown(shard.path), offset, to_text(key), str(error))
         return None
 
     def jobs() -> Iterator[_Job]:

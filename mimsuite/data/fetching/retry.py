@@ -5,6 +5,12 @@ from __future__ import annotations
 import errno
 import random
 import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mimsuite.data.stores.fault import StoreError
+
+T = TypeVar("T")
 
 # What a disk, a network file system or FUSE reports when it may work again in a moment.
 _PASSING = frozenset(
@@ -21,7 +27,7 @@ _chance = random.Random()  # of its own: the random numbers of a run do not depe
 
 def passes(error: OSError) -> bool:
     """Whether the same read may succeed in a moment."""
-    return error.errno in _PASSING
+    return error.passes if isinstance(error, StoreError) else error.errno in _PASSING
 
 
 class Attempts:
@@ -42,3 +48,18 @@ class Attempts:
             raise error
         time.sleep(pause)
         self._pause = min(2 * self._pause, _PAUSES[1])
+
+
+def persistently(call: Callable[[], T], timeout: float) -> T:
+    """Calls, and again after each fault that passes, for `timeout` seconds.
+
+    Raises:
+        OSError: the last fault.
+    """
+    attempts: Attempts | None = None
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            attempts = attempts or Attempts(timeout)
+            attempts.wait(error)

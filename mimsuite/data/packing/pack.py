@@ -27,7 +27,7 @@ from mimsuite.data.packing.channels import goes_with, mixed_channels
 from mimsuite.data.packing.journal import Journal, ShardLine
 from mimsuite.data.packing.plan import Choice, PackPlan, plan_pack
 from mimsuite.data.packing.source import SourceImage
-from mimsuite.data.scan import build_index
+from mimsuite.data.scan import build_index, scan_files
 from mimsuite.data.storage import Replacement, write_text
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import sha256_of
@@ -369,9 +369,9 @@ def _finish(plan: PackPlan, journal: Journal, alpha: Alpha) -> DataIndex:
     out = journal.out
     if plan.classes:
         write_text(out / CLASSES, "".join(f"{name}\n" for name in plan.classes))
-    hashes = {out / line.file: line.sha256 for line in journal.lines}
+    hashes = {str(out / line.file): line.sha256 for line in journal.lines}
     journal.tables.mkdir(exist_ok=True)
-    index = write_index(out, build_index(out, list(hashes), journal.tables, hashes, alpha))
+    index = write_index(out, build_index(str(out), scan_files(hashes, journal.tables, hashes), alpha))
     shutil.rmtree(journal.tables)
     journal.remove()
     return index

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import http
 import os
 
+from mimsuite.data.stores.fault import StoreError, is_absent
 from mimsuite.data.stores.local import LocalStore
-from mimsuite.data.stores.names import scheme_of
+from mimsuite.data.stores.names import REMOTE, scheme_of, unknown_scheme
 from mimsuite.data.stores.remote import RemoteStore
 from mimsuite.data.stores.store import Store
-from mimsuite.errors import InputError
-
-REMOTE = ("s3", "gs", "az", "http", "https", "hf")
-"""The schemes of addresses on other machines that can be read."""
 
 _remote: dict[str, RemoteStore] = {}
 
@@ -38,5 +36,28 @@ def store_of(address: str) -> Store:
     if not scheme:
         return LocalStore()
     if scheme not in REMOTE:
-        raise InputError(f"{scheme}://... cannot be read; use a local path, or one of {'://, '.join(REMOTE)}://")
+        raise unknown_scheme(scheme)
+    return remote_store(address)
+
+
+def remote_store(address: str) -> RemoteStore:
+    """As `store_of`, for an address of another machine."""
+    scheme = scheme_of(address)
     return _remote.setdefault(scheme, RemoteStore(scheme))
+
+
+def read_if_there(address: str) -> bytes | None:
+    """The content of a small file, by one request; None where there is none, or the server does not say so.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    store = store_of(address)
+    if not scheme_of(address) and not store.is_file(address):
+        return None
+    try:
+        return store.read_all(address)
+    except StoreError as error:
+        if is_absent(error) or error.status == http.HTTPStatus.FORBIDDEN:  # so buckets hide that a file is not there
+            return None
+        raise

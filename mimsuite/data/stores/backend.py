@@ -44,7 +44,7 @@ class Backend(Protocol):
         """Size and version of a file."""
         ...
 
-    def open(self, address: str, offset: int, size: int | None) -> Body:
+    def ask(self, address: str, offset: int, size: int | None) -> Body:
         """Asks for `size` bytes from `offset` on; None: to the end."""
         ...
 

@@ -32,9 +32,9 @@ class _Bucket:
         path = self._path(folder).rstrip("/")
         found = self._system.ls(path, detail=True, refresh=True)
         return [
-            Entry(f"{self._scheme}://{row['name']}".rstrip("/"), _stat_of(row) if row["type"] == "file" else None)
-            for row in found
-            if row["name"].rstrip("/") != path  # an empty object that stands for the folder
+            Entry(f"{self._scheme}://{facts['name']}".rstrip("/"), _stat_of(facts) if facts["type"] == "file" else None)
+            for facts in found
+            if facts["name"].rstrip("/") != path  # an empty object that stands for the folder
         ]
 
     def put(self, source: Path, address: str) -> None:
@@ -46,7 +46,7 @@ class _Bucket:
 
 
 class S3Backend(_Bucket):
-    """S3 and what speaks its protocol, through s3fs; one request, streamed, per `open`."""
+    """S3 and what speaks its protocol, through s3fs; one request, streamed, per `ask`."""
 
     def __init__(self, scheme: str, timeout: float) -> None:
         """Arguments as of `WebBackend`.
@@ -63,8 +63,8 @@ class S3Backend(_Bucket):
         self._system = S3FileSystem(skip_instance_cache=True, use_listings_cache=False, config_kwargs=config)
         self._system.retries = 1  # those of s3fs; the others are those of botocore
 
-    def open(self, address: str, offset: int, size: int | None) -> Body:
-        """See `Backend.open`."""
+    def ask(self, address: str, offset: int, size: int | None) -> Body:
+        """See `Backend.ask`."""
         from botocore.exceptions import ClientError
         from fsspec.asyn import sync
 
@@ -114,8 +114,8 @@ class RangeBackend(_Bucket):
             raise needs(scheme, "gcs" if scheme == "gs" else "azure", str(error.name)) from error
         self._system = System(skip_instance_cache=True, use_listings_cache=False)
 
-    def open(self, address: str, offset: int, size: int | None) -> Body:
-        """See `Backend.open`; a part of known size needs no look at the file first."""
+    def ask(self, address: str, offset: int, size: int | None) -> Body:
+        """See `Backend.ask`; a part of known size needs no look at the file first."""
         path, stat = self._path(address), self.stat(address) if size is None else None
         end = stat.size if stat is not None else offset + (size or 0)
         place = offset
@@ -132,6 +132,6 @@ class RangeBackend(_Bucket):
         return Body(offset, None if stat is None else max(0, end - offset), stat, more, lambda: None)
 
 
-def _stat_of(row: dict[str, Any]) -> Stat:
-    version = next((row[key] for key in ("ETag", "etag", "md5Hash", "mtime", "updated") if row.get(key)), "")
-    return Stat(int(row["size"]), str(version))
+def _stat_of(facts: dict[str, Any]) -> Stat:
+    version = next((facts[key] for key in ("ETag", "etag", "md5Hash", "mtime", "updated") if facts.get(key)), "")
+    return Stat(int(facts["size"]), str(version))

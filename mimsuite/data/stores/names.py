@@ -6,7 +6,10 @@ import os
 import re
 from urllib.parse import quote, unquote
 
-from mimsuite.errors import hide_addresses
+from mimsuite.errors import HIDDEN, InputError, hide_addresses
+
+REMOTE = ("s3", "gs", "az", "http", "https", "hf")
+"""The schemes of addresses on other machines that can be read."""
 
 _WEB = ("http", "https")
 
@@ -34,6 +37,14 @@ def parent_of(address: str) -> str:
     return place.rstrip("/").rpartition("/")[0] + query
 
 
+def below(folder: str, address: str) -> str | None:
+    """The path of a file below a folder, for `join`; None where it lies elsewhere."""
+    place, inside = bare(address), bare(folder).rstrip("/") + "/"
+    if not place.startswith(inside):
+        return None
+    return unquote(place[len(inside) :]) if scheme_of(address) in _WEB else place[len(inside) :]
+
+
 def last_name(address: str) -> str:
     """The last part of an address: the name of the file or folder."""
     if not (scheme := scheme_of(address)):
@@ -54,6 +65,35 @@ def bare(address: str) -> str:
 def shown(address: str) -> str:
     """An address as people may see it: without passwords and signatures."""
     return hide_addresses(address) if scheme_of(address) else address
+
+
+def check_address(address: str) -> None:
+    """Checks an address of data on another machine.
+
+    Raises:
+        InputError: it was redacted, holds a password where none is taken, or is not complete.
+    """
+    scheme, place = scheme_of(address), address.partition("://")[2]
+    if scheme not in REMOTE:
+        raise unknown_scheme(scheme)
+    if HIDDEN in address:
+        raise InputError(
+            f"data={address} was written down without its password or signature; give data= with the whole address "
+            "(a run goes on with resume=true and that data=)"
+        )
+    if scheme not in _WEB and "@" in place.partition("/")[0]:
+        raise InputError(
+            f"data={address} holds a user or a password; {scheme}:// takes credentials from the environment alone"
+        )
+    if scheme == "hf" and not re.match(r"datasets/[^/]+/[^/]+", place):
+        raise InputError(f"data={address} is no data set of the hub; use hf://datasets/ORG/NAME")
+    if not place.strip("/"):
+        raise InputError(f"data={address} names nothing; give {scheme}://PLACE/FOLDER")
+
+
+def unknown_scheme(scheme: str) -> InputError:
+    """The error for a kind of address that is not supported. It is named alone: the rest may hold a password."""
+    return InputError(f"{scheme}://... cannot be read; use a local path, or one of {'://, '.join(REMOTE)}://")
 
 
 def _split(address: str) -> tuple[str, str]:

@@ -113,7 +113,7 @@ class RemoteStore:
         if size < 1:
             return b""
         with self._attempt(name) as backend:
-            body = backend.open(name, offset, size)
+            body = backend.ask(name, offset, size)
             if body.start != offset or (body.length or 0) > size:
                 body.close()
                 raise StoreError(
@@ -130,7 +130,7 @@ class RemoteStore:
             StoreError: see there; also where the body has another length than the server promised.
         """
         with self._attempt(name) as backend:
-            body = backend.open(name, offset, None)
+            body = backend.ask(name, offset, None)
             early = offset - body.start
             for block in self._blocks(name, body):
                 if early < len(block):

@@ -37,14 +37,14 @@ class WebBackend:
 
     def stat(self, address: str) -> Stat:
         """By a request for one byte: an address that is signed for GET answers no HEAD."""
-        body = self.open(address, 0, 1)
+        body = self.ask(address, 0, 1)
         body.close()
         if body.stat is None:
             raise StoreError(address, "the server does not tell the size of the file; use another server")
         return body.stat
 
-    def open(self, address: str, offset: int, size: int | None) -> Body:
-        """See `Backend.open`. An answer with the whole file where a part was asked for has `start` 0."""
+    def ask(self, address: str, offset: int, size: int | None) -> Body:
+        """See `Backend.ask`. An answer with the whole file where a part was asked for has `start` 0."""
         from fsspec.asyn import sync
 
         asked = {"Accept-Encoding": "identity"}

@@ -25,6 +25,7 @@ from mimsuite.data.label_table import has_label
 from mimsuite.data.progress import report_progress
 from mimsuite.data.storage import cache_folder
 from mimsuite.data.stores.address import store_of
+from mimsuite.data.stores.names import last_name
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features.exchange import from_first, gather_values, rank_and_size
 from mimsuite.evaluation.features.pixels import PixelLayer
@@ -119,7 +120,7 @@ class FeaturePass:
         folder = self.folder / f"features-{mark}"
         missing = from_first(lambda: _missing(folder, mark, views))
         if missing:
-            about = {"fingerprint": mark, "made": made, "data": f"{Path(index.root).name}: {part}"}
+            about = {"fingerprint": mark, "made": made, "data": f"{last_name(index.root)}: {part}"}
             self._fill(folder, index, part, missing, about, augmented, seed)
         return StoredFeatures(folder)
 
@@ -260,9 +261,9 @@ def rank_range(count: int, batch: int, rank: int, world: int) -> tuple[int, int]
 
 def data_words(index: DataIndex, part: Selection) -> str:
     """What names the images of a part of a data set, their order and how they are decoded."""
-    store = store_of(index.root)
     shards = " ".join(
-        f"{Path(s.path).name} {s.bytes} {s.sha256 or store.stat(s.path).version}" for s in index.shards_of(part.split)
+        f"{last_name(s.path)} {s.bytes} {s.sha256 or store_of(s.path).stat(s.path).version}"
+        for s in index.shards_of(part.split)
     )
     words = f"{part!r} {index.channels} {index.dtype} {shards}"
     words += "" if index.alpha == "white" else f" alpha {index.alpha}"
