@@ -49,7 +49,7 @@ def describe_report(runs: Sequence[RunFacts]) -> dict[str, Any]:
     losses = name_losses({run.name: run.folder for run in runs}, {run.name: run.series for run in runs})
     budget = BUDGET // len(runs)
     several = len(runs) > 1
-    curved = {run.name: run.series for run in runs}
+    curved = {run.name: run.series for run in runs if run.series}
     return {
         "title": f"{len(runs)} runs" if several else runs[0].name,
         "made": time.strftime("%Y-%m-%d %H:%M"),
@@ -181,7 +181,8 @@ def compare_metrics(runs: Sequence[RunFacts]) -> dict[str, Any]:
 
 
 def differences(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
-    """The keys of the configs in which runs differ, and each run's value."""
+    """The keys of the configs in which runs of one task differ, and each run's value."""
     keys = sorted({key for run in runs for key in run.config if key not in PLACES})
-    found = [(key, [run.config.get(key, "") for run in runs]) for key in keys]
-    return [(key, values) for key, values in found if len(set(values)) > 1]
+    values = {key: {(run.row["task"], run.config.get(key)) for run in runs} for key in keys}
+    tasks = {run.row["task"] for run in runs}
+    return [(key, [run.config.get(key, "") for run in runs]) for key in keys if len(values[key]) > len(tasks)]
