@@ -43,6 +43,7 @@ def test_the_demo_goes_the_whole_way(demo):
     assert found["loss_last"] < found["loss_mean_colour"] < found["loss_first"]
     assert {"probe/top1", "random/probe/top1", "8x8/probe/top1"} <= set(found)
     assert (out / "reconstruct.png").exists()
+    assert (out / "report.html").read_text().count("<section") == 2
     assert len(list((out / "images").rglob("*.png"))) == 200
 
 

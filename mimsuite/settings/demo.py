@@ -12,7 +12,7 @@ from mimsuite.settings.outputs import check_folder
 from mimsuite.settings.read import read, read_choice, read_flag, read_int
 from mimsuite.words import PRECISIONS
 
-PARTS = ("images", "shards", "inspect", "pretrain", "probe", "reconstruct.png", "demo.json")
+PARTS = ("images", "shards", "inspect", "pretrain", "probe", "reconstruct.png", "report.html", "demo.json")
 
 
 @dataclass(frozen=True)

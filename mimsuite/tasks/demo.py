@@ -17,14 +17,17 @@ from mimsuite.data.storage import write_json
 from mimsuite.models.load import load_model
 from mimsuite.runs.console import log_to_console
 from mimsuite.settings.demo import PARTS, read_demo
-from mimsuite.tasks import inspect, pack, pretrain, probe, reconstruct
+from mimsuite.tasks import inspect, pack, pretrain, probe, reconstruct, report
 from mimsuite.weights.init import find_weights
 
 log = logging.getLogger("mimsuite")
 
-STEPS = {"pack": pack, "inspect": inspect, "pretrain": pretrain, "probe": probe, "reconstruct": reconstruct}
+STEPS = {
+    **{"pack": pack, "inspect": inspect, "pretrain": pretrain, "probe": probe, "reconstruct": reconstruct},
+    "report": report,
+}
 
-IMAGES = 200
+IMAGES, REPORT = 200, "report.html"
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -33,6 +36,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     settings, began = read_demo(cfg), time.perf_counter()
     out, seed, workers = settings.out, settings.seed, settings.workers
     remove_parts(out)
+    log.info("At the end open %s and look at two things: does the loss fall below that of one colour", out / REPORT)
+    log.info("per image, and do the pictures become shapes when you move their slider?")
     announce_step(1, f"{IMAGES} emoji as PNG files, packed into shards: how your own images get in")
     write_images(out / "images", IMAGES)
     call("pack", src=str(out / "images"), out=str(out / "shards"), val_fraction=0.1)
@@ -58,6 +63,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     announce_step(6, "the weights, loaded again")
     model = load_model(find_weights(str(out / "pretrain"))).eval()
     log.info("%s with %s parameters", type(model).__name__, f"{sum(p.numel() for p in model.parameters()):,}")
+    announce_step(7, "all of it on one page")
+    call("report", runs=[str(out / "pretrain"), str(out / "probe")], out=str(out / REPORT))
     results = report_results(out, pretrained, probed, drawn, time.perf_counter() - began)
     write_json(out / "demo.json", results)
     return results
@@ -136,6 +143,7 @@ def report_results(
         )
     log.info("Reconstruction is learned at once; good features take far longer than a demo.")
     log.info("pictures: %s and %s", out / "reconstruct.png", out / "pretrain" / "pictures")
+    log.info("open this: %s", out / REPORT)
     return results
 
 

@@ -158,7 +158,7 @@ def test_nothing_comes_from_elsewhere(tmp_path):
 
 
 def test_twenty_runs_with_many_sheets_stay_below_five_megabytes(tmp_path):
-    noise = Image.effect_noise((130, 90), 90).resize((1300, 900)).convert("RGB")
+    noise = Image.effect_noise((65, 45), 90).resize((650, 450)).convert("RGB")
     folders = []
     for number in range(20):
         folders.append(make_run(tmp_path / f"r{number:02d}", rows=losses(0.9, 0.6, 0.5), config={"seed": number}))
