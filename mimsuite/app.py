@@ -24,7 +24,7 @@ from mimsuite.config.hints import explain, unknown_key
 from mimsuite.config.overrides import is_sweep, override_of, without_null_groups
 from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.terminal import tolerate_lost_output
-from mimsuite.errors import InputError, RunError, without_faults
+from mimsuite.errors import InputError, LostProcessError, RunError, without_faults
 from mimsuite.runs.secrets import hide, name_secrets
 from mimsuite.settings.places import with_places
 from mimsuite.settings.resolve import with_values
@@ -48,6 +48,7 @@ def main(task: str, run: Task) -> None:
     except FileNotFoundError:
         sys.exit(print_error(task, "the current folder has been removed; go to another one (cd)", 2))
     os.environ.setdefault("MIMSUITE_STARTED", str(time.time()))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line, not the stacks of its store
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
         from mimsuite.config.help import help_text
@@ -243,12 +244,19 @@ def run_guarded(call: Callable[[], int], task: str) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         return print_error(task, explain(error, task), 2)
     except RunError as error:
-        return print_error(task, str(error), 1)
+        told = isinstance(error, LostProcessError) and error.told
+        return 1 if told else print_error(task, str(error), 1)
     except KeyboardInterrupt:
-        return print_error(task, "interrupted", 130)
+        return print_error(task, "interrupted", 130) if speaks_for_machine() else 130
     except Exception:
         print(hide(traceback.format_exc()), file=sys.stderr)
         return print_error(task, "this is a defect of mimsuite, not of your input; please report the lines above", 1)
+
+
+def speaks_for_machine() -> bool:
+    """Whether this process says what all of its run on this machine would say."""
+    team = current_team()
+    return team is None or team.rank % team.local == 0
 
 
 def print_error(task: str, message: str, code: int) -> int:

@@ -41,6 +41,18 @@ class RunError(RuntimeError):
         super().__init__(hide_addresses(message))
 
 
+class LostProcessError(RunError):
+    """Another process of the run is gone, and so this one ends.
+
+    Attributes:
+        told: whether somebody else tells it already; the command line then prints nothing.
+    """
+
+    def __init__(self, message: str, *, told: bool) -> None:
+        super().__init__(message)
+        self.told = told
+
+
 def cause_of(error: BaseException) -> str:
     """What an error says, in one line that is not too long; its kind where it says nothing, or only a name."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -23,8 +23,8 @@ from mimsuite.runs.cost import Cost, find_cost
 from mimsuite.runs.environment import warn_of_changes
 from mimsuite.runs.fitting import agree, find_limit
 from mimsuite.runs.folder import RunFolder, held_lines
-from mimsuite.runs.machine import choose_compile, choose_precision, is_broken_exchange, is_out_of_memory, micro_limit
-from mimsuite.runs.meeting import check_shared, describe_break, joined
+from mimsuite.runs.machine import choose_compile, choose_precision, is_out_of_memory, micro_limit
+from mimsuite.runs.meeting import check_shared, joined
 from mimsuite.runs.objects import (
     Compute,
     Parts,
@@ -153,7 +153,8 @@ def train_here(settings: S, task: TrainingTask[S], run_team: Team, imports: floa
         check_writable("out", inputs.out, COPIES * sum(p.nbytes for p in objective.model.parameters()))
     with RunFolder(inputs.out, resume=inputs.resume, overwrite=inputs.overwrite, leads=context.leads) as folder:
         folder.log_to_file(lines)
-        with joined(run_team, "gloo" if compute.device.accelerator == "cpu" else None) as store:
+        backend = "gloo" if compute.device.accelerator == "cpu" else None
+        with joined(run_team, backend, task=task.name) as store:
             check_shared(folder.path, run_team, store)
             compute = fit_to_memory(settings, compute, objective, data, store)
             context = replace(context, config={**context.config, "micro_batch": compute.micro_batch})
@@ -309,7 +310,7 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
     """Trains; what a user can fix comes out as one line.
 
     Raises:
-        RunError: the device is out of memory, or another process of the run is gone.
+        RunError: the device is out of memory.
     """
 
     with without_known_warnings():
@@ -325,8 +326,6 @@ def fit(trainer: Trainer, objective: Objective, data: ImageData, checkpoint: Pat
                 raise RunError(
                     f"the device is out of memory at micro_batch={micro}; use micro_batch={max(1, micro // 2)}"
                 ) from error
-            if trainer.world_size > 1 and is_broken_exchange(error):
-                raise RunError(describe_break(error)) from error
             raise
 
 

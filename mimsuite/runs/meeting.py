@@ -13,27 +13,31 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from mimsuite.errors import InputError, RunError
+from mimsuite.runs.heartbeat import CUT_OFF, DONE, FAILED, Heartbeat
+from mimsuite.runs.machine import is_broken_exchange
 from mimsuite.settings.team import Team
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 RENDEZVOUS = timedelta(minutes=15)  # from the first process's start to the last one's
-EXCHANGE = timedelta(minutes=10)  # from one process's part of a step to another's
+EXCHANGE = timedelta(days=7)  # a process that lives may be waited for: `heartbeat` finds those that do not
+RESUME = "resume=true goes on from the last checkpoint"
 SEEN_WITHIN = 60.0  # seconds after which a shared folder shows a file that another machine wrote
 
 
 @contextmanager
-def joined(team: Team, backend: str | None = None, exchange: timedelta = EXCHANGE) -> Iterator[Store | None]:
+def joined(team: Team, backend: str | None = None, *, task: str, fix: str = RESUME) -> Iterator[Store | None]:
     """Joins the processes of a run; gives what they share, or None for one process alone.
 
     Args:
         team: the processes.
         backend: torch's name; None chooses by the device.
-        exchange: how long a process waits for the others afterwards.
+        task: name of the task, for messages.
+        fix: what to do when a process is lost, the end of a message.
 
     Raises:
-        RunError: not all of them met.
+        RunError: not all of them met, or one was lost.
     """
     if team.size == 1:
         yield None
@@ -41,16 +45,30 @@ def joined(team: Team, backend: str | None = None, exchange: timedelta = EXCHANG
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 
-    place = f"{team.address}:{team.port}"
+    place, life = f"{team.address}:{team.port}", None
     try:
         socket.getaddrinfo(team.address, team.port)
         meeting = rendezvous(f"tcp://{place}", team.rank, team.size, timeout=RENDEZVOUS)
         store, _, _ = next(meeting)
-        store.set_timeout(exchange)
-        distributed.init_process_group(backend, store=store, rank=team.rank, world_size=team.size, timeout=exchange)
+        life = Heartbeat(team, store, task=task, fix=fix)
+        distributed.init_process_group(backend, store=store, rank=team.rank, world_size=team.size, timeout=EXCHANGE)
+        store.set_timeout(EXCHANGE)
+        life.learn_hosts()
     except (RuntimeError, OSError) as error:
+        if life is not None:
+            life.leave(FAILED)
         raise RunError(describe_failure(team, error)) from error
-    yield store
+    state = FAILED
+    try:
+        yield store
+        state = DONE
+    except RuntimeError as error:
+        if isinstance(error, RunError) or not is_broken_exchange(error):
+            raise
+        state = CUT_OFF
+        raise life.explain() from error
+    finally:
+        life.leave(state)
     distributed.destroy_process_group()  # not after an error: the others may not answer any more
 
 
@@ -66,15 +84,6 @@ def describe_failure(team: Team, error: Exception) -> str:
         f"{format_minutes(RENDEZVOUS)} ({text}); start all of them with the same MASTER_ADDR and MASTER_PORT, which "
         "every machine must reach; if one has ended, its own message has the reason"
     )
-
-
-def describe_break(error: Exception) -> str:
-    """Why an exchange between the processes of a run failed, in one line."""
-    if "timed out" in str(error).lower():
-        what = f"another process of this run has not answered for {format_minutes(EXCHANGE)}: it hangs or is stopped"
-    else:
-        what = "another process of this run ended, its own message has the reason"
-    return f"{what}; resume=true goes on from the last checkpoint"
 
 
 def format_minutes(duration: timedelta) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import Any
 
 from omegaconf import DictConfig
@@ -29,7 +28,6 @@ from mimsuite.version import __version__
 log = logging.getLogger("mimsuite")
 
 MOST_COMPARED = 50_000  # images among which the same ones are looked for
-LONGEST_SHARE = timedelta(hours=2)  # by which one process may have its features later than another
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         from mimsuite.evaluation.probes.report import summary_facts, summary_metrics, text_table, write_report
 
         device = own_device()
-        with joined(team, "gloo", LONGEST_SHARE):
+        with joined(team, "gloo", task="probe", fix="start it again"):
             compared = read_features(settings, device)
         if not folder.leads:
             return {"exit_code": 0}

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -191,6 +192,11 @@ def test_fewer_validation_images_than_processes(tmp_path):
         assert found[name][1] == pytest.approx(wanted[name][1], rel=1e-5)
 
 
+def children(process):
+    """The processes that a command has started."""
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 def rank_of(pid):
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     return next((v[5:].decode() for v in variables if v.startswith(b"RANK=")), None)
@@ -200,16 +206,39 @@ def test_the_death_of_one_process_ends_the_run_with_a_checkpoint(tmp_path):
     out = tmp_path / "out"
     process = start(out, model="vit_nano", devices=2, steps=5000, val_every=5000)
     wait_for_checkpoint(out)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    victim = next(int(pid) for pid in children if rank_of(pid) == "1")
+    victim = next(pid for pid in children(process) if rank_of(pid) == "1")
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
     code, text = finish(process)
     assert time.monotonic() - began < 120
     assert code == 1
-    assert "was killed by SIGKILL" in text
+    said = [line for line in text.splitlines() if line.startswith("mimsuite pretrain:")]
+    assert [line.partition(", and so")[0] for line in said] == [
+        "mimsuite pretrain: process 1 of 2 was killed by SIGKILL"
+    ], text
     assert "Traceback" not in text
     assert load_checkpoint(newest_checkpoint(out / "checkpoints"))["global_step"] > 0
+
+
+def test_the_death_of_a_machine_ends_the_run_and_names_it(tmp_path):
+    """Of two commands with processes of their own, as on two machines, one and its process are killed at once."""
+    out = tmp_path / "out"
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    keys = {"model": "vit_nano", "devices": 1, "trainer.num_nodes": 2, "steps": 5000, "val_every": 5000}
+    first, second = (start(out, env=place | {"NODE_RANK": node}, **keys) for node in ("0", "1"))
+    wait_for_checkpoint(out)
+    for pid in (second.pid, *children(second)):
+        os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    code, text = finish(first)
+    assert time.monotonic() - began < 120
+    assert code == 1
+    said = [line for line in text.splitlines() if line.startswith("mimsuite pretrain:")]
+    place = f"on {socket.gethostname()}, was killed or is cut off"
+    assert said == [f"mimsuite pretrain: process 1 of 2, {place}; resume=true goes on from the last checkpoint"], text
+    assert "Traceback" not in text
+    assert load_checkpoint(newest_checkpoint(out / "checkpoints"))["global_step"] > 0
+    second.communicate()
 
 
 def test_the_death_of_the_command_stops_its_processes_with_a_checkpoint(tmp_path):
