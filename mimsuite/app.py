@@ -22,6 +22,15 @@ from mimsuite.config.composing import NAMED_NODES, compose_task, missing_group, 
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain, unknown_key
 from mimsuite.config.overrides import is_sweep, override_of, without_null_groups
+from mimsuite.config.submitted import (
+    check_launcher,
+    is_submitted,
+    make_submitit_folder,
+    read_codes,
+    submitted_jobs,
+    uses_submitit,
+    write_code,
+)
 from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.terminal import tolerate_lost_output
 from mimsuite.errors import InputError, LostProcessError, RunError, without_faults
@@ -31,7 +40,7 @@ from mimsuite.settings.resolve import with_values
 from mimsuite.settings.team import current_team
 from mimsuite.version import __version__
 
-SEVERAL = ("pretrain", "finetune", "probe")  # tasks that run in several processes
+SEVERAL = ("pretrain", "finetune", "probe", "embed", "evaluate")  # tasks that run in several processes
 T = TypeVar("T")
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
 
@@ -106,6 +115,7 @@ def through_hydra(task: str, run: Task) -> int:
 
     refuse_team(task)
     check_config_folders(sys.argv[1:])
+    check_launcher(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `run_guarded` instead of Hydra's own printing
     codes = []
 
@@ -118,11 +128,14 @@ def through_hydra(task: str, run: Task) -> int:
             return int(without_faults(lambda: run(for_this_job(with_places(cfg, task)), overrides)).get("exit_code", 0))
 
         codes.append(run_guarded(guarded, task))
+        if is_submitted():
+            write_code(HydraConfig.get(), codes[-1])
 
     job.__module__ = f"mimsuite.tasks.{task}"
     try:
-        with sweep_folder(sys.argv[1:]):
+        with sweep_folder(sys.argv[1:]) as folder, submitted_jobs():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
+            codes += read_codes(folder)
     except (ValueError, RecursionError) as error:  # of Hydra itself: those of a job are guarded
         raise InputError(explain(error, task)) from error
     return max(codes, default=0)
@@ -156,14 +169,20 @@ def check_removed(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequen
 
 
 @contextlib.contextmanager
-def sweep_folder(arguments: Sequence[str]) -> Iterator[None]:
-    """For a sweep, a folder of this process alone where Hydra puts its record; it is removed with what is in it."""
+def sweep_folder(arguments: Sequence[str]) -> Iterator[Path | None]:
+    """For a sweep, a folder of this process alone where Hydra puts its record; it is removed with what is in it.
+
+    With submitit it is `submitit/` in `out`, which stays: what the jobs print is there.
+    """
     if not is_sweep(arguments):
-        yield
+        yield None
+        return
+    if uses_submitit(arguments):
+        yield make_submitit_folder(arguments)
         return
     with tempfile.TemporaryDirectory(prefix="mimsuite-sweep-", ignore_cleanup_errors=True) as folder:
         os.environ["MIMSUITE_SWEEP"] = folder
-        yield
+        yield None
 
 
 def check_config_folders(arguments: Sequence[str]) -> None:
@@ -225,10 +244,13 @@ def for_this_job(cfg: DictConfig) -> DictConfig:
 
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.mode == RunMode.MULTIRUN and "out" in cfg:
-        if str(cfg.get("devices", 1)) not in ("auto", "1"):
+        if not is_submitted() and str(cfg.get("devices", 1)) not in ("auto", "1"):
             raise InputError(
-                f"-m with devices={cfg.devices}: sweeps run on one device; use devices=1 or start the runs one by one"
+                f"-m with devices={cfg.devices}: sweeps run on one device; use devices=1, start the runs one by one, "
+                "or have a cluster start them with hydra/launcher=submitit_slurm"
             )
+        if "devices" in cfg and not is_submitted():
+            cfg = with_values(cfg, {"devices": 1})  # auto would start this very command line in several processes
         return cfg if cfg.out is None else with_values(cfg, {"out": f"{cfg.out}/{hydra_cfg.job.num}"})
     return cfg
 

@@ -62,7 +62,8 @@ def probe(
         baselines: also probe the encoder at random initialisation, and raw pixels at 8x8 (default: true)
         seed: random seed of the random initialisation and of the order of samples (default: 0)
         workers: loader processes (auto: one per CPU core but one, at most 8)
-        devices: number of processes that compute the features (default: 1)
+        devices: number of GPUs, or of CPU processes without a GPU, that share the images (auto: all GPUs, or one CPU
+            process)
         overwrite: replace the run in out (default: false)
         preset: a choice of `conf/preset`: fast, mae, simmim (default: fast)
         overrides: further keys, as `**{"group.key": value}`; `mimsuite probe --help` lists them.
@@ -91,6 +92,7 @@ def evaluate(
     mistakes: int | None = None,
     batch: int | str | None = None,
     workers: int | str | None = None,
+    devices: int | str | None = None,
     overwrite: bool | None = None,
     mask: str | None = None,
     **overrides: Any,
@@ -114,6 +116,8 @@ def evaluate(
         mistakes: number of images in the picture of the worst mistakes (0: no picture) (default: 24)
         batch: images per forward pass (auto: 64; for a pretraining run as in its validation)
         workers: loader processes (auto: one per CPU core but one, at most 8)
+        devices: number of GPUs, or of CPU processes without a GPU, that share the images (auto: all GPUs, or one CPU
+            process)
         overwrite: replace the run in out (default: false)
         mask: a choice of `conf/mask`: block, grid, inverse_block, multi_block, none, random (default: random)
         overrides: further keys, as `**{"group.key": value}`; `mimsuite evaluate --help` lists them.
@@ -181,6 +185,7 @@ def embed(
     image_size: int | Sequence[int] | str | None = None,
     batch: int | str | None = None,
     workers: int | str | None = None,
+    devices: int | str | None = None,
     map: str | Path | bool | None = None,
     overwrite: bool | None = None,
     **overrides: Any,
@@ -202,6 +207,8 @@ def embed(
         image_size: pixels: a side or [height,width] (auto: the encoder's size)
         batch: images per forward pass (default: 256)
         workers: loader processes (auto: one per CPU core but one, at most 8)
+        devices: number of GPUs, or of CPU processes without a GPU, that share the images (auto: all GPUs, or one CPU
+            process)
         map: file of the map, .png (auto: beside out; false: no map)
         overwrite: replace existing files in out and map (default: false)
         overrides: further keys, as `**{"group.key": value}`; `mimsuite embed --help` lists them.

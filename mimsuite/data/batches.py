@@ -41,20 +41,23 @@ class StepBatches(Sampler[list[Item]]):
 
 
 class FixedBatches(Sampler[list[Item]]):
-    """Samples 0 to `count` in order, the last partial batch included; of each batch, one rank's share."""
+    """Samples `start` to `count` in order, the last partial batch included; of each batch, one rank's share."""
 
-    def __init__(self, count: int, batch: int, rank: int = 0, world: int = 1, epoch: int = 0) -> None:
+    def __init__(
+        self, count: int, batch: int, rank: int = 0, world: int = 1, epoch: int = 0, *, start: int = 0
+    ) -> None:
         self._count, self._batch, self._rank, self._world, self._epoch = count, batch, rank, world, epoch
+        self._start = start
 
     def __len__(self) -> int:
         """Batches of this rank; one more than those of another rank at most."""
-        full, rest = divmod(self._count, self._batch * self._world)
+        full, rest = divmod(self._count - self._start, self._batch * self._world)
         return full + (rest > self._rank)
 
     def __iter__(self) -> Iterator[list[Item]]:
         """Yields lists of (epoch, number, step); step is 0."""
         step = self._batch * self._world
-        for first in range(0, self._count, step):
+        for first in range(self._start, self._count, step):
             numbers = range(first + self._rank, min(first + step, self._count), self._world)
             if numbers:
                 yield [(self._epoch, number, 0) for number in numbers]

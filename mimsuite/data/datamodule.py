@@ -304,6 +304,7 @@ def eval_loader(
     keys: bool = False,
     processes: int = 1,
     augment: tuple[Transform, int, int] | None = None,
+    only: range | None = None,
 ) -> BatchLoader:
     """Every sample once, in the order of the split: centre crops, and masks that depend on the key alone.
 
@@ -319,13 +320,15 @@ def eval_loader(
         keys: whether the samples' names are given.
         processes: that read on this machine at the same time, each with such a loader.
         augment: instead of a centre crop a transform, drawn from a seed, a number of the copy, and the key.
+        only: the numbers of the samples that are given; None: all.
     """
     transform, seed, copy = augment or (CenterCrop(image_size), None, 0)
     samples = part if isinstance(part, Samples) else index.records(part)
     grid = None if mask_unit is None else (image_size[0] // mask_unit, image_size[1] // mask_unit)
     reader = ImageReader(index, samples, transform, seed=seed, labels=labels)
     collate = Collate(() if mask is None else (mask,), grid, len(index.classes) if index.classes else None, keys)
-    batches = FixedBatches(len(samples), batch, epoch=copy)
+    only = range(len(samples)) if only is None else only
+    batches = FixedBatches(only.stop, batch, epoch=copy, start=only.start)
     return _loader(reader, batches, collate, min(batch, len(samples)), Loading(workers, processes))
 
 

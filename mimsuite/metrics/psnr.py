@@ -45,8 +45,13 @@ class HiddenPSNR(Metric):
     full_state_update = False
     higher_is_better = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, exchanges: bool = True) -> None:
+        """Starts from nothing.
+
+        Args:
+            exchanges: whether `compute` sums over all processes; they must then call it together.
+        """
+        super().__init__(sync_on_compute=exchanges)
         self.total: Tensor
         self.images: Tensor
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")

@@ -63,7 +63,8 @@ class Tally:
         classes, table = kind == "classes", outputs <= MOST_CONFUSED
         self._counts = torch.zeros(outputs, outputs, dtype=torch.int64) if classes and table else None
         self._right, self._seen = (torch.zeros(outputs if classes else 0, dtype=torch.int64) for _ in range(2))
-        self._five, self._images, self._loss = 0, 0, 0.0
+        self._five, self._images = 0, 0
+        self._losses: list[float] = []
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
@@ -81,7 +82,8 @@ class Tally:
                 f"scores of {bad} of {len(predictions)} images are not finite; the weights may have diverged"
             )
         self._images += len(predictions)
-        self._loss += float(image_losses(predictions, labels.to(predictions.device), self._kind).cpu().double().sum())
+        losses = image_losses(predictions, labels.to(predictions.device), self._kind)
+        self._losses.append(float(losses.cpu().double().sum()))
         if self._kind != "classes":
             self._kept.append((predictions.cpu().double(), labels.cpu().double().reshape(len(labels), -1)))
             return
@@ -94,6 +96,15 @@ class Tally:
         best = predictions.topk(min(BEST, outputs), dim=1).indices
         self._five += int((best == labels[:, None]).sum())
 
+    def add(self, other: Tally) -> None:
+        """Adds the batches of another, as if they had followed those of this one."""
+        if self._counts is not None and other._counts is not None:
+            self._counts += other._counts
+        self._right, self._seen = self._right + other._right, self._seen + other._seen
+        self._five, self._images = self._five + other._five, self._images + other._images
+        self._losses += other._losses
+        self._kept += other._kept
+
     def compute(self) -> Scores:
         """Returns the scores of all predictions so far.
 
@@ -102,7 +113,7 @@ class Tally:
         """
         if not self._images:
             raise InputError("no predictions to score: there are no images; check data= and split=")
-        return self._scores()._replace(loss=self._loss / self._images)
+        return self._scores()._replace(loss=sum(self._losses) / self._images)
 
     def _scores(self) -> Scores:
         if self._kind == "classes":

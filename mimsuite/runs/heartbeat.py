@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mimsuite.errors import LostProcessError
+from mimsuite.errors import LostProcessError, cause_of
 from mimsuite.settings.team import OWN, Team
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
+
+RESUME, AGAIN = "resume=true goes on from the last checkpoint", "start it again"  # what to do about a lost process
 
 BEAT = 2.0  # seconds between two signs of life
 SILENT = 60.0  # seconds without one after which a process counts as lost
@@ -42,7 +44,7 @@ class Heartbeat:
 
     def __init__(self, team: Team, store: Store, *, task: str, fix: str) -> None:
         self._team, self._task, self._fix = team, task, fix
-        self._store = store.clone()  # a connection of its own: the other may wait for a key
+        self._store: Store = store.clone()  # type: ignore[attr-defined]  # a connection of its own: the other may wait for a key
         self._closed, self._rounds, self._explains = threading.Event(), 0, False
         self._unchanged: dict[int, tuple[str, int]] = {}
         self._hosts = {0: team.address}
@@ -71,7 +73,7 @@ class Heartbeat:
         except RuntimeError:
             self._closed.set()  # the store is gone, and those who would read it have left
 
-    def explain(self) -> LostProcessError:
+    def explain(self, error: Exception) -> LostProcessError:
         """Why an exchange broke: looks who has failed, or does not live any more."""
         self._explains = True
         try:
@@ -88,7 +90,7 @@ class Heartbeat:
         dead = [rank for rank, word in enumerate(now) if word == before[rank] and word not in words]
         if dead:
             return self._lost(dead, "was killed or is cut off")
-        return self._lost([], "an exchange between the processes of this run broke")
+        return self._lost([], f"an exchange between the processes of this run broke ({cause_of(error)})")
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mimsuite.errors import InputError
-from mimsuite.models.device import USES_GPUS, Device
+from mimsuite.models.device import USES_GPUS, Device, torch_device
+from mimsuite.settings.team import current_team
 
 COMPILE_PAYS = 5_000  # steps of a run for which compiling, about a minute, is worth it on a GPU
 IMAGES_PER_GIB = 4  # of 224 x 224 pixels, for a ViT-Base in bfloat16 on a GPU
@@ -15,6 +16,12 @@ def device_count(accelerator: str) -> int:
     import torch
 
     return max(1, torch.cuda.device_count()) if accelerator in USES_GPUS else 1
+
+
+def own_device() -> str:
+    """The device of this process: of several on a machine with GPUs each has its own."""
+    device, team = torch_device(), current_team()
+    return f"cuda:{team.rank % team.local}" if device == "cuda" and team is not None else device
 
 
 def is_broken_exchange(error: RuntimeError) -> bool:

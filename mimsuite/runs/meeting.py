@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from mimsuite.errors import InputError, RunError
-from mimsuite.runs.heartbeat import CUT_OFF, DONE, FAILED, Heartbeat
+from mimsuite.runs.heartbeat import CUT_OFF, DONE, FAILED, RESUME, Heartbeat
 from mimsuite.runs.machine import is_broken_exchange
 from mimsuite.settings.team import Team
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 RENDEZVOUS = timedelta(minutes=15)  # from the first process's start to the last one's
 EXCHANGE = timedelta(days=7)  # a process that lives may be waited for: `heartbeat` finds those that do not
-RESUME = "resume=true goes on from the last checkpoint"
 SEEN_WITHIN = 60.0  # seconds after which a shared folder shows a file that another machine wrote
 
 
@@ -66,7 +65,7 @@ def joined(team: Team, backend: str | None = None, *, task: str, fix: str = RESU
         if isinstance(error, RunError) or not is_broken_exchange(error):
             raise
         state = CUT_OFF
-        raise life.explain() from error
+        raise life.explain(error) from error
     finally:
         life.leave(state)
     distributed.destroy_process_group()  # not after an error: the others may not answer any more
@@ -92,13 +91,18 @@ def format_minutes(duration: timedelta) -> str:
     return f"{seconds // 60} minutes" if seconds >= 120 else f"{seconds} seconds"
 
 
-def check_shared(folder: Path, team: Team, store: Store | None) -> None:
-    """Checks that all machines of a run see the run folder of the first process.
+OUT = "out={}", "use an out= on a file system that they share, by its absolute path"
+CACHE = "{}", "set XDG_CACHE_HOME to a folder on a file system that they share"
+
+
+def check_shared(folder: Path, team: Team, store: Store | None, words: tuple[str, str] = OUT) -> None:
+    """Checks that all machines of a run see a folder of the first process.
 
     Args:
         folder: as this process knows it.
         team: the processes.
         store: what they share.
+        words: how the message begins and ends.
 
     Raises:
         InputError: some do not.
@@ -124,8 +128,8 @@ def check_shared(folder: Path, team: Team, store: Store | None) -> None:
         store.set(f"mimsuite/heard/{team.rank}", "")
     if hosts:
         raise InputError(
-            f"out={folder} is not the same folder on all machines: {hosts} cannot see what the first process writes; "
-            "use an out= on a file system that they share, by its absolute path"
+            f"{words[0].format(folder)} is not the same folder on all machines: {hosts} cannot see what the first "
+            f"process writes; {words[1]}"
         )
 
 

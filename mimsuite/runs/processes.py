@@ -16,8 +16,9 @@ from typing import Any
 from mimsuite.callbacks.stop import heard_signals
 from mimsuite.config.python_path import task_command, task_environment
 from mimsuite.errors import RunError
+from mimsuite.runs.heartbeat import AGAIN, RESUME
 from mimsuite.settings.machine import usable_cores
-from mimsuite.settings.team import OWN, Team, check_alone, current_team, node_rank
+from mimsuite.settings.team import OWN, Team, check_alone, current_team, ignored_variables, node_rank
 
 log = logging.getLogger("mimsuite")
 
@@ -49,6 +50,25 @@ def processes_of(devices: int | None, nodes: int, accelerator: str) -> Team:
     return Team(0, devices or device_count(accelerator), nodes)
 
 
+def read_in_processes(task: str, overrides: Sequence[str], devices: int | None) -> tuple[Team, int | None]:
+    """Starts the processes that share the images of a task, where there are to be several and none is started.
+
+    Args:
+        task: its name.
+        overrides: the command line's `key=value` arguments.
+        devices: processes; None: one per GPU.
+
+    Returns:
+        The processes, and the exit code of those that were started here and have ended; None where none was.
+    """
+    for line in ignored_variables(1):
+        log.warning("%s", line)
+    team = processes_of(devices, 1, "auto")
+    if team.size == 1 or current_team() is not None:
+        return team, None
+    return team, launch(task, command_line(task, overrides), team.local, 1, AGAIN)
+
+
 def command_line(task: str, overrides: Sequence[str]) -> list[str]:
     """What the processes of this run are started with: this command's arguments, or those of a call from Python."""
     import __main__
@@ -57,7 +77,7 @@ def command_line(task: str, overrides: Sequence[str]) -> list[str]:
     return sys.argv[1:] if own is not None and own.name == f"mimsuite.tasks.{task}" else list(overrides)
 
 
-def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
+def launch(task: str, arguments: Sequence[str], local: int, nodes: int, fix: str = RESUME) -> int:
     """Runs a task in `local` processes on this machine and waits for them; returns the exit code of the run.
 
     The signals that stop a run are passed on, also those that come while the processes start. When one process dies
@@ -68,6 +88,7 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
         arguments: its command line.
         local: processes.
         nodes: machines; each runs this command with its own NODE_RANK and a common MASTER_ADDR and MASTER_PORT.
+        fix: what to do when a process is killed, the end of the message.
 
     Raises:
         RunError: a process was killed.
@@ -93,7 +114,7 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
             environment = {**task_environment(), **shared, "LOCAL_RANK": str(i), "RANK": str(node * local + i)}
             # A session of its own: a terminal's Ctrl-C comes through us, once.
             children.append(subprocess.Popen(command, env=environment, start_new_session=True))
-        return wait_for(children, asked)
+        return wait_for(children, asked, fix)
     finally:
         for child in children:
             if child.poll() is None:
@@ -102,12 +123,13 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int) -> int:
             signal.signal(number, handler)
 
 
-def wait_for(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int] = ()) -> int:
+def wait_for(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int] = (), fix: str = RESUME) -> int:
     """Waits until all have ended; returns the first exit code that is not 0, else 0.
 
     Args:
         children: the processes.
         asked: signals to pass on to them; it may grow meanwhile.
+        fix: see `launch`.
 
     Raises:
         RunError: one was killed, and by no signal that was passed on.
@@ -134,12 +156,12 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int] =
         return 0
     number, code = first
     if -code in asked:  # it had not begun to listen, so nothing is lost
-        log.info("stopped by a signal before the first step")
+        log.info("stopped by a signal before it had begun")
         return 130 if -code == signal.SIGINT else 143
     if code < 0:
         raise RunError(
             f"process {number} of {len(children)} was killed by {signal.Signals(-code).name}, and so the run ended; "
-            "resume=true goes on from the last checkpoint"
+            f"{fix}"
         )
     return code
 

@@ -40,6 +40,7 @@ class EmbedSettings:
         image_size: `(H, W)` pixels of the centre crops.
         batch: images per forward pass.
         workers: loader processes.
+        devices: processes that compute the features; None: one per GPU.
         title: of the map.
     """
 
@@ -52,6 +53,7 @@ class EmbedSettings:
     image_size: tuple[int, int]
     batch: int
     workers: int
+    devices: int | None
     title: str
 
 
@@ -65,7 +67,8 @@ def read_embed(cfg: DictConfig, overrides: Sequence[str] = ()) -> EmbedSettings:
     out = read_table(cfg.out, TABLES, overwrite=overwrite)
     picture = read_map(read(cfg, "map"), out, overwrite=overwrite)
     pool = read_choice(cfg, "pool", VECTOR_POOLS)
-    batch, workers = read_int(cfg, "batch"), read_workers(cfg)
+    batch, devices = read_int(cfg, "batch"), read_int(cfg, "devices", auto=0) or None
+    workers = read_workers(cfg, devices)
     weights = find_weights(cfg.init).trusting(trusted_targets(cfg, overrides))
     view = read_view(read(cfg, "layer"), pool, config_of(weights).class_tokens)
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
@@ -76,7 +79,7 @@ def read_embed(cfg: DictConfig, overrides: Sequence[str] = ()) -> EmbedSettings:
     check_channels(index, weights)
     part = choose_split(index, str(cfg.split), otherwise="train", whole=True)
     title = f"{view} of {cfg.init}: {part.split} of {cfg.data or 'emoji-64'}"
-    return EmbedSettings(out, picture, weights, index, part, view, image_size, batch, workers, title)
+    return EmbedSettings(out, picture, weights, index, part, view, image_size, batch, workers, devices, title)
 
 
 def read_table(value: Any, endings: Sequence[str], *, overwrite: bool) -> Path:

@@ -48,6 +48,7 @@ class EvaluateSettings:
         mistakes: images in the picture.
         batch: images per forward pass.
         workers: loader processes.
+        devices: processes that share the images; None: one per GPU.
         config: what `config.yaml` holds, with the masks that are used: perhaps those of a run.
     """
 
@@ -65,6 +66,7 @@ class EvaluateSettings:
     mistakes: int
     batch: int
     workers: int
+    devices: int | None
     config: Mapping[str, Any]
 
     @property
@@ -73,15 +75,22 @@ class EvaluateSettings:
         return self.index.num_samples(self.part)
 
 
-def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings:
+def read_evaluate(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = True) -> EvaluateSettings:
     """Reads and checks every key.
+
+    Args:
+        cfg: the composed config.
+        overrides: the command line's `key=value` arguments.
+        leads: whether this process writes `out`, which must be free then.
 
     Raises:
         InputError: a value that the task, the model or the data does not take.
     """
     overwrite = read_flag(cfg, "overwrite")
-    check_run_folder(cfg.out, overwrite=overwrite)
+    if leads:
+        check_run_folder(cfg.out, overwrite=overwrite)
     check_apart(str(cfg.init), str(cfg.out))
+    devices = read_int(cfg, "devices", auto=0) or None
     flip, mistakes = read_flag(cfg, "flip"), read_int(cfg, "mistakes", least=0)
     trained = find_trained(cfg.init, trusted_targets(cfg, overrides))
     config = config_of(trained.weights)
@@ -116,7 +125,8 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str]) -> EvaluateSettings
         flip=flip,
         mistakes=mistakes,
         batch=read_int(cfg, "batch", auto=masking.batch if masking else BATCH),
-        workers=read_workers(cfg),
+        workers=read_workers(cfg, devices),
+        devices=devices,
         config=plain_values(with_values(cfg, {"mask": masking.node}) if masking else cfg),
     )
 

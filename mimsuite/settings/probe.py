@@ -86,7 +86,7 @@ class ProbeSettings:
         batch: images per forward pass.
         workers: loader processes.
         seed: decides the random encoder and the order of samples.
-        devices: processes that compute the features.
+        devices: processes that compute the features; None: one per GPU.
         warnings: what is wrong with the labels of the images that are reported on.
         config: what `config.yaml` holds.
     """
@@ -108,7 +108,7 @@ class ProbeSettings:
     batch: int
     workers: int
     seed: int
-    devices: int
+    devices: int | None
     warnings: tuple[str, ...]
     config: Mapping[str, Any]
 
@@ -138,7 +138,7 @@ def read_probe(cfg: DictConfig, overrides: Sequence[str] = (), *, leads: bool = 
     train, test = index.select("train"), choose_report(index, str(cfg.split))
     warnings = check_probe_labels(index, train, test)
     tokens = config_of(weights).class_tokens
-    devices = read_int(cfg, "devices", auto=1)
+    devices = read_int(cfg, "devices", auto=0) or None
     views, knn_view = read_views(cfg, tokens)
     return ProbeSettings(
         out=Path(cfg.out),

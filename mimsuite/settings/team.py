@@ -79,8 +79,10 @@ def _of_srun() -> Team | None:
             f"srun started {tasks} tasks on {nodes} machines, not the same number on each in blocks; use "
             "--ntasks-per-node= and --distribution=block"
         )
-    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST") or "127.0.0.1"
-    port = 15000 + int(re.sub(r"\D", "", os.environ.get("SLURM_JOB_ID", ""))[-4:] or 0)  # the same in all tasks
+    lists = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    hosts = next((os.environ[name] for name in lists if os.environ.get(name)), "127.0.0.1")
+    job, step = (int(re.sub(r"\D", "", os.environ.get(name, "")) or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    port = 15000 + (job + step) % 10000  # the same in all tasks, another one for a step beside this one
     return Team(
         *(rank, tasks // nodes, nodes),
         address=os.environ.get("MASTER_ADDR") or first_host(hosts),

@@ -10,12 +10,17 @@ from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.data.folders import count_of
-from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_encoder
-from mimsuite.runs.console import log_to_console, report_reader
+from mimsuite.runs.console import report_reader
+from mimsuite.runs.heartbeat import AGAIN
+from mimsuite.runs.life import prepare_process
+from mimsuite.runs.machine import own_device
+from mimsuite.runs.meeting import CACHE, check_shared, joined
+from mimsuite.runs.processes import read_in_processes
 from mimsuite.settings.embed import EmbedSettings, read_embed
 from mimsuite.settings.outputs import check_writable, writing
 from mimsuite.settings.read import format_size
+from mimsuite.settings.team import Team
 from mimsuite.types import Encoder
 
 if TYPE_CHECKING:
@@ -30,15 +35,23 @@ FLOAT_BYTES = 4
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Writes the features of a split; returns counts and places."""
-    log_to_console()
+    """Writes the features of a split; returns counts and places.
+
+    Processes that are started for `devices=` only fill the store of features; the command then reads them there.
+    """
+    leads = prepare_process()
     settings = read_embed(cfg, overrides)
     part, count = settings.part, settings.index.num_samples(settings.part)
     log.info(
         "data      %s: %s (%s) at %s px",
         *(settings.index.root, part.split, count_of(count, "image"), format_size(settings.image_size)),
     )
-    stored = read_features(settings)
+    team, code = read_in_processes("embed", overrides, settings.devices)
+    if code:
+        return {"exit_code": code}
+    stored = read_features(settings, team if code is None else Team(0, 1, 1))
+    if not leads or team.launcher == "devices=":
+        return {"exit_code": 0}
     features = stored.features(settings.view)
     labels = find_labels(settings, features, stored)
     with writing("out", settings.out):
@@ -60,9 +73,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def read_features(settings: EmbedSettings) -> StoredFeatures:
-    """The features, computed, or read where an earlier task stored them."""
-    from mimsuite.evaluation.features.passes import encoder_pass
+def read_features(settings: EmbedSettings, team: Team) -> StoredFeatures:
+    """The features, computed by the processes of `team`, or read where an earlier task stored them."""
+    from mimsuite.evaluation.features.passes import encoder_pass, features_folder
 
     weights, size, images = settings.weights, settings.image_size, settings.index.num_samples(settings.part)
     encoder = load_encoder(weights, config_of(weights), size)
@@ -70,11 +83,13 @@ def read_features(settings: EmbedSettings) -> StoredFeatures:
     check_writable("out", settings.out, images * width * FLOAT_BYTES)  # not after an hour of features
     reader = encoder_pass(
         *(weights, settings.index, encoder, size),
-        device=torch_device(),
+        device=own_device(),
         batch=settings.batch,
         workers=settings.workers,
     )
-    return reader.read(settings.index, settings.part, [settings.view])
+    with joined(team, "gloo", task="embed", fix=AGAIN) as store:
+        check_shared(features_folder(), team, store, CACHE)
+        return reader.read(settings.index, settings.part, [settings.view])
 
 
 def find_labels(settings: EmbedSettings, features: Features, stored: StoredFeatures) -> NDArray[Any] | None:

@@ -11,8 +11,12 @@ from omegaconf import DictConfig
 from mimsuite import app
 from mimsuite.data.label_table import count_labelled
 from mimsuite.models.device import torch_device
-from mimsuite.runs.console import log_to_console
 from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.heartbeat import AGAIN
+from mimsuite.runs.life import prepare_process, read_summary
+from mimsuite.runs.machine import own_device
+from mimsuite.runs.meeting import joined
+from mimsuite.runs.processes import read_in_processes
 from mimsuite.settings.evaluate import EvaluateSettings, read_evaluate
 from mimsuite.settings.read import format_size
 from mimsuite.version import __version__
@@ -24,17 +28,22 @@ FLAT = "loss_mean_colour"
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluates; returns the content of `summary.json`."""
-    log_to_console()
-    settings = read_evaluate(cfg, overrides)
+    settings = read_evaluate(cfg, overrides, leads=prepare_process())
+    team, code = read_in_processes("evaluate", overrides, settings.devices)
+    if code is not None:
+        return read_summary(settings.out) | {"exit_code": code}
 
     from mimsuite.evaluation.judging.sizes import evaluate_sizes, make_sampler
 
     sampler = make_sampler(settings.masking)  # a wrong mask is refused before `out` is touched
-    with RunFolder(settings.out, overwrite=settings.overwrite) as folder:
+    with RunFolder(settings.out, overwrite=settings.overwrite, leads=team.rank == 0) as folder:
         folder.log_to_file()
-        folder.describe(settings.config, overrides, {"device": torch_device()})
+        folder.describe(settings.config, overrides, {"device": torch_device(), "processes": team.size})
         report_settings(settings)
-        rows, more = evaluate_sizes(settings, sampler, folder.path)
+        with joined(team, "gloo", task="evaluate", fix=AGAIN):
+            rows, more = evaluate_sizes(settings, sampler, folder.path, own_device())
+        if not folder.leads:
+            return {"exit_code": 0}
         for size, row in zip(settings.sizes, rows, strict=True):
             log.info("%-9s %s", format_size(size), format_row(row))
         metrics = {f"{settings.split}/{name}": value for name, value in rows[0].items()}

@@ -127,6 +127,7 @@ def test_metrics(settings: FinetuneSettings, compute: Compute, folder: RunFolder
     from mimsuite.data.label_table import read_labels
     from mimsuite.evaluation.judging.classifier import evaluate_classifier, label_tensor
     from mimsuite.evaluation.judging.load import load_classifier
+    from mimsuite.models.device import torch_device
     from mimsuite.settings.class_match import MatchedOutputs
     from mimsuite.settings.trained import find_trained
 
@@ -134,7 +135,7 @@ def test_metrics(settings: FinetuneSettings, compute: Compute, folder: RunFolder
     trained, samples = find_trained(str(folder.path), settings.inputs.trusted), index.records("test")
     outputs = MatchedOutputs(facts.kind, facts.outputs, names=None, order=None, note="")
     found = evaluate_classifier(
-        load_classifier(trained, index, outputs, size, flip=False),
+        load_classifier(trained, index, outputs, size, torch_device(), flip=False),
         index,
         samples,
         label_tensor(read_labels(index, samples), outputs.kind, outputs.outputs),

@@ -13,16 +13,16 @@ from mimsuite.data.checks.duplicates import find_duplicates
 from mimsuite.data.folders import count_of
 from mimsuite.data.index import Selection
 from mimsuite.data.label_table import count_labelled
-from mimsuite.models.device import torch_device
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.heartbeat import AGAIN
 from mimsuite.runs.life import prepare_process, read_summary
-from mimsuite.runs.meeting import joined
-from mimsuite.runs.processes import command_line, launch, processes_of
+from mimsuite.runs.machine import own_device
+from mimsuite.runs.meeting import CACHE, check_shared, joined
+from mimsuite.runs.processes import read_in_processes
 from mimsuite.settings.given_labels import given_label_keys
 from mimsuite.settings.probe import ProbeSettings, read_probe
 from mimsuite.settings.read import format_size
-from mimsuite.settings.team import current_team, ignored_variables
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -33,11 +33,9 @@ MOST_COMPARED = 50_000  # images among which the same ones are looked for
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Probes an encoder; returns the content of `summary.json`."""
     settings = read_probe(cfg, overrides, leads=prepare_process())
-    for line in ignored_variables(1):
-        log.warning("%s", line)
-    if settings.devices > 1 and current_team() is None:
-        return in_processes(settings, overrides)
-    team = processes_of(settings.devices, 1, "auto")
+    team, code = read_in_processes("probe", overrides, settings.devices)
+    if code is not None:
+        return read_summary(settings.out) | {"exit_code": code}
     with RunFolder(settings.out, overwrite=settings.overwrite, leads=team.rank == 0) as folder:
         folder.log_to_file()
         folder.describe(settings.config, overrides, {"processes": team.size})
@@ -45,11 +43,13 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if folder.leads:
             warn_of_known_images(settings)
 
+        from mimsuite.evaluation.features.passes import features_folder
         from mimsuite.evaluation.probes.measure import read_features, run_probes
         from mimsuite.evaluation.probes.report import summary_facts, summary_metrics, text_table, write_report
 
         device = own_device()
-        with joined(team, "gloo", task="probe", fix="start it again"):
+        with joined(team, "gloo", task="probe", fix=AGAIN) as store:
+            check_shared(features_folder(), team, store, CACHE)
             compared = read_features(settings, device)
         if not folder.leads:
             return {"exit_code": 0}
@@ -60,18 +60,6 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         labels = given_label_keys(settings.config)
         report_next("train a classifier", "finetune", init=init, data=data, **labels, out=f"{settings.out}-finetune")
         return folder.summary("probe", "done", 0, summary_metrics(results), **summary_facts(settings, results))
-
-
-def in_processes(settings: ProbeSettings, overrides: Sequence[str]) -> dict[str, Any]:
-    """Runs the probe in several processes; returns its summary and the exit code."""
-    code = launch("probe", command_line("probe", overrides), settings.devices, 1)
-    return read_summary(settings.out) | {"exit_code": code}
-
-
-def own_device() -> str:
-    """The device of this process."""
-    device, members = torch_device(), current_team()
-    return f"cuda:{members.rank % members.local}" if device == "cuda" and members is not None else device
 
 
 def report_settings(settings: ProbeSettings) -> None:

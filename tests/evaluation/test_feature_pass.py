@@ -26,7 +26,8 @@ from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features import passes as feature_pass
-from mimsuite.evaluation.features.passes import FeaturePass, pixel_pass, rank_range
+from mimsuite.evaluation.features.exchange import rank_range
+from mimsuite.evaluation.features.passes import FeaturePass, pixel_pass
 from mimsuite.evaluation.features.pixels import PIXELS
 from mimsuite.evaluation.features.stored import StoredFeatures
 from mimsuite.evaluation.features.views import check_comparable, evaluation_mode
@@ -413,9 +414,9 @@ def test_a_grid_is_read_where_it_lies(tmp_path, index):
 @pytest.mark.parametrize(("count", "batch", "world"), [(22, 5, 2), (3, 5, 4), (100, 7, 3), (10, 5, 2)])
 def test_shares_are_whole_batches_of_one_process_alone(count, batch, world):
     shares = [rank_range(count, batch, rank, world) for rank in range(world)]
-    assert [first for first, _ in shares] == [0, *(end for _, end in shares[:-1])]
-    assert shares[-1][1] == count
-    assert all(first % batch == 0 or first == count for first, _ in shares)
+    assert [share.start for share in shares] == [0, *(share.stop for share in shares[:-1])]
+    assert shares[-1].stop == count
+    assert all(share.start % batch == 0 or share.start == count for share in shares)
 
 
 def one_of_two(rank, port, shards, cache):

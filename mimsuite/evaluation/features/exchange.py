@@ -1,4 +1,4 @@
-"""Several processes that compute features together: who is first, what it tells the others, what they give it."""
+"""Several processes that read a data set together: who is first, what each takes, what it tells and gives others."""
 
 from __future__ import annotations
 
@@ -35,4 +35,16 @@ def gather_values(value: Value) -> list[Value]:
         return [value]
     found: list[Any] = [None] * world
     distributed.gather_object(value, found if rank == 0 else None)
+    distributed.barrier()  # who leaves before all is received takes it along
     return found if rank == 0 else []
+
+
+def own_share(count: int, batch: int) -> range:
+    """The samples of this process: whole batches of one process alone, one after the other."""
+    return rank_range(count, batch, *rank_and_size())
+
+
+def rank_range(count: int, batch: int, rank: int, world: int) -> range:
+    """The samples of a process among several, see `own_share`."""
+    batches = -(-count // batch)
+    return range(*(min(count, batches * n // world * batch) for n in (rank, rank + 1)))

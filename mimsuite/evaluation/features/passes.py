@@ -27,7 +27,7 @@ from mimsuite.data.storage import cache_folder
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.names import last_name
 from mimsuite.errors import InputError, RunError
-from mimsuite.evaluation.features.exchange import from_first, gather_values, rank_and_size
+from mimsuite.evaluation.features.exchange import from_first, gather_values, own_share, rank_and_size
 from mimsuite.evaluation.features.pixels import PixelLayer
 from mimsuite.evaluation.features.stored import (
     Rows,
@@ -174,8 +174,9 @@ class FeaturePass:
         self, scratch: Path, index: DataIndex, samples: Samples, views: Sequence[View], augmented: int, seed: int
     ) -> _Seen:
         """Encodes this process's share of the samples and writes their rows."""
-        rank, world = rank_and_size()
-        first, end = rank_range(len(samples), self.batch, rank, world)
+        rank, _ = rank_and_size()
+        share = own_share(len(samples), self.batch)
+        first, end = share.start, share.stop
         own = samples.take(np.arange(first, end))
         with_labels = bool(has_label(index, samples).all())
         seen = _Seen(own.keys().view(np.int64), [], [], np.ones(end - first, dtype=bool), [])
@@ -252,13 +253,6 @@ class _Seen:
             self.labels += [] if batch.labels is None else [batch.labels]
 
 
-def rank_range(count: int, batch: int, rank: int, world: int) -> tuple[int, int]:
-    """First sample of a process's share and the one after its last: whole batches of one process alone."""
-    batches = -(-count // batch)
-    first, end = (min(count, batches * n // world * batch) for n in (rank, rank + 1))
-    return first, end
-
-
 def data_words(index: DataIndex, part: Selection) -> str:
     """What names the images of a part of a data set, their order and how they are decoded."""
     shards = " ".join(
@@ -323,6 +317,14 @@ def _describe(scratch: Path, samples: Samples, shares: Sequence[_Seen], about: d
     )
 
 
+def features_folder() -> Path:
+    """Where features are kept: below the user's cache."""
+    folder = cache_folder() / "features"
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def encoder_pass(
     weights: Weights,
     index: DataIndex,
@@ -352,7 +354,7 @@ def encoder_pass(
         device=device,
         batch=batch,
         workers=workers,
-        folder=cache_folder() / "features",
+        folder=features_folder(),
     )
 
 
@@ -374,5 +376,5 @@ def pixel_pass(index: DataIndex, image_size: tuple[int, int], *, size: int, batc
         device="cpu",
         batch=batch,
         workers=workers,
-        folder=cache_folder() / "features",
+        folder=features_folder(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from mimsuite.data.members import read_files
 from mimsuite.data.progress import report_progress
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.errors import InputError
+from mimsuite.evaluation.features.exchange import rank_and_size
 from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
 from mimsuite.metrics.scores import Scores, Tally
@@ -124,8 +126,10 @@ def predict_images(
     batch: int,
     workers: int,
     title: str,
+    bad: list[BadSample],
+    only: range | None = None,
 ) -> Iterator[Predicted]:
-    """Predicts every image once, at the centre crop; those that cannot be decoded are named and skipped.
+    """Predicts every image once, at the centre crop; those that cannot be decoded are skipped, see `check_decoded`.
 
     Args:
         classifier: at `image_size`.
@@ -135,34 +139,66 @@ def predict_images(
         batch: images per forward pass.
         workers: processes that read.
         title: of the progress.
+        bad: gets the images that cannot be decoded.
+        only: the numbers of the samples of this process, of several that share them; None: all.
 
     Raises:
-        InputError: no image can be decoded.
         RunError: a shard that cannot be read.
     """
-    bad: list[BadSample] = []
-    ids, done, used = torch.from_numpy(samples.keys().view(np.int64)), 0, 0
-    loader = eval_loader(index, samples, image_size=image_size, batch=batch, workers=workers, labels=False, keys=True)
-    with report_progress(title) as report:
+    only = range(len(samples)) if only is None else only
+    if not only:
+        return
+    ids, done = torch.from_numpy(samples.keys().view(np.int64)), only.start
+    shape: dict[str, Any] = {"image_size": image_size, "batch": batch, "workers": workers}
+    loader = eval_loader(index, samples, **shape, labels=False, keys=True, processes=rank_and_size()[1], only=only)
+    with report_progress(title) if only.start == 0 else nullcontext(lambda done, total: None) as report:
         for part in loader:
             own = torch.arange(done, done + len(part.ids))
             good = part.ids == ids[own]  # another's picture stands in for one that cannot be decoded
             done += len(part.ids)
-            report(done, len(samples))
+            report(done, only.stop)
             bad += part.bad
             if not good.any():
                 continue
-            used += int(good.sum())
             keys = [key for key, kept in zip(part.keys or [], good.tolist(), strict=True) if kept]
             yield Predicted(own[good], keys, classifier.predict(part.images[good]))
+
+
+def check_decoded(used: int, images: int, bad: Sequence[BadSample]) -> None:
+    """Names the images that cannot be decoded.
+
+    Args:
+        used: images that could be.
+        images: all.
+        bad: the others.
+
+    Raises:
+        InputError: no image can be decoded.
+    """
     reasons = "; ".join(dict.fromkeys(f"{b.key} in {b.shard}: {b.reason}" for b in bad))
     if not used:
         raise InputError(f"no image can be decoded: {reasons[:300]}; check the files")
-    if used < len(samples):
-        log.warning("bad       skipped %d undecodable images: %s", len(samples) - used, reasons)
+    if used < images:
+        log.warning("bad       skipped %d undecodable images: %s", images - used, reasons)
 
 
-@torch.inference_mode()
+@dataclass
+class Judged:
+    """What a process found out about its share of the images, in their order.
+
+    Attributes:
+        tally: of the predictions.
+        numbers, keys, answers: see `Evaluation`, batch by batch.
+        bad: images that cannot be decoded.
+    """
+
+    tally: Tally
+    numbers: list[Tensor]
+    keys: list[str]
+    answers: list[Answers]
+    bad: list[BadSample]
+
+
 def evaluate_classifier(
     classifier: Classifier,
     index: DataIndex,
@@ -173,7 +209,24 @@ def evaluate_classifier(
     batch: int,
     workers: int,
 ) -> Evaluation:
-    """Predicts every image once, see `predict_images`, and judges it.
+    """Predicts every image once and judges it; arguments and errors as of `judge_images` and `put_together`."""
+    options: dict[str, Any] = {"image_size": image_size, "batch": batch, "workers": workers}
+    return put_together([judge_images(classifier, index, samples, labels, **options)], labels)
+
+
+@torch.inference_mode()
+def judge_images(
+    classifier: Classifier,
+    index: DataIndex,
+    samples: Samples,
+    labels: Tensor,
+    *,
+    image_size: tuple[int, int],
+    batch: int,
+    workers: int,
+    only: range | None = None,
+) -> Judged:
+    """Predicts images, see `predict_images`, and judges them.
 
     Args:
         classifier: at `image_size`.
@@ -183,25 +236,42 @@ def evaluate_classifier(
         image_size: `(H, W)` pixels.
         batch: images per forward pass.
         workers: processes that read.
+        only: see `predict_images`.
+
+    Raises:
+        RunError: scores that are not finite, or a shard that cannot be read.
+    """
+    seen = Judged(Tally(classifier.kind, classifier.outputs), [], [], [], [])
+    options: dict[str, Any] = {"image_size": image_size, "batch": batch, "workers": workers, "only": only}
+    title = f"evaluating {index.root}"
+    for part in predict_images(classifier, index, samples, **options, title=title, bad=seen.bad):
+        wanted = labels[part.numbers].to(classifier.device)
+        seen.tally.update(part.outputs, wanted)
+        seen.answers.append(Answers(*(t.cpu() for t in read_predictions(part.outputs, wanted, classifier.kind))))
+        seen.numbers.append(part.numbers)
+        seen.keys += part.keys
+    return seen
+
+
+def put_together(shares: Sequence[Judged], labels: Tensor) -> Evaluation:
+    """The evaluation of all images, equal to that of one process.
+
+    Args:
+        shares: of the processes, in their order.
+        labels: of all samples.
 
     Raises:
         InputError: no image can be decoded, or labels for which the metrics are not defined.
-        RunError: scores that are not finite, or a shard that cannot be read.
     """
-    tally = Tally(classifier.kind, classifier.outputs)
-    numbers: list[Tensor] = []
-    keys: list[str] = []
-    answers: list[Answers] = []
-    options: dict[str, Any] = {"image_size": image_size, "batch": batch, "workers": workers}
-    for part in predict_images(classifier, index, samples, **options, title=f"evaluating {index.root}"):
-        wanted = labels[part.numbers].to(classifier.device)
-        tally.update(part.outputs, wanted)
-        answers.append(Answers(*(t.cpu() for t in read_predictions(part.outputs, wanted, classifier.kind))))
-        numbers.append(part.numbers)
-        keys += part.keys
+    numbers = [part for seen in shares for part in seen.numbers]
+    check_decoded(sum(map(len, numbers)), len(labels), [b for seen in shares for b in seen.bad])
     found = torch.cat(numbers)
+    answers = [part for seen in shares for part in seen.answers]
     every = Answers(*(torch.cat(column) for column in zip(*answers, strict=True)))
-    return Evaluation(tally.compute(), found, keys, labels[found], every)
+    tally = shares[0].tally
+    for seen in shares[1:]:
+        tally.add(seen.tally)
+    return Evaluation(tally.compute(), found, [key for seen in shares for key in seen.keys], labels[found], every)
 
 
 def files_of(index: DataIndex, samples: Samples, numbers: Tensor) -> list[str]:

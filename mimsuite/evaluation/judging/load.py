@@ -11,7 +11,6 @@ from mimsuite.evaluation.features.views import pool_features
 from mimsuite.evaluation.judging.classifier import Classifier
 from mimsuite.evaluation.probes.saved_head import read_weights
 from mimsuite.masked.normalization import Normalize
-from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_encoder, load_model, load_normalizer
 from mimsuite.settings.class_match import MatchedOutputs
 from mimsuite.settings.probe_head import ProbeHead
@@ -20,18 +19,18 @@ from mimsuite.weights.init import Weights
 
 
 def load_classifier(
-    trained: TrainedModel, index: DataIndex, outputs: MatchedOutputs, size: tuple[int, int], *, flip: bool
+    trained: TrainedModel, index: DataIndex, outputs: MatchedOutputs, size: tuple[int, int], device: str, *, flip: bool
 ) -> Classifier:
-    """A classifier or a probe at one size, on the device, in evaluation mode, in float32.
+    """A classifier or a probe at one size, in evaluation mode, in float32.
 
     Args:
         trained: what is loaded.
         index: the data, for the type of its pixels.
         outputs: what is predicted.
         size: `(H, W)` pixels.
+        device: where it computes.
         flip: see `Classifier`.
     """
-    device = torch_device()
     if trained.probe is not None:
         network, normalize = probe_network(trained.weights, trained.probe, size, device)
     else:

@@ -10,25 +10,32 @@ from torch import Tensor
 
 from mimsuite.data.csv_labels import NO_FINDING
 from mimsuite.evaluation.features.tables import Columns, name_columns
-from mimsuite.evaluation.judging.classifier import predict_images
+from mimsuite.evaluation.judging.classifier import check_decoded, predict_images
 from mimsuite.evaluation.judging.load import load_classifier
 from mimsuite.evaluation.judging.report import join_label_names
+from mimsuite.models.device import torch_device
 from mimsuite.settings.predict import PredictSettings
+from mimsuite.types import BadSample
 
 
 def predict_table(settings: PredictSettings) -> Columns:
     """Predicts every image once; the columns of the table, see `conf/predict.yaml`."""
     index, samples = settings.index, settings.index.records(settings.part)
+    bad: list[BadSample] = []
     parts = list(
         predict_images(
-            load_classifier(settings.trained, index, settings.outputs, settings.size, flip=settings.flip),
+            load_classifier(
+                settings.trained, index, settings.outputs, settings.size, torch_device(), flip=settings.flip
+            ),
             *(index, samples),
             image_size=settings.size,
             batch=settings.batch,
             workers=settings.workers,
             title=f"predicting {index.root}",
+            bad=bad,
         )
     )
+    check_decoded(sum(len(part.keys) for part in parts), len(samples), bad)
     numbers = torch.cat([part.numbers for part in parts]).numpy()
     columns: Columns = {"key": [key for part in parts for key in part.keys]}
     columns |= name_columns(index, settings.part, numbers)

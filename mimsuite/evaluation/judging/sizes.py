@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.display_range import find_display
 from mimsuite.data.storage import write_rows
-from mimsuite.evaluation.judging.classifier import evaluate_classifier, files_of, label_tensor
+from mimsuite.evaluation.features.exchange import gather_values, own_share, rank_and_size
+from mimsuite.evaluation.judging.classifier import files_of, judge_images, label_tensor, put_together
 from mimsuite.evaluation.judging.load import load_classifier
-from mimsuite.evaluation.judging.masked import masked_metrics
+from mimsuite.evaluation.judging.masked import masked_metrics, measure_masked
 from mimsuite.evaluation.judging.report import images_of, write_report
 from mimsuite.masked.samplers import MaskSampler, make_samplers
-from mimsuite.models.device import torch_device
 from mimsuite.models.load import config_of, load_masked_model, load_normalizer
 from mimsuite.pictures.display import display_words, shown_channels
 from mimsuite.settings.class_match import MatchedOutputs
@@ -42,21 +42,25 @@ def make_sampler(masking: Masking | None) -> MaskSampler | None:
 
 
 def evaluate_sizes(
-    settings: EvaluateSettings, sampler: MaskSampler | None, folder: Path
+    settings: EvaluateSettings, sampler: MaskSampler | None, folder: Path, device: str
 ) -> tuple[list[Row], dict[str, Any]]:
     """The metrics at every size, and what the summary says beside them.
+
+    Of several processes all call it, and each reads a part of the images; the first one gets the metrics and writes,
+    the others get nothing.
 
     Args:
         settings: of the task.
         sampler: draws the masks, see `make_sampler`.
         folder: where files go.
+        device: where this process computes.
     """
     if settings.outputs is not None:
-        rows, more = classifier_rows(settings, settings.outputs, folder)
+        rows, more = classifier_rows(settings, settings.outputs, folder, device)
     else:
         assert settings.masking is not None
         assert sampler is not None
-        rows, more = masked_rows(settings, settings.masking, sampler)
+        rows, more = masked_rows(settings, settings.masking, sampler, device)
     if len(rows) > 1:
         write_sizes(folder / "sizes.csv", settings.sizes, rows)
         more["sizes"] = [{"image_size": list(size), **row} for size, row in zip(settings.sizes, rows, strict=True)]
@@ -64,7 +68,7 @@ def evaluate_sizes(
 
 
 def classifier_rows(
-    settings: EvaluateSettings, outputs: MatchedOutputs, folder: Path
+    settings: EvaluateSettings, outputs: MatchedOutputs, folder: Path, device: str
 ) -> tuple[list[Row], dict[str, Any]]:
     """The metrics of a classifier, and what the summary says beside them; files for the first size."""
     index, records = settings.index, settings.index.records(settings.part)
@@ -75,13 +79,17 @@ def classifier_rows(
     rows: list[Row] = []
     more: dict[str, Any] = {"kind": outputs.kind, "flip": settings.flip}
     for size in settings.sizes:
-        found = evaluate_classifier(
-            load_classifier(settings.trained, index, outputs, size, flip=settings.flip),
+        own = judge_images(
+            load_classifier(settings.trained, index, outputs, size, device, flip=settings.flip),
             *(index, records, labels),
             image_size=size,
             batch=settings.batch,
             workers=settings.workers,
+            only=own_share(len(records), settings.batch),
         )
+        if not (shares := gather_values(own)):
+            continue
+        found = put_together(shares, labels)
         rows.append(found.scores.metrics | {"loss": found.scores.loss})
         if size == settings.sizes[0]:
             more["images"] = len(found.keys)
@@ -95,24 +103,30 @@ def classifier_rows(
     return rows, more
 
 
-def masked_rows(settings: EvaluateSettings, masking: Masking, sampler: MaskSampler) -> tuple[list[Row], dict[str, Any]]:
+def masked_rows(
+    settings: EvaluateSettings, masking: Masking, sampler: MaskSampler, device: str
+) -> tuple[list[Row], dict[str, Any]]:
     """The metrics of a masked image model, and what the summary says beside them."""
-    weights, device = settings.trained.weights, torch_device()
+    weights, records = settings.trained.weights, settings.index.records(settings.part)
     normalize = load_normalizer(weights, settings.index).to(device)
-    rows = []
+    share, rows = own_share(len(records), settings.batch), list[Row]()
     for size, unit in zip(settings.sizes, masking.units, strict=True):
         model = load_masked_model(weights, config_of(weights), size).to(device)
         loader = eval_loader(
-            *(settings.index, settings.part),
+            *(settings.index, records),
             image_size=size,
             batch=settings.batch,
             workers=settings.workers,
             labels=False,
             mask=sampler,
             mask_unit=unit,
+            processes=rank_and_size()[1],
+            only=share,
         )
-        found = masked_metrics(model, loader, normalize, loss=masking.loss, device=device, images=settings.images)
-        rows.append(found)
+        batches = loader if share else ()
+        own = measure_masked(model, batches, normalize, loss=masking.loss, device=device, images=len(share))
+        if shares := gather_values(own):
+            rows.append(masked_metrics(shares, model.target.mode))
     return rows, {"kind": "masked", "images": settings.images, "mask": masking.node}
 
 
