@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+from mimsuite.app import run_guarded
 from mimsuite.errors import LostProcessError, RunError
 from mimsuite.runs import heartbeat
 from mimsuite.runs.meeting import joined
@@ -131,3 +132,11 @@ def test_one_process_of_a_machine_speaks(rank, lost, launched, told, monkeypatch
     found = life._lost(lost, CUT)
     assert isinstance(found, LostProcessError)
     assert found.told is told
+
+
+def test_what_is_told_already_is_not_printed_again(capsys):
+    def lose(told):
+        raise LostProcessError("process 1 of 2 is lost", told=told)
+
+    assert [run_guarded(lambda told=told: lose(told), "pretrain") for told in (True, False)] == [1, 1]
+    assert capsys.readouterr().err == "mimsuite pretrain: process 1 of 2 is lost\n"

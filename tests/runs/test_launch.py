@@ -12,7 +12,6 @@ from mimsuite import api
 from mimsuite.errors import InputError, RunError
 from mimsuite.runs import life, processes
 from mimsuite.runs.processes import launch
-from mimsuite.tasks import probe
 
 # Not a shell script: a shell cannot trap what was ignored when it started, as SIGINT is below nohup.
 STUB = f"""#!{sys.executable} -S
@@ -81,7 +80,7 @@ def stand_in(tmp_path, monkeypatch, first, second):
     monkeypatch.setattr(sys, "executable", str(stub))
 
 
-@pytest.mark.parametrize("task", ["pretrain", "finetune", "probe"])
+@pytest.mark.parametrize("task", ["pretrain", "finetune", "probe", "embed", "evaluate"])
 def test_a_task_for_two_devices_starts_two_processes_of_itself(task, tmp_path, monkeypatch):
     started = []
 
@@ -89,10 +88,12 @@ def test_a_task_for_two_devices_starts_two_processes_of_itself(task, tmp_path, m
         started.append(arguments)
         return 5
 
-    monkeypatch.setattr(probe if task == "probe" else life, "launch", launched)
-    values = {"out": str(tmp_path / "out"), "devices": 2} | ({"init": "demo:vit"} if task == "probe" else {"batch": 8})
+    trains = task in ("pretrain", "finetune")
+    monkeypatch.setattr(life if trains else processes, "launch", launched)
+    out = "out.npz" if task == "embed" else "out"
+    values = {"out": str(tmp_path / out), "devices": 2} | ({"batch": 8} if trains else {"init": "demo:vit"})
     assert api.call(task, values)["exit_code"] == 5
-    ((name, arguments, local, nodes),) = started
+    ((name, arguments, local, nodes, *_),) = started
     assert (name, local, nodes) == (task, 2, 1)
     assert "devices=2" in arguments
     assert any(a.startswith("out=") and str(tmp_path / "out") in a for a in arguments)

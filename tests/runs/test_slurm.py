@@ -9,9 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from processes import start
 
 from mimsuite import api
+from mimsuite.app import for_this_job
 from mimsuite.config.submitted import check_launcher, read_codes
 from mimsuite.errors import InputError, RunError
 from mimsuite.weights.checkpoints import load_checkpoint, newest_checkpoint
@@ -55,7 +59,7 @@ def test_two_tasks_of_srun_train_together_and_end_with_the_code_to_be_queued_aga
     for task in tasks:
         task.send_signal(signal.SIGUSR1)
     (code, text), (other, more) = [task.finish() for task in tasks]
-    assert (code, other) == (143, 143), text + more
+    assert (code, other) == (143, 0), text + more  # at another code of this one srun would kill the first, which writes
     assert "2 processes" in text
     assert "srun" in text
     assert "SIGUSR1: stopping within 5 steps, with a checkpoint" in text
@@ -123,3 +127,26 @@ def test_a_sweep_through_submitit_runs_each_job_in_a_folder_of_its_own(tmp_path)
     alone = api.evaluate(**keys | {"out": str(tmp_path / "alone"), "mask.ratio": 0.7, "batch": 303})
     assert losses[1] == pytest.approx(alone["metrics"]["val/loss"], rel=1e-5)
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("devices", "submitted", "expected"), [("auto", False, 1), (1, False, 1), ("auto", True, "auto"), (8, True, 8)]
+)
+def test_jobs_of_a_sweep_here_take_one_device_and_those_of_a_cluster_what_they_get(
+    devices, submitted, expected, monkeypatch
+):
+    """With all devices of this machine a job would start the whole sweep again, in each of its processes."""
+    sweep = OmegaConf.create({"mode": RunMode.MULTIRUN, "job": {"num": 3}})
+    monkeypatch.setattr(HydraConfig, "get", lambda: sweep)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm") if submitted else monkeypatch.delenv("SUBMITIT_EXECUTOR", False)
+    assert dict(for_this_job(OmegaConf.create({"out": "a", "devices": devices}))) == {
+        "out": "a/3",
+        "devices": expected,
+    }
+
+
+def test_more_devices_for_a_sweep_here_are_refused(monkeypatch):
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"mode": RunMode.MULTIRUN, "job": {"num": 3}}))
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", False)
+    with pytest.raises(InputError, match="-m with devices=2: sweeps run on one device; use devices=1, start the runs"):
+        for_this_job(OmegaConf.create({"out": "a", "devices": 2}))
