@@ -141,7 +141,8 @@ def inspect(
         count: images on the contact sheet (default: 40)
         verify: read everything: check the sha256 of each shard that has one, decode each image, read each label
             (default: false)
-        index: write index.json and .idx.npy beside shards that have none (default: false)
+        index: write index.json and .idx.npy beside shards that have none (into out, where they lie on a machine that
+            takes no files) (default: false)
         alpha: with index=true: transparency, when the images are read: white (laid on white), drop, or channel
             (default: white)
         overwrite: replace the files of an earlier inspect in out (default: false)

@@ -13,6 +13,7 @@ from mimsuite import app
 from mimsuite.data.open import open_data
 from mimsuite.data.progress import report_progress
 from mimsuite.data.storage import write_json
+from mimsuite.data.stores.names import scheme_of
 from mimsuite.errors import InputError
 from mimsuite.runs.console import log_to_console, report_next
 from mimsuite.settings.inspect import FACTS, SHEET, read_inspect
@@ -28,7 +29,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     log_to_console()
     settings = read_inspect(cfg)
     if settings.index and isinstance(settings.data, str):
-        write_beside(settings.data, settings.alpha)
+        write_beside(settings.data, settings.out, settings.alpha)
     try:
         index = open_data(settings.data)
     except InputError:
@@ -55,12 +56,17 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return facts
 
 
-def write_beside(data: str, alpha: Alpha) -> None:
-    """Writes an index beside shards that have none."""
+def write_beside(data: str, out: Path, alpha: Alpha) -> None:
+    """Writes an index beside shards that have none; of shards on another machine that takes no files, into `out`."""
+    from mimsuite.data.remote.opening import index_remote
     from mimsuite.data.scan import index_beside
 
-    index_beside(data, alpha)
-    log.info("wrote index.json and the .idx.npy tables to %s", data)
+    place = data
+    if scheme_of(data):
+        place = index_remote(data, out, alpha)
+    else:
+        index_beside(data, alpha)
+    log.info("wrote index.json and the .idx.npy tables to %s", place)
 
 
 def find_shard_faults(data: str | Sequence[str] | None) -> list[dict[str, Any]]:
@@ -72,7 +78,7 @@ def find_shard_faults(data: str | Sequence[str] | None) -> list[dict[str, Any]]:
         return []
     if not isinstance(data, str):
         return [fault for address in data for fault in find_shard_faults(address)]
-    if images_of(data) is not None:
+    if not scheme_of(data) and images_of(data) is not None:
         return []
     return [problem._asdict() for problem in check_shards(data)]
 

@@ -16,6 +16,7 @@ from mimsuite.data.open import open_data, open_index
 from mimsuite.data.remote.opening import index_remote
 from mimsuite.data.scan import index_beside
 from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.stores import address as store_addresses
 from mimsuite.errors import InputError
 from tests.servers import s3_server, upload, web_server
 
@@ -287,3 +288,32 @@ def test_tables_of_a_packed_folder_are_read_where_they_are_needed(web, cache, to
     index, local = open_data(f"{web.address}/packed"), open_data(str(top / "packed"))
     assert np.array_equal(index.records("train").keys(), local.records("train").keys())
     assert index.records("val")[3][1] == local.records("val")[3][1]
+
+
+# ---- the hub
+
+
+def test_a_data_set_of_the_hub_is_opened(top, tmp_path, cache, monkeypatch):
+    """A folder of files plays the hub: listings and files have the addresses that they have there."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    served, names = tmp_path / "hub", sorted(path.name for path in (top / "bare").iterdir())
+    for name in ("bare", "packed"):
+        shutil.copytree(top / name, served / "datasets" / "me" / "set" / "resolve" / "v1" / name)
+    sizes = {name: (top / "bare" / name).stat().st_size for name in names}
+    rows = [{"type": "file", "path": f"bare/{name}", "size": size, "oid": name} for name, size in sizes.items()]
+    (served / "api" / "datasets" / "me" / "set" / "tree" / "v1").mkdir(parents=True)
+    (served / "api" / "datasets" / "me" / "set" / "tree" / "v1" / "bare").write_text(json.dumps(rows))
+    with web_server(served) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(store_addresses, "_remote", {})
+        monkeypatch.setenv("HF_TOKEN", "hf_canary")
+        packed = open_data("hf://datasets/me/set@v1/packed")
+        assert contents(packed) == contents(open_data(str(top / "packed")))
+        local, bare = open_index(str(top / "bare"), cache / "local"), open_data("hf://datasets/me/set@v1/bare")
+        assert facts(bare)[:-1] == facts(local)[:-1]
+        assert contents(bare) == contents(local)
+        with pytest.raises(InputError, match="does not exist"):
+            open_data("hf://datasets/me/set@v1/nothing")
+    assert {access for path, _, _, access in server.asked if path.endswith(".tar")} == {"Bearer hf_canary"}

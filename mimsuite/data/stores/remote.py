@@ -204,6 +204,10 @@ class RemoteStore:
             from mimsuite.data.stores.web import WebBackend
 
             return WebBackend(self._scheme, self._timeout)
+        if self._scheme == "hf":
+            from mimsuite.data.stores.hub import HubBackend
+
+            return HubBackend(self._scheme, self._timeout)
         from mimsuite.data.stores.bucket import RangeBackend, S3Backend
 
         return (S3Backend if self._scheme == "s3" else RangeBackend)(self._scheme, self._timeout)
@@ -213,5 +217,17 @@ class RemoteStore:
 
 
 _LIBRARIES = frozenset(
-    ("aiohttp", "aiobotocore", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "huggingface_hub", "yarl")
+    (
+        "aiohttp",
+        "aiobotocore",
+        "azure",
+        "botocore",
+        "fsspec",
+        "gcsfs",
+        "google",
+        "httpx",
+        "httpx2",
+        "huggingface_hub",
+        "yarl",
+    )
 )

@@ -47,9 +47,7 @@ class WebBackend:
         """See `Backend.ask`. An answer with the whole file where a part was asked for has `start` 0."""
         from fsspec.asyn import sync
 
-        asked = {"Accept-Encoding": "identity"}
-        if offset or size is not None:
-            asked["Range"] = f"bytes={offset}-" + ("" if size is None else str(offset + size - 1))
+        asked = range_header(offset, size)
         loop = self._system.loop
         answer = sync(loop, self._get, address, asked)
 
@@ -76,6 +74,14 @@ class WebBackend:
     def put(self, source: Path, address: str) -> None:
         """Not possible in general."""
         raise StoreError(address, "nothing can be written to a web server")
+
+
+def range_header(offset: int, size: int | None) -> dict[str, str]:
+    """The headers of a request for `size` bytes from `offset` on; None: to the end."""
+    plain = {"Accept-Encoding": "identity"}
+    if not offset and size is None:
+        return plain
+    return plain | {"Range": f"bytes={offset}-" + ("" if size is None else str(offset + size - 1))}
 
 
 def read_answer(address: str, status: int, headers: Any, offset: int) -> tuple[int, int | None, Stat | None]:
