@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from mimsuite.data.stores.backend import Body, Entry, needs
 from mimsuite.data.stores.fault import StoreError
@@ -44,14 +44,13 @@ class HubBackend:
 
     def ask(self, address: str, offset: int, size: int | None) -> Body:
         """See `Backend.ask`."""
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, get_session
+        from huggingface_hub import hf_hub_url, utils
 
-        place = _place(address)
+        place, tools = _place(address), cast(Any, utils)
         url = hf_hub_url(
             place.repo, place.path, repo_type="dataset", revision=place.revision, endpoint=self._hub.endpoint
         )
-        client, headers = get_session(), build_hf_headers() | range_header(offset, size)
+        client, headers = tools.get_session(), tools.build_hf_headers() | range_header(offset, size)
         request = client.build_request("GET", url, headers=headers, timeout=self._timeout)
         answer = client.send(request, stream=True, follow_redirects=True)
         try:
