@@ -37,7 +37,7 @@ def pretrain(
     precision: str | None = None,
     devices: int | str | None = None,
     val_every: int | str | None = None,
-    online_probe: bool | None = None,
+    online_probe: str | None = None,
     save_every: int | str | None = None,
     resume: bool | None = None,
     overwrite: bool | None = None,
@@ -79,8 +79,8 @@ def pretrain(
         precision: 32-true or bf16-mixed (auto: bf16-mixed where the device computes it fast, else 32-true)
         devices: number of GPUs, or of CPU processes without a GPU (auto: all GPUs, or one CPU process)
         val_every: optimizer steps between validations (auto: a tenth of the run)
-        online_probe: also measure kNN, linear probe, RankMe and alpha-ReQ during the run, in at most 5 % of its time
-            (default: false)
+        online_probe: also measure kNN, linear probe, RankMe and alpha-ReQ during the run: true, false (auto: where the
+            loss selects nothing, as of objective=latent)
         save_every: optimizer steps between checkpoints (auto: as val_every, at most 500 steps or five minutes)
         resume: continue the run in out (default: false)
         overwrite: replace the run in out (default: false)

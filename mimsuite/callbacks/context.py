@@ -36,7 +36,8 @@ class RunContext:
         started: when the command was given (seconds since the epoch), or None for a run from Python.
         imports: seconds that importing torch, lightning and wandb took.
         online_probe: whether the run measures its features while it trains.
-        save_weights: writes a model to the run's `weights/`, a Hugging Face folder.
+        keeps_best: whether it keeps the weights of the best of these measurements.
+        save_weights: writes a model to the run's `weights/`, or another folder that is named, as a Hugging Face folder.
         most_images: images a second that all devices could train at their peak; None where it is not known.
     """
 
@@ -51,8 +52,9 @@ class RunContext:
     started: float | None
     imports: float
     online_probe: bool
-    save_weights: Callable[[Any], None]
+    save_weights: Callable[..., None]
     most_images: float | None = None
+    keeps_best: bool = False
 
 
 def make_callbacks(nodes: DictConfig, context: RunContext, trusted: Collection[str]) -> list[Callback]:

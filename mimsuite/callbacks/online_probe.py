@@ -44,15 +44,27 @@ class OnlineProbe(Callback):
     and the order of the data. So a run gives the same weights with and without rounds, and repeats and resumes to the
     bit, although the clock chooses the steps that have metrics.
 
+    Where the best of these measurements selects weights (`callbacks.best_probe`), there is a round at every validation
+    point, so that no clock decides, and none after the last step but that one. Then nothing looks at `test`: without a
+    split `val`, training images are kept out of the bank and stand for it.
+
     Args:
         images: training images in the bank, at most.
         val_images: validation images that kNN and probe are scored on, at most.
         share: the part of the run's time that rounds may take, between 0 and 1.
         labels: whether kNN and probe run; the data must have labels.
+        context: facts of the run.
+
+    Attributes:
+        found: the metrics of the last round.
     """
 
-    def __init__(self, *, images: int, val_images: int, share: float, labels: bool) -> None:
+    def __init__(
+        self, *, images: int, val_images: int, share: float, labels: bool, context: RunContext | None = None
+    ) -> None:
         self.images, self.val_images, self.share, self.labels = images, val_images, share, labels
+        self.selects = context is not None and context.keeps_best
+        self.found: dict[str, float] = {}
         self._began = time.perf_counter()
         self._spent, self._rounds = 0.0, 0
         self._cost: float | None = None
@@ -74,14 +86,17 @@ class OnlineProbe(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs a round where one is due; the one after the last step comes when training ends."""
-        if trainer.global_step < trainer.max_steps and trainer.strategy.broadcast(self._due(trainer)):
+        self.found = {}
+        last = trainer.global_step >= trainer.max_steps
+        if self.selects or (not last and trainer.strategy.broadcast(self._due(trainer))):
             pl_module.log_dict(self._round(trainer, pl_module), logger=False, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs the last round, unless a signal stopped the run, and logs what all of them took."""
         if trainer.global_step < trainer.max_steps or trainer.should_stop:
             return
-        self._round(trainer, pl_module)
+        if not self.selects:
+            self._round(trainer, pl_module)
         part = self._spent / (time.perf_counter() - self._began)
         fewer = max(1, int(self.images * self.share / part))
         fits = f"; callbacks.online_probe.images={fewer} would keep to {100 * self.share:g} %"
@@ -101,7 +116,7 @@ class OnlineProbe(Callback):
         began = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():  # the fit needs tensors that autograd takes
             cast(Objective, module).share_buffers()
-            metrics = self._measure(trainer, module)
+            self.found = metrics = self._measure(trainer, module)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, trainer.global_step)
         self._cost = time.perf_counter() - began
@@ -144,7 +159,8 @@ class OnlineProbe(Callback):
         objective = cast(Objective, module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
-        loader, count = data.whole_images(part, limit, labels=self.labels)
+        held = self.val_images if self.selects else 0
+        loader, count = data.whole_images(part, limit, labels=self.labels, held=held)
         encoder, xs, labels = objective.encoder, [], []
         with evaluation_mode(module):
             for batch in loader:

@@ -225,7 +225,9 @@ class ImageData(lightning.LightningDataModule):
         batches = FixedBatches(len(self._val), self.micro_batch, *self._place_for(len(self._val)))
         return _loader(reader, batches, self._val_collate, self.micro_batch, self._loading, keep=True)
 
-    def whole_images(self, part: Literal["train", "val"], limit: int, *, labels: bool) -> tuple[BatchLoader, int]:
+    def whole_images(
+        self, part: Literal["train", "val"], limit: int, *, labels: bool, held: int = 0
+    ) -> tuple[BatchLoader, int]:
         """Centre crops without masks of training or validation images, in fixed order.
 
         Of `count` images this process's loader yields those numbered rank, rank + world, ...; where there are fewer
@@ -235,13 +237,20 @@ class ImageData(lightning.LightningDataModule):
             part: which images.
             limit: at most so many, chosen by their keys.
             labels: whether labels are read; then only images that have one are taken.
+            held: where there is no split `val`, so many training images stand for it, and are not among those of
+                "train": for a choice, which must not look at `test`.
 
         Returns:
             The loader, and `count`.
         """
-        samples = {"train": self._train, "val": self._val}[part]
+        held = 0 if "val" in self._index.splits else held
+        samples = self._val if part == "val" and not held else self._train
         if labels:
             samples = samples.take(np.flatnonzero(has_label(self._index, samples)))
+        if held:
+            apart = samples.smallest(held, _SALT_WHOLE)[:held]
+            others = np.setdiff1d(samples.smallest(held + limit, _SALT_WHOLE), apart)
+            samples = samples.take(apart if part == "val" else others)
         chosen = samples.take(samples.smallest(limit, _SALT_WHOLE)[:limit])
         reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
         batches = FixedBatches(len(chosen), self.micro_batch, *self._place_for(len(chosen)))

@@ -64,6 +64,11 @@ class LatentObjective(MIMObjective):
         self.val_mean = MeanLoss()
 
     @property
+    def loss_selects(self) -> bool:
+        """It does not: the loss compares with a teacher that moves, and may rise while features get better."""
+        return False
+
+    @property
     def networks(self) -> tuple[nn.Module, ...]:
         """See `Objective`; the teacher, too."""
         return (*super().networks, self.teacher)

@@ -34,8 +34,8 @@ log = logging.getLogger("mimsuite")
 class Objective(LightningModule):
     """Trains a model by a loss that subclasses define; they may hold further networks.
 
-    Callbacks use `encoder`, `evaluated_model`, `picture`, `last_metrics`, `selection_metric`, `grad_norm`, `skipped`
-    and `overflowed`, and nothing else.
+    Callbacks use `encoder`, `evaluated_model`, `picture`, `last_metrics`, `selection_metric`, `loss_selects`,
+    `grad_norm`, `skipped` and `overflowed`, and nothing else.
 
     Args:
         model: what is trained.
@@ -140,6 +140,11 @@ class Objective(LightningModule):
 
     def check_micro_batches(self, count: int) -> None:
         """Refuses a number of micro-batches of a step that the loss cannot do with."""
+
+    @property
+    def loss_selects(self) -> bool:
+        """Whether a smaller loss in the same run tells of better weights; where not, the best online probe selects."""
+        return True
 
     @property
     def selection_metric(self) -> str | None:

@@ -366,8 +366,8 @@ def run_context(
     known = OmegaConf.to_container(OmegaConf.create(redact(OmegaConf.to_yaml(OmegaConf.create(dict(config))))))
     assert isinstance(known, dict)
 
-    def save(model: Any) -> None:
-        save_weights(folder / "weights", model, objective.normalize, size)
+    def save(model: Any, name: str = "weights") -> None:
+        save_weights(folder / name, model, objective.normalize, size)
 
     return RunContext(
         folder=folder,
@@ -381,6 +381,7 @@ def run_context(
         started=command_time(),
         imports=imports,
         online_probe=settings.probes_online,
+        keeps_best=settings.keeps_best_probe,
         save_weights=save,
         most_images=most_images,
     )

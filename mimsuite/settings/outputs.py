@@ -44,6 +44,7 @@ RUN_NAMES = (
     "sizes.csv",
     "weights-last",
     "weights-teacher",
+    "weights-best",
     ".lock",
 )
 

@@ -13,7 +13,7 @@ from mimsuite.settings.geometry import read_masked_geometry
 from mimsuite.settings.latent import OF_LATENT, LatentSettings, is_latent, read_latent, with_mask_mode
 from mimsuite.settings.model import found_out, masked_config, read_model
 from mimsuite.settings.objects import NO_OBJECTS, Objects
-from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe
+from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe, resolved_probe
 from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.training import TrainingSettings, groups_of, read_inputs, without_keys, written_back
 
@@ -52,6 +52,11 @@ class PretrainSettings(TrainingSettings):
         """Whether the run measures its features while it trains."""
         return self.online_probe is not None
 
+    @property
+    def keeps_best_probe(self) -> bool:
+        """Whether it keeps the weights of the best of these measurements."""
+        return self.online_probe is not None and self.online_probe.keeps
+
 
 def read_pretrain(
     cfg: DictConfig, overrides: Sequence[str], *, leads: bool = True, objects: Objects = NO_OBJECTS
@@ -81,8 +86,9 @@ def read_pretrain(
     predictor = None if latent is None else latent.predictor
     config = masked_config(config, cfg, inputs.weights, inputs.given, predictor)
     check_compared(cfg, budget.batch)
-    probe = read_online_probe(cfg, index, budget.steps * budget.batch)
-    decided = {"mask.unit": geometry.mask_unit} | ({} if probe is None else probe.resolved)
+    rounds = 1 + -(-budget.steps // budget.val_every)
+    probe = read_online_probe(cfg, index, budget.steps * budget.batch, rounds)
+    decided = {"mask.unit": geometry.mask_unit} | resolved_probe(cfg, probe)
     decided |= {} if latent is None else latent.resolved
     cfg = written_back(with_values(cfg, decided), inputs, geometry, budget)
     cfg = found_out(config, cfg, inputs.given, inputs.weights)

@@ -188,6 +188,11 @@ class TrainingSettings:
         """Whether the run measures its features while it trains."""
         return False
 
+    @property
+    def keeps_best_probe(self) -> bool:
+        """Whether it keeps the weights of the best of these measurements."""
+        return False
+
 
 def read_inputs(
     cfg: DictConfig, overrides: Sequence[str], *, leads: bool, objects: Objects = NO_OBJECTS

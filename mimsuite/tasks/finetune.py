@@ -97,7 +97,7 @@ def write_weights(
     """Writes the last weights, and evaluates the best ones on the images that nothing was chosen on."""
     from mimsuite.callbacks.best_weights import BestWeights
 
-    best = next((c for c in parts.callbacks if isinstance(c, BestWeights)), None)
+    best = next((c.best for c in parts.callbacks if isinstance(c, BestWeights)), None)
     size, place = settings.geometry.image_size, folder.path / "weights"
     save_weights(folder.path / "weights-last", objective.evaluated_model, objective.normalize, size)
     chosen = None if best is None or best.value is None else best

@@ -121,7 +121,9 @@ def format_range(low: int, high: int) -> str:
 def write_weights(
     settings: PretrainSettings, compute: Compute, folder: RunFolder, objective: MIMObjective, parts: Parts
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Writes the weights."""
+    """Writes the weights of the last step, and says where the best by the online probe are."""
+    from mimsuite.callbacks.best_probe import BEST_FOLDER, BestProbe
+
     assert parts.files is not None
     place = folder.path / "weights"
     save_weights(place, objective.evaluated_model, objective.normalize, settings.geometry.image_size)
@@ -132,8 +134,15 @@ def write_weights(
     flat = "".join(f" ({words}: {last[name]:.4f})" for name, words in bars.items() if name in last)
     log.info("done: %s, val/loss %.4f%s; weights in %s", count_of(steps, "step"), last["val/loss"], flat, place)
     log.info("pictures  %s", folder.pictures)
+    keeper = next((callback for callback in parts.callbacks if isinstance(callback, BestProbe)), None)
+    best = {} if keeper is None else keeper.result
+    if best and keeper is not None:
+        log.info(
+            "best      %s %.4f at step %d, %.4f before the first: weights in %s",
+            *(best["best_metric"], best["best_value"], best["best_step"], keeper.start, run / BEST_FOLDER),
+        )
     report_next("measure the features", "probe", init=run, data=settings.inputs.data, out=f"{run}-probe")
-    return {}, {}
+    return {}, best
 
 
 if __name__ == "__main__":

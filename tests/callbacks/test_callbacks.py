@@ -56,7 +56,7 @@ def test_the_largest_selection_metric_is_written(tmp_path):
         module.last_metrics = {"val/kappa": value, "val/loss": 9.0}
         callback.on_validation_end(trainer(step), module)
     assert saved == ["the model", "the model"]
-    assert (callback.value, callback.step) == (0.3, 3)
+    assert (callback.best.value, callback.best.step) == (0.3, 3)
 
 
 def test_an_objective_without_such_a_metric_is_refused_before_the_first_step(tmp_path):

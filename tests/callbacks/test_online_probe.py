@@ -100,12 +100,15 @@ def test_fewer_images_than_processes_are_all_encoded_by_each():
 def config(**values):
     node = {"images": "auto", "val_images": "auto", "share": 0.05, "labels": "auto"} | values
     cfg = {"online_probe": True, "data": "x", "loader": {"val_limit": 5000}, "callbacks": {"online_probe": node}}
-    return OmegaConf.create(cfg)
+    return OmegaConf.create(cfg | {"objective": {"_target_": "mimsuite.objectives.mim.MIMObjective"}})
 
 
 def index(train=10**6, val=50_000, labels=True):
     counts = {"train": train, "curve": val}
-    return SimpleNamespace(given=None, select=lambda role: role, records=lambda role: Images(counts[role], labels))
+    splits = {"train": (), "test": ()}
+    return SimpleNamespace(
+        given=None, splits=splits, select=lambda role: role, records=lambda role: Images(counts[role], labels)
+    )
 
 
 class Images:
@@ -167,7 +170,10 @@ def test_wrong_values_are_named_in_one_line(values, labels, says):
 
 
 def test_it_is_off_unless_asked_for():
-    assert read_online_probe(OmegaConf.create({"online_probe": False}), index(), 10**6) is None
+    for value in (False, "auto"):
+        assert read_online_probe(OmegaConf.merge(config(), {"online_probe": value}), index(), 10**6) is None
+    with pytest.raises(InputError, match="online_probe=3 is not true, false or auto"):
+        read_online_probe(OmegaConf.merge(config(), {"online_probe": 3}), index(), 10**6)
 
 
 def test_features_that_are_not_finite_give_a_warning_and_no_metrics(monkeypatch, caplog):
