@@ -33,6 +33,20 @@ class DisplayRange(NamedTuple):
     source: str = "1st to 99th percentile of the data"
 
 
+class Scale(NamedTuple):
+    """A map of an encoder with several.
+
+    Attributes:
+        number: its place among the hidden states that the encoder gives, from 0.
+        width: its channels.
+        stride: pixels per cell, down and across.
+    """
+
+    number: int
+    width: int
+    stride: int
+
+
 class FeatureMap(NamedTuple):
     """Features of an encoder, after its final norm unless they are those of an earlier layer.
 
@@ -185,8 +199,23 @@ class EncoderConfig(Protocol):
         ...
 
     @property
+    def sparse_obstacle(self) -> str | None:
+        """Why hidden cells cannot be left out of every map, and the fix, in one line; None where they can."""
+        ...
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether they are left out."""
+        ...
+
+    @property
+    def scales(self) -> list[Scale]:
+        """The maps of several sizes that a U-Net looks at, the coarsest first; none where there is one size."""
+        ...
+
+    @property
     def decoder_sizes(self) -> dict[str, int] | None:
-        """The sizes of MAE's decoder, by the names that `with_masking` takes; None without one."""
+        """The sizes of MAE's decoder or a U-Net, by the names that `with_masking` takes; None without one."""
         ...
 
     @property
@@ -303,19 +332,19 @@ class EncoderConfig(Protocol):
         target: str,
         decoder: Mapping[str, int] | None = None,
         predictor: Mapping[str, Any] | None = None,
-        drops: bool = False,
+        mask_mode: str = "replace",
     ) -> Self:
         """A copy of a masked image model whose head covers the image.
 
         Args:
             target: what it predicts.
-            decoder: sizes of MAE's decoder, `hidden_size` and the like; then hidden patches are dropped. None: they
-                are replaced, and the head is SimMIM's.
+            decoder: sizes of MAE's decoder, `hidden_size` and the like, where hidden patches are dropped; of a U-Net
+                where the encoder has maps of several sizes. None: the head is SimMIM's.
             predictor: what predicts features of a teacher in the decoder's place, as `mim_predictor` has it.
-            drops: whether hidden patches are dropped with it.
+            mask_mode: what becomes of hidden cells, one of `words.MASK_MODES`; MAE's decoder drops them anyway.
 
         Raises:
-            InputError: a decoder for an encoder that cannot drop patches, or sizes that do not fit.
+            InputError: a decoder or a way to hide that the encoder does not take, or sizes that do not fit.
         """
         ...
 

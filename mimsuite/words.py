@@ -6,7 +6,9 @@ from typing import Literal, get_args
 
 INIT_SCHEMES = ("hf", "simmim", "mae")
 POSITIONS = ("learned", "sincos2d")
-MASK_MODES = ("replace", "drop")
+PATCH_MASK_MODES = ("replace", "drop")  # of an encoder whose patches are tokens
+MAP_MASK_MODES = ("replace", "sparse")  # of one whose convolutions make maps
+MASK_MODES = ("replace", "drop", "sparse")
 TARGETS = ("pixels", "norm_pixels", "hog")
 LOSSES = ("l1", "mse", "smooth_l1")
 CLASSIFIER_POOLS = ("auto", "cls", "mean", "both")

@@ -11,6 +11,8 @@ import mimsuite
 from mimsuite import words
 from mimsuite.config.folder import conf_dir
 from mimsuite.encoders.activations import ACTIVATIONS
+from mimsuite.encoders.bit_config import BitConfig
+from mimsuite.encoders.cvt_config import CvtConfig
 from mimsuite.encoders.vit_config import ViTConfig
 from mimsuite.errors import InputError
 from mimsuite.evaluation.judging.report import COLUMNS
@@ -78,7 +80,7 @@ def test_every_choice_of_a_mask_is_a_sampler_and_every_sampler_a_choice():
     [
         ("init_scheme", words.INIT_SCHEMES),
         ("position", words.POSITIONS),
-        ("mask_mode", words.MASK_MODES),
+        ("mask_mode", words.PATCH_MASK_MODES),
         ("mim_target", words.TARGETS),
         ("classifier_pool", words.CLASSIFIER_POOLS),
         ("problem_type", words.PROBLEM_TYPES),
@@ -91,6 +93,15 @@ def test_a_field_takes_the_words_of_its_list_and_no_other(field, allowed):
         assert getattr(ViTConfig(**{field: word}), field) == word
     with pytest.raises(InputError, match=f"{field}='other' is not one of {', '.join(allowed)}"):
         ViTConfig(**{field: "other"})
+
+
+@pytest.mark.parametrize("config", [BitConfig, CvtConfig])
+def test_what_becomes_of_hidden_cells_is_a_word_of_its_list_and_no_other(config):
+    for word in words.MAP_MASK_MODES:
+        assert config(mask_mode=word).mask_mode == word
+    with pytest.raises(InputError, match="mask_mode='drop' is not one of replace, sparse"):
+        config(mask_mode="drop")
+    assert set(words.MASK_MODES) == {*words.MAP_MASK_MODES, *words.PATCH_MASK_MODES}
 
 
 def test_the_types_of_words_are_made_of_the_same_words():
@@ -132,4 +143,4 @@ def test_the_search_for_copies_finds_them_in_any_order():
     code = (
         'KINDS = Literal["regression", "classes", "multilabel"]\nif mode in {"drop", "replace"}: pass\nx = ("l1", "l2")'
     )
-    assert list(copies(ast.parse(code))) == [(1, "LABEL_KINDS"), (2, "MASK_MODES")]
+    assert list(copies(ast.parse(code))) == [(1, "LABEL_KINDS"), (2, "PATCH_MASK_MODES")]

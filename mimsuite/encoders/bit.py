@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mimsuite.encoders.bit_config import BitConfig
-from mimsuite.encoders.bit_layers import BitEncoder, BitStem, NormAct, dilation_of, stride_and_dilation
+from mimsuite.encoders.bit_layers import BitEncoder, BitStem, NormAct, dilation_of, norm_of, stride_and_dilation
 from mimsuite.encoders.layers import (
     channels_of,
     check_config,
@@ -25,6 +25,7 @@ from mimsuite.encoders.layers import (
     place_mask_token,
 )
 from mimsuite.encoders.outputs import BaseModelOutputWithPoolingAndNoAttention, as_output
+from mimsuite.encoders.sparse import VisibleMaps
 from mimsuite.errors import InputError
 from mimsuite.types import FeatureMap
 
@@ -93,7 +94,7 @@ class ResNetV2(nn.Module):
         Raises:
             InputError: no such stage, or as `forward_features`.
         """
-        stages = islice(self.encoder.maps(self._embed(pixels, None)), 1, None)
+        stages = islice(self.encoder.maps(self._embed(pixels, None)[0]), 1, None)
         found = of_layers(stages, layers, self.num_layers)
         return tuple(FeatureMap(self.norm(found[n]) if n == self.num_layers else found[n], None) for n in layers)
 
@@ -104,15 +105,18 @@ class ResNetV2(nn.Module):
         out = self(pixels, need_states, return_dict=True, bool_masked_pos=mask)
         return FeatureMap(out.last_hidden_state, None), out.hidden_states
 
-    def _embed(self, pixels: Tensor, mask: Tensor | None) -> Tensor:
-        """The stem's map, with the mask token in hidden cells."""
+    def _embed(self, pixels: Tensor, mask: Tensor | None) -> tuple[Tensor, VisibleMaps | None]:
+        """The stem's map, with the mask token in hidden cells, or with zeros there and what is visible."""
         check_pixels(pixels, channels_of(self.embedder.convolution, self.config.num_channels))
         _check_size(self.config, (pixels.shape[-2], pixels.shape[-1]))
         x, cells = pixels.to(next(self.embedder.parameters()).dtype), None
         if mask is not None:
             x, cells = hide_pixels(x, mask, self.mask_stride)
+        if cells is not None and self.config.is_sparse:
+            maps = VisibleMaps(cells)
+            return self.embedder(x, maps), maps
         stem: Tensor = self.embedder(x)
-        return stem if cells is None else place_mask_token(stem, cells, self.mask_token)
+        return stem if cells is None else place_mask_token(stem, cells, self.mask_token), None
 
     def forward(
         self,
@@ -133,10 +137,11 @@ class ResNetV2(nn.Module):
         Raises:
             InputError: no pixels, or values that do not fit the model (a ValueError).
         """
-        stem = self._embed(given_pixels(pixel_values), bool_masked_pos)
+        stem, maps = self._embed(given_pixels(pixel_values), bool_masked_pos)
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        encoded = self.encoder(stem, need_states, recompute=self.gradient_checkpointing)
-        last = self.norm(encoded.last_hidden_state)
+        encoded = self.encoder(stem, need_states, recompute=self.gradient_checkpointing, maps=maps)
+        last = encoded.last_hidden_state
+        last = norm_of(self.norm, last, None if maps is None else maps.at((last.shape[-2], last.shape[-1])))
         out = BaseModelOutputWithPoolingAndNoAttention(last, self.pooler(last), encoded.hidden_states)
         return as_output(out, self.config.return_dict, return_dict)
 

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar
 
-from mimsuite.encoders.config import Activation, ModelConfig
+from mimsuite.encoders.config import Activation
 from mimsuite.encoders.config_fields import ConfigFields, configuration
+from mimsuite.encoders.map_config import OF_MASKING, MapConfig
 from mimsuite.errors import InputError
+from mimsuite.types import Scale
 from mimsuite.words import LAYER_TYPES, OUTPUT_STRIDES, PADDINGS
 
 OUTPUTS = ("out_features", "out_indices")
 
 
 @configuration
-class BitConfig(ModelConfig):
+class BitConfig(MapConfig):
     """Big Transfer's ResNet v2 (Kolesnikov et al. 2020); the defaults are R50x1.
 
     Attributes:
@@ -38,7 +40,7 @@ class BitConfig(ModelConfig):
     """
 
     model_type: ClassVar[str] = "bit"
-    ours_only: ClassVar[frozenset[str]] = frozenset({"encoder_stride"})
+    ours_only: ClassVar[frozenset[str]] = frozenset({"encoder_stride", *OF_MASKING})
     partners: ClassVar[dict[str, tuple[str, ...]]] = ConfigFields.partners | dict.fromkeys(OUTPUTS, OUTPUTS)
     derived_from: ClassVar[frozenset[str]] = frozenset({"depths", "output_stride"})
     not_kept: ClassVar[frozenset[str]] = ConfigFields.not_kept | {"stage_names"}
@@ -71,9 +73,23 @@ class BitConfig(ModelConfig):
         return "output_stride"
 
     @property
-    def mask_stride(self) -> tuple[int, int]:
-        """`(h, w)` pixels of the finest cell that the encoder can hide: one of the stem's map."""
-        return 4, 4
+    def finest_stride(self) -> int:
+        """Pixels per cell of the stem's map."""
+        return 4
+
+    @property
+    def stages(self) -> list[Scale]:
+        """Number, width and stride of every stage's map; the stem's is number 0."""
+        strides = [min(self.output_stride, 4 * 2**stage) for stage in range(len(self.depths))]
+        return [Scale(i + 1, self.widths[i + 1], int(stride)) for i, stride in enumerate(strides)]
+
+    @property
+    def padding_fix(self) -> str | None:
+        """`global_padding=null`, or the padding of the stem's pooling that goes with it."""
+        if self.global_padding == "VALID":
+            return "global_padding=null"
+        same = self.global_padding == "SAME"
+        return None if self.embedding_dynamic_padding == same else f"embedding_dynamic_padding={str(same).lower()}"
 
     @property
     def class_tokens(self) -> list[bool]:
@@ -144,6 +160,7 @@ class BitConfig(ModelConfig):
         if self.encoder_stride is None:
             self.encoder_stride = self.stride[0]
         self._check_int("encoder_stride", low=1)
+        self._check_masking()
         for width in (*self.widths, *(make_div(width / 4) for width in self.widths[1:])):
             if width % self.num_groups:
                 raise InputError(

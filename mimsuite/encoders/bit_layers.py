@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from mimsuite.encoders.activations import activation_function
 from mimsuite.encoders.bit_config import BitConfig, make_div
 from mimsuite.encoders.layers import drop_path, drop_path_rates
 from mimsuite.encoders.outputs import BaseModelOutputWithNoAttention, as_output
+from mimsuite.encoders.sparse import Visible, VisibleMaps, sparse_group_norm, zero_hidden
 
 # Shapes: B images, (h, w) cells of a stage's map, E its width.
 
@@ -70,10 +71,20 @@ class NormAct(nn.GroupNorm):
         super().__init__(config.num_groups, width)
         self.activation = activation_function(config.hidden_act) if act else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape `(B, E, h, w)`."""
-        normed = super().forward(x)
-        return normed if self.activation is None else self.activation(normed)
+    def forward(self, x: Tensor, visible: Visible | None = None) -> Tensor:
+        """Keeps the shape `(B, E, h, w)`; with `visible`, counts these positions alone and gives zeros in the others.
+
+        Hidden positions of `x` are zero then.
+        """
+        normed = super().forward(x) if visible is None else sparse_group_norm(self, x, visible)
+        out = normed if self.activation is None else self.activation(normed)
+        return out if visible is None else zero_hidden(out, visible)
+
+
+def norm_of(norm: nn.Module, x: Tensor, visible: Visible | None) -> Tensor:
+    """What a `NormAct`, or the identity in its place, makes of a map."""
+    out: Tensor = norm(x) if visible is None or not isinstance(norm, NormAct) else norm(x, visible)
+    return out
 
 
 class BitStem(nn.Module):
@@ -87,10 +98,19 @@ class BitStem(nn.Module):
         self.norm = NormAct(config, width) if config.layer_type == "bottleneck" else nn.Identity()
         self.pads_by_size = config.embedding_dynamic_padding
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Returns `(B, E, h, w)`; the border that is pooled holds zeros, although other values may be below."""
-        x = self.norm(F.pad(self.convolution(pixels), [self.border] * 4))
-        return F.max_pool2d(pad_by_size(x, 3, 2) if self.pads_by_size else x, 3, 2)
+    def forward(self, pixels: Tensor, maps: VisibleMaps | None = None) -> Tensor:
+        """Returns `(B, E, h, w)`; the border that is pooled holds zeros, although other values may be below.
+
+        With `maps`, hidden positions are zero after the convolution, the norm and the pooling.
+        """
+        if maps is None:
+            x = self.norm(F.pad(self.convolution(pixels), [self.border] * 4))
+        else:
+            x = self.convolution(pixels)
+            visible = maps.at((x.shape[-2], x.shape[-1]))
+            x = F.pad(norm_of(self.norm, zero_hidden(x, visible), visible), [self.border] * 4)
+        pooled = F.max_pool2d(pad_by_size(x, 3, 2) if self.pads_by_size else x, 3, 2)
+        return pooled if maps is None else zero_hidden(pooled, maps.at((pooled.shape[-2], pooled.shape[-1])))
 
 
 class Downsample(nn.Module):
@@ -101,10 +121,9 @@ class Downsample(nn.Module):
         self.conv = StandardizedConv2d(inputs, outputs, 1, stride=stride, padding=config.global_padding)
         self.norm = NormAct(config, outputs, act=False) if config.layer_type == "bottleneck" else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns `(B, outputs, h', w')`."""
-        out: Tensor = self.norm(self.conv(x))
-        return out
+    def forward(self, x: Tensor, visible: Visible | None = None) -> Tensor:
+        """Returns `(B, outputs, h', w')`; `visible` is of that map. Zeros of `x` stay zero."""
+        return norm_of(self.norm, self.conv(x), visible)
 
 
 class BitLayer(nn.Module):
@@ -134,7 +153,7 @@ class BitLayer(nn.Module):
         super().__init__()
         middle, padding = make_div(outputs / 4), config.global_padding
         self.preactivation = config.layer_type == "preactivation"
-        self.drop_path_rate = drop_path_rate
+        self.drop_path_rate, self.stride = drop_path_rate, stride
         self.crop = dilation if padding == "VALID" else 0
         self.downsample = Downsample(config, inputs, outputs, stride) if first else None
         self.norm1 = NormAct(config, inputs if self.preactivation else middle)
@@ -145,8 +164,14 @@ class BitLayer(nn.Module):
         self.conv3 = StandardizedConv2d(middle, outputs, 1, padding=padding)
         self.activation = None if self.preactivation else activation_function(config.hidden_act)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns `(B, outputs, h', w')` from `(B, inputs, h, w)`."""
+    def forward(self, x: Tensor, visible: tuple[Visible, Visible] | None = None) -> Tensor:
+        """Returns `(B, outputs, h', w')` from `(B, inputs, h, w)`.
+
+        `visible` are the visible positions of the map that comes in and of that which goes out; hidden ones are zero
+        in both. A 1x1 convolution has no bias and keeps zeros, the 3x3 one spreads over them.
+        """
+        if visible is not None:
+            return self._sparse(x, *visible)
         if self.activation is None:
             start = self.norm1(x)
             branch = self.conv3(self.norm3(self.conv2(self.norm2(self.conv1(start)))))
@@ -154,15 +179,25 @@ class BitLayer(nn.Module):
         branch = self.norm3(self.conv3(self.norm2(self.conv2(self.norm1(self.conv1(x))))))
         return self.activation(self._branch(branch) + self._shortcut(x, x))
 
+    def _sparse(self, x: Tensor, before: Visible, after: Visible) -> Tensor:
+        """`forward` on sparse maps."""
+        if self.activation is None:
+            start = self.norm1(x, before)
+            spread = zero_hidden(self.conv2(self.norm2(self.conv1(start), before)), after)
+            return self._branch(self.conv3(self.norm3(spread, after))) + self._shortcut(x, start, after)
+        spread = zero_hidden(self.conv2(self.norm1(self.conv1(x), before)), after)
+        branch = self.norm3(self.conv3(self.norm2(spread, after)), after)
+        return zero_hidden(self.activation(self._branch(branch) + self._shortcut(x, x, after)), after)
+
     def _branch(self, x: Tensor) -> Tensor:
         return drop_path(x, self.drop_path_rate, self.training)
 
-    def _shortcut(self, x: Tensor, start: Tensor) -> Tensor:
+    def _shortcut(self, x: Tensor, start: Tensor, visible: Visible | None = None) -> Tensor:
         """`x` or, in a first block, the convolution of `start`; cut to what an unpadded 3x3 convolution leaves."""
         x = x if self.downsample is None else start
         if self.crop:
             x = x[..., self.crop : -self.crop, self.crop : -self.crop]
-        out: Tensor = x if self.downsample is None else self.downsample(x)
+        out: Tensor = x if self.downsample is None else self.downsample(x, visible)
         return out
 
 
@@ -186,10 +221,17 @@ class BitStage(nn.Module):
             for i, rate in enumerate(rates)
         )
 
-    def forward(self, hidden_state: Tensor, recompute: bool = False) -> Tensor:
-        """Returns `(B, E, h', w')`; `recompute` keeps only the blocks' inputs for the backward pass."""
+    def forward(self, hidden_state: Tensor, recompute: bool = False, maps: VisibleMaps | None = None) -> Tensor:
+        """Returns `(B, E, h', w')`; `recompute` keeps only the blocks' inputs for the backward pass.
+
+        `maps` are the visible positions where hidden ones are zero.
+        """
         for layer in self.layers:
-            hidden_state = checkpoint(layer, hidden_state, use_reentrant=False) if recompute else layer(hidden_state)
+            given: list[Any] = [hidden_state]
+            if maps is not None:
+                (rows, columns), step = hidden_state.shape[-2:], cast(int, layer.stride)
+                given.append((maps.at((rows, columns)), maps.at((rows // step, columns // step))))
+            hidden_state = checkpoint(layer, *given, use_reentrant=False) if recompute else layer(*given)
         return hidden_state
 
 
@@ -209,24 +251,25 @@ class BitEncoder(nn.Module):
         output_hidden_states: bool = False,
         return_dict: bool = True,
         recompute: bool = False,
+        maps: VisibleMaps | None = None,
     ) -> Any:
         """Runs the stages on the stem's map; gives a `BaseModelOutputWithNoAttention`, or a tuple.
 
-        `recompute`: see `BitStage.forward`.
+        `recompute` and `maps`: see `BitStage.forward`.
         """
         states = []
-        for x in self.maps(hidden_state, recompute):
+        for x in self.maps(hidden_state, recompute, maps):
             if output_hidden_states:
                 states.append(x)
         return as_output(
             BaseModelOutputWithNoAttention(x, tuple(states) if output_hidden_states else None), True, return_dict
         )
 
-    def maps(self, x: Tensor, recompute: bool = False) -> Iterator[Tensor]:
+    def maps(self, x: Tensor, recompute: bool = False, maps: VisibleMaps | None = None) -> Iterator[Tensor]:
         """The stem's map, then those after every stage as they are computed."""
         yield x
         for stage in self.stages:
-            x = stage(x, recompute and torch.is_grad_enabled())
+            x = stage(x, recompute and torch.is_grad_enabled(), maps)
             yield x
 
 

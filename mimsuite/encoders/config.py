@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from mimsuite.encoders.config_form import ConfigForm
 from mimsuite.errors import InputError
+from mimsuite.types import Scale
 
 Activation = str | Callable[..., Any]
 Side = int | list[int]
@@ -116,8 +117,26 @@ class ModelConfig(ConfigForm, ABC):
         return False
 
     @property
+    def sparse_obstacle(self) -> str | None:
+        """Why hidden cells cannot be left out of every map, and the fix; None where they can."""
+        return (
+            "objective.mask_mode=sparse leaves hidden cells out of the maps of a CvT or BiT, and this is a "
+            f"{self.model_type}; use model=cvt_13 or model=bit_50x1"
+        )
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether hidden cells are left out of every map."""
+        return False
+
+    @property
+    def scales(self) -> list[Scale]:
+        """The maps of several sizes that a U-Net looks at, the coarsest first; none where there is one size."""
+        return []
+
+    @property
     def decoder_sizes(self) -> dict[str, int] | None:
-        """The sizes of MAE's decoder; None without one."""
+        """The sizes of a decoder that the config knows, MAE's or a U-Net; None without one."""
         return None
 
     @property
@@ -171,14 +190,16 @@ class ModelConfig(ConfigForm, ABC):
         target: str,
         decoder: Mapping[str, int] | None = None,
         predictor: Mapping[str, Any] | None = None,
-        drops: bool = False,
+        mask_mode: str = "replace",
     ) -> Self:
         """A copy of a masked image model whose head covers the image, and which replaces hidden cells.
 
         Raises:
-            InputError: a decoder or `drops`, which need an encoder that drops hidden patches.
+            InputError: a decoder or dropping, which need an encoder that drops hidden patches; another way to hide.
         """
-        if decoder is not None or drops:
+        if mask_mode == "sparse":
+            raise InputError(str(self.sparse_obstacle))
+        if decoder is not None or mask_mode == "drop":
             raise InputError(str(self.drop_obstacle))
         return self.changed(mim_target=target, mim_predictor=predictor, **self._whole_head())
 

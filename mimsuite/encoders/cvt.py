@@ -21,7 +21,9 @@ from mimsuite.encoders.layers import (
     of_layers,
 )
 from mimsuite.encoders.outputs import ModelOutput, as_output
+from mimsuite.encoders.sparse import VisibleMaps
 from mimsuite.errors import InputError
+from mimsuite.masked.patches import as_grid_mask
 from mimsuite.types import FeatureMap
 
 # Shapes: B images, (h, w) cells of a stage's map, E its width, D that of the last.
@@ -97,7 +99,11 @@ class ConvolutionalTransformer(nn.Module):
     ) -> tuple[FeatureMap, tuple[Tensor, ...] | None]:
         """Returns what `forward_features` does and, if needed, the maps of all stages."""
         out = self(pixels, need_states, return_dict=True, bool_masked_pos=mask)
-        return self._features(out.last_hidden_state, out.cls_token_value, final=True), out.hidden_states
+        features = self._features(out.last_hidden_state, out.cls_token_value, final=True)
+        if mask is not None and self.config.is_sparse:
+            cells = as_grid_mask(mask, pixels.shape[0], (features.grid.shape[-2], features.grid.shape[-1]))
+            features = features._replace(grid=torch.where(cells.unsqueeze(1), 0.0, features.grid))
+        return features, out.hidden_states
 
     def _features(self, mapped: Tensor, cls_token: Tensor | None, *, final: bool) -> FeatureMap:
         """What a stage put out as features; of the last one normed."""
@@ -141,7 +147,9 @@ class ConvolutionalTransformer(nn.Module):
         """
         x, hidden = self._hide(given_pixels(pixel_values), bool_masked_pos)
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        out: ModelOutput = self.encoder(x, need_states, True, hidden, self.mask_token, self.gradient_checkpointing)
+        maps = VisibleMaps(hidden) if hidden is not None and self.config.is_sparse else None
+        given = (hidden if maps is None else None, self.mask_token, self.gradient_checkpointing)
+        out: ModelOutput = self.encoder(x, need_states, True, *given, *([] if maps is None else [maps]))
         return as_output(out, self.config.return_dict, return_dict)
 
     def blocks(self) -> list[nn.Module]:

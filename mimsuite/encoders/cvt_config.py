@@ -6,14 +6,16 @@ import math
 from dataclasses import InitVar, field
 from typing import Any, ClassVar, Self
 
-from mimsuite.encoders.config import Activation, ModelConfig
+from mimsuite.encoders.config import Activation
 from mimsuite.encoders.config_fields import ConfigFields, configuration
+from mimsuite.encoders.map_config import OF_MASKING, MapConfig
 from mimsuite.errors import InputError
+from mimsuite.types import Scale
 from mimsuite.words import PROJECTION_METHODS
 
 
 @configuration
-class CvtConfig(ModelConfig):
+class CvtConfig(MapConfig):
     """Convolutional vision transformer (Wu et al. 2021); the defaults are CvT-13. Lists have one entry per stage.
 
     Attributes:
@@ -44,7 +46,7 @@ class CvtConfig(ModelConfig):
     """
 
     model_type: ClassVar[str] = "cvt"
-    ours_only: ClassVar[frozenset[str]] = frozenset({"hidden_act", "encoder_stride"})
+    ours_only: ClassVar[frozenset[str]] = frozenset({"hidden_act", "encoder_stride", *OF_MASKING})
     derived_from: ClassVar[frozenset[str]] = frozenset({"patch_stride"})
     other_names: ClassVar[dict[str, str]] = ConfigFields.other_names | {"mlp_ratios": "mlp_ratio"}
 
@@ -79,9 +81,23 @@ class CvtConfig(ModelConfig):
         return math.prod(self.patch_stride), math.prod(self.patch_stride)
 
     @property
-    def mask_stride(self) -> tuple[int, int]:
-        """`(h, w)` pixels of the finest cell that the encoder can hide: one of the first stage."""
-        return self.patch_stride[0], self.patch_stride[0]
+    def finest_stride(self) -> int:
+        """Pixels per cell of the first stage's map."""
+        return self.patch_stride[0]
+
+    @property
+    def stages(self) -> list[Scale]:
+        """Number, width and stride of every stage's map."""
+        strides = [math.prod(self.patch_stride[: i + 1]) for i in range(len(self.depth))]
+        return [Scale(i, width, stride) for i, (width, stride) in enumerate(zip(self.embed_dim, strides, strict=True))]
+
+    @property
+    def padding_fix(self) -> str | None:
+        """A `patch_padding` with which every embedding makes `side / stride` cells."""
+        sizes = list(zip(self.patch_sizes, self.patch_stride, self.patch_padding, strict=True))
+        if all(kernel - stride <= 2 * padding < kernel for kernel, stride, padding in sizes):
+            return None
+        return f"patch_padding={[max(0, (kernel - stride + 1) // 2) for kernel, stride, _ in sizes]}"
 
     @property
     def class_tokens(self) -> list[bool]:
@@ -144,6 +160,7 @@ class CvtConfig(ModelConfig):
         for method in self._check_each("qkv_projection_method", stages):
             if method not in PROJECTION_METHODS:
                 raise InputError(f"qkv_projection_method={method!r} is not one of {', '.join(PROJECTION_METHODS)}")
+        self._check_masking()
         self._check_float("initializer_range", 0)
         self._check_float("layer_norm_eps", 0, above=True)
         self._check_activation("hidden_act")

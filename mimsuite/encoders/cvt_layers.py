@@ -22,6 +22,7 @@ from mimsuite.encoders.layers import (
     place_mask_token,
 )
 from mimsuite.encoders.outputs import BaseModelOutputWithCLSToken, as_output
+from mimsuite.encoders.sparse import Visible, VisibleMaps, VisibleTokens, sparse_batch_norm, visible_of, zero_hidden
 from mimsuite.errors import InputError
 from mimsuite.masked.losses import widen
 
@@ -49,9 +50,12 @@ class _DepthwiseNorm(nn.Module):
         self.convolution = DepthwiseConv2d(width, width, kernel, stride, padding, groups=width, bias=False)
         self.normalization = nn.BatchNorm2d(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns `(B, E, h', w')` from `(B, E, h, w)`."""
-        out: Tensor = self.normalization(self.convolution(x))
+    def forward(self, x: Tensor, visible: Visible | None = None) -> Tensor:
+        """Returns `(B, E, h', w')` from `(B, E, h, w)`; with `visible`, statistics are of these positions alone."""
+        mapped: Tensor = self.convolution(x)
+        if visible is not None:
+            return sparse_batch_norm(self.normalization, zero_hidden(mapped, visible), visible)
+        out: Tensor = self.normalization(mapped)
         return out
 
 
@@ -68,9 +72,10 @@ class CvtProjection(nn.Module):
         else:
             self.convolution_projection = nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns tokens `(B, h' * w', E)` from a map `(B, E, h, w)`."""
-        mapped: Tensor = self.convolution_projection(x)
+    def forward(self, x: Tensor, visible: Visible | None = None) -> Tensor:
+        """Returns tokens `(B, h' * w', E)` from a map `(B, E, h, w)`; `visible` is of the map that comes out."""
+        project = self.convolution_projection
+        mapped: Tensor = project(x, visible) if isinstance(project, _DepthwiseNorm) else project(x)
         return mapped.flatten(2).transpose(1, 2)
 
 
@@ -94,20 +99,26 @@ class CvtSelfAttention(nn.Module):
         self.projection_key = nn.Linear(width, width, bias)
         self.projection_value = nn.Linear(width, width, bias)
 
-    def forward(self, hidden_state: Tensor, height: int, width: int) -> Tensor:
-        """Returns `(B, T, E)` from tokens `(B, T, E)` of a map `(height, width)`, a class token first."""
+    def forward(self, hidden_state: Tensor, height: int, width: int, seen: VisibleTokens | None = None) -> Tensor:
+        """Returns `(B, T, E)` from tokens `(B, T, E)` of a map `(height, width)`, a class token first.
+
+        With `seen`, no token depends on hidden ones.
+        """
         first = hidden_state.shape[1] - height * width
         cls_token, mapped = hidden_state[:, :first], as_map(hidden_state[:, first:], (height, width))
-        query = self.convolution_projection_query(mapped)
-        key = self.convolution_projection_key(mapped)
-        value = self.convolution_projection_value(mapped)
+        if seen is not None:
+            mapped = zero_hidden(mapped, seen.map)
+        keys = None if seen is None else seen.keys
+        query = self.convolution_projection_query(mapped, None if seen is None else seen.map)
+        key = self.convolution_projection_key(mapped, keys)
+        value = self.convolution_projection_value(mapped, keys)
         context, _ = attend(
             self._heads(self.projection_query, cls_token, query),
             self._heads(self.projection_key, cls_token, key),
             self._heads(self.projection_value, cls_token, value),
             scale=hidden_state.shape[-1] ** -0.5,  # of the whole width, not of a head's, as the paper's code has it
             dropout=self.rate if self.training else 0.0,
-            bias=None,
+            bias=None if seen is None else seen.attended,
             head_mask=None,
             implementation=self.config.attn_implementation,
             need_weights=False,
@@ -130,9 +141,9 @@ class CvtAttention(nn.Module):
         self.attention = CvtSelfAttention(config, stage)
         self.output = Dense(config.embed_dim[stage], config.embed_dim[stage])
 
-    def forward(self, hidden_state: Tensor, height: int, width: int) -> Tensor:
+    def forward(self, hidden_state: Tensor, height: int, width: int, seen: VisibleTokens | None = None) -> Tensor:
         """Returns `(B, T, E)` from tokens `(B, T, E)` of a map `(height, width)`, a class token first."""
-        out: Tensor = self.output(self.attention(hidden_state, height, width))
+        out: Tensor = self.output(self.attention(hidden_state, *given(height, width, seen)))
         return out
 
 
@@ -151,9 +162,10 @@ class CvtLayer(nn.Module):
         self.output = Dense(hidden, width)
         self.dropout = nn.Dropout(config.drop_rate[stage])
 
-    def forward(self, hidden_state: Tensor, height: int, width: int) -> Tensor:
+    def forward(self, hidden_state: Tensor, height: int, width: int, seen: VisibleTokens | None = None) -> Tensor:
         """Returns `(B, T, E)` from tokens `(B, T, E)` of a map `(height, width)`, a class token first."""
-        tokens = hidden_state + self._branch(self.attention(self.layernorm_before(hidden_state), height, width))
+        attended = self.attention(self.layernorm_before(hidden_state), *given(height, width, seen))
+        tokens = hidden_state + self._branch(attended)
         return tokens + self._branch(self.output(self.intermediate(self.layernorm_after(tokens))))
 
     def _branch(self, x: Tensor) -> Tensor:
@@ -183,9 +195,20 @@ class CvtEmbeddings(nn.Module):
         self.convolution_embeddings = _ConvEmbedding(config, stage)
         self.dropout = nn.Dropout(config.drop_rate[stage])
 
-    def forward(self, pixel_values: Tensor, hidden: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
-        """Returns the map `(B, E, h, w)`; where `hidden (B, h, w)` is True, cells hold `mask_token (1, E, 1, 1)`."""
+    def forward(
+        self,
+        pixel_values: Tensor,
+        hidden: Tensor | None = None,
+        mask_token: Tensor | None = None,
+        maps: VisibleMaps | None = None,
+    ) -> Tensor:
+        """Returns the map `(B, E, h, w)`; where `hidden (B, h, w)` is True, cells hold `mask_token (1, E, 1, 1)`.
+
+        With `maps`, hidden positions are zero.
+        """
         x = self.convolution_embeddings(pixel_values)
+        if maps is not None:
+            x = zero_hidden(x, maps.at((x.shape[-2], x.shape[-1])))
         dropped: Tensor = self.dropout(x if hidden is None else place_mask_token(x, hidden, mask_token))
         return dropped
 
@@ -208,6 +231,7 @@ class CvtStage(nn.Module):
         hidden: Tensor | None = None,
         mask_token: Tensor | None = None,
         recompute: bool = False,
+        maps: VisibleMaps | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns the map `(B, E, h, w)` and the class token `(B, 1, E)` or None.
 
@@ -216,18 +240,22 @@ class CvtStage(nn.Module):
             hidden: see `CvtEmbeddings.forward`.
             mask_token: likewise.
             recompute: keep only the blocks' inputs for the backward pass.
+            maps: the visible positions where hidden ones are zero, in the map that is given and that is returned.
         """
         _check_map(hidden_state, self.config, self.stage)
-        embedded = self.embedding(hidden_state, hidden, mask_token)
+        embedded = self.embedding(hidden_state, hidden, mask_token, *([] if maps is None else [maps]))
         _check_keys(embedded, self.config, self.stage)
         height, width = embedded.shape[-2:]
         tokens = embedded.flatten(2).transpose(1, 2)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        first, visible = int(self.cls_token is not None), None if maps is None else maps.at((height, width))
+        seen = None if visible is None else visible_tokens(self.config, self.stage, visible, first)
         for layer in self.layers:
-            tokens = _recomputed(layer, tokens, height, width) if recompute else layer(tokens, height, width)
-        first = int(self.cls_token is not None)
-        return as_map(tokens[:, first:], (height, width)), tokens[:, :first] if first else None
+            sizes = given(height, width, seen)
+            tokens = _recomputed(layer, tokens, *sizes) if recompute else layer(tokens, *sizes)
+        mapped = as_map(tokens[:, first:], (height, width))
+        return mapped if visible is None else zero_hidden(mapped, visible), tokens[:, :first] if first else None
 
 
 class CvtEncoder(nn.Module):
@@ -245,13 +273,14 @@ class CvtEncoder(nn.Module):
         hidden: Tensor | None = None,
         mask_token: Tensor | None = None,
         recompute: bool = False,
+        maps: VisibleMaps | None = None,
     ) -> Any:
         """Runs the stages; gives a `BaseModelOutputWithCLSToken`, or a tuple without `return_dict`.
 
-        `hidden` and `mask_token` are of the first stage, see `CvtStage.forward`.
+        `hidden` and `mask_token` are of the first stage, `maps` of all, see `CvtStage.forward`.
         """
         states = []
-        for last in self.maps(pixel_values, hidden, mask_token, recompute):
+        for last in self.maps(pixel_values, hidden, mask_token, recompute, maps):
             if output_hidden_states:
                 states.append(last[0])
         return as_output(
@@ -264,13 +293,28 @@ class CvtEncoder(nn.Module):
         hidden: Tensor | None = None,
         mask_token: Tensor | None = None,
         recompute: bool = False,
+        maps: VisibleMaps | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The map `(B, E, h, w)` and the class token `(B, 1, E)` or None after every stage, as they are computed."""
         for number, stage in enumerate(self.stages):
             x, cls_token = stage(
-                x, *((None, None) if number else (hidden, mask_token)), recompute and torch.is_grad_enabled()
+                x, *((None, None) if number else (hidden, mask_token)), recompute and torch.is_grad_enabled(), maps
             )
             yield x, cls_token
+
+
+def visible_tokens(config: CvtConfig, stage: int, visible: Visible, first: int) -> VisibleTokens:
+    """What of a stage's map its attention may look at; `first` class tokens are always seen."""
+    method, keys = config.qkv_projection_method[stage], visible
+    if method != "linear":
+        window = config.kernel_qkv[stage], config.stride_kv[stage], config.padding_kv[stage]
+        keys = visible_of(F.max_pool2d((~visible.hidden).float(), *window, ceil_mode=method == "avg") == 0)
+    return VisibleTokens(visible, keys, F.pad(~keys.hidden.flatten(2).unsqueeze(1), (first, 0), value=True))
+
+
+def given(height: int, width: int, seen: VisibleTokens | None) -> tuple[Any, ...]:
+    """The further arguments of a block: what others put in its place need not know of `seen` where there is none."""
+    return (height, width) if seen is None else (height, width, seen)
 
 
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -304,13 +348,13 @@ def _check_sides(x: Tensor, least: int, where: str) -> None:
         )
 
 
-def _recomputed(layer: nn.Module, tokens: Tensor, height: int, width: int) -> Tensor:
+def _recomputed(layer: nn.Module, tokens: Tensor, *sizes: Any) -> Tensor:
     """A block whose inner values are computed anew for the backward pass."""
     out: Tensor
     if torch.compiler.is_compiling():  # writes running statistics once, however often it computes
-        out = checkpoint(layer, tokens, height, width, use_reentrant=False)
+        out = checkpoint(layer, tokens, *sizes, use_reentrant=False)
     else:
-        out = checkpoint(layer, tokens, height, width, use_reentrant=False, context_fn=partial(_twice, layer))
+        out = checkpoint(layer, tokens, *sizes, use_reentrant=False, context_fn=partial(_twice, layer))
     return out
 
 

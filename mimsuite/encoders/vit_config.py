@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from mimsuite.encoders.config import Activation, ModelConfig, Side, as_pair, as_side
 from mimsuite.encoders.config_fields import configuration
 from mimsuite.errors import InputError
-from mimsuite.words import INIT_SCHEMES, MASK_MODES, POSITIONS
+from mimsuite.words import INIT_SCHEMES, PATCH_MASK_MODES, POSITIONS
 
 # What becomes of hidden patches, and the sizes of MAE's decoder: a classifier has the defaults.
 OF_MASKING = (
@@ -259,11 +259,13 @@ class ViTConfig(ModelConfig):
         target: str,
         decoder: Mapping[str, int] | None = None,
         predictor: Mapping[str, Any] | None = None,
-        drops: bool = False,
+        mask_mode: str = "replace",
     ) -> Self:
-        """A copy of a masked image model: with a decoder hidden patches are dropped (MAE), else as `drops` says."""
+        """A copy of a masked image model: with a decoder hidden patches are dropped (MAE), else as `mask_mode` says."""
+        if mask_mode == "sparse":
+            raise InputError(str(self.sparse_obstacle))
         changes: dict[str, Any] = {"mim_target": target, "mim_predictor": predictor, "decoder_hidden_size": None}
-        changes["mask_mode"] = "replace" if decoder is None and not drops else "drop"
+        changes["mask_mode"] = mask_mode if decoder is None else "drop"
         if decoder is not None:
             changes |= {f"decoder_{name}": size for name, size in decoder.items()}
         return self.changed(**changes, **self._whole_head())
@@ -315,7 +317,7 @@ class ViTConfig(ModelConfig):
         """Positions, registers, and what dropping hidden patches needs."""
         self._check_int("num_register_tokens", low=0)
         self._check_choice("position", POSITIONS)
-        self._check_choice("mask_mode", MASK_MODES)
+        self._check_choice("mask_mode", PATCH_MASK_MODES)
         if self.position == "sincos2d" and (self.hidden_size % 4 or not self.use_absolute_position_embeddings):
             raise InputError(
                 f"position=sincos2d needs use_absolute_position_embeddings and a hidden_size that is a multiple of 4, "

@@ -42,6 +42,29 @@ def masked_error(prediction: Tensor, target: Tensor, mask: Tensor, loss: str = "
     return error.sum() / (hidden.sum() + 1e-5) / target.shape[1]
 
 
+def fourier_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Focal error of the 2-D Fourier spectrum of the prediction pasted into the picture (A2MIM, Li et al. 2023).
+
+    The transform is linear and visible places are the picture's own, so this is the spectrum of the error in hidden
+    places. Each frequency weighs as much as its error beside the largest of its image and channel, without gradient
+    (focal frequency loss, Jiang et al. 2021, equations 8 to 10).
+
+    Args:
+        prediction: `(B, C, H, W)`.
+        target: `(B, C, H, W)`, the picture.
+        mask: as of `masked_error`.
+
+    Returns:
+        A scalar; 0 for an empty mask.
+    """
+    hidden = fit_mask(mask, (target.shape[-2], target.shape[-1])).bool().unsqueeze(1)
+    error = (widen(prediction) - widen(target)).masked_fill(~hidden, 0)
+    spectrum = torch.view_as_real(torch.fft.fft2(error, norm="ortho")).square().sum(-1)
+    size = spectrum.detach().sqrt()
+    weight = size / size.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+    return (weight * spectrum).mean()
+
+
 def masked_error_patches(prediction: Tensor, target: Tensor, channels: int, loss: str = "l1") -> Tensor:
     """The value of `masked_error` from the hidden cells alone.
 

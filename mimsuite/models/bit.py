@@ -13,7 +13,6 @@ from mimsuite.encoders.outputs import (
     BackboneOutput,
     as_output,
 )
-from mimsuite.heads.simmim import SimMIMHead
 from mimsuite.models.composed import (
     DenseForImageClassification,
     DenseForMaskedImageModeling,
@@ -51,7 +50,7 @@ class BitForMaskedImageModeling(DenseForMaskedImageModeling):
 
     Args:
         config: sizes.
-        head: makes the head from width, stride `(s, s)` and channels; default `SimMIMHead`.
+        head: makes the head from width, stride `(s, s)` and channels; default: what the config says.
     """
 
     config_class = BitConfig
@@ -59,8 +58,8 @@ class BitForMaskedImageModeling(DenseForMaskedImageModeling):
     beside_prefix = ("mask_token",)
     bit: BitModel
 
-    def __init__(self, config: BitConfig, head: HeadFactory = SimMIMHead) -> None:
-        encoder = BitModel(config, use_mask_token=True)
+    def __init__(self, config: BitConfig, head: HeadFactory | None = None) -> None:
+        encoder = BitModel(config, use_mask_token=not config.is_sparse)
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head)
         init_truncated_normal(self.decoder, 0.02)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
 from mimsuite.encoders.config import ModelConfig, Side, as_pair
@@ -21,30 +19,12 @@ from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
 from mimsuite.heads.losses import classification_loss
 from mimsuite.heads.predictor import make_predictor
-from mimsuite.masked.losses import masked_error, masked_error_patches
+from mimsuite.masked.losses import fourier_error, masked_error, masked_error_patches
 from mimsuite.masked.patches import as_grid_mask, expand_mask
 from mimsuite.masked.targets import make_target
+from mimsuite.models.parts import Maps, MaskedHead, blocks_of, hidden_cells, own_head
 from mimsuite.models.pretrained import Pretrained, lift_keys
 from mimsuite.types import Encoder, FeatureMap
-
-
-class MaskedHead(Protocol):
-    """What a masked image model asks of its head, an `nn.Module`.
-
-    `grid (B, D, h, w)` and `cls (B, D)` or None are an encoder's features; `hidden (B, rows, columns)` is the mask,
-    bool, True = hidden, on a grid that divides `(h, w)`.
-    """
-
-    def __call__(self, grid: Tensor, cls: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
-        """Returns the whole target, `(B, C, h * sh, w * sw)`."""
-        ...
-
-    def hidden_only(
-        self, grid: Tensor, cls: Tensor | None, hidden: Tensor, where: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
-        """Returns the cells `where` (image, row, column) of it, `(K, C * sh * sw)`, order channel, row, column."""
-        ...
-
 
 HeadFactory = Callable[[int, tuple[int, int], int], nn.Module]
 
@@ -97,7 +77,7 @@ class ForMaskedImageModeling(Pretrained):
         config, size = self.config, self.config.fixed_size
         grid = None if size is None else (size[0] // config.stride[0], size[1] // config.stride[1])
         values = self.num_channels * places[0] * places[1]
-        return make_predictor(wanted, self.encoder.num_features, values, grid, fills=config.drops_patches)
+        return make_predictor(wanted, self.encoder.num_features, values, grid, fills=config.drops_patches or config.is_sparse)
 
     def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
         """How a state dict is saved: one that predicts features as the bare encoder, with the predictor beside."""
@@ -119,6 +99,10 @@ class ForMaskedImageModeling(Pretrained):
     def features(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> FeatureMap:
         """The encoder's features; a family whose encoder can use `hidden_per_image` hands it on."""
         return self.encoder.forward_features(pixels, mask)
+
+    def encode(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> tuple[FeatureMap, Maps]:
+        """The features, and the maps that a U-Net looks at; None for other heads."""
+        return self.features(pixels, mask, hidden_per_image), None
 
     def masked_loss(
         self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None, loss: str = "l1"
@@ -142,15 +126,22 @@ class ForMaskedImageModeling(Pretrained):
         return self.masked_pass(pixel_values, mask, hidden_per_image, loss)[0]
 
     def masked_pass(
-        self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None = None, loss: str = "l1"
+        self,
+        pixel_values: Tensor,
+        mask: Tensor,
+        hidden_per_image: int | None = None,
+        loss: str = "l1",
+        fourier: float = 0.0,
     ) -> tuple[Tensor, FeatureMap]:
-        """`masked_loss`, and the features of the masked images that it is made of."""
-        features, mask = self.masked_features(pixel_values, mask, hidden_per_image)
+        """`masked_loss`, with `fourier` times the error of the spectrum, and the features that it is made of."""
+        features, maps, mask = self._masked_maps(pixel_values, mask, hidden_per_image)
         grid = (features.grid.shape[-2], features.grid.shape[-1])
         finer = grid[0] % mask.shape[1] or grid[1] % mask.shape[2]  # than the features: cells are partly hidden
-        if finer or not hasattr(self.decoder, "hidden_only") or self._is_watched():
+        if fourier or finer or not hasattr(self.decoder, "hidden_only") or self._is_watched():
             target = self.target.dense(pixel_values, self.head_stride)
-            return masked_error(self._picture(features, mask), target, mask, loss), features
+            picture = self._picture(features, mask, maps)
+            error = masked_error(picture, target, mask, loss)
+            return error + fourier * fourier_error(picture, target, mask) if fourier else error, features
         repeats = (grid[0] // mask.shape[1]) * (grid[1] // mask.shape[2])
         count = None if hidden_per_image is None else hidden_per_image * repeats
         hidden = expand_mask(mask, grid)
@@ -166,11 +157,18 @@ class ForMaskedImageModeling(Pretrained):
 
         Arguments and errors as of `masked_loss`.
         """
+        features, _, mask = self._masked_maps(pixel_values, mask, hidden_per_image)
+        return features, mask
+
+    def _masked_maps(
+        self, pixel_values: Tensor, mask: Tensor, hidden_per_image: int | None
+    ) -> tuple[FeatureMap, Maps, Tensor]:
+        """What `masked_features` gives, and between them the maps that a U-Net looks at."""
         self._check_stride(pixel_values)
         mask = as_grid_mask(mask, pixel_values.shape[0], (mask.shape[-2], mask.shape[-1]))
-        features = self.features(pixel_values, mask, hidden_per_image)
+        features, maps = self.encode(pixel_values, mask, hidden_per_image)
         self._check_cover(features.grid, pixel_values)
-        return features, mask
+        return features, maps, mask
 
     def predict(self, pixels: Tensor, mask: Tensor, loss: str = "l1") -> tuple[Tensor, Tensor]:
         """The masked loss and the whole prediction, float32.
@@ -190,24 +188,27 @@ class ForMaskedImageModeling(Pretrained):
         return masked_error(predicted, target, mask, loss).float(), predicted.float()
 
     def dense_output(
-        self, features: FeatureMap, pixel_values: Tensor, mask: Tensor | None
+        self, features: FeatureMap, pixel_values: Tensor, mask: Tensor | None, maps: Maps = None
     ) -> tuple[Tensor | None, Tensor]:
         """Returns the loss (None without mask) and the whole prediction, in the target's places and channels.
 
-        `mask` is `(B, gh, gw)` bool, True = hidden.
+        `mask` is `(B, gh, gw)` bool, True = hidden; `maps` are those that a U-Net looks at.
         """
-        predicted = self._picture(features, mask)
+        predicted = self._picture(features, mask, maps)
         if mask is None:
             return None, predicted
         return masked_error(predicted, self.target.dense(pixel_values, self.head_stride), mask), predicted
 
-    def _picture(self, features: FeatureMap, mask: Tensor | None) -> Tensor:
+    def _picture(self, features: FeatureMap, mask: Tensor | None, maps: Maps) -> Tensor:
         """The whole prediction; a user's own decoder may be any module that makes a picture of a map."""
         if self.config.mim_predictor is not None:
             raise InputError(
                 "this model predicts features of its teacher and no pixels (objective=latent); measure it by `mimsuite "
                 "probe`, and look at it by `mimsuite reconstruct`"
             )
+        if maps is not None:
+            drawn: Tensor = self.decoder(maps, mask)
+            return drawn
         given = (*features, mask) if hasattr(self.decoder, "hidden_only") else (features.grid,)
         picture: Tensor = self.decoder(*given)
         return picture
@@ -307,9 +308,48 @@ class DenseEncoder(Protocol):
 
 
 class DenseForMaskedImageModeling(ForMaskedImageModeling):
-    """The forward pass of masked image models without attention matrices."""
+    """Masked image models without attention matrices; their config decides whether the head is a U-Net.
+
+    Args:
+        config: the family's configuration.
+        encoder: one that takes masks.
+        encoder_stride: pixels per cell that the head writes.
+        num_channels: C of the images.
+        head: as of `ForMaskedImageModeling`; None: the one that the config names.
+
+    Raises:
+        InputError: a head beside the U-Net that the config names.
+    """
 
     init_options = ("head",)
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        encoder: nn.Module,
+        encoder_stride: Side,
+        num_channels: int,
+        head: HeadFactory | None = None,
+    ) -> None:
+        if config.decoder_sizes is not None and head is not None:
+            raise InputError(
+                f"the config names a U-Net ({config.decoder_sizes}), and another head is given; remove one"
+            )
+        super().__init__(config, encoder, encoder_stride, num_channels, head or own_head(config))
+        self.scales = [] if config.decoder_sizes is None else config.scales
+
+    def encode(self, pixels: Tensor, mask: Tensor, hidden_per_image: int | None) -> tuple[FeatureMap, Maps]:
+        """The features, and the maps that a U-Net looks at."""
+        if not self.scales:
+            return super().encode(pixels, mask, hidden_per_image)
+        features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, mask, True)
+        return features, self._maps(features, states)
+
+    def _maps(self, features: FeatureMap, states: Maps) -> Maps:
+        """The maps of the U-Net among the hidden states; the coarsest is the features, after the final norm."""
+        if not self.scales or states is None:
+            return None
+        return (features.grid, *(states[scale.number] for scale in self.scales[1:]))
 
     def forward(
         self,
@@ -338,10 +378,11 @@ class DenseForMaskedImageModeling(ForMaskedImageModeling):
             (height, width), (down, across) = pixels.shape[-2:], self.encoder.mask_stride
             mask = as_grid_mask(bool_masked_pos, pixels.shape[0], (height // down, width // across))
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        features, states = cast(DenseEncoder, self.encoder).features_and_states(pixels, mask, need_states)
+        encoder, all_states = cast(DenseEncoder, self.encoder), bool(need_states or self.scales)
+        features, states = encoder.features_and_states(pixels, mask, all_states)
         self._check_cover(features.grid, pixels)
-        loss, picture = self.dense_output(features, pixels, mask)
-        result = MaskedImageModelingOutput(loss, picture, states)
+        loss, picture = self.dense_output(features, pixels, mask, self._maps(features, states))
+        result = MaskedImageModelingOutput(loss, picture, states if need_states else None)
         return as_output(result, self.config.return_dict, return_dict)
 
 
@@ -377,25 +418,3 @@ class DenseForImageClassification(ForImageClassification):
         logits = self.classifier(pooled)
         result = ImageClassifierOutputWithNoAttention(self.loss(logits, labels), logits, states)
         return as_output(result, self.config.return_dict, return_dict)
-
-
-def blocks_of(*parts: Any) -> list[nn.Module]:
-    """The residual blocks of parts that have a method `blocks`; an attribute of that name may be anything."""
-    methods = [found for part in parts if inspect.ismethod(found := getattr(part, "blocks", None))]
-    return [block for method in methods for block in method()]
-
-
-def hidden_cells(mask: Tensor, per_image: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns image, row and column of every hidden cell, three `(K,)` int64 tensors.
-
-    Args:
-        mask: `(B, h, w)` bool, True = hidden.
-        per_image: hidden cells of each image; None: count them, which waits for the device.
-    """
-    if per_image is None:
-        image, row, column = mask.nonzero(as_tuple=True)
-        return image, row, column
-    batch, _, width = mask.shape
-    order = torch.argsort(mask.flatten(1).to(torch.uint8), dim=1, descending=True, stable=True)[:, :per_image]
-    image = torch.arange(batch, device=mask.device)[:, None].expand_as(order)
-    return image.flatten(), (order // width).flatten(), (order % width).flatten()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from mimsuite.encoders.cvt import ConvolutionalTransformer
 from mimsuite.encoders.cvt_config import CvtConfig
 from mimsuite.encoders.layers import init_truncated_normal
-from mimsuite.heads.simmim import SimMIMHead
 from mimsuite.models.composed import (
     DenseForImageClassification,
     DenseForMaskedImageModeling,
@@ -58,7 +57,7 @@ class CvtForMaskedImageModeling(DenseForMaskedImageModeling):
 
     Args:
         config: sizes.
-        head: makes the head from width, stride `(s, s)` and channels; default `SimMIMHead`.
+        head: makes the head from width, stride `(s, s)` and channels; default: what the config says.
     """
 
     config_class = CvtConfig
@@ -66,8 +65,8 @@ class CvtForMaskedImageModeling(DenseForMaskedImageModeling):
     beside_prefix = ("layernorm", "mask_token")
     cvt: CvtModel
 
-    def __init__(self, config: CvtConfig, head: HeadFactory = SimMIMHead) -> None:
-        encoder = CvtModel(config, add_final_norm=True, use_mask_token=True)
+    def __init__(self, config: CvtConfig, head: HeadFactory | None = None) -> None:
+        encoder = CvtModel(config, add_final_norm=True, use_mask_token=not config.is_sparse)
         super().__init__(config, encoder, config.encoder_stride, config.num_channels, head)
         init_truncated_normal(self.decoder, config.initializer_range)
 

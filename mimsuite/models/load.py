@@ -141,7 +141,7 @@ def make_masked_model(
     """
     from mimsuite.models import AutoModelForMaskedImageModeling
 
-    make_head = None if config.drops_patches else instantiate(head, trusted)  # of the decoder the config says all
+    make_head = head_factory(config, head, trusted)
     if weights is None:
         fresh: ForMaskedImageModeling = AutoModelForMaskedImageModeling.from_config(
             config, dtype=TRAINED_IN, head=make_head
@@ -157,6 +157,16 @@ def make_masked_model(
     if config.fixed_size is not None:
         set_image_size(model, config.fixed_size, weights)
     return model
+
+
+def head_factory(config: EncoderConfig, head: DictConfig, trusted: Sequence[str]) -> Any:
+    """What makes the head of a masked image model; None where the config alone says it: a decoder, or holes to fill."""
+    from mimsuite.heads.simmim import SimMIMHead
+
+    if config.decoder_sizes is not None:
+        return None
+    made = instantiate(head, trusted)
+    return None if config.is_sparse and getattr(made, "func", made) is SimMIMHead else made
 
 
 def at_native_size(config: EncoderConfig, weights: Weights) -> EncoderConfig:

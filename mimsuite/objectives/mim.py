@@ -33,6 +33,7 @@ class MIMObjective(Objective):
         loss: name of the error, one of `mimsuite.words.LOSSES`.
         uniformity: weight of the penalty on features that are alike (`masked.quality.uniformity`); 0 for none.
         sigreg: weight of the penalty on features that are not normal (`masked.quality.sigreg`); 0 for none.
+        fourier: weight of the error of the spectrum (`masked.losses.fourier_error`) in training; 0 for none.
         base: the other arguments of `Objective`.
     """
 
@@ -46,11 +47,12 @@ class MIMObjective(Objective):
         loss: str,
         uniformity: float = 0.0,
         sigreg: float = 0.0,
+        fourier: float = 0.0,
         **base: Any,
     ) -> None:
         super().__init__(model, normalize, **base)
         error_of(loss)  # a wrong name is refused now
-        self.loss, self.quality = loss, FeatureQuality()
+        self.loss, self.fourier, self.quality = loss, fourier, FeatureQuality()
         self.penalties = FeaturePenalties(uniformity, sigreg)
         self.val_loss, self.val_psnr, self.val_flat = MeanLoss(), HiddenPSNR(), MeanLoss()
         self.flat: float | None = None
@@ -78,7 +80,7 @@ class MIMObjective(Objective):
         `pixels` are the batch's images, normalised.
         """
         assert batch.mask is not None
-        loss, features = self.trained_model.masked_pass(pixels, batch.mask, batch.hidden, self.loss)
+        loss, features = self.trained_model.masked_pass(pixels, batch.mask, batch.hidden, self.loss, self.fourier)
         return loss, visible_mean(features, batch.mask)
 
     @property

@@ -18,7 +18,7 @@ from mimsuite.data.hashing import mix_hashes
 from mimsuite.masked.latent import PredictedFeatures
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
-from mimsuite.models.composed import blocks_of
+from mimsuite.models.parts import blocks_of
 from mimsuite.objectives.averaging import AveragedWeights
 from mimsuite.objectives.clipping import clip_gradients
 from mimsuite.objectives.compiling import CompiledBlocks

@@ -15,10 +15,16 @@ from mimsuite.words import LOSSES, MASK_MODES, PENALTIES, TARGETS
 
 SIMMIM_HEAD, MAE_HEAD = "mimsuite.heads.simmim.SimMIMHead", "mimsuite.heads.mae.MAEDecoder"
 PREDICTOR, LATENT = "mimsuite.heads.predictor.make_predictor", "mimsuite.objectives.latent.LatentObjective"
+UNET_HEAD = "mimsuite.heads.unet.UNetDecoder"
 NO_MASK = "mimsuite.masked.samplers.NoMask"
 MULTI_BLOCK = "mimsuite.masked.multi_block.MultiBlockMask"
 MAE_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-HEAD_KEYS: dict[str, tuple[str, ...]] = {SIMMIM_HEAD: (), MAE_HEAD: MAE_KEYS, PREDICTOR: MAE_KEYS}
+HEAD_KEYS: dict[str, tuple[str, ...]] = {
+    SIMMIM_HEAD: (),
+    MAE_HEAD: MAE_KEYS,
+    PREDICTOR: MAE_KEYS,
+    UNET_HEAD: ("hidden_size",),
+}
 
 
 def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
@@ -34,17 +40,22 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
     read_choice(cfg, "objective.loss", LOSSES)
     target = read_choice(cfg, "objective.target", TARGETS)
     check_penalties(cfg)
-    drops = read_choice(cfg, "objective.mask_mode", MASK_MODES) == "drop"
+    check_fourier(cfg, target)
+    mask_mode = read_choice(cfg, "objective.mask_mode", MASK_MODES)
     head = str(read(cfg, "head._target_"))
+    if mask_mode == "sparse" and config.sparse_obstacle is not None:
+        raise InputError(config.sparse_obstacle)
     if is_latent(cfg) or head == PREDICTOR:
-        check_latent(cfg, config, head, drops=drops)
-    elif drops:
+        check_latent(cfg, config, head, drops=mask_mode == "drop")
+    elif mask_mode == "drop":
         check_dropping(config, head)
     elif head == MAE_HEAD:
         raise InputError(
-            f"head {head} is for dropped patches, and objective.mask_mode=replace keeps them; use head=simmim, or "
+            f"head {head} is for dropped patches, and objective.mask_mode={mask_mode} keeps them; use head=simmim, or "
             "objective=mae with objective.mask_mode=drop"
         )
+    if head == UNET_HEAD:
+        check_unet(config, target)
     check_head(cfg, head)
     mask = current_name(str(read(cfg, "mask._target_")))
     if mask == NO_MASK:
@@ -87,6 +98,42 @@ def check_penalties(cfg: DictConfig) -> None:
         weight = OmegaConf.select(cfg, f"objective.{name}", default=0)
         if not is_number(weight) or not 0 <= float(weight) < math.inf:
             raise InputError(f"objective.{name}={weight} is not a weight; use 0 for none, or 0.01, say")
+
+
+def check_fourier(cfg: DictConfig, target: str) -> None:
+    """Checks the weight of the error of the spectrum, which needs pixels; a config of an older version has none.
+
+    Raises:
+        InputError: not a number from 0 on, or a target without pixels.
+    """
+    weight = OmegaConf.select(cfg, "objective.fourier", default=0)
+    if not is_number(weight) or not 0 <= float(weight) < math.inf:
+        raise InputError(
+            f"objective.fourier={weight} is not a weight; use objective.fourier=0.5 for a convnet, or "
+            "objective.fourier=0.1 for a ViT"
+        )
+    if weight and target not in ("pixels", "norm_pixels"):
+        raise InputError(
+            f"objective.fourier={weight} is for predicted pixels, and objective.target={target} has none; use "
+            "objective.target=pixels, or objective.fourier=0"
+        )
+
+
+def check_unet(config: EncoderConfig, target: str) -> None:
+    """Checks that an encoder has maps of several sizes for a U-Net, and that there are pixels to draw.
+
+    Raises:
+        InputError: it has not, or there are none.
+    """
+    if len(config.scales) < 2:
+        raise InputError(
+            f"head=unet looks at maps of several sizes, and a {config.model_type} has one; use head=simmim, "
+            "model=cvt_13 or model=bit_50x1"
+        )
+    if config.sparse_obstacle is not None:
+        raise InputError(config.sparse_obstacle)
+    if target == "hog":
+        raise InputError("head=unet draws pixels, and objective.target=hog has none; use head=simmim")
 
 
 def check_compared(cfg: DictConfig, batch: int) -> None:
@@ -134,7 +181,7 @@ def check_head(cfg: DictConfig, head: str) -> None:
         if key not in keys:
             takes = ", ".join(keys) or "no keys"
             raise InputError(f"head.{key} is unknown; {head} takes {takes}; remove head.{key}")
-    if not keys:
+    if head != MAE_HEAD:
         return
     width, _, heads, _ = (read_int(cfg, f"head.{key}") for key in keys)
     if width % heads or width % 4:

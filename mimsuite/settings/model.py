@@ -12,7 +12,7 @@ from mimsuite.encoders.config import as_pair, as_side
 from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
 from mimsuite.models.load import completed, config_of
-from mimsuite.settings.combinations import MAE_KEYS
+from mimsuite.settings.combinations import MAE_KEYS, UNET_HEAD
 from mimsuite.settings.labels import TrainingLabels
 from mimsuite.settings.read import is_int, read, read_choice, read_int, read_number
 from mimsuite.settings.resolve import with_values
@@ -118,15 +118,26 @@ def masked_config(
         raise InputError(
             f"model.encoder_stride={config.encoder_stride} is not the model's stride; use model.encoder_stride={wanted}"
         )
-    decoder, drops = None, read(cfg, "objective.mask_mode") == "drop"
+    mask_mode, decoder = str(read(cfg, "objective.mask_mode")), None
     if predictor is not None:
-        return config.with_masking(str(read(cfg, "objective.target")), None, predictor.to_dict(), drops)
-    if drops:
+        return config.with_masking(str(read(cfg, "objective.target")), None, predictor.to_dict(), mask_mode)
+    if mask_mode == "drop" or read(cfg, "head._target_") == UNET_HEAD:
         before = None
         if weights is not None and not overrides_group(overrides, "head"):
             before = type(config).from_dict(weights.config).decoder_sizes
-        decoder = before or {key: cfg.head[key] for key in MAE_KEYS}
-    return config.with_masking(str(read(cfg, "objective.target")), decoder)
+        decoder = before or decoder_sizes(config, cfg, mask_mode)
+    masked = config.with_masking(str(read(cfg, "objective.target")), decoder, mask_mode=mask_mode)
+    masked.check_fit()
+    return masked
+
+
+def decoder_sizes(config: EncoderConfig, cfg: DictConfig, mask_mode: str) -> dict[str, int]:
+    """The sizes of MAE's decoder, or of a U-Net: by itself as wide as a quarter of the last map, at most 512."""
+    if mask_mode == "drop":
+        return {key: cfg.head[key] for key in MAE_KEYS}
+    coarsest = config.scales[0]
+    quarter = min(512, coarsest.width // 4)
+    return {"hidden_size": read_int(cfg, "head.hidden_size", auto=max(1, quarter // coarsest.stride) * coarsest.stride)}
 
 
 def classifier_config(config: EncoderConfig, cfg: DictConfig, labels: TrainingLabels) -> EncoderConfig:

@@ -71,12 +71,13 @@ def read_pretrain(
     draft = read_model(cfg, *model)
     cfg = with_mask_mode(cfg, draft)
     check_combination(cfg, draft)
+    finest = draft.stride if cfg.objective.mask_mode == "sparse" else draft.mask_stride
     geometry = read_masked_geometry(
         cfg,
         index,
         native=draft.fixed_size,
         stride=draft.stride,
-        cell=mask_cell(draft.mask_stride, cfg.objective.target),
+        cell=mask_cell(finest, cfg.objective.target),
         drops=cfg.objective.mask_mode == "drop",
     )
     hidden = (0, 0) if objects.mask else hidden_range(cfg, geometry.units, geometry.drops)

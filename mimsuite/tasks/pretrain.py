@@ -108,7 +108,10 @@ def describe_decoder(config: EncoderConfig) -> str:
     """What predicts, in words."""
     sizes = config.decoder_sizes
     if sizes is None:
-        return "SimMIM's head on the whole map"
+        return "SimMIM's head on the " + ("visible cells" if config.is_sparse else "whole map")
+    if config.scales:
+        maps = f"{count_of(len(config.scales), 'map')}, {'of visible cells' if config.is_sparse else 'whole'}"
+        return f"a U-Net of width {sizes['hidden_size']} on {maps}"
     blocks = f"{count_of(sizes['num_hidden_layers'], 'block')} of width {sizes['hidden_size']}"
     return f"MAE's decoder ({blocks}, {sizes['num_attention_heads']} heads) on the visible patches"
 

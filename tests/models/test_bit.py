@@ -931,6 +931,8 @@ CHANGES = {
         "combine": "mean",
         "pixels": False,
     },
+    "mask_mode": "sparse",
+    "decoder_hidden_size": 32,
 }
 
 

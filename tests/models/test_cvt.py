@@ -199,6 +199,8 @@ CHANGES = {
         "pixels": False,
     },
     "classifier_pool": "mean",
+    "mask_mode": "sparse",
+    "decoder_hidden_size": 32,
 }
 NEEDS = {"kernel_qkv": {"padding_q": [1, 1, 2]}}  # so that queries keep the size of the map
 NO_EFFECT = {

@@ -17,7 +17,7 @@ from mimsuite.models import (
     ViTConfig,
     ViTForMaskedImageModeling,
 )
-from mimsuite.models.composed import hidden_cells
+from mimsuite.models.parts import hidden_cells
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]  # all of it: 900 short tests
 

@@ -10,8 +10,8 @@ from torch._dynamo.testing import CompileCounter
 from mimsuite import api
 from mimsuite.errors import InputError, RunError
 from mimsuite.models import ViTConfig, ViTModel
-from mimsuite.models.composed import blocks_of
 from mimsuite.models.device import Device
+from mimsuite.models.parts import blocks_of
 from mimsuite.objectives import compiling
 from mimsuite.objectives.compiling import CompiledBlocks, why_not_compile
 from mimsuite.runs.machine import choose_compile

@@ -117,6 +117,17 @@ def refuses_with_a_fix_that_works(checked, values, says, fewest=1):
         ({"objective.target": "hog", "model": "bit_nano", "model.output_stride": 4}, "use model.output_stride=8"),
         ({"objective.target": "hog", "model": "cvt_nano", "mask.unit": 4}, "mask.unit=4 is not a multiple"),
         ({"objective.target": "hog", "model": "bit_nano", "mask.unit": 12}, "mask.unit=12 is not a multiple"),
+        ({"objective": "spark"}, "leaves hidden cells out of the maps of a CvT or BiT, and this is a vit"),
+        ({"objective.mask_mode": "sparse"}, "leaves hidden cells out of the maps of a CvT or BiT, and this is a vit"),
+        ({"head": "unet"}, "head=unet looks at maps of several sizes, and a vit has one"),
+        ({"objective": "spark", "model": "bit_nano", "mask.unit": 12}, "mask.unit 12 is not a multiple"),
+        ({"objective": "spark", "model": "bit_nano", "objective.target": "hog"}, "head=unet draws pixels"),
+        ({"objective": "spark", "model": "bit_nano", "head.hidden_size": 100}, "use head.hidden_size=96"),
+        ({"objective": "spark", "model": "bit_nano", "model.global_padding": "valid"}, "use model.global_padding=null"),
+        ({"head": "unet", "model": "bit_nano", "model.global_padding": "same"}, "embedding_dynamic_padding=true"),
+        ({"objective": "spark", "model": "cvt_nano", "model.patch_padding": [3, 0]}, "use model.patch_padding=[2, 1]"),
+        ({"objective.fourier": -1}, "objective.fourier=-1 is not a weight"),
+        ({"objective.fourier": 0.1, "objective.target": "hog"}, "objective.fourier=0.1 is for predicted pixels"),
         ({"mask.ratio": 1.01}, "mask.ratio=1.01 is not in (0, 1]"),
         ({"mask.ratio": [0.4]}, "mask.ratio=[0.4] is not a range"),
         ({"mask": "grid", "mask.ratio": [0.4]}, "mask.ratio=[0.4] is not a range"),
@@ -175,7 +186,7 @@ def test_no_mask_is_refused_by_its_name_of_0_1_0_too(checked):
 def test_an_unknown_mask_mode_names_those_there_are(checked):
     code, err = checked(**{"objective.mask_mode": "keep"})
     assert code == 2
-    assert "objective.mask_mode=keep is unknown; objective.mask_mode takes replace, drop" in err
+    assert "objective.mask_mode=keep is unknown; objective.mask_mode takes replace, drop, sparse" in err
 
 
 @pytest.mark.parametrize(
