@@ -17,8 +17,8 @@ from mimsuite.models.composed import (
     DenseForImageClassification,
     DenseForMaskedImageModeling,
     HeadFactory,
-    OwnModel,
 )
+from mimsuite.models.own import OwnModel
 from mimsuite.models.pretrained import Pretrained
 
 

@@ -8,21 +8,19 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 
 from mimsuite.encoders.config import ModelConfig, Side, as_pair
-from mimsuite.encoders.layers import check_config, given_pixels, is_hooked
+from mimsuite.encoders.layers import given_pixels, is_hooked
 from mimsuite.encoders.outputs import (
     ImageClassifierOutputWithNoAttention,
     MaskedImageModelingOutput,
     as_output,
 )
-from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
 from mimsuite.heads.losses import classification_loss
-from mimsuite.heads.predictor import make_predictor
 from mimsuite.masked.losses import fourier_error, masked_error, masked_error_patches
 from mimsuite.masked.patches import as_grid_mask, expand_mask
 from mimsuite.masked.targets import make_target
-from mimsuite.models.parts import Maps, MaskedHead, blocks_of, hidden_cells, own_head
+from mimsuite.models.parts import Maps, MaskedHead, blocks_of, hidden_cells, own_head, own_predictor
 from mimsuite.models.pretrained import Pretrained, lift_keys
 from mimsuite.types import Encoder, FeatureMap
 
@@ -70,14 +68,7 @@ class ForMaskedImageModeling(Pretrained):
         if config.mim_predictor is None:
             self.decoder = head(self.encoder.num_features, places, self.num_channels)
         else:
-            self.decoder = self._predictor(PredictorConfig.from_dict(config.mim_predictor), places)
-
-    def _predictor(self, wanted: PredictorConfig, places: tuple[int, int]) -> nn.Module:
-        """What predicts features, for the grid of the config's image size where it has one."""
-        config, size = self.config, self.config.fixed_size
-        grid = None if size is None else (size[0] // config.stride[0], size[1] // config.stride[1])
-        values = self.num_channels * places[0] * places[1]
-        return make_predictor(wanted, self.encoder.num_features, values, grid, fills=config.drops_patches or config.is_sparse)
+            self.decoder = own_predictor(config, self.encoder.num_features, self.num_channels * places[0] * places[1])
 
     def file_parts(self, state: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
         """How a state dict is saved: one that predicts features as the bare encoder, with the predictor beside."""
@@ -279,22 +270,6 @@ class ForImageClassification(Pretrained):
         if labels is not None and self.config.num_labels == 0:
             raise InputError("labels were given, but the model has num_labels=0; set num_labels to the classes' count")
         return None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-
-
-class OwnModel(Pretrained):
-    """The base of models that users write: the family's encoder under its prefix, and whatever they add.
-
-    As in Hugging Face, the subclass makes its parts after `super().__init__(config)` and ends with `self.post_init()`;
-    `from_pretrained` and `save_pretrained` then work.
-
-    Args:
-        config: the family's configuration.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        check_config(config, self.config_class)
-        self.config = config
 
 
 class DenseEncoder(Protocol):

@@ -14,8 +14,8 @@ from mimsuite.models.composed import (
     DenseForImageClassification,
     DenseForMaskedImageModeling,
     HeadFactory,
-    OwnModel,
 )
+from mimsuite.models.own import OwnModel
 from mimsuite.models.pretrained import Pretrained
 from mimsuite.models.sources import build_network, completed, source_state
 

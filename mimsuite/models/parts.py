@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mimsuite.encoders.config import ModelConfig
+from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.heads.filled import FilledHead
+from mimsuite.heads.predictor import make_predictor
 from mimsuite.heads.simmim import SimMIMHead
 from mimsuite.heads.unet import UNetDecoder
 
@@ -42,6 +44,20 @@ def own_head(config: ModelConfig) -> Callable[[int, tuple[int, int], int], nn.Mo
     if sizes is None:
         return FilledHead if config.is_sparse else SimMIMHead
     return lambda _, __, channels: UNetDecoder(config.scales, channels, fills=config.is_sparse, **sizes)
+
+
+def own_predictor(config: ModelConfig, num_features: int, values: int) -> nn.Module:
+    """What predicts features (`config.mim_predictor`), for the grid of the config's image size where it has one.
+
+    Args:
+        config: of the model.
+        num_features: the encoder's width.
+        values: of a cell of the target.
+    """
+    assert config.mim_predictor is not None
+    wanted, size = PredictorConfig.from_dict(config.mim_predictor), config.fixed_size
+    grid = None if size is None else (size[0] // config.stride[0], size[1] // config.stride[1])
+    return make_predictor(wanted, num_features, values, grid, fills=config.drops_patches or config.is_sparse)
 
 
 def blocks_of(*parts: Any) -> list[nn.Module]:

@@ -27,8 +27,8 @@ from mimsuite.models.composed import (
     ForImageClassification,
     ForMaskedImageModeling,
     HeadFactory,
-    OwnModel,
 )
+from mimsuite.models.own import OwnModel
 from mimsuite.models.pretrained import Pretrained
 from mimsuite.types import FeatureMap
 

@@ -14,7 +14,7 @@ from mimsuite.errors import InputError
 from mimsuite.masked.latent import combine_layers
 from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
-from mimsuite.models.composed import blocks_of
+from mimsuite.models.parts import blocks_of
 
 
 class GivesBlocks(Protocol):
