@@ -168,8 +168,8 @@ def demo(
     overwrite: bool | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Every step once, on the embedded data set: pack, inspect, pretrain, probe, reconstruct, and load the weights
-    again.
+    """Every step once, on the embedded data set: pack, inspect, pretrain, probe, reconstruct, load the weights again,
+    report.
 
     Args:
         out: folder for everything that the demo writes (default: runs/demo)

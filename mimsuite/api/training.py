@@ -89,10 +89,10 @@ def pretrain(
             vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
             vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
             `mimsuite.models`
-        head: a choice of `conf/head`: classifier, dec1, dec8, predictor, simmim (default: simmim)
+        head: a choice of `conf/head`: classifier, dec1, dec8, predictor, simmim, unet (default: simmim)
         mask: a choice of `conf/mask`: block, grid, inverse_block, multi_block, none, random (default: random); or a
             sampler of your own
-        objective: a choice of `conf/objective`: classify, latent, mae, simmim (default: simmim)
+        objective: a choice of `conf/objective`: classify, latent, mae, simmim, spark (default: simmim)
         augment: a choice of `conf/augment`: crop, none, supervised (default: crop); or an augmentation of your own
         optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
         schedule: a choice of `conf/schedule`: cosine, hyperrule, linear, milestones (default: cosine)
@@ -203,8 +203,8 @@ def finetune(
             vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
             vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
             `mimsuite.models`
-        head: a choice of `conf/head`: classifier, dec1, dec8, predictor, simmim (default: classifier)
-        objective: a choice of `conf/objective`: classify, latent, mae, simmim (default: classify)
+        head: a choice of `conf/head`: classifier, dec1, dec8, predictor, simmim, unet (default: classifier)
+        objective: a choice of `conf/objective`: classify, latent, mae, simmim, spark (default: classify)
         augment: a choice of `conf/augment`: crop, none, supervised (default: supervised); or an augmentation of your
             own
         optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
@@ -284,10 +284,10 @@ def bench(
             vit_base_patch32_384, vit_huge, vit_large, vit_large_patch16_384, vit_large_patch32_224,
             vit_large_patch32_384, vit_nano, vit_small, vit_tiny (default: vit_tiny); or a config or a model of
             `mimsuite.models`
-        head: a choice of `conf/head`: classifier, dec1, dec8, predictor, simmim (default: simmim)
+        head: a choice of `conf/head`: classifier, dec1, dec8, predictor, simmim, unet (default: simmim)
         mask: a choice of `conf/mask`: block, grid, inverse_block, multi_block, none, random (default: random); or a
             sampler of your own
-        objective: a choice of `conf/objective`: classify, latent, mae, simmim (default: simmim)
+        objective: a choice of `conf/objective`: classify, latent, mae, simmim, spark (default: simmim)
         augment: a choice of `conf/augment`: crop, none, supervised (default: crop); or an augmentation of your own
         optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
         schedule: a choice of `conf/schedule`: cosine, hyperrule, linear, milestones (default: cosine)
