@@ -38,6 +38,7 @@ def report_progress(name: str, things: str = "images") -> Iterator[Callable[[int
         now = time.monotonic()
         if now - printed >= SECONDS:
             printed = now
-            log.info("%s: %d of %d %s, %.2g a second", name, done, total, things, (done - first) / (now - began))
+            pace = (done - first) / (now - began)
+            log.info("%s: %d of %d %s, %.*f a second", name, done, total, things, 0 if pace >= 1 else 2, pace)
 
     yield line

@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import INFO, find_shards, read_info, split_of
 from mimsuite.data.storage import write_array
 from mimsuite.data.stores.address import absolute, store_of
-from mimsuite.data.stores.names import last_name, shown
+from mimsuite.data.stores.names import last_name, scheme_of, shown
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import NoImageError, scan_shard
 from mimsuite.errors import InputError
@@ -28,6 +29,7 @@ log = logging.getLogger("mimsuite")
 
 SCAN = "mimsuite-scan-3"  # of what a scan finds; indexes in the cache under another name are not used
 _SALT = 0x53544154
+_AT_ONCE = 16  # images of other machines
 
 
 class ScannedShard(NamedTuple):
@@ -150,8 +152,10 @@ def index_beside(data: str, alpha: Alpha = "white") -> None:
 
 
 def read_images(files: ShardFiles, samples: Samples) -> Iterator[tuple[str, bytes]]:
-    """Where each image lies, for people, and its bytes."""
-    for number in range(len(samples)):
-        shard, row = samples[number]
-        image = read_image(files, shard, row)
-        yield f"{shown(shard.path)}:{image.name}", image.data
+    """Where each image lies, for people, and its bytes; of other machines some are asked for at the same time."""
+    at_once = _AT_ONCE if any(scheme_of(shard.path) for shard in samples.shards) else 1
+    with ThreadPoolExecutor(at_once) as pool:
+        for first in range(0, len(samples), at_once):
+            rows = [samples[number] for number in range(first, min(first + at_once, len(samples)))]
+            for (shard, _), image in zip(rows, pool.map(lambda row: read_image(files, *row), rows), strict=True):
+                yield f"{shown(shard.path)}:{image.name}", image.data
