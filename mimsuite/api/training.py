@@ -103,7 +103,7 @@ def pretrain(
         experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
             finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
             mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
-            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96
+            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96, small_data
         overrides: further keys, as `**{"group.key": value}`; `mimsuite pretrain --help` lists them.
 
     Returns:
@@ -216,7 +216,7 @@ def finetune(
         experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
             finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
             mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
-            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96
+            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96, small_data
         overrides: further keys, as `**{"group.key": value}`; `mimsuite finetune --help` lists them.
 
     Returns:
@@ -294,7 +294,7 @@ def bench(
         experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
             finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
             mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
-            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96
+            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96, small_data
         overrides: further keys, as `**{"group.key": value}`; `mimsuite bench --help` lists them.
 
     Returns:
