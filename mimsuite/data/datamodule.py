@@ -189,6 +189,7 @@ class ImageData(lightning.LightningDataModule):
         self.order = BatchOrder(self._train.sizes, batch, seed, lanes, window)
         curve = index.records(index.select("curve")) if val is None else val
         self._val = curve.of_curves(val_limit)
+        self._whole: dict[tuple[str, int, bool, int], Samples] = {}  # chosen before, for `whole_images`
 
     def train_dataloader(self) -> BatchLoader:
         """This rank's micro-batches of the run.
@@ -244,17 +245,24 @@ class ImageData(lightning.LightningDataModule):
             The loader, and `count`.
         """
         held = 0 if "val" in self._index.splits else held
+        asked = (part, limit, labels, held)
+        if asked not in self._whole:
+            self._whole[asked] = self._choose(*asked)
+        chosen = self._whole[asked]
+        reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
+        batches = FixedBatches(len(chosen), self.micro_batch, *self._place_for(len(chosen)))
+        return _loader(reader, batches, self._whole_collate, self.micro_batch, self._loading), len(chosen)
+
+    def _choose(self, part: Literal["train", "val"], limit: int, labels: bool, held: int) -> Samples:
+        """The images for `whole_images`."""
         samples = self._val if part == "val" and not held else self._train
-        if labels:
-            samples = samples.take(np.flatnonzero(has_label(self._index, samples)))
+        if labels and not (found := has_label(self._index, samples)).all():
+            samples = samples.take(np.flatnonzero(found))
         if held:
             apart = samples.smallest(held, _SALT_WHOLE)[:held]
             others = np.setdiff1d(samples.smallest(held + limit, _SALT_WHOLE), apart)
             samples = samples.take(apart if part == "val" else others)
-        chosen = samples.take(samples.smallest(limit, _SALT_WHOLE)[:limit])
-        reader = ImageReader(self._index, chosen, self._val_transform, seed=None, labels=labels)
-        batches = FixedBatches(len(chosen), self.micro_batch, *self._place_for(len(chosen)))
-        return _loader(reader, batches, self._whole_collate, self.micro_batch, self._loading), len(chosen)
+        return samples.take(samples.smallest(limit, _SALT_WHOLE)[:limit])
 
     def blank(self, count: int, label: Label | None = None) -> list[Batch]:
         """Batches of black images, otherwise as those of training, one for each sampler of masks; reads nothing.

@@ -13,6 +13,7 @@ from mimsuite.data.hashing import hash_key
 from mimsuite.data.index import Samples, Shard
 from mimsuite.data.labels import parse_label
 from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.tables import column_of
 from mimsuite.data.tar import BLOCK, FIRST_RECORD, SampleRow, header_name, split_name
 from mimsuite.errors import InputError, RunError
 
@@ -121,8 +122,8 @@ def read_labels(files: ShardFiles, samples: Samples) -> Iterator[tuple[Shard, Me
 
 def find_labelled(samples: Samples) -> NDArray[np.bool_]:
     """Which samples have a label, `(N,)`."""
-    found: NDArray[np.bool_] = samples.column("label_header") > 0
-    return found
+    blocks = (column_of(rows, "label_header") > 0 for rows in samples.row_blocks())
+    return np.concatenate([np.empty(0, bool), *blocks])
 
 
 def image_place(row: np.void) -> tuple[int, int]:

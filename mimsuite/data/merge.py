@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from mimsuite.data.folders import count_of
-from mimsuite.data.index import DataIndex, Shard
+from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.types import DisplayRange
 from mimsuite.words import SPLITS
@@ -34,6 +34,7 @@ def merge(indexes: Sequence[DataIndex]) -> DataIndex:
         twice = next(path for path in paths if paths.count(path) > 1)
         raise InputError(f"data=[...] names {twice} twice; name each set once")
     classes = _merged_classes(indexes)
+    numbers = [_numbers_of(index, classes) for index in indexes]
     weights = np.array([sum(s.samples for s in next(iter(index.splits.values()))) for index in indexes], float)
     weights /= weights.sum()
     means, stds = (np.array([getattr(index, name) for index in indexes]) for name in ("mean", "std"))
@@ -44,7 +45,9 @@ def merge(indexes: Sequence[DataIndex]) -> DataIndex:
         root=", ".join(index.root for index in indexes),
         splits={
             split: tuple(
-                _renumbered(shard, index, classes) for index in indexes for shard in index.splits.get(split, ())
+                shard if own is None else replace(shard, classes=own)
+                for index, own in zip(indexes, numbers, strict=True)
+                for shard in index.splits.get(split, ())
             )
             for split in SPLITS
             if any(split in index.splits for index in indexes)
@@ -74,10 +77,12 @@ def _merged_classes(indexes: Sequence[DataIndex]) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(name for index in labelled for name in index.classes or ()))
 
 
-def _renumbered(shard: Shard, index: DataIndex, classes: tuple[str, ...] | None) -> Shard:
+def _numbers_of(index: DataIndex, classes: tuple[str, ...] | None) -> tuple[int, ...] | None:
+    """The number, in the merged set, of each class of one; None where they are the same."""
     if not index.has_labels or index.classes is None or classes is None or index.classes == classes:
-        return shard
-    return replace(shard, classes=tuple(classes.index(name) for name in index.classes))
+        return None
+    places = {name: number for number, name in enumerate(classes)}
+    return tuple(places[name] for name in index.classes)
 
 
 def _merged_display(indexes: Sequence[DataIndex]) -> DisplayRange | None:

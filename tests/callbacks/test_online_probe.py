@@ -15,6 +15,7 @@ from mimsuite.callbacks.online_probe import OnlineProbe, fits_now, in_order
 from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.datamodule import ImageData
 from mimsuite.data.open import open_data
+from mimsuite.data.tar import RECORD
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import read_metrics
 from mimsuite.settings.online_probe import read_online_probe
@@ -123,8 +124,10 @@ class Images:
     def of_curves(self, limit):
         return Images(min(limit, len(self)), self.labels[:limit])
 
-    def column(self, name):
-        return self.labels.astype(int)
+    def row_blocks(self):
+        rows = np.zeros(len(self), RECORD)
+        rows["label_header"] = self.labels
+        yield rows
 
 
 @pytest.mark.parametrize(

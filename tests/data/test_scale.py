@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from mimsuite.data import hashing, tables
+from mimsuite.data.augment.crop import RandomResizedCrop
+from mimsuite.data.datamodule import ImageData
 from mimsuite.data.hashing import find_smallest, splitmix64
 from mimsuite.data.index import DataIndex, Samples, Selection, Shard
 from mimsuite.data.index_json import write_index
+from mimsuite.data.merge import merge
 from mimsuite.data.numbering import All, AllBut, Some
 from mimsuite.data.open import open_data, open_index
 from mimsuite.data.order import BatchOrder
@@ -118,6 +121,37 @@ def test_what_is_left_of_train_costs_no_memory_for_each_sample(many, monkeypatch
     assert held < 60_000  # two numbers for each of the 2,000 that are left out
     assert most < 8 * len(rest)  # some pieces of the keys
     assert len(pickle.dumps(rest)) < 50_000  # what a worker gets that is started and not forked
+
+
+def test_images_for_a_probe_are_chosen_once(many):
+    index = open_index(str(many))
+    data = ImageData(
+        index,
+        image_size=(8, 8),
+        mask_unit=None,
+        train_transform=RandomResizedCrop((8, 8)),
+        masks=(),
+        batch=64,
+        micro_batch=64,
+        steps=1,
+        seed=0,
+        workers=0,
+    )
+    assert data.whole_images("train", 100, labels=False)[1] == 100
+    with opened() as files:
+        assert data.whole_images("train", 100, labels=False)[1] == 100
+    assert not files
+
+
+def test_shards_of_a_joined_set_share_the_numbers_of_their_classes(many):
+    one = replace(open_index(str(many)), has_labels=True, classes=tuple(map(str, range(1000))))
+    shards = tuple(replace(shard, path=f"{shard.path}.2") for shard in one.splits["train"])
+    other = replace(one, splits={"train": shards}, classes=tuple(map(str, range(999, -1, -1))))
+    joined = merge([one, other]).splits["train"]
+    assert len(joined) == 2 * SHARDS
+    assert joined[0].classes is None
+    assert joined[-1].classes == tuple(range(999, -1, -1))
+    assert len({id(shard.classes) for shard in joined}) == 2
 
 
 # ---- folders of older versions
