@@ -80,7 +80,7 @@ class Samples:
         self._chosen = All(self._starts[-1]) if chosen is None else chosen
         self.sizes = np.diff(self._chosen.before(bounds))
         self._rows = OrderedDict[int, NDArray[np.void]]()
-        self._table: tuple[str, TableFile] | None = None  # the last that was opened, by its name
+        self._files: dict[str, TableFile] = {}  # the last that were opened
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -103,7 +103,7 @@ class Samples:
         """Yields the hashed keys of all samples in order, some at a time."""
         place = 0
         for where in self._ranges():
-            keys = read_keys(where)
+            keys = read_keys(self._table(where.keys or where.table), where)
             yield keys[self._chosen.within(place, place + len(keys))]
             place += len(keys)
 
@@ -111,7 +111,7 @@ class Samples:
         """Yields the rows of all samples in order, some at a time."""
         place = 0
         for where in self._ranges():
-            rows = read_rows(TableFile(where.table), where)
+            rows = read_rows(self._table(where.table), where)
             yield rows[self._chosen.within(place, place + len(rows))]
             place += len(rows)
 
@@ -154,16 +154,21 @@ class Samples:
         rows = self._rows.pop(number, None)
         if rows is None:
             where = _range_of(self.shards[number])
-            if self._table is None or self._table[0] != where.table:
-                self._table = (where.table, TableFile(where.table))
-            rows = read_rows(self._table[1], where)
+            rows = read_rows(self._table(where.table), where)
             if len(self._rows) >= _TABLES:
                 self._rows.popitem(last=False)
         self._rows[number] = rows  # the last used is the last
         return rows
 
+    def _table(self, name: str) -> TableFile:
+        if name not in self._files:
+            if len(self._files) > 1:  # two for a data set; in an older one each shard has its own
+                self._files.clear()
+            self._files[name] = TableFile(name)
+        return self._files[name]
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": OrderedDict(), "_table": None}
+        return self.__dict__ | {"_rows": OrderedDict(), "_files": {}}
 
 
 @dataclass(frozen=True)

@@ -135,15 +135,14 @@ def read_rows(table: TableFile, where: RowRange) -> NDArray[np.void]:
     return table.read(where.first, where.samples)
 
 
-def read_keys(where: RowRange) -> NDArray[np.uint64]:
-    """The keys of the rows of a range.
+def read_keys(table: TableFile, where: RowRange) -> NDArray[np.uint64]:
+    """The keys of the rows of a range; `table` is the file of keys, or that of the rows where there is none.
 
     Raises:
         InputError: the file is not that of the shards.
     """
     if where.keys is None:
-        return column_of(read_rows(TableFile(where.table), where), "key")
-    table = TableFile(where.keys)
+        return column_of(read_rows(table, where), "key")
     if table.dtype != RECORD["key"] or len(table) < where.first + where.samples:
         raise _foreign(where.keys, where)
     return table.read(where.first, where.samples)

@@ -66,7 +66,7 @@ def write_beside(data: str, out: Path, alpha: Alpha) -> None:
         place = index_remote(data, out, alpha)
     else:
         index_beside(data, alpha)
-    log.info("wrote index.json and the .idx.npy tables to %s", place)
+    log.info("wrote index.json and its tables to %s", place)
 
 
 def find_shard_faults(data: str | Sequence[str] | None) -> list[dict[str, Any]]:
