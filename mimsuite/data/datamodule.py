@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -23,11 +24,13 @@ from mimsuite.data.augment.crop import CenterCrop, Transform
 from mimsuite.data.augment.on_device import DeferredCrop
 from mimsuite.data.batches import FixedBatches, Item, StepBatches
 from mimsuite.data.collate import Collate
+from mimsuite.data.fetching.ahead import FetchesAhead, fetching_ahead, nothing_ahead
 from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.label_table import has_label
 from mimsuite.data.labels import Label
 from mimsuite.data.order import BatchOrder
 from mimsuite.data.reader import ImageReader, Sample
+from mimsuite.data.stores.names import scheme_of
 from mimsuite.data.transfer import CopyStream
 from mimsuite.data.workers import PATIENCE, WorkerWatch, end_at_lost_batch, fit_shared_memory
 from mimsuite.errors import InputError, RunError
@@ -46,12 +49,15 @@ class BatchLoader(DataLoader[Any]):
     Args:
         patience: seconds without a batch after which the workers are given up.
         asked: whether the run is asked to stop.
+        ahead: a block around the reading, whose function is told how many batches came; see `fetching_ahead`.
         keywords: those of `DataLoader`.
     """
 
-    def __init__(self, *, patience: float, asked: Callable[[], bool], **keywords: Any) -> None:
+    def __init__(
+        self, *, patience: float, asked: Callable[[], bool], ahead: Callable[[], FetchesAhead], **keywords: Any
+    ) -> None:
         super().__init__(**keywords)
-        self._patience, self._asked = patience, asked
+        self._patience, self._asked, self._ahead = patience, asked, ahead
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yields batches.
@@ -65,14 +71,16 @@ class BatchLoader(DataLoader[Any]):
             batches: Any = super().__iter__()
         watch = WorkerWatch(getattr(batches, "_workers", ()), self._patience, self._asked)
         try:
-            while True:
-                with watch.waiting():
-                    batch = next(batches, _END)
-                if batch is _END:
-                    return
-                if isinstance(batch, (InputError, RunError)):
-                    raise batch
-                yield batch
+            with self._ahead() as tell:
+                for count in itertools.count(1):
+                    with watch.waiting():
+                        batch = next(batches, _END)
+                    if batch is _END:
+                        return
+                    if isinstance(batch, (InputError, RunError)):
+                        raise batch
+                    tell(count)
+                    yield batch
         finally:
             watch.close()
             del batches  # or an error's traceback would hold it, and with it the workers
@@ -215,7 +223,15 @@ class ImageData(lightning.LightningDataModule):
             place=(rank, world),
             start=self._done,
         )
-        return _loader(reader, batches, self._collate, self.micro_batch, self._loading)
+        return _loader(reader, batches, self._collate, self.micro_batch, self._loading, ahead=self._fetch_ahead)
+
+    def _fetch_ahead(self) -> FetchesAhead:
+        """Fetches shards of other machines ahead of the training batches, from the next step on."""
+        shards, (rank, world), step = self._train.shards, self._place(), self._done()
+        if not any(scheme_of(shard.path) for shard in shards):
+            return nothing_ahead()
+        plan = self.order.stretches(step, self._steps, rank, world)
+        return fetching_ahead(self._index.fetching, shards, plan, step, self._batch // world // self.micro_batch)
 
     def val_dataloader(self) -> BatchLoader:
         """The validation images in fixed order: centre crops, masks that depend on the key alone.
@@ -356,6 +372,7 @@ def _loader(
     batch: int,
     loading: Loading,
     keep: bool = False,
+    ahead: Callable[[], FetchesAhead] = nothing_ahead,
 ) -> BatchLoader:
     """A loader with a generator of its own: torch would draw a seed for the workers from the global one."""
     workers, ready, line = fit_shared_memory(loading.workers, batch * reader.sample_bytes, loading.processes)
@@ -364,6 +381,7 @@ def _loader(
     return BatchLoader(
         patience=loading.patience,
         asked=loading.asked,
+        ahead=ahead,
         dataset=reader,
         batch_sampler=batches,
         collate_fn=collate,

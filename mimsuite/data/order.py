@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +14,20 @@ from mimsuite.data.hashing import mix_hashes, permute
 from mimsuite.errors import InputError
 
 _SHARDS, _WINDOW = 1, 2
+
+
+class Stretch(NamedTuple):
+    """Shards that a process needs for some steps.
+
+    Attributes:
+        first: the first step that needs them.
+        stop: the first step after those.
+        shards: their numbers, in the order of the split.
+    """
+
+    first: int
+    stop: int
+    shards: tuple[int, ...]
 
 
 class BatchOrder:
@@ -72,12 +89,8 @@ class BatchOrder:
         Raises:
             InputError: `world` does not divide the batch.
         """
-        if self._batch % world:
-            use = -(-self._batch // world) * world
-            raise InputError(f"batch={self._batch} is not a multiple of the {world} devices; use batch={use}")
         part, share = self._batch // self._lanes, self._batch // world
-        first, last = rank * share, (rank + 1) * share
-        served = range(first // part, (last - 1) // part + 1)
+        first, served = rank * share, self.lanes_of(rank, world)
         epoch, lanes = -1, []
         for step in range(start_step, stop_step):
             now, at = divmod(step, self.steps_per_epoch)
@@ -87,6 +100,36 @@ class BatchOrder:
             offset = first - served.start * part
             yield epoch, drawn[offset : offset + share]
 
+    def lanes_of(self, rank: int, world: int) -> range:
+        """The lanes that a rank takes samples from.
+
+        Raises:
+            InputError: `world` does not divide the batch.
+        """
+        if self._batch % world:
+            use = -(-self._batch // world) * world
+            raise InputError(f"batch={self._batch} is not a multiple of the {world} devices; use batch={use}")
+        part, share = self._batch // self._lanes, self._batch // world
+        return range(rank * share // part, ((rank + 1) * share - 1) // part + 1)
+
+    def stretches(self, start_step: int, stop_step: int, rank: int = 0, world: int = 1) -> Iterator[Stretch]:
+        """Yields which shards this rank needs in `[start_step, stop_step)`, in the order of the first step.
+
+        A shard of two windows, or of two epochs, comes twice.
+
+        Raises:
+            InputError: `world` does not divide the batch.
+        """
+        served, part = self.lanes_of(rank, world), self._batch // self._lanes
+        for epoch in range(start_step // self.steps_per_epoch, -(-stop_step // self.steps_per_epoch)):
+            begin = epoch * self.steps_per_epoch
+            end = min(stop_step, begin + self.steps_per_epoch)
+            lanes = [self._lane(epoch, lane).windows() for lane in served]
+            for low, high, shards in heapq.merge(*lanes, key=lambda window: window[0]):
+                first, stop = max(begin + low // part, start_step), min(begin - (-high // part), end)
+                if first < stop:
+                    yield Stretch(first, stop, shards)
+
     def _lane(self, epoch: int, lane: int) -> _Lane:
         order = permute(len(self._sizes), mix_hashes(self._seed, epoch, _SHARDS))
         ends = np.cumsum(self._sizes[order])
@@ -94,22 +137,38 @@ class BatchOrder:
         first, last = lane * length, (lane + 1) * length
         low = int(np.searchsorted(ends, first, side="right"))
         high = int(np.searchsorted(ends, last, side="left")) + 1
-        starts, sizes = self._starts[order[low:high]], self._sizes[order[low:high]]
+        shards = order[low:high]
+        starts, sizes = self._starts[shards], self._sizes[shards]
         skipped = first - (int(ends[low]) - int(sizes[0]))
         starts[0] += skipped
         sizes[0] -= skipped
         sizes[-1] -= int(ends[high - 1]) - last
-        return _Lane(starts, sizes, self._window, mix_hashes(self._seed, epoch, _WINDOW, lane))
+        return _Lane(shards, starts, sizes, self._window, mix_hashes(self._seed, epoch, _WINDOW, lane))
 
 
 class _Lane:
     """The samples of one lane in one epoch; holds the permutation of the last window that was used."""
 
-    def __init__(self, starts: NDArray[np.int64], sizes: NDArray[np.int64], window: int, seed: int) -> None:
+    def __init__(
+        self,
+        shards: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        window: int,
+        seed: int,
+    ) -> None:
+        self._shards = shards
         self._starts, self._sizes, self._window, self._seed = starts, sizes, window, seed
         ends = np.cumsum(sizes)
         self._bounds = np.concatenate([[0], ends[window - 1 :: window], ends[-1:]])
         self._cached = (-1, np.empty(0, dtype=np.int64))
+
+    def windows(self) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Yields the first sample of each window in the lane, the first after it, and the numbers of its shards."""
+        for number, (low, high) in enumerate(itertools.pairwise(self._bounds.tolist())):
+            part = slice(number * self._window, (number + 1) * self._window)
+            if low < high:
+                yield low, high, tuple(self._shards[part][self._sizes[part] > 0].tolist())
 
     def take(self, start: int, count: int) -> NDArray[np.int64]:
         """Samples `start` to `start + count` of the lane."""

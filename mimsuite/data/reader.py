@@ -16,7 +16,7 @@ from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.label_table import read_label
 from mimsuite.data.labels import Label
 from mimsuite.data.members import read_checked_image
-from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.shard_files import ShardFiles, reads_whole
 from mimsuite.data.stores.names import shown
 from mimsuite.errors import InputError, RunError
 from mimsuite.types import BadSample
@@ -77,7 +77,7 @@ class ImageReader(Dataset[Sample | Failure]):
         self._samples, self._transform, self._seed, self._labels = samples, transform, seed, labels
         self._channels, self._dtype, self._alpha = index.channels, index.dtype, index.alpha
         self._index = index
-        self._files = ShardFiles(index.fetching)
+        self._files = ShardFiles(index.fetching, whole=reads_whole(samples))
 
     def __len__(self) -> int:
         return len(self._samples)

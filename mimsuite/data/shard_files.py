@@ -1,22 +1,43 @@
-"""Reads ranges of shards, and tries again where a fault may pass."""
+"""Reads ranges of shards: from files of this machine, from whole shards in the cache, or by requests."""
 
 from __future__ import annotations
 
+import contextlib
+import http
+
 from mimsuite.data.fetching.limits import DEFAULT, Fetching
-from mimsuite.data.fetching.retry import Attempts, passes
-from mimsuite.data.index import Shard
-from mimsuite.data.stores.address import store_of
-from mimsuite.data.stores.names import scheme_of
-from mimsuite.data.stores.store import Store
+from mimsuite.data.fetching.retry import give_up, passes, persistently
+from mimsuite.data.fetching.shard_cache import NoRoomError, ShardCache
+from mimsuite.data.index import Samples, Shard
+from mimsuite.data.stores.address import remote_store
+from mimsuite.data.stores.fault import StoreError
+from mimsuite.data.stores.local import LocalStore
+from mimsuite.data.stores.names import scheme_of, shown
 from mimsuite.errors import RunError
+
+_MOST = 4  # where a pass reads at least one sample in so many, shards are fetched whole
+
+
+def reads_whole(samples: Samples) -> bool:
+    """Whether a pass over some samples reads so much of their shards that these are better fetched whole."""
+    shards = zip(samples.shards, samples.sizes.tolist(), strict=True)
+    return len(samples) * _MOST >= sum(shard.samples for shard, size in shards if size)
 
 
 class ShardFiles:
     """Ranges of shards, wherever they lie."""
 
-    def __init__(self, fetching: Fetching = DEFAULT) -> None:
-        self._fetching = fetching
-        self._stores: dict[str, Store] = {}
+    def __init__(self, fetching: Fetching = DEFAULT, *, whole: bool = False) -> None:
+        """Takes how shards are read.
+
+        Args:
+            fetching: what the user decided.
+            whole: whether most of each shard will be read: then those of other machines are fetched whole, to the
+                cache, as far as there is room. Otherwise they are read from there if they are there.
+        """
+        self._fetching, self._whole = fetching, whole and fetching.limit > 0
+        self._local = LocalStore()
+        self._cache = ShardCache(fetching)
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
         """Returns the `size` bytes of `shard` from `offset` on.
@@ -26,36 +47,50 @@ class ShardFiles:
         Raises:
             RunError: the file vanished, cannot be read, or has become shorter.
         """
-        store, attempts = self._store(shard.path), None
-        while True:
-            try:
-                data = store.read(shard.path, offset, size)
-                break
-            except OSError as error:
-                attempts = attempts or Attempts(self._fetching.timeout)
-                try:
-                    attempts.wait(error)
-                except OSError as last:
-                    raise self._given_up(shard.path, offset, last) from error
+        read = self._read_remote if scheme_of(shard.path) else self._read_local
+        data = read(shard, offset, size)
         if len(data) < size:
             raise RunError(
-                f"shard {shard.path} ends before offset {offset + size}: it was cut during the run; copy it again, "
-                "and resume the run"
+                f"shard {shown(shard.path)} ends before offset {offset + size}: it was cut during the run; copy it "
+                "again, and resume the run"
             )
         return data
 
-    def _given_up(self, path: str, offset: int, error: OSError) -> RunError:
-        tried = f"tried for {self._fetching.timeout:g} s; check the disk or the connection"
-        fix = tried if passes(error) else "put it back"
-        return RunError(f"shard {path} cannot be read at offset {offset}: {error.strerror}; {fix}, and resume the run")
+    def _read_local(self, shard: Shard, offset: int, size: int) -> bytes:
+        timeout = self._fetching.timeout
+        try:
+            return persistently(lambda: self._local.read(shard.path, offset, size), timeout)
+        except OSError as error:
+            tried = f"tried for {timeout:g} s; check the disk or the connection"
+            what, fix = (
+                f"shard {shard.path} cannot be read at offset {offset}",
+                tried if passes(error) else "put it back",
+            )
+            raise give_up(what, error, fix) from error
 
-    def _store(self, path: str) -> Store:
-        scheme = scheme_of(path)
-        if scheme not in self._stores:
-            self._stores[scheme] = store_of(path)
-        return self._stores[scheme]
+    def _read_remote(self, shard: Shard, offset: int, size: int) -> bytes:
+        if self._whole:
+            with contextlib.suppress(NoRoomError):  # then by range
+                return self._cache.read(shard, offset, size)
+        elif (data := self._cache.read_if_here(shard, offset, size)) is not None:
+            return data
+        try:
+            return remote_store(shard.path, self._fetching.timeout).read(shard.path, offset, size)
+        except OSError as error:
+            if isinstance(error, StoreError) and error.status == http.HTTPStatus.OK:
+                return self._read_whole(shard, offset, size)
+            raise give_up(f"shard {shown(shard.path)} cannot be read at offset {offset}", error) from error
+
+    def _read_whole(self, shard: Shard, offset: int, size: int) -> bytes:
+        """From a server that sends whole files alone."""
+        try:
+            return self._cache.read(shard, offset, size)
+        except NoRoomError as error:
+            raise RunError(
+                f"the server of {shown(shard.path)} ignores Range, and loader.cache_gib={self._fetching.cache_gib:g} "
+                f"has no room for whole shards of {shard.bytes / 2**30:.2f} GiB; use a larger one"
+            ) from error
 
     def close(self) -> None:
         """Closes the files; the next read opens them again."""
-        for store in self._stores.values():
-            store.close()
+        self._local.close()

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-TIMEOUT = 20.0  # seconds
+from mimsuite.data.fetching.patient import TIMEOUT
+from mimsuite.data.storage import cache_folder
+
+CACHE_GIB = 50.0
+SHARDS = "shards"  # of the cache folder
 
 
 @dataclass(frozen=True)
@@ -13,9 +18,27 @@ class Fetching:
 
     Attributes:
         timeout: seconds without progress of one read, its retries included, after which it is given up.
+        cache: the folder that keeps shards of other machines; None: `shards` in the user's cache folder.
+        cache_gib: the most that it may hold; 0 keeps none.
     """
 
     timeout: float = TIMEOUT
+    cache: str | None = None
+    cache_gib: float = CACHE_GIB
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that the cache may hold."""
+        return int(self.cache_gib * (1 << 30))
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the cache.
+
+        Raises:
+            InputError: the user has no cache folder.
+        """
+        return cache_folder() / SHARDS if self.cache is None else Path(self.cache)
 
 
 DEFAULT = Fetching()

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mimsuite.data.stores.fault import StoreError
+from mimsuite.data.stores.remote import SLOWEST
+from mimsuite.errors import RunError
 
 T = TypeVar("T")
 
@@ -31,23 +33,47 @@ def passes(error: OSError) -> bool:
 
 
 class Attempts:
-    """One read that is tried again, until it has made no progress for `timeout` seconds."""
+    """One read that is tried again, until it has made no progress for `timeout` seconds.
+
+    Progress is `SLOWEST` bytes a second over that time: what comes slower counts as nothing.
+    """
 
     def __init__(self, timeout: float) -> None:
-        self._timeout, self._end = timeout, time.monotonic() + timeout
-        self._pause = _PAUSES[0]
+        self._timeout = timeout
+        self._start()
+
+    def _start(self) -> None:
+        self._end, self._pause, self._new = time.monotonic() + self._timeout, _PAUSES[0], 0
+
+    def advance(self, size: int) -> None:
+        """Takes note of `size` bytes that came."""
+        self._new += size
+        if self._new >= SLOWEST * self._timeout:
+            self._start()
 
     def wait(self, error: OSError) -> None:
-        """Waits for the next attempt: twice as long as for the last, and by chance up to half less.
+        """Waits for the next attempt: twice as long as for the last, by chance up to half less, or as a server asks.
 
         Raises:
             OSError: `error`, where it does not pass, or the time is over.
         """
-        pause = self._pause * _chance.uniform(0.5, 1.0)
-        if not passes(error) or time.monotonic() + pause > self._end:
+        pause, left = self._pause * _chance.uniform(0.5, 1.0), self._end - time.monotonic()
+        if not passes(error) or left < pause:
             raise error
-        time.sleep(pause)
+        asked = error.retry_after if isinstance(error, StoreError) else None
+        time.sleep(pause if asked is None else min(max(pause, asked), left))
         self._pause = min(2 * self._pause, _PAUSES[1])
+
+
+def give_up(what: str, error: OSError, fix: str = "") -> RunError:
+    """The error for a read that was tried in vain.
+
+    Args:
+        what: what cannot be done, as people may see it.
+        error: the last fault.
+        fix: what to do about it, beside going on.
+    """
+    return RunError(f"{what}: {error.strerror or error}{fix and '; '}{fix}, and resume the run")
 
 
 def persistently(call: Callable[[], T], timeout: float) -> T:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import http
 import os
 
+from mimsuite.data.fetching.patient import TIMEOUT, PatientStore
 from mimsuite.data.stores.fault import StoreError, is_absent
 from mimsuite.data.stores.local import LocalStore
 from mimsuite.data.stores.names import REMOTE, scheme_of, unknown_scheme
-from mimsuite.data.stores.remote import RemoteStore
 from mimsuite.data.stores.store import Store
 
-_remote: dict[str, RemoteStore] = {}
+_remote: dict[tuple[str, float], PatientStore] = {}
 
 
 def absolute(address: str) -> str:
@@ -26,8 +26,12 @@ def absolute(address: str) -> str:
     return by_name if os.path.realpath(by_name) == place else place
 
 
-def store_of(address: str) -> Store:
+def store_of(address: str, timeout: float = TIMEOUT) -> Store:
     """The store that reads what lies at an address; there is one of each remote kind in a process.
+
+    Args:
+        address: a path or an address.
+        timeout: seconds without progress of one read of another machine, its retries included.
 
     Raises:
         InputError: a kind of address that is not supported. Only its scheme is named: the rest may hold a password.
@@ -37,13 +41,13 @@ def store_of(address: str) -> Store:
         return LocalStore()
     if scheme not in REMOTE:
         raise unknown_scheme(scheme)
-    return remote_store(address)
+    return remote_store(address, timeout)
 
 
-def remote_store(address: str) -> RemoteStore:
-    """As `store_of`, for an address of another machine."""
+def remote_store(address: str, timeout: float = TIMEOUT) -> PatientStore:
+    """As `store_of`, for an address on another machine."""
     scheme = scheme_of(address)
-    return _remote.setdefault(scheme, RemoteStore(scheme))
+    return _remote.setdefault((scheme, timeout), PatientStore(scheme, timeout))
 
 
 def read_if_there(address: str) -> bytes | None:

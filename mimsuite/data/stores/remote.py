@@ -16,7 +16,7 @@ from mimsuite.data.stores.store import Stat
 from mimsuite.errors import InputError, RunError
 
 TIMEOUT = 20.0  # seconds without a byte, after which a request is given up
-_SLOWEST = 16 << 10  # bytes a second; a body that comes slower than this is given up after as long
+SLOWEST = 16 << 10  # bytes a second; a body that comes slower than this is given up after as long
 _FOLDERS = 10_000  # of a listing: more are taken for a folder that is not data
 
 _left = list[Backend]()  # those of the process that this one was forked from: closing them would close its connections
@@ -168,7 +168,7 @@ class RemoteStore:
                 found += len(block)
                 if body.length is not None and found > body.length:
                     raise StoreError(name, f"more than the {body.length} bytes came that were promised", passes=True)
-                if waited > self._timeout and found < waited * _SLOWEST:
+                if waited > self._timeout and found < waited * SLOWEST:
                     raise StoreError(name, f"only {found} bytes came in {waited:.0f} s", passes=True)
                 yield block
         finally:
