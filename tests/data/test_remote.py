@@ -165,13 +165,13 @@ def test_a_server_that_ignores_ranges_is_never_misread(web):
 
 
 def test_another_range_than_the_one_asked_for_is_an_error(web):
-    web.shift, store = 7, store_of(web.address)
+    web.shift, store = 7, RemoteStore("http")
     with pytest.raises(StoreError, match="asked for bytes from 1000 on, the server sends bytes 1007-1016/512000"):
         store.read(f"{web.address}/data/big.bin", 1000, 10)
 
 
 def test_a_body_that_ends_too_early_passes(web):
-    web.missing, store = 100, store_of(web.address)
+    web.missing, store = 100, RemoteStore("http")
     with pytest.raises(StoreError) as error:
         list(store.stream(f"{web.address}/data/x.tar"))
     assert error.value.passes
@@ -181,7 +181,7 @@ def test_a_body_that_ends_too_early_passes(web):
 def test_each_answer_is_asked_for_once_and_says_whether_it_may_pass(web, status, passes):
     web.answers["/data/x.tar"] = status
     with pytest.raises(StoreError, match=f"HTTP {status}") as error:
-        store_of(web.address).read(f"{web.address}/data/x.tar", 0, 4)
+        RemoteStore("http").read(f"{web.address}/data/x.tar", 0, 4)
     assert (error.value.status, error.value.passes, len(web.asked)) == (status, passes, 1)
 
 

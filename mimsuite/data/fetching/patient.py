@@ -39,8 +39,11 @@ class PatientStore(RemoteStore):
         once = super().read
         return self._persistently(name, lambda name: once(name, offset, size))
 
-    def stream(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """See `RemoteStore.stream`; after a fault it goes on behind what has come."""
+    def stream(self, name: str, offset: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """See `RemoteStore.stream`; after a fault it goes on behind what has come.
+
+        A file that ends before it has `size` bytes is a fault, too.
+        """
         attempts = Attempts(self._patience)
         while True:
             try:
@@ -48,7 +51,9 @@ class PatientStore(RemoteStore):
                     yield block
                     offset += len(block)
                     attempts.advance(len(block))
-                return
+                if size is None or offset >= size:
+                    return
+                raise StoreError(name, f"only {offset} of {size} bytes came", passes=True)
             except StoreError as error:
                 try:
                     attempts.wait(error)
