@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mimsuite.data.fetching.limits import SHARDS
+from mimsuite.data.fetching.shard_cache import list_shards, remove_shard
 from mimsuite.data.folders import is_picture
 from mimsuite.data.index_json import INDEX
 from mimsuite.data.storage import cache_folder, move_folder, write_json
@@ -26,7 +28,7 @@ LIMIT, LIMIT_GIB = "MIMSUITE_CACHE_LIMIT", 100.0
 
 _ABOUT = "source.json"  # written last into a copy
 _PART = ".part"
-_OTHERS = ("features", "index")
+_OTHERS = ("features", "index", "remote")
 _GIB = 1 << 30
 _held: dict[str, int] = {}  # copies that this process uses: the handle that keeps each locked
 
@@ -196,8 +198,8 @@ def list_packed() -> Iterator[Entry]:
 
 
 def other_sizes() -> dict[str, int]:
-    """Bytes of the other parts of the cache: features, and indexes of shards that have none."""
-    return {name: size_of(cache_folder() / name) for name in _OTHERS}
+    """Bytes of the other parts of the cache: features, indexes of shards that have none, what was fetched."""
+    return {name: size_of(cache_folder() / name) for name in (*_OTHERS, SHARDS)}
 
 
 def clean_cache(what: str) -> tuple[int, list[Path]]:
@@ -207,7 +209,7 @@ def clean_cache(what: str) -> tuple[int, list[Path]]:
         what: "old", copies that nobody needs any more; or "all".
 
     Returns:
-        How many bytes were removed, and the folders that stay because they are in use.
+        How many bytes were removed, and what stays because it is in use.
     """
     removed, kept = 0, list[Path]()
     for entry in list(list_packed()):
@@ -216,9 +218,15 @@ def clean_cache(what: str) -> tuple[int, list[Path]]:
                 removed += entry.bytes
             else:
                 kept.append(entry.path)
-    for name, size in other_sizes().items() if what == "all" else ():
+    sizes = other_sizes()
+    for name in _OTHERS if what == "all" else ():
         shutil.rmtree(cache_folder() / name, ignore_errors=True)
-        removed += size
+        removed += sizes[name]
+    for shard in list_shards(cache_folder() / SHARDS) if what == "all" else ():
+        if remove_shard(shard.path):
+            removed += shard.bytes
+        else:
+            kept.append(shard.path)
     return removed, kept
 
 

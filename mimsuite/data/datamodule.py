@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -24,7 +24,8 @@ from mimsuite.data.augment.crop import CenterCrop, Transform
 from mimsuite.data.augment.on_device import DeferredCrop
 from mimsuite.data.batches import FixedBatches, Item, StepBatches
 from mimsuite.data.collate import Collate
-from mimsuite.data.fetching.ahead import FetchesAhead, fetching_ahead, nothing_ahead
+from mimsuite.data.fetching.ahead import FetchesAhead, fetching_ahead, fit_window, nothing_ahead
+from mimsuite.data.fetching.limits import Fetching
 from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.label_table import has_label
 from mimsuite.data.labels import Label
@@ -214,7 +215,8 @@ class ImageData(lightning.LightningDataModule):
                 f"use batch={-(-self._batch // (world * self.micro_batch)) * world * self.micro_batch}"
             )
         transform = self._deferred or self._train_transform
-        reader = ImageReader(self._index, self._train, transform, seed=self._seed, labels=self._labels)
+        index = self._fitted_to_cache(rank, world)
+        reader = ImageReader(index, self._train, transform, seed=self._seed, labels=self._labels)
         batches = StepBatches(
             self.order,
             steps=self._steps,
@@ -223,15 +225,34 @@ class ImageData(lightning.LightningDataModule):
             place=(rank, world),
             start=self._done,
         )
-        return _loader(reader, batches, self._collate, self.micro_batch, self._loading, ahead=self._fetch_ahead)
+        return _loader(
+            reader,
+            batches,
+            self._collate,
+            self.micro_batch,
+            self._loading,
+            ahead=partial(self._fetch_ahead, index.fetching),
+        )
 
-    def _fetch_ahead(self) -> FetchesAhead:
+    def _fitted_to_cache(self, rank: int, world: int) -> DataIndex:
+        """The index; where the cache is too small for shards of other machines, they are not fetched whole."""
+        if not any(scheme_of(shard.path) for shard in self._train.shards):
+            return self._index
+        first = rank - rank % self._loading.processes
+        ranks = range(first, min(world, first + self._loading.processes))
+        lanes = {lane for other in ranks for lane in self.order.lanes_of(other, world)}
+        fetching, line = fit_window(self._index.fetching, self._train.shards, len(lanes) * self.order.window)
+        if line is not None and rank == first:
+            log.warning("%s", line)
+        return replace(self._index, fetching=fetching)
+
+    def _fetch_ahead(self, fetching: Fetching) -> FetchesAhead:
         """Fetches shards of other machines ahead of the training batches, from the next step on."""
         shards, (rank, world), step = self._train.shards, self._place(), self._done()
-        if not any(scheme_of(shard.path) for shard in shards):
+        if not fetching.whole or not any(scheme_of(shard.path) for shard in shards):
             return nothing_ahead()
         plan = self.order.stretches(step, self._steps, rank, world)
-        return fetching_ahead(self._index.fetching, shards, plan, step, self._batch // world // self.micro_batch)
+        return fetching_ahead(fetching, shards, plan, step, self._batch // world // self.micro_batch)
 
     def val_dataloader(self) -> BatchLoader:
         """The validation images in fixed order: centre crops, masks that depend on the key alone.

@@ -43,9 +43,11 @@ class BatchOrder:
 
     Attributes:
         steps_per_epoch: global batches of an epoch.
+        window: shards whose samples are mixed.
     """
 
     steps_per_epoch: int
+    window: int
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class BatchOrder:
         """
         self._sizes = np.asarray(shard_sizes, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
-        self._batch, self._seed, self._lanes, self._window = batch, seed, lanes, window
+        self._batch, self._seed, self._lanes, self.window = batch, seed, lanes, window
         total = int(self._sizes.sum())
         if batch < 1 or window < 1 or lanes < 1:
             raise InputError(f"batch={batch}, loader.window={window}, loader.lanes={lanes}: all must be 1 or more")
@@ -143,7 +145,7 @@ class BatchOrder:
         starts[0] += skipped
         sizes[0] -= skipped
         sizes[-1] -= int(ends[high - 1]) - last
-        return _Lane(shards, starts, sizes, self._window, mix_hashes(self._seed, epoch, _WINDOW, lane))
+        return _Lane(shards, starts, sizes, self.window, mix_hashes(self._seed, epoch, _WINDOW, lane))
 
 
 class _Lane:

@@ -35,7 +35,7 @@ class ShardFiles:
             whole: whether most of each shard will be read: then those of other machines are fetched whole, to the
                 cache, as far as there is room. Otherwise they are read from there if they are there.
         """
-        self._fetching, self._whole = fetching, whole and fetching.limit > 0
+        self._fetching, self._whole = fetching, whole and fetching.whole and fetching.limit > 0
         self._local = LocalStore()
         self._cache = ShardCache(fetching)
 

@@ -28,6 +28,7 @@ FREE = (
         "trainer.num_nodes",
         "loader.patience",
         "loader.timeout",
+        "loader.cache",
         "logger",
         "out",
         "resume",

@@ -18,6 +18,7 @@ from mimsuite.data.stores.address import absolute
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import Budget
 from mimsuite.settings.crops import OF_THE_LOADER, read_crops_on_device
+from mimsuite.settings.fetching import check_cache, read_fetching, written_cache
 from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.init_keys import fit_weights, refuse_init_keys
 from mimsuite.settings.machine import read_workers
@@ -233,6 +234,7 @@ def read_inputs(
     weights = read_weights(init, objects, out if resume and held else None)
     weights = weights and weights.trusting(trusted)
     index = replace(open_data(data, (weights and weights.alpha) or "white"), fetching=loading.fetching)
+    check_cache(index, loading.fetching)
     if weights is None:
         refuse_init_keys(cfg)
     else:
@@ -311,7 +313,7 @@ def read_loading(cfg: DictConfig, devices: int | None, objects: Objects) -> Load
         window=read_int(cfg, "loader.window"),
         val_limit=read_int(cfg, "loader.val_limit"),
         patience=read_positive(cfg, "loader.patience"),
-        fetching=Fetching(timeout=read_positive(cfg, "loader.timeout")),
+        fetching=read_fetching(cfg),
         crops_on_device=read_crops_on_device(cfg, objects),
     )
 
@@ -376,6 +378,7 @@ def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget:
     return with_values(
         cfg,
         ({} if labels is None else {"labels": absolute(labels)})
+        | written_cache(inputs.loading.fetching)
         | {
             "data": list(inputs.data) if isinstance(inputs.data, tuple) else inputs.data,
             "init": str(Path(init).absolute()) if init is not None and Path(init).exists() else init,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mimsuite.data.fetching.limits import Fetching
 from mimsuite.data.fetching.locks import Handle
@@ -105,6 +107,24 @@ class Ahead:
                 if ready():
                     return
                 self._moved.wait()
+
+
+def fit_window(fetching: Fetching, shards: Sequence[Shard], count: int) -> tuple[Fetching, str | None]:
+    """How shards are read where the cache must hold `count` of them at once, and a line where it is too small for them.
+
+    Args:
+        fetching: what the user decided.
+        shards: those of the run.
+        count: those whose samples are mixed, in all lanes of this machine.
+    """
+    need = sum(sorted(shard.bytes for shard in shards)[-count:])
+    if need <= fetching.limit:
+        return fetching, None
+    return replace(fetching, whole=False), (
+        f"loader.cache_gib={fetching.cache_gib:g} is too small for the {min(count, len(shards))} shards whose samples "
+        f"are mixed ({need / 2**30:.1f} GiB): each image is a request of its own, which is slower; use "
+        f"loader.cache_gib={math.ceil(2 * need / 2**30)}"
+    )
 
 
 FetchesAhead = contextlib.AbstractContextManager[Callable[[int], None]]

@@ -20,11 +20,13 @@ class Fetching:
         timeout: seconds without progress of one read, its retries included, after which it is given up.
         cache: the folder that keeps shards of other machines; None: `shards` in the user's cache folder.
         cache_gib: the most that it may hold; 0 keeps none.
+        whole: whether what reads most of a shard fetches it whole.
     """
 
     timeout: float = TIMEOUT
     cache: str | None = None
     cache_gib: float = CACHE_GIB
+    whole: bool = True
 
     @property
     def limit(self) -> int:

@@ -224,7 +224,7 @@ class ShardCache:
             for entry in sorted(rows, key=lambda entry: entry.used):
                 if total + size <= self._fetching.limit:
                     break
-                if remove(entry.path):
+                if remove_shard(entry.path):
                     total -= entry.bytes
             if total + size > self._fetching.limit:
                 raise NoRoomError
@@ -322,7 +322,7 @@ def list_shards(folder: Path) -> list[Entry]:
     return found
 
 
-def remove(path: Path) -> bool:
+def remove_shard(path: Path) -> bool:
     """Removes a shard that no process holds; tells whether it is gone."""
     try:
         with Handle(path) as handle:
