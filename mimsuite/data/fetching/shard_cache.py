@@ -192,6 +192,9 @@ class ShardCache:
                 continue
             with handle:
                 while not handle.lock():
+                    if not handle.is_at(part):  # whole by now, and in use
+                        yield None
+                        return
                     if not wait:
                         raise BusyError
                     self._wait_for(handle, part)
