@@ -23,6 +23,7 @@ from mimsuite.settings.team import OWN, Team, check_alone, current_team, ignored
 log = logging.getLogger("mimsuite")
 
 PATIENCE = 60.0  # seconds that the others get to end by themselves after one has died
+NOTHING_TO_SAVE = 5.0  # the same, where they only read
 
 
 def is_leader() -> bool:
@@ -66,7 +67,7 @@ def read_in_processes(task: str, overrides: Sequence[str], devices: int | None) 
     team = processes_of(devices, 1, "auto")
     if team.size == 1 or current_team() is not None:
         return team, None
-    return team, launch(task, command_line(task, overrides), team.local, 1, AGAIN)
+    return team, launch(task, command_line(task, overrides), team.local, 1, saves=False)
 
 
 def command_line(task: str, overrides: Sequence[str]) -> list[str]:
@@ -77,18 +78,19 @@ def command_line(task: str, overrides: Sequence[str]) -> list[str]:
     return sys.argv[1:] if own is not None and own.name == f"mimsuite.tasks.{task}" else list(overrides)
 
 
-def launch(task: str, arguments: Sequence[str], local: int, nodes: int, fix: str = RESUME) -> int:
+def launch(task: str, arguments: Sequence[str], local: int, nodes: int, *, saves: bool = True) -> int:
     """Runs a task in `local` processes on this machine and waits for them; returns the exit code of the run.
 
     The signals that stop a run are passed on, also those that come while the processes start. When one process dies
-    the others end by themselves, because their exchange breaks; after `PATIENCE` seconds they are killed.
+    the others end by themselves, because their exchange breaks; after `PATIENCE` seconds they are killed, or after
+    `NOTHING_TO_SAVE`.
 
     Args:
         task: a module of `mimsuite.tasks`.
         arguments: its command line.
         local: processes.
         nodes: machines; each runs this command with its own NODE_RANK and a common MASTER_ADDR and MASTER_PORT.
-        fix: what to do when a process is killed, the end of the message.
+        saves: whether the task has checkpoints, to go on from.
 
     Raises:
         RunError: a process was killed.
@@ -114,7 +116,7 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int, fix: str
             environment = {**task_environment(), **shared, "LOCAL_RANK": str(i), "RANK": str(node * local + i)}
             # A session of its own: a terminal's Ctrl-C comes through us, once.
             children.append(subprocess.Popen(command, env=environment, start_new_session=True))
-        return wait_for(children, asked, fix)
+        return wait_for(children, asked, saves=saves)
     finally:
         for child in children:
             if child.poll() is None:
@@ -123,21 +125,22 @@ def launch(task: str, arguments: Sequence[str], local: int, nodes: int, fix: str
             signal.signal(number, handler)
 
 
-def wait_for(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int] = (), fix: str = RESUME) -> int:
+def wait_for(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int] = (), *, saves: bool = True) -> int:
     """Waits until all have ended; returns the first exit code that is not 0, else 0.
 
     Args:
         children: the processes.
         asked: signals to pass on to them; it may grow meanwhile.
-        fix: see `launch`.
+        saves: see `launch`.
 
     Raises:
         RunError: one was killed, and by no signal that was passed on.
     """
     first: tuple[int, int] | None = None
+    patience = PATIENCE if saves else NOTHING_TO_SAVE
     deadline = float("inf")
     passed = 0
-    while any(child.poll() is None for child in children):
+    while None in [child.poll() for child in children]:  # asks every one, for `first_failure`
         for number in asked[passed:]:
             passed += 1
             for child in children:
@@ -145,9 +148,9 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int] =
         time.sleep(0.1)
         if first is None:
             first = first_failure(children)
-            deadline = time.monotonic() + PATIENCE if first else deadline
+            deadline = time.monotonic() + patience if first else deadline
         if time.monotonic() > deadline:
-            log.warning("ending the processes that still run %d s after one died", PATIENCE)
+            log.warning("ending the processes that still run %d s after one died", patience)
             deadline = float("inf")
             for child in children:
                 child.kill()
@@ -161,7 +164,7 @@ def wait_for(children: Sequence[subprocess.Popen[bytes]], asked: Sequence[int] =
     if code < 0:
         raise RunError(
             f"process {number} of {len(children)} was killed by {signal.Signals(-code).name}, and so the run ended; "
-            f"{fix}"
+            f"{RESUME if saves else AGAIN}"
         )
     return code
 

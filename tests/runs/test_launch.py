@@ -72,6 +72,16 @@ def test_a_process_that_was_killed_is_named(tmp_path, monkeypatch):
         launch("pretrain", [], 2, 1)
 
 
+def test_the_others_are_ended_at_once_where_nothing_is_to_be_saved(tmp_path, monkeypatch):
+    """A process that only reads does not notice for long that another is gone."""
+    monkeypatch.setattr(processes, "NOTHING_TO_SAVE", 0.2)
+    stand_in(tmp_path, monkeypatch, "exec sleep 60", "kill -9 $$")
+    began = time.monotonic()
+    with pytest.raises(RunError, match="process 1 of 2 was killed by SIGKILL, and so the run ended; start it again"):
+        launch("evaluate", [], 2, 1, saves=False)
+    assert time.monotonic() - began < 30
+
+
 def stand_in(tmp_path, monkeypatch, first, second):
     """What the two processes of a run do instead of running."""
     stub = tmp_path / "stub"
@@ -84,7 +94,7 @@ def stand_in(tmp_path, monkeypatch, first, second):
 def test_a_task_for_two_devices_starts_two_processes_of_itself(task, tmp_path, monkeypatch):
     started = []
 
-    def launched(*arguments):
+    def launched(*arguments, **_):
         started.append(arguments)
         return 5
 
@@ -93,7 +103,7 @@ def test_a_task_for_two_devices_starts_two_processes_of_itself(task, tmp_path, m
     out = "out.npz" if task == "embed" else "out"
     values = {"out": str(tmp_path / out), "devices": 2} | ({"batch": 8} if trains else {"init": "demo:vit"})
     assert api.call(task, values)["exit_code"] == 5
-    ((name, arguments, local, nodes, *_),) = started
+    ((name, arguments, local, nodes),) = started
     assert (name, local, nodes) == (task, 2, 1)
     assert "devices=2" in arguments
     assert any(a.startswith("out=") and str(tmp_path / "out") in a for a in arguments)
