@@ -47,7 +47,7 @@ class Heartbeat:
         self._store: Store = store.clone()  # type: ignore[attr-defined]  # a connection of its own: the other may wait for a key
         self._closed, self._rounds, self._explains = threading.Event(), 0, False
         self._unchanged: dict[int, tuple[str, int]] = {}
-        self._hosts = {0: team.address}
+        self._hosts, self._dead = {0: team.address}, set[int]()
         self._store.set(f"mimsuite/host/{team.rank}", socket.gethostname())
         self._store.set(self._key(team.rank), "0")
         for work in (self._beat, self._guard):
@@ -66,12 +66,20 @@ class Heartbeat:
         """
         try:
             if state == DONE and self._team.rank == 0:
-                while any(word not in (DONE, FAILED, CUT_OFF) for word in self._words(self._others())):
+                while self._looking():
                     time.sleep(BEAT / 10)  # a process that is lost meanwhile is found by the other thread
             self._closed.set()
             self._store.set(self._key(self._team.rank), state)
+            end = time.monotonic() + 2 * LOOKS * BEAT  # the store goes with the first process
+            while state == CUT_OFF and self._team.rank == 0 and time.monotonic() < end and self._looking():
+                time.sleep(BEAT / 10)
         except RuntimeError:
             self._closed.set()  # the store is gone, and those who would read it have left
+
+    def _looking(self) -> bool:
+        """Whether another process that lives has not said its last word."""
+        words = zip(self._others(), self._words(self._others()), strict=True)
+        return any(word not in (DONE, FAILED, CUT_OFF) for rank, word in words if rank not in self._dead)
 
     def explain(self, error: Exception) -> LostProcessError:
         """Why an exchange broke: looks who has failed, or does not live any more."""
@@ -89,6 +97,7 @@ class Heartbeat:
         words = (DONE, FAILED, CUT_OFF)
         dead = [rank for rank, word in enumerate(now) if word == before[rank] and word not in words]
         if dead:
+            self._dead = set(dead)
             return self._lost(dead, "was killed or is cut off")
         return self._lost([], f"an exchange between the processes of this run broke ({cause_of(error)})")
 

@@ -42,6 +42,7 @@ def joined(team: Team, backend: str | None = None, *, task: str, fix: str = RESU
         yield None
         return
     from torch import distributed
+    from torch.distributed import distributed_c10d
     from torch.distributed.rendezvous import rendezvous
 
     place, life = f"{team.address}:{team.port}", None
@@ -52,6 +53,8 @@ def joined(team: Team, backend: str | None = None, *, task: str, fix: str = RESU
         life = Heartbeat(team, store, task=task, fix=fix)
         distributed.init_process_group(backend, store=store, rank=team.rank, world_size=team.size, timeout=EXCHANGE)
         store.set_timeout(EXCHANGE)
+        for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+            setattr(distributed_c10d, name, EXCHANGE)  # of groups to come
         life.learn_hosts()
     except (RuntimeError, OSError) as error:
         if life is not None:

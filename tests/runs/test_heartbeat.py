@@ -12,7 +12,7 @@ import torch
 from mimsuite.app import run_guarded
 from mimsuite.errors import LostProcessError, RunError
 from mimsuite.runs import heartbeat
-from mimsuite.runs.meeting import joined
+from mimsuite.runs.meeting import EXCHANGE, joined
 from mimsuite.runs.processes import free_port
 from mimsuite.settings.team import OWN, Team
 
@@ -43,8 +43,10 @@ def fail():
     raise RunError("the disk is full")
 
 
-def exchange():
-    torch.distributed.all_reduce(torch.zeros(1))
+def exchange(group=None):
+    torch.distributed.all_reduce(torch.zeros(1), group=group)
+    backend = (group or torch.distributed.group.WORLD)._get_backend(torch.device("cpu"))
+    assert backend.options._timeout == EXCHANGE
 
 
 def hang():
@@ -82,7 +84,7 @@ def take_part(rank, port, case, queue):
     heartbeat.end_process = lambda lost, task: say(str(lost))
     try:
         with joined(Team(rank, 1, 3, "127.0.0.1", port, "srun"), "gloo", task="pretrain"):
-            exchange()
+            exchange(torch.distributed.new_group())  # FSDP has groups of its own, with limits of their own
             does() if rank == who else None
             others_do()
         say("done")
