@@ -47,6 +47,8 @@ ACTIVATION_NAMES = (
     "xielu",
 )
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+Strategy = Literal["auto", "ddp", "fsdp"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)  # `trainer.strategy`: what each of several devices has
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 MOST_CLASSES = 2**20  # a larger number is hardly meant as a class
 PROJECTION_METHODS = ("dw_bn", "avg", "linear")

@@ -13,6 +13,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.progress import _BaseProgress
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from mimsuite.callbacks.stop import EXIT_CODES, StopRequest
 from mimsuite.objectives.skipping import RunningStatistics
@@ -31,7 +32,8 @@ class Checkpoints(Callback):
 
     When an error ends the run, the last whole optimizer step is committed, as if its checkpoint had been due: gradients
     of a step that is not whole are not in it. Where the error came while that step was validated, the resumed run
-    validates it again.
+    validates it again. Weights that are spread over processes cannot be gathered without the others, which may be gone:
+    of these the checkpoint before counts.
 
     Args:
         folder: the run's `checkpoints/`.
@@ -134,9 +136,12 @@ class Checkpoints(Callback):
             trainer.should_stop = self._asked = False  # the run ends because it is done, not because it was stopped
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Commits the last whole step before an error ends the run; the first process does it alone."""
+        """Commits the last whole step before an error ends the run; the first process does it alone, if it can."""
         step, whole = trainer.global_step, self._whole
         if whole is None or not isinstance(exception, Exception) or not trainer.is_global_zero:
+            return
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            log.warning("trainer.strategy=fsdp: no process has all weights, so nothing is committed after an error")
             return
         self._validates = bool(trainer.validating)
         path = self.path(step)

@@ -115,7 +115,7 @@ class OnlineProbe(Callback):
     def _round(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         began = time.perf_counter()
         with torch.inference_mode(False), torch.no_grad():  # the fit needs tensors that autograd takes
-            cast(Objective, module).share_buffers()
+            cast(Objective, module).share_model()
             self.found = metrics = self._measure(trainer, module)
         for logger in trainer.loggers:
             logger.log_metrics(metrics, trainer.global_step)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mimsuite.errors import InputError
+from mimsuite.objectives.spreading import part_of
 
 
 class AveragedWeights(nn.Module):
@@ -44,7 +45,7 @@ class AveragedWeights(nn.Module):
         kept = ((1 + n) / (10 + n)).clamp(max=self.decay)
         taken = torch.where(n == 0, 1, 1 - kept) * ~skipped
         for own, now in zip(self.module.parameters(), model.parameters(), strict=True):
-            own.lerp_(now, taken.to(own.dtype))
+            part_of(own).lerp_(part_of(now), taken.to(own.dtype))
         self.n_averaged += ~skipped
         for mean, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             mean.copy_(buffer)

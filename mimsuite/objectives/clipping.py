@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mimsuite.objectives.spreading import part_of, summed
 
 
 def poison_if_not_finite(loss: Tensor) -> Tensor:
@@ -24,6 +27,14 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> T
         limit: largest norm; None for no clipping.
 
     Returns:
-        The norm before clipping, a scalar; if it is not finite, the gradients are not usable.
+        The norm before clipping, a scalar, equal in all processes; if it is not finite, the gradients are not usable.
     """
-    return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+    parameters, most = list(parameters), float("inf") if limit is None else limit
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients or not isinstance(gradients[0], DTensor):
+        return torch.nn.utils.clip_grad_norm_(parameters, most)
+    parts = [part_of(gradient) for gradient in gradients]
+    norm = torch.nn.utils.get_total_norm(parts)
+    norm = summed(norm.double().square(), gradients[0]).sqrt().to(norm.dtype)  # a square may be out of float32's range
+    torch._foreach_mul_(parts, (most / (norm + 1e-6)).clamp(max=1.0))  # as torch does
+    return norm

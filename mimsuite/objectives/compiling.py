@@ -30,6 +30,10 @@ class CompiledBlocks:
 
     def __init__(self, blocks: Sequence[nn.Module], batch: int) -> None:
         self.batch = batch
+        self.add(blocks)
+
+    def add(self, blocks: Sequence[nn.Module]) -> None:
+        """Compiles further blocks."""
         for block in blocks:
             block.compile(backend=BACKEND, dynamic=False, fullgraph=True)
 

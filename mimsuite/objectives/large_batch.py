@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mimsuite.errors import InputError
+from mimsuite.objectives.spreading import global_norms, part_of
 
 # Both change nothing in a step whose `found_inf`, a float scalar on the device, is 1; torch's fused optimizers have the
 # same attribute.
@@ -54,23 +55,26 @@ class LAMB(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    goes_on = _goes_on(self, p)
-                    update = self._adam(p, group["betas"], group["eps"], goes_on).add_(p, alpha=group["weight_decay"])
+                    goes_on, own = _goes_on(self, p), part_of(p)
+                    update = self._adam(p, group["betas"], group["eps"], goes_on)
+                    update.add_(own, alpha=group["weight_decay"])
                     if p.ndim > 1:
-                        update.mul_(_ratio(p.norm(), update.norm()))
-                    p.add_(update.where(goes_on, 0), alpha=-group["lr"])
+                        weight, length = global_norms(p, own, update)
+                        update.mul_(_ratio(weight, length))
+                    own.add_(update.where(goes_on, 0), alpha=-group["lr"])
         return loss
 
     def _adam(self, p: Tensor, betas: tuple[float, float], eps: float, goes_on: Tensor) -> Tensor:
-        """Moves the moments and returns Adam's direction, in a new tensor."""
+        """Moves the moments and returns Adam's direction, in a new tensor: of spread weights, this process's part."""
         assert p.grad is not None
         (beta1, beta2), state = betas, self.state[p]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-        grad, kind = p.grad.where(goes_on, 0), torch.float32 if p.device.type == "mps" else torch.float64
+        grad, kind = part_of(p.grad).where(goes_on, 0), torch.float32 if p.device.type == "mps" else torch.float64
         step = torch.as_tensor(state["step"], dtype=kind, device=p.device) + goes_on
-        mean = state["exp_avg"].lerp_(grad, _number(1 - beta1, p).where(goes_on, 0))
-        square = state["exp_avg_sq"].mul_(_number(beta2, p).where(goes_on, 1)).addcmul_(grad, grad, value=1 - beta2)
+        mean = part_of(state["exp_avg"]).lerp_(grad, _number(1 - beta1, p).where(goes_on, 0))
+        square = part_of(state["exp_avg_sq"]).mul_(_number(beta2, p).where(goes_on, 1))
+        square.addcmul_(grad, grad, value=1 - beta2)
         corrected, root = ((1 - beta**step).to(p.dtype) for beta in betas)
         state["step"] = step
         found: Tensor = mean / corrected / (square / root).sqrt_().add_(eps)
@@ -110,15 +114,16 @@ class LARS(torch.optim.Optimizer):
             decay = group["weight_decay"]
             for p in group["params"]:
                 if p.grad is not None:
-                    goes_on = _goes_on(self, p)
-                    update = p.grad.add(p, alpha=decay)
+                    goes_on, own, grad = _goes_on(self, p), part_of(p), part_of(p.grad)
+                    update = grad.add(own, alpha=decay)
                     if p.ndim > 1:
-                        update.mul_(_ratio(p.norm(), p.grad.norm() + decay * p.norm(), group["trust"]))
+                        weight, gradient = global_norms(p, own, grad)
+                        update.mul_(_ratio(weight, gradient + decay * weight, group["trust"]))
                     state = self.state[p]
                     if not state:
                         state["momentum_buffer"] = torch.zeros_like(p)
-                    step = state["momentum_buffer"].mul_(_number(group["momentum"], p).where(goes_on, 1))
-                    p.sub_(step.add_(update.where(goes_on, 0), alpha=group["lr"]).where(goes_on, 0))
+                    step = part_of(state["momentum_buffer"]).mul_(_number(group["momentum"], p).where(goes_on, 1))
+                    own.sub_(step.add_(update.where(goes_on, 0), alpha=group["lr"]).where(goes_on, 0))
         return loss
 
 

@@ -24,6 +24,7 @@ from mimsuite.objectives.clipping import clip_gradients
 from mimsuite.objectives.compiling import CompiledBlocks
 from mimsuite.objectives.master_weights import RoundedCopy
 from mimsuite.objectives.skipping import StepGuard
+from mimsuite.objectives.spreading import SpreadModel
 from mimsuite.processors.center_crop import CenterCropImageProcessor
 from mimsuite.types import Batch, Encoder
 from mimsuite.words import LabelKind
@@ -54,6 +55,7 @@ class Objective(LightningModule):
         label_kind: what the labels are that the loss needs; None for a loss without labels.
         averaged: the averaged weights, in `averaged.module`; None without `ema`.
         rounded: the copy with weights in bfloat16, in `rounded.module`; None without `master_weights`.
+        spread: where the weights are spread over processes (`trainer.strategy=fsdp`), what has them whole; else None.
         grad_norm: of the last step, before clipping; a scalar on the device.
         overflowed: whether the last step changed nothing because of the factor on the loss, which is halved then;
             with `precision=16-mixed`.
@@ -84,6 +86,7 @@ class Objective(LightningModule):
         self.seed, self.description = seed, description
         self.averaged = None if ema is None else AveragedWeights(model, ema)
         self.rounded = RoundedCopy(model) if master_weights else None
+        self.spread: SpreadModel | None = None
         self.grad_norm: Tensor | None = None
         self.guard: StepGuard | None = None
         self.overflowed = False
@@ -104,6 +107,18 @@ class Objective(LightningModule):
             log.warning("trainer.compile=true has nothing to compile: the encoder has no method blocks()")
         self.compiled = CompiledBlocks([*blocks, self.normalize], batch)
 
+    def configure_model(self) -> None:
+        """Spreads the weights over processes, where a strategy of parallel models runs; Lightning calls it."""
+        if self.device_mesh is None or self.spread is not None:
+            return
+        names = {parameter: name for name, parameter in self.named_parameters()}
+        idle = () if self.averaged is None else (self.averaged,)
+        self.spread = SpreadModel(self, self.evaluated_model, idle, self.device_mesh["data_parallel"])
+        now = dict(self.named_parameters())
+        self.groups = [group | {"params": [now[names[p]] for p in group["params"]]} for group in self.groups]
+        if self.compiled is not None:
+            self.compiled.add(blocks_of(self.spread.whole))
+
     def phase(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         """Where a training or validation step runs the model: compiled blocks are used here and nowhere else."""
         return contextlib.nullcontext() if self.compiled is None else self.compiled.phase(len(batch.images))
@@ -115,7 +130,12 @@ class Objective(LightningModule):
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The model that is validated, shown and saved: the averaged one where there is one."""
+        """The model that is validated, shown and saved: the averaged one where there is one.
+
+        Of weights that are spread, a copy that has values while the run validates and after its end.
+        """
+        if self.spread is not None:
+            return self.spread.whole
         return self.model if self.averaged is None else self.averaged.module
 
     @property
@@ -205,13 +225,28 @@ class Objective(LightningModule):
         return {}
 
     def on_validation_epoch_start(self) -> None:
-        """Validates the first process's running statistics in all of them."""
-        self.share_buffers()
+        """Validates the same model in all processes."""
+        self.share_model()
 
-    def share_buffers(self) -> None:
-        """Gives all processes the first one's buffers, as DDP does before a training step."""
+    def on_validation_end(self) -> None:
+        """Gives memory back for training, after all callbacks."""
+        if self.spread is not None:
+            self.spread.release()
+
+    def on_train_end(self) -> None:
+        """The results of the run are written from the model that is evaluated."""
+        if self.spread is not None:
+            self.share_model()
+
+    def share_model(self) -> None:
+        """Gives all processes the model that is evaluated: the first one's buffers, and all weights.
+
+        DDP does the former before a training step. All processes call it at once.
+        """
         for buffer in self.buffers() if self.trainer.world_size > 1 else ():
             torch.distributed.broadcast(buffer, 0)
+        if self.spread is not None:
+            self.spread.gather()
 
     def report_metrics(self, metrics: dict[str, float]) -> None:
         """Gives the metrics of a validation, also of the one before the first step, to the loggers and `self.log`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mimsuite.data.folders import count_of
 from mimsuite.runs.cost import Cost
 from mimsuite.runs.objects import Compute
-from mimsuite.settings.training import TrainingSettings
+from mimsuite.settings.training import RunInputs, TrainingSettings
 from mimsuite.version import __version__
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def report_choices(settings: TrainingSettings, compute: Compute, cost: Cost | No
     if (used := budget.per_epoch * budget.batch) < budget.samples:
         batches = count_of(budget.per_epoch, "batch")
         log.info("          an epoch is %s: %s of the %s images", batches, f"{used:,}", f"{budget.samples:,}")
-    log.info("devices   %s", describe_devices(settings.inputs.devices, compute))
+    log.info("devices   %s", describe_devices(settings.inputs, compute))
     found = (
         f"precision={compute.precision} ({compute.reason})",
         f"micro_batch={compute.micro_batch} (images per forward pass on one device)",
@@ -71,13 +71,15 @@ def report_resume(settings: TrainingSettings, objective: Objective, step: int) -
         log.info(longer, budget.steps, before, budget.steps)
 
 
-def describe_devices(asked: int | None, compute: Compute) -> str:
-    """How many processes on what, and who decided on their number."""
-    team = compute.team
+def describe_devices(inputs: RunInputs, compute: Compute) -> str:
+    """How many processes on what, who decided on their number, and what each of them has."""
+    asked, team, strategy = inputs.devices, compute.team, inputs.spreading.strategy
     text = f"{count_of(team.size, 'process')} on {compute.device.name}"
     if team.nodes > 1:
         text += f", {team.local} on each of {team.nodes} machines"
     if team.launcher in ("torchrun", "srun"):
         text += f", started by {team.launcher}"
         text += "" if asked in (None, team.local) else f" (devices={asked} is not used)"
-    return text
+    if team.size > 1:
+        return f"{text}; {'FSDP: each has a part of' if strategy == 'fsdp' else 'DDP: each has all'} weights"
+    return text if strategy == "auto" else f"{text}; trainer.strategy={strategy} is not used by one"

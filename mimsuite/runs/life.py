@@ -297,8 +297,9 @@ def fit_to_memory(
 
 
 def estimates_micro_batch(settings: TrainingSettings, compute: Compute) -> bool:
-    """Whether `micro_batch` is an estimate until `fit_to_memory` has tried what fits."""
-    return settings.inputs.micro_batch is None and compute.device.accelerator == "gpu"
+    """Whether `micro_batch` is an estimate until `fit_to_memory` has tried what fits: one process with all weights."""
+    spread = settings.inputs.spreading.spreads_weights and compute.team.size > 1
+    return settings.inputs.micro_batch is None and compute.device.accelerator == "gpu" and not spread
 
 
 def step_of(checkpoint: Path | None) -> int:

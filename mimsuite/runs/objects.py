@@ -127,6 +127,8 @@ def around_model(
     Raises:
         InputError: a value that the optimizer or the schedule does not take.
     """
+    from mimsuite.objectives.preparing import prepare_model
+
     inputs, budget, nodes = settings.inputs, settings.budget, settings.groups
     optimizer = instantiate_for_run(nodes.optimizer, inputs.trusted, lr=budget.lr)
     try:
@@ -140,6 +142,7 @@ def around_model(
     except Exception as error:
         raise InputError(f"{nodes.schedule._target_}: {cause_of(error)}; check the keys of schedule") from error
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    prepare_model(model, activations=inputs.spreading.checkpoint_activations, norms=inputs.spreading.sync_batchnorm)
     return {
         "model": model,
         "normalize": normalize,
@@ -295,13 +298,15 @@ def run_arguments(settings: TrainingSettings, compute: Compute, context: RunCont
 
 def trainer_arguments(settings: TrainingSettings, compute: Compute) -> dict[str, Any]:
     """What decides the numbers of a run: everything of a Trainer but its loggers, callbacks and places to write."""
+    from mimsuite.runs.cluster import choose_strategy
+
     budget, team = settings.budget, compute.team
     accumulate = budget.batch // (team.size * compute.micro_batch)
     return {
         "num_nodes": team.nodes,
         "accelerator": compute.device.accelerator,
         "devices": team.local,
-        "strategy": choose_strategy(team, compute.device),
+        "strategy": choose_strategy(settings.inputs.spreading, team, compute.device),
         **choose_precision_plugin(compute),
         "max_steps": budget.steps,
         "accumulate_grad_batches": accumulate,
@@ -385,15 +390,6 @@ def run_context(
         save_weights=save,
         most_images=most_images,
     )
-
-
-def choose_strategy(team: Team, on: Device) -> Any:
-    """Lightning's strategy: one device, or one process for each with gradients averaged (DDP)."""
-    if team.size == 1:
-        return "auto"
-    from mimsuite.runs.cluster import AveragedGradients
-
-    return AveragedGradients(process_group_backend="gloo" if on.accelerator == "cpu" else None)
 
 
 def command_time() -> float | None:

@@ -27,6 +27,8 @@ FREE = (
         "devices",
         "trainer.num_nodes",
         "loader.patience",
+        "trainer.strategy",
+        "trainer.checkpoint_activations",
         "loader.timeout",
         "loader.cache",
         "logger",
@@ -45,8 +47,9 @@ PROCESSES = ("devices", "trainer.num_nodes")  # change how many images each proc
 def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The stored config of the run in `cfg.out`, with those changes from the command line that resuming allows.
 
-    `workers`, `devices`, `trainer.num_nodes`, `save_every`, logging, a larger `steps` and the place of the same data
-    may change; anything else that would change the result is refused.
+    `workers`, `devices`, `trainer.num_nodes`, `trainer.strategy`, `trainer.checkpoint_activations`, `save_every`,
+    logging, a larger `steps` and the place of the same data may change; anything else that would change the result is
+    refused.
 
     Args:
         cfg: the config composed from this command line.

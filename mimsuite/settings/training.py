@@ -26,7 +26,6 @@ from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
 from mimsuite.settings.read import (
     is_int,
-    is_number,
     read,
     read_choice,
     read_data,
@@ -38,12 +37,19 @@ from mimsuite.settings.read import (
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.resume import check_data, continue_config, first_overrides, moved, stored_config
 from mimsuite.settings.team import current_team, node_rank, team_size
+from mimsuite.settings.trainer import (
+    OF_THE_TRAINER,
+    Spreading,
+    read_clip,
+    read_compile,
+    read_master_weights,
+    read_spreading,
+)
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import ACCELERATORS, PRECISIONS
 
 LOG_EVERY = 10  # steps, where no monitor says it
-OF_THE_TRAINER = ("clip", "accelerator", "num_nodes", "compile")
 OF_THE_OPTIMIZER = ("base_lr", "base_batch", "weight_decay", "master_weights")  # keys that are read, not handed on
 
 
@@ -112,6 +118,7 @@ class RunInputs:
         loading: how batches are read.
         clip: largest global gradient norm, or None.
         compile: whether the blocks are compiled; None: decided when the device is known.
+        spreading: how several devices share the work.
         objects: what a caller gave in place of config nodes.
         master_weights: whether the weights are in bfloat16 in forward and backward pass.
     """
@@ -137,6 +144,7 @@ class RunInputs:
     loading: Loading
     clip: float | None
     compile: bool | None
+    spreading: Spreading
     objects: Objects = NO_OBJECTS
     master_weights: bool = False
 
@@ -226,6 +234,7 @@ def read_inputs(
     trusted_targets(cfg, overrides)  # refuses what was trusted before and is not given again
     judge_names(cfg, trusted)
     precision, seed = read_choice(cfg, "precision", PRECISIONS), read_int(cfg, "seed", least=0)
+    master_weights = read_master_weights(cfg, precision)
     devices = read_int(cfg, "devices", auto=0) or None
     loading = read_loading(cfg, devices, objects)
     init, data = read_text(cfg, "init"), read_data(cfg)
@@ -259,8 +268,9 @@ def read_inputs(
         loading=loading,
         clip=read_clip(cfg),
         compile=read_compile(cfg),
+        spreading=read_spreading(cfg, precision, master_weights),
         objects=objects,
-        master_weights=read_master_weights(cfg, precision),
+        master_weights=master_weights,
     )
 
 
@@ -316,45 +326,6 @@ def read_loading(cfg: DictConfig, devices: int | None, objects: Objects) -> Load
         fetching=read_fetching(cfg),
         crops_on_device=read_crops_on_device(cfg, objects),
     )
-
-
-def read_clip(cfg: DictConfig) -> float | None:
-    """The largest global gradient norm.
-
-    Raises:
-        InputError: neither a number above 0 nor null.
-    """
-    value = read(cfg, "trainer.clip")
-    if value is not None and (not is_number(value) or value <= 0):
-        raise InputError(f"trainer.clip={value} is not a number above 0; use 5.0, or null for no clipping")
-    return None if value is None else float(value)
-
-
-def read_compile(cfg: DictConfig) -> bool | None:
-    """Whether blocks are compiled; None for auto. Runs from before this key were not compiled.
-
-    Raises:
-        InputError: neither true, false nor auto.
-    """
-    value = read(cfg, "trainer.compile") if "compile" in cfg.trainer else False
-    if value != "auto" and not isinstance(value, bool):
-        raise InputError(f"trainer.compile={value} is unknown; trainer.compile takes auto, true, false")
-    return None if value == "auto" else value
-
-
-def read_master_weights(cfg: DictConfig, precision: str) -> bool:
-    """Whether weights are in bfloat16 beside float32 originals; runs from before this key, and own groups, have none.
-
-    Raises:
-        InputError: another precision was given.
-    """
-    wanted = "master_weights" in cfg.optim and read_flag(cfg, "optim.master_weights")
-    if wanted and precision not in ("auto", "bf16-mixed"):
-        raise InputError(
-            f"optim.master_weights=true keeps weights in bfloat16, which precision={precision} does not; use "
-            "precision=bf16-mixed, or optim.master_weights=false"
-        )
-    return wanted
 
 
 def written_back(cfg: DictConfig, inputs: RunInputs, geometry: Geometry, budget: Budget) -> DictConfig:
