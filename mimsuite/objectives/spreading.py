@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mimsuite.models.composed import blocks_of
+from mimsuite.models.parts import blocks_of
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ import torch
 
 from mimsuite import api
 from mimsuite.errors import InputError
-from mimsuite.models.composed import blocks_of
+from mimsuite.models.parts import blocks_of
 from mimsuite.objectives.preparing import prepare_model
 
 VIT = {
