@@ -92,6 +92,7 @@ class Objective(LightningModule):
         self.overflowed = False
         self.compiled: CompiledBlocks | None = None
         self._clipped: list[nn.Parameter] = []  # the optimizer's, in our order
+        self._images = 0  # of the micro-batch in hand
         self._lost: Tensor | None = None  # whether a loss of this step was not finite
         self.last_metrics: dict[str, float] = {}
         self.log_every: int | None = None
@@ -185,6 +186,7 @@ class Objective(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds dropout and drop path of this micro-batch: they need no saved state and repeat after a resume."""
+        self._images = len(batch.images)
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._guarded().begin()
         seed_generators(self.micro_seed(batch_idx), self.device)
@@ -335,6 +337,11 @@ class Objective(LightningModule):
     def loss_scaler(self) -> torch.amp.GradScaler | None:
         """What keeps the factor on the loss with `precision=16-mixed`."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Computes gradients; blocks that are computed again for it are compiled where they were before."""
+        with contextlib.nullcontext() if self.compiled is None else self.compiled.phase(self._images):
+            super().backward(loss, *args, **kwargs)
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Remembers for `overflowed` whether the loss of a micro-batch is finite; a number on the device."""
