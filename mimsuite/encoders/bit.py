@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mimsuite.encoders.bit_config import BitConfig
 from mimsuite.encoders.bit_layers import BitEncoder, BitStem, NormAct, dilation_of, norm_of, stride_and_dilation
+from mimsuite.encoders.block_outputs import last_stage_maps
 from mimsuite.encoders.layers import (
     channels_of,
     check_config,
@@ -97,6 +98,16 @@ class ResNetV2(nn.Module):
         stages = islice(self.encoder.maps(self._embed(pixels, None)[0]), 1, None)
         found = of_layers(stages, layers, self.num_layers)
         return tuple(FeatureMap(self.norm(found[n]) if n == self.num_layers else found[n], None) for n in layers)
+
+    def forward_blocks(self, pixels: Tensor, blocks: Sequence[int]) -> tuple[Tensor, ...]:
+        """The maps `(B, D, h, w)` of blocks of the last stage, numbered from 1 through all stages.
+
+        The last block's is that of `forward_features`, after the final norm and activation.
+
+        Raises:
+            InputError: a block of an earlier stage, or as `forward_features`.
+        """
+        return last_stage_maps(lambda: self.forward_features(pixels), self.blocks(), blocks, lambda x, _: x)
 
     def features_and_states(
         self, pixels: Tensor, mask: Tensor | None, need_states: bool

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mimsuite.encoders.block_outputs import last_stage_maps
 from mimsuite.encoders.cvt_config import CvtConfig
 from mimsuite.encoders.cvt_layers import CvtEncoder, CvtStage, as_map, norm_map
 from mimsuite.encoders.layers import (
@@ -93,6 +94,20 @@ class ConvolutionalTransformer(nn.Module):
         """
         found = of_layers(self.encoder.maps(self._hide(pixels, None)[0]), layers, self.num_layers)
         return tuple(self._features(*found[n], final=n == self.num_layers) for n in layers)
+
+    def forward_blocks(self, pixels: Tensor, blocks: Sequence[int]) -> tuple[Tensor, ...]:
+        """The maps `(B, D, h, w)` of blocks of the last stage, numbered from 1 through all stages.
+
+        The last block's is that of `forward_features`, after the final LayerNorm.
+
+        Raises:
+            InputError: a block of an earlier stage, or as `forward_features`.
+        """
+
+        def cells(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+            return as_map(tokens[:, tokens.shape[1] - grid[0] * grid[1] :], grid)
+
+        return last_stage_maps(lambda: self.forward_features(pixels), self.blocks(), blocks, cells)
 
     def features_and_states(
         self, pixels: Tensor, mask: Tensor | None, need_states: bool

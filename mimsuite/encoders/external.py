@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -94,6 +95,19 @@ class ExternalEncoder(nn.Module):
             last if n == self.num_layers and last is not None else FeatureMap(self._map(maps[n], n, x), None)
             for n in layers
         )
+
+    def forward_blocks(self, pixels: Tensor, blocks: Sequence[int]) -> tuple[Tensor, ...]:
+        """The maps `(B, D, h, w)` of blocks that end a layer, numbered from 1 through all layers.
+
+        Raises:
+            InputError: a block inside a layer, or as `forward_layers`.
+        """
+        ends = {number: layer for layer, number in enumerate(accumulate(self.config.depths or []), start=1)}
+        if inside := [number for number in blocks if number not in ends]:
+            raise InputError(
+                f"{self.config.label}: block {inside[0]} ends no layer; use some of {', '.join(map(str, ends))}"
+            )
+        return tuple(features.grid for features in self.forward_layers(pixels, [ends[number] for number in blocks]))
 
     def features_and_states(
         self, pixels: Tensor, mask: Tensor | None, need_states: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -162,6 +163,23 @@ class ExternalConfig(ModelConfig):
         """`(h, w)` pixels of the finest cell that is hidden: one of the first layer's map."""
         down, across = self._layers("strides")[0]
         return down, across
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last map."""
+        return int((self.widths or [0])[-1])
+
+    @property
+    def latent_blocks(self) -> list[int]:
+        """The last half of the blocks of a network without stages, else the last block."""
+        return self.alike_blocks[len(self.alike_blocks) // 2 :]
+
+    @property
+    def alike_blocks(self) -> list[int]:
+        """Blocks that end a layer, with maps of the size and width of the last one's."""
+        ends, maps = accumulate(self.depths or []), zip(self.strides or [], self.widths or [], strict=True)
+        sizes = [(tuple(stride), width) for stride, width in maps]
+        return [number for number, size in zip(ends, sizes, strict=True) if size == sizes[-1]]
 
     @property
     def num_blocks(self) -> int:

@@ -163,7 +163,7 @@ def head_factory(config: EncoderConfig, head: DictConfig, trusted: Sequence[str]
     """What makes the head of a masked image model; None where the config alone says it: a decoder, or holes to fill."""
     from mimsuite.heads.simmim import SimMIMHead
 
-    if config.decoder_sizes is not None:
+    if config.decoder_sizes is not None or config.mim_predictor is not None:
         return None
     made = instantiate(head, trusted)
     return None if config.is_sparse and getattr(made, "func", made) is SimMIMHead else made

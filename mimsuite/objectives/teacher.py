@@ -106,8 +106,8 @@ class Teacher(nn.Module):
             mine.copy_(torch.where(skipped, mine, theirs))
 
     def blocks(self) -> list[nn.Module]:
-        """The residual blocks of the encoder."""
-        return blocks_of(self.module)
+        """The residual blocks of the encoder, to be compiled; none of one with stages, whose blocks are watched."""
+        return blocks_of(self.module) if self.module.num_layers == self.module.num_blocks else []
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The encoder's; nothing where it is frozen."""

@@ -14,7 +14,7 @@ from mimsuite.types import EncoderConfig
 from mimsuite.words import LOSSES, MASK_MODES, PENALTIES, TARGETS
 
 SIMMIM_HEAD, MAE_HEAD = "mimsuite.heads.simmim.SimMIMHead", "mimsuite.heads.mae.MAEDecoder"
-PREDICTOR, LATENT = "mimsuite.heads.predictor.make_predictor", "mimsuite.objectives.latent.LatentObjective"
+PREDICTOR, LATENT = "mimsuite.encoders.predictor_config.PredictorConfig", "mimsuite.objectives.latent.LatentObjective"
 UNET_HEAD = "mimsuite.heads.unet.UNetDecoder"
 NO_MASK = "mimsuite.masked.samplers.NoMask"
 MULTI_BLOCK = "mimsuite.masked.multi_block.MultiBlockMask"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
+from mimsuite.models.load import config_of
 from mimsuite.settings.combinations import MAE_KEYS, is_latent
 from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.read import is_int, is_number, read, read_choice, read_int, read_number, read_positive
 from mimsuite.settings.resolve import with_values
 from mimsuite.types import EncoderConfig
+from mimsuite.weights.init import Weights, find_weights
 from mimsuite.words import COMBINES, MOMENTUM_SCHEDULES, PREDICTORS
 
 __all__ = ["OF_LATENT", "LatentSettings", "is_latent", "read_latent", "with_mask_mode"]
@@ -29,10 +32,28 @@ OF_LATENT = (
 
 
 @dataclass(frozen=True)
+class FrozenTeacher:
+    """A teacher that stays as it is.
+
+    Attributes:
+        weights: what `objective.teacher` names.
+        config: of its encoder.
+        image_size: `(H, W)` pixels of the images that it sees.
+        note: how its map comes to the student's grid, in words.
+    """
+
+    weights: Weights
+    config: EncoderConfig
+    image_size: tuple[int, int]
+    note: str
+
+
+@dataclass(frozen=True)
 class LatentSettings:
     """A latent objective, read and checked.
 
     Attributes:
+        teacher: a frozen teacher; None for one that follows the student.
         layers: numbers of the teacher's blocks.
         predictor: what predicts their features.
         views: masks of each image.
@@ -45,6 +66,7 @@ class LatentSettings:
         resolved: the keys that were `auto`, with the values chosen.
     """
 
+    teacher: FrozenTeacher | None
     layers: tuple[int, ...]
     predictor: PredictorConfig
     views: int
@@ -58,10 +80,11 @@ class LatentSettings:
 
     def describe(self, loss: str) -> str:
         """In one line."""
-        made, p = "mean" if self.predictor.combine == "mean" else "stack", self.predictor
+        made, p = self.predictor.combine, self.predictor
         blocks = f"block {self.layers[0]}" if len(self.layers) == 1 else f"the {made} of blocks {list(self.layers)}"
+        whose = "a teacher that follows" if self.teacher is None else f"the teacher {self.teacher.weights.init}"
         return (
-            f"{loss} of a teacher's features ({blocks}), {self.views} masks of each image; predictor {p.kind}, "
+            f"{loss} of the features of {whose} ({blocks}), {self.views} masks of each image; predictor {p.kind}, "
             f"{p.num_hidden_layers} blocks of width {p.hidden_size}"
         )
 
@@ -88,12 +111,14 @@ def read_latent(
     Raises:
         InputError: a value that the objective, the student or the teacher does not take.
     """
-    if not config.num_features:
+    frozen = read_teacher(cfg, config, geometry, trusted)
+    shown = config if frozen is None else frozen.config
+    if not shown.num_features:
         raise InputError(
-            f"objective=latent: the config of a {config.model_type} has no num_features, the width of what is "
+            f"objective=latent: the config of a {shown.model_type} has no num_features, the width of what is "
             "predicted; add it as docs/extending.md says, or use another objective="
         )
-    layers = read_layers(cfg, config)
+    layers = read_layers(cfg, shown)
     combine = read_choice(cfg, "objective.combine", COMBINES)
     kind = read_kind(cfg, geometry.drops)
     pixels = read_number(cfg, "objective.pixels", use="0.1, say, or 0 for none")
@@ -103,16 +128,20 @@ def read_latent(
     predictor = PredictorConfig(
         kind=kind,
         **sizes,
-        features=config.num_features * (len(layers) if combine == "stack" else 1),
+        features=shown.num_features * (len(layers) if combine == "stack" else 1),
         layers=layers,
         combine=combine,
         pixels=pixels > 0 or warm > 0,
     )
     notes = ["the loss may rise in a sound run and selects nothing: judge the features by online_probe=true"]
-    if read(cfg, "objective.momentum") == "auto":
+    if frozen is not None:
+        notes.append(frozen.note)
+    elif read(cfg, "objective.momentum") == "auto":
         reason = f"a run of at least {LONG_RUN:,} steps" if steps >= LONG_RUN else f"less than {LONG_RUN:,} steps"
         notes.append(f"objective.momentum={start} (rises to {end}; {reason})")
+    given = str(read(cfg, "objective.teacher"))
     return LatentSettings(
+        teacher=frozen,
         layers=layers,
         predictor=predictor,
         views=read_int(cfg, "objective.views"),
@@ -123,11 +152,57 @@ def read_latent(
         warm_steps=round(warm * steps),
         notes=tuple(notes),
         resolved={
+            "objective.teacher": str(Path(given).absolute()) if frozen and Path(given).exists() else given,
             "objective.layers": list(layers),
             "objective.predictor": kind,
             "objective.momentum": start if end == 1.0 else [start, end],
         },
     )
+
+
+def read_teacher(
+    cfg: DictConfig, config: EncoderConfig, geometry: Geometry, trusted: Sequence[str]
+) -> FrozenTeacher | None:
+    """The teacher that `objective.teacher` names; None for `ema`. Other arguments as of `read_latent`.
+
+    Raises:
+        InputError: no such weights, or weights for another number of channels.
+    """
+    given = str(read(cfg, "objective.teacher"))
+    if given == EMA:
+        return None
+    try:
+        weights = find_weights(given).trusting(trusted)
+    except InputError as error:
+        raise InputError(str(error).replace("init=", "objective.teacher=")) from error
+    own = config_of(weights)
+    if own.num_channels != geometry.channels:
+        raise InputError(
+            f"objective.teacher={given} takes {own.num_channels} channels but the images have {geometry.channels}; use "
+            "another teacher, or objective.teacher=ema"
+        )
+    grid = tuple(side // cell for side, cell in zip(geometry.image_size, config.stride, strict=True))
+    size = (grid[0] * own.stride[0], grid[1] * own.stride[1])
+    if takes_size(own, size):
+        note = f"objective.teacher sees images of {size[0]}x{size[1]} px: its grid is then the student's"
+        return FrozenTeacher(weights, own, size, note)
+    native = own.fixed_size or geometry.image_size
+    note = (
+        f"objective.teacher takes images of {native[0]}x{native[1]} px only: its map is resized (bilinearly) to the "
+        f"student's {grid[0]}x{grid[1]} cells"
+    )
+    return FrozenTeacher(weights, own, native, note)
+
+
+def takes_size(config: EncoderConfig, size: tuple[int, int]) -> bool:
+    """Whether an encoder takes images of `(H, W)` pixels."""
+    if config.fixed_grid:
+        return config.fixed_size == size
+    try:
+        config.with_image_size(size).check_fit()
+    except InputError:
+        return False
+    return True
 
 
 def read_layers(cfg: DictConfig, config: EncoderConfig) -> tuple[int, ...]:

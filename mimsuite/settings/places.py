@@ -20,6 +20,7 @@ from mimsuite.settings.resolve import with_values
 from mimsuite.words import WEIGHT_NAMES
 
 HOME = re.compile(r"(\$HOME|\$\{HOME\})(?=/|$)")
+WEIGHTS = ("init", "objective.teacher")
 WRITTEN = ("out", "csv", "map")
 
 
@@ -76,14 +77,14 @@ def refuse_remote(key: str, value: str) -> None:
     Raises:
         InputError: `value` is one.
     """
-    if key == "init" and value.lower().startswith(WEIGHT_NAMES):
+    if key in WEIGHTS and value.lower().startswith(WEIGHT_NAMES):
         return
     scheme = scheme_of(value)
     if key == "data" and scheme in REMOTE:
         return
     if key == "data" and value.startswith("hf:"):
         raise InputError(f"data={value} is not read; use hf://datasets/ORG/NAME, with the folder of the shards behind")
-    if key != "init" and value.startswith("hf:"):
+    if key not in WEIGHTS and value.startswith("hf:"):
         scheme = "hf"
     if not scheme:
         return
@@ -91,8 +92,8 @@ def refuse_remote(key: str, value: str) -> None:
         raise InputError(f"{key}=file://...: give the path alone, without file://")
     if key in WRITTEN:
         raise InputError(f"{key}={scheme}://... is not a folder of this machine; use a local {key}=, and copy it")
-    if key == "init":
-        raise InputError(f"init={scheme}://... is not read; use init=hf:ORG/NAME, or copy the folder here")
+    if key in WEIGHTS:
+        raise InputError(f"{key}={scheme}://... is not read; use {key}=hf:ORG/NAME, or copy the folder here")
     if key == "data":
         raise unknown_scheme(scheme)
     raise InputError(

@@ -7,12 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from mimsuite.errors import InputError
 from mimsuite.masked.latent import combine_layers, latent_error, take_cells
 from mimsuite.masked.multi_block import MultiBlockMask
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.patches import expand_mask
 from mimsuite.masked.samplers import RandomMask
-from mimsuite.models import ViTConfig, ViTForMaskedImageModeling
+from mimsuite.models import (
+    BitConfig,
+    BitForMaskedImageModeling,
+    CvtConfig,
+    CvtForMaskedImageModeling,
+    ViTConfig,
+    ViTForMaskedImageModeling,
+)
 from mimsuite.models.latent import copy_encoder, latent_pass
 from mimsuite.objectives.groups import param_groups
 from mimsuite.objectives.latent import LatentObjective
@@ -211,3 +219,36 @@ def test_momentum_rises_to_its_end():
     assert (linear(0), linear(50), linear(100), linear(200)) == pytest.approx((0.99, 0.995, 1.0, 1.0))
     assert (cosine(0), cosine(50), cosine(100)) == pytest.approx((0.99, 0.995, 1.0))
     assert cosine(10) < linear(10)
+
+
+CVT = CvtConfig(embed_dim=[8, 12, 24], num_heads=[1, 2, 3], depth=[1, 1, 2], mlp_ratio=[2, 2, 2])
+BIT = BitConfig(
+    **{"embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 2]}, num_groups=4, output_stride=16
+)
+
+
+@pytest.mark.parametrize(("cls", "config"), [(CvtForMaskedImageModeling, CVT), (BitForMaskedImageModeling, BIT)])
+def test_convolutions_predict_their_last_blocks_and_leak_nothing(cls, config):
+    torch.manual_seed(0)
+    width, layers = config.num_features, config.latent_blocks
+    changes = {"kind": "conv", "features": width, "layers": layers}
+    model = cls(config.changed(mim_predictor=PREDICTOR | changes, encoder_stride=config.stride[0]))
+    module = objective(model)
+    model.eval()
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    mask = torch.stack([RandomMask(0.5)(GRID, torch.Generator().manual_seed(seed)) for seed in range(2)])
+    hidden = expand_mask(mask, (64, 64))[:, None]
+    clean = latent_pass(model, pixels, mask, 8)
+    leaky = latent_pass(model, pixels.masked_fill(hidden, torch.nan), mask, 8)
+    assert torch.equal(clean.predicted.features, leaky.predicted.features)
+    maps = module.teacher.module.forward_blocks(pixels, layers)
+    assert torch.equal(maps[-1], model.encoder.forward_features(pixels).grid)
+    assert len(maps) == 2
+    target = module.teacher(None, pixels, tuple(maps[-1].shape[-2:]))
+    torch.testing.assert_close(target, combine_layers(maps, "mean"))
+    given = Batch(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.arange(2), mask, None, [], hidden=8)
+    model.train()
+    module.training_step(given, 0).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    with pytest.raises(InputError, match="blocks"):
+        module.teacher.module.forward_blocks(pixels, [1])
