@@ -10,7 +10,8 @@ from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
 from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
-from mimsuite.masked.samplers import make_samplers
+from mimsuite.masked.samplers import draw_hidden, make_samplers
+from mimsuite.models.latent import latent_pass
 from mimsuite.models.load import make_masked_model
 from mimsuite.settings.budget import read_budget, warmup_steps
 from mimsuite.settings.combinations import hidden_range
@@ -69,8 +70,23 @@ def test_an_experiment_builds(name):
         pixels = torch.zeros(2, 3, *geo.image_size)
     units = geo.image_size[0] // geo.mask_unit
     (sampler, *_) = make_samplers(cfg.mask, (), geo.drops)
-    mask = sampler((units, units), torch.Generator().manual_seed(0))[None].expand(2, -1, -1)
-    assert model.masked_loss(pixels, mask.to("meta"), int(mask[0].sum()), cfg.objective.loss).shape == ()
+    mask = draw_hidden(sampler, (units, units), torch.Generator().manual_seed(0))[None].expand(2, -1, -1)
+    given = (pixels, mask.to("meta"), int(mask[0].sum()))
+    if config.mim_predictor is None:
+        assert model.masked_loss(*given, cfg.objective.loss).shape == ()
+    else:
+        wanted = (2 * given[2], config.mim_predictor["features"])
+        assert latent_pass(model, *given).predicted.features.shape == wanted
+
+
+def test_recipes_of_latent_targets_have_the_published_numbers():
+    cfg, config, geo, pace = decided("data2vec2_vit_base")
+    assert (pace.steps, pace.lr, pace.warmup) == (75 * 5004, pytest.approx(1e-3), pytest.approx(50_040, abs=60))
+    assert hidden_range(cfg, geo.units, geo.drops) == (157, 157)
+    assert config.mim_predictor["layers"] == list(range(3, 13))
+    cfg, config, geo, pace = decided("ijepa_vit_base")
+    assert (pace.lr, pace.warmup) == (pytest.approx(1e-3), pytest.approx(40 * 625, abs=30))
+    assert (config.mim_predictor["features"], config.has_class_token, geo.units) == (768, False, 196)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
