@@ -195,7 +195,7 @@ class ForMaskedImageModeling(Pretrained):
         if self.config.mim_predictor is not None:
             raise InputError(
                 "this model predicts features of its teacher and no pixels (objective=latent); measure it by `mimsuite "
-                "probe`, and look at it by `mimsuite reconstruct`"
+                "probe`, and look at the pictures/ of its run"
             )
         if maps is not None:
             drawn: Tensor = self.decoder(maps, mask)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from mimsuite.data.datamodule import eval_loader
+from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.masked.latent import combine_layers, latent_error, take_cells
 from mimsuite.masked.multi_block import MultiBlockMask
@@ -72,12 +74,13 @@ def batch(count=4, views=1, ratio=0.5):
     return Batch(images(count), torch.arange(count), mask, None, [], hidden=int(mask[0].sum()))
 
 
-def take_step(module, optimizer):
+def take_step(module, optimizer, given=None):
     """An optimizer step as Lightning takes it."""
+    given = batch() if given is None else given
 
     def closure():
-        module.on_train_batch_start(batch(), 0)
-        loss = module.training_step(batch(), 0)
+        module.on_train_batch_start(given, 0)
+        loss = module.training_step(given, 0)
         loss.backward()
         module.configure_gradient_clipping(optimizer)
         closure.loss = float(loss.detach())
@@ -252,3 +255,19 @@ def test_convolutions_predict_their_last_blocks_and_leak_nothing(cls, config):
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     with pytest.raises(InputError, match="blocks"):
         module.teacher.module.forward_blocks(pixels, [1])
+
+
+@pytest.mark.parametrize(("momentum", "lr", "collapses"), [(0.0, 0.08, True), (0.99, 0.06, False)])
+def test_a_teacher_that_is_the_student_collapses_and_a_slow_one_does_not(momentum, lr, collapses, caplog):
+    module = objective(student(combine="stack", layers=[4]), kept=lambda _: momentum)
+    module._trainer.strategy = SimpleNamespace(reduce=lambda values, reduce_op: values)
+    optimizer, emoji = torch.optim.AdamW(module.groups, lr=lr), open_data(None)
+    loader = eval_loader(emoji, emoji.select("train"), image_size=(32, 32), batch=16, workers=0, labels=False)
+    draw = torch.Generator().manual_seed(0)
+    for step, given in zip(range(44), loader, strict=False):
+        mask = torch.stack([RandomMask(0.75)(GRID, draw) for _ in given.images])
+        take_step(module, optimizer, given._replace(mask=mask, hidden=12))
+        if step % 4 == 3:
+            found = module.training_metrics()
+    assert (found["quality/cosine"] > 0.99) is collapses
+    assert ("the training collapses" in caplog.text) is collapses

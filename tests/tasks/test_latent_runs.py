@@ -1,0 +1,126 @@
+"""Runs with latent targets: what they write, that they resume to the bit, and that two processes give what one does."""
+
+import json
+
+import pytest
+import torch
+from lightning import Callback
+from processes import run_two
+from safetensors.torch import load_file
+
+import mimsuite
+from mimsuite import api
+from mimsuite.errors import InputError
+from mimsuite.pictures.curves import read_metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+KEYS = {
+    **{"model": "vit_nano", "objective": "latent", "batch": 16, "steps": 4, "val_every": 2, "save_every": 1},
+    **{"loader.val_limit": 32, "precision": "32-true", "workers": 0, "callbacks.monitor.log_every": 1, "lr": 1e-3},
+    **{"head.hidden_size": 32, "head.num_hidden_layers": 1, "head.num_attention_heads": 2, "objective.momentum": 0.5},
+    **{"head.intermediate_size": 64, "model.drop_path_rate": 0.1, "objective.warm_start": 0.25},
+    "objective.pixels": 0.1,
+}
+
+
+class EndsAt(Callback):
+    """Raises in the middle of a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise RuntimeError("the end")
+
+
+def pretrain(out, **values):
+    return api.call("pretrain", {"out": str(out), **KEYS, **values})
+
+
+def files(out):
+    return {
+        f"{folder}/{name}": value
+        for folder in ("weights", "weights-teacher")
+        for name, value in load_file(out / folder / "model.safetensors").items()
+    }
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("latent") / "out"
+    pretrain(out)
+    return out
+
+
+def test_a_run_writes_student_and_teacher_under_the_same_keys(run):
+    student, teacher = (load_file(run / folder / "model.safetensors") for folder in ("weights", "weights-teacher"))
+    assert student.keys() == teacher.keys()
+    assert not torch.equal(student["layernorm.bias"], teacher["layernorm.bias"])
+    assert all(name.startswith("decoder.") for name in load_file(run / "weights" / "decoder.safetensors"))
+    assert (run / "pictures" / "step_000004.png").is_file()
+    series = read_metrics(run / "metrics.csv")
+    assert {"val/loss", "val/loss_mean_target", "quality/cosine"} <= set(series)
+    assert "selects nothing" in (run / "train.log").read_text()
+    pixels = torch.zeros(1, 3, 64, 64)
+    maps = [mimsuite.load(str(run / name)).network().forward_features(pixels).grid for name in (".", "weights-teacher")]
+    assert maps[0].shape == maps[1].shape == (1, 96, 8, 8)
+    assert not torch.equal(*maps)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_run_that_ends_anywhere_goes_on_to_the_bit(run, step, tmp_path):
+    with pytest.raises(RuntimeError, match="the end"):
+        pretrain(tmp_path / "out", callbacks=EndsAt(step))
+    assert json.loads((tmp_path / "out" / "checkpoints" / "latest.json").read_text())["step"] == step
+    pretrain(tmp_path / "out", resume=True)
+    assert same(files(run), files(tmp_path / "out"))
+
+
+def test_micro_batches_and_two_processes_give_the_same(run, tmp_path):
+    plain = {"model.drop_path_rate": 0.0}
+    pretrain(tmp_path / "one", **plain)
+    pretrain(tmp_path / "parts", micro_batch=4, **plain)
+    run_two("pretrain", out=tmp_path / "two", **(KEYS | plain | {"devices": 2}))
+    for other in ("parts", "two"):
+        for name, value in files(tmp_path / "one").items():
+            torch.testing.assert_close(
+                files(tmp_path / other)[name], value, rtol=1e-4, atol=2e-5, msg=f"{other} {name}"
+            )
+        one, found = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", other))
+        assert found["train/loss"][1] == pytest.approx(one["train/loss"][1], rel=1e-4)
+        assert found["val/loss"][1] == pytest.approx(one["val/loss"][1], rel=1e-4)
+
+
+def test_averaged_weights_rounded_weights_and_a_frozen_teacher_go_along(run, tmp_path):
+    short = {"steps": 2, "objective.warm_start": 0, "objective.pixels": 0}
+    pretrain(tmp_path / "out", **short, **{"+objective.ema": 0.9, "optim.master_weights": True, "precision": "auto"})
+    assert files(tmp_path / "out").keys() == files(run).keys()
+    short |= {"objective.teacher": str(run / "weights-teacher"), "objective.views": 1}
+    pretrain(tmp_path / "frozen", **short)
+    assert not (tmp_path / "frozen" / "weights-teacher").exists()
+    assert pretrain(tmp_path / "frozen", **(short | {"steps": 3}), resume=True)["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"objective.layers": [9]}, r"objective.layers=\[9\]: the teacher's blocks .* are 1 to 4"),
+        ({"objective.momentum": 1.5}, "objective.momentum=1.5 is not a share from 0 to 1"),
+        ({"objective.teacher": "nowhere"}, "objective.teacher=nowhere does not exist"),
+        ({"objective.combine": "sum"}, "objective.combine=sum is unknown; objective.combine takes mean, stack"),
+        ({"head": "simmim"}, "use head=predictor"),
+        ({"objective": "simmim", "head": "predictor"}, "use objective=latent"),
+        ({"model": "bit_nano", "objective.predictor": "transformer"}, "use objective.predictor=conv"),
+        ({"objective.views": 0}, "objective.views=0 is not a whole number of at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(values, message, tmp_path):
+    keys = {k: v for k, v in KEYS.items() if not k.startswith(("head.", "objective.", "model."))} | values
+    with pytest.raises(InputError, match=message):
+        api.call("pretrain", {"out": str(tmp_path / "out"), **keys})
