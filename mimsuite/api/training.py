@@ -100,10 +100,11 @@ def pretrain(
             loggers instead
         callbacks: a choice of `conf/callbacks`: finetune, pretrain (default: pretrain); or Lightning callbacks, in
             addition
-        experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
-            finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
-            mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
-            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96, small_data
+        experiment: a choice of `conf/experiment`: data2vec2_vit_base, emoji_nano, finetune_bit_hyperrule,
+            finetune_mae_vit_base, finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit,
+            ijepa_vit_base, mae_vit_base_800ep, mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13,
+            scratch_vit_large, simmim_bit_50x1, simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32,
+            simmim_vit_tiny_96, small_data
         overrides: further keys, as `**{"group.key": value}`; `mimsuite pretrain --help` lists them.
 
     Returns:
@@ -213,10 +214,11 @@ def finetune(
             loggers instead
         callbacks: a choice of `conf/callbacks`: finetune, pretrain (default: finetune); or Lightning callbacks, in
             addition
-        experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
-            finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
-            mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
-            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96, small_data
+        experiment: a choice of `conf/experiment`: data2vec2_vit_base, emoji_nano, finetune_bit_hyperrule,
+            finetune_mae_vit_base, finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit,
+            ijepa_vit_base, mae_vit_base_800ep, mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13,
+            scratch_vit_large, simmim_bit_50x1, simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32,
+            simmim_vit_tiny_96, small_data
         overrides: further keys, as `**{"group.key": value}`; `mimsuite finetune --help` lists them.
 
     Returns:
@@ -291,10 +293,11 @@ def bench(
         augment: a choice of `conf/augment`: crop, none, supervised (default: crop); or an augmentation of your own
         optim: a choice of `conf/optim`: adamw, lamb, lars, sgd (default: adamw)
         schedule: a choice of `conf/schedule`: cosine, hyperrule, linear, milestones (default: cosine)
-        experiment: a choice of `conf/experiment`: emoji_nano, finetune_bit_hyperrule, finetune_mae_vit_base,
-            finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit, mae_vit_base_800ep,
-            mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13, scratch_vit_large, simmim_bit_50x1,
-            simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32, simmim_vit_tiny_96, small_data
+        experiment: a choice of `conf/experiment`: data2vec2_vit_base, emoji_nano, finetune_bit_hyperrule,
+            finetune_mae_vit_base, finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit,
+            ijepa_vit_base, mae_vit_base_800ep, mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13,
+            scratch_vit_large, simmim_bit_50x1, simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32,
+            simmim_vit_tiny_96, small_data
         overrides: further keys, as `**{"group.key": value}`; `mimsuite bench --help` lists them.
 
     Returns:
