@@ -133,7 +133,7 @@ def read_latent(
         combine=combine,
         pixels=pixels > 0 or warm > 0,
     )
-    notes = ["the loss may rise in a sound run and selects nothing: judge the features by online_probe=true"]
+    notes = ["the loss may rise in a sound run and selects nothing: judge the features by the online probe"]
     if frozen is not None:
         notes.append(frozen.note)
     elif read(cfg, "objective.momentum") == "auto":
