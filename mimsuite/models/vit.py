@@ -55,6 +55,11 @@ class ViTPreTrainedModel(OwnModel):
     file_key = staticmethod(classic_key)
 
 
+def key_beside_decoder(key: str) -> str:
+    """As `classic_key`; the names of a decoder are our own."""
+    return key if key.startswith("decoder.") else classic_key(key)
+
+
 class ViTForMaskedImageModeling(ForMaskedImageModeling):
     """ViT with a head that predicts what is hidden (SimMIM, Xie et al. 2022, section 3; MAE, He et al. 2022).
 
@@ -73,7 +78,7 @@ class ViTForMaskedImageModeling(ForMaskedImageModeling):
     config_class = ViTConfig
     base_prefix = "vit"
     init_options = ("head",)
-    file_key = staticmethod(classic_key)
+    file_key = staticmethod(key_beside_decoder)
     vit: ViTModel
 
     def __init__(self, config: ViTConfig, head: HeadFactory | None = None) -> None:

@@ -193,6 +193,15 @@ def test_checkpoints_hold_a_teacher_that_learns():
     assert names == {f"teacher.module.{name}" for name in student().vit.state_dict()}
 
 
+def test_files_bring_encoder_and_predictor_back(tmp_path):
+    model = student(pixels=True)
+    model.save_pretrained(tmp_path)
+    found = ViTForMaskedImageModeling.from_pretrained(tmp_path)
+    state = found.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert [name for name, value in model.state_dict().items() if not torch.equal(value, state[name])] == []
+
+
 @pytest.mark.parametrize("combine", ["mean", "stack"])
 def test_a_batch_is_learned_by_heart(combine):
     model = student(combine=combine, features=24 * (1 + (combine == "stack")))
