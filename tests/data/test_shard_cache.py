@@ -4,6 +4,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from mimsuite.data.fetching import trusted
 from mimsuite.data.fetching.ahead import Ahead
 from mimsuite.data.fetching.limits import Fetching
 from mimsuite.data.fetching.locks import Handle
-from mimsuite.data.fetching.shard_cache import NoRoomError, ShardCache, list_shards
+from mimsuite.data.fetching.shard_cache import NoRoomError, ShardCache, list_shards, remove_shard
 from mimsuite.data.index import Shard
 from mimsuite.data.order import BatchOrder, Stretch
 from mimsuite.data.shard_files import ShardFiles
@@ -231,6 +232,17 @@ def test_a_range_is_read_from_the_cache_if_it_is_there_and_fetches_nothing(serve
     before = len(server.asked)
     assert files.read(shard(0), 5, 10) == content(0)[5:15]
     assert len(server.asked) == before
+
+
+def test_what_was_removed_is_not_kept_open(server, shard, fetching):
+    files = ShardFiles(fetching, whole=True)
+    files.read(shard(0), 0, 10)
+    (entry,) = list_shards(fetching.folder)
+    assert remove_shard(entry.path)
+    files.read(shard(1), 0, 10)
+    names = [os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")]
+    assert not [name for name in names if name.startswith(str(entry.path))]
+    assert pickle.loads(pickle.dumps(files)).read(shard(1), 5, 10) == content(1)[5:15]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(server, shard, tmp_path):

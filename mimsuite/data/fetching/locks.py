@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mimsuite.errors import RunError
 
+Mark = tuple[int, int, int]
+
 
 class Handle:
     """An open file of the cache, locked or not; links are not followed.
@@ -26,6 +28,7 @@ class Handle:
             OSError: it cannot be opened; a link is.
         """
         flags = os.O_RDWR | os.O_CREAT if writes else os.O_RDONLY
+        self.number = -1
         self.number = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         _open.add(self)
 
@@ -54,6 +57,18 @@ class Handle:
     def stat(self) -> os.stat_result:
         """What the system knows of the file."""
         return os.fstat(self.number)
+
+    def unlock(self) -> None:
+        """Ends the lock; the file stays open."""
+        fcntl.flock(self.number, fcntl.LOCK_UN)
+
+    @property
+    def mark(self) -> Mark:
+        """Changes when the file is changed or removed, or this process was forked from the one that opened it."""
+        if self.number < 0:
+            return 0, 0, 0
+        found = os.fstat(self.number)
+        return found.st_nlink, found.st_size, found.st_mtime_ns
 
     @property
     def is_plain(self) -> bool:
@@ -85,11 +100,14 @@ class Handle:
 
     def close(self) -> None:
         """Ends the lock, also where a forked process has the file open still."""
-        if self in _open:
-            _open.discard(self)
+        number, self.number = self.number, -1
+        if number >= 0:
             with contextlib.suppress(OSError):
-                fcntl.flock(self.number, fcntl.LOCK_UN)
-            os.close(self.number)
+                fcntl.flock(number, fcntl.LOCK_UN)
+            os.close(number)
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> Handle:
         return self
@@ -106,6 +124,7 @@ def _forget() -> None:
     for handle in list(_open):
         with contextlib.suppress(OSError):
             os.close(handle.number)
+        handle.number = -1
     _open.clear()
 
 

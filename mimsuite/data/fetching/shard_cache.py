@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimsuite.data.fetching.limits import Fetching
-from mimsuite.data.fetching.locks import Handle
+from mimsuite.data.fetching.locks import Handle, Mark
 from mimsuite.data.fetching.retry import give_up
 from mimsuite.data.fetching.trusted import is_trusted, trust
 from mimsuite.data.index import Shard
@@ -29,6 +29,7 @@ log = logging.getLogger("mimsuite")
 PART, SUM, ROOM = ".part", ".sha256", "room.lock"
 _NAME = re.compile(rf"(etag-)?[0-9a-f]{{64}}({re.escape(PART)})?")
 _BLOCK = 4 << 20  # bytes that are hashed at a time
+_OPEN = 64  # files
 _LOOK_EVERY = 0.02  # seconds
 _SILENT = 3  # times the timeout, after which a process that fetches and writes nothing is given up
 
@@ -59,6 +60,7 @@ class ShardCache:
         self._fetching = fetching
         self._names: dict[str, str] = {}
         self._made: Path | None = None
+        self._open: dict[str, tuple[Handle, Mark]] = {}
         self.stop = threading.Event()  # ends what is being fetched
 
     def read(self, shard: Shard, offset: int, size: int) -> bytes:
@@ -68,17 +70,14 @@ class ShardCache:
             NoRoomError: it is not here, and there is no room for it.
             RunError: it cannot be fetched, or its bytes are wrong.
         """
-        with self._found(shard) or self.hold(shard) as handle:
-            return handle.read(offset, size)
+        return self._opened(shard).read(offset, size)
 
     def read_if_here(self, shard: Shard, offset: int, size: int) -> bytes | None:
         """The same where the shard is here; else None, and nothing is fetched."""
         if shard.sha256 is None and shard.path not in self._names:
             return None  # its name would cost a request
-        if (handle := self._found(shard)) is None:
-            return None
-        with handle:
-            return handle.read(offset, size)
+        handle = self._still_open(shard) or self._kept_open(shard, self._found(shard))
+        return None if handle is None else handle.read(offset, size)
 
     def hold(self, shard: Shard, *, wait: bool = True) -> Handle:
         """Keeps a shard here until the handle is closed; it is fetched if it is not here.
@@ -103,6 +102,35 @@ class ShardCache:
                 return handle
             else:
                 handle.close()
+
+    def _opened(self, shard: Shard) -> Handle:
+        """The file of a shard, which stays open; where others remove it, it is closed when the next is opened."""
+        handle = self._still_open(shard) or self._kept_open(shard, self._found(shard))
+        if handle is None:
+            handle = self.hold(shard)
+            handle.unlock()
+            self._kept_open(shard, handle)
+        return handle
+
+    def _still_open(self, shard: Shard) -> Handle | None:
+        """The file of a shard if it is open, and neither removed nor changed since."""
+        handle, mark = self._open.get(shard.path, (None, None))
+        return handle if handle is not None and handle.mark == mark else None
+
+    def _kept_open(self, shard: Shard, handle: Handle | None) -> Handle | None:
+        if handle is None:
+            return None
+        removed = [path for path, (other, mark) in self._open.items() if other.mark != mark or path == shard.path]
+        for path in removed or list(self._open)[: max(0, len(self._open) - _OPEN + 1)]:
+            self._open.pop(path)[0].close()
+        self._open[shard.path] = handle, handle.mark
+        return handle
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_fetching": self._fetching}
+
+    def __setstate__(self, state: dict[str, Fetching]) -> None:
+        self.__init__(state["_fetching"])  # type: ignore[misc]
 
     def _path(self, shard: Shard) -> Path:
         return self._folder() / self._name(shard)
