@@ -2,8 +2,8 @@
 
 python benchmarks/stores.py [--rounds 5] [--shards 100] [--samples 60] [--workers 2]
 
-A web server of Python's own, in a process of its own, serves shards of JPEG files on this machine; their index has
-their sha256, as that of `mimsuite pack`. A round loads the same batches from local files and, twice, from the server: through
+A web server of Python's own, in a process of its own, serves shards of JPEG files on this machine; the index has their
+sha256, as that of `mimsuite pack`. A round loads the same batches from local files and, twice, from the server: through
 an empty cache (its first batch counts) and through a full one (its time counts).
 """
 

@@ -149,7 +149,8 @@ def test_the_doctor_tells_of_the_cache_and_cleans_it(photos, monkeypatch):
     counts, old = told()
     assert counts[:2] == (
         "ok",
-        f"2 copies of image folders (0.00 GiB), at most {cache.LIMIT}=7 GiB; features 0.00 GiB, index 0.00 GiB, remote 0.00 GiB, shards 0.00 GiB",
+        f"2 copies of image folders (0.00 GiB), at most {cache.LIMIT}=7 GiB; features 0.00 GiB, index 0.00 GiB, "
+        "remote 0.00 GiB, shards 0.00 GiB",
     )
     assert old == ("note", "0123.part (0.00 GiB) is not finished", "mimsuite doctor clean=old")
     removed, counts = told("old")
