@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,13 @@ def visible_of(hidden: Tensor) -> Visible:
 
 
 def zero_hidden(x: Tensor, visible: Visible) -> Tensor:
-    """`x (B, E, h, w)` with zeros in hidden positions."""
-    return torch.where(visible.hidden, 0.0, x)
+    """`x (B, E, h, w)` with zeros in hidden positions.
+
+    A product, because `where` takes four times as long on a CPU. It may be one: hidden pixels themselves were replaced
+    before the first convolution, and what is hidden in later maps is made of visible pixels, so it is finite where they
+    are.
+    """
+    return x * ~visible.hidden
 
 
 def sparse_group_norm(norm: nn.GroupNorm, x: Tensor, visible: Visible) -> Tensor:
@@ -82,17 +87,56 @@ def sparse_group_norm(norm: nn.GroupNorm, x: Tensor, visible: Visible) -> Tensor
     Returns:
         `(B, E, h, w)`; what it holds in hidden positions means nothing, but depends on visible ones alone.
     """
-    batch, width = x.shape[:2]
+    counted = (visible.counted * (x.shape[1] // norm.num_groups)).clamp(min=1)[:, None]
+    given = (x, norm.weight, norm.bias, counted, norm.num_groups, norm.eps)
+    if torch.compiler.is_compiling():  # which has derivatives of its own
+        return _group_norm(*given)[0]
+    normed: Tensor = _GroupNorm.apply(*given)  # type: ignore[no-untyped-call]
+    return normed
+
+
+def _group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, counted: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """GroupNorm by sums over a map of which `counted (B, 1)` values per group count; mean, scale, count of groups."""
     values = widen(x)
-    groups = values.reshape(batch, norm.num_groups, -1)
-    counted = (visible.counted * (width // norm.num_groups)).clamp(min=1).to(values)[:, None]
-    mean, variance = _moments(groups.sum(2), groups.square().sum(2), counted)
-    scale = (variance + norm.eps).rsqrt()
-    per_group = (1, norm.num_groups, width // norm.num_groups)
-    slope = norm.weight.view(per_group) * scale[..., None]
-    shift = norm.bias.view(per_group) - mean[..., None] * slope
-    normed = values * slope.view(batch, width, 1, 1) + shift.view(batch, width, 1, 1)
-    return normed.to(x.dtype)
+    counted, flat = counted.to(values), values.reshape(len(x), groups, -1)
+    mean, variance = _moments(flat.sum(2), torch.linalg.vector_norm(flat, dim=2).square(), counted)
+    scale = (variance + eps).rsqrt()
+    slope = weight * _per_channel(scale, x.shape[1])
+    shift = bias - _per_channel(mean, x.shape[1]) * slope
+    return (values * slope[..., None, None]).add_(shift[..., None, None]).to(x.dtype), mean, scale, counted
+
+
+class _GroupNorm(torch.autograd.Function):
+    """`_group_norm` with a derivative that takes half of the time of the one that torch finds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *given: Any) -> Tensor:
+        normed, *kept = _group_norm(x, weight, *given)
+        ctx.save_for_backward(x, weight, *kept)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, counted = ctx.saved_tensors
+        width, values, grown = x.shape[1], widen(x), widen(gradient)
+        along, total = (grown * values).sum((2, 3)), grown.sum((2, 3))  # (B, E)
+        means, scales = _per_channel(mean, width), _per_channel(scale, width)
+        of_weight = ((along - total * means) * scales).sum(0)
+        grouped = (len(x), mean.shape[1], -1)
+        along, whole = ((part * weight).reshape(grouped).sum(2) for part in (along, total))  # (B, groups)
+        curve = (whole * mean - along) * scale**3 / counted
+        level = -curve * mean - whole * scale / counted
+        found = values * _per_channel(curve, width)[..., None, None]
+        found.add_(_per_channel(level, width)[..., None, None])
+        found.add_(grown * (weight * scales)[..., None, None])
+        return found.to(x.dtype), of_weight.to(weight.dtype), total.sum(0).to(weight.dtype), None, None, None
+
+
+def _per_channel(values: Tensor, width: int) -> Tensor:
+    """Values of groups `(B, groups)` for each of their channels, `(B, width)`."""
+    return values.repeat_interleave(width // values.shape[1], 1)
 
 
 def sparse_batch_norm(norm: nn.BatchNorm2d, x: Tensor, visible: Visible) -> Tensor:
