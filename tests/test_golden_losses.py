@@ -20,7 +20,12 @@ from mimsuite.objectives.groups import param_groups
 from mimsuite.settings.models import model_node
 
 FILE = Path(__file__).with_name("golden_losses.json")
-MODELS = ["vit_nano", "cvt_nano", "bit_nano"]
+MODELS = {  # name of the losses -> the model's config, and what of it is changed
+    **{name: (name, {}) for name in ("vit_nano", "cvt_nano", "bit_nano")},
+    "cvt_nano, spark": ("cvt_nano", {"mask_mode": "sparse", "decoder_hidden_size": 24, "mim_target": "norm_pixels"}),
+    "bit_nano, spark": ("bit_nano", {"mask_mode": "sparse", "decoder_hidden_size": 64, "mim_target": "norm_pixels"}),
+    "bit_nano, sparse, fourier": ("bit_nano", {"mask_mode": "sparse"}),
+}
 
 
 def five_losses(name):
@@ -36,13 +41,14 @@ def five_losses(name):
         mask=RandomMask(0.6),
         mask_unit=16,
     )
-    config = instantiate(model_node(conf_dir() / "model" / f"{name}.yaml"))
+    model_name, changes = MODELS[name]
+    config = instantiate(model_node(conf_dir() / "model" / f"{model_name}.yaml")).changed(**changes)
     model = AutoModelForMaskedImageModeling.from_config(config).train()
     optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.05, decay_mask_token=False), lr=1e-3)
     normalize, losses = Normalize(index.mean, index.std), []
     for _, batch in zip(range(5), loader, strict=False):
         optimizer.zero_grad()
-        loss = model.masked_loss(normalize(batch.images), batch.mask)
+        loss, _ = model.masked_pass(normalize(batch.images), batch.mask, fourier=0.5 if "fourier" in name else 0.0)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

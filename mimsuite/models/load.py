@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from mimsuite.config.instantiate import instantiate
+from mimsuite.config.instantiate import current_name, instantiate
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
 from mimsuite.models.fill import load_into, set_image_size
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mimsuite")
 
+SIMMIM_HEAD = "mimsuite.heads.simmim.SimMIMHead"
 TRAINED_IN = "float32"  # whatever the type of the files
 _DARK = 0.25  # of the full range, below which images are dark
 
@@ -161,12 +162,9 @@ def make_masked_model(
 
 def head_factory(config: EncoderConfig, head: DictConfig, trusted: Sequence[str]) -> Any:
     """What makes the head of a masked image model; None where the config alone says it: a decoder, or holes to fill."""
-    from mimsuite.heads.simmim import SimMIMHead
-
-    if config.decoder_sizes is not None or config.mim_predictor is not None:
-        return None
-    made = instantiate(head, trusted)
-    return None if config.is_sparse and getattr(made, "func", made) is SimMIMHead else made
+    named = config.decoder_sizes is not None or config.mim_predictor is not None
+    holes = config.is_sparse and current_name(str(head._target_)) == SIMMIM_HEAD
+    return None if named or holes else instantiate(head, trusted)
 
 
 def at_native_size(config: EncoderConfig, weights: Weights) -> EncoderConfig:

@@ -9,11 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from mimsuite.config.instantiate import current_name
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import HOG_CELL, Pair, hidden_units, nearest_multiples
+from mimsuite.models.load import SIMMIM_HEAD
 from mimsuite.settings.read import is_int, is_number, read, read_choice, read_int
 from mimsuite.types import EncoderConfig
 from mimsuite.words import LOSSES, MASK_MODES, PENALTIES, TARGETS
 
-SIMMIM_HEAD, MAE_HEAD = "mimsuite.heads.simmim.SimMIMHead", "mimsuite.heads.mae.MAEDecoder"
+MAE_HEAD = "mimsuite.heads.mae.MAEDecoder"
 PREDICTOR, LATENT = "mimsuite.encoders.predictor_config.PredictorConfig", "mimsuite.objectives.latent.LatentObjective"
 UNET_HEAD = "mimsuite.heads.unet.UNetDecoder"
 NO_MASK = "mimsuite.masked.samplers.NoMask"

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from mimsuite.errors import InputError
 from mimsuite.heads.losses import classification_loss
-from mimsuite.masked.losses import error_of, masked_error, masked_error_patches, widen
+from mimsuite.masked.losses import error_of, fourier_error, masked_error, masked_error_patches, widen
+from mimsuite.masked.patches import expand_mask
 
 
 def test_masked_error_is_the_mean_over_hidden_pixels_of_the_batch():
@@ -14,6 +15,45 @@ def test_masked_error_is_the_mean_over_hidden_pixels_of_the_batch():
     mask = torch.tensor([[[True, False]], [[True, True]]])
     wanted = torch.cat([(prediction - target)[0, :, :, :3].flatten(), (prediction - target)[1].flatten()])
     torch.testing.assert_close(masked_error(prediction, target, mask), wanted.abs().mean(), rtol=1e-6, atol=0)
+
+
+def spectrum_case():
+    """Prediction and picture, the mask, and the mask on the pixels."""
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (torch.randn(2, 3, 8, 12, generator=generator).double() for _ in range(2))
+    mask = torch.rand(2, 4, 6, generator=generator) < 0.5
+    return prediction, target, mask, expand_mask(mask, (8, 12))[:, None]
+
+
+def test_the_error_of_the_spectrum_is_that_of_the_prediction_pasted_into_the_picture():
+    prediction, target, mask, hidden = spectrum_case()
+    pasted = torch.where(hidden, prediction, target)
+    rows, columns = torch.arange(8).double(), torch.arange(12).double()
+    down = torch.exp(-2j * torch.pi * rows[:, None] * rows / 8) / 8**0.5  # the transform by its definition
+    across = torch.exp(-2j * torch.pi * columns[:, None] * columns / 12) / 12**0.5
+    distance = (down @ (pasted - target).to(down.dtype) @ across).abs()
+    weight = distance / distance.amax((2, 3), keepdim=True)
+    wanted = (weight * distance**2).mean()
+    torch.testing.assert_close(fourier_error(prediction, target, mask), wanted)
+
+
+def test_the_error_of_the_spectrum_has_no_gradient_where_the_picture_is_visible_nor_through_its_weights():
+    prediction, target, mask, hidden = spectrum_case()
+    (found,) = torch.autograd.grad(fourier_error(prediction.requires_grad_(), target, mask), [prediction])
+    assert not found[(~hidden).expand_as(found)].any()
+    error = ((prediction - target) * hidden).detach().requires_grad_()
+    size = torch.fft.fft2(error, norm="ortho").abs()
+    weight = (size / size.amax((2, 3), keepdim=True)).detach()
+    (wanted,) = torch.autograd.grad((weight * size**2).mean(), [error])
+    torch.testing.assert_close(found, wanted * hidden)
+
+
+def test_the_error_of_the_spectrum_of_nothing_hidden_is_zero():
+    prediction, target, mask, _ = spectrum_case()
+    found = fourier_error(prediction.requires_grad_(), target, torch.zeros_like(mask))
+    found.backward()
+    assert found == 0
+    assert not prediction.grad.any()
 
 
 BY_HAND = {

@@ -55,6 +55,8 @@ ENCODERS = {  # model, config, its values, side of an image of several cells in 
     "vit relative": (ViTForMaskedImageModeling, ViTConfig, VIT | RELATIVE, 64),
     "cvt": (CvtForMaskedImageModeling, CvtConfig, CVT, 64),
     "bit": (BitForMaskedImageModeling, BitConfig, BIT, 128),
+    "cvt sparse": (CvtForMaskedImageModeling, CvtConfig, CVT | {"mask_mode": "sparse"}, 64),
+    "bit sparse": (BitForMaskedImageModeling, BitConfig, BIT | {"mask_mode": "sparse"}, 128),
 }
 RECTANGLES = {
     f"{name}, patches 8x16": (*ENCODERS[name][:2], ENCODERS[name][2] | RECTANGULAR, 64)
@@ -75,7 +77,8 @@ every_encoder = pytest.mark.parametrize("name", ENCODERS)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 every_target = pytest.mark.parametrize("target", TARGETS)
 every_encoder_and_unit = pytest.mark.parametrize(
-    ("name", "unit"), [(n, u) for n in ENCODERS for u in (UNITS if n.startswith("vit") else [*UNITS, FINEST])]
+    ("name", "unit"),
+    [(n, u) for n in ENCODERS for u in (UNITS if n.startswith("vit") or "sparse" in n else [*UNITS, FINEST])],
 )
 
 

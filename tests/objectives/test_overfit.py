@@ -24,6 +24,7 @@ IMAGES, UNIT, DRAWS = 8, 8, 8
 VIT = ["model=vit_nano", "model.position=sincos2d", "model.init_scheme=mae"]  # so few steps teach no positions
 SMALL_DECODER = ["head.hidden_size=192", "head.num_hidden_layers=1", "head.num_attention_heads=6"]
 MAE = [*VIT, "objective=mae", *SMALL_DECODER, "head.intermediate_size=768"]
+SPARSE = ["model=bit_nano", "objective.mask_mode=sparse", "objective.fourier=0.5"]
 
 
 @functools.cache
@@ -52,7 +53,7 @@ def learn(model, cfg, lr, steps):
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(steps=steps, warmup=steps // 20, start=1e-3))
     for _ in range(steps):
         mask = draw()
-        loss = model.masked_loss(pixels, mask, int(mask[0].sum()), cfg.objective.loss)
+        loss, _ = model.masked_pass(pixels, mask, int(mask[0].sum()), cfg.objective.loss, cfg.objective.fourier)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -104,6 +105,9 @@ def compose_default():
         pytest.param(VIT, 2e-3, 200, visible_mean, 0.5, id="ViT, SimMIM"),
         pytest.param(["model=cvt_nano"], 4e-3, 150, visible_mean, 0.5, id="CvT, SimMIM"),
         pytest.param(["model=bit_nano"], 4e-3, 150, visible_mean, 0.5, id="BiT, SimMIM"),
+        pytest.param(["model=cvt_nano", "objective=spark"], 4e-3, 150, visible_mean, 0.8, id="CvT, SparK"),
+        pytest.param(["model=bit_nano", "objective=spark"], 4e-3, 150, visible_mean, 0.7, id="BiT, SparK"),
+        pytest.param(SPARSE, 4e-3, 150, visible_mean, 0.7, id="BiT, sparse, SimMIM's head, Fourier"),
         pytest.param(MAE, 3e-3, 300, visible_mean, 0.5, id="ViT, MAE, normalised pixels"),
         pytest.param([*MAE, "objective.target=pixels"], 4e-3, 200, visible_mean, 0.5, id="ViT, MAE, pixels"),
         pytest.param(["model=vit_nano", "objective.target=hog"], 2e-3, 300, mean_histogram, 0.6, id="ViT, HOG"),

@@ -371,6 +371,29 @@ def test_what_goes_together_trains_loads_and_reconstructs(parts, more, tmp_path)
     assert ("psnr" in figures) == (target != "hog")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": "cvt_nano", "objective": "spark"},
+        {"model": "bit_nano", "objective.mask_mode": "sparse", "objective.fourier": 0.5, "mask.ratio": 1},
+        {"model": "bit_nano", "head": "unet", "mask.unit": 4},
+    ],
+    ids=lambda values: ",".join(f"{k}={v}" for k, v in values.items()),
+)
+def test_runs_of_masked_convolution_train_load_reconstruct_and_are_finetuned(values, tmp_path):
+    train(tmp_path / "out", **values)
+    model = api.load(str(tmp_path / "out"))
+    state, written = unprefixed(model.state_dict()), weights(tmp_path / "out")
+    assert same({name: state[name] for name in written}, written)
+    assert state.keys() == written.keys()
+    metrics = api.reconstruct(init=str(tmp_path / "out"), out=str(tmp_path / "sheet.png"), count=2)
+    assert math.isfinite(metrics["masked_loss"])
+    task = {"init": str(tmp_path / "out"), "steps": 1, "batch": 8, "workers": 0, "loader.val_limit": 8}
+    api.call("finetune", {"out": str(tmp_path / "tuned"), **task})
+    assert api.load(str(tmp_path / "tuned")).config.to_dict().keys().isdisjoint({"mask_mode", "decoder_hidden_size"})
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run of each objective: ViTs with a register, MAE with small decoder."""
