@@ -51,6 +51,7 @@ BASE = {
     "export": ["init=demo:vit", "to=hf", "out=x-hf"],
     "reconstruct": ["init=demo:vit", "out=x.png"],
     "plot": ["runs=run", "out=x.png"],
+    "report": ["runs=run", "out=x.html"],
     "pack": ["src=photos", "out=shards"],
     "inspect": ["out=looks"],
     "models": [],
@@ -175,7 +176,7 @@ def test_an_empty_path_is_an_unset_variable_and_refused(task):
 NEEDED = [
     *(("out", task) for task in TASKS if task not in ("models", "runs", "bench", "doctor")),
     *(("init", task) for task in ("probe", "evaluate", "predict", "embed", "export", "reconstruct")),
-    *(("src", "pack"), ("runs", "plot"), ("path", "runs"), ("labels", "pack")),
+    *(("src", "pack"), ("runs", "plot"), ("runs", "report"), ("path", "runs"), ("labels", "pack")),
 ]
 
 
