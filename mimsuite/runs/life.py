@@ -53,7 +53,6 @@ log = logging.getLogger("mimsuite")
 
 S = TypeVar("S", bound=TrainingSettings)
 
-REPORT = "report.html"
 SUMMARY, NO_SUMMARY = "summary.json", "remove it, and repeat the command to have it written again"
 _training = threading.RLock()  # held by the thread that trains: seeds and log lines are of the whole process
 
@@ -341,6 +340,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Writes curves, the task's results and `summary.json`."""
     from mimsuite.pictures.curves import draw_curves, read_metrics
+    from mimsuite.runs.reporting.own import report_itself
 
     code, steps = parts.checkpoints.exit_code, trainer.global_step
     if parts.files is None:
@@ -353,7 +353,7 @@ def write_results(
     if code:
         log.info("stopped by a signal at step %d; resume=true goes on from here", steps)
         summary = folder.summary(task.name, "interrupted", steps, parts.files.last, **spent)
-        report(folder, parts)
+        report_itself(folder.path, parts.loggers)
         return summary | {"exit_code": code}
     if steps < (planned := settings.budget.steps):
         spent["stopped_early_of"] = planned
@@ -361,22 +361,8 @@ def write_results(
             log.info("stopped early at step %d of %d: %s", steps, planned, reason)
     metrics, more = task.finish(settings, compute, folder, objective, parts)
     summary = folder.summary(task.name, "done", steps, parts.files.last | metrics, **spent, **more)
-    report(folder, parts)
+    report_itself(folder.path, parts.loggers)
     return summary
-
-
-def report(folder: RunFolder, parts: Parts) -> None:
-    """Writes `report.html`, and gives it to the loggers that take one."""
-    from mimsuite.runs.loggers.guest import Guest
-    from mimsuite.runs.reporting.facts import read_facts
-    from mimsuite.runs.reporting.page import write_report
-
-    file = folder.path / REPORT
-    with OptionalWrites(REPORT, Exception).attempt():
-        write_report([read_facts(folder.path, folder.path.resolve().name, ended=True)], file)
-        for logger in parts.loggers:
-            if isinstance(logger, Guest):
-                logger.log_report(file)
 
 
 def stopping_reasons(callbacks: Sequence[Callback]) -> list[str]:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from mimsuite.data import collate, datamodule, workers
-from mimsuite.data.datamodule import ImageData, Loading, eval_loader
+from mimsuite.data import batch_loader, collate, datamodule, workers
+from mimsuite.data.batch_loader import Loading
+from mimsuite.data.datamodule import ImageData, eval_loader
 from mimsuite.data.open import open_index
 from mimsuite.data.workers import PREFETCH, StoppedWaitingError, fit_shared_memory, state_of
 from mimsuite.errors import RunError
@@ -42,7 +43,7 @@ def begun(index, monkeypatch):
         loader = eval_loader(index, "train", image_size=(16, 16), batch=2, workers=2, labels=True, keys=True)
         seen = []
         watch = workers.WorkerWatch
-        monkeypatch.setattr(datamodule, "WorkerWatch", lambda found, *more: seen.extend(found) or watch(found, *more))
+        monkeypatch.setattr(batch_loader, "WorkerWatch", lambda found, *more: seen.extend(found) or watch(found, *more))
         begun.append(iter(loader))
         next(begun[0])
         return begun[0], seen
