@@ -17,7 +17,7 @@ HIDDEN = "<secret>"
 
 def hide_addresses(text: str) -> str:
     """Any text without what may be secret in its addresses: user and password, and the query of a web address."""
-    text = re.sub(r"(\w:/+)[^/@\s]+@", rf"\1{HIDDEN}@", text)
+    text = re.sub(r"(\w:/+)[^/\s]+@", rf"\1{HIDDEN}@", text)
     return re.sub(r"""(?i)(\bhttps?:/+[^\s?'"]*\?)[^\s'"\]]+""", rf"\1{HIDDEN}", text)
 
 

@@ -6,6 +6,7 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 from mimsuite.data.stores import address
 
@@ -13,7 +14,10 @@ KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS
 
 
 class Web(BaseHTTPRequestHandler):
-    """Serves `server.folder`, with ranges unless `server.ranges` is False; each request is kept in `server.asked`."""
+    """Serves `server.folder`, with ranges unless `server.ranges` is False; each request is kept in `server.asked`.
+
+    `server.answers` gives paths another answer: a status, or where the file is instead.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -22,10 +26,12 @@ class Web(BaseHTTPRequestHandler):
         server = self.server
         path, _, query = self.path.partition("?")
         server.asked.append((path, self.headers.get("Range"), query, self.headers.get("Authorization")))
-        place = Path(server.folder, path.lstrip("/"))
+        place = Path(server.folder, unquote(path).lstrip("/"))
         status = server.answers.get(path)
         if status or not place.is_file():
-            self.send_response(status or 404)
+            self.send_response(302 if isinstance(status, str) else status or 404)
+            if isinstance(status, str):
+                self.send_header("Location", status)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return

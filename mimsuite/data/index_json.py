@@ -15,7 +15,7 @@ from mimsuite.data.index import EVERY_SPLIT, DataIndex, Samples, Shard
 from mimsuite.data.storage import write_text
 from mimsuite.data.stores.address import read_if_there, store_of
 from mimsuite.data.stores.local import LocalStore
-from mimsuite.data.stores.names import REMOTE, bare, below, join, scheme_of, shown
+from mimsuite.data.stores.names import REMOTE, bare, below, check_address, join, scheme_of, server_of, shown
 from mimsuite.data.tables import KEYS, ROWS, write_tables
 from mimsuite.errors import InputError, reading
 from mimsuite.types import DisplayRange
@@ -29,7 +29,7 @@ _OF_ONE_SHARD = "mimsuite-1"  # of older folders: each shard has a table of its 
 _MOST = 1 << 52  # of samples, bytes and pixels: what JSON, numpy and Python all count exactly
 
 
-def write_index(folder: Path, index: DataIndex, root: str = "") -> DataIndex:
+def write_index(folder: Path, index: DataIndex, root: str = "", *, beside: bool = False) -> DataIndex:
     """Writes `index.json` and, first, the rows of all shards as two files (see `tables`).
 
     Args:
@@ -37,6 +37,8 @@ def write_index(folder: Path, index: DataIndex, root: str = "") -> DataIndex:
         index: the data set; its tables lie anywhere, and are left as they are.
         root: the address of the folder on another machine that all shards lie in; they are named relative to it, and
             it is written without what may be secret.
+        beside: whether what is written will lie in that folder; then the address is not written, for a copy of the
+            folder reads its own shards.
 
     Returns:
         The same data set with the new tables.
@@ -51,7 +53,7 @@ def write_index(folder: Path, index: DataIndex, root: str = "") -> DataIndex:
 
     content = {
         "format": FORMAT,
-        **({"root": bare(root)} if root else {}),
+        **({"root": bare(root)} if root and not beside else {}),
         "splits": {
             split: [
                 {
@@ -117,7 +119,7 @@ def _parse(content: dict[str, Any], folder: str, root: str) -> DataIndex:
     """Makes the index of what the file holds; raises a ValueError or the like where that is not what we write."""
     own = content["format"] == _OF_ONE_SHARD
     table, keys = (join(folder, name) for name in (ROWS, KEYS))
-    elsewhere = _address(content["root"]) if "root" in content else ""
+    elsewhere = _address(content["root"], folder) if "root" in content else ""
     packed = not root or bool(elsewhere)
     place = (root if elsewhere else "") or elsewhere or folder
     splits = {
@@ -202,10 +204,16 @@ def _inside(folder: str, name: Any, packed: bool) -> str:
     return join(folder, name)
 
 
-def _address(root: Any) -> str:
-    """Where shards lie that are on another machine than their index."""
+def _address(root: Any, folder: str) -> str:
+    """Where shards lie that are on another machine than their index; an index from a server names its own alone."""
     if not isinstance(root, str) or scheme_of(root) not in REMOTE:
         raise ValueError(f"root {root!r} is no address of another machine")
+    check_address(root)
+    if scheme_of(folder) and server_of(root) != server_of(folder):
+        raise InputError(
+            f"the {INDEX} in {folder} names shards on another server, {root}; copy it here, look at it, and give that "
+            "folder"
+        )
     return root
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from fault_server import fault_server
 
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.fault import StoreError
@@ -76,6 +77,12 @@ def test_addresses_are_taken_apart_and_put_together():
         ),
         ("hf://datasets/org", "is no data set of the hub; use hf://datasets/ORG/NAME"),
         ("s3:///", "names nothing"),
+        ("https://me:pass/word@h/a", "names no server; use https://HOST/FOLDER or .* write %2F for / in a password"),
+        ("https://h:8x/word@", "names no server"),
+        ("https:///word@", "names no server"),
+        ("https://h/a b/c.tar?sig=word@", "data=https://... holds a space; write %20 for it"),
+        ("https://h/c.tar?sig=1'word@", "holds '; write %27 for it"),
+        ("https://h/c.tar?sig=[word@", r"holds \[; write %5B for it"),
     ],
 )
 def test_addresses_that_cannot_be_right_are_refused(address, why):
@@ -86,7 +93,7 @@ def test_addresses_that_cannot_be_right_are_refused(address, why):
 
 @pytest.mark.parametrize("error", [InputError, RunError])
 def test_no_error_shows_a_password_or_a_signature(error):
-    text = "data=['https://me:pw@h/a?X-Amz-Signature=5;6&b=7', 's3://key:word@b/c'] cannot be read"
+    text = "data=['https://me:p@w@h/a?X-Amz-Signature=5;6&b=7', 's3://key:word@b/c'] cannot be read"
     assert str(error(text)) == "data=['https://<secret>@h/a?<secret>', 's3://<secret>@b/c'] cannot be read"
 
 
@@ -218,6 +225,54 @@ def test_user_and_password_of_an_address_reach_the_server_and_nobody_else(web, c
 
 
 # ---- processes
+
+
+def test_a_web_address_is_sent_as_it_was_written_and_what_is_not_ascii_is_escaped(web, folder):
+    (folder / "a b").mkdir()
+    (folder / "a b" / "donn\u00e9es#50%.bin").write_bytes(b"here")
+    name = f"{web.address}/a%20b/donn\u00e9es#50%.bin?sig=a%2Fb+c"
+    assert store_of(web.address).read_all(name) == b"here"
+    assert web.asked[-1][::2] == ("/a%20b/donn%C3%A9es%2350%25.bin", "sig=a%2Fb+c")
+    assert store_of(web.address).read_all(join(f"{web.address}/a%20b", "donn\u00e9es#50%.bin")) == b"here"
+
+
+@pytest.mark.parametrize("place", ["/away", "ftp://h/a", "file:///etc/passwd"])
+def test_a_server_that_sends_elsewhere_in_vain_is_told_at_once(web, place):
+    web.answers["/away"] = place
+    with pytest.raises(StoreError, match="sends to an address that cannot be read, or in a circle") as error:
+        store_of(web.address).stat(f"{web.address}/away?sig=word")
+    assert not error.value.passes
+    assert "passwd" not in str(error.value)
+
+
+def test_an_answer_that_is_not_http_is_not_called_a_status(web, folder):
+    (folder / "few").write_bytes(b"few")
+    web.missing = -9  # less than nothing
+    with pytest.raises(StoreError, match="its answer is not HTTP") as error:
+        RemoteStore("http").stat(f"{web.address}/few")
+    assert (error.value.status, error.value.passes) == (None, True)
+
+
+def test_a_file_that_is_too_large_for_an_index_is_given_up(web, folder, monkeypatch, tmp_path):
+    from mimsuite.data.stores import copies, remote
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (folder / "large").write_bytes(bytes(20))
+    for module in (copies, remote):
+        monkeypatch.setattr(module, "LARGEST", 19)
+    for read in (store_of(web.address).read_all, store_of(web.address).local_copy):
+        with pytest.raises(StoreError, match="it has more than"):
+            read(f"{web.address}/large")
+    assert not [path for path in tmp_path.rglob("*large*") if path.parent != folder]
+
+
+def test_a_table_without_a_version_is_never_an_old_copy(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with fault_server(folder) as server:
+        server.versions = False
+        for text in ("one", "two"):
+            (folder / "names").write_text(text)
+            assert store_of(server.address).local_copy(f"{server.address}/names").read_text() == text
 
 
 def test_a_fork_connects_by_itself(place):

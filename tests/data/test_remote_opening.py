@@ -111,6 +111,8 @@ def test_a_pattern_is_scanned_into_the_cache_once(place, top, name, cache):
         assert difference(fingerprint(local), fingerprint(index)) is None
     assert contents(index) == contents(local)
     assert len(list((cache / "index").glob("[!.]*"))) == 1
+    if place.startswith("http"):
+        assert open_data(f"{place}/{name}?sig={{1}}").shards_of("train")[-1].path.endswith(".tar?sig={1}")
     assert index.splits["train"][0].sha256 is not None
 
 
@@ -208,6 +210,12 @@ def test_an_index_is_written_beside_the_shards_of_a_bucket(s3, top, cache, tmp_p
     index = open_data("s3://pictures/to-index")
     assert not (cache / "index").exists()
     assert facts(index) == facts(open_data(str(top / "packed")))
+    (tmp_path / "copy").mkdir()
+    for entry in s3.list_objects(Bucket="pictures", Prefix="to-index/")["Contents"]:
+        s3.download_file("pictures", entry["Key"], str(tmp_path / "copy" / entry["Key"].rpartition("/")[2]))
+    downloaded = open_data(str(tmp_path / "copy"))
+    assert downloaded.shards_of("val")[0].path == str(tmp_path / "copy" / "val-000000.tar")
+    assert contents(downloaded) == contents(index)
     with pytest.raises(InputError, match=r"has an index\.json; move it away"):
         index_remote("s3://pictures/to-index", tmp_path / "out", "white")
 
@@ -235,6 +243,25 @@ def test_an_index_that_points_elsewhere_is_refused(top, tmp_path, root, file):
     (tmp_path / INDEX).write_text(json.dumps(content))
     with pytest.raises(InputError, match="is damaged"):
         open_data(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("root", "why"),
+    [
+        ("http://me:hush@127.0.0.1:1/packed", r"names shards on another server, http://<secret>@127.0.0.1:1/packed"),
+        ("s3://pictures/packed", "names shards on another server, s3://pictures/packed"),
+        ("s3://", "names nothing"),
+    ],
+)
+def test_an_index_of_a_server_does_not_lead_to_another_one(web, top, cache, root, why):
+    content = json.loads((top / "packed" / INDEX).read_text()) | {"root": root}
+    (top / "leads").mkdir(exist_ok=True)
+    (top / "leads" / INDEX).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=why):
+        open_data(f"{web.address}/leads")
+    content["root"] = f"{web.address}/packed"
+    (top / "leads" / INDEX).write_text(json.dumps(content))
+    assert open_data(f"{web.address}/leads").shards_of("val")[0].path == f"{web.address}/packed/val-000000.tar"
 
 
 # ---- what is refused

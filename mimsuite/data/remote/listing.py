@@ -12,7 +12,7 @@ from mimsuite.data.sources import INFO, ShardList, expand_braces, read_info, ref
 from mimsuite.data.stores.address import remote_store
 from mimsuite.data.stores.backend import Entry
 from mimsuite.data.stores.fault import StoreError, is_absent
-from mimsuite.data.stores.names import below, join, last_name, parent_of, scheme_of, shown
+from mimsuite.data.stores.names import below, join, last_name, parent_of, scheme_of, shown, split_query
 from mimsuite.data.stores.remote import TIMEOUT
 from mimsuite.data.stores.store import Stat
 from mimsuite.errors import InputError
@@ -30,7 +30,7 @@ def is_folder_like(data: str) -> bool:
     name = last_name(data).lower()
     if name.endswith(PICTURE_ENDINGS):
         raise InputError(f"data={data} is an image on another machine; copy it here, or pack it: give {_SHAPES}")
-    return "{" not in data.partition("?")[0] and not name.endswith(".tar")
+    return "{" not in split_query(data)[0] and not name.endswith(".tar")
 
 
 def find_remote(data: str) -> ShardList:
@@ -40,7 +40,8 @@ def find_remote(data: str) -> ShardList:
         InputError: nothing there, not readable, or no shard in it.
     """
     if not is_folder_like(data):
-        paths = expand_braces(data)
+        pattern, query = split_query(data)
+        paths = [path + query for path in expand_braces(pattern)]
         return ShardList(_root_of(paths), paths, {})
     root = data.rstrip("/")
     if scheme_of(data) in ("http", "https"):

@@ -6,6 +6,7 @@ import hashlib
 import http
 import logging
 import shutil
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -114,8 +115,10 @@ def index_remote(data: str, out: Path, alpha: Alpha) -> str:
     index, store = read_index(entry, found.root), remote_store(data)
     if is_folder_like(data):
         try:
-            for name in (ROWS, KEYS, INDEX):  # the index last: with it the others are whole
-                store.put(entry / name, join(found.root, name))
+            with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".beside-") as made:
+                write_index(Path(made), index, found.root, beside=True)
+                for name in (ROWS, KEYS, INDEX):  # the index last: with it the others are whole
+                    store.put(Path(made, name), join(found.root, name))
         except StoreError as error:
             log.info("the index cannot be written beside the shards (%s): it goes to out=", error.strerror)
         else:

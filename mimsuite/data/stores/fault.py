@@ -11,11 +11,13 @@ from typing import Any
 
 from mimsuite.errors import cause_of, hide_addresses
 
+LARGEST = 1 << 30  # bytes of a file that is read at once or copied, shards aside: an index of 5 million shards
 _BUSY = frozenset({408, 425, 429})  # and all of 500 and more
 _GONE = frozenset({404, 410})
 _NUMBERS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT, 408: errno.ETIMEDOUT}
 _FIXES = {401: "check the credentials", 403: "check the credentials and their rights", 404: "check the address"}
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ClientAuthenticationError"}
+_REDIRECTS = {"RedirectClientError", "TooManyRedirects"}  # of aiohttp and httpx
 
 
 class StoreError(OSError):
@@ -62,13 +64,27 @@ def refused(name: str, status: int, headers: Any = None) -> StoreError:
     )
 
 
+def too_large(name: str) -> StoreError:
+    """The error for a file that cannot be an index, a table or a list of names."""
+    return StoreError(name, f"it has more than {LARGEST >> 20} MiB; check the address")
+
+
 def explain(name: str, error: BaseException) -> StoreError:
     """The error of a library as ours; its status is looked for in the errors that led to it."""
+    kinds = {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
+    if {"HttpProcessingError", "ClientResponseError"} <= kinds:  # the library calls it status 400
+        return StoreError(name, "its answer is not HTTP", passes=True)
+    if kinds & _REDIRECTS:
+        return StoreError(name, "the server sends to an address that cannot be read, or in a circle; check the address")
     for one in _chain(error):
         status, headers = _status(one)
         if status is not None and status >= 400:
             return refused(name, status, headers)
-    kinds = {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
+    return _without_status(name, error, kinds)
+
+
+def _without_status(name: str, error: BaseException, kinds: set[str]) -> StoreError:
+    """The same for an error that no answer led to; `kinds` are the classes of all errors that did."""
     if isinstance(error, FileNotFoundError | PermissionError):
         return refused(name, 404 if isinstance(error, FileNotFoundError) else 403)
     if kinds & _NO_CREDENTIALS:

@@ -25,7 +25,7 @@ def join(folder: str, name: str) -> str:
     scheme = scheme_of(folder)
     if not scheme:
         return os.path.join(folder, name)  # ten times as fast as Path, and there may be 100,000
-    place, query = _split(folder)
+    place, query = split_query(folder)
     return f"{place.rstrip('/')}/{quote(name) if scheme in _WEB else name}{query}"
 
 
@@ -33,7 +33,7 @@ def parent_of(address: str) -> str:
     """The folder that a file lies in."""
     if not scheme_of(address):
         return os.path.dirname(address)
-    place, query = _split(address)
+    place, query = split_query(address)
     return place.rstrip("/").rpartition("/")[0] + query
 
 
@@ -49,7 +49,7 @@ def last_name(address: str) -> str:
     """The last part of an address: the name of the file or folder."""
     if not (scheme := scheme_of(address)):
         return os.path.basename(address)
-    name = _split(address)[0].rstrip("/").rpartition("/")[2]
+    name = split_query(address)[0].rstrip("/").rpartition("/")[2]
     return unquote(name) if scheme in _WEB else name
 
 
@@ -57,9 +57,15 @@ def bare(address: str) -> str:
     """What identifies a file wherever it is read with other credentials: no user, no password, no query."""
     if scheme_of(address) not in _WEB:
         return address
-    scheme, _, rest = _split(address)[0].partition("://")
+    scheme, _, rest = split_query(address)[0].partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme.lower()}://{host.rpartition('@')[2].lower()}{slash}{path}"
+
+
+def server_of(address: str) -> str:
+    """What one owner holds: a server, a bucket, or a data set of the hub."""
+    parts = bare(address).split("/")
+    return "/".join(parts[:5] if scheme_of(address) == "hf" else parts[:3]).partition("@")[0]
 
 
 def shown(address: str) -> str:
@@ -81,7 +87,9 @@ def check_address(address: str) -> None:
             f"data={address} was written down without its password or signature; give data= with the whole address "
             "(a run goes on with resume=true and that data=)"
         )
-    if scheme not in _WEB and "@" in place.partition("/")[0]:
+    if scheme in _WEB:
+        _check_web_address(scheme, place)
+    elif "@" in place.partition("/")[0]:
         raise InputError(
             f"data={address} holds a user or a password; {scheme}:// takes credentials from the environment alone"
         )
@@ -91,12 +99,29 @@ def check_address(address: str) -> None:
         raise InputError(f"data={address} names nothing; give {scheme}://PLACE/FOLDER")
 
 
+def _check_web_address(scheme: str, place: str) -> None:
+    """Checks what follows `http://`. It is shown nowhere: what is wrong with it may be in its password.
+
+    Raises:
+        InputError: it holds signs that would end it in a text, and so would not be hidden there; or it has no host.
+    """
+    if found := re.search(r"""[\s'"<>]""", place) or re.search(r"[\[\]]", place.partition("?")[2]):
+        sign = "a space" if found[0].isspace() else found[0]
+        raise InputError(f"data={scheme}://... holds {sign}; write {quote(found[0])} for it")
+    host = re.split(r"[/?#]", place, maxsplit=1)[0].rpartition("@")[2]
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:\d{1,5})?", host):
+        raise InputError(
+            f"data={scheme}://... names no server; use {scheme}://HOST/FOLDER or {scheme}://HOST:PORT/FOLDER, and "
+            "write %2F for / in a password"
+        )
+
+
 def unknown_scheme(scheme: str) -> InputError:
     """The error for a kind of address that is not supported. It is named alone: the rest may hold a password."""
     return InputError(f"{scheme}://... cannot be read; use a local path, or one of {'://, '.join(REMOTE)}://")
 
 
-def _split(address: str) -> tuple[str, str]:
+def split_query(address: str) -> tuple[str, str]:
     """The address without its query, and the query with its `?`; only those of web servers have one."""
     if scheme_of(address) not in _WEB:
         return address, ""

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mimsuite.data.stores.backend import Backend, Body, Entry
-from mimsuite.data.stores.fault import StoreError, explain, is_absent
+from mimsuite.data.stores.fault import LARGEST, StoreError, explain, is_absent, too_large
 from mimsuite.data.stores.names import last_name
 from mimsuite.data.stores.store import Stat
 from mimsuite.errors import InputError, RunError
@@ -139,7 +139,12 @@ class RemoteStore:
 
     def read_all(self, name: str) -> bytes:
         """The content of a small file."""
-        return b"".join(self.stream(name))
+        found = bytearray()
+        for block in self.stream(name):
+            found += block
+            if len(found) > LARGEST:
+                raise too_large(name)
+        return bytes(found)
 
     def local_copy(self, name: str) -> Path:
         """The copy of a small file in the user's cache, which is made again when its size or version has changed."""

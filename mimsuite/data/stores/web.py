@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mimsuite.data.stores.backend import Body, Entry, needs
 from mimsuite.data.stores.fault import StoreError, refused
 from mimsuite.data.stores.store import Stat
 
+_AS_THEY_ARE = "".join({chr(code) for code in range(0x21, 0x7F)} - {"#"})  # of a path: what ASCII writes
 _BUFFER = 1 << 20  # bytes that may wait in a connection
 
 
@@ -62,10 +64,8 @@ class WebBackend:
         return Body(start, length, stat, lambda: sync(loop, answer.content.readany), close)
 
     async def _get(self, address: str, headers: Mapping[str, str]) -> Any:
-        import yarl
-
         session = await self._system.set_session()
-        return await session.get(yarl.URL(address, encoded="%" in address), headers=headers)
+        return await session.get(_sent(address), headers=headers)
 
     def list(self, folder: str) -> list[Entry]:
         """Not possible in general: servers show folders as pages for people."""
@@ -74,6 +74,15 @@ class WebBackend:
     def put(self, source: Path, address: str) -> None:
         """Not possible in general."""
         raise StoreError(address, "nothing can be written to a web server")
+
+
+def _sent(address: str) -> Any:
+    """The `yarl.URL` of a request: what people escaped stays so, letter by letter, for it may be signed."""
+    import yarl
+
+    server, rest = re.fullmatch(r"(\w+://[^/?#]*)(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
+    rest = quote(re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", rest), safe=_AS_THEY_ARE)
+    return yarl.URL(f"{yarl.URL(server)}{rest}", encoded=True)
 
 
 def range_header(offset: int, size: int | None) -> dict[str, str]:
