@@ -12,7 +12,8 @@ MASK_MODES = ("replace", "drop", "sparse")
 TARGETS = ("pixels", "norm_pixels", "hog")
 LOSSES = ("l1", "mse", "smooth_l1")
 CLASSIFIER_POOLS = ("auto", "cls", "mean", "both")
-PROBE_METRICS = ("auto", "probe/top1", "knn/top1", "quality/rankme", "quality/alpha_req")  # that may select weights
+NEED_LABELS = ("probe/top1", "knn/top1")  # metrics of the online probe, for one class per image
+PROBE_METRICS = ("auto", *NEED_LABELS, "quality/rankme", "quality/alpha_req")  # that may select weights
 PENALTIES = ("uniformity", "sigreg")  # on features that are alike
 PREDICTORS = ("transformer", "conv")  # of features, `objective=latent`
 COMBINES = ("mean", "stack")  # how layers of a teacher become one target

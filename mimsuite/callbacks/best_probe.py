@@ -11,7 +11,9 @@ from lightning import Callback, LightningModule, Trainer
 from mimsuite.callbacks.best_weights import BestSoFar
 from mimsuite.callbacks.context import RunContext
 from mimsuite.callbacks.online_probe import OnlineProbe
+from mimsuite.errors import InputError
 from mimsuite.objectives.objective import Objective
+from mimsuite.words import NEED_LABELS
 
 log = logging.getLogger("mimsuite")
 
@@ -62,13 +64,22 @@ class BestProbe(Callback):
         self.metric, self.start = state_dict["metric"], state_dict["start"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares and writes."""
+        """Compares and writes.
+
+        Raises:
+            InputError: the metric needs one class per image, and the labels are of another kind.
+        """
         found = {} if self._probe is None else self._probe.found
         if not self.keeps or not found:
             return
         if self.metric == "auto":
             self.metric = WITH_LABELS if WITH_LABELS in found else WITHOUT_LABELS
-        if self.metric not in found:
+        if self.metric in NEED_LABELS and self.metric not in found:
+            raise InputError(
+                f"callbacks.best_probe.metric={self.metric} needs one class per image, and the labels are of another "
+                "kind; use callbacks.best_probe.metric=auto"
+            )
+        if self.metric not in found:  # features that have collapsed have no alpha-ReQ
             return
         if trainer.sanity_checking:
             self.start = found[self.metric]

@@ -69,6 +69,11 @@ def unknown_key(key: str, task: str) -> str:
     if key == "experiment":
         return "the recipe of experiment= does not begin with the line `# @package _global_`; add it, as the first line"
     known = sorted(set(dotted_keys(compose_task(task, [])[0])))
+    if key in known:
+        group = key.partition(".")[0]
+        return (
+            f"{key} does not go with the {group}= that is chosen, which has no such key; remove it, or choose another"
+        )
     guess = get_close_matches(key, known, n=1, cutoff=0.5)
     if not guess:
         last = {name.rpartition(".")[2]: name for name in known}

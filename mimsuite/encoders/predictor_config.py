@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from mimsuite.errors import InputError
+from mimsuite.types import EncoderConfig
 from mimsuite.words import COMBINES, PREDICTORS
 
 MOST = 2**20  # of any of its numbers
@@ -76,3 +77,16 @@ class PredictorConfig:
     def to_dict(self) -> dict[str, Any]:
         """As `config.json` has it."""
         return asdict(self) | {"layers": list(self.layers)}
+
+
+def check_predicts_pixels(config: EncoderConfig) -> None:
+    """Checks that the model of a config has a head for pixels or what is made of them.
+
+    Raises:
+        InputError: it has a predictor of features.
+    """
+    if config.mim_predictor is not None:
+        raise InputError(
+            "this model predicts features of its teacher and no pixels (objective=latent); measure it by `mimsuite "
+            "probe`, and look at the pictures/ of its run"
+        )

@@ -14,6 +14,7 @@ from mimsuite.encoders.outputs import (
     MaskedImageModelingOutput,
     as_output,
 )
+from mimsuite.encoders.predictor_config import check_predicts_pixels
 from mimsuite.errors import InputError
 from mimsuite.heads.classifier import linear_head, pool
 from mimsuite.heads.losses import classification_loss
@@ -192,11 +193,7 @@ class ForMaskedImageModeling(Pretrained):
 
     def _picture(self, features: FeatureMap, mask: Tensor | None, maps: Maps) -> Tensor:
         """The whole prediction; a user's own decoder may be any module that makes a picture of a map."""
-        if self.config.mim_predictor is not None:
-            raise InputError(
-                "this model predicts features of its teacher and no pixels (objective=latent); measure it by `mimsuite "
-                "probe`, and look at the pictures/ of its run"
-            )
+        check_predicts_pixels(self.config)
         if maps is not None:
             drawn: Tensor = self.decoder(maps, mask)
             return drawn

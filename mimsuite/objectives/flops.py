@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx.experimental import _config as meta
 
 from mimsuite.models.flops import FlopCounter
 from mimsuite.objectives.objective import Objective
@@ -30,7 +31,8 @@ def training_flops(objective: Objective, batches: Sequence[Batch]) -> float:
     """FLOPs of forward and backward pass for one image, two per multiply-add; the mean over the batches.
 
     They are counted on torch's meta device: no memory, no arithmetic, and the module stays as it is. What a run leaves
-    out is not counted: patches that MAE drops, cells that the head does not predict, gradients of frozen layers.
+    out is not counted: patches that MAE drops, cells that the head does not predict, gradients of frozen layers. Where
+    units are smaller than cells, the predicted ones depend on where a mask lies: then all cells count as predicted.
 
     Args:
         objective: neither attached to a trainer nor compiled yet.
@@ -40,7 +42,7 @@ def training_flops(objective: Objective, batches: Sequence[Batch]) -> float:
     counter = FlopCounter()
     for batch in batches:
         stand_ins = {name: on_meta(tensor) for name, tensor in (*step.named_parameters(), *step.named_buffers())}
-        with counter:
+        with counter, meta.patch(meta_nonzero_assume_all_nonzero=True):
             loss = functional_call(step, stand_ins, (batch_on_meta(batch),))
             if loss.requires_grad:
                 loss.backward()

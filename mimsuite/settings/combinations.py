@@ -41,7 +41,7 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
     read_choice(cfg, "objective.loss", LOSSES)
     target = read_choice(cfg, "objective.target", TARGETS)
     check_penalties(cfg)
-    check_fourier(cfg, target)
+    check_fourier(cfg, "features of a teacher" if is_latent(cfg) else target)
     mask_mode = read_choice(cfg, "objective.mask_mode", MASK_MODES)
     head = str(read(cfg, "head._target_"))
     if mask_mode == "sparse" and config.sparse_obstacle is not None:
@@ -104,6 +104,10 @@ def check_penalties(cfg: DictConfig) -> None:
 def check_fourier(cfg: DictConfig, target: str) -> None:
     """Checks the weight of the error of the spectrum, which needs pixels; a config of an older version has none.
 
+    Args:
+        cfg: read is `objective`.
+        target: what is predicted, in words.
+
     Raises:
         InputError: not a number from 0 on, or a target without pixels.
     """
@@ -115,8 +119,8 @@ def check_fourier(cfg: DictConfig, target: str) -> None:
         )
     if weight and target not in ("pixels", "norm_pixels"):
         raise InputError(
-            f"objective.fourier={weight} is for predicted pixels, and objective.target={target} has none; use "
-            "objective.target=pixels, or objective.fourier=0"
+            f"objective.fourier={weight} is for predicted pixels, and here the target is {target}; use "
+            "objective.target=pixels of objective=simmim, or objective.fourier=0"
         )
 
 

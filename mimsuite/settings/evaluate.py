@@ -14,6 +14,7 @@ from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.label_table import read_labels
 from mimsuite.data.labels import Label
 from mimsuite.data.open import open_data
+from mimsuite.encoders.predictor_config import check_predicts_pixels
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import check_image_size
 from mimsuite.models.load import check_channels, config_of
@@ -94,6 +95,8 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
     flip, mistakes = read_flag(cfg, "flip"), read_int(cfg, "mistakes", least=0)
     trained = find_trained(cfg.init, trusted_targets(cfg, overrides))
     config = config_of(trained.weights)
+    if trained.masked:
+        check_predicts_pixels(config)
     if trained.masked and flip:
         raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
     data = read_data(cfg)

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.folder import conf_dir
+from mimsuite.encoders.predictor_config import check_predicts_pixels
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import Pair
 from mimsuite.models.load import config_of
@@ -69,10 +70,12 @@ def read_masked_model(init: str, image_size: int | Sequence[int] | str, trusted:
         trusted: classes of the user's own that its config may name.
 
     Raises:
-        InputError: no such weights, or a wrong size.
+        InputError: no such weights, weights that predict no pixels, or a wrong size.
     """
     weights = find_weights(init).trusting(trusted)
-    return MaskedModel(weights, config_of(weights), read_image_size(image_size, weights.image_size))
+    config = config_of(weights)
+    check_predicts_pixels(config)
+    return MaskedModel(weights, config, read_image_size(image_size, weights.image_size))
 
 
 def mask_names() -> list[str]:

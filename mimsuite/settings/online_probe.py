@@ -12,7 +12,7 @@ from mimsuite.data.label_table import has_label
 from mimsuite.errors import InputError
 from mimsuite.settings.combinations import LATENT
 from mimsuite.settings.read import read, read_choice, read_int, read_positive
-from mimsuite.words import PROBE_METRICS
+from mimsuite.words import NEED_LABELS, PROBE_METRICS
 
 HOME, KEEPER = "callbacks.online_probe", "callbacks.best_probe"
 UNSELECTING = (LATENT,)  # objectives whose loss does not tell which weights are better
@@ -98,7 +98,7 @@ def read_online_probe(cfg: DictConfig, index: DataIndex, shown: int, rounds: int
         rounds: validations of the run, with that before the first step.
 
     Raises:
-        InputError: a value of the wrong kind; `labels=true` where the data has none.
+        InputError: a value of the wrong kind; `labels=true`, or a metric that needs them, where the data has none.
     """
     wanted = read(cfg, "online_probe")
     if wanted != "auto" and not isinstance(wanted, bool):
@@ -122,6 +122,12 @@ def read_online_probe(cfg: DictConfig, index: DataIndex, shown: int, rounds: int
     if labels and not all(labelled):
         where = "training images" if not labelled[0] else "validation images"
         raise InputError(f"{HOME}.labels=true, but data={cfg.data} has no labels of {where}; use {HOME}.labels=false")
+    metric = read(cfg, f"{KEEPER}.metric") if keeps else "auto"
+    if metric in NEED_LABELS and not labels:
+        raise InputError(
+            f"{KEEPER}.metric={metric} needs labels of training and validation images, and the online probe has "
+            f"none; use {KEEPER}.metric=auto"
+        )
     counts = labelled if labels else [len(train), len(curve)]
     if held:
         counts = [counts[0] - counts[0] // HELD_SHARE, counts[0] // HELD_SHARE]

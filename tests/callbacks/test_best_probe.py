@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from mimsuite import api
-from mimsuite.callbacks.best_probe import score
+from mimsuite.callbacks.best_probe import BestProbe, score
 from mimsuite.callbacks.online_probe import OnlineProbe
 from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.datamodule import ImageData
@@ -197,3 +197,19 @@ def test_what_is_scored_is_neither_in_the_bank_nor_in_test():
 )
 def test_a_better_metric_has_a_larger_score(metric, better, worse):
     assert score(metric, {metric: better}) > score(metric, {metric: worse})
+
+
+@pytest.mark.parametrize("metric", ["probe/top1", "knn/top1"])
+def test_a_metric_that_needs_labels_is_refused_where_there_are_none(metric):
+    cfg = config(keep=True, best_probe={"keep": True, "metric": metric})
+    cfg.callbacks.online_probe.labels = False
+    with pytest.raises(InputError, match=f"metric={metric} needs labels of training .*; use callbacks.*metric=auto"):
+        read_online_probe(cfg, open_data(None), 56_000)
+
+
+def test_a_metric_that_needs_classes_is_refused_where_labels_are_of_another_kind():
+    context = SimpleNamespace(keeps_best=True, save_weights=None)
+    keeper = BestProbe(keep=True, metric="knn/top1", context=context)
+    keeper._probe = SimpleNamespace(found={"quality/rankme": 3.0})
+    with pytest.raises(InputError, match="metric=knn/top1 needs one class per image"):
+        keeper.on_validation_end(SimpleNamespace(sanity_checking=True), None)

@@ -52,6 +52,8 @@ RECIPE = "# @package _global_\n"
         ),
         ({"loader__mine": "lanes: 1\nwindows: 16\n"}, ["loader=mine"], "did you mean loader.window?"),
         ({"new__mine": "a: 1\n"}, ["+new=mine"], "unknown key 'new'"),
+        ({}, ["objective=latent", "objective.fourier=1"], "objective.fourier does not go with the objective= that"),
+        ({}, ["mask=multi_block", "mask.ratio=0.5"], "mask.ratio does not go with the mask= that is chosen"),
         ({}, ["+stepz=6"], "unknown key 'stepz'; did you mean steps?"),
         ({}, ["+trainer.strategy=fsdp"], "trainer.strategy=fsdp would have no effect: the run sets it; remove it"),
         ({}, ["+trainer.strateggy=fsdp"], "unknown key 'trainer.strateggy'; did you mean trainer.strategy?"),

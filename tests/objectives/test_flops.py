@@ -14,9 +14,12 @@ from mimsuite.models import (
     ViTForImageClassification,
     ViTForMaskedImageModeling,
 )
+from mimsuite.models.latent import copy_encoder
 from mimsuite.objectives.classify import ClassifyObjective
 from mimsuite.objectives.flops import training_flops
+from mimsuite.objectives.latent import LatentObjective
 from mimsuite.objectives.mim import MIMObjective
+from mimsuite.objectives.teacher import Teacher
 from mimsuite.types import Batch
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 16}
@@ -116,3 +119,14 @@ def test_counting_changes_nothing(kind, config):
     assert all(p.grad is None and p.device.type == "cpu" for p in module.parameters())
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_latent_targets_of_units_smaller_than_cells_cost_what_all_cells_cost():
+    """How many cells they hide depends on where they lie."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    given = {"kind": "conv", "features": BIT.num_features, "layers": [3], "combine": "mean", "pixels": False}
+    model = BitForMaskedImageModeling(BIT.changed(mim_predictor=sizes | given))
+    teacher = {"teacher": Teacher(copy_encoder(model), [3], "mean"), "kept": lambda step: 0.9}
+    module = LatentObjective(model, Normalize([0.5] * 3, [0.25] * 3), loss="mse", **teacher, **AROUND)
+    counted = training_flops(module, [batch(10, side=32, cells=8)])
+    assert counted == training_flops(module, [batch(16, side=32, cells=4)])

@@ -86,7 +86,8 @@ def test_micro_batches_and_two_processes_give_the_same(run, tmp_path):
     plain = {"model.drop_path_rate": 0.0}
     pretrain(tmp_path / "one", **plain)
     pretrain(tmp_path / "parts", micro_batch=4, **plain)
-    run_two("pretrain", out=tmp_path / "two", **(KEYS | plain | {"devices": 2}))
+    said = run_two("pretrain", out=tmp_path / "two", **(KEYS | plain | {"devices": 2}))
+    assert "deprecated" not in said
     for other in ("parts", "two"):
         for name, value in files(tmp_path / "one").items():
             torch.testing.assert_close(
@@ -117,6 +118,7 @@ def test_averaged_weights_rounded_weights_and_a_frozen_teacher_go_along(run, tmp
         ({"head": "simmim"}, "use head=predictor"),
         ({"objective": "simmim", "head": "predictor"}, "use objective=latent"),
         ({"model": "bit_nano", "objective.predictor": "transformer"}, "use objective.predictor=conv"),
+        ({"+objective.fourier": 0.5}, "objective.fourier=0.5 is for predicted pixels"),
         ({"objective.views": 0}, "objective.views=0 is not a whole number of at least 1"),
     ],
 )
@@ -124,3 +126,11 @@ def test_what_does_not_fit_is_refused_by_name(values, message, tmp_path):
     keys = {k: v for k, v in KEYS.items() if not k.startswith(("head.", "objective.", "model."))} | values
     with pytest.raises(InputError, match=message):
         api.call("pretrain", {"out": str(tmp_path / "out"), **keys})
+
+
+@pytest.mark.parametrize("task", ["evaluate", "reconstruct"])
+def test_a_task_about_pixels_is_refused_before_anything_is_written(task, run, tmp_path):
+    out = tmp_path / ("out.png" if task == "reconstruct" else "out")
+    with pytest.raises(InputError, match="predicts features of its teacher and no pixels"):
+        api.call(task, {"init": str(run), "out": str(out)})
+    assert not out.exists()
