@@ -75,6 +75,7 @@ _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
     ("RankMe of clean features", {"quality/rankme": _SOLID}),
     ("alpha-ReQ of clean features", {"quality/alpha_req": _SOLID}),
     ("mean cosine between images", {"quality/cosine": _THIN}),
+    ("deviation of features over images", {"quality/deviation": _THIN}),
     ("learning rate", {"optim/lr": _SOLID}),
     ("gradient norm before clipping", {"optim/grad_norm": _THIN}),
     ("images per second", {"perf/img_per_s": _THIN}),

@@ -75,3 +75,9 @@ def test_curves_without_a_known_metric_are_refused(tmp_path):
     with pytest.raises(InputError, match="no metric to draw in a"):
         draw_curves({"a": {"other": (np.arange(2), np.arange(2.0))}}, tmp_path / "out.png")
     assert not (tmp_path / "out.png").exists()
+
+
+def test_both_signs_of_a_collapse_are_drawn(tmp_path):
+    steps = np.array([1, 2])
+    for name in ("quality/cosine", "quality/deviation"):
+        draw_curves({"run": {name: (steps, np.array([0.5, 0.6]))}}, tmp_path / "curves.png")
