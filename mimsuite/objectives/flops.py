@@ -42,7 +42,7 @@ def training_flops(objective: Objective, batches: Sequence[Batch]) -> float:
     counter = FlopCounter()
     for batch in batches:
         stand_ins = {name: on_meta(tensor) for name, tensor in (*step.named_parameters(), *step.named_buffers())}
-        with counter, meta.patch(meta_nonzero_assume_all_nonzero=True):
+        with counter, meta.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
             loss = functional_call(step, stand_ins, (batch_on_meta(batch),))
             if loss.requires_grad:
                 loss.backward()
