@@ -55,7 +55,7 @@ RECIPE = "# @package _global_\n"
         ({}, ["objective=latent", "objective.fourier=1"], "objective.fourier does not go with the objective= that"),
         ({}, ["mask=multi_block", "mask.ratio=0.5"], "mask.ratio does not go with the mask= that is chosen"),
         ({}, ["+stepz=6"], "unknown key 'stepz'; did you mean steps?"),
-        ({}, ["+trainer.strategy=fsdp"], "trainer.strategy=fsdp would have no effect: the run sets it; remove it"),
+        ({}, ["+trainer.max_steps=3"], "trainer.max_steps=3 would have no effect: the run sets it; remove it"),
         ({}, ["+trainer.strateggy=fsdp"], "unknown key 'trainer.strateggy'; did you mean trainer.strategy?"),
         ({}, ["+optim.lr=3"], "optim.lr=3 would have no effect: the run sets it; remove it"),
         ({}, ["+callbacks.monitor.log_evry=3"], "did you mean callbacks.monitor.log_every?"),
