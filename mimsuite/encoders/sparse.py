@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,15 @@ class VisibleMaps:
 def visible_of(hidden: Tensor) -> Visible:
     """Counts the visible positions of `hidden (B, 1, h, w)`."""
     return Visible(hidden, (~hidden).sum((1, 2, 3), dtype=torch.float32))
+
+
+@runtime_checkable
+class SumsOverProcesses(Protocol):
+    """A BatchNorm whose statistics are those of several processes."""
+
+    def summed(self, sums: Tensor) -> Tensor:
+        """The sum over the processes of what each gives, `(K,)`, with gradient."""
+        ...
 
 
 def zero_hidden(x: Tensor, visible: Visible) -> Tensor:
@@ -155,6 +164,7 @@ def sparse_batch_norm(norm: nn.BatchNorm2d, x: Tensor, visible: Visible) -> Tens
         return norm(x)  # type: ignore[no-any-return]
     values = widen(x)
     sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), visible.counted.sum().to(values)[None]])
+    sums = norm.summed(sums) if isinstance(norm, SumsOverProcesses) else sums
     total, squares, counted = torch.split(sums, [x.shape[1], x.shape[1], 1])
     mean, variance = _moments(total, squares, counted.clamp(min=1))
     _track(norm, mean.detach(), variance.detach(), counted.detach())

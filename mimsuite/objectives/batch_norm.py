@@ -33,6 +33,11 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         normalized: Tensor = x * scale[:, None, None] + shift[:, None, None]
         return normalized.to(input.dtype)
 
+    def summed(self, sums: Tensor) -> Tensor:
+        """The sum over all processes of `sums (K,)`; `mimsuite.encoders.sparse.sparse_batch_norm` asks for it."""
+        alone = not distributed.is_initialized() or distributed.get_world_size() == 1
+        return sums if alone else gather_rows(sums).sum(0)
+
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
