@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -107,6 +108,15 @@ class ImageReader(Dataset[Sample | Failure]):
         except (InputError, RunError) as error:
             return error
         return too_many(bad)
+
+    def __getitems__(self, items: Sequence[tuple[int, int, int]]) -> list[Sample | InputError | RunError]:
+        """The samples of a batch, up to the first error: those behind it would only wait for the same server again."""
+        found = list[Sample | InputError | RunError]()
+        for item in items:
+            found.append(self[item])
+            if isinstance(found[-1], (InputError, RunError)):
+                break
+        return found
 
     def _read(self, item: tuple[int, int, int], bad: list[BadSample]) -> Sample | None:
         epoch, number, step = item
