@@ -27,6 +27,8 @@ OWN_FILES = {
     "stores/local.py": "is the local store",
     "tables.py": "writes tables, and maps those of this machine into memory",
     "stores/copies.py": "keeps copies of small files in the user's cache",
+    "fetching/locks.py": "locks and reads copies of shards in the cache, which is always a local folder",
+    "fetching/shard_cache.py": "lists, checks and removes these copies",
     "remote/scanning.py": "locks and keeps what a scan has found, in the user's cache",
     "remote/opening.py": "looks for the index of a scan, in the user's cache",
     "packing/journal.py": "appends to a file that it locks, in the folder that it writes",

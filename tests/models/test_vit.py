@@ -467,6 +467,11 @@ def fingerprint(config):
         ViTForImageClassification(config),
     ]
     for model in models:
+        if (
+            model is models[1] and config.mim_predictor is not None
+        ):  # it predicts what a teacher sees, and is not called
+            found.append([(k, tuple(p.shape)) for k, p in model.state_dict().items()])
+            continue
         x = pixels(4, side[0], side[1], config.num_channels)
         options = {"labels": torch.tensor([[1, 0], [0, 1], [1, 1], [0, 0]])[:, 1]} if model is models[2] else {}
         if config.problem_type:
@@ -478,7 +483,7 @@ def fingerprint(config):
         flat = [t for v in values for t in (v if isinstance(v, tuple) else (v,))]
         found.append((type(out), [(k, tuple(p.shape)) for k, p in model.state_dict().items()]))
         found.append(([tuple(t.shape) for t in flat], [t.double().sum().item() for t in flat]))
-    if config.encoder_stride == config.patch_size:
+    if config.encoder_stride == config.patch_size and config.mim_predictor is None:
         rows, columns = side[0] // config.patch_size[0], side[1] // config.patch_size[1]
         hidden = torch.arange(rows * columns).view(1, rows, columns) % 3 > 0
         torch.manual_seed(1)

@@ -54,7 +54,7 @@ def composed(name, *overrides):
 def decided(name, side=400):
     """Config, model config, geometry and budget, as `pretrain` reads them for ImageNet."""
     index = ImageNet("nowhere", {}, None, 3, "uint8", HALF, HALF, (side, side), has_labels=True)
-    cfg = composed(name)
+    cfg = composed(name, "online_probe=false")  # which would look for labels
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mimsuite.settings.training.open_data", lambda data, alpha: index)
         settings = read_pretrain(cfg, [])

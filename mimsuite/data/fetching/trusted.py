@@ -18,15 +18,15 @@ _known = np.frombuffer(mmap.mmap(-1, _PLACES * 24), np.uint64).reshape(_PLACES, 
 
 def trust(name: str, found: os.stat_result) -> None:
     """Takes note that the file of this name holds the right bytes."""
-    row = _row(name, found)
-    _known[row[0] % _PLACES] = row
+    mark = _mark(name, found)
+    _known[mark[0] % _PLACES] = mark
 
 
 def is_trusted(name: str, found: os.stat_result) -> bool:
     """Whether it is the file that was trusted, and was not changed since."""
-    row = _row(name, found)
-    return bool((_known[row[0] % _PLACES] == np.array(row, np.uint64)).all())
+    mark = _mark(name, found)
+    return bool((_known[mark[0] % _PLACES] == np.array(mark, np.uint64)).all())
 
 
-def _row(name: str, found: os.stat_result) -> tuple[int, int, int]:
+def _mark(name: str, found: os.stat_result) -> tuple[int, int, int]:
     return hash_key(name), found.st_ino, found.st_mtime_ns
