@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mimsuite.data.stores.backend import Body, Entry, needs
 from mimsuite.data.stores.store import Stat
-from mimsuite.data.stores.web import read_answer
+from mimsuite.data.stores.web import body_of
 
 _BLOCK = 4 << 20  # bytes that one request to gs:// or az:// brings
 _CHUNK = 1 << 20  # at most so many bytes are taken from a connection at once
@@ -80,19 +81,15 @@ class S3Backend(_Bucket):
             facts = facts.get("ResponseMetadata", {})
             if facts.get("HTTPStatusCode") != 416:
                 raise
-            start, length, stat = read_answer(address, 416, facts.get("HTTPHeaders", {}), offset)
-            return Body(start, length, stat, bytes, lambda: None)
+            headers = facts.get("HTTPHeaders", {})
+            return body_of(address, 416, headers, offset, more=bytes, close=lambda: None)
         facts, body = answer["ResponseMetadata"], answer["Body"]
 
         def close() -> None:
             loop.call_soon_threadsafe(body.close)
 
-        try:
-            start, length, stat = read_answer(address, facts["HTTPStatusCode"], facts["HTTPHeaders"], offset)
-        except BaseException:
-            close()
-            raise
-        return Body(start, length, stat, lambda: sync(loop, body.read, _CHUNK), close)
+        status, headers, more = facts["HTTPStatusCode"], facts["HTTPHeaders"], partial(sync, loop, body.read, _CHUNK)
+        return body_of(address, status, headers, offset, more=more, close=close)
 
 
 class RangeBackend(_Bucket):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from mimsuite.data.stores.backend import Body, Entry, needs
 from mimsuite.data.stores.fault import StoreError
 from mimsuite.data.stores.store import Stat
-from mimsuite.data.stores.web import range_header, read_answer
+from mimsuite.data.stores.web import body_of, range_header
 
 
 class _Place(NamedTuple):
@@ -53,13 +54,8 @@ class HubBackend:
         client, headers = tools.get_session(), tools.build_hf_headers() | range_header(offset, size)
         request = client.build_request("GET", url, headers=headers, timeout=self._timeout)
         answer = client.send(request, stream=True, follow_redirects=True)
-        try:
-            start, length, stat = read_answer(address, answer.status_code, answer.headers, offset)
-        except BaseException:
-            answer.close()
-            raise
-        blocks = answer.iter_raw()
-        return Body(start, length, stat, lambda: next(blocks, b""), answer.close)
+        more = partial(next, answer.iter_raw(), b"")
+        return body_of(address, answer.status_code, answer.headers, offset, more=more, close=answer.close)
 
     def list(self, folder: str) -> list[Entry]:
         """See `Backend.list`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -56,12 +57,8 @@ class WebBackend:
         def close() -> None:
             loop.call_soon_threadsafe(answer.close)
 
-        try:
-            start, length, stat = read_answer(address, answer.status, answer.headers, offset)
-        except BaseException:
-            close()
-            raise
-        return Body(start, length, stat, lambda: sync(loop, answer.content.readany), close)
+        more = partial(sync, loop, answer.content.readany)
+        return body_of(address, answer.status, answer.headers, offset, more=more, close=close)
 
     async def _get(self, address: str, headers: Mapping[str, str]) -> Any:
         session = await self._system.set_session()
@@ -93,7 +90,22 @@ def range_header(offset: int, size: int | None) -> dict[str, str]:
     return plain | {"Range": f"bytes={offset}-" + ("" if size is None else str(offset + size - 1))}
 
 
-def read_answer(address: str, status: int, headers: Any, offset: int) -> tuple[int, int | None, Stat | None]:
+def body_of(
+    address: str, status: int, headers: Any, offset: int, *, more: Callable[[], bytes], close: Callable[[], None]
+) -> Body:
+    """The body of an answer to a request for the bytes from `offset` on; `more` and `close` are its own.
+
+    Raises:
+        StoreError: as `_read_answer`; the connection is given up.
+    """
+    try:
+        return Body(*_read_answer(address, status, headers, offset), more, close)
+    except BaseException:
+        close()
+        raise
+
+
+def _read_answer(address: str, status: int, headers: Any, offset: int) -> tuple[int, int | None, Stat | None]:
     """What an answer to a request for the bytes from `offset` on is.
 
     Returns:
