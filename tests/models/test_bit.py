@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import fields
 
+import predictors
 import pytest
 import torch
 from torch import nn
@@ -920,17 +921,7 @@ CHANGES = {
     "output_hidden_states": True,
     "return_dict": False,
     "mim_target": "hog",
-    "mim_predictor": {
-        "kind": "conv",
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 8,
-        "features": 12,
-        "layers": [1],
-        "combine": "mean",
-        "pixels": False,
-    },
+    "mim_predictor": predictors.CONV,
     "mask_mode": "sparse",
     "decoder_hidden_size": 32,
 }

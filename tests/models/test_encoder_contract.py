@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from randomised import randomise
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
@@ -104,22 +105,6 @@ def replacing_family(request):
 @pytest.fixture(params=PLAIN)
 def plain_family(request):
     return FAMILIES[request.param]
-
-
-@torch.no_grad()
-def randomise(model):
-    """Draws parameters and running statistics anew, so that nothing is 0 or 1 by its initialisation."""
-    torch.manual_seed(0)
-    for name, p in model.named_parameters():
-        nn.init.normal_(p, std=0.2)
-        if "norm" in name and name.endswith("weight"):
-            p.add_(1)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            nn.init.normal_(buffer, std=0.2)
-        elif name.endswith("running_var"):
-            nn.init.uniform_(buffer, 0.5, 2)
-    return model
 
 
 def masked_model(family, shape, **changes):

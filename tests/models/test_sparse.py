@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from randomised import randomise
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
@@ -47,24 +48,10 @@ every_model = pytest.mark.parametrize("name", MODELS)
 every_head = pytest.mark.parametrize("head", HEADS)
 
 
-@torch.no_grad()
-def randomised(model):
-    """The model with parameters and statistics drawn anew."""
-    torch.manual_seed(0)
-    for name, p in model.named_parameters():
-        nn.init.normal_(p, std=0.2)
-        if "norm" in name and name.endswith("weight"):
-            p.add_(1)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_var"):
-            nn.init.uniform_(buffer, 0.5, 2)
-    return model
-
-
 def make(name, head="simmim", **changes):
     """A masked image model with sparse maps."""
     config, masked, _, values = MODELS[name]
-    return randomised(masked(config(**(values | HEADS[head] | {"mask_mode": "sparse"} | changes))))
+    return randomise(masked(config(**(values | HEADS[head] | {"mask_mode": "sparse"} | changes))))
 
 
 def pixels(batch=2, size=SIZE):
@@ -175,7 +162,7 @@ def a_map(batch=3, width=8, size=(4, 6)):
 
 def test_group_norm_is_that_of_the_visible_positions_alone():
     x, visible = a_map()
-    norm = randomised(nn.GroupNorm(2, 8).double())
+    norm = randomise(nn.GroupNorm(2, 8).double())
     found = sparse_group_norm(norm, x, visible)
     for image in range(len(x)):
         seen = ~visible.hidden[image, 0]
@@ -185,7 +172,7 @@ def test_group_norm_is_that_of_the_visible_positions_alone():
 
 def test_batch_norm_and_its_running_statistics_are_those_of_the_visible_positions_alone():
     x, visible = a_map()
-    norm, plain = (randomised(nn.BatchNorm2d(8).double()).train() for _ in range(2))
+    norm, plain = (randomise(nn.BatchNorm2d(8).double()).train() for _ in range(2))
     seen = ~visible.hidden[:, 0]
     wanted = plain(x.movedim(1, -1)[seen][..., None, None])  # a batch of positions
     found = sparse_batch_norm(norm, x, visible)
@@ -207,9 +194,9 @@ def test_norms_of_large_values_stay_exact_enough():
 def test_gradients_of_the_norms_are_right():
     x, visible = a_map(batch=2, width=4, size=(2, 3))
     x = x[:, :4].requires_grad_()
-    group, batch = randomised(NormAct(BitConfig(num_groups=2, hidden_sizes=[16] * 4), 4).double()), nn.BatchNorm2d(4)
+    group, batch = randomise(NormAct(BitConfig(num_groups=2, hidden_sizes=[16] * 4), 4).double()), nn.BatchNorm2d(4)
     group.activation = nn.Tanh()
-    batch = randomised(batch.double())
+    batch = randomise(batch.double())
     assert torch.autograd.gradcheck(lambda t: group(zero_hidden(t, visible), visible), [x])
     assert torch.autograd.gradcheck(lambda t: sparse_batch_norm(batch, zero_hidden(t, visible), visible), [x])
 

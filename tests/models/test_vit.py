@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+import predictors
 import pytest
 import torch
 from torch import nn
@@ -433,17 +434,7 @@ CHANGES = {
     "output_attentions": True,
     "return_dict": False,
     "mim_target": "norm_pixels",
-    "mim_predictor": {
-        "kind": "conv",
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 8,
-        "features": 12,
-        "layers": [1],
-        "combine": "mean",
-        "pixels": False,
-    },
+    "mim_predictor": predictors.CONV,
     "classifier_pool": "mean",
 }
 DECODER = {
