@@ -29,6 +29,15 @@ def _facts(shard: Shard) -> dict[str, Any]:
     return known | {"keys": hashlib.sha256(Samples((shard,)).keys().tobytes()).hexdigest()}
 
 
+def count_images(data: Mapping[str, Any]) -> dict[str, int]:
+    """The images of each split, by what a run folder says of its data; of what it does not say nothing."""
+    return {
+        str(split): sum(int(shard.get("samples", 0)) for shard in shards)
+        for split, shards in data.items()
+        if isinstance(shards, list) and all(isinstance(shard, Mapping) for shard in shards)
+    }
+
+
 def difference(before: Fingerprint, now: Fingerprint) -> str | None:
     """The first difference of two data sets in words; None where there is none.
 

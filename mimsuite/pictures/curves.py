@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,9 @@ _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
     (LOSS, {"train/loss": _THIN, "val/loss": _SOLID, "val/loss_mean_colour": _DOTTED, "val/loss_mean_target": _DOTTED}),
     ("PSNR of hidden pixels (dB)", {"val/psnr": _SOLID}),
     ("top-1 accuracy (fraction)", {"val/top1": _SOLID, "probe/top1": _DASHED, "knn/top1": _DOTTED}),
+    ("mean average precision (fraction)", {"val/map": _SOLID, "probe/map": _DASHED, "knn/map": _DOTTED}),
+    ("R2 (1: perfect, 0: the mean)", {"val/r2": _SOLID, "probe/r2": _DASHED, "knn/r2": _DOTTED}),
+    ("mean absolute error (unit of the labels)", {"val/mae": _SOLID, "probe/mae": _DASHED, "knn/mae": _DOTTED}),
     ("RankMe of clean features", {"quality/rankme": _SOLID}),
     ("alpha-ReQ of clean features", {"quality/alpha_req": _SOLID}),
     ("mean cosine between images", {"quality/cosine": _THIN}),
@@ -81,10 +84,45 @@ _PANELS: tuple[tuple[str, dict[str, dict[str, Any]]], ...] = (
     ("images per second", {"perf/img_per_s": _THIN}),
     ("time spent waiting for data (fraction)", {"perf/data_wait": _THIN}),
 )
-_MARKERS = "os^DvP"
+_MARKERS, _SIGNS = "os^DvP", "━■▲◆▼✚"
 _MEANS = 250  # points that stand for a noisy curve of more than four times as many
 _FONT = 16  # pixels: as wide as matplotlib's at 10 points
 _INCH, _KEY, _ROW = 100, 65, 22  # pixels: an inch; in the legend a colour with its gaps, a row
+_WIDTH, _HEIGHT = 560, 340  # pixels of a panel
+
+
+class Panel(NamedTuple):
+    """What shares a pair of axes.
+
+    Attributes:
+        label: of the vertical axis, with the unit.
+        styles: the line style of each metric.
+        runs: name of the run -> its metrics; a run without any keeps its place, and so its colour.
+    """
+
+    label: str
+    styles: Mapping[str, dict[str, Any]]
+    runs: Mapping[str, Series]
+
+
+def find_panels(
+    runs: Mapping[str, Series], metrics: Sequence[str] | None = None, losses: Mapping[str, str] | None = None
+) -> list[Panel]:
+    """The panels in which runs are drawn: loss, PSNR, accuracy, learning rate, speed, ..., as far as a run has them.
+
+    Args:
+        runs: name of the run -> what `read_metrics` gives.
+        metrics: takes these only, each that has no panel of its own gets one.
+        losses: of every run, in words; runs of different losses get panels of their own for it.
+
+    Raises:
+        InputError: a metric that no run has.
+    """
+    return [
+        panel
+        for label, styles in _panels({name for run in runs.values() for name in run}, metrics)
+        for panel in _split(label, styles, runs, losses or {})
+    ]
 
 
 def draw_curves(
@@ -93,45 +131,53 @@ def draw_curves(
     metrics: Sequence[str] | None = None,
     losses: Mapping[str, str] | None = None,
 ) -> None:
-    """Draws metrics of runs against their optimizer steps, and saves the picture.
+    """Draws metrics of runs against their optimizer steps, and saves one picture of all panels.
 
-    Panels are loss, PSNR, accuracy, learning rate, gradient norm, speed and waiting, each there if any run has its
-    metric. Colours tell runs apart (seven of Okabe and Ito, safe for colour-blind readers; from the eighth run on with
+    Colours tell runs apart (seven of Okabe and Ito, safe for colour-blind readers; from the eighth run on with
     another marker), line styles the metrics of a panel. Of a long noisy metric all values are faint, and the line is
     the mean of every 250th part of them.
 
     Args:
-        runs: name of the run -> what `read_metrics` gives.
+        runs: as in `find_panels`.
         out: the picture, .png, .pdf or .svg; its folder is made.
-        metrics: draws these only, each that has no panel above in one of its own.
-        losses: of every run, in words; runs of different losses get panels of their own for it.
+        metrics: as in `find_panels`.
+        losses: likewise.
 
     Raises:
         InputError: nothing to draw, or a metric that no run has.
     """
-    panels = [
-        panel
-        for label, styles in _panels({name for run in runs.values() for name in run}, metrics)
-        for panel in _split(label, styles, runs, losses or {})
-    ]
+    panels = find_panels(runs, metrics, losses)
     if not panels:
         raise InputError(f"no metric to draw in {', '.join(runs) or 'no runs'}; log at least one step first")
 
     across = min(len(panels), 2)
-    down, width = math.ceil(len(panels) / across), 560 * across
+    down, width = math.ceil(len(panels) / across), _WIDTH * across
     font = load_font(_FONT)
     names = [keep_ends_within(name, font, width - _KEY) for name in runs]
     columns = max(1, int(width / (_KEY + max(map(font.getlength, names)))))
-    height = 340 * down + 20 + _ROW * math.ceil(len(names) / columns)
+    height = _HEIGHT * down + 20 + _ROW * math.ceil(len(names) / columns)
     figure = new_figure(width / _INCH, height / _INCH, dpi=_INCH)
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, (label, styles, own) in zip(axes, panels, strict=False):
-        _panel(axis, label, styles, own)
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_panel(axis, panel)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     keys = [axes[0].plot([], [], linewidth=3, **_look(number, number >= len(LINES)))[0] for number in range(len(names))]
     figure.legend(keys, list(map(escape_mathtext, names)), loc="outside lower center", ncols=columns, frameon=False)
     save_figure(figure, out)
+
+
+def draw_panel(panel: Panel, out: Path) -> None:
+    """Draws one panel alone, without the names of the runs: `run_key` says how each looks."""
+    figure = new_figure(_WIDTH / _INCH, _HEIGHT / _INCH, dpi=_INCH)
+    _draw_panel(figure.subplots(), panel)
+    save_figure(figure, out)
+
+
+def run_key(number: int) -> tuple[str, str]:
+    """Colour, and a sign that stands for line and marker, of the run with that number, from 0."""
+    times, place = divmod(number, len(LINES))
+    return LINES[place], _SIGNS[times % len(_SIGNS)]
 
 
 def _panels(logged: Set[str], metrics: Sequence[str] | None) -> list[tuple[str, dict[str, dict[str, Any]]]]:
@@ -147,27 +193,28 @@ def _panels(logged: Set[str], metrics: Sequence[str] | None) -> list[tuple[str, 
 
 def _split(
     label: str, styles: Mapping[str, dict[str, Any]], runs: Mapping[str, Series], losses: Mapping[str, str]
-) -> Sequence[tuple[str, Mapping[str, dict[str, Any]], dict[str, Series]]]:
-    """A panel, its metrics, and the runs in it; none of another run is drawn, but its place in the colours is kept."""
+) -> Sequence[Panel]:
+    """A panel, or of losses one for each kind of loss."""
     if label != LOSS:
-        return [(label, styles, dict(runs))]
+        return [Panel(label, styles, runs)]
     having = [name for name, run in runs.items() if set(styles) & set(run)]
     kinds = dict.fromkeys(losses.get(name, "") for name in having)
     found = []
     for kind in kinds:
         own = {name: run if losses.get(name, "") == kind else {} for name, run in runs.items()}
         logged = {n: styles[n] for n in styles if any(n in run for run in own.values())}
-        found.append((f"{label}: {kind}" if kind else label, logged, own))
+        found.append(Panel(f"{label}: {kind}" if kind else label, logged, own))
     return found
 
 
-def _panel(axis: Axes, label: str, styles: Mapping[str, dict[str, Any]], runs: Mapping[str, Series]) -> None:
-    """Draws the metrics in `styles` of runs into one panel; several metrics get a legend above it."""
+def _draw_panel(axis: Axes, panel: Panel) -> None:
+    """Draws the metrics of runs; several metrics get a legend above the panel."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+    label, styles = panel.label, panel.styles
     steps: NDArray[Any]
     for name, style in styles.items():
-        for number, run in enumerate(runs.values()):
+        for number, run in enumerate(panel.runs.values()):
             if name in run:
                 steps, values = run[name]
                 if style is _THIN and len(steps) > 4 * _MEANS:

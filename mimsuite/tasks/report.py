@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mimsuite.data.folders import count_of
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.runs.console import log_to_console
+from mimsuite.settings.losses import name_sweep
 from mimsuite.settings.outputs import writing
 from mimsuite.settings.plot import name_runs
 from mimsuite.settings.report import ReportSettings, read_report
@@ -30,7 +32,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     from mimsuite.runs.reporting.page import write_report
     from mimsuite.runs.reporting.verdicts import judge_run
 
-    runs = [read_facts(folder, to_text(name)) for folder, name in zip(folders, name_runs(folders), strict=True)]
+    names = name_sweep(dict(zip(name_runs(folders), folders, strict=True)))
+    runs = [read_facts(folder, to_text(name)) for folder, name in zip(folders, names.values(), strict=True)]
     with writing("out", settings.out):
         write_report(runs, settings.out)
     said = {facts.name: [verdict.text for verdict in judge_run(facts)] for facts in runs}
@@ -57,9 +60,14 @@ def run_folders(settings: ReportSettings) -> list[Path]:
             log.warning("%s", problem)
         if not here:
             raise InputError(f"runs={folder} holds no run; give the folder of a run: what a task wrote to its out=")
-        for one in [folder] if folder in here else sorted(here):
+        for one in [folder] if folder in here else sorted(here, key=by_numbers):
             found.setdefault(one.resolve(), one)
     return list(found.values())
+
+
+def by_numbers(folder: Path) -> list[str | int]:
+    """The place of a folder in an order in which 10 comes after 9."""
+    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+)", str(folder)))]
 
 
 if __name__ == "__main__":

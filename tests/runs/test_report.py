@@ -1,18 +1,26 @@
 """The report: right for every kind of run, escaped, one file, and it works in a browser."""
 
+import base64
+import io
 import json
 import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from mimsuite.errors import InputError
+from mimsuite.pictures.curves import run_key
+from mimsuite.pictures.layout import Group, lay_out
+from mimsuite.pictures.saving import save_image
 from mimsuite.runs.reporting.charts import sheets_of
 from mimsuite.runs.reporting.facts import read_facts
-from mimsuite.runs.reporting.page import describe_report, write_report
+from mimsuite.runs.reporting.page import EXPLAINED, describe_report, write_report
 from mimsuite.runs.reporting.verdicts import judge_run
+from mimsuite.tasks import report
 
 SCRIPT = "<script>alert(1)</script>"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -67,6 +75,11 @@ def test_the_step_is_named_at_which_the_loss_fell_below_one_colour_per_image(tmp
 def test_a_loss_that_never_got_there_or_rose_again_is_bad_news(tmp_path):
     never, rose = said(make_run(tmp_path / "a", rows=losses(0.9, 0.8, 0.75, 0.72, 0.72, 0.73, 0.76)))
     assert never.startswith("bad: the masked loss never fell below the mean-colour line: it is 0.76, and one")
+    for name, end in (("b", 0.8), ("c", float("nan"))):
+        back, *_ = said(make_run(tmp_path / name, rows=losses(0.9, 0.6, 0.65, end)))
+        assert back.startswith(
+            "bad: the masked loss was below the mean-colour line until step 20, and is not at the en"
+        )
     assert rose == "note: val/loss was lowest at step 30 (0.72) and has risen since"
 
 
@@ -79,7 +92,7 @@ def test_a_loss_that_never_got_there_or_rose_again_is_bad_news(tmp_path):
             [],
             "note: the run was stopped at step 30 of 100; resume=true goes on from the last",
         ),
-        (None, [28, 29, 30], "bad: the run ended because its loss was not finite at step 30 of 100; resume=true"),
+        (None, [28, 29, 30], "bad: the run ended because its loss was not finite at step 30 of 100; use a smaller lr"),
     ],
 )
 def test_a_run_that_did_not_come_to_its_end_says_so_first(status, skipped, expected, tmp_path):
@@ -125,7 +138,74 @@ def test_a_probe_shows_each_layer_and_pooling_and_the_worst_class_first(tmp_path
         ("cls", [0.0, 0.91]),
         ("mean", [0.09, 1.0]),
     ]
-    assert [name for name, _ in run["classes"]] == ["cat", "dog"]
+    assert [name for name, *_ in run["classes"]] == ["cat", "dog"]
+
+
+def evaluation(folder, metrics, *, images=100, per_class="", **more):
+    """The folder of an evaluation on the test split."""
+    make_run(folder, "evaluate", metrics=metrics)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"split": "test", "images": images} | more))
+    if per_class:
+        (folder / "per_class.csv").write_text(per_class)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("metrics", "per_class", "expected"),
+    [
+        ({"test/top1": 0.6}, "class,images,accuracy\ncat,40,0.9\ndog,60,0.4\n", "bad: test/top1 is 60.0 % of 100 ima"),
+        ({"test/top1": 0.9}, "class,images,accuracy\ncat,40,0.9\ndog,60,0.9\n", "good: test/top1 is 90.0 % of 100 i"),
+        ({"test/r2": -0.1, "test/mae": 2}, "", "bad: test/r2 is -0.1 of 100 images; always the mean would reach 0"),
+        ({"test/map": 0.5}, "", "note: test/map is 50.0 % of 100 images"),
+        (
+            {"test/loss": 0.5, "test/loss_mean_colour": 0.4},
+            "",
+            "bad: test/loss is 0.5, not below that of one colour per",
+        ),
+    ],
+)
+def test_an_evaluation_is_compared_with_what_needs_no_model(metrics, per_class, expected, tmp_path):
+    (line,) = said(evaluation(tmp_path / "a", metrics, per_class=per_class))
+    assert line.replace("\N{NO-BREAK SPACE}", " ").startswith(expected)
+    assert ("the most frequent class would reach 60.0" in line) == bool(per_class)
+
+
+def test_an_evaluation_shows_its_classes_and_sizes(tmp_path):
+    per_class = f"class,images,accuracy\ncat,40,0.9\n{SCRIPT},60,0.4\nrare,0,\n"
+    sizes = [{"image_size": [64, 96], "top1": 0.5}, {"image_size": [96, 96], "top1": 0.6}]
+    folder = evaluation(tmp_path / "a", {"test/top1": 0.5}, per_class=per_class, sizes=sizes, image_size=[64, 96])
+    (run,) = describe_report([read_facts(folder, "a")])["runs"]
+    assert [(name, images) for name, _, images in run["classes"]] == [(SCRIPT, "60"), ("cat", "40")]
+    assert [(size, len(values)) for size, values in run["sizes"]["rows"]] == [("64 x 96", 1), ("96 x 96", 1)]
+    assert dict(run["facts"])["images"] == "100, 64 x 96 pixels"
+    assert page_of(tmp_path, folder).count("<script>") == 1
+
+
+def test_the_weights_of_a_classifier_are_named_by_the_metric_that_chose_them(tmp_path):
+    folder = make_run(tmp_path / "a", "finetune", rows=[{"step": 4, "val/top1": 0.25, "val/loss": 1.0}])
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"best_step": 4, "best_value": 0.25}))
+    chosen, untested = said(folder)
+    assert chosen == "note: the weights are those of step 4, where val/top1 was best: 25.0\N{NO-BREAK SPACE}%"
+    assert untested.startswith("note: no test images: val/top1 is of the images by which the weights were chosen")
+
+
+def test_a_run_has_one_colour_in_curves_and_tables_and_says_which_loss_it_has(tmp_path):
+    probe = probe_run(tmp_path / "probe")
+    pixels = {"objective": {"loss": "l1", "target": "pixels"}}
+    folders = [make_run(tmp_path / f"r{n}", rows=losses(0.9, 0.6), config=pixels) for n in range(8)]
+    other = {"objective": {"loss": "mse", "target": "norm_pixels"}}
+    folders += [make_run(tmp_path / "other", rows=losses(0.9, 0.6), config=other), probe]
+    found = describe_report([read_facts(folder, folder.name) for folder in [probe, *folders]])
+    keys = [(run["colour"], run["sign"]) for run in found["runs"]]
+    assert keys[0] == keys[-1] == ("", "")  # a probe has no curves
+    assert len(set(keys[1:-1])) == 9
+    assert keys[1] == run_key(0)
+    assert found["table"]["columns"][:4] == ["run", "task", "status", "loss"]
+    assert found["table"]["rows"][9][3] == "MSE of normalised pixels"
+    assert [label for label, _ in found["curves"]] == ["loss: L1 of pixels", "loss: MSE of normalised pixels"]
+    assert found["notes"] == [EXPLAINED["val/loss_mean_colour"]]
 
 
 def test_collapse_is_bad_news(tmp_path):
@@ -169,7 +249,10 @@ def test_twenty_runs_with_many_sheets_stay_below_five_megabytes(tmp_path):
     assert text.count("<section") == 20
     folders[3:] = [probe_run(tmp_path / "probe")]  # of another task: its keys are no differences
     found = describe_report([read_facts(folder, folder.name) for folder in folders])
-    assert [key for key, _ in found["differences"]] == ["seed"]
+    assert found["differences"]["columns"] == ["seed"]  # a row for each run: there are more runs than keys
+    assert found["differences"]["rows"][1] == ("r01", ["1"])
+    few = describe_report([read_facts(folder, folder.name) for folder in folders[:1] * 2])
+    assert few["differences"] is None
     assert found["table"]["columns"] == [
         *("run", "task", "status", "steps", "time", "probe/top1", "random/probe/top1"),
         *("val/loss", "val/loss_mean_colour"),
@@ -183,6 +266,33 @@ def test_of_many_sheets_the_first_and_the_last_stay(tmp_path):
     assert (kept[0], kept[-1]) == (0, 590)
     (folder / "pictures" / "step_000000.png").write_bytes(b"cut")
     assert [sheet.step for sheet in sheets_of(folder, 1)] == []
+
+
+def test_where_room_is_scarce_sheets_lose_rows_and_stay(tmp_path):
+    folder = make_run(tmp_path / "a")
+    noise = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
+    for step in (0, 10):
+        sheet = lay_out([Group("", [("image", noise)], ["row"] * 4)], f"step {step}", "footer")
+        save_image(sheet, folder / "pictures" / f"step_{step:06d}.png")
+
+    def heights(budget):
+        pictures = [base64.b64decode(found.picture.partition(",")[2]) for found in sheets_of(folder, budget)]
+        return [Image.open(io.BytesIO(picture)).height for picture in pictures]
+
+    whole, few, none = heights(1_000_000), heights(30_000), heights(1_000)
+    assert whole == [sheet.height] * 2
+    assert few in ([sheet.height - 96 - 20 - 6] * 2, [sheet.height - 3 * (96 + 20 + 6)] * 2)
+    assert none == []
+
+
+def test_runs_below_a_folder_stand_in_the_order_of_their_numbers_and_by_what_sets_them_apart(tmp_path):
+    for number in range(11):
+        folder = make_run(tmp_path / "sweep" / str(number), rows=losses(0.9, 0.6))
+        (folder / "overrides.txt").write_text(f"seed={number}\nout={folder}\n")
+    out = tmp_path / "x.html"
+    values = {"runs": str(tmp_path / "sweep"), "out": str(out), "overwrite": False}
+    found = report.run(OmegaConf.create(values))
+    assert list(found["runs"]) == [f"{number}: seed={number}" for number in range(11)]
 
 
 def test_what_is_missing_or_damaged_is_named_and_the_rest_is_shown(tmp_path):
@@ -218,3 +328,21 @@ def test_the_slider_works_in_a_browser_and_the_console_stays_empty(tmp_path):
     moved = in_browser(page, "--dump-dom")
     assert [max(pair) for pair in re.findall(shown, moved)] == ["10"]
     assert "<output>10</output>" in moved
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+def test_on_a_narrow_screen_words_stay_whole_and_nothing_is_wider_than_the_page(tmp_path):
+    folders = [make_run(tmp_path / f"interrupted{n}", rows=losses(0.9, 0.6), sheets=(0, 10)) for n in range(9)]
+    page_of(tmp_path, *folders)
+    page = tmp_path / "report.html"
+    measure = (
+        "<script>const cells = [...document.querySelectorAll('th, td:not(.number)')].map(cell => cell.offsetWidth);"
+        "document.title = Math.min(...cells) + ' ' + (document.documentElement.scrollWidth - innerWidth);</script>"
+    )
+    page.write_text(page.read_text().replace("</body>", f"{measure}</body>"))
+    narrowest, beyond = map(
+        int, re.findall(r"<title>(-?\d+) (-?\d+)<", in_browser(page, "--window-size=500,800", "--dump-dom"))[0]
+    )
+    assert narrowest >= 40
+    assert beyond <= 0

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mimsuite.config.yaml_files import read_yaml
+from mimsuite.data.fingerprint import count_images
 from mimsuite.data.storage import read_object
 from mimsuite.data.tar import to_text
 from mimsuite.models.exporting.check import ALLOWED, Comparison
@@ -81,14 +82,9 @@ def read_run(folder: Path, *, picture: bool) -> RunFacts:
         read_object(file, fix) if (file := folder / name).is_file() else {}
         for name in ("summary.json", "environment.json", "data.json")
     )
-    samples = {
-        str(split): sum(int(shard.get("samples", 0)) for shard in shards)
-        for split, shards in data.items()
-        if isinstance(shards, list)
-    }
     sheets = sorted((folder / "pictures").glob("step_*.png")) if picture else []
     named = {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
-    return RunFacts(named, summary, environment, samples, sheets[-1] if sheets else None)
+    return RunFacts(named, summary, environment, count_images(data), sheets[-1] if sheets else None)
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,27 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from mimsuite.pictures.curves import Series, draw_curves
+from mimsuite.pictures.curves import Series, draw_panel, find_panels
+from mimsuite.pictures.layout import first_rows
 
 SHEET = re.compile(r"step_(\d+)\.png")
-FEWEST, LOOKS = 2, ((1400, 80), (1000, 60), (700, 50))  # sheets; the largest width in pixels, and WebP's quality
+FEWEST = 2  # sheets of a run
 STILL = {
     "confusion.png": "confusion: true classes down, predicted ones across",
     "mistakes.png": "worst mistakes",
     "probe.png": "probe: each layer on held-out training images",
 }
+
+
+class Look(NamedTuple):
+    """How a picture is shown: at most so many pixels wide, WebP's quality, and of a sheet at most so many rows."""
+
+    width: int
+    quality: int
+    rows: int | None = None
+
+
+LOOKS = (Look(1400, 80), Look(1000, 60), Look(700, 50), Look(700, 50, 3), Look(600, 40, 1))
 
 
 class Sheet(NamedTuple):
@@ -30,14 +42,15 @@ class Sheet(NamedTuple):
     picture: str
 
 
-def curves_of(runs: Mapping[str, Series], losses: Mapping[str, str]) -> str | None:
-    """The curves of runs as an SVG; None where none has a metric."""
-    if not any(runs.values()):
-        return None
+def curves_of(runs: Mapping[str, Series], losses: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The panels of the curves of runs, each what it shows and an SVG; none where no run has a metric."""
+    made = []
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "curves.svg"
-        draw_curves(runs, file, losses=losses)
-        return address("image/svg+xml", file.read_bytes())
+        file = Path(folder) / "panel.svg"
+        for panel in find_panels(runs, losses=losses):
+            draw_panel(panel, file)
+            made.append((panel.label, address("image/svg+xml", file.read_bytes())))
+    return made
 
 
 def sheets_of(folder: Path, budget: int) -> list[Sheet]:
@@ -70,15 +83,17 @@ def spread(found: Sequence[tuple[int, Path]], count: int) -> list[tuple[int, Pat
     return [found[round(place * (len(found) - 1) / (count - 1))] for place in range(count)]
 
 
-def photo(file: Path, look: tuple[int, int]) -> str | None:
+def photo(file: Path, look: Look) -> str | None:
     """A picture file as a WebP that is not too wide; None where it cannot be read."""
-    (width, quality), out = look, io.BytesIO()
+    out = io.BytesIO()
     try:
         with Image.open(file) as picture:
-            shown = picture.convert("RGB")
-            shown.thumbnail((width, 20 * width))
-            shown.save(out, "WEBP", quality=quality, method=2)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+            picture.load()
+            cut = picture if look.rows is None or "rows" not in picture.info else first_rows(picture, look.rows)
+            shown = cut.convert("RGB")
+            shown.thumbnail((look.width, 20 * look.width))
+            shown.save(out, "WEBP", quality=look.quality, method=2)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
     return address("image/webp", out.getvalue())
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mimsuite.data.fingerprint import DATA, count_images
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError, reading
 from mimsuite.pictures.curves import Series, read_metrics
@@ -33,6 +34,8 @@ class RunFacts:
         environment: `environment.json`.
         probe: `probe.json`; empty for other tasks.
         heads: the rows of `probe.csv`.
+        per_class: the rows of `per_class.csv` of an evaluation.
+        images: of each split, as training counted them.
         skipped: steps without an update, as the loss was not finite.
         bad: images that could not be decoded.
         problems: files that could not be read.
@@ -48,6 +51,8 @@ class RunFacts:
     environment: Mapping[str, Any]
     probe: Mapping[str, Any]
     heads: Sequence[Mapping[str, str]]
+    per_class: Sequence[Mapping[str, str]]
+    images: Mapping[str, int]
     skipped: int
     bad: int
     problems: Sequence[str] = field(default=())
@@ -92,6 +97,8 @@ def read_facts(folder: Path, name: str, *, ended: bool = False) -> RunFacts:
         environment=read_json(folder / "environment.json", problems),
         probe=read_json(folder / "probe.json", problems),
         heads=read_table(folder / "probe.csv", problems),
+        per_class=read_table(folder / "per_class.csv", problems),
+        images=count_images(read_json(folder / DATA, problems)),
         skipped=len(reader.lines("skipped_steps.jsonl", ALL_LINES)),
         bad=len(reader.lines("bad_samples.jsonl", ALL_LINES)),
         problems=problems,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimsuite.data.folders import count_of
 from mimsuite.metrics.quality import COLLAPSED
+from mimsuite.metrics.scores import wilson_interval
 from mimsuite.runs.reporting.facts import RunFacts
+from mimsuite.settings.read import is_int
 
 MAIN_SCORES = ("top1", "map", "r2")  # of a probe; it has one of them
 FALLING, RISEN = 0.01, 0.02  # parts of a loss that count as still falling, and as risen again
@@ -31,7 +34,8 @@ class Verdict(NamedTuple):
 
 def judge_run(run: RunFacts) -> list[Verdict]:
     """All that can be said of a run; nothing of figures that it has not."""
-    return [*judge_end(run), *judge_loss(run), *judge_features(run), *judge_probe(run), *judge_training(run)]
+    parts = (judge_end, judge_loss, judge_features, judge_probe, judge_training, judge_evaluation)
+    return [verdict for part in parts for verdict in part(run)]
 
 
 def judge_end(run: RunFacts) -> Iterator[Verdict]:
@@ -41,7 +45,8 @@ def judge_end(run: RunFacts) -> Iterator[Verdict]:
         kind, text = ENDED[status]
         where = "" if done is None else f" at step {done:,}" + ("" if planned is None else f" of {planned:,}")
         over = status in ("running", "damaged") or done is None
-        go_on = "" if over else "; resume=true goes on from the last checkpoint"
+        repeats = "; use a smaller lr" if status == "diverged" else "; resume=true goes on from the last checkpoint"
+        go_on = "" if over else repeats
         yield Verdict(kind, f"{text}{where}{go_on}")
     elif early := run.summary.get("stopped_early_of"):
         yield Verdict("note", f"the run stopped early, at step {done:,} of {early:,}")
@@ -57,20 +62,17 @@ def judge_loss(run: RunFacts) -> Iterator[Verdict]:
         return
     steps, losses = run.series["val/loss"]
     if "val/loss_mean_colour" in run.series:
-        flat = float(run.series["val/loss_mean_colour"][1][-1])
-        below = np.flatnonzero(losses < flat)
-        if len(below):
-            yield Verdict(
-                "good",
-                f"the masked loss fell below the mean-colour line at step {steps[below[0]]:,}: it is {losses[-1]:.4g}, "
-                f"and one colour per image has {flat:.4g}",
-            )
-        else:
-            yield Verdict(
-                "bad",
-                f"the masked loss never fell below the mean-colour line: it is {losses[-1]:.4g}, and one colour per "
-                f"image has {flat:.4g}; train longer, or look at the learning rate",
-            )
+        yield compare_with_flat(steps, losses, float(run.series["val/loss_mean_colour"][1][-1]))
+    elif "val/loss_mean_target" in run.series:
+        same = float(run.series["val/loss_mean_target"][1][-1])
+        better = losses[-1] < same
+        yield Verdict(
+            "good" if better else "bad",
+            f"at the end val/loss is {losses[-1]:.4g}, {'below' if better else 'not below'} that of one prediction for "
+            f"all cells, the mean target ({same:.4g}); the targets move, so only a probe compares runs",
+        )
+    elif not np.isfinite(losses[-1]):
+        yield Verdict("bad", f"val/loss is {losses[-1]} at the end")
     if len(losses) < 5 or not np.isfinite(losses).all() or "selection" in run.summary:
         return
     best, before = int(losses.argmin()), losses[-1 - max(1, len(losses) // 5)]
@@ -83,6 +85,25 @@ def judge_loss(run: RunFacts) -> Iterator[Verdict]:
         )
 
 
+def compare_with_flat(steps: NDArray[np.int64], losses: NDArray[np.float64], flat: float) -> Verdict:
+    """The masked loss against that of one colour per image: where it fell below, and whether it stayed there."""
+    end = f"it is {losses[-1]:.4g}, and one colour per image has {flat:.4g}"
+    below = np.flatnonzero(losses < flat)
+    if losses[-1] < flat:
+        return Verdict("good", f"the masked loss fell below the mean-colour line at step {steps[below[0]]:,}: {end}")
+    if len(below):
+        last = steps[below[-1]]
+        return Verdict(
+            "bad",
+            f"the masked loss was below the mean-colour line until step {last:,}, and is not at the end: {end}; use a "
+            "lower learning rate",
+        )
+    return Verdict(
+        "bad",
+        f"the masked loss never fell below the mean-colour line: {end}; train longer, or look at the learning rate",
+    )
+
+
 def judge_features(run: RunFacts) -> Iterator[Verdict]:
     """Collapse, and what the probe during the run measured."""
     if "quality/cosine" in run.series and (cosine := float(run.series["quality/cosine"][1][-1])) > COLLAPSED:
@@ -91,12 +112,19 @@ def judge_features(run: RunFacts) -> Iterator[Verdict]:
         )
     for name in ("probe/top1", "probe/map", "probe/r2"):
         if name in run.series and len(run.series[name][1]) > 1:
-            steps, values = run.series[name]
-            best = int(values.argmax())
-            text = f"{name} went from {shown(name, values[0])} at step {steps[0]:,} to {shown(name, values[-1])}"
-            if best < len(values) - 1:
-                text += f"; it was highest at step {steps[best]:,}, {shown(name, values[best])}"
-            yield Verdict("good" if values[-1] > values[0] else "bad", text)
+            yield Verdict(*describe_probes(name, *run.series[name]))
+
+
+def describe_probes(name: str, steps: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[str, str]:
+    """Whether the probe during a run rose, and where it was highest: kind and words of a verdict."""
+    best, first, last = int(values.argmax()), shown(name, values[0]), shown(name, values[-1])
+    if first == last:
+        text = f"{name} is {last} at the end, as at step {steps[0]:,}"
+    else:
+        text = f"{name} went from {first} at step {steps[0]:,} to {last}"
+    if 0 < best < len(values) - 1:
+        text += f"; it was highest at step {steps[best]:,}, {shown(name, values[best])}"
+    return "good" if values[-1] > values[0] else "bad", text
 
 
 def judge_probe(run: RunFacts) -> Iterator[Verdict]:
@@ -132,13 +160,55 @@ def judge_training(run: RunFacts) -> Iterator[Verdict]:
     if run.row["task"] != "finetune":
         return
     summary = run.summary
-    if "best_step" in summary and "best_value" in summary:
+    name = next((f"val/{score}" for score in MAIN_SCORES if f"val/{score}" in run.metrics), None)
+    if "best_step" in summary and "best_value" in summary and name is not None:
+        best = shown(name, summary["best_value"])
+        yield Verdict("note", f"the weights are those of step {summary['best_step']:,}, where {name} was best: {best}")
+    tested = next((f"test/{score}" for score in MAIN_SCORES if f"test/{score}" in run.metrics), None)
+    if tested is not None:
+        yield Verdict("note", f"{tested} of these weights is {shown(tested, run.metrics[tested])}")
+    elif name is not None and run.row["status"] == "done":
+        yield Verdict("note", f"no test images: {name} is of the images by which the weights were chosen, and too high")
+
+
+def judge_evaluation(run: RunFacts) -> Iterator[Verdict]:
+    """An evaluation against what needs no model: the most frequent class, the mean of numbers, one colour per image."""
+    if run.row["task"] != "evaluate":
+        return
+    split, images, metrics = run.summary.get("split", ""), run.summary.get("images"), run.metrics
+    if f"{split}/loss_mean_colour" in metrics and f"{split}/loss" in metrics:
+        loss, flat = metrics[f"{split}/loss"], metrics[f"{split}/loss_mean_colour"]
+        place = "below" if loss < flat else "not below"
         yield Verdict(
-            "note", f"the weights are those of step {summary['best_step']:,}, chosen by {summary['best_value']:.4g}"
+            "good" if loss < flat else "bad",
+            f"{split}/loss is {loss:.4g}, {place} that of one colour per image ({flat:.4g})",
         )
-    for score in MAIN_SCORES:
-        if (name := f"test/{score}") in run.metrics:
-            yield Verdict("good", f"{name} is {shown(name, run.metrics[name])}")
+    name = next((f"{split}/{score}" for score in MAIN_SCORES if f"{split}/{score}" in metrics), None)
+    if name is None or not is_int(images) or not images:
+        return
+    value, text = metrics[name], f"{name} is {shown(name, metrics[name])} of {count_of(images, 'image')}"
+    if name.endswith("/top1"):
+        low, high = wilson_interval(value, images)
+        text += f" (95 % interval {shown(name, low)} to {shown(name, high)})"
+        usual = largest_class(run.per_class)
+        if usual is None:
+            yield Verdict("note", text)
+        else:
+            better = low > usual
+            yield Verdict(
+                "good" if better else "bad",
+                f"{text}; always the most frequent class would reach {shown(name, usual)}",
+            )
+    elif name.endswith("/r2"):
+        yield Verdict("good" if value > 0 else "bad", f"{text}; always the mean would reach 0")
+    else:
+        yield Verdict("note", text)
+
+
+def largest_class(rows: Sequence[Mapping[str, str]]) -> float | None:
+    """The share of the most frequent class among an evaluation's images; None where its table does not say it."""
+    counts = [int(row["images"]) for row in rows if row.get("images", "").isdigit()]
+    return max(counts) / sum(counts) if sum(counts) else None
 
 
 def interval_of(probe: Mapping[str, Any]) -> tuple[float, float] | None:
