@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SIDE_BY_SIDE := -n auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo test quick check fmt notebooks bench peers clean
+.PHONY: demo test quick check fmt docs notebooks bench peers clean
 
 PEERS := benchmarks/peers/.venv
 
@@ -36,6 +36,11 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python scripts/strip_notebooks.py notebooks/*.ipynb
+
+# The documentation as a site that opens from disk: build/site/index.html
+docs: $(VENV)/.dev
+	$(BIN)/python scripts/docs_site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m nbconvert --to html --execute --log-level=ERROR \

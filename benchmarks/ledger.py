@@ -23,6 +23,7 @@ import json
 import re
 import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -440,9 +441,11 @@ def split(page: str) -> tuple[str, str, str]:
 
 
 def render(root: Path) -> None:
-    """Writes the generated part of RESULTS.md."""
+    """Writes the generated part of RESULTS.md, and of the project's own ledger the tables of docs/choosing.md."""
     head, _, tail = split((root / "RESULTS.md").read_text())
     (root / "RESULTS.md").write_text(f"{head}{BEGIN}\n\n{rendered(root)}\n{END}{tail}")
+    if root == HERE:
+        subprocess.run([sys.executable, str(HERE / "choices.py")], check=True)
 
 
 def check(root: Path) -> list[str]:

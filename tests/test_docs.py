@@ -15,6 +15,8 @@ CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
 STRUCTURE = (ROOT / "tests" / "test_structure.py").read_text()
 LONGEST = 150  # lines of the README
 
+MOST_NEEDED = ("README", "quickstart", "data", "choosing", "features", "faq", "errors")  # pages that the README links
+
 # Words of which somebody whose second language is English has to think twice -> what to write.
 PLAIN = {
     r"\bworth\b": "accuracy, score",
@@ -45,11 +47,11 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_the_readme_is_one_page_that_names_every_task_and_document():
+def test_the_readme_is_one_page_that_names_every_task_and_leads_to_the_documents():
     text = README.read_text()
     assert len(text.splitlines()) <= LONGEST
     assert [task for task in TASKS if f"`{task}`" not in text and f"mimsuite {task} " not in text] == []
-    assert [page.name for page in PAGES if page.parent.name == "docs" and f"docs/{page.name}" not in text] == []
+    assert [page for page in MOST_NEEDED if f"](docs/{page}.md)" not in text] == []
 
 
 def test_commands_of_the_readme_exist():
