@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mimsuite.data.folders import count_of
 from mimsuite.masked.losses import masked_error
 from mimsuite.masked.modes import choose_mode
 from mimsuite.masked.normalization import Normalize
@@ -29,15 +30,20 @@ from mimsuite.pictures.sheets import Panel, reconstruction_sheet, settings_sheet
 
 Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
 WORDS = {
-    ("pixels", "raw"): "",
-    ("norm_pixels", "predicted_stats"): " (brightness and contrast of hidden cells from the nearest visible ones)",
-    ("norm_pixels", "oracle_stats"): " (brightness and contrast of hidden cells from the hidden pixels themselves)",
+    ("pixels", "raw"): "pixels as they are predicted",
+    ("norm_pixels", "predicted_stats"): "mode predicted_stats (hidden cells have the brightness and contrast of the "
+    "nearest visible ones, visible cells their own)",
     (
         "norm_pixels",
-        "raw",
-    ): " (cells of mean 0 and deviation 1 as they are predicted, shown with the data's statistics)",
-    ("hog", "orientations"): " (strokes run along edges)",
+        "oracle_stats",
+    ): "mode oracle_stats (every cell has its own brightness and contrast, also where it is "
+    "hidden: a part of the answer)",
+    ("norm_pixels", "raw"): "mode raw (cells of mean 0 and deviation 1 as they are predicted, shown with the data's "
+    "statistics)",
+    ("hog", "orientations"): "orientations of gradients (strokes run along edges)",
 }
+PASTE = "paste: the prediction in hidden cells only"
+ERROR = "error: of what is shown, where 1 is from black to full brightness"
 
 
 @dataclass(frozen=True)
@@ -75,20 +81,20 @@ class Reconstruction:
     def sheet(self, title: str) -> Image.Image:
         """One row per image: original, masked, prediction, paste, error."""
         share = f"{self.mask.mean():.0%} hidden in units of {self.unit} px"
+        loss = f"masked loss {self.loss:.4f} over {count_of(len(self.mask), 'image')}"
         return reconstruction_sheet(
             self.original,
             self.prediction,
             self.mask,
             title=title,
-            footer=f"{self.how()}, {share}, masked loss {self.loss:.4f}",
+            footer=f"{self.how()}; {share}; {loss}; {PASTE}; {ERROR}",
             captions=self.captions(),
             images=self.images,
         )
 
     def how(self) -> str:
         """How the prediction became a picture, in words."""
-        colours = f", {self.colours}" if self.colours else ""
-        return f"mode {self.mode}{WORDS[self.target, self.mode]}{colours}"
+        return "; ".join(filter(None, (WORDS[self.target, self.mode], self.colours)))
 
     def captions(self) -> list[str]:
         """Masked loss and PSNR of each image, in words."""
@@ -110,6 +116,11 @@ def colour_words(channels: int, shown: Shown | None, normalize: Normalize | None
     return ", ".join(filter(None, (channel_words(channels, shown), values)))
 
 
+def judged_words(channels: int) -> str:
+    """That loss and PSNR are of more channels than a picture shows, where that is so."""
+    return f"loss and PSNR over all {channels} channels" if channels > 3 or channels == 2 else ""
+
+
 def compare(settings: Mapping[str, Reconstruction], title: str) -> Image.Image:
     """One sheet of the same images under several settings of the masks, each by its name.
 
@@ -121,7 +132,7 @@ def compare(settings: Mapping[str, Reconstruction], title: str) -> Image.Image:
         for name, found in settings.items()
     ]
     below = "masked loss" if first.psnr is None else "masked loss and PSNR of the hidden pixels"
-    footer = f"{first.how()}, units of {first.unit} px; below each pair its {below}"
+    footer = f"{first.how()}; units of {first.unit} px; below each pair its {below}; {PASTE}"
     return settings_sheet(first.original, panels, title=title, footer=footer, images=first.images)
 
 
@@ -186,7 +197,9 @@ def reconstruct(
         unit=images.shape[-2] // mask.shape[-2],
         target=target.name,
         mode=mode,
-        colours=colour_words(images.shape[1], shown, normalize),
+        colours="; ".join(
+            filter(None, (colour_words(images.shape[1], shown, normalize), judged_words(images.shape[1])))
+        ),
         loss=float(value),
         losses=np.array(losses),
         psnr=psnr,

@@ -44,7 +44,7 @@ def reconstruction_sheet(
         footer: a line below that says what is shown, such as the kind of target, the mask ratio and unit.
         captions: a line per image, such as its metrics; empty for none.
         images: `(N, h, w, 3)` for a column before the others, where `original` is not the image but something made of
-            it; H and W must be the same multiple of h and w.
+            it, and its column is called "target"; H and W must be the same multiple of h and w.
 
     Raises:
         InputError: shapes that do not fit.
@@ -54,9 +54,10 @@ def reconstruction_sheet(
     factor = enlargement(original.shape[1:3])
     error = np.abs(prediction.astype(np.float64) - original).mean(-1) / 255
     top = float(error[hidden].max(initial=0))
+    names = column_names(images)
     columns = [
-        ("original", enlarge(original, factor)),
-        ("masked", hatched(enlarge(original, factor), enlarge(hidden, factor))),
+        (names[0], enlarge(original, factor)),
+        (names[1], hatched(enlarge(original, factor), enlarge(hidden, factor))),
         ("prediction", enlarge(prediction, factor)),
         ("paste", enlarge(np.where(hidden[..., None], prediction, original), factor)),
         ("error", enlarge(draw_heat(error, top, hidden), factor)),
@@ -106,7 +107,8 @@ def settings_sheet(
     """
     factor = enlargement(original.shape[1:3])
     large = enlarge(original, factor)
-    first = [("original", large)]
+    names = column_names(images)
+    first = [(names[0], large)]
     if images is not None:
         first.insert(0, ("image", enlarge(images, factor * original.shape[1] // images.shape[1])))
     groups = [Group("", first, ())]
@@ -114,11 +116,16 @@ def settings_sheet(
         _check_sheet(original, panel.prediction, panel.mask, panel.captions, images)
         hidden = to_pixels(panel.mask, original.shape[1:3])
         pair = [
-            ("masked", hatched(large, enlarge(hidden, factor))),
+            (names[1], hatched(large, enlarge(hidden, factor))),
             ("paste", enlarge(np.where(hidden[..., None], panel.prediction, original), factor)),
         ]
         groups.append(Group(panel.name, pair, panel.captions))
     return lay_out(groups, title, footer)
+
+
+def column_names(images: NDArray[np.uint8] | None) -> tuple[str, str]:
+    """Names of the columns of originals and of their visible cells, which are the images, or else made of them."""
+    return ("original", "masked") if images is None else ("target", "masked target")
 
 
 def contact_sheet(

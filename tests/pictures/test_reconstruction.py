@@ -13,8 +13,9 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.targets import TARGETS, hog
 from mimsuite.metrics.psnr import hidden_psnr
 from mimsuite.models import CvtConfig, CvtForMaskedImageModeling, ViTConfig, ViTForMaskedImageModeling
+from mimsuite.pictures import sheets
 from mimsuite.pictures.display import Components, hog_glyphs, principal_components, to_display
-from mimsuite.pictures.reconstruction import WORDS, Reconstruction, colour_words, reconstruct
+from mimsuite.pictures.reconstruction import ERROR, PASTE, WORDS, Reconstruction, colour_words, compare, reconstruct
 
 NAMES = tuple(TARGETS)
 MODE_OF = {"pixels": "raw", "norm_pixels": "predicted_stats", "hog": "orientations"}
@@ -119,6 +120,19 @@ def test_sheets_have_five_columns_and_with_orientations_six(name):
     assert found.sheet("run").width == columns * (side + 6) - 6 + 2 * 16
 
 
+@pytest.mark.parametrize(("name", "mode"), PAIRS)
+def test_what_is_no_image_is_not_called_one(name, mode, monkeypatch):
+    names = []
+    monkeypatch.setattr(sheets, "lay_out", lambda groups, *_: names.extend(n for g in groups for n, _ in g.columns))
+    monkeypatch.setattr(sheets, "draw_heat_bar", lambda *_: None)
+    found = draw(name, mode=mode)
+    found.sheet("")
+    compare({"a": found}, "")
+    made_of_it = name == "hog" or (name == "norm_pixels" and mode == "raw")
+    first = ["image", "target", "masked target"] if made_of_it else ["original", "masked"]
+    assert names == [*first, "prediction", "paste", "error", *first, "paste"]
+
+
 def drawn_with(monkeypatch):
     """The words and images that the next sheet is drawn with, once it is drawn."""
     given = {}
@@ -134,8 +148,8 @@ def test_the_footer_names_mode_mask_and_loss_and_captions_the_psnr(name, monkeyp
     found = draw(name, run=oracle(TARGETS[name](), 0.1))
     found.sheet("the title")
     assert given["title"] == "the title"
-    assert given["footer"].startswith(f"mode {MODE_OF[name]}")
-    assert given["footer"].endswith("44% hidden in units of 16 px, masked loss 0.1000")
+    assert given["footer"].startswith(WORDS[name, MODE_OF[name]])
+    assert f"; 44% hidden in units of 16 px; masked loss 0.1000 over 3 images; {PASTE}; {ERROR}" in given["footer"]
     psnr = [""] * 3 if name == "hog" else [f", PSNR {value:.1f} dB" for value in found.psnr]
     assert given["captions"] == [f"masked loss 0.1000{text}" for text in psnr]
     assert given["images"] is found.images
@@ -145,9 +159,18 @@ def test_the_footer_names_mode_mask_and_loss_and_captions_the_psnr(name, monkeyp
 def test_the_footer_says_in_words_where_the_contrast_comes_from(name, mode, monkeypatch):
     given = drawn_with(monkeypatch)
     draw(name, mode=mode).sheet("")
-    assert given["footer"].startswith(f"mode {mode}{WORDS[name, mode]}, 44% hidden")
-    oracle = "contrast of hidden cells from the hidden pixels themselves" in given["footer"]
-    assert oracle == (mode == "oracle_stats")
+    assert given["footer"].startswith(f"{WORDS[name, mode]}; 44% hidden")
+    assert ("also where it is hidden: a part of the answer" in given["footer"]) == (mode == "oracle_stats")
+    if len(MODES[name]) > 1:
+        assert f"mode {mode} (" in given["footer"]
+
+
+def test_loss_and_psnr_are_said_to_be_of_more_channels_than_are_shown():
+    images = torch.randint(256, (1, 5, *SIZE), generator=generator(), dtype=torch.uint8)
+    target, normalize = TARGETS["pixels"](), Normalize([0.5] * 5, [0.2] * 5)
+    found = reconstruct(oracle(target), target, CELL, normalize, images, some_mask(1))
+    assert found.colours == "channels 0, 1, 2 of 5 as red, green, blue; loss and PSNR over all 5 channels"
+    assert draw("pixels").colours == ""
 
 
 def test_every_mode_has_its_words():
