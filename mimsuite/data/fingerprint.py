@@ -32,9 +32,10 @@ def _facts(shard: Shard) -> dict[str, Any]:
 def count_images(data: Mapping[str, Any]) -> dict[str, int]:
     """The images of each split, by what a run folder says of its data; of what it does not say nothing."""
     return {
-        str(split): sum(int(shard.get("samples", 0)) for shard in shards)
+        str(split): sum(shard["samples"] for shard in shards)
         for split, shards in data.items()
-        if isinstance(shards, list) and all(isinstance(shard, Mapping) for shard in shards)
+        if isinstance(shards, list)
+        and all(isinstance(shard, Mapping) and isinstance(shard.get("samples"), int) for shard in shards)
     }
 
 

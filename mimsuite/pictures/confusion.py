@@ -96,7 +96,8 @@ def _draw_table(
     tall = min(side, 400) / side
     scale = figure.add_axes((1 + 25 / side, 1 - tall, 16 / side, tall))
     ticks = [0, 0.01, 0.05, 0.2, 0.5, 1]
-    bar = figure.colorbar(image, cax=scale, ticks=ticks, format="{x:.0%}", label="share of the row")
+    label = "share of the row (cells: in %)" if numbered else "share of the row"
+    bar = figure.colorbar(image, cax=scale, ticks=ticks, format="{x:.0%}", label=label)
     bar.outline.set_visible(False)
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 from tables import read_rows
 
 from mimsuite.data.open import open_index
 from mimsuite.errors import InputError
+from mimsuite.evaluation.judging import report
 from mimsuite.evaluation.judging.classifier import Evaluation, read_predictions
 from mimsuite.evaluation.judging.report import (
     COLUMNS,
@@ -116,6 +118,16 @@ def test_pictures_are_asked_for_by_the_numbers_of_their_samples_worst_first(clas
         ("dog", "0", ""),
         *[("cow", "2", "0")],
     ]
+
+
+@pytest.mark.parametrize("footer", ["", "values shown"])
+def test_the_picture_says_what_its_lines_and_numbers_are(footer, classes, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(report, "mistakes_sheet", lambda *words: said.append(words[-1]) or Image.new("RGB", (8, 8)))
+    options = {"pictures": 2, "split": "val", "images": lambda numbers: [None] * len(numbers), "footer": footer}
+    report.write_report(tmp_path, classes, FILES[:4], "classes", NAMES, **options)
+    lines = "green: the true class, red: the predicted one, each with the probability that the model gives it"
+    assert said == [f"{lines}; {footer}" if footer else lines]
 
 
 def test_without_mistakes_and_with_too_many_classes_there_are_no_pictures(tmp_path, monkeypatch, caplog):

@@ -182,7 +182,7 @@ def test_weights_keep_the_range_of_a_run_so_that_its_pictures_stay_comparable(sc
     drawn = scene.draw("random", 0.5, unit=8)
     assert drawn.original.max((0, 1, 2)).tolist() == [255, 255, 255]
     assert "values shown: " in drawn.how()
-    assert drawn.how().endswith("of 65,535 (1st to 99th percentile of the data)")
+    assert "of 65,535 (1st to 99th percentile of the data); loss and PSNR over all 4 channels" in drawn.how()
 
 
 def test_weights_without_a_range_take_that_of_the_data_or_three_deviations(scans, tmp_path):

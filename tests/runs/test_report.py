@@ -72,6 +72,11 @@ def test_the_step_is_named_at_which_the_loss_fell_below_one_colour_per_image(tmp
     )
 
 
+def test_a_run_without_validation_says_so(tmp_path):
+    (line,) = said(make_run(tmp_path / "a", rows=[{"step": 10, "train/loss": 0.5}, {"step": 20, "train/loss": 0.4}]))
+    assert line.startswith("note: nothing was validated")
+
+
 def test_a_loss_that_never_got_there_or_rose_again_is_bad_news(tmp_path):
     never, rose = said(make_run(tmp_path / "a", rows=losses(0.9, 0.8, 0.75, 0.72, 0.72, 0.73, 0.76)))
     assert never.startswith("bad: the masked loss never fell below the mean-colour line: it is 0.76, and one")
@@ -305,6 +310,23 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_is_shown(tmp_path):
     (folder / "summary.json").write_text(json.dumps({"version": "other"}))
     with pytest.raises(InputError, match="written by another program"):
         read_facts(folder, "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("per_class.csv", "class,images,accuracy\ncat,40,0.9\ndog,4"),  # cut
+        ("per_class.csv", "class,images,accuracy\ncat,40,x,y,z\n"),
+        ("probe.json", '{"classes": [1], "rows": [{"linear": {"interval": ["a", null], "per_class": ["x"]}}]}'),
+        ("probe.csv", "features,probe,layer\npretrained,linear,x\npretrained,linear\n"),
+        ("data.json", '{"train": [{"samples": null}], "val": [3], "test": 7}'),
+        ("metrics.csv", "step,val/loss,train/loss\n1,inf,1e38\n2,nan,-1e38\n3,-inf,\n"),
+    ],
+)
+def test_values_that_make_no_sense_are_left_out(name, content, tmp_path):
+    folder = probe_run(tmp_path / "a")
+    (folder / name).write_text(content)
+    assert page_of(tmp_path, folder).count("<section") == 1
 
 
 def in_browser(page, *arguments):

@@ -34,6 +34,14 @@ COLUMNS: dict[LabelKind, tuple[str, ...]] = {
 }
 """Columns of `predictions.csv`; `most_wrong` is the label of a set whose probability is farthest from the truth."""
 
+CAPTIONS: dict[LabelKind, str] = {
+    "classes": "green: the true class, red: the predicted one, each with the probability that the model gives it",
+    "multilabel": "green: the label that is most wrong, and whether it is there; red: what the model says, and the "
+    "label's probability",
+    "regression": "green: the true number, red: the predicted one",
+}
+"""What the lines below the pictures of `mistakes.png` are."""
+
 
 def write_report(
     folder: Path,
@@ -79,7 +87,8 @@ def write_report(
         captions = [caption_of(evaluation, place, kind, names, files[place]) for place in chosen.tolist()]
         noun = "errors" if kind == "regression" else "mistakes"
         title = f"the {len(chosen)} worst of {mistakes:,} {noun} among {len(evaluation.keys):,} images of {split}"
-        sheet = mistakes_sheet(images(evaluation.numbers[chosen]), captions, title, footer)
+        below = "; ".join(filter(None, (CAPTIONS[kind], footer)))
+        sheet = mistakes_sheet(images(evaluation.numbers[chosen]), captions, title, below)
         save_image(sheet, folder / "mistakes.png")
     return mistakes
 

@@ -135,7 +135,8 @@ def read_table(file: Path, problems: list[str]) -> list[dict[str, str]]:
         return []
     try:
         with reading(str(file), "repeat the run"), file.open(encoding="utf-8", newline="") as stream:
-            return [{str(key): str(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+            rows = csv.DictReader(stream)
+            return [{key: text for key, text in row.items() if isinstance(text, str) and key} for row in rows]
     except (InputError, csv.Error) as error:
         problems.append(to_text(str(error)))
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,11 +106,10 @@ def heat_map(heads: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
     for head in heads:
         if head.get("features") != "pretrained" or head.get("probe") != "linear":
             continue
-        try:
-            layer, score = int(head["layer"]), float(head["held_out"])
-        except (KeyError, ValueError):
+        layer, score = number_of(head.get("layer")), number_of(head.get("held_out"))
+        if layer is None or score is None:
             continue
-        place = (layer, head.get("pool", ""))
+        place = (int(layer), head.get("pool", ""))
         best[place] = max(score, best.get(place, score))
     if not best:
         return None
@@ -129,12 +129,21 @@ def _cell(score: float | None, low: float, high: float, metric: str) -> tuple[st
     return shown(metric, score), 1.0 if high == low else (score - low) / (high - low)
 
 
+def number_of(text: str | None) -> float | None:
+    """A finite number in a cell of a table; None of another text."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def classes_of(run: RunFacts) -> list[tuple[str, str, str]]:
     """Name, score and images of each class in a probe or an evaluation, the worst first; what is not known is empty."""
     known = [
-        (float(score), row["class"], row.get("images", ""))
+        (score, row["class"], row.get("images", ""))
         for row in run.per_class
-        if (score := row.get("accuracy") or row.get("average_precision")) and "class" in row
+        if (score := number_of(row.get("accuracy") or row.get("average_precision"))) is not None and "class" in row
     ]
     rows, names = run.probe.get("rows"), run.probe.get("classes")
     first = rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], Mapping) else {}

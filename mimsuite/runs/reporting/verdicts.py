@@ -12,7 +12,7 @@ from mimsuite.data.folders import count_of
 from mimsuite.metrics.quality import COLLAPSED
 from mimsuite.metrics.scores import wilson_interval
 from mimsuite.runs.reporting.facts import RunFacts
-from mimsuite.settings.read import is_int
+from mimsuite.settings.read import is_int, is_number
 
 MAIN_SCORES = ("top1", "map", "r2")  # of a probe; it has one of them
 FALLING, RISEN = 0.01, 0.02  # parts of a loss that count as still falling, and as risen again
@@ -59,6 +59,10 @@ def judge_end(run: RunFacts) -> Iterator[Verdict]:
 def judge_loss(run: RunFacts) -> Iterator[Verdict]:
     """The masked loss against the loss of one colour per image, and whether it still falls."""
     if "val/loss" not in run.series:
+        if "train/loss" in run.series:
+            yield Verdict(
+                "note", "nothing was validated: the loss is of training images, and has no line to fall below"
+            )
         return
     steps, losses = run.series["val/loss"]
     if "val/loss_mean_colour" in run.series:
@@ -217,7 +221,9 @@ def interval_of(probe: Mapping[str, Any]) -> tuple[float, float] | None:
     first = rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], Mapping) else {}
     linear = first.get("linear")
     found = linear.get("interval") if isinstance(linear, Mapping) else None
-    return (float(found[0]), float(found[1])) if isinstance(found, list) and len(found) == 2 else None
+    if not isinstance(found, list) or len(found) != 2 or not all(map(is_number, found)):
+        return None
+    return float(found[0]), float(found[1])
 
 
 def shown(metric: str, value: float) -> str:
