@@ -71,6 +71,10 @@ def pack(
     group_by: str | None = None,
     image_size: int | Sequence[int] | str | None = None,
     alpha: str | None = None,
+    bands: str | None = None,
+    band_names: str | None = None,
+    value_range: str | None = None,
+    nodata: str | None = None,
     shard_size: int | None = None,
     splits: str | None = None,
     val_fraction: float | None = None,
@@ -94,11 +98,18 @@ def pack(
             regression, else classes)
         labels_missing: images without a row or with an empty label: unlabelled (pack them without), skip (leave them
             out) or error (default: unlabelled)
-        group_by: images of one group stay in one split: a CSV column, folder, or folder:N (N-th part of the path)
+        group_by: images of one group stay in one split: a CSV column, folder, folder:N (N-th part of the path), or
+            dicom:FIELD (dicom:PatientID)
         image_size: reduce larger images to this short side in pixels (Lanczos); JPEG stays JPEG (quality 95), others
             stay lossless
         alpha: transparency, when the images are read: white (laid on white), drop, or channel (kept as the last
             channel) (default: white)
+        bands: bands to keep, in this order, by name or by number from 0, such as [B4,B3,B2] (default: all, as they are)
+        band_names: names of the bands of every file, such as [B2,B3,B4]; none; or auto (from the TIFF's metadata, where
+            it names them) (default: auto)
+        value_range: values that become 0 and 65535, such as [0,1]: for float and signed data, or in place of a DICOM
+            window (default: 8 and 16 bits as they are)
+        nodata: with value_range: a number, or nan, that stands for no value; such pixels become 0 (default: none)
         shard_size: MiB of images per shard (default: 256)
         splits: folder (train/, val/ and test/ at the top of src), none (all images are train), or auto (folder, if
             there are any) (default: auto)

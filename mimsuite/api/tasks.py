@@ -287,8 +287,8 @@ def reconstruct(
         image_size: pixels: a side or [height,width] (auto: the model's size)
         mode: how norm_pixels are shown: predicted_stats (auto), oracle_stats (uses hidden pixels) or raw (default:
             auto)
-        channels_shown: channels shown as red, green, blue, such as [3,1,0], or pca (default: the first three; of two
-            the first)
+        channels_shown: channels shown as red, green, blue, by number or name, such as [3,1,0] or [B4,B3,B2], or pca
+            (default: the first three; of two the first)
         ratios: mask ratios to compare side by side, such as [0.3,0.6,0.9] (default: one, mask.ratio)
         masks: masks to compare side by side, such as [random,block,inverse_block,grid]; with ratios every pair
             (default: one)

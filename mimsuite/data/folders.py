@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from mimsuite.data.images.dicom import HEADER, is_dicom
 from mimsuite.data.index_json import INDEX, JOURNAL
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.tar import to_text
@@ -18,6 +19,7 @@ from mimsuite.errors import InputError
 PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".npy", ".bmp", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+    *(".dcm", ".dicom"),
 )
 #: A folder that holds all of these was written by a training, a probe or an evaluation.
 RUN_MARKS = {"config.yaml", "overrides.txt", "environment.json"}
@@ -95,7 +97,8 @@ def read_contents(folder: str, key: str = "src", exclude: Sequence[str] = ()) ->
         folders.append(name_of(here))
         for name in names:
             path = os.path.join(here, name)
-            _sort(found, name_of(path), store.is_file(path), exclude)
+            is_file = store.is_file(path)
+            _sort(found, name_of(path), is_file, is_file and _is_scan(path), exclude)
     unused = [pattern for pattern in exclude if not any(matches(name, pattern) for name in found.excluded)]
     if unused:
         raise InputError(
@@ -115,12 +118,12 @@ def _without_images(folders: Sequence[str], found: Contents) -> list[str]:
     return [name for name in folders if name not in filled and str(PurePosixPath(name).parent) in filled]
 
 
-def _sort(found: Contents, name: str, is_file: bool, exclude: Sequence[str]) -> None:
-    """Puts a file where it belongs."""
+def _sort(found: Contents, name: str, is_file: bool, is_scan: bool, exclude: Sequence[str]) -> None:
+    """Puts a file where it belongs; scanners give files no ending, or the last part of a number."""
     ending = os.path.splitext(name)[1].lower()
     if not is_file:
         found.broken.append(name)
-    elif ending in PICTURE_ENDINGS and not name.endswith(".idx.npy"):  # a table beside a shard
+    elif (ending in PICTURE_ENDINGS and not name.endswith(".idx.npy")) or is_scan:  # else a table beside a shard
         out = any(matches(name, pattern) for pattern in exclude)
         (found.excluded if out else found.images).append(name)
     else:
@@ -129,6 +132,17 @@ def _sort(found: Contents, name: str, is_file: bool, exclude: Sequence[str]) -> 
             found.shards.append(name)
         if ending in _TABLES and not os.path.basename(name).lower().startswith(_NO_TABLES):
             found.tables.append(name)
+
+
+def _is_scan(path: str) -> bool:
+    """Whether a file without the ending of an image is one of DICOM; a DICOMDIR lists others, and is none."""
+    ending, name = os.path.splitext(path)[1][1:], os.path.basename(path)
+    if (ending and not ending.isdecimal()) or name.upper() == "DICOMDIR":
+        return False
+    try:
+        return is_dicom(store_of(path).read(path, 0, HEADER))
+    except OSError:
+        return False
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -154,8 +168,9 @@ def run_around(folder: str) -> Path | None:
 
 
 def is_picture(data: str) -> bool:
-    """Whether this is one image file, by its ending."""
-    return data.lower().endswith(PICTURE_ENDINGS) and store_of(data).is_file(absolute(data))
+    """Whether this is one image file, by its ending, or as DICOM without one."""
+    place = absolute(data)
+    return store_of(data).is_file(place) and (data.lower().endswith(PICTURE_ENDINGS) or _is_scan(place))
 
 
 def folder_of(source: Path) -> Path:

@@ -187,6 +187,9 @@ class DataIndex:
         display: what pictures show as black and as full brightness; None of 8-bit data, and where an older index
             does not say it (see `data.display_range.find_display`).
         alpha: what becomes of transparency when an image is read.
+        bands: names of the channels; None where they have none.
+        value_range: the values, in the files that were packed, that are 0 and the dtype's maximum; None: those are
+            kept as they were.
         reading: how a folder of images was read, as lines for people; empty for shards. It is not kept with the index.
         given: labels that stand in for those in the shards, or None.
         chosen: per split the numbers of the samples that count, ascending; None: all. Splits of which none does are not
@@ -207,6 +210,8 @@ class DataIndex:
     has_labels: bool
     display: DisplayRange | None = None
     alpha: Alpha = "white"
+    bands: tuple[str, ...] | None = None
+    value_range: tuple[float, float] | None = None
     reading: tuple[str, ...] = field(default=(), compare=False)
     given: GivenLabels | None = field(default=None, repr=False, compare=False)
     chosen: Mapping[str, NDArray[np.int64]] | None = field(default=None, repr=False, compare=False)

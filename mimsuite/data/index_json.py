@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from mimsuite.data.images.bands import are_names
 from mimsuite.data.index import EVERY_SPLIT, DataIndex, Samples, Shard
 from mimsuite.data.storage import write_text
 from mimsuite.data.stores.address import read_if_there, store_of
@@ -76,6 +77,8 @@ def write_index(folder: Path, index: DataIndex, root: str = "", *, beside: bool 
         "has_labels": index.has_labels,
         "display": index.display and {"low": index.display.low, "high": index.display.high},
         "alpha": index.alpha,
+        "bands": index.bands,
+        "value_range": index.value_range,
     }
     write_text(folder / INDEX, json.dumps(content, indent=1) + "\n")
     return index
@@ -158,6 +161,8 @@ def _parse(content: dict[str, Any], folder: str, root: str) -> DataIndex:
         has_labels=bool(content["has_labels"]),
         display=_read_display(content.get("display"), channels),
         alpha=alpha,
+        bands=_read_bands(content.get("bands"), channels),
+        value_range=_read_range(content.get("value_range")),
     )
 
 
@@ -182,6 +187,21 @@ def _read_display(content: dict[str, list[float]] | None, channels: int) -> Disp
     if any(not 0 <= a < b <= 1 for a, b in zip(low, high, strict=True)):
         raise ValueError(f"display {content} is not a range within 0 to 1 for each of {channels} channels")
     return DisplayRange(low, high)
+
+
+def _read_bands(content: Any, channels: int) -> tuple[str, ...] | None:
+    if content is None:
+        return None
+    if not isinstance(content, list) or len(content) != channels or not are_names(list(map(str, content))):
+        raise ValueError(f"bands {content} are not a name for each of {channels} channels")
+    return tuple(map(str, content))
+
+
+def _read_range(content: Any) -> tuple[float, float] | None:
+    if content is None:
+        return None
+    low, high = _numbers(content, "value_range", 2)
+    return low, high
 
 
 def _check_splits(index: DataIndex, file: str) -> None:

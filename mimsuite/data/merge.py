@@ -24,8 +24,10 @@ def merge(indexes: Sequence[DataIndex]) -> DataIndex:
         InputError: a set is named twice, or channels, depth, transparency or labels do not go together.
     """
     first = indexes[0]
-    for name in ("channels", "dtype", "alpha"):
+    for name in ("channels", "dtype", "alpha", "bands", "value_range"):
         values = [getattr(index, name) for index in indexes]
+        if name == "bands":  # a set without names goes with any
+            values = [value or next(filter(None, values), None) for value in values]
         if len(set(values)) > 1:
             found = ", ".join(f"{value} in {index.root}" for value, index in zip(values, indexes, strict=True))
             raise InputError(f"data=[...]: the sets have different {name}: {found}; give sets of one kind")
@@ -53,6 +55,7 @@ def merge(indexes: Sequence[DataIndex]) -> DataIndex:
             if any(split in index.splits for index in indexes)
         },
         classes=classes,
+        bands=next((index.bands for index in indexes if index.bands), None),
         mean=tuple(round(float(value), 6) for value in mean),
         std=tuple(round(float(value), 6) for value in std),
         image_size=indexes[int(np.argmax(weights))].image_size,

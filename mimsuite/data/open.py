@@ -14,6 +14,7 @@ from PIL import __version__ as pillow_version
 
 from mimsuite.data.cache import find_copy
 from mimsuite.data.folders import Contents, folder_of, images_of
+from mimsuite.data.images.reading import Reading
 from mimsuite.data.index import DataIndex
 from mimsuite.data.index_json import INDEX, JOURNAL, read_index, write_index
 from mimsuite.data.merge import merge
@@ -105,7 +106,7 @@ def pack_to_cache(source: Path, contents: Contents, alpha: Alpha = "white") -> D
     try:
         reading = describe_reading(read_layout(str(source), contents.images, "auto", "auto"), contents)
         content = hash_of_images(folder_of(source), contents, alpha)
-        folder = find_copy(source, content, lambda part: pack(source, part, alpha=alpha))
+        folder = find_copy(source, content, lambda part: pack(source, part, reading=Reading(alpha)))
     except InputError as error:
         raise InputError(str(error).replace("src=", "data=")) from error
     return replace(_open_shards(str(folder), None, alpha), root=str(source), reading=tuple(reading))

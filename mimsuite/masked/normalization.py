@@ -20,6 +20,7 @@ class Normalize(nn.Module):
         maximum: 255 for uint8 data, 65535 for uint16.
         display: what pictures show as black and as full brightness, and what the PSNR is relative to; None: all values.
         alpha: what became of transparency when the images were read; it is kept with the weights.
+        bands: names of the channels; empty where they have none. They are kept, too.
     """
 
     def __init__(
@@ -29,9 +30,10 @@ class Normalize(nn.Module):
         maximum: int = 255,
         display: DisplayRange | None = None,
         alpha: Alpha = "white",
+        bands: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.maximum, self.display, self.alpha = maximum, display, alpha
+        self.maximum, self.display, self.alpha, self.bands = maximum, display, alpha, tuple(bands)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer(
             "std", torch.tensor([deviation or 1.0 for deviation in std]).view(1, -1, 1, 1), persistent=False

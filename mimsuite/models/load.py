@@ -250,6 +250,11 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
             "pack them again with that one",
             *(index.root, index.alpha, weights.init, weights.alpha),
         )
+    if index.bands and weights.bands and index.bands != weights.bands:
+        log.warning(
+            "data %s has the bands %s, and init=%s was trained on %s; pack the data with bands=[%s] for the same order",
+            *(index.root, ", ".join(index.bands), weights.init, ", ".join(weights.bands), ",".join(weights.bands)),
+        )
     _warn_of_dark(index, weights)
 
 
@@ -274,7 +279,7 @@ def make_normalizer(index: DataIndex, weights: Weights | None, config: EncoderCo
 
     started = config.image_statistics if weights is None and config is not None else None
     mean, std = (weights and weights.statistics) or started or (index.mean, index.std)
-    return Normalize(mean, std, index.maximum, find_display(index), index.alpha)
+    return Normalize(mean, std, index.maximum, find_display(index), index.alpha, index.bands or ())
 
 
 def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normalize:
@@ -292,11 +297,11 @@ def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normali
     half = (0.5,) * int(weights.config.get("num_channels", 3))
     mean, std = weights.statistics or (half, half)
     if index is not None and (index.maximum > 255) != (weights.maximum > 255):
-        return Normalize(mean, std, index.maximum, find_display(index))
+        return Normalize(mean, std, index.maximum, find_display(index), bands=weights.bands)
     if weights.maximum <= 255:
-        return Normalize(mean, std, weights.maximum)
+        return Normalize(mean, std, weights.maximum, bands=weights.bands)
     display = weights.display or (around_mean(mean, std) if index is None else find_display(index))
-    return Normalize(mean, std, weights.maximum, display)
+    return Normalize(mean, std, weights.maximum, display, bands=weights.bands)
 
 
 def around_mean(mean: Sequence[float], std: Sequence[float]) -> DisplayRange:
@@ -327,6 +332,7 @@ def preprocessing(normalize: Normalize, image_size: tuple[int, int]) -> dict[str
     """
     facts: dict[str, Any] = make_processor(normalize, image_size).to_dict()
     facts |= {} if normalize.alpha == "white" else {"alpha": normalize.alpha}
+    facts |= {"bands": list(normalize.bands)} if normalize.bands else {}
     if normalize.display is not None:
         facts |= {"display_low": list(normalize.display.low), "display_high": list(normalize.display.high)}
     return facts

@@ -26,7 +26,8 @@ def draw_data(index: DataIndex, count: int) -> Image.Image:
     samples = list(raw_samples(index, part, count))
     captions = [class_caption(sample, index.classes or ()) for sample in samples]
     display = find_display(index)
-    words = channel_words(index.channels, None), display_words(display, shown_channels(index.channels, None))
+    shown = shown_channels(index.channels, None)
+    words = channel_words(index.channels, None, index.bands or ()), display_words(display, shown)
     footer = ", ".join(filter(None, words))
     pictures = [thumbnail(sample.data, display) for sample in samples]
     return contact_sheet(pictures, captions, title=to_text(index.root), footer=footer)

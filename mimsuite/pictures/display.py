@@ -85,13 +85,17 @@ def shown_channels(channels: int, shown: Sequence[int] | None) -> list[int]:
     return list(first_channels(channels) if shown is None else shown)
 
 
-def channel_words(channels: int, shown: Sequence[int] | None) -> str:
-    """Which of an image's channels are shown; nothing for red, green and blue, or grey, as they are."""
+def channel_words(channels: int, shown: Sequence[int] | None, bands: Sequence[str] = ()) -> str:
+    """Which of an image's channels are shown, by their names in `bands` or their numbers.
+
+    Nothing for red, green and blue, or grey, as they are, without names.
+    """
+    named = bands or [str(number) for number in range(channels)]
     if shown is None and channels == 2:
-        return "channel 0 of 2 as grey"
-    if shown is None and channels <= 3:
+        return f"channel {named[0]} of 2 as grey"
+    if shown is None and (channels == 1 or (channels == 3 and not bands)):
         return ""
-    numbers = ", ".join(map(str, shown_channels(channels, shown)))
+    numbers = ", ".join(named[number] for number in shown_channels(channels, shown))
     return f"channels {numbers} of {channels} as red, green, blue"
 
 

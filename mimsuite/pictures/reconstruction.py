@@ -113,7 +113,8 @@ def colour_words(channels: int, shown: Shown | None, normalize: Normalize | None
         if normalize is None
         else display_words(normalize.display, shown_channels(channels, shown), normalize.maximum)
     )
-    return ", ".join(filter(None, (channel_words(channels, shown), values)))
+    bands = () if normalize is None else normalize.bands
+    return ", ".join(filter(None, (channel_words(channels, shown, bands), values)))
 
 
 def judged_words(channels: int) -> str:

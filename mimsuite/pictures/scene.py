@@ -22,7 +22,7 @@ from mimsuite.models.device import torch_device
 from mimsuite.models.load import load_masked_model, load_normalizer
 from mimsuite.pictures.display import Components, principal_components
 from mimsuite.pictures.source import NamedBytes, decode_image, find_images
-from mimsuite.settings.channels import check_channels
+from mimsuite.settings.channels import read_channels
 from mimsuite.settings.hiding import MaskChoice, MaskedModel, choose_mask_by_name, read_masked_model
 from mimsuite.settings.read import read_int
 
@@ -166,27 +166,26 @@ class Scene:
         ]
 
     def show(
-        self, masks: Sequence[Tensor], *, mode: str = "auto", channels: Sequence[int] | str | None = None
+        self, masks: Sequence[Tensor], *, mode: str = "auto", channels: Sequence[int | str] | str | None = None
     ) -> list[Reconstruction]:
         """What the model makes of the images under each of the masks.
 
         Args:
             masks: each `(N, rows, columns)` bool, True = hidden.
             mode: as in `draw`.
-            channels: three channel numbers that are shown as red, green and blue; "pca": three principal components
-                of what is visible under all masks; None: the first three.
+            channels: numbers or names of three channels that are shown as red, green and blue; "pca": three principal
+                components of what is visible under all masks; None: the first three.
 
         Raises:
             InputError: a wrong value, or images that cannot be read.
         """
-        if channels is not None:
-            check_channels(channels, self.config.num_channels)
+        chosen = read_channels(channels, self.config.num_channels, self._found.weights.bands)
         images = self.images
         import torch
 
         from mimsuite.pictures.reconstruction import reconstruct
 
-        shown = self._components(torch.stack(list(masks)).any(0)) if isinstance(channels, str) else channels
+        shown = self._components(torch.stack(list(masks)).any(0)) if isinstance(chosen, str) else chosen
         model = self.model
         draw = partial(reconstruct, model.predict, model.target, model.head_stride, self._normalize, images)
         return [draw(mask.to(images.device), mode=mode, shown=shown) for mask in masks]

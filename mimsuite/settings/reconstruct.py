@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mimsuite.config.instantiate import current_name, trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.masked.modes import choose_mode
-from mimsuite.settings.channels import check_channels
+from mimsuite.settings.channels import read_channels
 from mimsuite.settings.hiding import MaskChoice, MaskedModel, choose_mask, load_mask, mask_names, read_masked_model
 from mimsuite.settings.outputs import check_file, check_outside, holds_run
 from mimsuite.settings.read import is_number, read, read_flag, read_int, read_text
@@ -82,10 +82,8 @@ def read_reconstruct(cfg: DictConfig, overrides: Sequence[str]) -> ReconstructSe
     out, table, images = read_picture(cfg, overwrite=overwrite), read_text(cfg, "csv"), read_text(cfg, "images")
     check_outside(out, images, "images")
     trusted, nodes = trusted_targets(cfg, overrides), read_masks(cfg, overrides)
-    count, channels = read_int(cfg, "count"), read(cfg, "channels_shown")
+    count, shown = read_int(cfg, "count"), read(cfg, "channels_shown")
     model = read_masked_model(str(read(cfg, "init")), read(cfg, "image_size"), trusted)
-    if channels is not None:
-        check_channels(channels, model.config.num_channels)
     return ReconstructSettings(
         model=model,
         images=images,
@@ -94,7 +92,7 @@ def read_reconstruct(cfg: DictConfig, overrides: Sequence[str]) -> ReconstructSe
         table=None if table is None else check_file("csv", table, (".csv",), overwrite=overwrite),
         seed=seed,
         mode=choose_mode(model.config.mim_target, str(read(cfg, "mode"))),
-        channels=channels,
+        channels=read_channels(shown, model.config.num_channels, model.weights.bands),
         masks=tuple(fitted(name, node, model, listed=cfg.ratios is not None) for name, node in nodes),
         compared=cfg.ratios is not None or cfg.masks is not None,
         trusted=trusted,

@@ -41,7 +41,7 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
                 **settings.choice._asdict(),
                 shard_size=settings.shard_size,
                 image_size=settings.image_size,
-                alpha=settings.alpha,
+                reading=settings.reading,
                 progress=progress,
             )
     except OSError as error:
@@ -51,6 +51,8 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
     report_reading(settings.src, index.reading)
     for split, shards in index.splits.items():
         log.info("%-6s %s in %s", split, count_of(counts[split], "image"), count_of(len(shards), "shard"))
+    if index.bands:
+        log.info("bands: %s", ", ".join(index.bands))
     none = "without names" if index.has_labels else "none"
     log.info("classes: %s", list_names(index.classes, NAMED) if index.classes else none)
     log.info("packed to %s", settings.out)

@@ -155,6 +155,13 @@ class Weights:
         found = self.preprocessor.get("alpha")
         return found if found in ALPHAS else None
 
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """The names of the channels, where they are written down; else empty."""
+        found = self.preprocessor.get("bands")
+        good = isinstance(found, list) and len(found) == self.config.get("num_channels", 3)
+        return tuple(map(str, found)) if good and found else ()
+
     def trusting(self, targets: Collection[str]) -> Self:
         """The same weights, whose config may name these classes of the user's own."""
         return dataclasses.replace(self, trusted=tuple(targets))

@@ -165,11 +165,11 @@ def test_every_ending_that_can_be_read_is_packed_and_others_are_counted(tmp_path
     for name, kind in (("f.jp2", "JPEG2000"), ("g.avif", "AVIF"), ("h.pbm", "PPM"), ("i.j2k", "JPEG2000")):
         image = Image.new("1" if kind == "PPM" else "RGB", (8, 8))
         image.save(src / name, kind)
-    for name in ("x.heic", "y.heic", "z.dcm", "README", "labels.txt"):
+    for name in ("x.heic", "y.heic", "z.fits", "README", "labels.txt"):
         (src / name).write_bytes(b"x")
     index = pack(src, tmp_path / "out")
     assert index.num_samples("train") == 9
-    assert "not read, by their ending: 2 .heic, 1 no ending, 1 .txt, 1 .dcm" in index.reading
+    assert "not read, by their ending: 2 .heic, 1 no ending, 1 .txt, 1 .fits" in index.reading
     assert "files that may hold labels, and are not read: labels.txt (labels=FILE.csv)" in index.reading
     only = tmp_path / "only"
     only.mkdir()

@@ -105,7 +105,7 @@ def test_a_jpeg_with_exchanged_bytes_is_refused_at_full_and_at_reduced_scale(see
 OTHERS = {
     "an empty file": (b"", "the file is empty"),
     "a photo of a phone": (b"\0\0\0\x18ftypheic" + bytes(90), "a HEIC picture, and not an image of"),
-    "a scan of a hospital": (bytes(128) + b"DICM" + bytes(90), "a DICOM file, and not an image of"),
+    "a scan without its header": (b"\x08\0\x05\0CS\x0a\0ISO_IR 100", "a DICOM file without a header (no DICM at byte"),
     "a download that failed": (b"\n<!DOCTYPE html><html>", "a web page, and not an image of a supported kind; get the"),
     "a drawing": (b'<?xml version="1.0"?><svg>', "an SVG drawing, and not an image of"),
     "a clone without LFS": (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer, and not"),

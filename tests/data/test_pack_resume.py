@@ -207,7 +207,7 @@ def test_a_full_disk_is_a_run_error_and_the_pack_goes_on_afterwards(photos, whol
         stream._size += len(data)
         return stream._file.write(data)
 
-    monkeypatch.setattr("mimsuite.data.packing.pack._Hashed.write", full)
+    monkeypatch.setattr("mimsuite.data.packing.shard_writer._Hashed.write", full)
     with pytest.raises(
         RunError, match=r"cannot be written \(No space left on device\); fix that, and the same command"
     ):

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.images.decode import DecodeError, open_image
 from mimsuite.data.images.encode import encode_file
+from mimsuite.data.images.reading import Reading
 from mimsuite.data.index_json import read_index
 from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import pack
@@ -116,7 +117,7 @@ def test_alpha_is_kept_in_the_index_and_holds_for_training_and_evaluation(tmp_pa
     found = {}
     for alpha in ("white", "drop", "channel"):
         caplog.clear()
-        assert pack(tmp_path / "src", tmp_path / alpha, alpha=alpha).alpha == alpha
+        assert pack(tmp_path / "src", tmp_path / alpha, reading=Reading(alpha)).alpha == alpha
         lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
         done = {"white": "laid on white", "drop": "dropped", "channel": "kept as a channel"}[alpha]
         assert len(lines) == 1
@@ -135,7 +136,7 @@ def test_alpha_is_kept_in_the_index_and_holds_for_training_and_evaluation(tmp_pa
 def test_kinds_that_are_rewritten_keep_alpha_where_it_is_asked_for(tmp_path):
     image = Image.fromarray(noise(20, 30)).convert("P")
     (tmp_path / "a.gif").write_bytes(save(image, "GIF", transparency=3))
-    kept, white = encode_file(tmp_path / "a.gif", None, "channel"), encode_file(tmp_path / "a.gif", None)
+    kept, white = encode_file(tmp_path / "a.gif", None, Reading("channel")), encode_file(tmp_path / "a.gif", None)
     assert (kept.ending, kept.channels, white.ending, white.channels) == ("npy", 4, "png", 3)
     assert np.array_equal(pixels(kept.data), pixels((tmp_path / "a.gif").read_bytes(), "channel"))
 

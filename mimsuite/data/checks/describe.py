@@ -29,6 +29,11 @@ def describe_facts(facts: dict[str, Any]) -> Iterator[str]:
         yield from describe_labels(split, facts["classes"] or ())
     height, width = facts["image_size"]
     yield f"pixels    {count_of(facts['channels'], 'channel')} {facts['dtype']}, median {height} x {width}"
+    if facts["bands"]:
+        yield f"bands     {', '.join(facts['bands'])}"
+    if facts["value_range"]:
+        low, high = facts["value_range"]
+        yield f"          {low:g} of the files is 0, and {high:g} is 65,535"
     mean, std = (", ".join(f"{value:.4f}" for value in facts[key]) for key in ("mean", "std"))
     measured = f"{count_of(facts['stats_samples'], 'image')}; 1 = largest value of {facts['dtype']}"
     yield f"mean      [{mean}], std [{std}] ({measured})"

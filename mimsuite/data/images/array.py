@@ -1,13 +1,14 @@
-"""Numpy files of shape (H, W) or (H, W, C), uint8 or uint16, read in place."""
+"""Numpy files of shape (H, W) or (H, W, C), read in place: uint8 and uint16, and other numbers by a declared range."""
 
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mimsuite.data.images.pixels import Box, DecodeError, Pixels, Remark, check_size, cut, decoding
+from mimsuite.data.images.value_range import NEEDS_RANGE
 
 MAGIC = b"\x93NUMPY"
 _FEW = 16  # more channels than this, with fewer rows, look like (C, H, W)
@@ -19,7 +20,7 @@ class Array(NamedTuple):
     data: bytes
     start: int
     shape: tuple[int, ...]
-    dtype: np.dtype[np.unsignedinteger]
+    dtype: np.dtype[Any]
     fortran: bool
 
     @property
@@ -39,8 +40,8 @@ class Array(NamedTuple):
 
     @property
     def deep(self) -> bool:
-        """True for uint16."""
-        return self.dtype.itemsize == 2
+        """True for all but uint8."""
+        return self.dtype.itemsize > 1
 
     def remarks(self) -> tuple[Remark, ...]:
         """Whether the channels may lie on the first axis."""
@@ -53,17 +54,17 @@ class Array(NamedTuple):
         return ()
 
     def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
-        """See `decode.Encoded`."""
+        """See `pixels.Encoded`."""
         with decoding("npy"):
             count = self.height * self.width * self.channels
             values = np.frombuffer(self.data, self.dtype, count, self.start)
             array = values.reshape(self.shape, order="F" if self.fortran else "C")
             array = cut(array.reshape(self.height, self.width, self.channels), box)
-            return array.astype(np.uint16 if self.deep else np.uint8)
+            return array.astype(self.dtype.newbyteorder("="))
 
 
-def read_array_header(data: bytes) -> Array:
-    """Reads the header of a numpy file.
+def read_array_header(data: bytes, *, any_type: bool = False) -> Array:
+    """Reads the header of a numpy file; with `any_type` its values may be any real numbers.
 
     Raises:
         DecodeError: damaged, cut, or an array of another kind.
@@ -73,8 +74,8 @@ def read_array_header(data: bytes) -> Array:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
-    if dtype.kind != "u" or dtype.itemsize > 2:
-        raise DecodeError(f"npy array of {dtype}; uint8 and uint16 are allowed")
+    if dtype.kind not in "uif" or (not any_type and (dtype.kind != "u" or dtype.itemsize > 2)):
+        raise DecodeError(f"npy array of {dtype}; {NEEDS_RANGE}")
     if len(shape) not in (2, 3) or not all(type(side) is int for side in shape):
         raise DecodeError(f"npy array of shape {shape}; (H, W) and (H, W, C) are allowed")
     check_size(*shape)

@@ -1,71 +1,46 @@
-"""What pixels an encoded image holds: JPEG, .npy, TIFF, and what else Pillow reads, recognised by the first bytes."""
+"""What pixels an encoded image holds: JPEG, .npy, TIFF, DICOM, and what Pillow reads, recognised by the first bytes."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
-from mimsuite.data.images import array, jpeg, tiff
+from mimsuite.data.images import array, dicom, jpeg, tiff
 from mimsuite.data.images.jpeg import jpeg_reduction
 from mimsuite.data.images.picture import read_picture_header
-from mimsuite.data.images.pixels import Box, DecodeError, Pixels, Remark
+from mimsuite.data.images.pixels import Box, DecodeError, Encoded, Pixels
+from mimsuite.data.images.value_range import Ranged, ValueRange
 from mimsuite.words import Alpha
 
 __all__ = ["Box", "DecodeError", "Encoded", "Pixels", "conform", "decode", "jpeg_reduction", "open_image"]
 
 
-class Encoded(Protocol):
-    """An image whose header is read and whose pixels are not; upright means: its orientation is applied."""
-
-    @property
-    def height(self) -> int:
-        """Rows of the upright image."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Columns of the upright image."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """1, 3 or, for arrays, TIFF and alpha that is kept, any number."""
-        ...
-
-    @property
-    def deep(self) -> bool:
-        """True where the values are 16-bit."""
-        ...
-
-    def remarks(self) -> tuple[Remark, ...]:
-        """What is left out of the file, or decided: planes, alpha, depth; at most one of a kind."""
-        ...
-
-    def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
-        """Returns the upright pixels of `box` (default: all), `(H, W, channels)` uint8 or uint16.
-
-        With `cover = (height, width)` they may come at 1/2, 1/4 or 1/8 of the size, but not below `cover`.
-        """
-        ...
-
-
-def open_image(data: bytes, alpha: Alpha = "white") -> Encoded:
+def open_image(data: bytes, alpha: Alpha = "white", value_range: ValueRange | None = None) -> Encoded:
     """Reads the header of an encoded image; `docs/images.md` says what each field of it does.
 
     Args:
         data: the file.
         alpha: what becomes of transparency: it is laid on white, dropped, or kept as the last channel.
+        value_range: which values become 0 and 65535; then numbers of any real type are read. None: those of 8 and 16
+            bits as they are.
 
     Raises:
         DecodeError: not an image, of a kind that is not supported, or larger than `pixels.MAX_PIXELS`.
+        InputError: it needs a library that is not installed.
     """
+    if dicom.is_dicom(data):
+        return dicom.read_dicom_header(data, value_range)
+    found = _open_stored(data, alpha, any_type=value_range is not None)
+    return found if value_range is None else Ranged(found, value_range)
+
+
+def _open_stored(data: bytes, alpha: Alpha, *, any_type: bool) -> Encoded:
+    """An image with the values that are stored; with `any_type` those of a TIFF or array may be any real numbers."""
     if data.startswith(jpeg.MAGIC) and (found := jpeg.read_jpeg_header(data)) is not None:
         return found
     if data.startswith(array.MAGIC):
-        return array.read_array_header(data)
+        return array.read_array_header(data, any_type=any_type)
     if data.startswith(tiff.MAGICS):
-        return tiff.read_tiff_header(data, alpha)
+        return tiff.read_tiff_header(data, alpha, any_type=any_type)
     return read_picture_header(data, alpha)
 
 

@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from mimsuite.data.images import array, jpeg, tiff
-from mimsuite.data.images.decode import DecodeError, Pixels, open_image
+from mimsuite.data.images.decode import DecodeError, Pixels
+from mimsuite.data.images.pixels import Remark
+from mimsuite.data.images.reading import Reading
 from mimsuite.data.stores.address import store_of
-from mimsuite.words import Alpha
 
 _JPEG_QUALITY = 95
+_PLAIN = Reading()
 
 
 class Content(NamedTuple):
@@ -24,27 +26,34 @@ class Content(NamedTuple):
         ending: of the member, without a dot.
         data: its bytes.
         channels: of the decoded image.
+        bands: their names; empty where they have none.
+        remarks: what was left out or decided, where the bytes are no longer those of the file and cannot tell.
     """
 
     ending: str
     data: bytes
     channels: int
+    bands: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 def encode_file(
-    path: Path, image_size: int | None, alpha: Alpha = "white", at: tuple[int, int] | None = None
+    path: Path, image_size: int | None, reading: Reading = _PLAIN, at: tuple[int, int] | None = None
 ) -> Content | DecodeError:
     """Reads an image file, decodes it once, and decides what is stored.
 
     With `at` (offset, size) the image is that part of a file.
 
-    JPEG, PNG, WebP, TIFF and .npy keep their bytes; other kinds (GIF, BMP, PPM: the first picture) become PNG, or
-    .npy where `alpha` is kept. With `image_size`, pictures whose short side is longer are resized (Lanczos, upright):
-    JPEG to JPEG of quality 95, arrays to arrays, else 8 bits of one or three channels and 16 bits of one to PNG, and
-    the rest to .npy.
+    JPEG, PNG, WebP, TIFF and .npy keep their bytes, unless `reading` chooses bands or maps values; other kinds (DICOM,
+    GIF, BMP, PPM: the first picture) become PNG, or .npy where `alpha` is kept. With `image_size`, pictures whose short
+    side is longer are resized (Lanczos, upright): JPEG to JPEG of quality 95, arrays to arrays, else 8 bits of one or
+    three channels and 16 bits of one to PNG, and the rest to .npy.
 
     Returns:
         The content, or why the file cannot be used.
+
+    Raises:
+        InputError: it needs a library that is not installed.
     """
     try:
         data = read_part(path, at)
@@ -52,17 +61,26 @@ def encode_file(
         return DecodeError(error.strerror or "cannot be read")
     try:
         ending = kind_of(data)
-        image = open_image(data, alpha)
+        opened = reading.open(data)
+        image = opened.image
         size = smaller_size(image.height, image.width, image_size)
-        if size is None:
-            pixels = image.pixels()
-            return Content(*((ending, data) if ending else _lossless(pixels)), image.channels)
-        pixels = resize(image.pixels(cover=(2 * size[0], 2 * size[1])), size)
-        if ending == "jpg":
-            return Content("jpg", _jpeg(pixels), image.channels)
-        if ending == "npy":
-            return Content("npy", _npy(pixels), image.channels)
-        return Content(*_lossless(pixels), image.channels)
+        keeps = bool(ending) and not reading.changes_values
+        if keeps and size is None:
+            image.pixels()
+            return Content(ending, data, image.channels, opened.names)
+        pixels = image.pixels(cover=None if size is None else (2 * size[0], 2 * size[1]))
+        remarks = image.remarks() if reading.range is None else (*image.remarks(), *reading.range.remarks(pixels))
+        if opened.chosen is not None:
+            pixels = pixels[..., opened.chosen]
+        if size is not None:
+            pixels = resize(pixels, size)
+        if keeps and ending == "jpg":
+            stored = "jpg", _jpeg(pixels)
+        elif ending == "npy":
+            stored = "npy", _npy(pixels)
+        else:
+            stored = _lossless(pixels)
+        return Content(*stored, opened.channels, opened.names, remarks)
     except DecodeError as error:
         return error
 

@@ -48,7 +48,7 @@ class Jpeg(NamedTuple):
         return ()
 
     def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
-        """See `decode.Encoded`."""
+        """See `pixels.Encoded`."""
         height, width = self.stored
         top, left, h, w = to_stored(box or Box(0, 0, self.height, self.width), self.stored, self.orientation)
         factor = 1

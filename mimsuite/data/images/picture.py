@@ -19,6 +19,7 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV")
 # What Pillow may read: it would start Ghostscript for EPS. TIFF has a reader of its own.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
+_HEADERLESS = "a DICOM file without a header (no DICM at byte 128)"
 _GREY_ALPHA, _COLOURED = 4, (2, 6)  # colour types of PNG
 
 
@@ -70,7 +71,7 @@ class Picture(NamedTuple):
         return tuple(found)
 
     def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
-        """See `decode.Encoded`."""
+        """See `pixels.Encoded`."""
         with decoding(str(self.image.format)):
             self.image.load()
             image = self.image
@@ -117,7 +118,7 @@ def _describe_unknown(data: bytes) -> str:
     start = data[:256].lstrip().lower()
     found = {
         "a HEIC picture": data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"),
-        "a DICOM file": data[128:132] == b"DICM",
+        _HEADERLESS: data[:2] == b"\x08\0" and data[2:4] in (b"\0\0", b"\x01\0", b"\x05\0", b"\x08\0", b"\x16\0"),
         "a web page": start.startswith((b"<!doctype html", b"<html")),
         "an SVG drawing": b"<svg" in start,
         "a PDF document": data.startswith(b"%PDF"),
@@ -126,6 +127,8 @@ def _describe_unknown(data: bytes) -> str:
     name = next((name for name, fits in found.items() if fits), None)
     if name is None:
         return f"not an image of a supported kind (starts with {data[:8]!r})"
+    if name == _HEADERLESS:
+        return f"{name}, and not read; pydicom writes one: dcmread(f, force=True).save_as(f, enforce_file_format=True)"
     fix = "get the file itself" if name in ("a web page", "a Git LFS pointer") else "convert it to PNG or JPEG"
     return f"{name}, and not an image of a supported kind; {fix}"
 

@@ -8,7 +8,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 from PIL import _imaging
@@ -45,6 +45,41 @@ class Remark(NamedTuple):
 
     kind: str
     text: str
+
+
+class Encoded(Protocol):
+    """An image whose header is read and whose pixels are not; upright means: its orientation is applied."""
+
+    @property
+    def height(self) -> int:
+        """Rows of the upright image."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns of the upright image."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """1, 3 or, for arrays, TIFF and alpha that is kept, any number."""
+        ...
+
+    @property
+    def deep(self) -> bool:
+        """True where the values are 16-bit."""
+        ...
+
+    def remarks(self) -> tuple[Remark, ...]:
+        """What is left out of the file, or decided: planes, alpha, depth; at most one of a kind."""
+        ...
+
+    def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
+        """Returns the upright pixels of `box` (default: all), `(H, W, channels)` uint8 or uint16.
+
+        With `cover = (height, width)` they may come at 1/2, 1/4 or 1/8 of the size, but not below `cover`.
+        """
+        ...
 
 
 def check_size(height: int, width: int, channels: int = 1) -> None:

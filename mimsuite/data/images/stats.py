@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +79,7 @@ def measure_images(images: Iterable[tuple[str, bytes]], name: str, alpha: Alpha 
             "of 255; pack each depth separately to keep them",
             *(name, deep, len(found), f"{top:,}", (top + 128) // 257),
         )
-    _report([remark for m in found for remark in m.remarks], len(found), name)
+    report_remarks([remark for m in found for remark in m.remarks], f"{len(found)} sampled", name)
     mean = np.mean([m.mean for m in found], axis=0)
     std = np.sqrt(np.maximum(np.mean([m.square for m in found], axis=0) - mean**2, 0.0))
     height, width = np.median([m.size for m in found], axis=0)
@@ -109,12 +109,12 @@ def display_range(levels: NDArray[np.float64]) -> DisplayRange:
     return DisplayRange(ends[0], ends[1])
 
 
-def _report(remarks: list[Remark], images: int, name: str) -> None:
-    """Logs each kind of remark once, with the text of its first."""
+def report_remarks(remarks: Sequence[Remark], images: str, name: str) -> None:
+    """Logs each kind of remark once, with the text of its first; `images` is how many of what kind were looked at."""
     first = {remark.kind: remark.text for remark in reversed(remarks)}
     counts = Counter(remark.kind for remark in remarks)
     for kind in sorted(counts):
-        log.warning("%s: in %d of %d sampled images, %s", name, counts[kind], images, first[kind])
+        log.warning("%s: in %d of %s images, %s", name, counts[kind], images, first[kind])
 
 
 def _measure(data: bytes, levels: dict[int, NDArray[np.float64]], alpha: Alpha) -> _Moments:

@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from mimsuite.data.images import alpha as alphas
 from mimsuite.data.images.pixels import Box, DecodeError, Pixels, Remark, check_size, cut, decoding, upright
 from mimsuite.data.images.tiff_stack import Stack, find_stack, needs_series
+from mimsuite.data.images.value_range import NEEDS_RANGE
 from mimsuite.words import Alpha
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -64,6 +65,7 @@ class Tiff(NamedTuple):
         pillow: whether Pillow decodes the values, else tifffile.
         stack: the planes and channels of a microscope; None for a plain page.
         alpha: what becomes of transparency.
+        any_type: whether values are given as they are stored, of any real type.
     """
 
     data: bytes
@@ -81,6 +83,7 @@ class Tiff(NamedTuple):
     pillow: bool
     stack: Stack | None
     alpha: Alpha
+    any_type: bool
 
     @property
     def height(self) -> int:
@@ -119,7 +122,7 @@ class Tiff(NamedTuple):
         return tuple(found)
 
     def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
-        """See `decode.Encoded`."""
+        """See `pixels.Encoded`."""
         with decoding("TIFF"):
             return cut(upright(self._meant(self._values()), self.orientation), box)
 
@@ -135,10 +138,14 @@ class Tiff(NamedTuple):
         if self.separate:
             array = np.moveaxis(array.reshape(self.samples, height, width), 0, 2)
         array = array.reshape(height, width, -1)
+        if self.any_type:
+            return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
         if array.dtype.kind != "u" or array.dtype.itemsize > 2:
             low, high = array.min(), array.max()
             if array.dtype.kind not in "ui" or low < 0 or high > 0xFFFF:
-                raise DecodeError(f"values from {low} to {high} of type {array.dtype}; 0 to 65535 (16 bits) is allowed")
+                raise DecodeError(
+                    f"values from {low} to {high} of type {array.dtype}; outside of 0 to 65535, {NEEDS_RANGE}"
+                )
         return np.require(array, np.uint16 if self.deep else np.uint8, ["C", "W"])
 
     def _meant(self, array: Pixels) -> Pixels:
@@ -168,8 +175,8 @@ class Tiff(NamedTuple):
         return False
 
 
-def read_tiff_header(data: bytes, alpha: Alpha) -> Tiff:
-    """Reads the tags of a TIFF.
+def read_tiff_header(data: bytes, alpha: Alpha, *, any_type: bool = False) -> Tiff:
+    """Reads the tags of a TIFF; with `any_type` its values may be any real numbers, and alpha is one more channel.
 
     Raises:
         DecodeError: damaged, too large, or a kind of picture that is not read; it is named.
@@ -179,10 +186,10 @@ def read_tiff_header(data: bytes, alpha: Alpha) -> Tiff:
         samples, bits = int(tags.get(_SAMPLES, 1)), _bits(tags)
         photometric: Any = tags.get(_PHOTOMETRIC)
         stack = find_stack(data, tags) if needs_series(tags) else None
-        _check_meaning(tags, samples, bits, stack)
+        _check_meaning(tags, samples, bits, stack, any_type=any_type)
         if stack is not None:
             samples = stack.samples
-        extra = 0 if stack is not None and stack.channels > 1 else _alpha(tags, samples)
+        extra = 0 if any_type or (stack is not None and stack.channels > 1) else _alpha(tags, samples)
         declared = _EXTRA in tags
         others = not extra and bool({_PREMULTIPLIED, _STRAIGHT} & set(tags.get(_EXTRA, ())))
         orientation = tags.get(_ORIENTATION, 1)
@@ -199,9 +206,12 @@ def read_tiff_header(data: bytes, alpha: Alpha) -> Tiff:
             declared=declared,
             others=others,
             colours=_read_colours(tags, bits) if photometric == _PALETTE else None,
-            pillow=stack is None and _suits_pillow(data, page, tags, samples, bits, extra),
+            pillow=stack is None
+            and _keeps_type(tags, bits, any_type=any_type)
+            and _suits_pillow(data, page, tags, samples, bits, extra),
             stack=stack,
             alpha=alpha,
+            any_type=any_type,
         )
         check_size(*found.stored, samples)
         if photometric == _WHITE_IS_ZERO and samples - (extra > 0) > 1 and stack is None:
@@ -243,7 +253,7 @@ def _bits(tags: dict[int, Any]) -> int:
     return int(bits.pop())
 
 
-def _check_meaning(tags: dict[int, Any], samples: int, bits: int, stack: Stack | None) -> None:
+def _check_meaning(tags: dict[int, Any], samples: int, bits: int, stack: Stack | None, *, any_type: bool) -> None:
     """Refuses, by name, what is not read."""
     photometric, formats = tags.get(_PHOTOMETRIC), set(tags.get(_FORMAT, (_UNSIGNED,)))
     if photometric is None:
@@ -251,11 +261,14 @@ def _check_meaning(tags: dict[int, Any], samples: int, bits: int, stack: Stack |
     if photometric not in _COLOURED:
         what = _NOT_READ.get(photometric, f"colours of kind {photometric}")
         raise DecodeError(f"{what}, which are not read; save it as RGB or grey")
+    kind = {_UNSIGNED: "uint", _SIGNED: "int", _REAL: "float", _UNDEFINED: "undefined"}.get(max(formats), "complex")
+    if any_type:
+        _check_numbers(photometric, formats, kind)
+        return
     if not formats <= {_UNSIGNED, _SIGNED, _UNDEFINED} or (formats != {_UNSIGNED} and samples > 1):
-        kind = {_SIGNED: "int", _REAL: "float", _UNDEFINED: "undefined"}.get(max(formats), "complex")
-        raise DecodeError(f"values of type {kind}{bits}; uint8 and uint16 are allowed")
+        raise DecodeError(f"values of type {kind}{bits}; {NEEDS_RANGE}")
     if formats == {_SIGNED} and bits == 8:
-        raise DecodeError("values of type int8; uint8 and uint16 are allowed")
+        raise DecodeError(f"values of type int8; {NEEDS_RANGE}")
     if photometric == _CMYK and (samples != 4 or bits != 8 or tags.get(_INKS, 1) != 1 or stack is not None):
         raise DecodeError(f"{samples} inks of {bits} bits; only CMYK of 8 bits is read; save it as RGB")
     if photometric == _YCBCR and (samples != 3 or bits != 8):
@@ -266,6 +279,21 @@ def _check_meaning(tags: dict[int, Any], samples: int, bits: int, stack: Stack |
         raise DecodeError(f"a palette of {stack.channels} channels; save it as RGB")
     if samples > 1 and bits not in (8, 16):
         raise DecodeError(f"{samples} channels of {bits} bits; 8 and 16 are allowed")
+
+
+def _check_numbers(photometric: int, formats: set[int], kind: str) -> None:
+    """Refuses values that no declared range can be for."""
+    if photometric not in (_BLACK_IS_ZERO, _RGB) or not formats <= {_UNSIGNED, _SIGNED, _REAL} or len(formats) > 1:
+        raise DecodeError(
+            f"value_range= is for real numbers with black as zero, and these are of type {kind} and photometric "
+            f"{photometric}"
+        )
+
+
+def _keeps_type(tags: dict[int, Any], bits: int, *, any_type: bool) -> bool:
+    """Whether Pillow gives values of any type as they are stored: it makes signed and 32-bit values int32."""
+    kind = tags.get(_FORMAT, (_UNSIGNED,))[0]
+    return not any_type or (kind, bits) in {(_UNSIGNED, 8), (_UNSIGNED, 16), (_SIGNED, 16), (_REAL, 32)}
 
 
 def _alpha(tags: dict[int, Any], samples: int) -> int:

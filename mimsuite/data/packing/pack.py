@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -18,25 +16,38 @@ from typing import Any, NamedTuple
 from PIL import __version__ as pillow_version
 
 from mimsuite.data.folders import count_of
+from mimsuite.data.images.bands import BandError
 from mimsuite.data.images.decode import DecodeError
 from mimsuite.data.images.encode import Content, encode_file
+from mimsuite.data.images.pixels import Remark
+from mimsuite.data.images.reading import Reading
+from mimsuite.data.images.stats import report_remarks
 from mimsuite.data.index import DataIndex
 from mimsuite.data.index_json import CLASSES, write_index
-from mimsuite.data.labels import Label, classes_of
-from mimsuite.data.packing.channels import goes_with, mixed_channels
-from mimsuite.data.packing.journal import Journal, ShardLine
+from mimsuite.data.labels import classes_of
+from mimsuite.data.packing.channels import (
+    BandsOfSet,
+    check_bands,
+    find_bands_of_set,
+    goes_with,
+    lacks_bands,
+    mixed_channels,
+)
+from mimsuite.data.packing.journal import Journal
 from mimsuite.data.packing.plan import Choice, PackPlan, plan_pack
+from mimsuite.data.packing.shard_writer import ShardWriter, label_member
 from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.scan import build_index, scan_files
-from mimsuite.data.storage import Replacement, write_text
+from mimsuite.data.storage import write_text
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.stores.store import sha256_of
-from mimsuite.data.tar import BLOCK, FILE_ENDING, to_text
+from mimsuite.data.tar import BLOCK, to_text
 from mimsuite.errors import InputError, RunError
-from mimsuite.words import Alpha, LabelKind
+from mimsuite.words import LabelKind
 
 log = logging.getLogger("mimsuite")
 
+_PLAIN = Reading()
 _AHEAD = 8  # images per thread that are encoded ahead of the writer
 _RECORD = 20 * BLOCK  # tar files are padded to this
 
@@ -81,7 +92,7 @@ def pack(
     seed: int = 0,
     shard_size: int = 256 << 20,
     image_size: int | None = None,
-    alpha: Alpha = "white",
+    reading: Reading = _PLAIN,
     progress: Progress | None = None,
 ) -> DataIndex:
     """Writes the images below `src` to shards with an index; the same files and options give the same bytes.
@@ -110,8 +121,8 @@ def pack(
         seed: decides which images go to `val` and `test`, and the order in the shards.
         shard_size: bytes of images after which the next shard begins.
         image_size: see `encode_file`; None keeps all pixels.
-        alpha: what becomes of transparency when the images are read: laid on white, dropped, or kept as the last
-            channel; the index keeps it.
+        reading: what becomes of transparency, which bands are kept, and which values become 0 and 65535; the index
+            keeps it, and the names of the bands.
         progress: called with (images done, images in all).
 
     Raises:
@@ -134,13 +145,15 @@ def pack(
         seed=seed,
     )
     plan = checked_plan(src, choice, shard_size, image_size)
-    options = _options(src, choice, shard_size, image_size, alpha)
+    reading.check()
+    options = _options(src, choice, shard_size, image_size, reading)
     with Journal(Path(os.path.abspath(out)), options, _digest(plan)) as journal:
         try:
-            contents = _encode_all(plan.pictures[journal.position :], image_size, alpha)
-            contents = _of_one_kind(contents, plan, journal, channels, alpha)
+            bands = find_bands_of_set(plan.pictures, reading, channels)
+            contents = _encode_all(plan.pictures[journal.position :], image_size, reading)
+            contents = _of_one_kind(contents, plan, journal, channels, reading, bands)
             _write(plan.pictures, contents, journal, shard_size, progress or (lambda done, total: None))
-            return replace(_finish(plan, journal, alpha), reading=tuple(plan.reading))
+            return replace(_finish(plan, journal, reading, bands.names), reading=tuple(plan.reading))
         except InputError:
             journal.discard()
             raise
@@ -169,7 +182,7 @@ def describe_plan(src: Path, choice: Choice, shard_size: int) -> Forecast:
         if plan.classes:
             classes.update(classes_of(picture.label))
         size = picture.at[1] if picture.at else store.stat(str(picture.path)).size
-        sizes = [size, *map(len, _label_member(picture.label).values())]
+        sizes = [size, *map(len, label_member(picture.label).values())]
         if picture.split not in shards or payload >= shard_size:
             total += _tar_bytes(inside)
             shards[picture.split] += 1
@@ -195,7 +208,7 @@ def checked_plan(src: Path, choice: Choice, shard_size: int, image_size: int | N
     return plan_pack(src, choice)
 
 
-def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None, alpha: Alpha) -> dict[str, Any]:
+def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None, reading: Reading) -> dict[str, Any]:
     """All that decides the bytes, for the journal."""
     csv = None if choice.csv is None else sha256_of(store_of(str(choice.csv)), str(choice.csv))
     return {
@@ -204,7 +217,8 @@ def _options(src: Path, choice: Choice, shard_size: int, image_size: int | None,
         "exclude": list(choice.exclude),
         "shard_size": shard_size,
         "image_size": image_size,
-        "alpha": alpha,
+        "alpha": reading.alpha,
+        **reading.options(),
         "content of the labels file": csv,
         "Pillow": pillow_version,
     }
@@ -230,8 +244,8 @@ def _write(
     begin = journal.position
     if begin:
         log.info("going on after %d of %d images: %d shards are finished", begin, len(pictures), len(journal.lines))
-    shard: _Shard | None = None
-    bad = list[str]()
+    shard: ShardWriter | None = None
+    bad, remarks, packed = list[str](), list[Remark](), 0
     try:
         for number, (picture, content) in enumerate(contents, start=begin):
             if shard is not None and shard.split != picture.split:
@@ -241,7 +255,9 @@ def _write(
                 bad.append(_shown(picture))
                 log.warning("skipped: %s (%s)", _shown(picture), content)
             else:
-                shard = shard or _Shard(journal.out, picture.split, journal.count(picture.split))
+                remarks += content.remarks
+                packed += 1
+                shard = shard or ShardWriter(journal.out, picture.split, journal.count(picture.split))
                 shard.write(picture, content)
                 if shard.payload >= shard_size:
                     journal.add(shard.close(number + 1, bad))
@@ -253,6 +269,7 @@ def _write(
     finally:
         if shard is not None:
             shard.abandon()
+    report_remarks(remarks, f"{packed:,}", str(journal.out))
     skipped = len(bad) + sum(len(line.bad) for line in journal.lines)
     if not journal.lines:
         raise InputError(
@@ -267,10 +284,19 @@ def _shown(picture: SourceImage) -> str:
     return to_text(f"{picture.path}:{picture.key}" if picture.at else str(picture.path))
 
 
-def _of_one_kind(contents: Encoded, plan: PackPlan, journal: Journal, channels: int | None, alpha: Alpha) -> Encoded:
+def _of_one_kind(
+    contents: Encoded,
+    plan: PackPlan,
+    journal: Journal,
+    channels: int | None,
+    reading: Reading,
+    bands: BandsOfSet,
+) -> Encoded:
     """Leaves out images with other channels than those asked for; else grey and colour go together, others do not."""
     seen = {count for line in journal.lines for count in line.channels}
     for picture, content in contents:
+        if isinstance(content, BandError):
+            raise lacks_bands(picture, content)
         if isinstance(content, DecodeError):
             yield picture, content
         elif not goes_with(content.channels, channels):
@@ -279,18 +305,19 @@ def _of_one_kind(contents: Encoded, plan: PackPlan, journal: Journal, channels: 
         else:
             seen.add(content.channels)
             if len(seen) > 1 and not seen <= {1, 3}:
-                raise mixed_channels(plan.pictures, alpha)
+                raise mixed_channels(plan.pictures, reading)
+            check_bands(picture, content, bands)
             yield picture, content
 
 
-def _encode_all(pictures: Sequence[SourceImage], size: int | None, alpha: Alpha) -> Encoded:
+def _encode_all(pictures: Sequence[SourceImage], size: int | None, reading: Reading) -> Encoded:
     """Reads, decodes and encodes on all cores, some way ahead of the writer."""
     threads = os.cpu_count() or 1
     waiting: deque[tuple[SourceImage, Future[Content | DecodeError]]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for picture in pictures:
-            waiting.append((picture, pool.submit(encode_file, picture.path, size, alpha, picture.at)))
+            waiting.append((picture, pool.submit(encode_file, picture.path, size, reading, picture.at)))
             if len(waiting) > _AHEAD * threads:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -301,77 +328,17 @@ def _encode_all(pictures: Sequence[SourceImage], size: int | None, alpha: Alpha)
         pool.shutdown(cancel_futures=True)
 
 
-def _label_member(label: Label | None) -> dict[str, bytes]:
-    if label is None:
-        return {}
-    if isinstance(label, int):
-        return {"cls": str(label).encode()}
-    return {"json": json.dumps({"label": label}).encode()}
-
-
-class _Shard:
-    """Writes one `SPLIT-NNNNNN.tar` with webdataset's writer; owner and time of all members are fixed."""
-
-    def __init__(self, out: Path, split: str, number: int) -> None:
-        from webdataset.writer import TarWriter
-
-        self.split, self.payload = split, 0
-        self._path, self._samples = out / f"{split}-{number:06d}.tar", 0
-        self._channels: dict[int, str] = {}
-        self._file = Replacement(self._path, durable=True)
-        self._stream = _Hashed(self._file.part)
-        self._tar = TarWriter(self._stream, user="", group="", mode=0o644, mtime=0, encoder=False, compress=False)
-
-    def write(self, picture: SourceImage, content: Content) -> None:
-        """Writes one sample."""
-        sample: dict[str, str | bytes] = {"__key__": picture.key, content.ending: content.data}
-        file = os.fsencode(picture.file)
-        written = self._tar.write(sample | _label_member(picture.label) | {FILE_ENDING: file})
-        self.payload += written - len(file)
-        self._channels.setdefault(content.channels, str(picture.path))
-        self._samples += 1
-
-    def close(self, after: int, bad: Sequence[str]) -> ShardLine:
-        """Puts the shard in its place; `after` is the number of the first image behind it."""
-        self._tar.close()
-        size, digest = self._stream.close()
-        self._file.commit()
-        return ShardLine(self._path.name, self.split, digest, size, self._samples, after, tuple(bad), self._channels)
-
-    def abandon(self) -> None:
-        """Removes what was written; a full disk fails here again, and was reported already."""
-        for close in (self._tar.close, self._stream.close):
-            with contextlib.suppress(OSError):
-                close()
-        self._file.discard()
-
-
-class _Hashed:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._file, self._hash, self._size = path.open("wb"), hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        """Writes and hashes."""
-        self._hash.update(data)
-        self._size += len(data)
-        return self._file.write(data)
-
-    def close(self) -> tuple[int, str]:
-        """Closes the file; the bytes and the sha256 of what was written."""
-        self._file.close()
-        return self._size, self._hash.hexdigest()
-
-
-def _finish(plan: PackPlan, journal: Journal, alpha: Alpha) -> DataIndex:
+def _finish(plan: PackPlan, journal: Journal, reading: Reading, names: tuple[str, ...]) -> DataIndex:
     """Writes classes, tables and, last, the index; then the journal goes."""
     out = journal.out
     if plan.classes:
         write_text(out / CLASSES, "".join(f"{name}\n" for name in plan.classes))
     hashes = {str(out / line.file): line.sha256 for line in journal.lines}
     journal.tables.mkdir(exist_ok=True)
-    index = write_index(out, build_index(str(out), scan_files(hashes, journal.tables, hashes), alpha))
+    index = build_index(str(out), scan_files(hashes, journal.tables, hashes), reading.alpha)
+    bands = names if len(names) == index.channels else None
+    value_range = None if reading.range is None else (reading.range.low, reading.range.high)
+    index = write_index(out, replace(index, bands=bands, value_range=value_range))
     shutil.rmtree(journal.tables)
     journal.remove()
     return index

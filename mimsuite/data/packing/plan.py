@@ -1,9 +1,9 @@
-"""Which images are packed: their keys, splits, labels and groups. Reads names, sizes and a CSV file, no image."""
+"""Which images are packed: their keys, splits, labels and groups. Reads names, sizes and a CSV file, no pixels."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +14,19 @@ from mimsuite.data.folders import Contents, folder_of, images_of, no_images, rea
 from mimsuite.data.hashing import hash_key, mix_hashes
 from mimsuite.data.label_join import LabelFile, join_labels
 from mimsuite.data.labels import TABLE_ENDINGS, Label
+from mimsuite.data.packing.groups import (
+    check_groups,
+    dicom_groups,
+    dicom_keyword,
+    folder_group,
+    folder_part,
+    names_column,
+)
 from mimsuite.data.packing.layout import Layout, describe_reading, read_layout
 from mimsuite.data.packing.shard_plan import read_samples
 from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.packing.splitting import Part, choose_groups, choose_keys
 from mimsuite.data.sources import is_shards
-from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import LABEL_SOURCES, LABELS_MISSING, SPLIT_SOURCES, SPLITS, LabelKind
 
@@ -85,7 +92,7 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
         notes = [*notes, *note]
     _check_fractions(choice, {p.split for p in pictures})
     if choice.group_by:
-        _check_groups(pictures, choice)
+        check_groups(pictures, choice.group_by)
     ranked = sorted(
         _split(pictures, choice),
         key=lambda p: (SPLITS.index(p.split), mix_hashes(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key),
@@ -101,7 +108,7 @@ def _plan_folder(src: Path, choice: Choice, names: Sequence[str]) -> tuple[list[
     labels: list[Label | None] = list(layout.labels)
     classes, groups = layout.classes, [""] * len(names)
     if choice.csv is not None:
-        column = choice.group_by if choice.group_by and not _folder_part(choice.group_by) else None
+        column = choice.group_by if choice.group_by and names_column(choice.group_by) else None
         rows = read_rows(
             choice.csv,
             src,
@@ -114,9 +121,11 @@ def _plan_folder(src: Path, choice: Choice, names: Sequence[str]) -> tuple[list[
         found = parse_labels(choice.csv, rows, choice.labels_kind)
         classes, labels = found.classes, [found.labels.get(name) for name in names]
         groups = [rows[name].group if name in rows else "" for name in names]
-    if choice.group_by and (part := _folder_part(choice.group_by)):
-        groups = [_folder_group(name, part) for name in names]
+    if choice.group_by and (part := folder_part(choice.group_by)):
+        groups = [folder_group(name, part) for name in names]
     files = [src / name for name in names]
+    if choice.group_by and (keyword := dicom_keyword(choice.group_by)):
+        groups = dicom_groups(src, names, keyword)
     rows_of = zip(files, names, _keys(parts), layout.splits, labels, groups, strict=True)
     return [SourceImage(*fields) for fields in rows_of], classes, layout.notes
 
@@ -190,10 +199,10 @@ def _check(choice: Choice) -> None:
         if value is not None and choice.csv is None:
             does = "is for the labels of a table" if name == "labels_kind" else "names a column"
             raise InputError(f"{name}={value} {does}, but labels={choice.labels}; use labels=FILE.csv")
-    if choice.group_by and not _folder_part(choice.group_by) and choice.csv is None:
+    if choice.group_by and names_column(choice.group_by) and choice.csv is None:
         raise InputError(
             f"group_by={choice.group_by} names a column, but labels={choice.labels}; use labels=FILE.csv, or "
-            "group_by=folder, or group_by=folder:2 for the second part of the path"
+            "group_by=folder, group_by=folder:2 for the second part of the path, or group_by=dicom:PatientID"
         )
 
 
@@ -246,33 +255,3 @@ def _check_fractions(choice: Choice, splits: Set[str]) -> None:
             )
         if fraction and "train" not in splits:
             raise InputError(f"{split}_fraction={fraction} is taken from train, which has no images")
-
-
-def _check_groups(pictures: Sequence[SourceImage], choice: Choice) -> None:
-    """No group may lie in two folders of splits."""
-    where: defaultdict[str, set[str]] = defaultdict(set)
-    for p in pictures:
-        where[p.group].add(p.split)
-    for group, splits in where.items():
-        if len(splits) > 1:
-            raise InputError(
-                f"group_by={choice.group_by}: group {to_text(group)!r} lies in {' and '.join(sorted(splits))}; move "
-                "its images into one of these folders"
-            )
-
-
-def _folder_part(group_by: str) -> str:
-    """`folder` or `folder:N`; empty for the name of a column."""
-    return group_by if re.fullmatch(r"folder(:\d+)?", group_by) else ""
-
-
-def _folder_group(name: str, part: str) -> str:
-    folders = name.split("/")[:-1]
-    if part == "folder":
-        return "/".join(folders)
-    number = int(part.partition(":")[2])
-    if not 1 <= number <= len(folders):
-        raise InputError(
-            f"group_by={part}, but {to_text(name)} lies in {len(folders)} folders below src; parts are counted from 1"
-        )
-    return folders[number - 1]
