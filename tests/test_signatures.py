@@ -58,6 +58,10 @@ TYPES = {
         "seconds": "float",
         "drop_path": "float",
         "class_weights": "str | Sequence[float]",
+        "bands": "Sequence[str | int]",
+        "band_names": "str | Sequence[str]",
+        "value_range": "Sequence[float]",
+        "nodata": "float",
     },
     **{"map": f"{PLACE} | bool", "labels": PLACE},
 }
