@@ -182,6 +182,7 @@ REFUSED = {
         scan(steps(), WindowCenter=1, WindowWidth=0),
         "DICOM: a window of width 0; use `mimsuite",
     ),
+    "an endless slope": (scan(steps(), RescaleSlope="1e400", RescaleIntercept=0), "DICOM: values that are NaN or"),
     "an odd kind": (scan(steps(), PhotometricInterpretation="HSV"), "DICOM: pixels of kind HSV with 1 samples"),
     "no size": (scan(steps(), Rows=0), "0 x 256 pixels; at least 1 x 1"),
     "a size that is too large": (scan(steps(), Rows=65535, Columns=65535), "65535 x 65535 pixels; at most"),

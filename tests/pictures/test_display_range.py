@@ -32,6 +32,8 @@ from mimsuite.weights.init import find_weights
 
 SIDE = 16
 LOW, HIGH = np.array([100, 100, 50, 0]), np.array([4000, 2000, 500, 65535])  # channels as a 12-bit camera fills them
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+SMALL = ViTConfig(**SIZES, image_size=SIDE, patch_size=8, encoder_stride=8, num_channels=4)
 SPACE = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)
 
 
@@ -259,11 +261,30 @@ def test_no_percentile_is_named_where_a_channel_is_constant():
 
 
 def test_dark_images_of_16_bits_are_named_before_a_model_of_8_bits_takes_them(scans, tmp_path, caplog):
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    config = ViTConfig(**sizes, image_size=16, patch_size=8, encoder_stride=8, num_channels=4)
-    ViTForMaskedImageModeling(config).save_pretrained(tmp_path)
+    ViTForMaskedImageModeling(SMALL).save_pretrained(tmp_path)
     dim = replace(scans, display=DisplayRange((0.0,) * 4, (0.05,) * 4))
     check_channels(scans, find_weights(str(tmp_path)))
     assert not caplog.messages
     check_channels(dim, find_weights(str(tmp_path)))
     assert "99% of their values are below 3,277 of 65,535" in caplog.text
+
+
+def test_a_model_keeps_the_names_of_its_bands_and_pictures_are_asked_for_and_called_by_them(scans, tmp_path, caplog):
+    named = replace(scans, bands=("B2", "B3", "B4", "B8"))
+    model = ViTForMaskedImageModeling(SMALL)
+    save_weights(tmp_path, model, make_normalizer(named, None), (SIDE, SIDE))
+    weights = find_weights(str(tmp_path))
+    assert weights.bands == load_normalizer(weights, named).bands == named.bands
+    scene = Scene(str(tmp_path), scans.root, count=2)
+    mask = torch.zeros(2, 2, 2, dtype=torch.bool)
+    by_name, by_number = (scene.show([mask], channels=shown)[0] for shown in (["B8", "B3", "B2"], [3, 1, 0]))
+    assert np.array_equal(by_name.original, by_number.original)
+    assert by_name.colours.startswith("channels B8, B3, B2 of 4 as red, green, blue, values shown: ")
+    with pytest.raises(InputError, match="channels_shown: there is no band B5; there are B2, B3, B4, B8, or 0 to 3"):
+        scene.show([mask], channels=["B5", "B3", "B2"])
+    check_channels(named, weights)
+    check_channels(scans, weights)
+    assert not caplog.messages
+    check_channels(replace(scans, bands=("B8", "B4", "B3", "B2")), weights)
+    assert "has the bands B8, B4, B3, B2, and init=" in caplog.text
+    assert "was trained on B2, B3, B4, B8; pack the data with bands=[B2,B3,B4,B8] for the same order" in caplog.text

@@ -1,7 +1,7 @@
 """DICOM: the first frame, through the file's own lookup tables and window. docs/images.md has the table of fields.
 
 pydicom decodes, and applies the tables. Of the header only what describes pixels is read: what names a person or a
-visit never comes into memory here, but for `read_group`, which keeps a hash.
+visit is not looked at, but for the field of `read_group`, which gives a hash.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _READ = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _OF_FRAMES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")  # tables of enhanced multi-frame files
-_GREYS, _COLOURS = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "PALETTE COLOR", "YBR_")
+_GREYS, _PALETTE_COLOR = ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
 _FAR = 1e30  # beyond any window
 
 
@@ -89,7 +89,7 @@ class Dicom(NamedTuple):
         """RGB: pydicom has converted YBR."""
         from pydicom.pixels.processing import apply_color_lut
 
-        if self.fields.PhotometricInterpretation == "PALETTE COLOR":
+        if self.fields.PhotometricInterpretation == _PALETTE_COLOR:
             array = apply_color_lut(array, self.fields)[..., :3]
             stored = array.dtype.itemsize * 8
         else:
@@ -139,6 +139,8 @@ class Dicom(NamedTuple):
 
     def _to_bits(self, fractions: Pixels) -> Pixels:
         """Fractions as the 8 or 16 bits that the image is read with."""
+        if not np.isfinite(fractions).all():
+            raise DecodeError("values that are NaN or infinite after the tables of the file")
         kind = np.uint16 if self.deep else np.uint8
         pixels: Pixels = np.rint(fractions.clip(0, 1) * np.iinfo(kind).max).astype(kind)
         return pixels
@@ -163,7 +165,8 @@ def read_dicom_header(data: bytes, value_range: ValueRange | None) -> Dicom:
             raise DecodeError(f"a file without pixels ({_kind_of(fields)})")
         meaning = str(fields.get("PhotometricInterpretation", ""))
         samples = _number(fields, "SamplesPerPixel", 1)
-        if not meaning.startswith((*_GREYS, *_COLOURS)) or (samples == 3) != meaning.startswith(("RGB", "YBR_")):
+        coloured = meaning == "RGB" or meaning.startswith("YBR_")
+        if not (coloured or meaning in (*_GREYS, _PALETTE_COLOR)) or (samples == 3) != coloured:
             raise DecodeError(f"pixels of kind {meaning or 'unknown'} with {samples} samples, which are not read")
         channels = 1 if meaning in _GREYS else 3
         if channels == 3 and value_range is not None:
