@@ -276,7 +276,7 @@ def test_a_model_keeps_the_names_of_its_bands_and_pictures_are_asked_for_and_cal
     weights = find_weights(str(tmp_path))
     assert weights.bands == load_normalizer(weights, named).bands == named.bands
     scene = Scene(str(tmp_path), scans.root, count=2)
-    mask = torch.zeros(2, 2, 2, dtype=torch.bool)
+    mask = torch.zeros(len(scene.names), 2, 2, dtype=torch.bool)
     by_name, by_number = (scene.show([mask], channels=shown)[0] for shown in (["B8", "B3", "B2"], [3, 1, 0]))
     assert np.array_equal(by_name.original, by_number.original)
     assert by_name.colours.startswith("channels B8, B3, B2 of 4 as red, green, blue, values shown: ")
