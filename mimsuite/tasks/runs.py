@@ -19,7 +19,7 @@ from mimsuite.runs.listing import Row, best_rows, find_runs, read_run, sort_rows
 from mimsuite.settings.runs import RunsSettings, read_runs
 
 COLUMNS = ("run", "task", "model", "data", "steps", "status", "hours", "updated", "metrics")
-WIDEST = 24  # characters of a model or of data
+WIDEST, LONGEST = 24, 60  # characters of a model or of data; of a name
 SHOWN = 2  # metrics of a run
 MAIN = (
     *("test/top1", "test/map", "test/r2", "probe/top1", "probe/map", "probe/r2", "knn/top1"),
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Prints the table, or JSON; returns its rows under `runs`."""
     log_to_console()
     settings = read_runs(cfg)
-    rows, problems = list_rows(settings)
+    rows, problems, total = list_rows(settings)
     if settings.json:
         log.info("%s", json.dumps([finite(row) for row in rows], indent=2))
         return {"runs": rows}
@@ -48,7 +48,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         log.warning("%s is not the same in all runs: %s; compare those with one loss", settings.best, ", ".join(losses))
     states = Counter(row["status"] for row in rows)
     counts = ": " + ", ".join(f"{count} {status}" for status, count in sorted(states.items())) if rows else ""
-    log.info("%s below %s%s", count_of(len(rows), "run"), to_text(str(settings.path)), counts)
+    among = f"{len(rows):,} of " if len(rows) < total else ""
+    log.info("%s%s below %s%s", among, count_of(total, "run"), to_text(str(settings.path)), counts)
     return {"runs": rows}
 
 
@@ -57,13 +58,14 @@ def run_rows(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[Row]:
     return list_rows(read_runs(cfg))[0]
 
 
-def list_rows(settings: RunsSettings) -> tuple[list[Row], list[str]]:
-    """The rows in the order that is wanted, and a line for each folder that cannot be read."""
+def list_rows(settings: RunsSettings) -> tuple[list[Row], list[str], int]:
+    """The rows in the order that is wanted, a line for each folder that cannot be read, and how many runs there are."""
     folders, problems = find_runs(settings.path)
-    found = (read_run(folder, settings.path) for folder in folders)
-    rows = [row for row in found if row is not None and row["status"] in settings.statuses]
+    found = [row for folder in folders if (row := read_run(folder, settings.path)) is not None]
+    rows = [row for row in found if row["status"] in settings.statuses]
     rows = [row for row in sort_rows(rows, settings.sort) if settings.tasks is None or row["task"] in settings.tasks]
-    return (rows if settings.best is None else best_rows(rows, settings.best, larger=settings.larger)), problems
+    best = rows if settings.best is None else best_rows(rows, settings.best, larger=settings.larger)
+    return best, problems, len(found)
 
 
 def print_table(rows: Sequence[Row], best: str | None) -> None:
@@ -82,22 +84,22 @@ def describe(row: Row, best: str | None) -> tuple[str, ...]:
     names = [name for name in dict.fromkeys((best, *MAIN, *metrics)) if name in metrics][:SHOWN]
     of, hours = row["of"], row["hours"]
     return (
-        printable(row["name"]),
+        shorten(row["name"], LONGEST),
         row["task"] or "-",
         shorten(row["model"] or row["init"]),
         shorten(row["data"]),
         "-" if row["steps"] is None else f"{row['steps']:,}" + ("" if of is None else f"/{of:,}"),
         row["status"],
-        "-" if hours is None else f"{hours:.2f}",
+        "-" if hours is None else f"{hours:.2f}" if hours >= 0.01 else "<0.01",
         (row["updated"] or "-")[:16],
         "  ".join(f"{name} {metrics[name]:.4g}" for name in names),
     )
 
 
-def shorten(text: str | None) -> str:
+def shorten(text: str | None, most: int = WIDEST) -> str:
     """A word for a column: the end of a long path."""
     shown = printable(text) if text else "-"
-    return shown if len(shown) <= WIDEST else "..." + shown[-(WIDEST - 3) :]
+    return shown if len(shown) <= most else "..." + shown[-(most - 3) :]
 
 
 def printable(text: str) -> str:

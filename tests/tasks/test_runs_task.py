@@ -111,6 +111,18 @@ def test_the_newest_is_first_and_columns_sort(tmp_path):
     assert names(path=tmp_path, status=["interrupted", "failed"]) == ["old"]
 
 
+def test_a_long_name_leaves_room_for_the_rest_and_what_is_filtered_out_is_counted(tmp_path, caplog):
+    make_run(tmp_path / ("x" * 200 + "end"), age=100)
+    make_run(tmp_path / "short", age=100, status=None)
+    lines = table(caplog, path=tmp_path)
+    assert max(map(len, lines)) < 200
+    assert any(line.startswith("...xxx") and "xend  pretrain" in line for line in lines)
+    assert any(line.startswith("short") and " failed  <0.01 " in line for line in lines)
+    assert lines[-1].startswith("2 runs below")
+    assert table(caplog, path=tmp_path, status="failed")[-1].startswith("1 of 2 runs below")
+    assert table(caplog, path=tmp_path, status="diverged")[-1] == f"0 of 2 runs below {tmp_path}"
+
+
 def test_the_best_run_by_a_metric_is_first_whichever_way_is_better(tmp_path, caplog):
     make_run(tmp_path / "a", val_loss=0.2, probe_top1=0.5)
     make_run(tmp_path / "b", val_loss=0.1, probe_top1=float("nan"))
