@@ -273,6 +273,20 @@ def test_of_many_sheets_the_first_and_the_last_stay(tmp_path):
     assert [sheet.step for sheet in sheets_of(folder, 1)] == []
 
 
+def test_runs_without_sheets_leave_their_room_to_others_and_verdicts_stand_first(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8))
+    folder = make_run(tmp_path / "a", rows=losses(0.9, 0.6))
+    for step in (0, 10):
+        noise.save(folder / "pictures" / f"step_{step:06d}.png", compress_level=1)
+    others = [make_run(tmp_path / f"r{number}", rows=losses(0.9, 0.8)) for number in range(5)]
+    found = describe_report([read_facts(one, one.name) for one in [folder, *others]])
+    alone = describe_report([read_facts(folder, "a")])
+    assert found["runs"][0]["sheets"] == alone["runs"][0]["sheets"] != []
+    text = page_of(tmp_path, folder, *others)
+    assert text.index("<strong>a</strong>: the masked loss fell below") < text.index("<h2>Curves")
+    assert text.index("<strong>r4</strong>: the masked loss never fell") < text.index("<h2>Curves")
+
+
 def test_where_room_is_scarce_sheets_lose_rows_and_stay(tmp_path):
     folder = make_run(tmp_path / "a")
     noise = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)

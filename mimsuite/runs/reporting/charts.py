@@ -60,8 +60,7 @@ def sheets_of(folder: Path, budget: int) -> list[Sheet]:
         folder: the run's.
         budget: bytes that all of them together may take.
     """
-    files = (folder / "pictures").glob("*.png")
-    found = sorted((int(match[1]), file) for file in files if (match := SHEET.fullmatch(file.name)))
+    found = sheet_files(folder)
     if not found:
         return []
     last = [photo(found[-1][1], look) for look in LOOKS]
@@ -74,6 +73,12 @@ def sheets_of(folder: Path, budget: int) -> list[Sheet]:
             if sum(len(sheet.picture) for sheet in made) <= budget:
                 return made
     return []
+
+
+def sheet_files(folder: Path) -> list[tuple[int, Path]]:
+    """The steps and the files of all reconstruction sheets of a run, in order."""
+    files = (folder / "pictures").glob("*.png")
+    return sorted((int(match[1]), file) for file in files if (match := SHEET.fullmatch(file.name)))
 
 
 def spread(found: Sequence[tuple[int, Path]], count: int) -> list[tuple[int, Path]]:

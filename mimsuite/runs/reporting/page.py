@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mimsuite.data.storage import write_text
-from mimsuite.runs.reporting.charts import curves_of, sheets_of, stills_of
+from mimsuite.runs.reporting.charts import curves_of, sheet_files, sheets_of, stills_of
 from mimsuite.runs.reporting.facts import RunFacts
 from mimsuite.runs.reporting.tables import (
     classes_of,
@@ -26,7 +26,7 @@ from mimsuite.runs.reporting.verdicts import judge_run, shown
 from mimsuite.settings.losses import name_losses
 from mimsuite.version import __version__
 
-BUDGET = 3_600_000  # bytes of pictures of reconstructions and others in one file, whose limit is 5 MB
+SHEETS, STILLS = 2_400_000, 1_200_000  # bytes of reconstructions and of other pictures in a file of at most 5 MB
 
 EXPLAINED = {
     "val/loss_mean_colour": "val/loss_mean_colour is what a model must fall below: the loss of one colour per image, "
@@ -56,9 +56,10 @@ def write_report(runs: Sequence[RunFacts], out: Path) -> None:
 def describe_report(runs: Sequence[RunFacts]) -> dict[str, Any]:
     """What the template shows."""
     losses = name_losses({run.name: run.folder for run in runs}, {run.name: run.series for run in runs})
-    budget, several = BUDGET // len(runs), len(runs) > 1
+    several = len(runs) > 1
+    budgets = SHEETS // max(1, sum(bool(sheet_files(run.folder)) for run in runs)), STILLS // len(runs)
     curved = {run.name: run.series for run in runs if run.series}
-    described = [describe_run(run, losses, budget, several) for run in runs]
+    described = [describe_run(run, losses, budgets, several) for run in runs]
     for one, (colour, sign) in zip(described, keys_of(runs), strict=True):
         one |= {"colour": colour, "sign": sign}
     return {
@@ -73,9 +74,8 @@ def describe_report(runs: Sequence[RunFacts]) -> dict[str, Any]:
     }
 
 
-def describe_run(run: RunFacts, losses: Mapping[str, str], budget: int, several: bool) -> dict[str, Any]:
-    """One run, as the template shows it."""
-    sheets = sheets_of(run.folder, budget * 2 // 3)
+def describe_run(run: RunFacts, losses: Mapping[str, str], budgets: tuple[int, int], several: bool) -> dict[str, Any]:
+    """One run, as the template shows it; the budgets are of its sheets and of its other pictures."""
     return {
         "name": run.name,
         "task": run.row["task"] or "run",
@@ -84,8 +84,8 @@ def describe_run(run: RunFacts, losses: Mapping[str, str], budget: int, several:
         "facts": list(facts_of(run, losses.get(run.name, "")).items()),
         "metrics": [(name, shown(name, value)) for name, value in sorted(run.metrics.items())],
         "curves": None if several else curves_of({run.name: run.series}, losses),
-        "sheets": sheets,
-        "stills": list(stills_of(run.folder, budget // 3).items()),
+        "sheets": sheets_of(run.folder, budgets[0]),
+        "stills": list(stills_of(run.folder, budgets[1]).items()),
         "heat": heat_map(run.heads),
         "sizes": sizes_of(run),
         "classes": classes_of(run),
