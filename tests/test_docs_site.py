@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pages import ROOT, SITE
 from mimsuite.cli import TASKS
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.help import help_text
+from mimsuite.errors import InputError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LOADED = re.compile(r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
@@ -67,6 +69,26 @@ def test_outside_links_are_listed_with_their_pages():
     listed = SITE["outside_links"]()
     assert listed["https://github.com/facebookresearch/mae"] == ["docs/comparison.md"]
     assert [address for address in listed if not re.fullmatch(r"https?://[\w.-]+\.[a-z]+[^\s]*", address)] == []
+
+
+def test_the_page_of_choices_has_the_numbers_of_the_ledger_and_no_others():
+    choices = runpy.run_path(str(ROOT / "benchmarks" / "choices.py"))
+    page = choices["PAGE"].read_text()
+    made = choices["rendered"](page, choices["ledger"].entries(ROOT / "benchmarks"))
+    assert made == page, "run `python benchmarks/choices.py`"
+    assert sorted(found[1] for found in choices["NAME"].finditer(page)) == sorted(choices["TABLES"])
+    assert re.findall(r"\d+(?:\.\d+)? ?(?:%|points|img/s|min\b)", choices["NAME"].sub("", page)) == []
+
+
+def test_choices_without_a_run_are_called_not_measured():
+    choices = runpy.run_path(str(ROOT / "benchmarks" / "choices.py"))
+    entries = choices["ledger"].entries(ROOT / "benchmarks")
+    rows = {row["choice"]: row["pretraining runs"] for row in choices["masks_table"](entries)}
+    assert rows["satellite bands"] == "nothing measured"
+    assert {row["objective"]: row for row in choices["coverage_table"]([])}["SimMIM"]["vit"] == "nothing measured"
+    strange = next(entry for entry in entries if entry["task"] == "pretrain") | {"data": "xray"}
+    with pytest.raises(InputError, match="data xray is in the ledger; add it to KINDS"):
+        list(choices["masks_table"]([strange]))
 
 
 @pytest.mark.slow
