@@ -54,6 +54,13 @@ def test_the_readme_is_one_page_that_names_every_task_and_leads_to_the_documents
     assert [page for page in MOST_NEEDED if f"](docs/{page}.md)" not in text] == []
 
 
+def test_every_page_is_in_the_index_and_in_the_navigation():
+    index, config = (ROOT / "docs" / "README.md").read_text(), (ROOT / "mkdocs.yml").read_text()
+    pages = [page.name for page in PAGES[2:] if page.name != "README.md"]
+    assert [page for page in pages if f"]({page})" not in index] == []
+    assert [page for page in pages if f"- {page}\n" not in config.partition("\nnav:")[2]] == [], "in mkdocs.yml"
+
+
 def test_commands_of_the_readme_exist():
     text = README.read_text()
     assert set(re.findall(r"\bmimsuite ([a-z]+) [a-z]+=", text)) <= set(TASKS)
