@@ -209,6 +209,11 @@ class EncoderConfig(Protocol):
         ...
 
     @property
+    def mask_layers(self) -> list[int]:
+        """The stages after which a mask token can be added to hidden cells, counted from 1."""
+        ...
+
+    @property
     def scales(self) -> list[Scale]:
         """The maps of several sizes that a U-Net looks at, the coarsest first; none where there is one size."""
         ...

@@ -25,6 +25,8 @@ MODELS = {  # name of the losses -> the model's config, and what of it is change
     "cvt_nano, spark": ("cvt_nano", {"mask_mode": "sparse", "decoder_hidden_size": 24, "mim_target": "norm_pixels"}),
     "bit_nano, spark": ("bit_nano", {"mask_mode": "sparse", "decoder_hidden_size": 64, "mim_target": "norm_pixels"}),
     "bit_nano, sparse, fourier": ("bit_nano", {"mask_mode": "sparse"}),
+    "bit_nano, added token, fourier": ("bit_nano", {"mask_layer": 2}),
+    "cvt_nano, added token": ("cvt_nano", {"mask_layer": 1}),
 }
 
 

@@ -23,7 +23,6 @@ from mimsuite.encoders.layers import (
     given_pixels,
     hide_pixels,
     of_layers,
-    place_mask_token,
 )
 from mimsuite.encoders.outputs import BaseModelOutputWithPoolingAndNoAttention, as_output
 from mimsuite.encoders.sparse import VisibleMaps
@@ -40,13 +39,14 @@ class ResNetV2(nn.Module):
 
     Args:
         config: sizes and switches.
-        use_mask_token: adds the token that takes the place of hidden cells of the stem's map; models that are
-            pretrained have it, and their files keep it beside the encoder, as `mask_token`.
+        use_mask_token: adds the token that takes the place of hidden cells of the stem's map, or is added to those of
+            a later one (`config.mask_layer`); models that are pretrained have it, and their files keep it beside the
+            encoder, as `mask_token`.
 
     Attributes:
         num_features: width of the last stage.
         stride: `(s, s)` pixels.
-        mask_stride: `(4, 4)` pixels.
+        mask_stride: `(h, w)` pixels of the finest cell that can be hidden, `(4, 4)` by default.
         num_layers: stages.
         num_blocks: blocks of all stages.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
@@ -64,7 +64,7 @@ class ResNetV2(nn.Module):
         self.encoder = BitEncoder(config)
         self.norm = NormAct(config, self.num_features) if config.layer_type == "preactivation" else nn.Identity()
         self.pooler = nn.AdaptiveAvgPool2d((1, 1))
-        self.mask_token = nn.Parameter(torch.empty(1, config.widths[0], 1, 1)) if use_mask_token else None
+        self.mask_token = nn.Parameter(torch.empty(1, config.token_width, 1, 1)) if use_mask_token else None
         init_weights(self)
 
     def forward_features(self, pixels: Tensor, mask: Tensor | None = None) -> FeatureMap:
@@ -73,7 +73,7 @@ class ResNetV2(nn.Module):
         Args:
             pixels: `(B, C, H, W)` normalised floats.
             mask: `(B, rows, columns)` bool, True = hidden, on any regular grid whose cells are whole multiples of
-                4 pixels. Hidden pixels are set to 0, the data's mean, before the stem, which overlaps them; so
+                `mask_stride`. Hidden pixels are set to 0, the data's mean, before the stem, which overlaps them; so
                 they influence nothing, not even as NaN.
 
         Raises:
@@ -116,8 +116,8 @@ class ResNetV2(nn.Module):
         out = self(pixels, need_states, return_dict=True, bool_masked_pos=mask)
         return FeatureMap(out.last_hidden_state, None), out.hidden_states
 
-    def _embed(self, pixels: Tensor, mask: Tensor | None) -> tuple[Tensor, VisibleMaps | None]:
-        """The stem's map, with the mask token in hidden cells, or with zeros there and what is visible."""
+    def _embed(self, pixels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None, VisibleMaps | None]:
+        """The stem's map, the cells that a mask token hides, and, if these are zero instead, what is visible."""
         check_pixels(pixels, channels_of(self.embedder.convolution, self.config.num_channels))
         _check_size(self.config, (pixels.shape[-2], pixels.shape[-1]))
         x, cells = pixels.to(next(self.embedder.parameters()).dtype), None
@@ -125,9 +125,8 @@ class ResNetV2(nn.Module):
             x, cells = hide_pixels(x, mask, self.mask_stride)
         if cells is not None and self.config.is_sparse:
             maps = VisibleMaps(cells)
-            return self.embedder(x, maps), maps
-        stem: Tensor = self.embedder(x)
-        return stem if cells is None else place_mask_token(stem, cells, self.mask_token), None
+            return self.embedder(x, maps), None, maps
+        return self.embedder(x), cells, None
 
     def forward(
         self,
@@ -148,9 +147,10 @@ class ResNetV2(nn.Module):
         Raises:
             InputError: no pixels, or values that do not fit the model (a ValueError).
         """
-        stem, maps = self._embed(given_pixels(pixel_values), bool_masked_pos)
+        stem, hidden, maps = self._embed(given_pixels(pixel_values), bool_masked_pos)
         need_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        encoded = self.encoder(stem, need_states, recompute=self.gradient_checkpointing, maps=maps)
+        token = (hidden, self.mask_token)
+        encoded = self.encoder(stem, need_states, True, self.gradient_checkpointing, maps, *token)
         last = encoded.last_hidden_state
         last = norm_of(self.norm, last, None if maps is None else maps.at((last.shape[-2], last.shape[-1])))
         out = BaseModelOutputWithPoolingAndNoAttention(last, self.pooler(last), encoded.hidden_states)

@@ -73,6 +73,11 @@ class BitConfig(MapConfig):
         return "output_stride"
 
     @property
+    def first_width(self) -> int:
+        """Width of the stem's map."""
+        return self.widths[0]
+
+    @property
     def finest_stride(self) -> int:
         """Pixels per cell of the stem's map."""
         return 4

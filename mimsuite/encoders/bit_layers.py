@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mimsuite.encoders.activations import activation_function
 from mimsuite.encoders.bit_config import BitConfig, make_div
-from mimsuite.encoders.layers import drop_path, drop_path_rates
+from mimsuite.encoders.layers import add_mask_token, drop_path, drop_path_rates, place_mask_token
 from mimsuite.encoders.outputs import BaseModelOutputWithNoAttention, as_output
 from mimsuite.encoders.sparse import Visible, VisibleMaps, sparse_group_norm, zero_hidden
 
@@ -240,6 +240,7 @@ class BitEncoder(nn.Module):
 
     def __init__(self, config: BitConfig) -> None:
         super().__init__()
+        self.mask_layer = config.mask_layer
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
         self.stages = nn.ModuleList(
             BitStage(config, i, [next(rates) for _ in range(depth)]) for i, depth in enumerate(config.depths)
@@ -252,24 +253,35 @@ class BitEncoder(nn.Module):
         return_dict: bool = True,
         recompute: bool = False,
         maps: VisibleMaps | None = None,
+        hidden: Tensor | None = None,
+        mask_token: Tensor | None = None,
     ) -> Any:
         """Runs the stages on the stem's map; gives a `BaseModelOutputWithNoAttention`, or a tuple.
 
-        `recompute` and `maps`: see `BitStage.forward`.
+        `recompute` and `maps`: see `BitStage.forward`. Cells where `hidden (B, h, w)` is True get
+        `mask_token (1, E, 1, 1)` in place of the stem's, or added after the stage `mask_layer`.
         """
         states = []
-        for x in self.maps(hidden_state, recompute, maps):
+        for x in self.maps(hidden_state, recompute, maps, hidden, mask_token):
             if output_hidden_states:
                 states.append(x)
         return as_output(
             BaseModelOutputWithNoAttention(x, tuple(states) if output_hidden_states else None), True, return_dict
         )
 
-    def maps(self, x: Tensor, recompute: bool = False, maps: VisibleMaps | None = None) -> Iterator[Tensor]:
-        """The stem's map, then those after every stage as they are computed."""
-        yield x
-        for stage in self.stages:
-            x = stage(x, recompute and torch.is_grad_enabled(), maps)
+    def maps(
+        self,
+        x: Tensor,
+        recompute: bool = False,
+        maps: VisibleMaps | None = None,
+        hidden: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """The stem's map, then those after every stage as they are computed, with the mask token."""
+        for number, stage in enumerate([None, *self.stages]):
+            x = x if stage is None else stage(x, recompute and torch.is_grad_enabled(), maps)
+            if hidden is not None and number == (self.mask_layer or 0):
+                x = (add_mask_token if self.mask_layer else place_mask_token)(x, hidden, mask_token)
             yield x
 
 

@@ -130,6 +130,11 @@ class ModelConfig(ConfigForm, ABC):
         return False
 
     @property
+    def mask_layers(self) -> list[int]:
+        """The stages after which a mask token can be added to hidden cells, counted from 1; none by default."""
+        return []
+
+    @property
     def scales(self) -> list[Scale]:
         """The maps of several sizes that a U-Net looks at, the coarsest first; none where there is one size."""
         return []

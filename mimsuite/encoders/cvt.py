@@ -40,12 +40,13 @@ class ConvolutionalTransformer(nn.Module):
         config: sizes and switches.
         add_final_norm: adds the LayerNorm on the last map that `forward_features` ends with; models with a head
             have it, and their files keep it beside the encoder, as `layernorm`.
-        use_mask_token: adds the token that takes the place of hidden cells of the first map, in files `mask_token`.
+        use_mask_token: adds the token that takes the place of hidden cells of the first map, or is added to those of a
+            later one (`config.mask_layer`); in files `mask_token`.
 
     Attributes:
         num_features: width of the last stage.
         stride: `(s, s)` pixels, the product of `patch_stride`.
-        mask_stride: `(m, m)` pixels, the first of `patch_stride`.
+        mask_stride: `(m, m)` pixels of the finest cell that can be hidden; by default the first of `patch_stride`.
         num_layers: stages.
         num_blocks: blocks of all stages.
         gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their inner values.
@@ -61,7 +62,7 @@ class ConvolutionalTransformer(nn.Module):
         self.gradient_checkpointing = bool(getattr(config, "gradient_checkpointing", False))
         self.encoder = CvtEncoder(config)
         self.layernorm = nn.LayerNorm(self.num_features) if add_final_norm else None
-        self.mask_token = nn.Parameter(torch.empty(1, config.embed_dim[0], 1, 1)) if use_mask_token else None
+        self.mask_token = nn.Parameter(torch.empty(1, config.token_width, 1, 1)) if use_mask_token else None
         init_weights(self)
 
     def forward_features(self, pixels: Tensor, mask: Tensor | None = None) -> FeatureMap:

@@ -81,6 +81,11 @@ class CvtConfig(MapConfig):
         return math.prod(self.patch_stride), math.prod(self.patch_stride)
 
     @property
+    def first_width(self) -> int:
+        """Width of the first stage's map."""
+        return self.embed_dim[0]
+
+    @property
     def finest_stride(self) -> int:
         """Pixels per cell of the first stage's map."""
         return self.patch_stride[0]

@@ -16,6 +16,7 @@ from mimsuite.encoders.cvt_config import CvtConfig
 from mimsuite.encoders.layers import (
     Dense,
     Intermediate,
+    add_mask_token,
     attend,
     drop_path,
     drop_path_rates,
@@ -263,6 +264,7 @@ class CvtEncoder(nn.Module):
 
     def __init__(self, config: CvtConfig) -> None:
         super().__init__()
+        self.mask_layer = config.mask_layer
         self.stages = nn.ModuleList(CvtStage(config, i) for i in range(len(config.depth)))
 
     def forward(
@@ -277,7 +279,8 @@ class CvtEncoder(nn.Module):
     ) -> Any:
         """Runs the stages; gives a `BaseModelOutputWithCLSToken`, or a tuple without `return_dict`.
 
-        `hidden` and `mask_token` are of the first stage, `maps` of all, see `CvtStage.forward`.
+        `hidden` and `mask_token` are of the first stage, see `CvtStage.forward`, or of the map after the stage
+        `mask_layer`, to which the token is added; `maps` are of all.
         """
         states = []
         for last in self.maps(pixel_values, hidden, mask_token, recompute, maps):
@@ -296,10 +299,12 @@ class CvtEncoder(nn.Module):
         maps: VisibleMaps | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The map `(B, E, h, w)` and the class token `(B, 1, E)` or None after every stage, as they are computed."""
-        for number, stage in enumerate(self.stages):
-            x, cls_token = stage(
-                x, *((None, None) if number else (hidden, mask_token)), recompute and torch.is_grad_enabled(), maps
-            )
+        nothing = (None, None)
+        placed = (hidden, mask_token) if self.mask_layer is None else nothing
+        for number, stage in enumerate(self.stages, start=1):
+            x, cls_token = stage(x, *(placed if number == 1 else nothing), recompute and torch.is_grad_enabled(), maps)
+            if hidden is not None and number == self.mask_layer:
+                x = add_mask_token(x, hidden, mask_token)
             yield x, cls_token
 
 

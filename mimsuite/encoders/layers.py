@@ -282,11 +282,24 @@ def place_mask_token(stem: Tensor, cells: Tensor, token: Tensor | None) -> Tenso
     Raises:
         InputError: no token, or a map that does not tile the image.
     """
+    return torch.where(cells.unsqueeze(1), _fitting(token, stem, cells, "the first map").to(stem.dtype), stem)
+
+
+def add_mask_token(x: Tensor, cells: Tensor, token: Tensor | None) -> Tensor:
+    """Adds a token to the hidden cells of a map between two stages (A2MIM, Li et al. 2023, section 4.2).
+
+    Arguments and errors as of `place_mask_token`.
+    """
+    return x + _fitting(token, x, cells, "the map that the token is added to").to(x.dtype) * cells.unsqueeze(1)
+
+
+def _fitting(token: Tensor | None, x: Tensor, cells: Tensor, where: str) -> Tensor:
+    """The token, if there is one and the cells are those of the map."""
     if token is None:
         raise InputError("the model has no mask token, so it takes no mask; build it with use_mask_token=True")
-    if stem.shape[-2:] != cells.shape[-2:]:
+    if x.shape[-2:] != cells.shape[-2:]:
         raise InputError(
-            f"the first map is {stem.shape[-2]}x{stem.shape[-1]} but the mask {cells.shape[-2]}x{cells.shape[-1]}; "
+            f"{where} is {x.shape[-2]}x{x.shape[-1]} but the mask {cells.shape[-2]}x{cells.shape[-1]}; "
             "masks need a padding that keeps whole cells (CvT: patch_padding, BiT: global_padding)"
         )
-    return torch.where(cells.unsqueeze(1), token.to(stem.dtype), stem)
+    return token

@@ -13,7 +13,7 @@ from mimsuite.types import Scale
 from mimsuite.words import MAP_MASK_MODES
 
 MOST_SCALES = 4  # that a decoder looks at, as in SparK (Tian et al. 2023)
-OF_MASKING = ("mask_mode", "decoder_hidden_size")
+OF_MASKING = ("mask_mode", "mask_layer", "decoder_hidden_size")
 
 
 @configuration
@@ -23,11 +23,19 @@ class MapConfig(ModelConfig):
     Attributes:
         mask_mode: ours; what becomes of hidden cells: "replace" (filled with the mean colour, then by the mask token),
             or "sparse" (zero in every map, and in no statistic).
+        mask_layer: ours; stage after which the mask token is added to hidden cells (A2MIM, Li et al. 2023); None: it
+            takes their place in the first map.
         decoder_hidden_size: ours; width of the U-Net that predicts, at the last map's size; None: SimMIM's head.
     """
 
     mask_mode: str = "replace"
+    mask_layer: int | None = None
     decoder_hidden_size: int | None = None
+
+    @property
+    @abstractmethod
+    def first_width(self) -> int:
+        """Width of the first map."""
 
     @property
     @abstractmethod
@@ -67,8 +75,19 @@ class MapConfig(ModelConfig):
 
     @property
     def mask_stride(self) -> tuple[int, int]:
-        """`(h, w)` pixels of the finest cell that can be hidden: one of the first map, or, if sparse, of the last."""
-        return self.stride if self.is_sparse else (self.finest_stride, self.finest_stride)
+        """`(h, w)` pixels of the finest cell that can be hidden: one of the map with the token; if sparse, the last."""
+        side = self.finest_stride if self.mask_layer is None else self.stages[self.mask_layer - 1].stride
+        return self.stride if self.is_sparse else (side, side)
+
+    @property
+    def mask_layers(self) -> list[int]:
+        """The stages after which a mask token can be added: all but the last."""
+        return list(range(1, len(self.stages)))
+
+    @property
+    def token_width(self) -> int:
+        """Width of the map that holds the mask token."""
+        return self.first_width if self.mask_layer is None else self.stages[self.mask_layer - 1].width
 
     @property
     def decoder_sizes(self) -> dict[str, int] | None:
@@ -90,12 +109,12 @@ class MapConfig(ModelConfig):
         if mask_mode == "drop" or (decoder is not None and decoder.keys() != {"hidden_size"}):
             raise InputError(str(self.drop_obstacle))
         width = None if decoder is None else decoder["hidden_size"]
-        changes = {"mask_mode": mask_mode, "decoder_hidden_size": width, **self._whole_head()}
+        changes = {"mask_mode": mask_mode, "mask_layer": None, "decoder_hidden_size": width, **self._whole_head()}
         return self.changed(mim_target=target, mim_predictor=predictor, **changes)
 
     def without_masking(self) -> Self:
         """A copy without target, decoder and what becomes of hidden cells, for a classifier."""
-        return super().without_masking().changed(mask_mode="replace", decoder_hidden_size=None)
+        return super().without_masking().changed(mask_mode="replace", mask_layer=None, decoder_hidden_size=None)
 
     def check_fit(self) -> None:
         """Whether maps tile the image where hidden cells are left out, and whether a U-Net fits the maps."""
@@ -122,5 +141,17 @@ class MapConfig(ModelConfig):
 
     def _check_masking(self) -> None:
         self._check_choice("mask_mode", MAP_MASK_MODES)
+        if self.mask_layer is not None:
+            self._check_layer(self.mask_layer)
         if self.decoder_hidden_size is not None:
             self._check_int("decoder_hidden_size", low=1)
+
+    def _check_layer(self, layer: int) -> None:
+        self._check_int("mask_layer", low=1)
+        if self.is_sparse:
+            raise InputError(f"mask_layer={layer}: hidden cells of sparse maps hold no mask token; use mask_layer=None")
+        if layer not in self.mask_layers:
+            raise InputError(
+                f"mask_layer={layer}: the mask token is added after a stage before the last, and there are "
+                f"{len(self.stages)}; use {' or '.join(map(str, self.mask_layers)) or 'None'}"
+            )

@@ -31,7 +31,7 @@ def load_into(
     weights: Weights,
     *,
     without: tuple[str, ...] = (),
-    where_it_fits: str | None = None,
+    where_it_fits: tuple[str, ...] = (),
     unused: tuple[str, ...] = (),
 ) -> M:
     """Makes a model and copies weights into it.
@@ -42,7 +42,8 @@ def load_into(
         make: makes the model.
         weights: of its family.
         without: how names begin that are not copied.
-        where_it_fits: the same, where one of them has another shape in the model: a decoder of another target or size.
+        where_it_fits: the same, of parts in which a tensor has another shape in the model: a decoder of another target
+            or size, a mask token of another map.
         unused: parts of names.
 
     Raises:
@@ -56,10 +57,11 @@ def load_into(
 
     def check(model: M) -> None:
         own = model.state_dict()
-        part = [name for name in shapes if where_it_fits and name.startswith(where_it_fits)]
-        if any(name in own and tuple(own[name].shape) != shapes[name] for name in part):
-            for name in part:
-                del shapes[name]
+        for prefix in where_it_fits:
+            part = [name for name in shapes if name.startswith(prefix)]
+            if any(name in own and tuple(own[name].shape) != shapes[name] for name in part):
+                for name in part:
+                    del shapes[name]
         found, _ = check_shapes(model, state.only(shapes), weights.init)
         check_filled(model, found.shapes, weights)
 

@@ -131,7 +131,7 @@ def make_masked_model(
     *,
     from_source: bool = True,
 ) -> ForMaskedImageModeling:
-    """A masked image model: fresh, or with the encoder of `init=`, and with its decoder if the shapes are the same.
+    """A masked image model: fresh, or with the encoder of `init=`, its mask token and decoder if their shapes fit.
 
     Args:
         config: of the model, at the run's image size.
@@ -153,7 +153,7 @@ def make_masked_model(
     model: ForMaskedImageModeling = load_into(
         lambda: AutoModelForMaskedImageModeling.from_config(copy.copy(native), dtype=TRAINED_IN, head=make_head),
         weights,
-        where_it_fits="decoder.",
+        where_it_fits=("decoder.", "mask_token"),
     )
     if config.fixed_size is not None:
         set_image_size(model, config.fixed_size, weights)

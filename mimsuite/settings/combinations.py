@@ -46,6 +46,7 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
     head = str(read(cfg, "head._target_"))
     if mask_mode == "sparse" and config.sparse_obstacle is not None:
         raise InputError(config.sparse_obstacle)
+    check_mask_layer(cfg, config, mask_mode)
     if is_latent(cfg) or head == PREDICTOR:
         check_latent(cfg, config, head, drops=mask_mode == "drop")
     elif mask_mode == "drop":
@@ -121,6 +122,32 @@ def check_fourier(cfg: DictConfig, target: str) -> None:
         raise InputError(
             f"objective.fourier={weight} is for predicted pixels, and here the target is {target}; use "
             "objective.target=pixels of objective=simmim, or objective.fourier=0"
+        )
+
+
+def check_mask_layer(cfg: DictConfig, config: EncoderConfig, mask_mode: str) -> None:
+    """Checks the stage after which the mask token is added; a config of an older version has none.
+
+    Raises:
+        InputError: no such stage, an encoder without stages, or hidden cells that hold no token.
+    """
+    layer, allowed = OmegaConf.select(cfg, "objective.mask_layer"), config.mask_layers
+    if layer is None:
+        return
+    if mask_mode != "replace":
+        raise InputError(
+            f"objective.mask_layer={layer} adds a mask token to hidden cells, and objective.mask_mode={mask_mode} has "
+            "none; use objective.mask_mode=replace, or objective.mask_layer=null"
+        )
+    if not allowed:
+        raise InputError(
+            f"objective.mask_layer={layer} is for the stages of a CvT or BiT, and this is a {config.model_type}; use "
+            "objective.mask_layer=null (added to a patch of the mean colour, a token is the same as in its place)"
+        )
+    if not is_int(layer) or layer not in allowed:
+        raise InputError(
+            f"objective.mask_layer={layer} is not a stage before the last, and this {config.model_type} has "
+            f"{len(allowed) + 1}; use objective.mask_layer={allowed[-1]}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import instantiate
 from mimsuite.encoders.config import as_pair, as_side
@@ -105,7 +105,7 @@ def masked_config(
 
     Args:
         config: of the encoder, at the run's image size.
-        cfg: read are `objective.target`, `objective.mask_mode` and `head`.
+        cfg: read are `objective.target`, `objective.mask_mode`, `objective.mask_layer` and `head`.
         weights: what `init=` names, or None.
         overrides: the command line's `key=value` arguments.
         predictor: what predicts features of a teacher in the decoder's place.
@@ -119,16 +119,26 @@ def masked_config(
             f"model.encoder_stride={config.encoder_stride} is not the model's stride; use model.encoder_stride={wanted}"
         )
     mask_mode, decoder = str(read(cfg, "objective.mask_mode")), None
-    if predictor is not None:
-        return config.with_masking(str(read(cfg, "objective.target")), None, predictor.to_dict(), mask_mode)
-    if mask_mode == "drop" or read(cfg, "head._target_") == UNET_HEAD:
+    if predictor is None and (mask_mode == "drop" or read(cfg, "head._target_") == UNET_HEAD):
         before = None
         if weights is not None and not overrides_group(overrides, "head"):
             before = type(config).from_dict(weights.config).decoder_sizes
         decoder = before or decoder_sizes(config, cfg, mask_mode)
-    masked = config.with_masking(str(read(cfg, "objective.target")), decoder, mask_mode=mask_mode)
+    features = None if predictor is None else predictor.to_dict()
+    masked = config.with_masking(str(read(cfg, "objective.target")), decoder, features, mask_mode)
+    masked = masked.changed(**hiding_fields(cfg)) if masked.mask_layers else masked
     masked.check_fit()
     return masked
+
+
+def hiding_fields(cfg: DictConfig) -> dict[str, Any]:
+    """The fields of a config with maps of several sizes that say what becomes of hidden cells.
+
+    Args:
+        cfg: read are `objective.mask_mode` and `objective.mask_layer`, which a config of an older version has not.
+    """
+    layer = OmegaConf.select(cfg, "objective.mask_layer")
+    return {"mask_mode": str(read(cfg, "objective.mask_mode")), "mask_layer": layer}
 
 
 def decoder_sizes(config: EncoderConfig, cfg: DictConfig, mask_mode: str) -> dict[str, int]:

@@ -12,13 +12,13 @@ from mimsuite.settings.budget import read_budget
 from mimsuite.settings.combinations import check_combination, check_compared, hidden_range, mask_cell
 from mimsuite.settings.geometry import read_masked_geometry
 from mimsuite.settings.latent import OF_LATENT, LatentSettings, is_latent, read_latent, with_mask_mode
-from mimsuite.settings.model import found_out, masked_config, read_model
+from mimsuite.settings.model import found_out, hiding_fields, masked_config, read_model
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe, resolved_probe
 from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.training import TrainingSettings, groups_of, read_inputs, without_keys, written_back
 
-OF_THE_MODEL = ("target", "mask_mode")  # keys of the objective that the model's config holds
+OF_THE_MODEL = ("target", "mask_mode", "mask_layer")  # keys of the objective that the model's config holds
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_pretrain(
     draft = read_model(cfg, *model)
     cfg = with_mask_mode(cfg, draft)
     check_combination(cfg, draft)
-    finest = draft.stride if cfg.objective.mask_mode == "sparse" else draft.mask_stride
+    finest = draft.changed(**hiding_fields(cfg)).mask_stride if draft.mask_layers else draft.mask_stride
     geometry = read_masked_geometry(
         cfg,
         index,

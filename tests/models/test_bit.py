@@ -923,6 +923,7 @@ CHANGES = {
     "mim_target": "hog",
     "mim_predictor": predictors.CONV,
     "mask_mode": "sparse",
+    "mask_layer": 1,
     "decoder_hidden_size": 32,
 }
 

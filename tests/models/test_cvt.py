@@ -191,6 +191,7 @@ CHANGES = {
     "mim_predictor": predictors.CONV,
     "classifier_pool": "mean",
     "mask_mode": "sparse",
+    "mask_layer": 2,
     "decoder_hidden_size": 32,
 }
 NEEDS = {"kernel_qkv": {"padding_q": [1, 1, 2]}}  # so that queries keep the size of the map

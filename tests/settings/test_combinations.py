@@ -9,6 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from mimsuite import api, app
+from mimsuite.encoders.map_config import OF_MASKING
 from mimsuite.errors import InputError, RunError
 from mimsuite.models import BitConfig, CvtConfig, ViTConfig, ViTModel
 from mimsuite.objectives.mim import MIMObjective
@@ -126,6 +127,11 @@ def refuses_with_a_fix_that_works(checked, values, says, fewest=1):
         ({"objective": "spark", "model": "bit_nano", "model.global_padding": "valid"}, "use model.global_padding=null"),
         ({"head": "unet", "model": "bit_nano", "model.global_padding": "same"}, "embedding_dynamic_padding=true"),
         ({"objective": "spark", "model": "cvt_nano", "model.patch_padding": [3, 0]}, "use model.patch_padding=[2, 1]"),
+        ({"objective.mask_layer": 1}, "is for the stages of a CvT or BiT, and this is a vit"),
+        ({"model": "bit_nano", "objective.mask_layer": 3}, "this bit has 3; use objective.mask_layer=2"),
+        ({"model": "cvt_nano", "objective.mask_layer": "last"}, "objective.mask_layer=last is not a stage before"),
+        ({"model": "bit_nano", "objective.mask_layer": 2, "mask.unit": 12}, "mask.unit 12 is not a multiple"),
+        ({"model": "bit_nano", "objective": "spark", "objective.mask_layer": 1}, "mask_mode=sparse has none"),
         ({"objective.fourier": -1}, "objective.fourier=-1 is not a weight"),
         ({"objective.fourier": 0.1, "objective.target": "hog"}, "objective.fourier=0.1 is for predicted pixels"),
         ({"mask.ratio": 1.01}, "mask.ratio=1.01 is not in (0, 1]"),
@@ -378,6 +384,7 @@ def test_what_goes_together_trains_loads_and_reconstructs(parts, more, tmp_path)
         {"model": "cvt_nano", "objective": "spark"},
         {"model": "bit_nano", "objective.mask_mode": "sparse", "objective.fourier": 0.5, "mask.ratio": 1},
         {"model": "bit_nano", "head": "unet", "mask.unit": 4},
+        {"model": "bit_nano", "objective.mask_layer": 2, "objective.fourier": 0.5},
     ],
     ids=lambda values: ",".join(f"{k}={v}" for k, v in values.items()),
 )
@@ -391,7 +398,7 @@ def test_runs_of_masked_convolution_train_load_reconstruct_and_are_finetuned(val
     assert math.isfinite(metrics["masked_loss"])
     task = {"init": str(tmp_path / "out"), "steps": 1, "batch": 8, "workers": 0, "loader.val_limit": 8}
     api.call("finetune", {"out": str(tmp_path / "tuned"), **task})
-    assert api.load(str(tmp_path / "tuned")).config.to_dict().keys().isdisjoint({"mask_mode", "decoder_hidden_size"})
+    assert api.load(str(tmp_path / "tuned")).config.to_dict().keys().isdisjoint(OF_MASKING)
 
 
 @pytest.fixture(scope="module")
