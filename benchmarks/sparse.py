@@ -27,7 +27,7 @@ from mimsuite.models import AutoModelForMaskedImageModeling
 from mimsuite.settings.models import model_node
 
 RATIO, SEED = 0.6, 0
-UNET = {"bit_nano": 64, "cvt_nano": 24}  # as `head.hidden_size=auto` makes them
+UNET = {"bit_nano": 64, "cvt_nano": 32}  # as `head.hidden_size=auto` makes them
 
 
 def step_of(name: str, changes: dict[str, object], batch: int, side: int) -> Callable[[], None]:

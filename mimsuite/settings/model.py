@@ -20,6 +20,8 @@ from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights
 from mimsuite.words import CLASSIFIER_POOLS, PROBLEM_TYPE_OF
 
+LEAST_CHANNELS = 4  # of a U-Net at single pixels, by default
+
 
 def overrides_group(overrides: Sequence[str], group: str) -> bool:
     """Whether the command line chooses a group, or a value of it."""
@@ -142,12 +144,16 @@ def hiding_fields(cfg: DictConfig) -> dict[str, Any]:
 
 
 def decoder_sizes(config: EncoderConfig, cfg: DictConfig, mask_mode: str) -> dict[str, int]:
-    """The sizes of MAE's decoder, or of a U-Net: by itself as wide as a quarter of the last map, at most 512."""
+    """The sizes of MAE's decoder, or of a U-Net: by itself as wide as a quarter of the last map, at most 512.
+
+    But it has at least four channels at single pixels: with three it learns far slower.
+    """
     if mask_mode == "drop":
         return {key: cfg.head[key] for key in MAE_KEYS}
     coarsest = config.scales[0]
     quarter = min(512, coarsest.width // 4)
-    return {"hidden_size": read_int(cfg, "head.hidden_size", auto=max(1, quarter // coarsest.stride) * coarsest.stride)}
+    width = max(LEAST_CHANNELS, quarter // coarsest.stride) * coarsest.stride
+    return {"hidden_size": read_int(cfg, "head.hidden_size", auto=width)}
 
 
 def classifier_config(config: EncoderConfig, cfg: DictConfig, labels: TrainingLabels) -> EncoderConfig:

@@ -9,12 +9,13 @@ from omegaconf import DictConfig
 
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import read_budget
-from mimsuite.settings.combinations import check_combination, check_compared, hidden_range, mask_cell
+from mimsuite.settings.combinations import UNET_HEAD, check_combination, check_compared, hidden_range, mask_cell
 from mimsuite.settings.geometry import read_masked_geometry
 from mimsuite.settings.latent import OF_LATENT, LatentSettings, is_latent, read_latent, with_mask_mode
 from mimsuite.settings.model import found_out, hiding_fields, masked_config, read_model
 from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe, resolved_probe
+from mimsuite.settings.read import read
 from mimsuite.settings.resolve import plain_values, with_values
 from mimsuite.settings.training import TrainingSettings, groups_of, read_inputs, without_keys, written_back
 
@@ -97,6 +98,8 @@ def read_pretrain(
     probe = read_online_probe(cfg, index, budget.steps * budget.batch, rounds)
     decided = {"mask.unit": geometry.mask_unit} | resolved_probe(cfg, probe)
     decided |= {} if latent is None else latent.resolved
+    if read(cfg, "head._target_") == UNET_HEAD and config.decoder_sizes is not None:
+        decided["head.hidden_size"] = config.decoder_sizes["hidden_size"]
     cfg = written_back(with_values(cfg, decided), inputs, geometry, budget)
     cfg = found_out(config, cfg, inputs.given, inputs.weights)
     return PretrainSettings(

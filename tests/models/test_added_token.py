@@ -54,17 +54,17 @@ def test_the_token_is_added_to_the_hidden_cells_of_one_map_and_to_no_other(name,
 
 
 @every_model
-@pytest.mark.parametrize("head", [{}, UNET], ids=["simmim", "unet"])
+@pytest.mark.parametrize(("layer", "head"), [(None, {}), (2, {}), (2, UNET)], ids=["replaced", "added", "unet"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_hidden_pixels_change_no_bit_of_maps_gradients_and_statistics(name, head, training):
-    mask, clean = a_mask(make(name, 2)), pixels()
-    wanted = everything(make(name, 2, **head).train(training), clean, mask)
+def test_hidden_pixels_change_no_bit_of_maps_gradients_and_statistics(name, layer, head, training):
+    mask, clean = a_mask(make(name, layer)), pixels()
+    wanted = everything(make(name, layer, **head).train(training), clean, mask)
     assert all(t.isfinite().all() for t in wanted)
     noise = 100 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
     nan, inf = (torch.full_like(clean, float(value)) for value in ("nan", "inf"))
     for spoiled in (noise, nan, inf):
         changed = torch.where(on_pixels(mask), spoiled, clean)
-        found = everything(make(name, 2, **head).train(training), changed, mask)
+        found = everything(make(name, layer, **head).train(training), changed, mask)
         assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
 
 

@@ -89,7 +89,8 @@ def test_hidden_pixels_change_no_bit_of_maps_gradients_and_statistics(name, head
     wanted = everything(make(name, head).train(training), clean, mask)
     assert all(t.isfinite().all() for t in wanted)
     noise = 100 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
-    for spoiled in (torch.where(on_pixels(mask), noise, clean), clean.masked_fill(on_pixels(mask), float("nan"))):
+    nan, inf = (torch.full_like(clean, float(value)) for value in ("nan", "inf"))
+    for spoiled in (torch.where(on_pixels(mask), bad, clean) for bad in (noise, nan, inf)):
         found = everything(make(name, head).train(training), spoiled, mask)
         assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
     found = everything(make(name, head).train(training), clean + 1, mask)

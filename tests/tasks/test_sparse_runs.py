@@ -19,6 +19,7 @@ KEYS = {
     "callbacks.monitor.log_every": 1,
 }
 BIT = {"model": "bit_nano", "objective": "simmim", "objective.mask_mode": "sparse"}
+TOKEN = {"model": "bit_nano", "objective": "simmim", "objective.mask_layer": 2}
 
 
 class EndsAt(Callback):
@@ -37,10 +38,11 @@ def pretrain(out, **values):
     return load_file(out / "weights" / "model.safetensors"), read_metrics(out / "metrics.csv")
 
 
-def test_a_run_that_ends_in_the_middle_goes_on_to_the_bit(tmp_path):
-    wanted, metrics = pretrain(tmp_path / "whole")
+@pytest.mark.parametrize("values", [{}, TOKEN], ids=["spark", "added token"])
+def test_a_run_that_ends_in_the_middle_goes_on_to_the_bit(values, tmp_path):
+    wanted, metrics = pretrain(tmp_path / "whole", **values)
     with pytest.raises(RuntimeError, match="the end"):
-        pretrain(tmp_path / "out", callbacks=EndsAt(2))
+        pretrain(tmp_path / "out", callbacks=EndsAt(2), **values)
     assert json.loads((tmp_path / "out" / "checkpoints" / "latest.json").read_text())["step"] == 2
     found, others = pretrain(tmp_path / "out", resume=True)
     assert found.keys() == wanted.keys()
