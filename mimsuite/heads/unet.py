@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -21,8 +20,9 @@ class UNetDecoder(nn.Module):
     """Predicts a picture from the maps of an encoder.
 
     From the coarsest map on, the width halves as the resolution doubles; each doubling has two 3x3 convolutions, and
-    before it the projection of the encoder's map of that size is added. Norms are GroupNorm, so that nothing depends
-    on the other images of a batch.
+    before it the projection of the encoder's map of that size is added. Norms are per image, so that nothing depends on
+    the other images of a batch, and per channel, as SparK's BatchNorm: hidden cells all start from one token, so most
+    channels have a mean far from zero, and in a norm that they share these means drown what differs between cells.
 
     Args:
         scales: the encoder's maps, the coarsest first; their strides are powers of two.
@@ -86,9 +86,9 @@ class Doubling(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.convolution1 = nn.Conv2d(inputs, inputs, 3, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(math.gcd(8, inputs), inputs)
+        self.norm1 = nn.GroupNorm(inputs, inputs)
         self.convolution2 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(math.gcd(8, outputs), outputs)
+        self.norm2 = nn.GroupNorm(outputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, outputs, 2 h, 2 w)` from `(B, inputs, h, w)`."""
