@@ -26,6 +26,8 @@ WHICH_PYTHON = "import sys\n\nprint(sys.executable)"
 SHORTER = {  # runs of a tenth of their steps do all that these do
     "01_reconstruct": {"steps=120": "steps=12", "val_every=120": "val_every=12"},
     "03_your_own_images": {"steps=80, val_every=40": "steps=8, val_every=4", "(0, 80)": "(0, 8)"},
+    "05_satellite": {"range(600)": "range(200)", "steps=150, val_every=50": "steps=15, val_every=5"},
+    "06_microscopy": {"range(600)": "range(150)", "steps=150, val_every=50": "steps=15, val_every=5"},
 }
 
 

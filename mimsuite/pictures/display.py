@@ -95,7 +95,10 @@ def channel_words(channels: int, shown: Sequence[int] | None, bands: Sequence[st
         return f"channel {named[0]} of 2 as grey"
     if shown is None and (channels == 1 or (channels == 3 and not bands)):
         return ""
-    numbers = ", ".join(named[number] for number in shown_channels(channels, shown))
+    chosen = shown_channels(channels, shown)
+    if len(set(chosen)) == 1:
+        return f"channel {named[chosen[0]]} of {channels} as grey"
+    numbers = ", ".join(named[number] for number in chosen)
     return f"channels {numbers} of {channels} as red, green, blue"
 
 

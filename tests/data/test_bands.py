@@ -222,6 +222,7 @@ def test_what_is_shown_is_called_by_its_names():
     assert channel_words(4, [2, 1, 0], NAMES) == "channels B4, B3, B2 of 4 as red, green, blue"
     assert channel_words(3, None, NAMES[:3]) == "channels B2, B3, B4 of 3 as red, green, blue"
     assert channel_words(2, None, NAMES[:2]) == "channel B2 of 2 as grey"
+    assert channel_words(4, [3, 3, 3], NAMES) == "channel B8 of 4 as grey"
     assert channel_words(3, None) == ""
 
 

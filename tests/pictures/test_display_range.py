@@ -282,6 +282,7 @@ def test_a_model_keeps_the_names_of_its_bands_and_pictures_are_asked_for_and_cal
     assert by_name.colours.startswith("channels B8, B3, B2 of 4 as red, green, blue, values shown: ")
     with pytest.raises(InputError, match="channels_shown: there is no band B5; there are B2, B3, B4, B8, or 0 to 3"):
         scene.show([mask], channels=["B5", "B3", "B2"])
+    caplog.clear()
     check_channels(named, weights)
     check_channels(scans, weights)
     assert not caplog.messages
