@@ -40,7 +40,7 @@ fmt: $(VENV)/.dev
 # The documentation as a site that opens from disk: build/site/index.html
 docs: $(VENV)/.dev
 	$(BIN)/python scripts/docs_site.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m nbconvert --to html --execute --log-level=ERROR \

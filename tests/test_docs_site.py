@@ -32,7 +32,7 @@ def site(tmp_path_factory):
     config = folder / "mkdocs.yml"
     config.write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: pages\nsite_dir: site\n")
     env = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", str(config)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
     result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, timeout=110)
     assert result.returncode == 0, result.stdout + result.stderr
     return folder / "site"
