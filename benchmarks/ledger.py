@@ -7,7 +7,8 @@ python benchmarks/ledger.py check
 add reads run folders of pretrain, probe, finetune and evaluate. Where a run started from weights (`init=`), the run
 that made them must be in the ledger already: it is found by the last component of its folder, or by --pretrained, where
 ENTRY is the name of a ledger file, `random` (the folder holds untrained weights) or `unknown` (weights from elsewhere).
-render replaces what stands between the two markers of RESULTS.md. check says what is wrong with files and tables.
+render replaces what stands between the two markers of RESULTS.md, and writes the rows that `mimsuite plan` cites into
+the package. check says what is wrong with files and tables.
 
 FLOPs are two per multiply-add; training on an image is counted as three forward passes of the objective (with MAE's
 dropped patches and its decoder; with the classifier), also where layers are frozen; of the proof tables (proof.py) the
@@ -65,6 +66,7 @@ KEYS = (
     *("libraries", "figures", *ALIKE),
 )
 LINK = {"task", "data", "model", "recipe"}
+CITED = HERE.parent / "mimsuite" / "runs" / "planning" / "ledger.json"  # the rows of this ledger that the package has
 ABSOLUTE = re.compile(r"(?:^|[\s='\"`\[(,:]|file://)(?:/|~/)[A-Za-z_.]")
 
 
@@ -425,10 +427,47 @@ def rendered(root: Path) -> str:
             continue
         lines += [f"### {title}", "", *table([row(group, published) for group in of_task]), "", "```"]
         lines += [*(group[0]["command"] for group in of_task), "```", ""]
-    if others := [p for p in published if not p["link"]]:
+    if others := published_of(root):
         lines += ["### Published by others, for orientation: other data and other lengths", ""]
         lines += [*table([{k: p["figure" if k == "result" else k] for k in OF_OTHERS} for p in others]), ""]
     return "\n".join(lines)
+
+
+def cited(root: Path) -> dict[str, Any]:
+    """What `mimsuite plan` knows of the ledger: accuracies of probes and fine-tunings, and what they started from."""
+    known = entries(root)
+    by_name, rows = {entry["name"]: entry for entry in known}, []
+    for entry in known:
+        shown = {
+            key: value for key, value in entry["figures"].items() if re.search(r"(probe|test)/(top1|map|r2)$", key)
+        }
+        if entry["task"] not in ("probe", "finetune") or not shown:
+            continue
+        before = by_name.get(entry["before"]["entry"], {})
+        rows.append(
+            {
+                "name": entry["name"],
+                "task": entry["task"],
+                "data": entry["data"],
+                "labels": labels(entry),
+                "family": entry["model"]["family"],
+                "model": entry["model"]["text"],
+                "objective": before.get("objective"),
+                "recipe": before.get("recipe", []),
+                "epochs": before.get("epochs"),
+                "figures": shown,
+            }
+        )
+    data = {name: facts for name, facts in read(root / "datasets.json").items() if any(r["data"] == name for r in rows)}
+    published = [
+        {key: fact[key] for key in ("what", "model", "data", "figure", "source")} for fact in published_of(root)
+    ]
+    return {"data": data, "rows": rows, "published": published}
+
+
+def published_of(root: Path) -> list[dict[str, Any]]:
+    """What others published, and is not beside a row of ours."""
+    return [fact for fact in read(root / "published.json") if not fact["link"]]
 
 
 def split(page: str) -> tuple[str, str, str]:
@@ -441,10 +480,11 @@ def split(page: str) -> tuple[str, str, str]:
 
 
 def render(root: Path) -> None:
-    """Writes the generated part of RESULTS.md, and of the project's own ledger the tables of docs/choosing.md."""
+    """Writes the generated part of RESULTS.md; of the project's own ledger, docs/choosing.md and the plan's rows."""
     head, _, tail = split((root / "RESULTS.md").read_text())
     (root / "RESULTS.md").write_text(f"{head}{BEGIN}\n\n{rendered(root)}\n{END}{tail}")
     if root == HERE:
+        CITED.write_text(json.dumps(cited(root), indent=1, ensure_ascii=False) + "\n")
         subprocess.run([sys.executable, str(HERE / "choices.py")], check=True)
 
 
@@ -465,11 +505,18 @@ def check(root: Path) -> list[str]:
             wrong.append(
                 f"published.json: entry {number} needs what, model, data, figure, source, link (null or {LINK})"
             )
+    if (root / "datasets.json").is_file():
+        measured_on = {entry["data"] for entry in known if entry["task"] in ("probe", "finetune")}
+        wrong += [
+            f"datasets.json: {name} is missing" for name in sorted(measured_on - read(root / "datasets.json").keys())
+        ]
     if wrong:
         return wrong
     middle = split((root / "RESULTS.md").read_text())[1]
     if middle.strip() != rendered(root).strip():
         wrong.append("RESULTS.md: the generated part is not what `python benchmarks/ledger.py render` writes")
+    if root == HERE and read(CITED) != cited(root):
+        wrong.append(f"{CITED.name} of mimsuite plan is not what `python benchmarks/ledger.py render` writes")
     texts = {file.name: file.read_text() for file in [*(root / "results").glob("*.json"), *root.glob("*.json")]}
     for name, text in (texts | {"RESULTS.md": middle}).items():
         if found := ABSOLUTE.search(text):

@@ -25,6 +25,7 @@ TASKS = {
     "pack": "image folder -> WebDataset shards and index",
     "inspect": "counts, classes, sizes, statistics and a contact sheet of a data set",
     "models": "table of model configs",
+    "plan": "what to run on some data, how long it takes here, what to expect; the command",
     "bench": "speed, MFU, memory and largest micro-batch of a pretraining run on this machine",
     "doctor": "versions, devices and traps of this environment",
     "demo": "every step once, on the embedded data set",

@@ -17,7 +17,7 @@ from mimsuite.settings.objects import OBJECT_KEYS
 
 ROOT = Path(__file__).parents[1]
 FILES = {
-    "training": ("The functions that train", ["pretrain", "finetune", "bench"]),
+    "training": ("The functions that train", ["pretrain", "finetune", "bench", "plan"]),
     "tasks": (
         "The functions that use a model",
         ["probe", "evaluate", "predict", "embed", "export", "reconstruct"],
@@ -39,6 +39,7 @@ RETURNS = {
     "pack": "counts",
     "inspect": "what `inspect.json` holds",
     "bench": "what it prints, speeds per device",
+    "plan": "what it prints, with the command as `command` and its keys as `overrides`",
     "demo": "the metrics that it prints",
     "doctor": "the findings, and `exit_code` 1 where one is a fault",
 }
@@ -56,6 +57,7 @@ TYPES = {
         "steps": "int",
         "epochs": "float",
         "seconds": "float",
+        "hours": "float",
         "drop_path": "float",
         "class_weights": "str | Sequence[float]",
         "bands": "Sequence[str | int]",

@@ -213,6 +213,7 @@ def test_public_names():
         "pack",
         "inspect",
         "bench",
+        "plan",
         "demo",
         "doctor",
         "load",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from mimsuite.api.calls import call, compose_and
 from mimsuite.api.data import demo, doctor, inspect, pack, plot, report
 from mimsuite.api.tasks import embed, evaluate, export, predict, probe, reconstruct
-from mimsuite.api.training import bench, finetune, pretrain
+from mimsuite.api.training import bench, finetune, plan, pretrain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,7 @@ __all__ = [
     "list_runs",
     "load",
     "pack",
+    "plan",
     "plot",
     "predict",
     "pretrain",

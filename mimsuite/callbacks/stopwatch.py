@@ -20,6 +20,7 @@ class Stopwatch(Callback):
         seconds: how long.
         wait: waits until the device has done what it was given.
         clock: gives seconds.
+        longest: seconds after which all ends; None: `LONGEST`, or more where more are asked for.
 
     Attributes:
         images: put through in the time.
@@ -30,10 +31,14 @@ class Stopwatch(Callback):
     """
 
     def __init__(
-        self, seconds: float, wait: Callable[[], None], clock: Callable[[], float] = time.perf_counter
+        self,
+        seconds: float,
+        wait: Callable[[], None],
+        clock: Callable[[], float] = time.perf_counter,
+        longest: float | None = None,
     ) -> None:
         self._wanted, self._wait, self._clock = seconds, wait, clock
-        self._longest = max(LONGEST, seconds + LONGEST / 2)
+        self._longest = max(LONGEST, seconds + LONGEST / 2) if longest is None else longest
         self._started = self._since = self._ready = 0.0
         self.images, self.seconds, self.waited, self.steps, self.warm = 0, 0.0, 0.0, 0, False
 
@@ -54,7 +59,7 @@ class Stopwatch(Callback):
         self.steps += between
         spent = self._clock() - self._started
         if not self.warm and spent < self._longest:
-            if (between and self.steps >= WARM_STEPS) or spent >= WARM_SECONDS:
+            if (between and self.steps >= WARM_STEPS) or spent >= min(WARM_SECONDS, self._longest / 2):
                 self._wait()
                 self._since, self.warm = self._clock(), True
                 self.images, self.waited, self.steps = 0, 0.0, 0

@@ -6,8 +6,8 @@ import logging
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mimsuite.config.instantiate import instantiate
 from mimsuite.data.folders import count_of
@@ -24,6 +24,8 @@ from mimsuite.settings.team import Team
 from mimsuite.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
+    import torch
+
     from mimsuite.callbacks.stopwatch import Stopwatch
     from mimsuite.data.datamodule import ImageData
     from mimsuite.objectives.objective import Objective
@@ -35,6 +37,70 @@ S = TypeVar("S", bound=TrainingSettings)
 PATIENCE = 30.0  # seconds of one micro-batch from which a line says that it cannot be faster
 MOST = 1024  # images of the largest micro-batch that is looked for, unless the batch is larger
 GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Share(Generic[S]):
+    """What one device of a run trains with, ready for a Trainer.
+
+    Attributes:
+        settings: of the run, with this device's part of the batch.
+        compute: how it computes.
+        objective: the Lightning module.
+        data: its loaders.
+        cost: of an image; None where it cannot be counted.
+        largest: the largest micro-batch that fits; None but on a GPU.
+        devices: that share the batch.
+    """
+
+    settings: S
+    compute: Compute
+    objective: Objective
+    data: ImageData
+    cost: Cost | None
+    largest: int | None
+    devices: int
+
+    @property
+    def place(self) -> torch.device:
+        """The device, as torch names it."""
+        import torch
+
+        on = self.compute.device.accelerator
+        return torch.device("cuda" if on == "gpu" else on)
+
+
+def make_share(settings: S, make: Callable[[S, Compute], tuple[Objective, ImageData]], most: int = 0) -> Share[S]:
+    """Makes what one device trains with, and tries what fits into the memory of a GPU.
+
+    Args:
+        settings: of the run; its length does not matter.
+        make: the Lightning module and the loaders.
+        most: images of the largest micro-batch that is tried, where the part of the batch is smaller.
+
+    Raises:
+        InputError: the devices cannot share the batch.
+    """
+    import torch
+
+    from mimsuite.runs.cluster import set_rank
+
+    inputs, alone = settings.inputs, Team(0, 1, 1)
+    devices = processes_of(inputs.devices, inputs.nodes, inputs.accelerator).size
+    fitted_micro_batch(inputs.micro_batch, settings.budget.batch, devices, settings.budget.batch)
+    part = settings.budget.batch // devices
+    settings = replace(settings, budget=replace(settings.budget, batch=part))
+    set_rank(alone)
+    compute = choose_compute(settings, alone)
+    torch.manual_seed(inputs.seed)
+    objective, data = make(settings, compute)
+    cost = find_cost(objective, data, compute.device, compute.precision)
+    largest = None
+    if compute.device.accelerator == "gpu":
+        largest = find_limit(settings, compute, objective, data, max(most, part))
+        data.micro_batch = fitted_micro_batch(inputs.micro_batch, part, 1, largest)
+        compute = replace(compute, micro_batch=data.micro_batch)
+    return Share(settings, compute, objective, data, cost, largest, devices)
 
 
 def measure_speed(
@@ -51,41 +117,24 @@ def measure_speed(
         InputError: the devices cannot share the batch.
         RunError: the device is out of memory.
     """
-    import torch
-
     from mimsuite.callbacks.stopwatch import Stopwatch
-    from mimsuite.runs.cluster import set_rank
 
-    inputs, alone = settings.inputs, Team(0, 1, 1)
-    devices = processes_of(inputs.devices, inputs.nodes, inputs.accelerator).size
-    fitted_micro_batch(inputs.micro_batch, settings.budget.batch, devices, settings.budget.batch)
-    part = settings.budget.batch // devices
-    settings = replace(settings, budget=replace(settings.budget, batch=part))
-    set_rank(alone)
-    compute = choose_compute(settings, alone)
-    torch.manual_seed(inputs.seed)
-    objective, data = make(settings, compute)
-    cost = find_cost(objective, data, compute.device, compute.precision)
-    largest = None
-    if compute.device.accelerator == "gpu":
-        largest = find_limit(settings, compute, objective, data, max(MOST, part))
-        data.micro_batch = fitted_micro_batch(inputs.micro_batch, part, 1, largest)
-        compute = replace(compute, micro_batch=data.micro_batch)
+    share = make_share(settings, make, MOST)
+    settings, compute, objective = share.settings, share.compute, share.objective
     if compute.compile:
         objective.compile_blocks(compute.micro_batch)
-    place = torch.device("cuda" if compute.device.accelerator == "gpu" else compute.device.accelerator)
-    watch = Stopwatch(seconds, lambda: wait_for_device(place))
-    report_setup(settings, compute, objective, devices)
-    if cost is not None:
-        report_slow(compute.micro_batch, cost)
+    watch = Stopwatch(seconds, lambda: wait_for_device(share.place))
+    report_setup(settings, compute, objective, share.devices)
+    if share.cost is not None:
+        report_slow(compute.micro_batch, share.cost)
     arguments = trainer_arguments(settings, compute) | WITHOUT_OUTPUT | {"callbacks": [watch]}
-    trainer = instantiate(settings.groups.trainer, inputs.trusted, **arguments)
-    fit(trainer, objective, data, None, compute.micro_batch)
-    return report_speed(compute, watch, cost, largest) | {
+    trainer = instantiate(settings.groups.trainer, settings.inputs.trusted, **arguments)
+    fit(trainer, objective, share.data, None, compute.micro_batch)
+    return report_speed(compute, watch, share.cost, share.largest) | {
         "image_size": list(settings.geometry.image_size),
-        "batch": part * devices,
-        "devices": devices,
-        "workers": inputs.loading.workers,
+        "batch": settings.budget.batch * share.devices,
+        "devices": share.devices,
+        "workers": settings.inputs.loading.workers,
         "parameters": sum(p.numel() for p in objective.model.parameters()),
     }
 

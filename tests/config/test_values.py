@@ -57,6 +57,7 @@ BASE = {
     "models": [],
     "runs": [f"path={Path(__file__).parent}"],
     "bench": [value for value in SMALL if not value.startswith(("out", "steps"))],
+    "plan": [],
     "doctor": [],
     "demo": ["out=demo"],
 }
@@ -174,7 +175,7 @@ def test_an_empty_path_is_an_unset_variable_and_refused(task):
 
 
 NEEDED = [
-    *(("out", task) for task in TASKS if task not in ("models", "runs", "bench", "doctor")),
+    *(("out", task) for task in TASKS if task not in ("models", "runs", "bench", "plan", "doctor")),
     *(("init", task) for task in ("probe", "evaluate", "predict", "embed", "export", "reconstruct")),
     *(("src", "pack"), ("runs", "plot"), ("runs", "report"), ("path", "runs"), ("labels", "pack")),
 ]

@@ -1,0 +1,1 @@
+"""What `mimsuite plan` recommends, and on what grounds."""
