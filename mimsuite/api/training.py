@@ -392,7 +392,7 @@ def plan(
             finetune_mae_vit_base, finetune_mae_vit_large, finetune_simmim_vit_base, finetune_small, finetune_vit,
             ijepa_vit_base, mae_vit_base_800ep, mae_vit_large_800ep, maskfeat_vit_base, scratch, scratch_cvt_13,
             scratch_vit_large, simmim_bit_50x1, simmim_cvt_13, simmim_vit_base_800ep, simmim_vit_tiny_32,
-            simmim_vit_tiny_96, small_data
+            simmim_vit_tiny_96, small_conv, small_data
         overrides: further keys, as `**{"group.key": value}`; `mimsuite plan --help` lists them.
 
     Returns:

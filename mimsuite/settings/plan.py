@@ -12,7 +12,18 @@ from mimsuite.config.kinds import key_kinds
 from mimsuite.config.overrides import override_of
 from mimsuite.errors import InputError
 from mimsuite.settings.outputs import check_file, check_outside
-from mimsuite.settings.read import as_plain, read, read_data, read_flag, read_positive, read_text
+from mimsuite.settings.read import (
+    as_plain,
+    is_int,
+    read,
+    read_choice,
+    read_data,
+    read_flag,
+    read_positive,
+    read_size,
+    read_text,
+)
+from mimsuite.words import ACCELERATORS
 
 OWN = ("out", "hours", "overwrite")  # keys that `pretrain` has not, or with another meaning
 
@@ -28,6 +39,11 @@ class PlanSettings:
         fixed: the user's `key=value` arguments for `pretrain`, in Hydra's grammar, paths as the task reads them.
         typed: the same as one types them in a shell, where paths and words need no quotes for Hydra.
         given: their keys.
+        accelerator: Lightning's name, or "auto".
+        family: "vit", "cvt", "bit" or "external", where the user has fixed the model; else "".
+        width: of its encoder, at most; 0 where it says none.
+        patch: of that model, or that the user has fixed; else 0.
+        image_side: shorter side of the image size that the user has fixed; 0 for none.
     """
 
     data: str | tuple[str, ...] | None
@@ -36,6 +52,11 @@ class PlanSettings:
     fixed: tuple[str, ...]
     typed: tuple[str, ...]
     given: frozenset[str]
+    accelerator: str
+    family: str
+    width: int
+    patch: int
+    image_side: int
 
     def choice(self, group: str) -> str:
         """The user's choice of a config group; "" where it is open."""
@@ -73,7 +94,29 @@ def read_plan(cfg: DictConfig, overrides: Sequence[str]) -> PlanSettings:
         raise InputError(
             f"hours={hours:g} and {length}={read(cfg, length)} both say how long the run is; give one of them"
         )
-    return PlanSettings(data, file, hours, tuple(fixed), tuple(typed), frozenset(given))
+    fixed_model = bool({"model", "experiment"} & given)
+    patch, size = OmegaConf.select(cfg, "model.patch_size", default=0), read(cfg, "image_size")
+    return PlanSettings(
+        *(data, file, hours, tuple(fixed), tuple(typed), frozenset(given)),
+        accelerator=read_choice(cfg, "trainer.accelerator", ACCELERATORS),
+        family=family_of(cfg) if fixed_model else "",
+        width=width_of(cfg),
+        patch=patch if is_int(patch) and (fixed_model or "model.patch_size" in given) else 0,
+        image_side=0 if size == "auto" or "image_size" not in given else min(read_size(size)),
+    )
+
+
+def family_of(cfg: DictConfig) -> str:
+    """The family of the config's model; "external" for one of another library or of the user's."""
+    target = str(OmegaConf.select(cfg, "model._target_", default=""))
+    return {"ViTConfig": "vit", "CvtConfig": "cvt", "BitConfig": "bit"}.get(target.rpartition(".")[2], "external")
+
+
+def width_of(cfg: DictConfig) -> int:
+    """The largest width of the config's model; 0 where it says none."""
+    values = [OmegaConf.select(cfg, f"model.{key}") for key in ("hidden_size", "hidden_sizes", "embed_dim")]
+    flat = [width for value in values for width in (as_plain(value) if OmegaConf.is_list(value) else [value])]
+    return max((width for width in flat if is_int(width)), default=0)
 
 
 def as_typed(value: object) -> str:

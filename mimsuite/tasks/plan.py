@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mimsuite import app
 from mimsuite.config.composing import compose_task
@@ -30,9 +30,7 @@ from mimsuite.settings.outputs import writing
 from mimsuite.settings.places import with_places
 from mimsuite.settings.plan import PlanSettings, read_plan
 from mimsuite.settings.pretrain import PretrainSettings, read_pretrain
-from mimsuite.settings.read import read, read_choice, read_size
 from mimsuite.tasks.pretrain import make_objects
-from mimsuite.words import ACCELERATORS
 
 log = logging.getLogger("mimsuite")
 
@@ -45,7 +43,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     settings = read_plan(cfg, overrides)
     folders = config_folders()
     with contextlib.redirect_stdout(sys.stderr), one_at_a_time():
-        plan = make_plan(cfg, settings, folders)
+        plan = make_plan(settings, folders)
     outcome = outcome_of(plan, name_of(settings), settings.typed, folders)
     for line in lines_of(outcome):
         log.info("%s", line)
@@ -56,14 +54,14 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return outcome
 
 
-def make_plan(cfg: DictConfig, settings: PlanSettings, folders: Sequence[str]) -> Plan:
+def make_plan(settings: PlanSettings, folders: Sequence[str]) -> Plan:
     """Looks at the data and times what comes into question."""
     index = open_data(settings.data)
     train = index.records(index.select("train"))
     log.info("looking   at some of %s training images of %s ...", f"{len(train):,}", name_of(settings))
     sample = look_at_sample(index, train)
     with heavy_imports({}) as spent:
-        facts = read_facts(cfg, settings, index, len(train))
+        facts = facts_of(settings, index, len(train))
 
         def read_settings(keys: Mapping[str, Any]) -> PretrainSettings:
             return read_run(settings, keys, folders)
@@ -71,26 +69,18 @@ def make_plan(cfg: DictConfig, settings: PlanSettings, folders: Sequence[str]) -
         return plan_run(facts, index, sample, settings.hours, max(spent, IMPORTS), read_settings, make_objects)
 
 
-def read_facts(cfg: DictConfig, settings: PlanSettings, index: DataIndex, images: int) -> Facts:
+def facts_of(settings: PlanSettings, index: DataIndex, images: int) -> Facts:
     """What a recipe is chosen by; `images`: for training."""
-    given = settings.given
-    fixed_model = bool({"model", "experiment"} & given)
-    family = str(OmegaConf.select(cfg, "model._target_", default="")) if fixed_model else ""
-    names = {"ViTConfig": "vit", "CvtConfig": "cvt", "BitConfig": "bit"}
-    patch = OmegaConf.select(cfg, "model.patch_size", default=0)
-    widths = OmegaConf.select(cfg, "model.hidden_sizes") or OmegaConf.select(cfg, "model.embed_dim")
-    width = OmegaConf.select(cfg, "model.hidden_size", default=0) or max(widths or [0])
-    size = read(cfg, "image_size")
     return Facts(
         images=images,
         side=min(index.image_size),
-        gpu=find_device(read_choice(cfg, "trainer.accelerator", ACCELERATORS)).accelerator != "cpu",
-        given=given,
-        family=names.get(family.rpartition(".")[2], "external") if family else "",
-        width=width if isinstance(width, int) else 0,
+        gpu=find_device(settings.accelerator).accelerator != "cpu",
+        given=settings.given,
+        family=settings.family,
+        width=settings.width,
         objective=settings.choice("objective"),
-        image_side=0 if size == "auto" or "image_size" not in given else min(read_size(size)),
-        patch=patch if isinstance(patch, int) and (fixed_model or "model.patch_size" in given) else 0,
+        image_side=settings.image_side,
+        patch=settings.patch,
     )
 
 

@@ -144,7 +144,7 @@ def describe_model(settings: PretrainSettings) -> str:
     """Width and depth of the encoder."""
     config = settings.model
     values = config.to_dict()
-    if config.model_type == "vit":
+    if {"num_hidden_layers", "hidden_size", "patch_size"} <= values.keys():
         blocks = f"{values['num_hidden_layers']} blocks of width {values['hidden_size']}"
         return f"ViT of {blocks}, patch {values['patch_size']}"
     pairs = ("depths", "depth"), ("hidden_sizes", "embed_dim")
