@@ -46,7 +46,7 @@ def norm_cells(x: Tensor) -> Tensor:
     return (x - mean) * (variance + EPS).rsqrt()
 
 
-def latent_error(predicted: Tensor, target: Tensor, loss: str, beta: float) -> Tensor:
+def latent_error(predicted: Tensor, target: Tensor, loss: str, beta: float, reduction: str = "mean") -> Tensor:
     """The mean error of all values, a scalar in float32 or wider.
 
     Args:
@@ -54,11 +54,12 @@ def latent_error(predicted: Tensor, target: Tensor, loss: str, beta: float) -> T
         target: likewise.
         loss: one of `words.LOSSES`.
         beta: where "smooth_l1" turns from a square to a line.
+        reduction: "none" for the error of every value instead.
     """
     predicted, target = widen(predicted), widen(target)
     if loss == "smooth_l1":
-        return F.smooth_l1_loss(predicted, target, beta=beta)
-    return F.mse_loss(predicted, target) if loss == "mse" else F.l1_loss(predicted, target)
+        return F.smooth_l1_loss(predicted, target, reduction=reduction, beta=beta)
+    return (F.mse_loss if loss == "mse" else F.l1_loss)(predicted, target, reduction=reduction)
 
 
 def take_cells(x: Tensor, where: tuple[Tensor, Tensor, Tensor]) -> Tensor:

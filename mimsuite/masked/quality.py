@@ -54,6 +54,60 @@ def deviation(features: Tensor) -> Tensor:
     return spread * math.sqrt(z.shape[1])
 
 
+class ImageSums:
+    """Whether vectors of images differ, from sums over any number of batches; nothing waits for the device.
+
+    Attributes:
+        count: images so far.
+        total: the sum of their vectors, `(n,)`.
+        squares: the sum of the squares, `(n,)`.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor = torch.zeros(())
+        self.squares: Tensor = torch.zeros(())
+
+    def add(self, vectors: Tensor) -> None:
+        """Adds a batch of vectors `(B, n)`, whose length is about 1."""
+        wide = widen(vectors.detach())
+        total, squares = wide.sum(0), wide.square().sum(0)
+        first = not self.count
+        self.total, self.squares = (total, squares) if first else (self.total + total, self.squares + squares)
+        self.count += len(vectors)
+
+    def merge(self, other: ImageSums) -> None:
+        """Adds what another one has seen."""
+        if other.count:
+            first = not self.count
+            self.total = other.total if first else self.total + other.total
+            self.squares = other.squares if first else self.squares + other.squares
+            self.count += other.count
+
+    def to(self, device: str) -> None:
+        """Moves the sums to another device."""
+        self.total, self.squares = self.total.to(device), self.squares.to(device)
+
+    def read(self) -> Tensor:
+        """`mean_cosine` and `deviation` of at least two vectors, `(2,)`.
+
+        The deviation is not divided by the lengths: it is 0 also where all vectors have become nothing.
+        """
+        energy = self.squares.sum()
+        cosine = (self.total.square().sum() - energy) / (energy * (self.count - 1)).clamp(min=1e-12)
+        variance = (self.squares / self.count - (self.total / self.count).square()).clamp(min=0)
+        return torch.stack([cosine, variance.sqrt().mean() * math.sqrt(len(variance))])
+
+
+def as_unit(grid: Tensor) -> Tensor:
+    """A map `(B, C, h, w)` of normalised cells as vectors of a length of about 1, `(B, C * h * w)`.
+
+    Their cosine is the mean over the cells of that between two images in the same place.
+    """
+    flat = grid.flatten(1)
+    return flat / math.sqrt(flat.shape[1])
+
+
 def uniformity(features: Tensor) -> Tensor:
     """The mean squared cosine between two images (U-MAE, Zhang et al. 2022, equation 8, as its published code has it).
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from mimsuite.masked.quality import deviation, mean_cosine
 
 COLLAPSED = 0.99  # mean cosine above which all images look alike to the encoder
+CONSTANT = 0.1  # deviation of a teacher's normalised features below which all images look alike to it
 PATIENCE = 5  # log points in a row that say so before a run is warned of
 
 
@@ -18,7 +19,6 @@ class FeatureQuality:
 
     def __init__(self) -> None:
         self._last: Tensor | None = None
-        self._alike = 0
 
     def add(self, features: Tensor) -> None:
         """Takes a micro-batch, `(B, D)`; one of a single image says nothing, nor does one that only counts FLOPs."""
@@ -36,10 +36,16 @@ class FeatureQuality:
         found = torch.stack([mean_cosine(self._last), deviation(self._last)])
         cosine, spread = over_processes(found).tolist()
         self._last = None
-        self._alike = self._alike + 1 if cosine > COLLAPSED else 0
         return {"quality/cosine": cosine, "quality/deviation": spread}
 
-    @property
-    def collapsed(self) -> bool:
-        """True once, when the features have been alike for some log points in a row."""
+
+class CollapseAlarm:
+    """Counts log points at which all images look alike."""
+
+    def __init__(self) -> None:
+        self._alike = 0
+
+    def rings(self, alike: bool) -> bool:
+        """Takes a log point; True once, when they have been alike at some in a row."""
+        self._alike = self._alike + 1 if alike else 0
         return self._alike == PATIENCE

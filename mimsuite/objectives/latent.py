@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from mimsuite.masked.latent import PredictedFeatures, latent_error, take_cells
 from mimsuite.masked.losses import masked_error_patches
 from mimsuite.masked.normalization import Normalize
-from mimsuite.masked.quality import visible_mean
-from mimsuite.metrics.running import MeanLoss
+from mimsuite.masked.quality import ImageSums, visible_mean
+from mimsuite.metrics.latent import LatentMetrics
+from mimsuite.metrics.quality import CONSTANT
 from mimsuite.models.composed import ForMaskedImageModeling
-from mimsuite.models.latent import LatentPass, latent_pass, predicted_features
+from mimsuite.models.latent import LatentPass, latent_pass
 from mimsuite.objectives.mim import MIMObjective
+from mimsuite.objectives.taught import TaughtModel
 from mimsuite.objectives.teacher import Teacher
 from mimsuite.types import Batch
 
@@ -60,8 +62,10 @@ class LatentObjective(MIMObjective):
     ) -> None:
         super().__init__(model, normalize, loss=loss, **base)
         self.teacher, self.kept, self.beta = teacher, kept, beta
-        self.pixels, self.warm_steps = pixels, warm_steps
-        self.val_mean = MeanLoss()
+        self.pixels, self.warm_steps, self.teacher_sums = pixels, warm_steps, ImageSums()
+        assert model.config.mim_predictor is not None
+        features = int(model.config.mim_predictor["features"])
+        self.val = LatentMetrics(features, features // teacher.stacked, loss, beta)
 
     @property
     def loss_selects(self) -> bool:
@@ -94,9 +98,30 @@ class LatentObjective(MIMObjective):
         return loss, visible.view(views, -1, visible.shape[1]).mean(0) if views > 1 else visible
 
     def target(self, batch: Batch, pixels: Tensor, made: LatentPass) -> Tensor:
-        """What the teacher sees in the whole images of a batch, `(B, C, h, w)`."""
-        target: Tensor = self.teacher(batch.images, pixels, (made.hidden.shape[1], made.hidden.shape[2]))
+        """What the teacher sees in the whole images of a training batch, `(B, C, h, w)`."""
+        sums = None if pixels.device.type == "meta" else self.teacher_sums  # FLOPs are counted there
+        target: Tensor = self.teacher(batch.images, pixels, (made.hidden.shape[1], made.hidden.shape[2]), sums)
         return target
+
+    def measured_quality(self) -> dict[str, float]:
+        """See `MIMObjective`; the same of the teacher's last layer, of all images since the last log point."""
+        found, sums = super().measured_quality(), self.teacher_sums
+        if sums.count < 2:
+            return found
+        self.teacher_sums = ImageSums()
+        cosine, deviation = self.mean_over_processes(sums.read()).tolist()
+        return found | {"quality/teacher_cosine": cosine, "quality/teacher_deviation": deviation}
+
+    def looks_collapsed(self, found: Mapping[str, float]) -> bool:
+        """Whether a teacher that follows sees the same in all images; of a frozen one as `MIMObjective`."""
+        if self.teacher.frozen:
+            return "quality/cosine" in found and super().looks_collapsed(found)
+        return found.get("quality/teacher_deviation", 1.0) < CONSTANT
+
+    @property
+    def against_collapse(self) -> str:
+        """See `MIMObjective`."""
+        return "" if self.teacher.frozen else ", a higher objective.momentum"
 
     def latent_loss(self, made: LatentPass, target: Tensor) -> Tensor:
         """The error of the predicted features, a scalar."""
@@ -127,37 +152,23 @@ class LatentObjective(MIMObjective):
         if not self.teacher.frozen:
             self.teacher.update(cast(nn.Module, self.model.encoder), self.kept(step), self.skipped)
 
+    @property
+    def taught(self) -> TaughtModel:
+        """The evaluated model and the teacher."""
+        return TaughtModel(self.evaluated_model, self.teacher, self.normalize, self.loss, self.beta)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the loss, and to that of a prediction that is the same everywhere."""
-        pixels = self.normalize(batch.images)
+        """Adds a batch to the metrics."""
         with self.phase(batch):
-            made, target = self._seen(batch, pixels)
-        wanted = take_cells(target, made.predicted.where)
-        self.val_loss.update(self.latent_loss(made, target), weight=len(pixels))
-        self.val_mean.update(
-            latent_error(wanted.mean(0).expand_as(wanted), wanted, self.loss, self.beta), weight=len(pixels)
-        )
+            made, target = self.taught.see(batch)
+        self.val.update(made.predicted.features, take_cells(target, made.predicted.where))
 
     def on_validation_epoch_end(self) -> None:
         """Reports the metrics of the pass."""
-        metrics = {"val/loss": float(self.val_loss.compute()), "val/loss_mean_target": float(self.val_mean.compute())}
-        self.val_loss.reset()
-        self.val_mean.reset()
+        metrics = {f"val/{name}": value for name, value in self.val.compute().items()}
+        self.val.reset()
         self.report_metrics(metrics)
-
-    def _seen(self, batch: Batch, pixels: Tensor) -> tuple[LatentPass, Tensor]:
-        """What the evaluated model makes of a batch with one mask for each image, and the target."""
-        assert batch.mask is not None
-        made = latent_pass(self.evaluated_model, pixels, batch.mask, batch.hidden, batch.targets, batch.target_units)
-        return made, self.target(batch, pixels, made)
 
     def picture(self, batch: Batch) -> PredictedFeatures:
         """What the evaluated model predicts of a batch with masks, and the teacher's features."""
-        assert batch.mask is not None
-        made, target = self._seen(batch, self.normalize(batch.images))
-        return predicted_features(
-            *(batch.images, batch.mask, made, target),
-            loss=self.latent_loss(made, target),
-            width=target.shape[1] // self.teacher.stacked,
-            normalize=self.normalize,
-        )
+        return self.taught.predict(batch)

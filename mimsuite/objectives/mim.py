@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.prediction import MaskedPrediction
 from mimsuite.masked.quality import visible_mean
 from mimsuite.metrics.psnr import HiddenPSNR, flat_loss
-from mimsuite.metrics.quality import COLLAPSED, PATIENCE, FeatureQuality
+from mimsuite.metrics.quality import COLLAPSED, PATIENCE, CollapseAlarm, FeatureQuality
 from mimsuite.metrics.running import MeanLoss
 from mimsuite.models.composed import ForMaskedImageModeling
 from mimsuite.objectives.clipping import poison_if_not_finite
@@ -53,6 +54,7 @@ class MIMObjective(Objective):
         super().__init__(model, normalize, **base)
         error_of(loss)  # a wrong name is refused now
         self.loss, self.fourier, self.quality = loss, fourier, FeatureQuality()
+        self.alarm = CollapseAlarm()
         self.penalties = FeaturePenalties(uniformity, sigreg)
         self.val_loss, self.val_psnr, self.val_flat = MeanLoss(), HiddenPSNR(), MeanLoss()
         self.flat: float | None = None
@@ -99,14 +101,33 @@ class MIMObjective(Objective):
 
     def training_metrics(self) -> dict[str, float]:
         """Whether the features of different images differ; a line where they do not."""
-        found = self.quality.read(lambda values: self.trainer.strategy.reduce(values, reduce_op="mean"))
-        if self.quality.collapsed:
+        found = self.measured_quality()
+        if found and self.alarm.rings(self.looks_collapsed(found)):
+            signs = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
             log.warning(
-                "features  all images have nearly the same: mean cosine above %g at %d log points in a row (%.4f now); "
-                "the training collapses: use a lower lr or objective.uniformity=0.01, and judge it by `mimsuite probe`",
-                *(COLLAPSED, PATIENCE, found["quality/cosine"]),
+                "features  all images have had nearly the same at %d log points in a row (%s now); the training "
+                "collapses: use a lower lr%s or objective.uniformity=0.01, and judge it by `mimsuite probe`",
+                *(PATIENCE, signs, self.against_collapse),
             )
         return found
+
+    @property
+    def against_collapse(self) -> str:
+        """What else helps against a collapse, in words that begin with a comma."""
+        return ""
+
+    def measured_quality(self) -> dict[str, float]:
+        """Metrics of the features since the last log point, by name; all processes ask at once."""
+        return self.quality.read(self.mean_over_processes)
+
+    def mean_over_processes(self, values: Tensor) -> Tensor:
+        """The mean of metrics over the processes."""
+        return cast(Tensor, self.trainer.strategy.reduce(values, reduce_op="mean"))
+
+    def looks_collapsed(self, found: Mapping[str, float]) -> bool:
+        """Whether all images look alike at a log point; they do to many fresh encoders, until the warm-up is over."""
+        step = self.trainer.global_step
+        return found["quality/cosine"] > COLLAPSED and self.schedule(step) >= self.schedule(step + 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the masked loss and, where the prediction is a picture, to the PSNR of hidden pixels."""

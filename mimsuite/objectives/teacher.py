@@ -10,11 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
-from mimsuite.masked.latent import combine_layers
+from mimsuite.masked.latent import combine_layers, norm_cells
 from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
+from mimsuite.masked.quality import ImageSums, as_unit
+from mimsuite.models.load import load_encoder, load_normalizer
 from mimsuite.models.parts import blocks_of
+from mimsuite.types import EncoderConfig
+from mimsuite.weights.init import Weights
 
 
 class GivesBlocks(Protocol):
@@ -71,18 +76,22 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, images: Tensor, pixels: Tensor, grid: tuple[int, int], sums: ImageSums | None = None) -> Tensor:
         """The target `(B, C, h, w)`, in float32 or wider.
 
         Args:
             images: `(B, C, H, W)` integers.
             pixels: the same, normalised for the student.
             grid: `(h, w)` of the student's map, to which another one is resized (bilinearly).
+            sums: is told the last layer's features, of which each cell is normalised; the targets of "mean" differ
+                between images also where these do not.
         """
         seen = pixels if self.normalize is None else self.normalize(images)
         if self.image_size not in (None, (seen.shape[-2], seen.shape[-1])):
             seen = F.interpolate(seen, size=self.image_size, mode="bicubic", antialias=True)
         maps = cast(GivesBlocks, self.module).forward_blocks(seen, self.layers)
+        if sums is not None:
+            sums.add(as_unit(norm_cells(widen(maps[-1]))))
         target = combine_layers(maps, self.combine)
         if (target.shape[-2], target.shape[-1]) != grid:
             target = F.interpolate(widen(target), size=grid, mode="bilinear", antialias=True)
@@ -114,6 +123,33 @@ class Teacher(nn.Module):
         if not self.frozen:
             return super().state_dict(*args, **kwargs)
         return kwargs.get("destination") if kwargs.get("destination") is not None else {}
+
+
+def load_teacher(
+    weights: Weights,
+    config: EncoderConfig,
+    image_size: tuple[int, int],
+    predictor: PredictorConfig,
+    normalize: Normalize,
+    *,
+    frozen: bool,
+) -> Teacher:
+    """A teacher whose weights lie in files.
+
+    Args:
+        weights: the teacher's.
+        config: theirs.
+        image_size: `(H, W)` pixels of the images that it sees.
+        predictor: which of its features are predicted.
+        normalize: the student's; its type of pixels is that of the images.
+        frozen: whether it has a normalisation of its own.
+    """
+    own = load_normalizer(weights) if frozen else None
+    if own is not None and (own.maximum > 255) != (normalize.maximum > 255):
+        own.maximum = normalize.maximum
+    encoder = load_encoder(weights, config, image_size)
+    size = image_size if frozen else None
+    return Teacher(encoder, predictor.layers, predictor.combine, normalize=own, image_size=size)
 
 
 def _keep_own(teacher: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:

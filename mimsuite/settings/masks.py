@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mimsuite.config.instantiate import current_config, current_name, trusted_targets
-from mimsuite.config.yaml_files import read_yaml
+from mimsuite.config.instantiate import current_name, trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.settings.combinations import NO_MASK
 from mimsuite.settings.hiding import fitted_unit
-from mimsuite.settings.outputs import holds_run
+from mimsuite.settings.past_run import pretraining_config
 from mimsuite.settings.read import read, read_int
 from mimsuite.settings.resolve import plain_values
 from mimsuite.types import EncoderConfig
@@ -49,21 +47,6 @@ class Masking:
     note: str
 
 
-def stored_config(init: str) -> DictConfig | None:
-    """The config of the pretraining run that `init` names; None where it names weights alone.
-
-    Raises:
-        InputError: a config that cannot be read.
-    """
-    if not holds_run(init):
-        return None
-    file = Path(init) / "config.yaml"
-    stored = read_yaml(file, f"fix it, or use init={Path(init) / 'weights'}")
-    if not isinstance(stored, DictConfig) or not {"mask", "objective", "micro_batch", "loader"} <= set(stored):
-        return None
-    return current_config(stored)
-
-
 def read_masking(
     cfg: DictConfig, overrides: Sequence[str], config: EncoderConfig, sizes: Sequence[tuple[int, int]], images: int
 ) -> Masking:
@@ -80,7 +63,7 @@ def read_masking(
         InputError: masks that do not fit the images or the model, or that hide nothing.
     """
     init = str(read(cfg, "init"))
-    stored = stored_config(init)
+    stored = pretraining_config(init)
     node, origin = chosen_masks(cfg, overrides, stored)
     if current_name(str(node.get("_target_"))) == NO_MASK:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")

@@ -121,6 +121,18 @@ def test_features_that_stay_alike_are_warned_of_once(caplog):
     assert found["quality/deviation"] < 0.1
 
 
+def test_a_fresh_encoder_to_which_all_is_alike_is_not_warned_of_before_the_warm_up_is_over(caplog):
+    module = masked()
+    module._trainer.strategy = type("One", (), {"reduce": staticmethod(lambda values, reduce_op: values)})
+    module.schedule = lambda step: min(1.0, step / 10)
+    for step, warned in ((9, 0), (10, 1)):
+        module._trainer.global_step = step
+        for _ in range(2 * PATIENCE):
+            module.quality.add(torch.ones(4, 8))
+            module.training_metrics()
+        assert sum("collapses" in record.getMessage() for record in caplog.records) == warned
+
+
 def test_batches_that_nobody_asks_about_are_not_kept():
     quality = FeatureQuality()
     for number in range(3):

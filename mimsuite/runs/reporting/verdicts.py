@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.folders import count_of
-from mimsuite.metrics.quality import COLLAPSED
+from mimsuite.metrics.quality import COLLAPSED, CONSTANT
 from mimsuite.metrics.scores import wilson_interval
 from mimsuite.runs.reporting.facts import RunFacts
 from mimsuite.settings.read import is_int, is_number
@@ -108,12 +108,19 @@ def compare_with_flat(steps: NDArray[np.int64], losses: NDArray[np.float64], fla
     )
 
 
+def sign_of_collapse(run: RunFacts) -> str | None:
+    """What says that all images look alike at the end; a teacher's features are a steadier sign than a student's."""
+    if "quality/teacher_deviation" in run.series:
+        deviation = float(run.series["quality/teacher_deviation"][1][-1])
+        return f"the teacher's have a deviation of {deviation:.3f}" if deviation < CONSTANT else None
+    cosine = float(run.series["quality/cosine"][1][-1]) if "quality/cosine" in run.series else 0.0
+    return f"mean cosine {cosine:.3f}" if cosine > COLLAPSED else None
+
+
 def judge_features(run: RunFacts) -> Iterator[Verdict]:
     """Collapse, and what the probe during the run measured."""
-    if "quality/cosine" in run.series and (cosine := float(run.series["quality/cosine"][1][-1])) > COLLAPSED:
-        yield Verdict(
-            "bad", f"all images have nearly the same features (mean cosine {cosine:.3f} at the end): the run collapsed"
-        )
+    if sign := sign_of_collapse(run):
+        yield Verdict("bad", f"all images have nearly the same features ({sign} at the end): the run collapsed")
     for name in ("probe/top1", "probe/map", "probe/r2"):
         if name in run.series and len(run.series[name][1]) > 1:
             yield Verdict(*describe_probes(name, *run.series[name]))
