@@ -107,7 +107,7 @@ class Results:
         self.write("unfinished")
 
     def write(self, status: str, **more: Any) -> None:
-        """Writes the file: `status` is done, failed, skipped or unfinished (the same command goes on)."""
+        """Writes the file: `status` is done, failed or unfinished (the same command goes on)."""
         content = {"part": self.part, "status": status, "dry": self.place.dry, "machine": machine(self.place)}
         for file in (self._kept, self.place.out / f"{self.part}.json"):
             write_json(file, content | more | {"found": self.found})
