@@ -279,7 +279,8 @@ def reconstruct(
     error.
 
     Args:
-        init: masked image model: a run folder, a Hugging Face folder, or demo:vit, demo:cvt, demo:bit
+        init: masked image model: a run folder, a Hugging Face folder, or demo:vit, demo:cvt, demo:bit; of a latent run
+            the run folder
         out: picture to write (.png; with gif=true .gif)
         images: an image file, a folder of images, or a data set (default: the embedded emoji-64)
         count: images on the sheet; with gif=true rows of each picture (all if it is not given) (default: 8)
@@ -294,7 +295,7 @@ def reconstruct(
             (default: one)
         gif: write an animation (.gif) of the pictures that the run in init wrote while it trained; its longer side has
             at most 1,200 pixels (default: false)
-        csv: table to write (.csv): image, ratio, mask, masked_loss, psnr (default: none)
+        csv: table to write (.csv): image, ratio, mask, masked_loss, psnr; of a latent run the cosine (default: none)
         overwrite: replace existing files in out and csv (default: false)
         mask: a choice of `conf/mask`: block, grid, inverse_block, multi_block, none, random (default: random)
         overrides: further keys, as `**{"group.key": value}`; `mimsuite reconstruct --help` lists them.

@@ -88,5 +88,5 @@ def check_predicts_pixels(config: EncoderConfig) -> None:
     if config.mim_predictor is not None:
         raise InputError(
             "this model predicts features of its teacher and no pixels (objective=latent); measure it by `mimsuite "
-            "probe`, and look at the pictures/ of its run"
+            "evaluate` or `probe`, and look at it by `mimsuite reconstruct`"
         )

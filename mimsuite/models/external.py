@@ -82,6 +82,7 @@ class ExternalForMaskedImageModeling(DenseForMaskedImageModeling, _Files):
     """
 
     external: ExternalModel
+    file_parts = _Files.file_parts  # also of one that predicts features
 
     def __init__(self, config: ExternalConfig, head: HeadFactory | None = SimMIMHead) -> None:
         encoder = ExternalModel(config)

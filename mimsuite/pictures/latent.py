@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from mimsuite.masked.latent import PredictedFeatures, cell_cosine
+from mimsuite.objectives.taught import TaughtModel
 from mimsuite.pictures.components import find_components
 from mimsuite.pictures.display import Shown, to_display, to_pixels
 from mimsuite.pictures.features import cells_of, colours_along
 from mimsuite.pictures.layout import Group, lay_out
 from mimsuite.pictures.reconstruction import colour_words
 from mimsuite.pictures.sheets import draw_heat, draw_heat_bar, enlarge, enlargement, hatched
+from mimsuite.types import Batch
 
 T = TypeVar("T", bound=np.generic)
 
@@ -58,37 +63,100 @@ class FeaturePicture:
         factor = enlargement(self.images.shape[1:3])
         size = (self.images.shape[1] * factor, self.images.shape[2] * factor)
         large = enlarge(self.images, factor)
-        seen = ~to_pixels(self.hidden, size)
-        heat = draw_heat(spread(self.cosine, size).clip(0, 1), 1.0, ~seen)
-        columns = [
-            ("image", large),
-            ("masked", hatched(large, to_pixels(self.mask, size))),
-            ("teacher", spread(self.teacher, size)),
-            ("predicted", hatched(spread(self.predicted, size), seen)),
-            ("cosine", heat),
-        ]
+        masked, predicted, cosine = self._of_masks(large, size)
+        columns = [("image", large), masked, ("teacher", spread(self.teacher, size)), predicted, cosine]
         share = f"{self.mask.mean():.0%} hidden in units of {self.unit} px"
-        footer = (
-            f"features as colours: the first three principal components of the teacher's{self._colours()}; {share}, "
-            f"latent loss {self.loss:.4f}, mean cosine {np.nanmean(self.cosines):.3f}"
-        )
+        footer = f"{self.how()}; {share}, latent loss {self.loss:.4f}, mean cosine {self.mean_cosine:.3f}"
         sheet = lay_out([Group("", columns, self.captions())], title, footer)
         draw_heat_bar(sheet, "1", bool(title))
         return sheet
 
-    def _colours(self) -> str:
-        return f"; images: {self.colours}" if self.colours else ""
+    def _of_masks(self, large: NDArray[np.uint8], size: tuple[int, int]) -> list[tuple[str, NDArray[np.uint8]]]:
+        """The columns that depend on the masks: masked, predicted, cosine."""
+        seen = ~to_pixels(self.hidden, size)
+        return [
+            ("masked", hatched(large, to_pixels(self.mask, size))),
+            ("predicted", hatched(spread(self.predicted, size), seen)),
+            ("cosine", draw_heat(spread(self.cosine, size).clip(0, 1), 1.0, ~seen)),
+        ]
+
+    @property
+    def mean_cosine(self) -> float:
+        """The mean of `cosines`; NaN where nothing is hidden in any image."""
+        known = self.cosines[~np.isnan(self.cosines)]
+        return float(known.mean()) if len(known) else math.nan
+
+    def how(self) -> str:
+        """What the colours are, in words."""
+        images = f"; images: {self.colours}" if self.colours else ""
+        return f"features as colours: the first three principal components of the teacher's{images}"
+
+    def of_all(self) -> dict[str, float]:
+        """The latent loss over all images, and the mean cosine."""
+        return {"latent_loss": self.loss, "cosine": self.mean_cosine}
+
+    def of_images(self) -> dict[str, NDArray[np.float64]]:
+        """The cosine of each image, `(N,)`; NaN where nothing is hidden."""
+        return {"cosine": self.cosines}
 
     def captions(self) -> list[str]:
         """The mean cosine of each image, in words."""
         return ["nothing hidden" if np.isnan(value) else f"mean cosine {value:.3f}" for value in self.cosines]
 
 
+def compare_features(settings: Mapping[str, FeaturePicture], title: str) -> Image.Image:
+    """One sheet of the same images under several settings of the masks, each by its name.
+
+    One row per image: image and the teacher's features, then masked, predicted and cosine for every setting.
+    """
+    first = next(iter(settings.values()))
+    factor = enlargement(first.images.shape[1:3])
+    size = (first.images.shape[1] * factor, first.images.shape[2] * factor)
+    large = enlarge(first.images, factor)
+    groups = [Group("", [("image", large), ("teacher", spread(first.teacher, size))], ())]
+    for name, found in settings.items():
+        groups.append(Group(name, found._of_masks(large, size), found.captions()))
+    sheet = lay_out(groups, title, f"{first.how()}, units of {first.unit} px")
+    draw_heat_bar(sheet, "1", bool(title))
+    return sheet
+
+
+def predict_each(taught: TaughtModel, images: Tensor, mask: Tensor, targets: Tensor | None) -> PredictedFeatures:
+    """Predicts images one by one, so that each mask may hide another number of units.
+
+    Args:
+        taught: the model and its teacher.
+        images: `(N, C, H, W)` uint8 or int32.
+        mask: `(N, rows, columns)` bool, True = hidden.
+        targets: `(N, T, rows, columns)` bool, True = to be predicted; None: all that is hidden.
+
+    Returns:
+        What was predicted of all; the loss is the mean over all predicted cells, and 0 where nothing is hidden.
+    """
+    wanted = mask[:, None] if targets is None else targets
+    found, ids = [], torch.zeros(1, dtype=torch.int64)
+    with torch.inference_mode():
+        for i in range(len(images)):
+            own = None if targets is None else targets[i : i + 1]
+            found.append(taught.predict(Batch(images[i : i + 1], ids, mask[i : i + 1], None, [], targets=own)))
+    shares = (wanted.flatten(1).sum(1) / wanted.sum().clamp(min=1)).tolist()
+    losses = [share * float(each.loss) for share, each in zip(shares, found, strict=True) if share]
+    return replace(
+        found[0],
+        images=images,
+        mask=mask,
+        hidden=torch.cat([each.hidden for each in found]),
+        predicted=torch.cat([each.predicted for each in found]),
+        target=torch.cat([each.target for each in found]),
+        loss=torch.tensor(sum(losses, 0.0)),
+    )
+
+
 def picture_features(found: PredictedFeatures, shown: Shown | None = None) -> FeaturePicture:
     """Predicted features as a picture.
 
     Args:
-        found: the prediction; of several layers side by side the last one is drawn.
+        found: the prediction; of several layers side by side the last one gives the colours, and all the cosine.
         shown: which channels of the images are shown, see `mimsuite.pictures.display.to_display`.
     """
     target, predicted = found.target[:, -found.width :], found.predicted[:, -found.width :]
@@ -96,7 +164,7 @@ def picture_features(found: PredictedFeatures, shown: Shown | None = None) -> Fe
     components = find_components(cells_of(target), 3)
     teacher = colours_along(target, components)
     guessed = np.where(hidden[..., None], colours_along(predicted, components), teacher)
-    cosine = cell_cosine(predicted, target).double().cpu().numpy()
+    cosine = cell_cosine(found.predicted, found.target).double().cpu().numpy()
     sums, counts = np.where(hidden, cosine, 0).sum((1, 2)), hidden.sum((1, 2))
     mean, std = (values.flatten().tolist() for values in (found.normalize.mean, found.normalize.std))
     pixels: Tensor = found.normalize(found.images)

@@ -1,4 +1,4 @@
-"""The metrics of reconstructions: of all images for people and programs, of every image as a table."""
+"""The metrics of what a model predicts of images under masks: of every image as a table."""
 
 from __future__ import annotations
 
@@ -11,31 +11,25 @@ from mimsuite.data.storage import write_rows
 from mimsuite.settings.hiding import MaskChoice
 
 if TYPE_CHECKING:
-    from mimsuite.pictures.reconstruction import Reconstruction
+    from mimsuite.pictures.scene import Drawing
 
-COLUMNS = ("image", "ratio", "mask", "masked_loss", "psnr")
-
-
-def metrics_of(result: Reconstruction) -> dict[str, float]:
-    """Masked loss over all images and, of pixels, mean PSNR in dB."""
-    found = {"masked_loss": result.loss}
-    return found if result.psnr is None else found | {"psnr": float(result.psnr.mean())}
+COLUMNS = ("image", "ratio", "mask")
 
 
-def write_metrics(
-    path: Path, names: Sequence[str], choices: Sequence[MaskChoice], results: Sequence[Reconstruction]
-) -> None:
-    """Writes a CSV with a line per image and mask: ratio and name of the mask, masked loss, PSNR in dB or nothing.
+def write_metrics(path: Path, names: Sequence[str], choices: Sequence[MaskChoice], results: Sequence[Drawing]) -> None:
+    """Writes a CSV with a line per image and mask: ratio and name of the mask, and the metrics of the image.
 
-    The ratio is the one that was asked for; without one (a range, no mask) the share of the image that is hidden.
+    These are masked loss and PSNR in dB (or nothing), of features their cosine. The ratio is the one that was asked
+    for; without one (a range, no mask) the share of the image that is hidden.
     """
     pairs = zip(choices, results, strict=True)
-    write_rows(path, COLUMNS, (row for choice, result in pairs for row in rows_of(names, choice, result)))
+    columns = (*COLUMNS, *results[0].of_images())
+    write_rows(path, columns, (row for choice, result in pairs for row in rows_of(names, choice, result)))
 
 
-def rows_of(names: Sequence[str], choice: MaskChoice, result: Reconstruction) -> Iterator[tuple[Any, ...]]:
-    """A row of `COLUMNS` per image."""
-    psnr = [math.nan] * len(names) if result.psnr is None else result.psnr.tolist()
-    for i, (name, loss) in enumerate(zip(names, result.losses.tolist(), strict=True)):
+def rows_of(names: Sequence[str], choice: MaskChoice, result: Drawing) -> Iterator[tuple[Any, ...]]:
+    """A row of the table per image."""
+    values = list(result.of_images().values())
+    for i, name in enumerate(names):
         share = float(result.mask[i].mean()) if choice.ratio is None else choice.ratio
-        yield name, share, choice.mask_name, loss, "" if math.isnan(psnr[i]) else psnr[i]
+        yield name, share, choice.mask_name, *("" if math.isnan(column[i]) else float(column[i]) for column in values)

@@ -96,6 +96,16 @@ class Reconstruction:
         """How the prediction became a picture, in words."""
         return "; ".join(filter(None, (WORDS[self.target, self.mode], self.colours)))
 
+    def of_all(self) -> dict[str, float]:
+        """Masked loss over all images and, of pixels, mean PSNR in dB."""
+        found = {"masked_loss": self.loss}
+        return found if self.psnr is None else found | {"psnr": float(self.psnr.mean())}
+
+    def of_images(self) -> dict[str, NDArray[np.float64]]:
+        """Masked loss and PSNR of each image, `(N,)`; NaN where there is none."""
+        psnr = np.full(len(self.losses), np.nan) if self.psnr is None else self.psnr
+        return {"masked_loss": self.losses, "psnr": psnr}
+
     def captions(self) -> list[str]:
         """Masked loss and PSNR of each image, in words."""
         texts = [f"masked loss {loss:.4f}" for loss in self.losses]

@@ -9,7 +9,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -17,7 +17,6 @@ from omegaconf import OmegaConf
 from mimsuite.data.hashing import hash_key, mix_hashes
 from mimsuite.data.images.decode import open_image
 from mimsuite.errors import InputError
-from mimsuite.masked.modes import choose_mode
 from mimsuite.models.device import torch_device
 from mimsuite.models.load import load_masked_model, load_normalizer
 from mimsuite.pictures.display import Components, principal_components
@@ -27,13 +26,34 @@ from mimsuite.settings.hiding import MaskChoice, MaskedModel, choose_mask_by_nam
 from mimsuite.settings.read import read_int
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from mimsuite.masked.normalization import Normalize
     from mimsuite.models.composed import ForMaskedImageModeling
+    from mimsuite.objectives.taught import TaughtModel
+    from mimsuite.pictures.latent import FeaturePicture
     from mimsuite.pictures.reconstruction import Reconstruction
 
+    Drawing = Reconstruction | FeaturePicture
+
 log = logging.getLogger("mimsuite")
+
+
+class DrawnMasks(NamedTuple):
+    """The masks of some images.
+
+    Attributes:
+        hidden: `(N, rows, columns)` bool, True = hidden.
+        targets: `(N, T, rows, columns)` bool, True = to be predicted; None: all that is hidden.
+    """
+
+    hidden: Tensor
+    targets: Tensor | None
+
+    def to(self, device: torch.device) -> DrawnMasks:
+        """The same on another device."""
+        return DrawnMasks(self.hidden.to(device), None if self.targets is None else self.targets.to(device))
 
 
 class Scene:
@@ -107,8 +127,8 @@ class Scene:
         unit: int | str = "auto",
         seed: int = 0,
         mode: str = "auto",
-    ) -> Reconstruction:
-        """Hides parts of every image, and has the model predict them.
+    ) -> Drawing:
+        """Hides parts of every image, and has the model predict them: pixels, or the features of its teacher.
 
         Args:
             mask: a choice of `conf/mask`.
@@ -120,10 +140,10 @@ class Scene:
         Raises:
             InputError: a wrong value, or images that cannot be read.
         """
-        choose_mode(self.config.mim_target, mode)
+        self._found.choose_mode(mode)
         choice = choose_mask_by_name(mask, self._found, ratio=without_numpy(ratio), unit=without_numpy(unit))
-        masks = self.masks([choice], seed=read_value("seed", seed, least=0))
-        return self.show(masks, mode=mode)[0]
+        drawn = self.masks([choice], seed=read_value("seed", seed, least=0))
+        return self.show(drawn, mode=mode)[0]
 
     def with_images(self, images: Tensor) -> Scene:
         """The same model and names, hence the same masks, over other pixels.
@@ -143,8 +163,8 @@ class Scene:
         other.images = images.to(self.images.device)
         return other
 
-    def masks(self, choices: Sequence[MaskChoice], *, seed: int, trusted: Sequence[str] = ()) -> list[Tensor]:
-        """Draws a batch of masks per choice, `(N, *grid)` bool, True = hidden.
+    def masks(self, choices: Sequence[MaskChoice], *, seed: int, trusted: Sequence[str] = ()) -> list[DrawnMasks]:
+        """Draws masks for all images, once per choice.
 
         Args:
             choices: ways to hide parts of the images.
@@ -156,22 +176,28 @@ class Scene:
         ]  # an error of images comes before torch is imported
         import torch
 
-        from mimsuite.masked.samplers import draw_hidden, make_samplers
+        from mimsuite.masked.samplers import MaskWithTargets, make_samplers
 
-        generator = torch.Generator()
-        samplers = [make_samplers(choice.node, trusted, self.drops)[0] for choice in choices]
-        return [
-            torch.stack([draw_hidden(sampler, choice.grid, generator.manual_seed(each)) for each in seeds])
-            for choice, sampler in zip(choices, samplers, strict=True)
-        ]
+        generator, found = torch.Generator(), []
+        for choice in choices:
+            sampler = make_samplers(choice.node, trusted, self.drops)[0]
+            drawn = [sampler(choice.grid, generator.manual_seed(each)) for each in seeds]
+            hidden = torch.stack([each.hidden if isinstance(each, MaskWithTargets) else each for each in drawn])
+            targets = [each.targets for each in drawn if isinstance(each, MaskWithTargets)]
+            found.append(DrawnMasks(hidden, torch.stack(targets) if targets else None))
+        return found
 
     def show(
-        self, masks: Sequence[Tensor], *, mode: str = "auto", channels: Sequence[int | str] | str | None = None
-    ) -> list[Reconstruction]:
+        self,
+        masks: Sequence[DrawnMasks],
+        *,
+        mode: str = "auto",
+        channels: Sequence[int | str] | str | None = None,
+    ) -> list[Drawing]:
         """What the model makes of the images under each of the masks.
 
         Args:
-            masks: each `(N, rows, columns)` bool, True = hidden.
+            masks: what is hidden, see `masks`.
             mode: as in `draw`.
             channels: numbers or names of three channels that are shown as red, green and blue; "pca": three principal
                 components of what is visible under all masks; None: the first three.
@@ -183,12 +209,31 @@ class Scene:
         images = self.images
         import torch
 
+        anywhere = torch.stack([mask.hidden for mask in masks]).any(0)
+        shown = self._components(anywhere) if isinstance(chosen, str) else chosen
+        placed = [mask.to(images.device) for mask in masks]
+        if self._found.teacher is not None:
+            from mimsuite.pictures.latent import picture_features, predict_each
+
+            return [picture_features(predict_each(self.taught, images, *mask), shown) for mask in placed]
         from mimsuite.pictures.reconstruction import reconstruct
 
-        shown = self._components(torch.stack(list(masks)).any(0)) if isinstance(chosen, str) else chosen
         model = self.model
         draw = partial(reconstruct, model.predict, model.target, model.head_stride, self._normalize, images)
-        return [draw(mask.to(images.device), mode=mode, shown=shown) for mask in masks]
+        return [draw(mask.hidden, mode=mode, shown=shown) for mask in placed]
+
+    @cached_property
+    def taught(self) -> TaughtModel:
+        """The model and the teacher whose features it predicts."""
+        from mimsuite.objectives.taught import TaughtModel
+        from mimsuite.objectives.teacher import load_teacher
+
+        own = self._found.teacher
+        assert own is not None
+        teacher = load_teacher(
+            own.weights, own.config, own.image_size, own.predictor, self._normalize, frozen=own.frozen
+        )
+        return TaughtModel(self.model, teacher.to(torch_device()), self._normalize, own.loss, own.beta)
 
     @cached_property
     def _encoded(self) -> list[NamedBytes]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from mimsuite.config.instantiate import instantiate_for_run
 from mimsuite.errors import InputError, cause_of
 from mimsuite.models.device import Device
-from mimsuite.models.load import load_encoder, load_normalizer, preprocessing, save_weights
+from mimsuite.models.load import preprocessing, save_weights
 from mimsuite.runs.folder import PICTURES, RunFolder
 from mimsuite.runs.secrets import redact
 from mimsuite.settings.finetune import FinetuneSettings
@@ -81,23 +81,23 @@ def mim_objective(settings: PretrainSettings, model: ForMaskedImageModeling, nor
     )
     around = around_model(settings, model, normalize, groups)
     if settings.latent is not None:
-        around |= around_teacher(settings, settings.latent, model)
+        around |= around_teacher(settings, settings.latent, model, normalize)
     made: MIMObjective = instantiate_for_run(settings.objective, settings.inputs.trusted, **around)
     return made
 
 
-def around_teacher(settings: PretrainSettings, latent: LatentSettings, model: ForMaskedImageModeling) -> dict[str, Any]:
+def around_teacher(
+    settings: PretrainSettings, latent: LatentSettings, model: ForMaskedImageModeling, normalize: Normalize
+) -> dict[str, Any]:
     """What a latent objective takes beside: the teacher, and how it follows the student."""
     from mimsuite.models.latent import copy_encoder
-    from mimsuite.objectives.teacher import Teacher, momentum_schedule
+    from mimsuite.objectives.teacher import Teacher, load_teacher, momentum_schedule
 
-    (start, end), frozen, what = latent.momentum, latent.teacher, (latent.layers, latent.predictor.combine)
+    (start, end), frozen, what = latent.momentum, latent.teacher, latent.predictor
     if frozen is None:
-        teacher = Teacher(copy_encoder(model), *what)
+        teacher = Teacher(copy_encoder(model), what.layers, what.combine)
     else:
-        encoder = load_encoder(frozen.weights, frozen.config, frozen.image_size)
-        normalize = load_normalizer(frozen.weights, settings.inputs.index)
-        teacher = Teacher(encoder, *what, normalize=normalize, image_size=frozen.image_size)
+        teacher = load_teacher(frozen.weights, frozen.config, frozen.image_size, what, normalize, frozen=True)
     return {
         "teacher": teacher,
         "kept": momentum_schedule(start, end, settings.budget.steps, latent.momentum_schedule),

@@ -48,7 +48,7 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
         raise InputError(config.sparse_obstacle)
     check_mask_layer(cfg, config, mask_mode)
     if is_latent(cfg) or head == PREDICTOR:
-        check_latent(cfg, config, head, drops=mask_mode == "drop")
+        check_latent(cfg, config, head, target, drops=mask_mode == "drop")
     elif mask_mode == "drop":
         check_dropping(config, head)
     elif head == MAE_HEAD:
@@ -76,16 +76,21 @@ def is_latent(cfg: DictConfig) -> bool:
     return current_name(str(read(cfg, "objective._target_"))) == LATENT
 
 
-def check_latent(cfg: DictConfig, config: EncoderConfig, head: str, *, drops: bool) -> None:
+def check_latent(cfg: DictConfig, config: EncoderConfig, head: str, target: str, *, drops: bool) -> None:
     """Checks that a predictor of features and a latent objective go together, and that the encoder can drop patches.
 
     Raises:
-        InputError: one without the other, or an encoder that cannot.
+        InputError: one without the other, an encoder that cannot, or HOG in place of the pixels beside features.
     """
     if head != PREDICTOR:
         raise InputError(f"head {head} predicts no features of a teacher (objective=latent); use head=predictor")
     if not is_latent(cfg):
         raise InputError("head=predictor predicts features of a teacher; use objective=latent, or head=simmim")
+    if target == "hog":
+        raise InputError(
+            "objective.target=hog: objective=latent predicts features, and pixels beside them (objective.warm_start, "
+            "objective.pixels); use objective.target=norm_pixels or pixels"
+        )
     if drops and not config.can_drop:
         raise InputError(str(config.drop_obstacle))
 

@@ -14,7 +14,6 @@ from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.label_table import read_labels
 from mimsuite.data.labels import Label
 from mimsuite.data.open import open_data
-from mimsuite.encoders.predictor_config import check_predicts_pixels
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import check_image_size
 from mimsuite.models.load import check_channels, config_of
@@ -26,6 +25,7 @@ from mimsuite.settings.masks import BATCH, Masking, read_masking
 from mimsuite.settings.outputs import check_apart, check_outside, check_run_folder
 from mimsuite.settings.read import format_size, read, read_data, read_flag, read_int
 from mimsuite.settings.resolve import plain_values, with_values
+from mimsuite.settings.taught import LatentTeacher, find_teacher
 from mimsuite.settings.trained import TrainedModel, classifier_outputs, find_trained
 from mimsuite.types import EncoderConfig
 
@@ -45,6 +45,7 @@ class EvaluateSettings:
         labels: of all images, for a classifier.
         outputs: what a classifier predicts; None of a masked image model.
         masking: what is hidden from one; None of a classifier.
+        teachers: whose features it predicts, for each of `sizes`; empty where it predicts none.
         flip: whether mirrored images are evaluated, too, and averaged.
         mistakes: images in the picture.
         batch: images per forward pass.
@@ -63,6 +64,7 @@ class EvaluateSettings:
     labels: Sequence[Label]
     outputs: MatchedOutputs | None
     masking: Masking | None
+    teachers: tuple[LatentTeacher, ...]
     flip: bool
     mistakes: int
     batch: int
@@ -93,18 +95,20 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
     check_apart(str(cfg.init), str(cfg.out))
     devices = read_int(cfg, "devices", auto=0) or None
     flip, mistakes = read_flag(cfg, "flip"), read_int(cfg, "mistakes", least=0)
-    trained = find_trained(cfg.init, trusted_targets(cfg, overrides))
+    trusted = trusted_targets(cfg, overrides)
+    trained = find_trained(cfg.init, trusted)
     config = config_of(trained.weights)
-    if trained.masked:
-        check_predicts_pixels(config)
+    predicts = "pixels" if config.mim_predictor is None else "features"
     if trained.masked and flip:
-        raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts pixels; use flip=false")
+        raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts {predicts}; use flip=false")
     data = read_data(cfg)
     check_outside(cfg.out, data)
     index = open_data(data, trained.alpha)
     check_channels(index, trained.weights)
     if trained.masked and read_label_file(cfg) is not None:
-        raise InputError(f"labels={cfg.labels} is for classifiers, and init={cfg.init} predicts pixels; remove labels=")
+        raise InputError(
+            f"labels={cfg.labels} is for classifiers, and init={cfg.init} predicts {predicts}; remove labels="
+        )
     if not trained.masked:
         own = classifier_outputs(trained, config).names
         known = [str(number) for number in range(len(own))] if is_only_a_number(own) else own
@@ -113,6 +117,8 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
     sizes = read_image_sizes(read(cfg, "image_size"), trained.image_size)
     check_sizes(config, sizes)
     masking = read_masking(cfg, overrides, config, sizes, index.num_samples(part)) if trained.masked else None
+    of_features = trained.masked and config.mim_predictor is not None
+    teachers = [find_teacher(trained.weights, config, size, trusted) for size in sizes] if of_features else ()
     labels, outputs = ((), None) if trained.masked else read_classes(trained, config, index, part, cfg.data)
     return EvaluateSettings(
         out=Path(cfg.out),
@@ -125,6 +131,7 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
         labels=labels,
         outputs=outputs,
         masking=masking,
+        teachers=tuple(teachers),
         flip=flip,
         mistakes=mistakes,
         batch=read_int(cfg, "batch", auto=masking.batch if masking else BATCH),

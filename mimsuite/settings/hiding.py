@@ -12,14 +12,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.folder import conf_dir
-from mimsuite.encoders.predictor_config import check_predicts_pixels
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import Pair
+from mimsuite.masked.modes import choose_mode
 from mimsuite.models.load import config_of
 from mimsuite.settings.combinations import hidden_range, mask_cell
 from mimsuite.settings.geometry import mask_unit
 from mimsuite.settings.images import read_image_size
 from mimsuite.settings.read import read_int
+from mimsuite.settings.taught import LatentTeacher, find_teacher
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights, find_weights
 
@@ -32,11 +33,25 @@ class MaskedModel:
         weights: where they lie.
         config: the model's config.
         image_size: `(H, W)` pixels.
+        teacher: of a model that predicts features; None of one that predicts pixels or what is made of them.
     """
 
     weights: Weights
     config: EncoderConfig
     image_size: Pair
+    teacher: LatentTeacher | None = None
+
+    def choose_mode(self, mode: str) -> str:
+        """How a prediction of this model becomes a picture, see `mimsuite.masked.modes.choose_mode`.
+
+        Raises:
+            InputError: an unknown mode, one of another target, or one for features, which are shown in one way.
+        """
+        if self.teacher is None:
+            return choose_mode(self.config.mim_target, mode)
+        if mode != "auto":
+            raise InputError(f"mode={mode} is for pixels, and this model predicts features of a teacher; use mode=auto")
+        return mode
 
 
 @dataclass(frozen=True)
@@ -70,12 +85,14 @@ def read_masked_model(init: str, image_size: int | Sequence[int] | str, trusted:
         trusted: classes of the user's own that its config may name.
 
     Raises:
-        InputError: no such weights, weights that predict no pixels, or a wrong size.
+        InputError: no such weights, weights that predict nothing, a wrong size, or features of a teacher that is not
+            there.
     """
     weights = find_weights(init).trusting(trusted)
     config = config_of(weights)
-    check_predicts_pixels(config)
-    return MaskedModel(weights, config, read_image_size(image_size, weights.image_size))
+    size = read_image_size(image_size, weights.image_size)
+    teacher = None if config.mim_predictor is None else find_teacher(weights, config, size, tuple(trusted))
+    return MaskedModel(weights, config, size, teacher)
 
 
 def mask_names() -> list[str]:

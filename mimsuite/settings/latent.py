@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
+from mimsuite.masked.geometry import Pair
 from mimsuite.models.load import config_of
 from mimsuite.settings.combinations import MAE_KEYS, is_latent
 from mimsuite.settings.geometry import Geometry
@@ -111,7 +112,8 @@ def read_latent(
     Raises:
         InputError: a value that the objective, the student or the teacher does not take.
     """
-    frozen = read_teacher(cfg, config, geometry, trusted)
+    given = str(read(cfg, "objective.teacher"))
+    frozen = None if given == EMA else read_teacher(given, config, geometry.image_size, trusted)
     shown = config if frozen is None else frozen.config
     if not shown.num_features:
         raise InputError(
@@ -139,7 +141,6 @@ def read_latent(
     elif read(cfg, "objective.momentum") == "auto":
         reason = f"a run of at least {LONG_RUN:,} steps" if steps >= LONG_RUN else f"less than {LONG_RUN:,} steps"
         notes.append(f"objective.momentum={start} (rises to {end}; {reason})")
-    given = str(read(cfg, "objective.teacher"))
     return LatentSettings(
         teacher=frozen,
         layers=layers,
@@ -160,33 +161,34 @@ def read_latent(
     )
 
 
-def read_teacher(
-    cfg: DictConfig, config: EncoderConfig, geometry: Geometry, trusted: Sequence[str]
-) -> FrozenTeacher | None:
-    """The teacher that `objective.teacher` names; None for `ema`. Other arguments as of `read_latent`.
+def read_teacher(given: str, config: EncoderConfig, image_size: Pair, trusted: Sequence[str]) -> FrozenTeacher:
+    """A teacher that stays as it is.
+
+    Args:
+        given: what `objective.teacher` names.
+        config: the student's, for the images' channels.
+        image_size: `(H, W)` pixels of what the student sees.
+        trusted: classes of the user's own that its config may name.
 
     Raises:
         InputError: no such weights, or weights for another number of channels.
     """
-    given = str(read(cfg, "objective.teacher"))
-    if given == EMA:
-        return None
     try:
         weights = find_weights(given).trusting(trusted)
     except InputError as error:
         raise InputError(str(error).replace("init=", "objective.teacher=")) from error
     own = config_of(weights)
-    if own.num_channels != geometry.channels:
+    if own.num_channels != config.num_channels:
         raise InputError(
-            f"objective.teacher={given} takes {own.num_channels} channels but the images have {geometry.channels}; use "
-            "another teacher, or objective.teacher=ema"
+            f"objective.teacher={given} takes {own.num_channels} channels but the images have {config.num_channels}; "
+            "use another teacher, or objective.teacher=ema"
         )
-    grid = tuple(side // cell for side, cell in zip(geometry.image_size, config.stride, strict=True))
+    grid = tuple(side // cell for side, cell in zip(image_size, config.stride, strict=True))
     size = (grid[0] * own.stride[0], grid[1] * own.stride[1])
     if takes_size(own, size):
         note = f"objective.teacher sees images of {size[0]}x{size[1]} px: its grid is then the student's"
         return FrozenTeacher(weights, own, size, note)
-    native = own.fixed_size or geometry.image_size
+    native = own.fixed_size or image_size
     note = (
         f"objective.teacher takes images of {native[0]}x{native[1]} px only: its map is resized (bilinearly) to the "
         f"student's {grid[0]}x{grid[1]} cells"

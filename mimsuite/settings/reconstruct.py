@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.config.instantiate import current_name, trusted_targets
 from mimsuite.errors import InputError
-from mimsuite.masked.modes import choose_mode
 from mimsuite.settings.channels import read_channels
 from mimsuite.settings.hiding import MaskChoice, MaskedModel, choose_mask, load_mask, mask_names, read_masked_model
 from mimsuite.settings.outputs import check_file, check_outside, holds_run
@@ -91,7 +90,7 @@ def read_reconstruct(cfg: DictConfig, overrides: Sequence[str]) -> ReconstructSe
         out=out,
         table=None if table is None else check_file("csv", table, (".csv",), overwrite=overwrite),
         seed=seed,
-        mode=choose_mode(model.config.mim_target, str(read(cfg, "mode"))),
+        mode=model.choose_mode(str(read(cfg, "mode"))),
         channels=read_channels(shown, model.config.num_channels, model.weights.bands),
         masks=tuple(fitted(name, node, model, listed=cfg.ratios is not None) for name, node in nodes),
         compared=cfg.ratios is not None or cfg.masks is not None,

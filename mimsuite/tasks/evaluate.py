@@ -23,7 +23,7 @@ from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
 
-FLAT = "loss_mean_colour"
+FLAT = {"loss_mean_colour": "one colour per image", "loss_mean_target": "the mean target everywhere"}
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -53,9 +53,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def format_row(row: Mapping[str, float]) -> str:
-    """Metrics in words; beside a masked loss what one colour per image would reach."""
-    flat = {"loss": f" (one colour per image: {row[FLAT]:.4f})"} if FLAT in row else {}
-    return ", ".join(f"{name} {value:.4f}{flat.get(name, '')}" for name, value in row.items() if name != FLAT)
+    """Metrics in words; beside the loss under masks what a prediction that is always the same would reach."""
+    flat = "".join(f" ({words}: {row[name]:.4f})" for name, words in FLAT.items() if name in row)
+    return ", ".join(f"{name} {v:.4f}{flat if name == 'loss' else ''}" for name, v in row.items() if name not in FLAT)
 
 
 def report_settings(settings: EvaluateSettings) -> None:
@@ -73,6 +73,8 @@ def report_settings(settings: EvaluateSettings) -> None:
         log.info("labels    %s", labelled)
     if settings.masking is not None:
         log.info("masks     %s", settings.masking.note)
+    if settings.teachers:
+        log.info("features  of the teacher are predicted and no pixels: there is no PSNR, and no loss of one colour")
 
 
 if __name__ == "__main__":

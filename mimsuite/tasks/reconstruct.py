@@ -1,19 +1,24 @@
-"""`mimsuite reconstruct`: a picture of original, masked input, prediction, paste and error."""
+"""`mimsuite reconstruct`: a picture of what a model predicts of masked images, pixels or features."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from mimsuite import app
-from mimsuite.pictures.metrics import metrics_of, write_metrics
+from mimsuite.pictures.metrics import write_metrics
 from mimsuite.pictures.saving import save_animation, save_image
 from mimsuite.pictures.scene import Scene
 from mimsuite.runs.console import log_to_console, report_next
 from mimsuite.settings.reconstruct import AnimationSettings, ReconstructSettings, read_reconstruct
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mimsuite.pictures.scene import Drawing
 
 log = logging.getLogger("mimsuite")
 
@@ -22,8 +27,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Draws one sheet, or with `gif` an animation of the sheets that a run wrote.
 
     Returns:
-        The masked loss (L1) and, of pixels, the mean PSNR; with `ratios` or `masks` a list of these, one per setting;
-        with `gif` the steps of the frames.
+        The masked loss (L1) and, of pixels, the mean PSNR, or of features their loss and mean cosine; with `ratios` or
+        `masks` a list of these, one per setting; with `gif` the steps of the frames.
     """
     log_to_console()
     settings = read_reconstruct(cfg, overrides)
@@ -36,15 +41,12 @@ def draw(settings: ReconstructSettings) -> dict[str, Any]:
     masks = scene.masks(choices, seed=settings.seed, trusted=settings.trusted)
     results = scene.show(masks, mode=settings.mode, channels=settings.channels)
     if settings.compared:
-        from mimsuite.pictures.reconstruction import compare
-
-        titles = [choice.title for choice in choices]
-        save_image(compare(dict(zip(titles, results, strict=True)), scene.title), settings.out)
+        save_image(compare_settings({c.title: r for c, r in zip(choices, results, strict=True)}, scene), settings.out)
     else:
         save_image(results[0].sheet(scene.title), settings.out)
     if settings.table is not None:
         write_metrics(settings.table, scene.names, choices, results)
-    metrics = [metrics_of(result) for result in results]
+    metrics = [result.of_all() for result in results]
     for choice, values in zip(choices, metrics, strict=True):
         text = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items())
         log.info("%s%s over %d images", f"{choice.title}: " if settings.compared else "", text, len(scene.names))
@@ -58,6 +60,17 @@ def draw(settings: ReconstructSettings) -> dict[str, Any]:
     pairs = zip(choices, metrics, strict=True)
     rows = [{"mask": choice.mask_name, "ratio": choice.ratio, **values} for choice, values in pairs]
     return {"settings": rows, "out": str(settings.out)}
+
+
+def compare_settings(results: dict[str, Drawing], scene: Scene) -> Image:
+    """One sheet of the images under all settings of the masks, by their titles."""
+    from mimsuite.pictures.latent import FeaturePicture, compare_features
+    from mimsuite.pictures.reconstruction import Reconstruction, compare
+
+    features = {title: result for title, result in results.items() if isinstance(result, FeaturePicture)}
+    if features:
+        return compare_features(features, scene.title)
+    return compare({t: result for t, result in results.items() if isinstance(result, Reconstruction)}, scene.title)
 
 
 def animate(settings: AnimationSettings) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Weights:
         foreign: what is known of another library's weights; None for a folder of Hugging Face's form.
         channels: how they come to take the images' channels; None where they take them as they are.
         position: how their table of positions is resized.
+        part: how their names begin in the checkpoint; None: those of the model that the run itself judges.
     """
 
     init: str
@@ -57,6 +58,7 @@ class Weights:
     foreign: Read | None = None
     channels: ChannelFit | None = None
     position: PositionRule = "bicubic"
+    part: str | None = None
 
     def fitted(
         self,
@@ -190,7 +192,7 @@ class Weights:
         assert self.checkpoint is not None
         state = load_checkpoint(self.checkpoint)["state_dict"]
         averaged = any(name.startswith(AVERAGED) for name in state)  # then these are what the run itself judges
-        prefix = AVERAGED if averaged else "model."
+        prefix = self.part or (AVERAGED if averaged else "model.")
         return in_memory({n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)})
 
 

@@ -15,10 +15,13 @@ import wrapped
 
 from mimsuite.encoders.external import find_layers
 from mimsuite.errors import InputError
+from mimsuite.masked.latent import latent_error, take_cells
 from mimsuite.masked.patches import expand_mask
 from mimsuite.models import ExternalConfig, ExternalForImageClassification, ExternalForMaskedImageModeling
+from mimsuite.models.latent import copy_encoder, latent_pass
 from mimsuite.models.load import config_of, load_encoder, load_model
 from mimsuite.models.sources import completed
+from mimsuite.objectives.teacher import Teacher
 from mimsuite.weights.init import find_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -490,3 +493,22 @@ def test_weights_of_another_model_are_refused(tmp_path):
     model = ExternalForMaskedImageModeling(ExternalConfig(source=str(tmp_path)))
     with pytest.raises(InputError, match=r"holds 0 of \d+ tensors of a resnet encoder; .*pretrained=false"):
         model.encoder.load_source()
+
+
+@pytest.mark.parametrize("name", ["convnextv2", "dinov2"])
+def test_a_teacher_s_features_are_predicted_and_no_hidden_pixel_reaches_a_prediction(name):
+    config = config_for(name)
+    predictor = {"kind": "conv", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    predictor |= {"intermediate_size": 32, "features": config.num_features, "layers": config.latent_blocks}
+    model = ExternalForMaskedImageModeling(config.changed(mim_predictor=predictor | {"combine": "mean"})).eval()
+    teacher = Teacher(copy_encoder(model), config.latent_blocks, "mean")
+    x, grid = pixels(), tuple(side // cell for side, cell in zip(SHAPE, config.stride, strict=True))
+    mask = torch.zeros(2, *grid, dtype=torch.bool)
+    mask[:, 0, 1:] = True
+    clean = latent_pass(model, x, mask)
+    leaky = latent_pass(model, x.masked_fill(expand_mask(mask, SHAPE)[:, None], torch.nan), mask)
+    assert torch.equal(clean.predicted.features, leaky.predicted.features)
+    target = take_cells(teacher(x, x, grid), clean.predicted.where)
+    latent_error(latent_pass(model.train(), x, mask).predicted.features, target, "mse", 2.0).backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.encoder.parameters())
+    assert not any(p.requires_grad for p in teacher.parameters())

@@ -171,3 +171,23 @@ def test_a_class_of_the_users_own_needs_trust_in_every_task(data, tmp_path):
     mimsuite.finetune(init=tmp_path / "out", **tasks["finetune"], trusted_targets=[target])
     mimsuite.embed(init=tmp_path / "out", **tasks["embed"], trusted_targets=[target])
     assert mimsuite.load(str(tmp_path / "out"), trusted_targets=[target]).encoder.num_features == 12
+
+
+@pytest.mark.slow
+def test_latent_targets_are_learned_resumed_evaluated_and_shown(data, tmp_path, monkeypatch):
+    wrapped.save("convnextv2", tmp_path / "source", drop_path_rate=0.2)
+    latent = {"objective": "latent", "head.hidden_size": 16, "head.num_hidden_layers": 1, "online_probe": False}
+    pretrain(data, tmp_path / "whole", str(tmp_path / "source"), **latent)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_agreed", lambda self, trainer, now: (143 * (now == 2), False))
+        pretrain(data, tmp_path / "out", str(tmp_path / "source"), **latent)
+    (tmp_path / "source").rename(tmp_path / "moved")
+    mimsuite.pretrain(out=str(tmp_path / "out"), resume=True)
+    for name in ("weights", "weights-teacher"):
+        found, wanted = (load_file(tmp_path / run / name / "model.safetensors") for run in ("out", "whole"))
+        assert all(torch.equal(value, wanted[key]) for key, value in found.items())
+    keys = {"init": str(tmp_path / "out")}
+    judged = mimsuite.evaluate(data=data, out=str(tmp_path / "judged"), split="val", workers=0, **keys)
+    logged = json.loads((tmp_path / "out" / "summary.json").read_text())["metrics"]["val/loss"]
+    assert judged["metrics"]["val/loss"] == pytest.approx(logged, rel=1e-5)
+    assert -1 < mimsuite.reconstruct(images=data, out=str(tmp_path / "x.png"), **keys)["cosine"] < 1

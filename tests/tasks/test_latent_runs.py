@@ -1,10 +1,14 @@
 """Runs with latent targets: what they write, that they resume to the bit, and that two processes give what one does."""
 
+import csv
 import json
+import shutil
 
 import pytest
 import torch
+from coloured import write_shards
 from lightning import Callback
+from PIL import Image
 from processes import run_two
 from safetensors.torch import load_file
 
@@ -13,7 +17,7 @@ from mimsuite import api
 from mimsuite.errors import InputError
 from mimsuite.pictures.curves import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("one_thread")]
 
 KEYS = {
     **{"model": "vit_nano", "objective": "latent", "batch": 16, "steps": 4, "val_every": 2, "save_every": 1},
@@ -75,11 +79,21 @@ def test_a_run_writes_student_and_teacher_under_the_same_keys(run):
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_run_that_ends_anywhere_goes_on_to_the_bit(run, step, tmp_path):
+    goes_on_to_the_bit(run, step, tmp_path / "out")
+
+
+def test_so_does_one_with_running_statistics_in_its_teacher(tmp_path):
+    more = {"model": "cvt_nano", "image_size": 32, "online_probe": False, "model.drop_path_rate": [0.0, 0.1]}
+    pretrain(tmp_path / "run", **more)
+    goes_on_to_the_bit(tmp_path / "run", 2, tmp_path / "out", **more)
+
+
+def goes_on_to_the_bit(run, step, out, **more):
     with pytest.raises(RuntimeError, match="the end"):
-        pretrain(tmp_path / "out", callbacks=EndsAt(step))
-    assert json.loads((tmp_path / "out" / "checkpoints" / "latest.json").read_text())["step"] == step
-    pretrain(tmp_path / "out", resume=True)
-    assert same(files(run), files(tmp_path / "out"))
+        pretrain(out, callbacks=EndsAt(step), **more)
+    assert json.loads((out / "checkpoints" / "latest.json").read_text())["step"] == step
+    pretrain(out, resume=True, **more)
+    assert same(files(run), files(out))
 
 
 def test_micro_batches_and_two_processes_give_the_same(run, tmp_path):
@@ -119,6 +133,10 @@ def test_averaged_weights_rounded_weights_and_a_frozen_teacher_go_along(run, tmp
         ({"objective": "simmim", "head": "predictor"}, "use objective=latent"),
         ({"model": "bit_nano", "objective.predictor": "transformer"}, "use objective.predictor=conv"),
         ({"+objective.fourier": 0.5}, "objective.fourier=0.5 is for predicted pixels"),
+        (
+            {"objective.target": "hog", "objective.pixels": 0.5},
+            "objective.target=hog: .* use objective.target=norm_pix",
+        ),
         ({"objective.views": 0}, "objective.views=0 is not a whole number of at least 1"),
     ],
 )
@@ -128,9 +146,76 @@ def test_what_does_not_fit_is_refused_by_name(values, message, tmp_path):
         api.call("pretrain", {"out": str(tmp_path / "out"), **keys})
 
 
-@pytest.mark.parametrize("task", ["evaluate", "reconstruct"])
-def test_a_task_about_pixels_is_refused_before_anything_is_written(task, run, tmp_path):
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A short run that validates all of a small split, and its data."""
+    place = tmp_path_factory.mktemp("judged")
+    data = str(write_shards(place / "shards", {"train": 40, "val": 21}))
+    more = {"image_size": 16, "model.patch_size": 4, "steps": 2, "loader.val_limit": 100, "online_probe": False}
+    pretrain(place / "out", data=data, **more)
+    return place / "out", data
+
+
+def test_evaluate_gives_the_metrics_of_the_run_in_batches_of_any_size_and_signs_of_a_collapse(judged, tmp_path):
+    run, data = judged
+    series = read_metrics(run / "metrics.csv")
+    batches = {"own": {}, "small": {"batch": 5}}
+    found = {
+        name: api.call(
+            "evaluate", {"init": str(run), "data": data, "out": str(tmp_path / name), "split": "val", **more}
+        )
+        for name, more in batches.items()
+    }
+    for summary in found.values():
+        assert summary["kind"] == "latent"
+        assert set(summary["metrics"]) == {
+            f"val/{name}"
+            for name in ("loss", "cosine", "loss_mean_target", "features_cosine", "features_deviation")
+            for name in (name, name.replace("features", "teacher"))
+        }
+        for name in ("loss", "cosine", "loss_mean_target"):
+            wanted = float(series[f"val/{name}"][1][-1])
+            assert summary["metrics"][f"val/{name}"] == pytest.approx(wanted, rel=1e-5), name
+    assert found["own"]["metrics"] == pytest.approx(found["small"]["metrics"], rel=1e-4)
+    assert "there is no PSNR" in (tmp_path / "own" / "train.log").read_text()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_sheet_has_the_cosine_of_every_image_also_while_the_run_goes_on(finished, judged, tmp_path):
+    run, data = judged
+    if not finished:
+        shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("weights*"))
+        run = tmp_path / "run"
+    keys = {"init": str(run), "images": data, "csv": str(tmp_path / "x.csv"), "count": 3, "mask.unit": 4}
+    found = api.call("reconstruct", {"out": str(tmp_path / "x.png"), **keys})
+    with (tmp_path / "x.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [list(row) for row in rows] == [["image", "ratio", "mask", "cosine"]] * 3
+    assert found["cosine"] == pytest.approx(sum(float(row["cosine"]) for row in rows) / 3)
+    with Image.open(tmp_path / "x.png") as sheet:
+        assert sheet.width == 2 * 16 + 5 * 192 + 4 * 6  # image, masked, teacher, predicted, cosine
+    masks = {"masks": ["random", "multi_block", "none"], "overwrite": True}  # as many hidden in each, or not, or none
+    several = api.call("reconstruct", {"out": str(tmp_path / "x.png"), **keys, **masks})["settings"]
+    assert several[0]["latent_loss"] == pytest.approx(found["latent_loss"])
+    assert several[0]["cosine"] == pytest.approx(found["cosine"])
+    assert several[1]["latent_loss"] > 0
+    assert several[2]["latent_loss"] == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "part", "more", "message"),
+    [
+        ("evaluate", "weights", {}, "predicts the features of a teacher, which is not in these files; give the folder"),
+        ("reconstruct", "weights-teacher", {}, "which is not in these files; give the folder of the run"),
+        ("reconstruct", "", {"mode": "raw"}, "mode=raw is for pixels, and this model predicts features"),
+        ("evaluate", "", {"flip": True}, "flip=true is for classifiers, and init=.* predicts features"),
+    ],
+)
+def test_a_task_without_its_teacher_or_about_pixels_is_refused_before_anything_is_written(
+    task, part, more, message, judged, tmp_path
+):
     out = tmp_path / ("out.png" if task == "reconstruct" else "out")
-    with pytest.raises(InputError, match="predicts features of its teacher and no pixels"):
-        api.call(task, {"init": str(run), "out": str(out)})
+    with pytest.raises(InputError, match=message) as error:
+        api.call(task, {"init": str(judged[0] / part), "out": str(out), **more})
+    assert "\n" not in str(error.value)
     assert not out.exists()

@@ -14,6 +14,7 @@ from mimsuite.data.display_range import find_display
 from mimsuite.data.storage import write_rows
 from mimsuite.evaluation.features.exchange import gather_values, own_share, rank_and_size
 from mimsuite.evaluation.judging.classifier import files_of, judge_images, label_tensor, put_together
+from mimsuite.evaluation.judging.latent import latent_metrics, load_taught, measure_latent
 from mimsuite.evaluation.judging.load import load_classifier
 from mimsuite.evaluation.judging.masked import masked_metrics, measure_masked
 from mimsuite.evaluation.judging.report import images_of, write_report
@@ -110,7 +111,7 @@ def masked_rows(
     weights, records = settings.trained.weights, settings.index.records(settings.part)
     normalize = load_normalizer(weights, settings.index).to(device)
     share, rows = own_share(len(records), settings.batch), list[Row]()
-    for size, unit in zip(settings.sizes, masking.units, strict=True):
+    for number, (size, unit) in enumerate(zip(settings.sizes, masking.units, strict=True)):
         model = load_masked_model(weights, config_of(weights), size).to(device)
         loader = eval_loader(
             *(settings.index, records),
@@ -124,10 +125,15 @@ def masked_rows(
             only=share,
         )
         batches = loader if share else ()
+        if settings.teachers:
+            taught = load_taught(model, settings.teachers[number], normalize, device)
+            if sums := gather_values(measure_latent(taught, batches, device=device, images=len(share))):
+                rows.append(latent_metrics(sums))
+            continue
         own = measure_masked(model, batches, normalize, loss=masking.loss, device=device, images=len(share))
         if shares := gather_values(own):
             rows.append(masked_metrics(shares, model.target.mode))
-    return rows, {"kind": "masked", "images": settings.images, "mask": masking.node}
+    return rows, {"kind": "latent" if settings.teachers else "masked", "images": settings.images, "mask": masking.node}
 
 
 def write_sizes(path: Path, sizes: Sequence[Size], rows: Sequence[Row]) -> None:
