@@ -14,10 +14,11 @@ from mimsuite.encoders.map_config import OF_MASKING
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 KEYS = {"batch": 8, "steps": 2, "lr": 1e-3, "loader.val_limit": 16, "precision": "32-true", "workers": 0}
+BIT = {"model": "bit_nano", "model.output_stride": 16, "objective.fourier": 0.5}  # transformers knows no dilated stage
 RUNS = {
     "cvt, spark": {"model": "cvt_nano", "objective": "spark"},
-    "bit, sparse": {"model": "bit_nano", "objective.mask_mode": "sparse", "objective.fourier": 0.5},
-    "bit, added token": {"model": "bit_nano", "objective.mask_layer": 2, "objective.fourier": 0.5},
+    "bit, sparse": BIT | {"objective.mask_mode": "sparse"},
+    "bit, added token": BIT | {"objective.mask_layer": 2},
 }
 SAID = {
     "cvt, spark": {"mask_mode": "sparse", "decoder_hidden_size": 32},

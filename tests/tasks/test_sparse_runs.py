@@ -44,7 +44,7 @@ def test_a_run_that_ends_in_the_middle_goes_on_to_the_bit(values, tmp_path):
     with pytest.raises(RuntimeError, match="the end"):
         pretrain(tmp_path / "out", callbacks=EndsAt(2), **values)
     assert json.loads((tmp_path / "out" / "checkpoints" / "latest.json").read_text())["step"] == 2
-    found, others = pretrain(tmp_path / "out", resume=True)
+    found, others = pretrain(tmp_path / "out", resume=True, **values)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
     assert others["train/loss"][1].tolist() == metrics["train/loss"][1].tolist()
