@@ -109,7 +109,7 @@ def compose_default():
         pytest.param(["model=cvt_nano", "objective=spark"], 4e-3, 150, visible_mean, 0.65, id="CvT, SparK"),
         pytest.param(["model=bit_nano", "objective=spark"], 4e-3, 150, visible_mean, 0.7, id="BiT, SparK"),
         pytest.param(SPARSE, 4e-3, 150, visible_mean, 0.7, id="BiT, sparse, SimMIM's head, Fourier"),
-        pytest.param(TOKEN, 4e-3, 150, visible_mean, 0.7, id="BiT, added token, Fourier"),
+        pytest.param(TOKEN, 4e-3, 150, visible_mean, 0.5, id="BiT, added token, Fourier"),
         pytest.param(MAE, 3e-3, 300, visible_mean, 0.5, id="ViT, MAE, normalised pixels"),
         pytest.param([*MAE, "objective.target=pixels"], 4e-3, 200, visible_mean, 0.5, id="ViT, MAE, pixels"),
         pytest.param(["model=vit_nano", "objective.target=hog"], 2e-3, 300, mean_histogram, 0.6, id="ViT, HOG"),
