@@ -63,6 +63,16 @@ def test_what_groups_reach_is_said(slides, caplog):
     assert "1 of 2 groups go to val, 35.0% of the images" in caplog.text
 
 
+def test_plates_that_are_read_as_classes_too_are_split_whole(tmp_path, caplog):
+    for name in (f"plate{plate}/{i}.jpg" for plate in range(12) for i in range(4)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    plan = plan_pack(tmp_path, Choice(group_by="folder:1", val_fraction=0.1))
+    assert len(plan.classes) == 12
+    assert (len(patients(plan, "train")), len(patients(plan, "val"))) == (11, 1)
+    assert "train lacks the classes that go to val" in caplog.text
+
+
 def test_a_path_part_that_is_not_there_is_named(slides):
     with pytest.raises(InputError, match=r"group_by=folder:3, but x/p1/1.jpg lies in 2 folders below src"):
         plan_pack(slides, Choice(group_by="folder:3", val_fraction=0.2))

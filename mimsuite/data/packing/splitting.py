@@ -65,7 +65,8 @@ def choose_keys(part: Part, train: Iterable[tuple[str, int]], totals: Mapping[in
 def choose_groups(part: Part, train: Iterable[tuple[str, int]], totals: Mapping[int, int], by: str) -> set[str]:
     """The groups that are moved, until each class has about its share.
 
-    Groups are looked at in the order of their hashes; one moves if that brings the counts of its classes nearer.
+    Groups are looked at in the order of their hashes; one moves if that brings the counts of its classes nearer. Where
+    every class lies in one group (folders that are both), no class can have its share: all images count as one class.
     Arguments are those of `choose_keys`, with groups in place of keys; `by` is what `group_by` was.
 
     Raises:
@@ -74,6 +75,13 @@ def choose_groups(part: Part, train: Iterable[tuple[str, int]], totals: Mapping[
     members: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for group, label in train:
         members[group][label] += 1
+    places = [label for own in members.values() for label in own]
+    if len(totals) > 1 and len(places) == len(set(places)):
+        log.warning(
+            "each class lies in one group of group_by=%s: train lacks the classes that go to %s", by, part.split
+        )
+        members = defaultdict(Counter, {group: Counter({-1: own.total()}) for group, own in members.items()})
+        totals = {-1: sum(totals.values())}
     wanted = {label: count * part.fraction for label, count in totals.items()}
     have, moved, salt = Counter[int](), set[str](), _SALTS[part.split][1]
     for group in sorted(members, key=lambda name: (mix_hashes(part.seed, salt, hash_key(name)), name)):
