@@ -57,7 +57,7 @@ BASE = {
     "models": [],
     "runs": [f"path={Path(__file__).parent}"],
     "bench": [value for value in SMALL if not value.startswith(("out", "steps"))],
-    "plan": [],
+    "plan": ["model=vit_nano", "image_size=32", "workers=0"],
     "doctor": [],
     "demo": ["out=demo"],
 }
@@ -330,9 +330,10 @@ def test_unknown_keys_and_targets_are_refused_before_anything_is_written(task, m
     for more in (["+stepz=1"], ["+mine._target_=os.system"], ["+mask.ratoi=1"], ["+mask._target_=os.system"]):
         monkeypatch.setattr("sys.argv", [task, *BASE[task], *more])
         assert app.run_guarded(lambda: app.through_hydra(task, run), task) == 2
-        text = capsys.readouterr().err
+        lines = capsys.readouterr().err.splitlines()
+        text = lines[-1]
         assert "unknown key" in text or "is not allowed" in text or "An item is already" in text or "Could not" in text
-        assert len(text.splitlines()) == 1
+        assert len(lines) == 1 or (task == "plan" and "mimsuite plan: " not in "".join(lines[:-1]))  # how far it is
     assert os.listdir() == []
 
 
