@@ -75,6 +75,24 @@ def test_reasons_name_rows_of_the_ledger_that_exist():
     assert {name for name in named if f"{name}_seed0" not in files} == set()
 
 
+@pytest.mark.parametrize(
+    ("images", "gpu", "batch", "says"),
+    [
+        (10, False, 8, "a power of two that 10 images allow"),
+        (9000, False, 64, "64 in all rows"),
+        (10, True, 8, "a power of two that 10 images allow"),
+        (900, True, 64, "for so few images"),
+        (9000, True, 128, "at least 50 steps"),
+        (1_200_000, True, 4096, "4,096, as in He et al."),
+    ],
+)
+def test_the_reason_of_a_batch_is_that_of_this_batch(images, gpu, batch, says):
+    recipe = recipes_for(Facts(images, 224, gpu))[0]
+    assert recipe.keys["batch"] == batch
+    assert says in recipe.why["batch"]
+    assert "this batch" not in recipe.why["lr"], "the batch may be another one than that of the rows"
+
+
 def test_figures_of_the_packaged_rows_are_those_of_the_ledger():
     for row in ledger()["rows"]:
         entry = json.loads((BENCHMARKS / "results" / f"{row['name']}.json").read_text())

@@ -84,6 +84,7 @@ def test_the_command_runs_as_printed_and_begins_at_the_promised_losses(here, fol
     printed, told = capsys.readouterr()
     assert os.listdir(here) == []
     assert found["command"] in printed
+    assert found["next"].startswith("mimsuite probe 'data=")
     assert "timing" in told
     assert "timing" not in printed
     assert max(map(len, (line for line in printed.splitlines() if "mimsuite p" not in line))) <= 100
@@ -116,6 +117,7 @@ def test_deep_pictures_of_four_channels_with_what_the_user_fixes(here, tmp_path)
     assert (found["data"]["channels"], found["data"]["dtype"], found["known"]) == (4, "uint16", [])
     assert {"mask.unit=8", "model.patch_size=8", "image_size=32", "batch=4"} <= set(found["overrides"])
     assert len(found["candidates"]) == 1
+    assert found["next"].startswith("mimsuite evaluate data="), "without labels there is no probe"
     assert (found["reasons"]["mask"], found["reasons"]["batch"], found["reasons"]["size"]) == ("as given",) * 3
     before = (here / "plan.json").read_bytes()
     with pytest.raises(InputError, match=r"out=plan.json exists; use another out=, or overwrite=true"):

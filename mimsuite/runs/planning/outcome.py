@@ -40,6 +40,7 @@ def outcome_of(plan: Plan, name: str, typed: Sequence[str], folders: Sequence[st
     keys = [*typed, *(f"{key}={shown(value)}" for key, value in changes.items())]
     flags = [f"--config-dir={folder}" for folder in folders]
     parts = {"start": duration.start, "steps": duration.steps, "validations": duration.validations}
+    task, end = ("probe", "probe") if plan.sample.kinds else ("evaluate", "test")  # a probe needs labels
     parts |= {"online_probe": duration.rounds, "saving": duration.saving}
     return {
         "data": describe_data(plan, name),
@@ -87,7 +88,7 @@ def outcome_of(plan: Plan, name: str, typed: Sequence[str], folders: Sequence[st
         "notes": list(notes_of(plan)),
         "planned_in": round(plan.spent, 1),
         "command": shlex.join(["mimsuite", "pretrain", *flags, *keys, f"out={out}"]),
-        "next": shlex.join(["mimsuite", "probe", *data_of(typed), f"init={out}", f"out={out}-probe"]),
+        "next": shlex.join(["mimsuite", task, *data_of(typed), f"init={out}", f"out={out}-{end}"]),
         "overrides": [*keys, f"out={out}"],
     }
 
@@ -174,6 +175,7 @@ def given_reasons(plan: Plan) -> dict[str, str]:
     keys = {
         "batch": "batch",
         "lr": "lr",
+        "optim.base_lr": "lr",
         "image_size": "size",
         "mask": "mask",
         "mask.unit": "mask",

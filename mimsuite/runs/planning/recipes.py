@@ -129,7 +129,7 @@ def mae_ladder(facts: Facts) -> list[Recipe]:
             "(ledger: finetune_mae_vit_cifar10_10pct, finetune_random_vit_cifar10_10pct)",
             **mae_reasons(),
             **why_size,
-            **why_small(),
+            **why_small(facts),
         },
     )
     if not facts.gpu:
@@ -151,7 +151,7 @@ def mae_ladder(facts: Facts) -> list[Recipe]:
         )
         return [full, half]
     paper = {"experiment": "mae_vit_base_800ep", **sizes, "batch": large_batch(facts.images)}
-    why = {**mae_reasons(), **why_size, **why_large()}
+    why = {**mae_reasons(), **why_size, **why_large(facts)}
     base = Recipe(
         "vit_base",
         paper,
@@ -182,11 +182,11 @@ def given_vit(facts: Facts) -> Recipe:
         if facts.objective in ("", "mae"):
             keys |= {"head.hidden_size": 128, "head.num_attention_heads": 2, "head.intermediate_size": 512}
         keys |= {**small_batch(facts), "lr": 1e-3}
-        why |= why_small()
+        why |= why_small(facts)
     else:
         keys |= {"batch": large_batch(facts.images), "optim.base_lr": 1.5e-4, "optim.base_batch": 256}
         keys |= {"optim.betas": [0.9, 0.95]}
-        why |= why_large()
+        why |= why_large(facts)
     return Recipe("as given", keys, why)
 
 
@@ -219,8 +219,9 @@ def convolution(facts: Facts) -> Recipe:
     narrow = facts.width and facts.width <= 2 * NARROW
     keys |= {**small_batch(facts), "lr": 2e-3 if narrow else 1e-3}
     why |= {
-        "batch": f"as in the ledger's rows of this family (pretrain_simmim_{facts.family}_imagenette)",
-        "lr": "as in these rows: 2e-3 for the smallest networks, 1e-3 for CvT-13 and BiT-50",
+        "batch": allowed(facts)
+        or f"64 in the ledger's rows of this family (pretrain_simmim_{facts.family}_imagenette)",
+        "lr": "as in the rows of the ledger, at a batch of 64: 2e-3 for the smallest networks, else 1e-3",
     }
     return Recipe("as given", keys, why)
 
@@ -249,7 +250,7 @@ def simmim(facts: Facts) -> Recipe:
         reasons = {
             "model": "ViT-B/16: 83.8 % on ImageNet-1k after 800 epochs and fine-tuning (Xie et al. 2022, table 6)",
             "mask": "Xie et al. 2022: units of about a seventh of the side, 60 % of them hidden",
-            "batch": f"at least {STEPS_IN_EPOCH} steps in an epoch; {NOTHING}",
+            "batch": batch_reason(facts),
             "lr": "scaled from that of Xie et al. 2022 with the batch",
         }
     else:
@@ -258,7 +259,7 @@ def simmim(facts: Facts) -> Recipe:
         reasons = {
             "model": f"that of experiment={name}, which is measured (RESULTS.md)",
             "mask": "units of about a seventh of the side, 60 % of them hidden (Xie et al. 2022)",
-            **why_small(),
+            **why_small(facts),
         }
     row = "probe_simmim_vit_cifar10_seed0"
     why = (
@@ -284,7 +285,7 @@ def latent(facts: Facts) -> Recipe:
             "objective": f"as given; {NOTHING} yet",
             "mask": "80 % hidden but for one rectangle (Baevski et al. 2023)",
             **why_size,
-            **(why_large() if facts.gpu else why_small()),
+            **(why_large(facts) if facts.gpu else why_small(facts)),
         },
     )
 
@@ -332,12 +333,19 @@ def small_batch(facts: Facts) -> dict[str, Any]:
     return {"batch": 2 ** int(math.log2(max(1, min(SMALL_BATCH, facts.images))))}
 
 
-def why_small() -> dict[str, str]:
+def why_small(facts: Facts) -> dict[str, str]:
     """Reasons for batch and rate of the measured recipes."""
-    return {
-        "batch": "64 in all rows of the ledger that are cited here",
-        "lr": "1e-3 at this batch in these rows",
-    }
+    batch = "64 in all rows of the ledger that are cited here"
+    return {"batch": allowed(facts) or batch, "lr": f"1e-3 in the rows cited here, all at a batch of {SMALL_BATCH}"}
+
+
+def allowed(facts: Facts) -> str:
+    """Why a batch is smaller than the measured ones; "" where it is not."""
+    if facts.images >= SMALL_BATCH:
+        return ""
+    return (
+        f"a power of two that {facts.images:,} images allow; the rows of the ledger have {SMALL_BATCH}: {NOTHING} below"
+    )
 
 
 def large_batch(images: int) -> int:
@@ -346,9 +354,19 @@ def large_batch(images: int) -> int:
     return int(2 ** int(math.log2(max(1, min(wanted, images)))))
 
 
-def why_large() -> dict[str, str]:
+def batch_reason(facts: Facts) -> str:
+    """Why `large_batch`."""
+    batch = large_batch(facts.images)
+    if batch == LARGEST_BATCH:
+        return f"4,096, as in {HE}, table 8"
+    if facts.images // batch >= STEPS_IN_EPOCH:
+        return f"4,096 in {HE}, less here so that an epoch has at least {STEPS_IN_EPOCH} steps; {NOTHING}"
+    return allowed(facts) or f"4,096 in {HE}; {batch} for so few images, as in the rows of the ledger"
+
+
+def why_large(facts: Facts) -> dict[str, str]:
     """Reasons for batch and rate of the published recipes."""
     return {
-        "batch": f"4,096 in {HE}, less here so that an epoch has at least {STEPS_IN_EPOCH} steps; {NOTHING}",
+        "batch": batch_reason(facts),
         "lr": f"1.5e-4 x batch / 256 ({HE}, table 8)",
     }
