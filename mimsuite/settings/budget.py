@@ -65,6 +65,8 @@ def read_budget(cfg: DictConfig, samples: int, processes: int = 1) -> Budget:
         InputError: a value of the wrong kind; both `steps` and `epochs`; less data than one batch.
     """
     batch, why_batch = read_batch(cfg, samples, processes)
+    if samples < 1:
+        raise InputError("0 training images (those for validation are not among them); give at least 2 images in data=")
     if samples < processes:
         raise InputError(f"{processes} devices need as many training images, there are {samples}; use fewer devices")
     if samples < batch:

@@ -35,6 +35,8 @@ def test_a_given_batch_stays_and_fewer_images_than_processes_are_refused():
     assert (budget(1000, 3, batch=31).batch, budget(1000, 3, batch=31).batch_chosen) == (31, False)
     with pytest.raises(InputError, match="3 devices need as many training images, there are 2; use fewer devices"):
         budget(2, 3)
+    with pytest.raises(InputError, match=r"0 training images \(those for validation are not among them\); give at"):
+        budget(0, 1)
 
 
 def test_the_number_of_processes_is_that_of_the_launcher_or_the_devices(monkeypatch):
