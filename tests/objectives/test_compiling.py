@@ -121,7 +121,6 @@ def losses(folder, name="train/loss"):
     [
         ("pretrain", {"model": "vit_nano"}, 3),
         ("pretrain", {"model": "vit_nano", "objective": "mae", "head": "dec1", "micro_batch": 4}, 5),
-        ("pretrain", {"model": "vit_nano", "objective": "latent", "head.hidden_size": 48}, None),
         ("pretrain", {"model": "cvt_nano"}, None),
         ("pretrain", {"model": "vit_nano", "precision": "bf16-mixed", "optim.master_weights": True}, 3),
         ("pretrain", {"model": "bit_nano"}, None),
