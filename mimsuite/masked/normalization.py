@@ -21,6 +21,7 @@ class Normalize(nn.Module):
         display: what pictures show as black and as full brightness, and what the PSNR is relative to; None: all values.
         alpha: what became of transparency when the images were read; it is kept with the weights.
         bands: names of the channels; empty where they have none. They are kept, too.
+        value_range: the values of the files that are 0 and `maximum`; None where they are as stored. It is kept, too.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class Normalize(nn.Module):
         display: DisplayRange | None = None,
         alpha: Alpha = "white",
         bands: Sequence[str] = (),
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        self.maximum, self.display, self.alpha, self.bands = maximum, display, alpha, tuple(bands)
+        self.maximum, self.display, self.alpha = maximum, display, alpha
+        self.bands, self.value_range = tuple(bands), value_range
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer(
             "std", torch.tensor([deviation or 1.0 for deviation in std]).view(1, -1, 1, 1), persistent=False

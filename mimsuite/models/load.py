@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import current_name, instantiate
+from mimsuite.data.images.value_range import range_words
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
 from mimsuite.models.fill import load_into, set_image_size
@@ -250,12 +251,33 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
             "pack them again with that one",
             *(index.root, index.alpha, weights.init, weights.alpha),
         )
-    if index.bands and weights.bands and index.bands != weights.bands:
+    warn_of_other_values(index.root, index.bands or (), index.value_range, weights)
+    _warn_of_dark(index, weights)
+
+
+def warn_of_other_values(
+    where: str, bands: Sequence[str], value_range: tuple[float, float] | None, weights: Weights
+) -> None:
+    """Warns of images whose channels or values mean something else than those that the weights were trained on.
+
+    Args:
+        where: the place of the images.
+        bands: names of their channels; empty where they have none.
+        value_range: the values of the files that are 0 and the maximum; None: values are as stored.
+        weights: of a model.
+    """
+    if bands and weights.bands and tuple(bands) != weights.bands and len(bands) == len(weights.bands):
         log.warning(
             "data %s has the bands %s, and init=%s was trained on %s; pack the data with bands=[%s] for the same order",
-            *(index.root, ", ".join(index.bands), weights.init, ", ".join(weights.bands), ",".join(weights.bands)),
+            *(where, ", ".join(bands), weights.init, ", ".join(weights.bands), ",".join(weights.bands)),
         )
-    _warn_of_dark(index, weights)
+    if value_range != weights.value_range and (weights.value_range is not None or weights.maximum > 255):
+        own, trained = ("no value_range" if r is None else range_words(*r) for r in (value_range, weights.value_range))
+        log.warning(
+            "data %s has %s, and init=%s was trained on data with %s, so equal numbers do not mean equal values; pack "
+            "the data with %s",
+            *(where, own, weights.init, trained, trained),
+        )
 
 
 def _warn_of_dark(index: DataIndex, weights: Weights) -> None:
@@ -279,7 +301,8 @@ def make_normalizer(index: DataIndex, weights: Weights | None, config: EncoderCo
 
     started = config.image_statistics if weights is None and config is not None else None
     mean, std = (weights and weights.statistics) or started or (index.mean, index.std)
-    return Normalize(mean, std, index.maximum, find_display(index), index.alpha, index.bands or ())
+    display, bands = find_display(index), index.bands or ()
+    return Normalize(mean, std, index.maximum, display, index.alpha, bands, index.value_range)
 
 
 def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normalize:
@@ -296,12 +319,13 @@ def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normali
 
     half = (0.5,) * int(weights.config.get("num_channels", 3))
     mean, std = weights.statistics or (half, half)
+    kept: dict[str, Any] = {"bands": weights.bands, "value_range": weights.value_range}
     if index is not None and (index.maximum > 255) != (weights.maximum > 255):
-        return Normalize(mean, std, index.maximum, find_display(index), bands=weights.bands)
+        return Normalize(mean, std, index.maximum, find_display(index), **kept)
     if weights.maximum <= 255:
-        return Normalize(mean, std, weights.maximum, bands=weights.bands)
+        return Normalize(mean, std, weights.maximum, **kept)
     display = weights.display or (around_mean(mean, std) if index is None else find_display(index))
-    return Normalize(mean, std, weights.maximum, display, bands=weights.bands)
+    return Normalize(mean, std, weights.maximum, display, **kept)
 
 
 def around_mean(mean: Sequence[float], std: Sequence[float]) -> DisplayRange:
@@ -333,6 +357,7 @@ def preprocessing(normalize: Normalize, image_size: tuple[int, int]) -> dict[str
     facts: dict[str, Any] = make_processor(normalize, image_size).to_dict()
     facts |= {} if normalize.alpha == "white" else {"alpha": normalize.alpha}
     facts |= {"bands": list(normalize.bands)} if normalize.bands else {}
+    facts |= {"value_range": list(normalize.value_range)} if normalize.value_range else {}
     if normalize.display is not None:
         facts |= {"display_low": list(normalize.display.low), "display_high": list(normalize.display.high)}
     return facts

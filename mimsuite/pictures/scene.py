@@ -15,10 +15,11 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from mimsuite.data.hashing import hash_key, mix_hashes
+from mimsuite.data.images.bands import band_names_of
 from mimsuite.data.images.decode import open_image
 from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
-from mimsuite.models.load import load_masked_model, load_normalizer
+from mimsuite.models.load import load_masked_model, load_normalizer, warn_of_other_values
 from mimsuite.pictures.display import Components, principal_components
 from mimsuite.pictures.source import NamedBytes, decode_image, find_images
 from mimsuite.settings.channels import read_channels
@@ -105,6 +106,9 @@ class Scene:
         dtype = "uint16" if self._normalize.maximum > 255 else "uint8"
         channels = self.config.num_channels
         decoded = [decode_image(image, self.size, channels, dtype) for image in self._encoded]
+        first = self._encoded[0]
+        bands = band_names_of(first.data, channels) if first.bands is None else first.bands
+        warn_of_other_values(self._source or "emoji-64", bands, first.value_range, self._found.weights)
         deep = 0 if dtype == "uint16" else sum(open_image(image.data).deep for image in self._encoded)
         if deep:
             log.warning(

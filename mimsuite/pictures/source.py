@@ -22,11 +22,15 @@ class NamedBytes(NamedTuple):
         name: of the file, or the key.
         data: the encoded image.
         alpha: what becomes of transparency; None where only the model's channels tell.
+        bands: names of the channels; None where only the file tells.
+        value_range: the values that became 0 and the maximum when it was packed; None: values are as stored.
     """
 
     name: str
     data: bytes
     alpha: Alpha | None = None
+    bands: tuple[str, ...] | None = None
+    value_range: tuple[float, float] | None = None
 
 
 def find_images(images: str | None, count: int, alpha: Alpha | None = None) -> list[NamedBytes]:
@@ -52,7 +56,8 @@ def find_images(images: str | None, count: int, alpha: Alpha | None = None) -> l
         index = open_data(images, alpha or "white")
     except InputError as error:
         raise InputError(str(error).replace("data=", "images=", 1)) from error
-    return [NamedBytes(s.key, s.data, index.alpha) for s in raw_samples(index, index.select("curve"), count)]
+    about = index.alpha, index.bands or (), index.value_range
+    return [NamedBytes(s.key, s.data, *about) for s in raw_samples(index, index.select("curve"), count)]
 
 
 def decode_image(image: NamedBytes, size: tuple[int, int], channels: int, dtype: str) -> Tensor:

@@ -100,7 +100,13 @@ def read_range(cfg: DictConfig) -> ValueRange | None:
     good = isinstance(ends, list) and len(ends) == 2 and all(is_number(end) and math.isfinite(end) for end in ends)
     if not good or not ends[0] < ends[1]:
         raise InputError(f"value_range={ends} is not two numbers, the lower first; use such as value_range=[0,1]")
-    return ValueRange(float(ends[0]), float(ends[1]), None if nodata is None else float(nodata))
+    found = ValueRange(float(ends[0]), float(ends[1]), None if nodata is None else float(nodata))
+    if not found.fits:
+        raise InputError(
+            f"value_range={ends}: the difference of its ends is too large or too small to compute with; use the least "
+            "and the largest value of your data, such as value_range=[0,1]"
+        )
+    return found
 
 
 def read_splits_and_labels(cfg: DictConfig) -> Choice:

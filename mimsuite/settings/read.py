@@ -128,8 +128,9 @@ def is_int(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number; true and false are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is a number that a float can be; true and false are not."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023
+    return whole or isinstance(value, float)
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from mimsuite.data.index import DataIndex
 from mimsuite.data.open import open_data
 from mimsuite.data.stores.address import absolute
 from mimsuite.errors import InputError
+from mimsuite.models.load import warn_of_other_values
 from mimsuite.settings.budget import Budget
 from mimsuite.settings.crops import OF_THE_LOADER, read_crops_on_device
 from mimsuite.settings.fetching import check_cache, read_fetching, written_cache
@@ -248,6 +249,7 @@ def read_inputs(
         refuse_init_keys(cfg)
     else:
         weights = fit_weights(cfg, weights, index)
+        warn_of_other_values(index.root, index.bands or (), index.value_range, weights)
     about, steps_before = fingerprint(index), None
     if resume and held:
         steps_before = read_int(stored_config(asked), "steps")

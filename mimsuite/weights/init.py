@@ -164,6 +164,13 @@ class Weights:
         good = isinstance(found, list) and len(found) == self.config.get("num_channels", 3)
         return tuple(map(str, found)) if good and found else ()
 
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """The values of the files that were 0 and the maximum in training, where it is written down."""
+        found = self.preprocessor.get("value_range")
+        good = isinstance(found, list) and len(found) == 2 and all(type(end) in (int, float) for end in found)
+        return (float(found[0]), float(found[1])) if good and found else None
+
     def trusting(self, targets: Collection[str]) -> Self:
         """The same weights, whose config may name these classes of the user's own."""
         return dataclasses.replace(self, trusted=tuple(targets))

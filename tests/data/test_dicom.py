@@ -101,6 +101,12 @@ def test_a_declared_range_stands_for_the_window():
     data = scan(steps(), RescaleSlope=1, RescaleIntercept=-100, WindowCenter=0, WindowWidth=2)
     found = open_image(data, value_range=ValueRange(-50, 50)).pixels()[0, :, 0]
     assert np.array_equal(found, full((STEPS - 50) / 100))
+    for signed in (False, True):
+        stored = steps().astype(np.int16 if signed else np.uint16)
+        turned = scan(stored, signed=signed, PhotometricInterpretation="MONOCHROME1")
+        wanted = 65535 - STEPS * 257
+        wanted[7] = 0  # has no value
+        assert np.array_equal(open_image(turned, value_range=ValueRange(0, 255, 7)).pixels()[0, :, 0], wanted)
     eight = open_image(scan(steps(dtype=np.uint8)), value_range=ValueRange(0, 255))
     assert eight.deep
     assert np.array_equal(eight.pixels()[0, :, 0], STEPS * 257)

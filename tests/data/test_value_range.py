@@ -71,6 +71,9 @@ def test_pixels_without_data_are_0():
     assert open_image(npy(stored), value_range=ValueRange(0, 1, np.nan)).pixels().ravel().tolist() == [0, 32768, 65535]
     lowest = np.array([[np.finfo(np.float32).min, 3]], np.float32)  # as GDAL writes it, with fewer digits
     assert open_image(npy(lowest), value_range=ValueRange(-5, 5, -3.4028235e38)).pixels().ravel().tolist() == [0, 52428]
+    beyond = np.array([[np.inf, 3]], np.float32)  # of float32 there is no 1e300
+    with pytest.raises(DecodeError, match="1 of 2 values are NaN or infinite"):
+        open_image(npy(beyond), value_range=ValueRange(-5, 5, 1e300)).pixels()
     assert (
         open_image(npy(np.array([[65535, 10]], np.uint16)), value_range=ValueRange(0, 20, 65535)).pixels()[0, 0, 0] == 0
     )
@@ -111,6 +114,10 @@ WRONG = {
     "value_range=5": {"value_range": 5},
     "value_range=[0, inf]": {"value_range": [0, float("inf")]},
     "value_range=['a', 'b']": {"value_range": ["a", "b"]},
+    "value_range=[0, 1e-320]: the difference of its ends is too": {"value_range": [0, 1e-320]},
+    "value_range=[-1.7e+308, 1.7e+308]: the diff": {"value_range": [-1.7e308, 1.7e308]},
+    "value_range=[0, 1000": {"value_range": [0, 10**400]},
+    "nodata=1000": {"nodata": 10**400, "value_range": [0, 1]},
     "nodata=-9999 needs value_range": {"nodata": -9999},
     "nodata=x is not a number": {"nodata": "x", "value_range": [0, 1]},
 }

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,3 +290,29 @@ def test_a_model_keeps_the_names_of_its_bands_and_pictures_are_asked_for_and_cal
     check_channels(replace(scans, bands=("B8", "B4", "B3", "B2")), weights)
     assert "has the bands B8, B4, B3, B2, and init=" in caplog.text
     assert "was trained on B2, B3, B4, B8; pack the data with bands=[B2,B3,B4,B8] for the same order" in caplog.text
+
+
+def test_a_model_keeps_the_range_of_its_values_and_data_with_another_one_are_named(scans, tmp_path, caplog):
+    ranged = replace(scans, value_range=(0.0, 4095.0))
+    folders = {}
+    for name, index in (("ranged", ranged), ("plain", scans)):
+        folders[name] = str(tmp_path / name)
+        save_weights(tmp_path / name, ViTForMaskedImageModeling(SMALL), make_normalizer(index, None), (SIDE, SIDE))
+    weights = {name: find_weights(folder) for name, folder in folders.items()}
+    assert weights["ranged"].value_range == load_normalizer(weights["ranged"]).value_range == (0, 4095)
+    check_channels(ranged, weights["ranged"])
+    check_channels(scans, weights["plain"])
+    assert not caplog.messages
+    other, own = replace(scans, value_range=(0.0, 0.5)), "data with value_range=[0,4095], so equal numbers do not"
+    for index, name, said in (
+        (scans, "ranged", f"has no value_range, and init={folders['ranged']} was trained on {own}"),
+        (other, "ranged", f"has value_range=[0,0.5], and init={folders['ranged']} was trained on {own}"),
+        (ranged, "plain", "has value_range=[0,4095], and init=" + folders["plain"]),
+    ):
+        check_channels(index, weights[name])
+        assert said in caplog.text
+        caplog.clear()
+    for images in (scans.root, str(Path(scans.root).parent / "images")):
+        assert Scene(folders["ranged"], images, count=1).images.shape[0] == 1
+        assert f"{images} has no value_range" in caplog.text
+        caplog.clear()

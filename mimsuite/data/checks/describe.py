@@ -32,8 +32,8 @@ def describe_facts(facts: dict[str, Any]) -> Iterator[str]:
     if facts["bands"]:
         yield f"bands     {', '.join(facts['bands'])}"
     if facts["value_range"]:
-        low, high = facts["value_range"]
-        yield f"          {low:g} of the files is 0, and {high:g} is 65,535"
+        low, high = (str(value).removesuffix(".0") for value in facts["value_range"])
+        yield f"          {low} of the files is 0, and {high} is 65,535"
     mean, std = (", ".join(f"{value:.4f}" for value in facts[key]) for key in ("mean", "std"))
     measured = f"{count_of(facts['stats_samples'], 'image')}; 1 = largest value of {facts['dtype']}"
     yield f"mean      [{mean}], std [{std}] ({measured})"

@@ -101,13 +101,14 @@ class Dicom(NamedTuple):
         from pydicom.pixels.processing import apply_modality_lut
 
         values = apply_modality_lut(array, self.fields)
-        if self.range is not None:
-            pixels = self.range.apply(values[..., None])[..., 0]
-        else:
+        inverted = self.fields.PhotometricInterpretation == "MONOCHROME1"
+        if self.range is None:
             pixels = self._to_bits(self._windowed(values))
-        if self.fields.PhotometricInterpretation == "MONOCHROME1":
-            pixels = np.iinfo(pixels.dtype).max - pixels
-        return pixels
+            return np.iinfo(pixels.dtype).max - pixels if inverted else pixels
+        if inverted:
+            values = -values if values.dtype.kind == "f" else -values.astype(np.int64)
+        declared = self.range.inverted() if inverted else self.range
+        return declared.apply(values[..., None])[..., 0]
 
     def _windowed(self, values: Pixels) -> Pixels:
         """Fractions of the output of the file's VOI LUT or window; without one, of what its bits can hold."""

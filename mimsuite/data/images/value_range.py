@@ -14,17 +14,32 @@ NEEDS_RANGE = "other numbers than uint8 and uint16 need `mimsuite pack value_ran
 _TOP = 65535
 
 
+def range_words(low: float, high: float) -> str:
+    """A range as it is written on a command line: `value_range=[0,4095]`."""
+    return f"value_range=[{str(low).removesuffix('.0')},{str(high).removesuffix('.0')}]"
+
+
 class ValueRange(NamedTuple):
     """The values that become 0 and 65535; what lies outside is clipped.
 
     Attributes:
-        low, high: finite numbers, low below high.
+        low, high: finite numbers, low below high, of which `fits` is true.
         nodata: the number, or NaN, that stands for a pixel without a value; such become 0. None: there is none.
     """
 
     low: float
     high: float
     nodata: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether its width, and the step of 16 bits, are numbers that a computer holds."""
+        width = self.high - self.low
+        return 0 < width < math.inf and _TOP / width < math.inf
+
+    def inverted(self) -> ValueRange:
+        """The range of the negative values: the largest becomes 0, and `nodata`, too."""
+        return ValueRange(-self.high, -self.low, None if self.nodata is None else -self.nodata)
 
     def apply(self, values: Pixels) -> Pixels:
         """Values `(H, W, C)` of any real type to uint16: `round((value - low) / (high - low) * 65535)`.
@@ -49,7 +64,10 @@ class ValueRange(NamedTuple):
         if math.isnan(self.nodata):
             found: Pixels = np.isnan(plane) if plane.dtype.kind == "f" else np.zeros(plane.shape, bool)
             return found
-        number = plane.dtype.type(self.nodata) if plane.dtype.kind == "f" else self.nodata
+        with np.errstate(over="ignore"):
+            number = plane.dtype.type(self.nodata) if plane.dtype.kind == "f" else self.nodata
+        if not math.isfinite(number):  # beyond the type: no value of it is this one
+            return np.zeros(plane.shape, bool)
         return np.asarray(plane == number)
 
     def _check(self, plane: Pixels, channels: int, channel: int) -> None:
@@ -66,7 +84,7 @@ class ValueRange(NamedTuple):
         share = np.count_nonzero((pixels == 0) | (pixels == _TOP)) / pixels.size
         if share <= 0.5:
             return ()
-        text = f"more than half of the values lie at or beyond the ends of value_range=[{self.low:g},{self.high:g}]"
+        text = f"more than half of the values lie at or beyond the ends of {range_words(self.low, self.high)}"
         return (Remark("range", text + (", or are nodata" if self.nodata is not None else "")),)
 
 
