@@ -27,7 +27,7 @@ from mimsuite.pictures.contact import draw_data
 from mimsuite.pictures.display import display_words, to_display
 from mimsuite.pictures.mistakes import Caption, mistakes_sheet
 from mimsuite.pictures.reconstruction import reconstruct
-from mimsuite.pictures.scene import Scene
+from mimsuite.pictures.scene import DrawnMasks, Scene
 from mimsuite.types import DisplayRange
 from mimsuite.weights.init import find_weights
 
@@ -277,7 +277,7 @@ def test_a_model_keeps_the_names_of_its_bands_and_pictures_are_asked_for_and_cal
     weights = find_weights(str(tmp_path))
     assert weights.bands == load_normalizer(weights, named).bands == named.bands
     scene = Scene(str(tmp_path), scans.root, count=2)
-    mask = torch.zeros(len(scene.names), 2, 2, dtype=torch.bool)
+    mask = DrawnMasks(torch.zeros(len(scene.names), 2, 2, dtype=torch.bool), None)
     by_name, by_number = (scene.show([mask], channels=shown)[0] for shown in (["B8", "B3", "B2"], [3, 1, 0]))
     assert np.array_equal(by_name.original, by_number.original)
     assert by_name.colours.startswith("channels B8, B3, B2 of 4 as red, green, blue, values shown: ")
