@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning import Callback, LightningModule, Trainer
+from PIL.Image import Image
 
 from mimsuite.callbacks.context import RunContext
 from mimsuite.data.storage import OptionalWrites
@@ -42,6 +43,21 @@ def picture_prediction(found: MaskedPrediction) -> Reconstruction:
     )
 
 
+def first_of(batch: Batch, count: int) -> Batch:
+    """The first images of a batch, with their masks."""
+    mask, targets = (None if tensor is None else tensor[:count] for tensor in (batch.mask, batch.targets))
+    return batch._replace(images=batch.images[:count], mask=mask, targets=targets)
+
+
+def draw_sheet(objective: Objective, batch: Batch, title: str) -> Image | None:
+    """A sheet of what an objective predicts of a batch; None where it predicts no picture."""
+    found = objective.picture(batch)
+    if found is None:
+        return None
+    result = picture_features(found) if isinstance(found, PredictedFeatures) else picture_prediction(found)
+    return result.sheet(title)
+
+
 class Reconstructions(Callback):
     """Writes `pictures/step_000500.png` (original, masked, prediction, paste, error) after each validation.
 
@@ -74,9 +90,7 @@ class Reconstructions(Callback):
     ) -> None:
         """Keeps the first images of the validation set."""
         if batch_idx == 0:
-            first = {"images": batch.images, "mask": batch.mask, "targets": batch.targets}
-            kept = {name: None if tensor is None else tensor[: self.images] for name, tensor in first.items()}
-            self._batch = batch._replace(**kept)
+            self._batch = first_of(batch, self.images)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the sheet and gives it to the loggers that take pictures."""
@@ -86,13 +100,12 @@ class Reconstructions(Callback):
             self._draw(trainer, cast(Objective, pl_module), self._batch)
 
     def _draw(self, trainer: Trainer, objective: Objective, batch: Batch) -> None:
-        found = objective.picture(batch)
-        if found is None:
-            return
         step = trainer.global_step
+        sheet = draw_sheet(objective, batch, f"step {step}")
+        if sheet is None:
+            return
         path = self.folder / f"step_{step:06d}.png"
-        result = picture_features(found) if isinstance(found, PredictedFeatures) else picture_prediction(found)
-        save_image(result.sheet(f"step {step}"), path)
+        save_image(sheet, path)
         for logger in trainer.loggers:
             if isinstance(logger, TakesPictures):
                 logger.log_picture("reconstructions", path, step)

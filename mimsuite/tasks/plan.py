@@ -22,6 +22,7 @@ from mimsuite.data.storage import write_json
 from mimsuite.models.device import find_device
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.life import heavy_imports, one_at_a_time
+from mimsuite.runs.planning.duration import IMPORTS
 from mimsuite.runs.planning.outcome import outcome_of
 from mimsuite.runs.planning.page import lines_of
 from mimsuite.runs.planning.planner import Plan, plan_run
@@ -33,8 +34,6 @@ from mimsuite.settings.pretrain import PretrainSettings, read_pretrain
 from mimsuite.tasks.pretrain import make_objects
 
 log = logging.getLogger("mimsuite")
-
-IMPORTS = 3.0  # seconds of a run's imports, at least: of some or all of them this process had done before
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:

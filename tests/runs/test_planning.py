@@ -149,7 +149,15 @@ def settings_of(steps=1000, *, samples=6400, batch=64, val=500, probe=None):
 
 def timing_of(rate=100.0, validating=300.0):
     return SimpleNamespace(
-        rate=rate, validating=validating, devices=1, built=0.5, first=1.0, checkpoint=3e6, weights=1e6, timed=True
+        rate=rate,
+        validating=validating,
+        devices=1,
+        built=0.5,
+        first=1.0,
+        picture=0.4,
+        checkpoint=3e6,
+        weights=1e6,
+        timed=True,
     )
 
 
@@ -157,7 +165,7 @@ def test_parts_of_the_time_add_up():
     found = duration.duration_of(timing_of(), settings_of(), imports=3.0)
     assert found.steps == pytest.approx(640)
     assert found.count == 11
-    assert found.validations == pytest.approx(11 * (500 / 300 + duration.PICTURE))
+    assert found.validations == pytest.approx(11 * (500 / 300 + 0.4))
     assert found.total == pytest.approx(found.start + found.steps + found.validations + found.saving)
     probe = SimpleNamespace(images=1000, val_images=200, keeps=True, share=0.05)
     assert duration.duration_of(timing_of(), settings_of(probe=probe), 3.0).rounds == pytest.approx(11 * 5.5)

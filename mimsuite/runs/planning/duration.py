@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from mimsuite.runs.planning.timing import Timing
     from mimsuite.settings.pretrain import PretrainSettings
 
-# Seconds on machine B of benchmarks/RESULTS.md.
+# Seconds on a machine that imports torch and Lightning in `IMPORTS` seconds; elsewhere they grow as the imports do.
+IMPORTS = 3.0
 COMMAND = 1.0  # from the command to the first line of the task: Python, Hydra, the config
-PICTURE = 0.4  # of a validation's sheet of reconstructions
 ENDING = 3.0  # after the last step: curves, report, loggers
 FITTING = 1.5  # kNN and a linear fit of a round of the online probe
 DISK = 150e6  # bytes a second of a checkpoint: copied, hashed, written, flushed
@@ -63,12 +63,13 @@ def duration_of(timing: Timing, settings: PretrainSettings, imports: float, step
     count = 1 + math.ceil(steps / every)
     batch, devices = budget.batch, timing.devices
     training = steps * batch / (timing.rate * devices)
-    each = validation_images(settings) / (timing.validating * devices) + PICTURE
+    pace = imports / IMPORTS
+    each = validation_images(settings) / (timing.validating * devices) + timing.picture
     saved = math.ceil(steps / save)
     if budget.save_seconds is not None:
         saved += int(training / SAVE_SECONDS) * (training / saved > SAVE_SECONDS)
-    start = COMMAND + imports + timing.built + 2 * timing.first
-    saving = saved * (timing.checkpoint / DISK + 0.05) + timing.weights / DISK + ENDING
+    start = pace * COMMAND + imports + timing.built + 2 * timing.first
+    saving = saved * (timing.checkpoint / DISK + 0.05) + timing.weights / DISK + pace * ENDING
     validations = count * each
     return Duration(
         *(start, training, validations),

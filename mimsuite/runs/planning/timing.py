@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lightning import Callback, LightningModule, Trainer
 
+from mimsuite.callbacks.reconstructions import draw_sheet, first_of
 from mimsuite.callbacks.stopwatch import Stopwatch
 from mimsuite.config.instantiate import instantiate
+from mimsuite.data.storage import OptionalWrites
 from mimsuite.runs.cost import Cost
 from mimsuite.runs.fitting import WITHOUT_OUTPUT
 from mimsuite.runs.life import fit
@@ -29,6 +31,7 @@ from mimsuite.settings.training import TrainingSettings
 if TYPE_CHECKING:
     from mimsuite.data.datamodule import ImageData
     from mimsuite.objectives.objective import Objective
+    from mimsuite.types import Batch
 
 log = logging.getLogger("mimsuite")
 
@@ -39,6 +42,7 @@ LONG_PASS = 2.0  # seconds of a forward and backward pass above which fewer imag
 TOO_LONG = 12.0  # seconds of a pass of one image from which nothing is timed
 VALIDATING, LOADING = 3.0, 2.5  # seconds, at most about so many, beside those of the steps
 FORWARD = 3  # times as fast as a forward and backward pass
+SHOWN = 8  # images of a sheet
 OPTIMIZER_STATES = 2  # numbers that AdamW keeps for each weight
 
 
@@ -56,6 +60,7 @@ class Timing:
         waited: part of the steps' time that was waiting for data.
         validating: of validation.
         first: seconds from the start of a loader to the first batch that is done.
+        picture: seconds of a validation's sheet of reconstructions.
         built: seconds to build the model and to try what fits.
         memory: GiB.
         memory_of: which memory that is.
@@ -78,6 +83,7 @@ class Timing:
     waited: float
     validating: float
     first: float
+    picture: float
     built: float
     memory: float
     memory_of: str
@@ -147,6 +153,7 @@ def time_run(settings: S, make: Callable[[S, Compute], tuple[Objective, ImageDat
         waited=watch.waited / watch.seconds,
         validating=validation.rate,
         first=validation.first,
+        picture=validation.picture,
         built=built,
         memory=used,
         memory_of=whose,
@@ -174,6 +181,7 @@ def by_flops(share: Share[Any], one: float, built: float, sizes: tuple[int, int,
         waited=0.0,
         validating=FORWARD / one,
         first=built,
+        picture=0.0,
         built=built,
         memory=resident() + 2 * sizes[0] / GIB,
         memory_of=whose,
@@ -221,13 +229,16 @@ class ValidationWatch(Callback):
         rate: images a second of the others; of the first where it is the only one.
         images: of all of them.
         metrics: that were found.
+        picture: seconds of a sheet of its first images.
     """
 
     def __init__(self) -> None:
-        self.first, self.rate, self.images = 0.0, 0.0, 0
+        self.first, self.rate, self.images, self.picture = 0.0, 0.0, 0, 0.0
         self.metrics: dict[str, float] = {}
         self._began = self._started = self._last = 0.0
         self._rest = 0
+        self._shown: Batch | None = None
+        self._drawing = OptionalWrites("a picture of reconstructions", Exception)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins."""
@@ -262,11 +273,20 @@ class ValidationWatch(Callback):
         now, count = time.perf_counter(), len(batch.images)
         self.images += count
         if batch_idx == 0:
+            self._shown = first_of(batch, SHOWN)
             self.first, self.rate = now - self._began, count / (now - self._started)
             self._last = now
         else:
             self._rest += count
             self.rate = self._rest / (now - self._last)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Times a sheet, as a run draws one after each validation."""
+        if self._shown is not None and trainer.sanity_checking:
+            began = time.perf_counter()
+            with self._drawing.attempt():  # as in a run, where no picture ends it
+                draw_sheet(cast("Objective", pl_module), self._shown, "")
+            self.picture, self._shown = time.perf_counter() - began, None
 
 
 class MemoryWatch(Callback):
