@@ -44,7 +44,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("facts", CASES[::2], ids=str)
+@pytest.mark.parametrize("facts", CASES[::2], ids=range(len(CASES[::2])))
 def test_every_recipe_composes_and_says_why(facts):
     user = {"objective": facts.objective} if "objective" in facts.given else {}
     user |= (
