@@ -52,7 +52,7 @@ def test_bands_are_found_by_name_however_they_are_stored(stored, dtype):
     pixels = (noise(40, 48, 4, dtype=np.uint8) // 2).astype(dtype)
     data = scene(pixels, **STORED[stored])
     ranged = None if dtype in ("u1", "u2") else ValueRange(-100, 200)
-    opened = Reading(bands=("B8", "B2"), range=ranged).open(data)
+    opened = Reading(bands=("B8", "B2"), range=ranged).recognise(data)
     assert (opened.names, opened.channels) == (("B8", "B2"), 2)
     found = opened.image.pixels()[..., opened.chosen]
     expected = pixels[..., [3, 0]]
@@ -83,7 +83,7 @@ def test_a_file_without_names_or_with_damaged_ones_has_none():
     assert band_names_of(tif(noise(8, 9)), 1) == ()
     assert band_names_of(npy(noise(8, 9)), 1) == ()
     broken = {"extratags": [(42112, 2, 0, "<GDALMetadata><Item", True)]}
-    assert Reading().open(tif(noise(8, 9), metadata=None, **broken)).names == ()
+    assert Reading().recognise(tif(noise(8, 9), metadata=None, **broken)).names == ()
 
 
 # ---- packed
@@ -166,7 +166,7 @@ def test_an_image_that_lacks_a_band_stops_the_pack(scenes, tmp_path):
 def test_near_infrared_that_is_marked_as_alpha_is_a_band(tmp_path):
     pixels = noise(8, 9, 4)
     data = scene(pixels, photometric="rgb", extrasamples=["unassalpha"])
-    opened = Reading(bands=("B8",)).open(data)
+    opened = Reading(bands=("B8",)).recognise(data)
     assert np.array_equal(opened.image.pixels()[..., opened.chosen], pixels[..., 3:])
 
 
@@ -231,5 +231,5 @@ def test_a_stack_of_a_microscope_keeps_its_names_when_channels_are_chosen(tmp_pa
     stream = io.BytesIO()
     names = ["DAPI", "GFP", "RFP", "Cy5"]
     tifffile.imwrite(stream, planes, ome=True, metadata={"axes": "ZCYX", "Channel": {"Name": names}})
-    opened = Reading(bands=("Cy5", "DAPI")).open(stream.getvalue())
+    opened = Reading(bands=("Cy5", "DAPI")).recognise(stream.getvalue())
     assert np.array_equal(opened.image.pixels()[..., opened.chosen], planes[0, [3, 0]].transpose(1, 2, 0))

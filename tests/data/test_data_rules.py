@@ -32,7 +32,7 @@ OWN_FILES = {
     "remote/scanning.py": "locks and keeps what a scan has found, in the user's cache",
     "remote/opening.py": "looks for the index of a scan, in the user's cache",
     "packing/journal.py": "appends to a file that it locks, in the folder that it writes",
-    "packing/pack.py": "writes shards",
+    "packing/shard_writer.py": "writes shards",
 }
 OF_MODULES = {
     "os": {"stat", "lstat", "open", "pread", "walk", "scandir", "listdir", "replace", "rename", "remove", "unlink"},

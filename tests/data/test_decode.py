@@ -183,7 +183,7 @@ BROKEN = {
     "cut array": (array(np.zeros((9, 9), dtype=np.uint8))[:-3], "npy"),
     "float TIFF": (
         encode(Image.fromarray(np.ones((4, 4), dtype=np.float32)), "TIFF"),
-        "TIFF: values of type float32; uint8 and uint16",
+        "TIFF: values of type float32; other numbers than uint8 and uint16 need `mimsuite pack value_range=",
     ),
 }
 

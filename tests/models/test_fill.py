@@ -322,7 +322,7 @@ def test_each_tensor_is_read_once_and_few_of_them_are_in_memory_beside_the_model
 def test_statistics_of_fitted_weights_reach_the_normalisation(folders):
     class Index:
         mean, std, maximum, display, alpha, channels = (0.2,), (0.3,), 255, None, "white", 1
-        dtype = "uint8"
+        dtype, bands, value_range = "uint8", None, None
 
     found = make_normalizer(Index(), fitted(folders / "vit", "mean", 1))
     assert (found.mean.item(), found.std.item()) == (pytest.approx(0.2), pytest.approx(0.3))

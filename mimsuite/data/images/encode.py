@@ -61,7 +61,7 @@ def encode_file(
         return DecodeError(error.strerror or "cannot be read")
     try:
         ending = kind_of(data)
-        opened = reading.open(data)
+        opened = reading.recognise(data)
         image = opened.image
         size = smaller_size(image.height, image.width, image_size)
         keeps = bool(ending) and not reading.changes_values

@@ -63,7 +63,7 @@ class Reading(NamedTuple):
             shown = ", ".join(self.band_names)
             raise InputError(f"band_names={shown}: a name is empty, very long, or there twice; give each band its own")
 
-    def open(self, data: bytes) -> Opened:
+    def recognise(self, data: bytes) -> Opened:
         """Opens an encoded image, and finds its bands. With `bands`, alpha is one of them.
 
         Raises:

@@ -59,7 +59,7 @@ def mixed_channels(pictures: Sequence[SourceImage], reading: Reading) -> InputEr
 def _channels(picture: SourceImage, reading: Reading) -> int:
     """The channels by the header; 0 for what cannot be read."""
     try:
-        return reading.open(read_part(picture.path, picture.at)).channels
+        return reading.recognise(read_part(picture.path, picture.at)).channels
     except (OSError, DecodeError):
         return 0
 
@@ -79,7 +79,7 @@ def find_bands_of_set(pictures: Sequence[SourceImage], reading: Reading, channel
     """
     for picture in pictures:
         try:
-            opened = reading.open(read_part(picture.path, picture.at))
+            opened = reading.recognise(read_part(picture.path, picture.at))
         except BandError as error:
             raise lacks_bands(picture, error) from error
         except (OSError, DecodeError):
