@@ -181,7 +181,7 @@ def reconstructed(init):
     def read(runs, out):
         found = mimsuite.reconstruct(init=str(runs / init), out=f"{out}.png", count=4, **{"mask.unit": 8})
         with Image.open(found.pop("out")) as picture:
-            return found | {"width": picture.width, "height": picture.height}
+            return found | {"width": picture.width}  # its height is that of the words below, too
 
     return read
 
