@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import nn
+from randomised import randomise
 
 STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 CLASSES = {
@@ -41,21 +41,6 @@ def save(name, folder, **changes):
     torch.manual_seed(0)
     model = randomise(model_class(config_class(**(values | changes))))
     model.save_pretrained(folder)
-    return model
-
-
-@torch.no_grad()
-def randomise(model):
-    """Nothing is 0 or 1 by its initialisation."""
-    for name, p in model.named_parameters():
-        nn.init.normal_(p, std=0.2)
-        if "norm" in name and name.endswith("weight"):
-            p.add_(1)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            nn.init.normal_(buffer, std=0.2)
-        elif name.endswith("running_var"):
-            nn.init.uniform_(buffer, 0.5, 2)
     return model
 
 
