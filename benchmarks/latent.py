@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from surroundings import surroundings
 
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
@@ -123,8 +121,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    facts = {"date": datetime.now().isoformat(timespec="minutes"), "load": os.getloadavg(), "torch": torch.__version__}
-    facts |= {"machine": platform.processor(), "cores": os.cpu_count(), "seed": SEED, "batch": given.batch}
+    facts = surroundings(SEED, given.batch)
     print(facts)
     found = measure(given.rounds, given.batch)
     if given.out is not None:

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 
 import torch
+from surroundings import surroundings
 
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
@@ -83,8 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    facts = {"date": datetime.now().isoformat(timespec="minutes"), "load": os.getloadavg(), "torch": torch.__version__}
-    facts |= {"machine": platform.processor(), "cores": os.cpu_count(), "seed": SEED, "batch": given.batch}
+    facts = surroundings(SEED, given.batch)
     print(facts)
     cases = {name: measure(name, given.rounds, given.batch, given.side) for name in UNET}
     if given.out is not None:
