@@ -41,11 +41,15 @@ DECODERS = {
 }
 
 
+def vit_small() -> Any:
+    """The config of ViT-S."""
+    return instantiate(model_node(conf_dir() / "model" / "vit_small.yaml")).with_image_size((SIDE, SIDE))
+
+
 def model_of(**changes: Any) -> Any:
     """A ViT-S that drops hidden patches."""
     torch.manual_seed(SEED)
-    config = instantiate(model_node(conf_dir() / "model" / "vit_small.yaml")).with_image_size((SIDE, SIDE))
-    return AutoModelForMaskedImageModeling.from_config(config.changed(mask_mode="drop", **changes)).train()
+    return AutoModelForMaskedImageModeling.from_config(vit_small().changed(mask_mode="drop", **changes)).train()
 
 
 def masks(batch: int) -> torch.Tensor:
@@ -70,7 +74,7 @@ def mae(batch: int, sizes: dict[str, int]) -> Callable[[], None]:
 
 def latent(batch: int, views: int) -> Callable[[], None]:
     """A step of latent targets on random pixels, the mean of the last half of the teacher's blocks."""
-    config = model_of().config
+    config = vit_small()
     about = {"kind": "transformer", "features": config.num_features, "layers": config.latent_blocks, "combine": "mean"}
     model = model_of(mim_predictor={**PREDICTOR, **about, "pixels": False})
     teacher = Teacher(copy_encoder(model), config.latent_blocks, "mean")
