@@ -10,6 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from mimsuite.callbacks.context import RunContext
+from mimsuite.data.folders import count_of
 from mimsuite.data.storage import OptionalWrites
 from mimsuite.errors import InputError
 from mimsuite.types import BadSample, Batch
@@ -78,6 +79,6 @@ class BadSamples(Callback):
         if count > self.limit:
             last = f"the last {self._last.key} in {self._last.shard}: {self._last.reason}; " if self._last else ""
             raise InputError(
-                f"{count} samples could not be read, {self.limit} are allowed (loader.max_bad_fraction); "
+                f"{count_of(count, 'sample')} could not be read, {self.limit} are allowed (loader.max_bad_fraction); "
                 f"{last}{self.file} names them all"
             )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from mimsuite.config.instantiate import current_name, instantiate
+from mimsuite.data.folders import count_of
 from mimsuite.data.images.value_range import range_words
 from mimsuite.data.storage import write_text
 from mimsuite.errors import InputError
@@ -242,8 +243,8 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
     channels = weights.config.get("num_channels", 3)
     if channels != index.channels:
         raise InputError(
-            f"init={weights.init} takes {channels} channels but the images have {index.channels}; use other weights "
-            "(finetune and probe make some, with init_channels=mean|repeat|zero) or other data"
+            f"init={weights.init} takes {count_of(channels, 'channel')} but the images have {index.channels}; use "
+            "other weights (finetune and probe make some, with init_channels=mean|repeat|zero) or other data"
         )
     if weights.alpha not in (None, index.alpha):
         log.warning(

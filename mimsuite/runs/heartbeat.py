@@ -46,6 +46,7 @@ class Heartbeat:
         self._team, self._task, self._fix = team, task, fix
         self._store: Store = store.clone()  # type: ignore[attr-defined]  # a connection of its own: the other may wait for a key
         self._closed, self._rounds, self._explains = threading.Event(), 0, False
+        self._speaking = threading.Lock()
         self._unchanged: dict[int, tuple[str, int]] = {}
         self._hosts, self._dead = {0: team.address}, set[int]()
         self._store.set(f"mimsuite/host/{team.rank}", socket.gethostname())
@@ -68,8 +69,9 @@ class Heartbeat:
             if state == DONE and self._team.rank == 0:
                 while self._looking():
                     time.sleep(BEAT / 10)  # a process that is lost meanwhile is found by the other thread
-            self._closed.set()
-            self._store.set(self._key(self._team.rank), state)
+            with self._speaking:  # or a count of the other thread could follow the last word
+                self._closed.set()
+                self._store.set(self._key(self._team.rank), state)
             end = time.monotonic() + 2 * LOOKS * BEAT  # the store goes with the first process
             while state == CUT_OFF and self._team.rank == 0 and time.monotonic() < end and self._looking():
                 time.sleep(BEAT / 10)
@@ -104,7 +106,10 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._closed.wait(BEAT):
             try:
-                self._store.set(self._key(self._team.rank), str(self._rounds + 1))
+                with self._speaking:
+                    if self._closed.is_set():
+                        return
+                    self._store.set(self._key(self._team.rank), str(self._rounds + 1))
                 lost = self._judge() if self._team.rank == 0 else self._obey()
             except RuntimeError:  # the store went with the first process
                 lost = self._lost([0], "ended or was killed; it may have a message of its own"), GRACE

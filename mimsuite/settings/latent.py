@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mimsuite.data.folders import count_of
 from mimsuite.encoders.predictor_config import PredictorConfig
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import Pair
@@ -180,8 +181,8 @@ def read_teacher(given: str, config: EncoderConfig, image_size: Pair, trusted: S
     own = config_of(weights)
     if own.num_channels != config.num_channels:
         raise InputError(
-            f"objective.teacher={given} takes {own.num_channels} channels but the images have {config.num_channels}; "
-            "use another teacher, or objective.teacher=ema"
+            f"objective.teacher={given} takes {count_of(own.num_channels, 'channel')} but the images have "
+            f"{config.num_channels}; use another teacher, or objective.teacher=ema"
         )
     grid = tuple(side // cell for side, cell in zip(image_size, config.stride, strict=True))
     size = (grid[0] * own.stride[0], grid[1] * own.stride[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from mimsuite.data.folders import count_of
 from mimsuite.errors import InputError
 from mimsuite.weights.tensors import Entry
 from mimsuite.words import ChannelRule
@@ -108,7 +109,8 @@ class ChannelFit(NamedTuple):
         return shares * std / old_std[:, None], shares * (mean - old_mean[:, None]) / old_std[:, None]
 
     def __str__(self) -> str:
-        return f"{self.old} channels become {self.new}: kernels {WORDS[self.rule]} (init_channels={self.rule})"
+        old = f"{count_of(self.old, 'channel')} become{'s' * (self.old == 1)}"
+        return f"{old} {self.new}: kernels {WORDS[self.rule]} (init_channels={self.rule})"
 
 
 def check_rule(rule: ChannelRule | None, init: str, old: int, new: int) -> ChannelRule:
@@ -119,8 +121,9 @@ def check_rule(rule: ChannelRule | None, init: str, old: int, new: int) -> Chann
     """
     if rule is None:
         raise InputError(
-            f"init={init} takes {old} channels but the images have {new}; give init_channels=mean|repeat|zero (first "
-            "kernels averaged, cycled or zero-filled), or use other weights or other data"
+            f"init={init} takes {count_of(old, 'channel')} but the images have {new}; give "
+            "init_channels=mean|repeat|zero (first kernels averaged, cycled or zero-filled), or use other weights or "
+            "other data"
         )
     if rule == "zero" and new < old:
         raise InputError(

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -119,6 +120,39 @@ def test_processes_wait_for_one_that_lives_and_name_one_that_is_lost(case, said)
     own = {who: "the disk is full"} if does is fail else {}
     line = f"process {named} of 3, on gpu{named}, {what}{FIX}"
     assert said[case] == {rank: line for rank in range(3) if rank != who} | own
+
+
+class SlowStore(dict):
+    """A store in this process that takes its time over a count, and then writes it all the same."""
+
+    set = dict.__setitem__
+
+    def clone(self):
+        slow = SlowStore(self)
+        slow.set, slow.counting = slow.count, threading.Event()
+        return slow
+
+    def count(self, key, word):
+        if word.isdigit() and word != "0":
+            self.counting.set()
+            time.sleep(0.3)
+        self[key] = word
+
+    def check(self, keys):
+        return all(key in self for key in keys)
+
+    def multi_get(self, keys):
+        return [self[key].encode() for key in keys]
+
+
+def test_no_count_follows_the_last_word(monkeypatch):
+    """A process that ends while its other thread counts has not gone silent."""
+    monkeypatch.setattr(heartbeat, "BEAT", 0.01)
+    life = heartbeat.Heartbeat(Team(1, 1, 2), SlowStore({"mimsuite/life/0": "0"}), task="pretrain", fix="fix")
+    assert life._store.counting.wait(5)
+    life.leave(heartbeat.DONE)
+    time.sleep(0.5)
+    assert life._store["mimsuite/life/1"] == heartbeat.DONE
 
 
 @pytest.mark.parametrize(

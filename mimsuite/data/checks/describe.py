@@ -56,7 +56,7 @@ def describe_split(name: str, split: dict[str, Any]) -> Iterator[str]:
         f"{name:9} {count_of(split['samples'], 'image')} in {count_of(split['shards'], 'shard')}; "
         f"height {format_range(split['height'])}, width {format_range(split['width'])}; "
         f"kinds {format_counts(split['kinds'])}; "
-        f"{format_counts(split['channels'])} channels, {format_counts(split['bits'])} bits; "
+        f"{format_unit(split['channels'], 'channel')}, {format_unit(split['bits'], 'bit')}; "
         f"{len(split['broken'])} of {sum(split['kinds'].values())} broken"
     )
     for line in split["broken"][:3]:
@@ -88,6 +88,11 @@ def format_counts(counts: dict[str, int]) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{key} ({count})" for key, count in counts.items()) or "unknown"
+
+
+def format_unit(counts: dict[str, int], unit: str) -> str:
+    """The same with a unit: `1 channel`, `3 (20), 1 (4) channels`."""
+    return f"{format_counts(counts)} {unit}{'' if list(counts) == ['1'] else 's'}"
 
 
 def format_range(values: Sequence[int]) -> str:

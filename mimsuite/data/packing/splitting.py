@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from mimsuite.data.folders import count_of
 from mimsuite.data.hashing import hash_key, mix_hashes
 from mimsuite.errors import InputError
 
@@ -97,7 +98,7 @@ def choose_groups(part: Part, train: Iterable[tuple[str, int]], totals: Mapping[
     if not (moved and len(moved) < len(members) and part.fraction / _FAR <= reached <= part.fraction * _FAR):
         largest = max((counts.total() / total for counts in members.values()), default=0.0)
         raise InputError(
-            f"{part.key} cannot be reached with group_by={by}: {len(members)} groups, the largest "
+            f"{part.key} cannot be reached with group_by={by}: {count_of(len(members), 'group')}, the largest "
             f"with {largest:.0%} of the images; {reached:.1%} was reached; choose another "
             f"{part.split}_fraction, or smaller groups"
         )

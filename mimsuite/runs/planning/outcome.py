@@ -170,18 +170,19 @@ def mask_mode(settings: PretrainSettings) -> str:
 
 
 def given_reasons(plan: Plan) -> dict[str, str]:
-    """`as given` for what the user has fixed."""
+    """What the user has fixed."""
     given = {override.partition("=")[0] for override in plan.settings.inputs.given} - set(plan.chosen.recipe.keys)
     keys = {
         "batch": "batch",
-        "lr": "lr",
         "optim.base_lr": "lr",
+        "lr": "lr",
         "image_size": "size",
         "mask": "mask",
         "mask.unit": "mask",
         "mask.ratio": "mask",
     }
-    return {what: "as given" for key, what in keys.items() if key in given}
+    derived = {"optim.base_lr": "from optim.base_lr, as given"}
+    return {what: derived.get(key, "as given") for key, what in keys.items() if key in given}
 
 
 def notes_of(plan: Plan) -> list[str]:
