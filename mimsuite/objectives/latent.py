@@ -78,9 +78,19 @@ class LatentObjective(MIMObjective):
         return (*super().networks, self.teacher)
 
     @property
+    def companions(self) -> tuple[nn.Module, ...]:
+        """The teacher."""
+        return (self.teacher,)
+
+    @property
+    def evaluated_teacher(self) -> Teacher:
+        """The teacher of validation; of weights that are spread the copy, see `Objective.evaluated_model`."""
+        return self.teacher if self.spread is None else cast(Teacher, self.spread.wholes[1])
+
+    @property
     def further_weights(self) -> Mapping[str, nn.Module]:
         """The teacher, where it has learned something."""
-        return {} if self.teacher.frozen else {"weights-teacher": self.teacher.module}
+        return {} if self.teacher.frozen else {"weights-teacher": self.evaluated_teacher.module}
 
     def loss_and_features(self, batch: Batch, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """See `MIMObjective`; of several views the features of an image are their mean."""
@@ -155,7 +165,7 @@ class LatentObjective(MIMObjective):
     @property
     def taught(self) -> TaughtModel:
         """The evaluated model and the teacher."""
-        return TaughtModel(self.evaluated_model, self.teacher, self.normalize, self.loss, self.beta)
+        return TaughtModel(self.evaluated_model, self.evaluated_teacher, self.normalize, self.loss, self.beta)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the metrics."""

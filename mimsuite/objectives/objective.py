@@ -113,12 +113,13 @@ class Objective(LightningModule):
         if self.device_mesh is None or self.spread is not None:
             return
         names = {parameter: name for name, parameter in self.named_parameters()}
-        idle = () if self.averaged is None else (self.averaged,)
-        self.spread = SpreadModel(self, self.evaluated_model, idle, self.device_mesh["data_parallel"])
+        apart = (*(() if self.averaged is None else (self.averaged,)), *self.companions)
+        models = (self.evaluated_model, *self.companions)
+        self.spread = SpreadModel(self, models, apart, self.device_mesh["data_parallel"])
         now = dict(self.named_parameters())
         self.groups = [group | {"params": [now[names[p]] for p in group["params"]]} for group in self.groups]
         if self.compiled is not None:
-            self.compiled.add(blocks_of(self.spread.whole))
+            self.compiled.add(blocks_of(*self.spread.wholes))
 
     def phase(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         """Where a training or validation step runs the model: compiled blocks are used here and nowhere else."""
@@ -136,13 +137,18 @@ class Objective(LightningModule):
         Of weights that are spread, a copy that has values while the run validates and after its end.
         """
         if self.spread is not None:
-            return self.spread.whole
+            return self.spread.wholes[0]
         return self.model if self.averaged is None else self.averaged.module
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """What runs in training and validation, and is compiled."""
         return self.trained_model, self.evaluated_model
+
+    @property
+    def companions(self) -> tuple[nn.Module, ...]:
+        """Networks beside the model that training and validation run, and nothing trains."""
+        return ()
 
     @property
     def further_weights(self) -> Mapping[str, nn.Module]:

@@ -31,7 +31,7 @@ ELEMENTWISE = (
 
 
 class SpreadModel:
-    """Spreads a module over processes (FSDP2, as Zhao et al. 2023), and keeps a whole copy of one of its models.
+    """Spreads a module over processes (FSDP2, as Zhao et al. 2023), and keeps whole copies of some of its models.
 
     Each process has a part of every parameter, its gradient and its moments. A training step gathers the parameters of
     one block after the other, and the rest once. What validates, draws and saves takes the whole copy instead: it
@@ -39,32 +39,36 @@ class SpreadModel:
 
     Args:
         module: whose parameters are spread; `training_step` is what runs them.
-        model: the part of it that is evaluated.
-        idle: parts of it that no training step runs.
+        models: the parts of it that are evaluated.
+        apart: parts of it that are gathered by themselves, or by no training step.
         mesh: the processes, in one dimension.
 
     Attributes:
-        whole: the copy, in evaluation mode; its tensors have values from `gather` to `release`.
+        wholes: the copies, in evaluation mode; their tensors have values from `gather` to `release`.
     """
 
-    def __init__(self, module: LightningModule, model: nn.Module, idle: Sequence[nn.Module], mesh: DeviceMesh) -> None:
-        self._model = model
-        self.whole = copy.deepcopy(model).requires_grad_(False).eval().to("meta")
-        for part in (*dict.fromkeys(blocks_of(*module.modules())), *idle, module):
+    def __init__(
+        self, module: LightningModule, models: Sequence[nn.Module], apart: Sequence[nn.Module], mesh: DeviceMesh
+    ) -> None:
+        self._models = models
+        self.wholes = [copy.deepcopy(model).requires_grad_(False).eval().to("meta") for model in models]
+        for part in (*dict.fromkeys(blocks_of(*module.modules())), *apart, module):
             fully_shard(part, mesh=mesh)
         register_fsdp_forward_method(module, "training_step")
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def gather(self) -> None:
-        """Gives the copy the model's parameters and buffers; all processes call it at once."""
-        self.whole.to_empty(device=next(self._model.parameters()).device)
-        for own, spread in zip(tensors_of(self.whole), tensors_of(self._model), strict=True):
-            own.copy_(whole(spread))
+        """Gives the copies the models' parameters and buffers; all processes call it at once."""
+        for copied, model in zip(self.wholes, self._models, strict=True):
+            copied.to_empty(device=next(model.parameters()).device)
+            for own, spread in zip(tensors_of(copied), tensors_of(model), strict=True):
+                own.copy_(whole(spread))
 
     def release(self) -> None:
-        """Takes the copy's memory back."""
-        self.whole.to("meta")
+        """Takes the copies' memory back."""
+        for copied in self.wholes:
+            copied.to("meta")
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:

@@ -18,6 +18,7 @@ from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.quality import ImageSums, as_unit
 from mimsuite.models.load import load_encoder, load_normalizer
 from mimsuite.models.parts import blocks_of
+from mimsuite.objectives.spreading import part_of
 from mimsuite.types import EncoderConfig
 from mimsuite.weights.init import Weights
 
@@ -102,13 +103,12 @@ class Teacher(nn.Module):
         """Moves towards the student after an optimizer step, without waiting for the device.
 
         Args:
-            student: the student's encoder.
+            student: the student's encoder; where its weights are spread over processes, these are, too, in equal parts.
             kept: the share of itself that it keeps.
             skipped: a bool scalar on the device; nothing moves if it is True.
         """
         taken = ((1 - kept) * ~skipped).to(torch.float32)
-        own: list[Tensor] = list(self.module.parameters())
-        now: list[Tensor] = list(student.parameters())
+        own, now = ([part_of(p) for p in network.parameters()] for network in (self.module, student))
         weights: Any = [taken] * len(own)
         torch._foreach_lerp_(own, now, weights)
         for mine, theirs in zip(self.module.buffers(), student.buffers(), strict=True):

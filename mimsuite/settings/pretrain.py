@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from mimsuite.errors import InputError
 from mimsuite.settings.budget import read_budget
 from mimsuite.settings.combinations import UNET_HEAD, check_combination, check_compared, hidden_range, mask_cell
 from mimsuite.settings.geometry import read_masked_geometry
@@ -86,11 +85,6 @@ def read_pretrain(
     config = read_model(cfg, *model, image_size=geometry.image_size, channels=geometry.channels)
     budget = read_budget(cfg, index.num_samples(index.select("train")), inputs.processes)
     latent = read_latent(cfg, config, geometry, budget.steps, inputs.trusted) if is_latent(cfg) else None
-    if latent is not None and inputs.spreading.spreads_weights:
-        raise InputError(
-            "objective=latent needs whole weights of its teacher, and trainer.strategy=fsdp spreads them; use "
-            "trainer.strategy=ddp"
-        )
     predictor = None if latent is None else latent.predictor
     config = masked_config(config, cfg, inputs.weights, inputs.given, predictor)
     check_compared(cfg, budget.batch)

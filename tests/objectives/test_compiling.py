@@ -124,6 +124,7 @@ def losses(folder, name="train/loss"):
         ("pretrain", {"model": "cvt_nano"}, None),
         ("pretrain", {"model": "vit_nano", "precision": "bf16-mixed", "optim.master_weights": True}, 3),
         ("pretrain", {"model": "bit_nano"}, None),
+        ("pretrain", {"model": "vit_nano", "objective": "latent", "online_probe": False, "image_size": 32}, None),
         ("finetune", {"model": "vit_nano", "objective.ema": 0.9}, 3),
     ],
 )

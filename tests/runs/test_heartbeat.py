@@ -21,10 +21,10 @@ FORK = multiprocessing.get_context("fork")  # a fresh process would spend its ti
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-BEAT, SILENT, GRACE = 0.2, 3.0, 2.0
+BEAT, SILENT, GRACE = 0.2, 5.0, 2.0
 FIX = "; resume=true goes on from the last checkpoint"
 CUT, ENDED = "was killed or is cut off", "ended; its own message has the reason"
-SILENCE = "gave no sign of life for 3 seconds: it was killed, stopped or cut off"
+SILENCE = "gave no sign of life for 5 seconds: it was killed, stopped or cut off"
 STORE = "ended or was killed; it may have a message of its own"
 
 

@@ -30,6 +30,9 @@ MODELS = {
     "mae": VIT
     | {"objective": "mae", "head": "dec1", "head.hidden_size": 24, "head.num_attention_heads": 2}
     | {"head.intermediate_size": 48, "lr": 0.002, "micro_batch": 4},
+    "latent": VIT
+    | {"objective": "latent", "objective.momentum": 0.9, "lr": 0.002, "head.hidden_size": 24, "micro_batch": 4}
+    | {"head.num_hidden_layers": 1, "head.num_attention_heads": 2, "head.intermediate_size": 48},
     "cvt": {
         **{"model": "cvt_nano", "model.depth": [1, 1], "model.embed_dim": [8, 24], "optim": "sgd", "lr": 0.05},
         **{"trainer.sync_batchnorm": True, **SMOOTH},
@@ -38,8 +41,20 @@ MODELS = {
 }
 IN_ONE = {"cvt": {"micro_batch": 16}}  # BatchNorm sees what the two see together
 STRATEGIES = ("ddp", "fsdp")
-SAME = [("vit", "fsdp", "fsdp"), ("cvt", "fsdp", "fsdp"), ("cvt", "ddp", "ddp"), ("frozen", "fsdp", "fsdp")]
-OTHER = [("vit", "ddp", "fsdp"), ("vit", "fsdp", "one"), ("bit", "one", "fsdp"), ("frozen", "fsdp", "ddp")]
+SAME = [
+    ("vit", "fsdp", "fsdp"),
+    ("cvt", "fsdp", "fsdp"),
+    ("cvt", "ddp", "ddp"),
+    ("frozen", "fsdp", "fsdp"),
+    ("latent", "fsdp", "fsdp"),
+]
+OTHER = [
+    ("vit", "ddp", "fsdp"),
+    ("vit", "fsdp", "one"),
+    ("bit", "one", "fsdp"),
+    ("frozen", "fsdp", "ddp"),
+    ("latent", "ddp", "fsdp"),
+]
 
 
 def task_of(model):
@@ -93,8 +108,10 @@ def metrics(out, name):
     return torch.tensor(read_metrics(out / "metrics.csv")[name][1], dtype=torch.float64)
 
 
-def weights(out, name="weights"):
-    return load_file(out / name / "model.safetensors")
+def weights(out):
+    """Of the model, and of its teacher."""
+    files = [out / name / "model.safetensors" for name in ("weights", "weights-teacher")]
+    return {f"{f.parent.name}/{key}": value for f in files if f.is_file() for key, value in load_file(f).items()}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -120,6 +137,14 @@ def test_weights_and_checkpoints_of_all_strategies_have_the_same_keys_and_nearly
             assert {k: getattr(v, "shape", ()) for k, v in found["state"][place].items()} == {
                 k: getattr(v, "shape", ()) for k, v in values.items()
             }
+
+
+def test_the_teacher_of_a_latent_run_moves_and_is_written(runs):
+    for strategy in ("one", *STRATEGIES):
+        found = weights(runs[f"latent-{strategy}"])
+        moved = [key for key in found if key.startswith("weights-teacher/")]
+        assert moved
+        assert not all(torch.equal(found[key], found[key.replace("weights-teacher/", "weights/")]) for key in moved)
 
 
 def assert_close(found, wanted):
@@ -172,7 +197,7 @@ def resumed(runs, folder):
 def interrupted(run, out):
     """A copy of a run as it was after step 10."""
     shutil.copytree(run, out)
-    for name in ("weights", "weights-last"):
+    for name in ("weights", "weights-last", "weights-teacher"):
         shutil.rmtree(out / name, ignore_errors=True)
     for name in ("summary.json", "checkpoints/step_000000020.ckpt", "checkpoints/latest.json"):
         (out / name).unlink()

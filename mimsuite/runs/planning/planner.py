@@ -184,7 +184,7 @@ def length_within(chosen: Candidate, imports: float, hours: float) -> tuple[dict
     for least, unit in ((100, 10.0), (10, 1.0), (1, 0.1)):
         if share >= least:
             rounded = round(int(share / unit + 1e-9) * unit, 1)
-            return {"epochs": int(rounded) if unit >= 1 else rounded}, f"what fits into {hours:g} hours here"
+            return {"epochs": int(rounded) if rounded.is_integer() else rounded}, f"what fits into {hours:g} hours here"
     return {"steps": steps}, f"what fits into {hours:g} hours here: less than one epoch"
 
 
