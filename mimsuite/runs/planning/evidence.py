@@ -78,7 +78,7 @@ def known_of(name: str, images: int, size: tuple[int, int], channels: int, dtype
         dtype: "uint8" or "uint16".
 
     Returns:
-        The nearest size first; nothing where nothing was measured.
+        The nearest size first; the very data alone, where they were measured; nothing where nothing was.
     """
     near = list[tuple[float, Known]]()
     for other, facts in ledger()["data"].items():
@@ -89,7 +89,8 @@ def known_of(name: str, images: int, size: tuple[int, int], channels: int, dtype
         same = other == name and abs(images / facts["images"] - 1) < 0.05
         if rows:
             near.append((max(factor, 1 / factor), _summed(other, same, facts, rows)))
-    return [known for _, known in sorted(near, key=lambda pair: pair[0])]
+    ordered = [known for _, known in sorted(near, key=lambda pair: pair[0])]
+    return [known for known in ordered if known.same] or ordered
 
 
 def _summed(name: str, same: bool, facts: Mapping[str, Any], rows: Sequence[Row]) -> Known:
