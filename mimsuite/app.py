@@ -39,8 +39,10 @@ from mimsuite.settings.places import with_places
 from mimsuite.settings.resolve import with_values
 from mimsuite.settings.team import current_team
 from mimsuite.version import __version__
+from mimsuite.words import FINETUNE_RECIPES
 
 SEVERAL = ("pretrain", "finetune", "probe", "embed", "evaluate")  # tasks that run in several processes
+WRITES_FILE = ("bench", "doctor", "embed", "plan", "plot", "predict", "reconstruct", "report")  # as out=
 T = TypeVar("T")
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
 
@@ -125,7 +127,9 @@ def through_hydra(task: str, run: Task) -> int:
         def guarded() -> int:
             name_secrets(str(plain(cfg)))
             check_keys(cfg, task, HydraConfig.get().runtime.choices, overrides)
-            return int(without_faults(lambda: run(for_this_job(with_places(cfg, task)), overrides)).get("exit_code", 0))
+            return int(
+                without_faults(lambda: run(for_this_job(with_places(cfg, task), task), overrides)).get("exit_code", 0)
+            )
 
         codes.append(run_guarded(guarded, task))
         if is_submitted():
@@ -147,12 +151,26 @@ def check_keys(cfg: DictConfig, task: str, choices: Mapping[str, Any], overrides
     Raises:
         InputError: such a key, with the nearest one that exists; a key or group that is removed as a whole.
     """
+    check_recipe(task, choices.get("experiment"))
     check_removed(cfg, choices, overrides)
     added = any(override.startswith("+") for override in overrides)
     chosen = {group: name for group, name in choices.items() if name and not group.startswith("hydra/")}
     own = not all((conf_dir() / group / f"{name}.yaml").is_file() for group, name in chosen.items())
     if (added or own or "--config-dir" in " ".join(sys.argv)) and (unknown := unknown_keys(cfg, task, choices)):
         raise InputError(unknown_key(unknown[0], task))
+
+
+def check_recipe(task: str, name: str | None) -> None:
+    """Refuses a packaged recipe of fine-tuning in another task, and the other way round.
+
+    Raises:
+        InputError: such a recipe, with those that the task takes.
+    """
+    packaged = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+    fits = [recipe for recipe in packaged if recipe.startswith(FINETUNE_RECIPES) == (task == "finetune")]
+    if name in packaged and name not in fits:
+        whose = "pretrain" if task == "finetune" else "finetune"
+        raise InputError(f"experiment={name} is a recipe of `mimsuite {whose}`; {task} takes {', '.join(fits)}")
 
 
 def check_removed(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -237,8 +255,8 @@ def names_hydra(file: Path) -> bool:
     return re.search(r"@package\s.*hydra", text) is not None or "hydra" in json.dumps(content, default=str).lower()
 
 
-def for_this_job(cfg: DictConfig) -> DictConfig:
-    """In a sweep each job writes its own folder: `out/0`, `out/1`, ..."""
+def for_this_job(cfg: DictConfig, task: str) -> DictConfig:
+    """In a sweep each job writes its own folder, `out/0`, `out/1`, ..., or its own file: `plan-0.json`, ..."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -251,7 +269,10 @@ def for_this_job(cfg: DictConfig) -> DictConfig:
             )
         if "devices" in cfg and not is_submitted():
             cfg = with_values(cfg, {"devices": 1})  # auto would start this very command line in several processes
-        return cfg if cfg.out is None else with_values(cfg, {"out": f"{cfg.out}/{hydra_cfg.job.num}"})
+        if cfg.out is not None:
+            path, number = str(cfg.out), hydra_cfg.job.num
+            stem, ending = os.path.splitext(path) if task in WRITES_FILE else (path, "")
+            cfg = with_values(cfg, {"out": f"{stem}-{number}{ending}" if ending else f"{path}/{number}"})
     return cfg
 
 

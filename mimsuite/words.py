@@ -50,6 +50,7 @@ ACTIVATION_NAMES = (
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 Strategy = Literal["auto", "ddp", "fsdp"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)  # `trainer.strategy`: what each of several devices has
+FINETUNE_RECIPES = ("finetune_", "scratch")  # how recipes of `finetune` begin in conf/experiment; others pretrain
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 MOST_CLASSES = 2**20  # a larger number is hardly meant as a class
 PROJECTION_METHODS = ("dw_bn", "avg", "linear")

@@ -16,6 +16,7 @@ DEFAULT_EPOCHS = 100
 DEFAULT_STEPS = (1_000, 100_000)
 DEFAULT_BATCH = 256
 SAVE_STEPS, SAVE_SECONDS = 500, 300.0  # the most between two checkpoints that `save_every=auto` allows
+ENDLESS = 1 << 62  # more images than any data have
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,15 @@ def read_budget(cfg: DictConfig, samples: int, processes: int = 1) -> Budget:
     pace = (lr, decay, warmup, val_every, save_every, seconds)
     chosen = read(cfg, "batch") == "auto"
     return Budget(batch, chosen, steps, steps / per_epoch, per_epoch, samples, *pace, notes)
+
+
+def check_pace(cfg: DictConfig) -> None:
+    """Refuses what no data make right, before they are opened: a large folder or a slow server takes its time.
+
+    Raises:
+        InputError: a value of the wrong kind; both `steps` and `epochs`.
+    """
+    read_budget(cfg, ENDLESS)
 
 
 def read_batch(cfg: DictConfig, samples: int, processes: int) -> tuple[int, list[str]]:

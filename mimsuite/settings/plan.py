@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from mimsuite.config.kinds import key_kinds
 from mimsuite.config.overrides import override_of
 from mimsuite.errors import InputError
+from mimsuite.settings.budget import check_pace
 from mimsuite.settings.outputs import check_file, check_outside
 from mimsuite.settings.read import (
     as_plain,
@@ -23,6 +24,7 @@ from mimsuite.settings.read import (
     read_size,
     read_text,
 )
+from mimsuite.settings.training import prefer_given
 from mimsuite.words import ACCELERATORS
 
 OWN = ("out", "hours", "overwrite")  # keys that `pretrain` has not, or with another meaning
@@ -79,6 +81,7 @@ def read_plan(cfg: DictConfig, overrides: Sequence[str]) -> PlanSettings:
     data = read_data(cfg)
     if out is not None:
         check_outside(out, data)
+    check_pace(prefer_given(cfg, overrides))
     hours = None if read(cfg, "hours") is None else read_positive(cfg, "hours")
     kinds, fixed, typed, given = key_kinds(), list[str](), list[str](), set[str]()
     for override in overrides:

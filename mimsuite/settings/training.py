@@ -17,7 +17,7 @@ from mimsuite.data.open import open_data
 from mimsuite.data.stores.address import absolute
 from mimsuite.errors import InputError
 from mimsuite.models.load import warn_of_other_values
-from mimsuite.settings.budget import Budget
+from mimsuite.settings.budget import Budget, check_pace
 from mimsuite.settings.crops import OF_THE_LOADER, read_crops_on_device
 from mimsuite.settings.fetching import check_cache, read_fetching, written_cache
 from mimsuite.settings.geometry import Geometry
@@ -241,6 +241,7 @@ def read_inputs(
     init, data = read_text(cfg, "init"), read_data(cfg)
     if not (resume and held):
         check_outside(out, data)
+    check_pace(cfg)
     weights = read_weights(init, objects, out if resume and held else None)
     weights = weights and weights.trusting(trusted)
     index = replace(open_data(data, (weights and weights.alpha) or "white"), fetching=loading.fetching)

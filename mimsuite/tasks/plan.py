@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,14 @@ def make_plan(settings: PlanSettings, folders: Sequence[str]) -> Plan:
     index = open_data(settings.data)
     train = index.records(index.select("train"))
     log.info("looking   at some of %s training images of %s ...", f"{len(train):,}", name_of(settings))
-    sample = look_at_sample(index, train)
     with heavy_imports({}) as spent:
         facts = facts_of(settings, index, len(train))
 
         def read_settings(keys: Mapping[str, Any]) -> PretrainSettings:
             return read_run(settings, keys, folders)
 
-        return plan_run(facts, index, sample, settings.hours, max(spent, IMPORTS), read_settings, make_objects)
+        look = partial(look_at_sample, index, train)
+        return plan_run(facts, index, look, settings.hours, max(spent, IMPORTS), read_settings, make_objects)
 
 
 def facts_of(settings: PlanSettings, index: DataIndex, images: int) -> Facts:

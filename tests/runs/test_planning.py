@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ import pytest
 from mimsuite.config.composing import compose_task
 from mimsuite.config.overrides import override_of
 from mimsuite.errors import InputError
-from mimsuite.runs.planning import duration, planner
+from mimsuite.runs.planning import duration, page, planner
 from mimsuite.runs.planning.evidence import known_of, ledger, percent
 from mimsuite.runs.planning.recipes import Facts, index_without_hours, recipes_for
 
@@ -130,6 +130,15 @@ def test_like_data_are_of_like_size_channels_and_depth():
     assert nette[0].low < nette[0].high
     for other in [((300, 400), 4, "uint8"), ((300, 400), 3, "uint16"), ((1024, 1024), 3, "uint8")]:
         assert known_of("imagenette-224", 7000, *other) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"), [([], False), (["one class per image"], False), (["a number per image"], True)]
+)
+def test_accuracies_of_classes_are_named_so_where_the_labels_are_others(labels, says):
+    known = [asdict(known) for known in known_of("mine", 900, (32, 32), 3, "uint8")]
+    text = " ".join(page.expect_lines({"known": known, "data": {"labels": labels}}))
+    assert ("these are accuracies of one class per image; nothing measured yet with labels like yours" in text) == says
 
 
 def settings_of(steps=1000, *, samples=6400, batch=64, val=500, probe=None):

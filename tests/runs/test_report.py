@@ -77,6 +77,12 @@ def test_a_run_without_validation_says_so(tmp_path):
     assert line.startswith("note: nothing was validated")
 
 
+def test_a_loss_from_before_the_first_step_is_no_verdict_on_the_training(tmp_path):
+    rows = [*losses(0.79, flat=0.65), {"step": 500, "train/loss": 0.6}]
+    _, line = said(make_run(tmp_path / "a", status=None, rows=rows))
+    assert line == "note: val/loss was measured before the first step alone, so it says nothing of the training"
+
+
 def test_a_loss_that_never_got_there_or_rose_again_is_bad_news(tmp_path):
     never, rose = said(make_run(tmp_path / "a", rows=losses(0.9, 0.8, 0.75, 0.72, 0.72, 0.73, 0.76)))
     assert never.startswith("bad: the masked loss never fell below the mean-colour line: it is 0.76, and one")

@@ -139,7 +139,7 @@ def test_jobs_of_a_sweep_here_take_one_device_and_those_of_a_cluster_what_they_g
     sweep = OmegaConf.create({"mode": RunMode.MULTIRUN, "job": {"num": 3}})
     monkeypatch.setattr(HydraConfig, "get", lambda: sweep)
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm") if submitted else monkeypatch.delenv("SUBMITIT_EXECUTOR", False)
-    assert dict(for_this_job(OmegaConf.create({"out": "a", "devices": devices}))) == {
+    assert dict(for_this_job(OmegaConf.create({"out": "a", "devices": devices}), "pretrain")) == {
         "out": "a/3",
         "devices": expected,
     }
@@ -149,4 +149,19 @@ def test_more_devices_for_a_sweep_here_are_refused(monkeypatch):
     monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"mode": RunMode.MULTIRUN, "job": {"num": 3}}))
     monkeypatch.delenv("SUBMITIT_EXECUTOR", False)
     with pytest.raises(InputError, match="-m with devices=2: sweeps run on one device; use devices=1, start the runs"):
-        for_this_job(OmegaConf.create({"out": "a", "devices": 2}))
+        for_this_job(OmegaConf.create({"out": "a", "devices": 2}), "pretrain")
+
+
+@pytest.mark.parametrize(
+    ("task", "out", "expected"),
+    [
+        ("pretrain", "runs/v1.5", "runs/v1.5/3"),
+        ("plan", "plans/b.16.json", "plans/b.16-3.json"),
+        ("report", "report.html", "report-3.html"),
+        ("embed", "features", "features/3"),
+        ("plan", None, None),
+    ],
+)
+def test_jobs_of_a_sweep_write_folders_or_files_of_their_own(task, out, expected, monkeypatch):
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"mode": RunMode.MULTIRUN, "job": {"num": 3}}))
+    assert for_this_job(OmegaConf.create({"out": out}), task).out == expected

@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+import mimsuite
 from mimsuite.errors import InputError
 from mimsuite.settings.budget import fitted_micro_batch, read_budget
 from mimsuite.settings.team import team_size
@@ -44,3 +45,21 @@ def test_the_number_of_processes_is_that_of_the_launcher_or_the_devices(monkeypa
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     assert team_size(None, 1) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim.base_lr": "fast"}, "optim.base_lr=fast is not a number above 0"),
+        ({"steps": 2, "epochs": 3}, "steps=2 and epochs=3 are both set"),
+        ({"batch": -1}, "batch=-1"),
+        ({"val_every": "often"}, "val_every=often"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("task", [mimsuite.pretrain, mimsuite.finetune, mimsuite.plan])
+def test_what_no_data_make_right_is_refused_before_they_are_opened(task, changes, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = {} if task is mimsuite.plan else {"out": "run"}
+    with pytest.raises(InputError, match=message):
+        task(data="nowhere", **out, **changes)

@@ -17,11 +17,12 @@ from mimsuite.objectives.mixing import Mixing
 from mimsuite.runs.objects import classify_objective
 from mimsuite.settings import finetune, training
 from mimsuite.settings.labels import TrainingLabels
+from mimsuite.words import FINETUNE_RECIPES
 
 IMAGENET, IMAGENET_21K = 1_281_167, 14_197_122
 HALF = (0.5, 0.5, 0.5)
 EXPERIMENTS = sorted(
-    path.stem for path in (conf_dir() / "experiment").glob("*.yaml") if path.stem.startswith(("finetune_", "scratch"))
+    path.stem for path in (conf_dir() / "experiment").glob("*.yaml") if path.stem.startswith(FINETUNE_RECIPES)
 )
 # Of ImageNet-1k (scratch_vit_large: 21k): steps, batch, peak learning rate, steps of warm-up, learning rate at the
 # first and the last step, weight decay, layer decay, gradient clip.

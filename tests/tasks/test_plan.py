@@ -174,6 +174,8 @@ def test_a_model_that_is_too_slow_is_not_timed(here, monkeypatch, capsys):
         ({"objective": "classify"}, r"objective"),
         ({"mask.ratio": 1.5}, r"mask.ratio"),
         ({"mask.ratoi": 0.5}, r"mask.ratoi"),
+        ({"hours": 1e-6}, r"hours=1e-06 is too short: a run of no steps takes about"),
+        ({"experiment": "finetune_small"}, r"experiment=finetune_small is a recipe of `mimsuite finetune`; plan takes"),
     ],
     ids=str,
 )
@@ -182,6 +184,21 @@ def test_what_cannot_be_is_refused_in_one_line(here, changes, message):
         mimsuite.plan(**{**NANO, **changes})
     assert len(str(error.value).splitlines()) == 1
     assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize("changes", [{"batch": 100_000}, {"hours": 1e-6}], ids=str)
+def test_what_does_not_fit_is_refused_before_pictures_are_looked_at(here, changes, monkeypatch):
+    monkeypatch.setattr(plan, "look_at_sample", lambda index, samples: pytest.fail("looked"))
+    with pytest.raises(InputError, match=next(iter(changes))):
+        mimsuite.plan(**{**NANO, **changes})
+
+
+def test_the_smallest_model_that_does_not_fit_ends_the_timing(here, monkeypatch, capsys):
+    monkeypatch.setattr(planner, "LEAST_LEFT", 0.0)
+    monkeypatch.setattr(planner, "least_of", lambda imports: 0.0)
+    with pytest.raises(InputError, match=r"hours=1e-06 is too short: start, validation and one step of half vit_tiny"):
+        mimsuite.plan(image_size=32, batch=4, workers=0, hours=1e-6)
+    assert "timing    vit_tiny" not in capsys.readouterr().err
 
 
 def test_a_recipe_of_the_users_own_folder(here, tmp_path, monkeypatch, capsys):

@@ -17,12 +17,12 @@ from mimsuite.settings.budget import read_budget, warmup_steps
 from mimsuite.settings.combinations import hidden_range
 from mimsuite.settings.pretrain import read_pretrain
 from mimsuite.settings.training import prefer_given
+from mimsuite.words import FINETUNE_RECIPES
 
 IMAGENET = 1_281_167
 HALF = (0.5, 0.5, 0.5)
-OF_FINETUNE = ("finetune_", "scratch")  # tests/tasks/test_finetune_recipes.py
 EXPERIMENTS = sorted(
-    path.stem for path in (conf_dir() / "experiment").glob("*.yaml") if not path.stem.startswith(OF_FINETUNE)
+    path.stem for path in (conf_dir() / "experiment").glob("*.yaml") if not path.stem.startswith(FINETUNE_RECIPES)
 )
 # Steps per epoch, epochs, peak learning rate, warm-up in epochs, learning rate as a fraction of the peak at the first
 # step, in the middle, and at the last step; units hidden of all; smallest crop; gradient clip; decay of the mask token.

@@ -79,6 +79,11 @@ def duration_of(timing: Timing, settings: PretrainSettings, imports: float, step
     )
 
 
+def least_of(imports: float) -> float:
+    """Seconds that any run takes: to start and to end."""
+    return imports + imports / IMPORTS * (COMMAND + ENDING)
+
+
 def validation_images(settings: PretrainSettings) -> int:
     """How many images a validation takes."""
     index = settings.inputs.index

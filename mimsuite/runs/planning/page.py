@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mimsuite.data.folders import count_of
+from mimsuite.runs.planning.outcome import WORDS
 from mimsuite.settings.budget import DEFAULT_EPOCHS
 
 WIDTH, MARGIN = 96, 12
@@ -190,6 +191,8 @@ def expect_lines(outcome: Outcome) -> Iterator[str]:
         yield f"- ledger: {', '.join(known['names'])}"
     if outcome["known"] and not any(known["same"] for known in outcome["known"]):
         yield "whether your pictures are alike is for you to judge; other pictures give other accuracies"
+    if outcome["known"] and outcome["data"]["labels"] and WORDS["class"] not in outcome["data"]["labels"]:
+        yield f"these are accuracies of {WORDS['class']}; nothing measured yet with labels like yours"
 
 
 def ranged(value: float) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimsuite.data.checks.sample import SampleFacts
+from mimsuite.data.folders import count_of
 from mimsuite.data.index import DataIndex
 from mimsuite.errors import InputError
 from mimsuite.runs.objects import Compute
-from mimsuite.runs.planning.duration import Duration, duration_of, most_steps, steps_within
+from mimsuite.runs.planning.duration import Duration, duration_of, least_of, most_steps, steps_within
 from mimsuite.runs.planning.recipes import Facts, Recipe, index_without_hours, recipes_for
 from mimsuite.settings.budget import DEFAULT_EPOCHS, DEFAULT_STEPS
 from mimsuite.settings.pretrain import PretrainSettings
@@ -87,14 +88,20 @@ class Plan:
 
 
 def plan_run(
-    facts: Facts, index: DataIndex, sample: SampleFacts, hours: float | None, imports: float, read: Reader, make: Maker
+    facts: Facts,
+    index: DataIndex,
+    look: Callable[[], SampleFacts],
+    hours: float | None,
+    imports: float,
+    read: Reader,
+    make: Maker,
 ) -> Plan:
     """Times the recipes that come into question, and chooses.
 
     Args:
         facts: what a recipe is chosen by.
         index: the data.
-        sample: what some of its pictures are like.
+        look: finds what some of its pictures are like, once all settings are known to fit.
         hours: that the run may take; None: any.
         imports: seconds of importing torch and Lightning.
         read: settings of `pretrain` with some more keys than the user has fixed.
@@ -108,12 +115,20 @@ def plan_run(
     recipes = recipes_for(facts)
     own_length = bool({"epochs", "steps", "experiment"} & facts.given)
     wanted = index_without_hours(recipes, facts)
+    settings_of = [read(recipe.keys) for recipe in recipes]
+    if hours is not None and hours * 3600 < (least := least_of(imports)):
+        raise InputError(
+            f"hours={hours:g} is too short: a run of no steps takes about {least / 3600:.2g} hours here, to start and "
+            "to end; give more hours"
+        )
+    sample, looked = look(), time.monotonic()
     found: dict[int, Candidate] = {}
     for place in sorted(range(len(recipes)), key=lambda place: abs(place - wanted)):
-        left = WHOLE - (time.monotonic() - began)
-        found[place] = time_candidate(
-            recipes[place], imports, read, make, own_length, place == wanted or left > LEAST_LEFT
-        )
+        left = WHOLE - (time.monotonic() - looked)
+        timed = place == wanted or left > LEAST_LEFT
+        found[place] = time_candidate(recipes[place], settings_of[place], imports, make, own_length, timed)
+        if hours is not None and timed and place == len(recipes) - 1:
+            length_within(found[place], imports, hours)  # where the smallest does not fit, no other one does
     candidates = tuple(found[place] for place in range(len(recipes)))
     chosen = candidates[wanted]
     if hours is None:
@@ -132,12 +147,11 @@ def plan_run(
 
 
 def time_candidate(
-    recipe: Recipe, imports: float, read: Reader, make: Maker, own_length: bool, timed: bool
+    recipe: Recipe, settings: PretrainSettings, imports: float, make: Maker, own_length: bool, timed: bool
 ) -> Candidate:
-    """Reads and times a recipe; `own_length`: whether the user has said how long the run is."""
+    """Times a recipe, if `timed`; `own_length`: whether the user has said how long the run is."""
     from mimsuite.runs.planning.timing import time_run
 
-    settings = read(recipe.keys)
     if not timed:
         return Candidate(recipe, settings, None, None)
     log.info("timing    %s ...", recipe.name)
@@ -174,18 +188,19 @@ def length_within(chosen: Candidate, imports: float, hours: float) -> tuple[dict
             f"hours={hours:g} is too short: start, validation and one step of {chosen.recipe.name} take about "
             f"{least:.2g} hours here; give more hours, or a smaller model= or image_size="
         )
+    allowed = count_of(int(hours) if hours == int(hours) else hours, "hour")
     most = most_steps(budget.per_epoch, LONGEST)
     if steps > most:
         epochs = round(most / budget.per_epoch)
         return {"epochs": epochs}, (
-            f"less than fits into {hours:g} hours: the longest published schedule is of {LONGEST:,} (He et al. 2022)"
+            f"less than fits into {allowed}: the longest published schedule is of {LONGEST:,} (He et al. 2022)"
         )
     share = steps / budget.per_epoch
     for least, unit in ((100, 10.0), (10, 1.0), (1, 0.1)):
         if share >= least:
             rounded = round(int(share / unit + 1e-9) * unit, 1)
-            return {"epochs": int(rounded) if rounded.is_integer() else rounded}, f"what fits into {hours:g} hours here"
-    return {"steps": steps}, f"what fits into {hours:g} hours here: less than one epoch"
+            return {"epochs": int(rounded) if rounded.is_integer() else rounded}, f"what fits into {allowed} here"
+    return {"steps": steps}, f"what fits into {allowed} here: less than one epoch"
 
 
 def free_folder(name: str) -> str:

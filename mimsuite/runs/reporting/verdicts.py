@@ -65,7 +65,9 @@ def judge_loss(run: RunFacts) -> Iterator[Verdict]:
             )
         return
     steps, losses = run.series["val/loss"]
-    if "val/loss_mean_colour" in run.series:
+    if steps[-1] == 0:
+        yield Verdict("note", "val/loss was measured before the first step alone, so it says nothing of the training")
+    elif "val/loss_mean_colour" in run.series:
         yield compare_with_flat(steps, losses, float(run.series["val/loss_mean_colour"][1][-1]))
     elif "val/loss_mean_target" in run.series:
         same = float(run.series["val/loss_mean_target"][1][-1])
