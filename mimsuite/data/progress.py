@@ -36,7 +36,7 @@ def report_progress(name: str, things: str = "images") -> Iterator[Callable[[int
         nonlocal printed, first
         first = done if first is None else first  # what an earlier call of the task did, plus one
         now = time.monotonic()
-        if now - printed >= SECONDS:
+        if now - printed >= SECONDS and done > first:
             printed = now
             pace = (done - first) / (now - began)
             log.info("%s: %d of %d %s, %.*f a second", name, done, total, things, 0 if pace >= 1 else 2, pace)

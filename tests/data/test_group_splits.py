@@ -54,7 +54,8 @@ def test_groups_that_are_too_large_are_refused_with_what_was_reached(slides):
         plan_pack(slides, Choice(labels="none", group_by="folder:1", val_fraction=0.1))
     message = str(error.value)
     assert "val_fraction=0.1 cannot be reached with group_by=folder:1: 2 groups, the largest with 65% of the" in message
-    assert "0.0% was reached; choose another val_fraction, or smaller groups" in message
+    assert "0.0% was reached; choose val_fraction=0.35, or smaller groups" in message
+    plan_pack(slides, Choice(labels="none", group_by="folder:1", val_fraction=0.35))
 
 
 def test_what_groups_reach_is_said(slides, caplog):

@@ -22,6 +22,18 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, caplog):
     ]
 
 
+def test_no_line_tells_a_pace_before_there_is_one(monkeypatch, caplog):
+    """A first image that comes late, after the import of a library, was told as 0.00 a second."""
+    caplog.set_level("INFO", "mimsuite")
+    clock = iter([0.0, 15.0, 16.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.report_progress("pack") as report:
+        report(1, 24)
+        assert not caplog.records
+        report(17, 24)
+    assert [record.getMessage() for record in caplog.records] == ["pack: 17 of 24 images, 1 a second"]
+
+
 def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys, caplog):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     caplog.set_level("INFO", "mimsuite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -96,11 +97,13 @@ def choose_groups(part: Part, train: Iterable[tuple[str, int]], totals: Mapping[
     total = sum(totals.values())
     reached = have.total() / max(1, total)
     if not (moved and len(moved) < len(members) and part.fraction / _FAR <= reached <= part.fraction * _FAR):
-        largest = max((counts.total() / total for counts in members.values()), default=0.0)
+        shares = [counts.total() / total for counts in members.values()] or [0.0]
+        least, largest = min(shares), max(shares)
+        use = f"={math.ceil(100 * least) / 100:g}" if len(shares) > 1 and least > part.fraction else ""
         raise InputError(
             f"{part.key} cannot be reached with group_by={by}: {count_of(len(members), 'group')}, the largest "
-            f"with {largest:.0%} of the images; {reached:.1%} was reached; choose another "
-            f"{part.split}_fraction, or smaller groups"
+            f"with {largest:.0%} of the images; {reached:.1%} was reached; choose "
+            f"{'' if use else 'another '}{part.split}_fraction{use}, or smaller groups"
         )
     log.info("%d of %d groups go to %s, %.1f%% of the images", len(moved), len(members), part.split, 100 * reached)
     return moved
