@@ -324,7 +324,8 @@ def mae_reasons() -> dict[str, str]:
         f"the only one of three that beat random weights on Imagenette: probe {percent(MAE, PROBE)}, SimMIM "
         f"{percent(SIMMIM, PROBE)}, MaskFeat {percent(MASKFEAT, PROBE)}, random {percent(MAE, RANDOM)} "
         f"(ledger: probe_mae_vit_imagenette, probe_simmim_vit_imagenette, probe_maskfeat_vit_imagenette; {ONE_SEED})",
-        "mask": f"single patches, 75 % hidden: best for the linear probe in {HE}, figure 5; ratios have not been compared here",
+        "mask": f"single patches, 75 % hidden: best for the linear probe in {HE}, figure 5; ratios have not been "
+        "compared here",
     }
 
 
