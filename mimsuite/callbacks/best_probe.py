@@ -12,6 +12,7 @@ from mimsuite.callbacks.best_weights import BestSoFar
 from mimsuite.callbacks.context import RunContext
 from mimsuite.callbacks.online_probe import OnlineProbe
 from mimsuite.errors import InputError
+from mimsuite.metrics.quality import as_score
 from mimsuite.objectives.objective import Objective
 from mimsuite.words import NEED_LABELS
 
@@ -91,7 +92,9 @@ class BestProbe(Callback):
                 )
             return
         model = cast(Objective, pl_module).evaluated_model
-        self.best.keep(trainer, score(self.metric, found), found, partial(self.save_weights, model, BEST_FOLDER))
+        self.best.keep(
+            trainer, as_score(self.metric, found[self.metric]), found, partial(self.save_weights, model, BEST_FOLDER)
+        )
 
     @property
     def result(self) -> dict[str, Any]:
@@ -99,8 +102,3 @@ class BestProbe(Callback):
         if self.best.value is None:
             return {}
         return {"best_step": self.best.step, "best_metric": self.metric, "best_value": self.best.metrics[self.metric]}
-
-
-def score(metric: str, found: dict[str, float]) -> float:
-    """A metric as a number that is larger for better weights; good features have an alpha-ReQ near 1."""
-    return -abs(found[metric] - 1) if metric == "quality/alpha_req" else found[metric]

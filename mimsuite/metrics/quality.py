@@ -49,3 +49,8 @@ class CollapseAlarm:
         """Takes a log point; True once, when they have been alike at some in a row."""
         self._alike = self._alike + 1 if alike else 0
         return self._alike == PATIENCE
+
+
+def as_score(metric: str, value: float) -> float:
+    """A metric of a probe as a number that is larger for better weights: good features have an alpha-ReQ near 1."""
+    return -abs(value - 1) if metric == "quality/alpha_req" else value

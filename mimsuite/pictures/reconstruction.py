@@ -27,6 +27,7 @@ from mimsuite.pictures.display import (
     to_display,
 )
 from mimsuite.pictures.sheets import Panel, reconstruction_sheet, settings_sheet
+from mimsuite.settings.losses import LOSS_WORDS
 
 Predict = Callable[[Tensor, Tensor, str], tuple[Tensor, Tensor]]
 WORDS = {
@@ -61,6 +62,7 @@ class Reconstruction:
         mode: how the prediction became a picture, one of the target's `mimsuite.masked.modes.MODES`.
         colours: which channels and which of their values are shown, in words; empty where that is plain.
         loss: the masked loss over all images.
+        error: what it is a mean of, one of `mimsuite.words.LOSSES`.
         losses: `(N,)`, that of each image alone; 0 where nothing is hidden.
         psnr: `(N,)`, in dB, over each image's hidden pixels; NaN where nothing is hidden; None where
             `original` is not the images.
@@ -75,13 +77,14 @@ class Reconstruction:
     mode: str
     colours: str
     loss: float
+    error: str
     losses: NDArray[np.float64]
     psnr: NDArray[np.float64] | None
 
     def sheet(self, title: str) -> Image.Image:
         """One row per image: original, masked, prediction, paste, error."""
         share = f"{self.mask.mean():.0%} hidden in units of {self.unit} px"
-        loss = f"masked loss {self.loss:.4f} over {count_of(len(self.mask), 'image')}"
+        loss = f"masked loss ({LOSS_WORDS[self.error]}) {self.loss:.4f} over {count_of(len(self.mask), 'image')}"
         return reconstruction_sheet(
             self.original,
             self.prediction,
@@ -142,7 +145,9 @@ def compare(settings: Mapping[str, Reconstruction], title: str) -> Image.Image:
         Panel(name, found.prediction, found.mask, [text.removeprefix("masked ") for text in found.captions()])
         for name, found in settings.items()
     ]
-    below = "masked loss" if first.psnr is None else "masked loss and PSNR of the hidden pixels"
+    below = f"masked loss ({LOSS_WORDS[first.error]})" + (
+        "" if first.psnr is None else " and PSNR of the hidden pixels"
+    )
     footer = f"{first.how()}; units of {first.unit} px; below each pair its {below}; {PASTE}"
     return settings_sheet(first.original, panels, title=title, footer=footer, images=first.images)
 
@@ -212,6 +217,7 @@ def reconstruct(
             filter(None, (colour_words(images.shape[1], shown, normalize), judged_words(images.shape[1])))
         ),
         loss=float(value),
+        error=loss,
         losses=np.array(losses),
         psnr=psnr,
     )

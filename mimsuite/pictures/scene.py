@@ -224,7 +224,7 @@ class Scene:
 
         model = self.model
         draw = partial(reconstruct, model.predict, model.target, model.head_stride, self._normalize, images)
-        return [draw(mask.hidden, mode=mode, shown=shown) for mask in placed]
+        return [draw(mask.hidden, mode=mode, loss=self._found.loss, shown=shown) for mask in placed]
 
     @cached_property
     def taught(self) -> TaughtModel:

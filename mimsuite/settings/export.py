@@ -68,7 +68,7 @@ def read_export(cfg: DictConfig) -> ExportSettings:
     weights = find_weights(init)
     config = config_of(weights)
     name = str((weights.config.get("architectures") or [""])[0])
-    part = read_part(cfg, weights, name)
+    part = read_part(cfg, weights, config, name)
     check_target(target, config, part, is_classifier=name.endswith(CLASSIFIER))
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     check_size(config, image_size)
@@ -79,20 +79,26 @@ def read_export(cfg: DictConfig) -> ExportSettings:
     return ExportSettings(weights, config, target, part, image_size, folder, picture, push, overwrite)
 
 
-def read_part(cfg: DictConfig, weights: Weights, name: str) -> str:
+def read_part(cfg: DictConfig, weights: Weights, config: EncoderConfig, name: str) -> str:
     """The part of the model: that which is asked for, else all of a classifier, and the encoder of anything else.
 
     Args:
         cfg: the config.
         weights: the model's.
+        config: the same as an object.
         name: of their class.
 
     Raises:
-        InputError: a word that is not a part, or a head that the weights do not have.
+        InputError: a word that is not a part, or a head that the weights do not have, or that predicts features.
     """
     part = read_choice(cfg, "part", ("auto", *EXPORT_PARTS))
     if part == "auto":
         return "all" if name.endswith(CLASSIFIER) else "encoder"
+    if part == "all" and config.mim_predictor is not None:
+        raise InputError(
+            f"part=all: init={weights.init} predicts features of its teacher, and a program that has no teacher cannot "
+            "use them; use part=encoder"
+        )
     if part == "all" and not (
         name.endswith((CLASSIFIER, MASKED)) or weights.has_decoder or weights.checkpoint is not None
     ):

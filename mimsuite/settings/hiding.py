@@ -19,6 +19,7 @@ from mimsuite.models.load import config_of
 from mimsuite.settings.combinations import hidden_range, mask_cell
 from mimsuite.settings.geometry import mask_unit
 from mimsuite.settings.images import read_image_size
+from mimsuite.settings.past_run import loss_of, pretraining_config
 from mimsuite.settings.read import read_int
 from mimsuite.settings.taught import LatentTeacher, find_teacher
 from mimsuite.types import EncoderConfig
@@ -34,12 +35,14 @@ class MaskedModel:
         config: the model's config.
         image_size: `(H, W)` pixels.
         teacher: of a model that predicts features; None of one that predicts pixels or what is made of them.
+        loss: the error of a prediction of pixels: that of the run, or l1 where there are weights alone.
     """
 
     weights: Weights
     config: EncoderConfig
     image_size: Pair
     teacher: LatentTeacher | None = None
+    loss: str = "l1"
 
     def choose_mode(self, mode: str) -> str:
         """How a prediction of this model becomes a picture, see `mimsuite.masked.modes.choose_mode`.
@@ -92,7 +95,7 @@ def read_masked_model(init: str, image_size: int | Sequence[int] | str, trusted:
     config = config_of(weights)
     size = read_image_size(image_size, weights.image_size)
     teacher = None if config.mim_predictor is None else find_teacher(weights, config, size, tuple(trusted))
-    return MaskedModel(weights, config, size, teacher)
+    return MaskedModel(weights, config, size, teacher, loss_of(pretraining_config(init), init))
 
 
 def mask_names() -> list[str]:

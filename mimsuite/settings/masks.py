@@ -15,11 +15,10 @@ from mimsuite.config.instantiate import current_name, trusted_targets
 from mimsuite.errors import InputError
 from mimsuite.settings.combinations import NO_MASK
 from mimsuite.settings.hiding import fitted_unit
-from mimsuite.settings.past_run import pretraining_config
+from mimsuite.settings.past_run import loss_of, pretraining_config
 from mimsuite.settings.read import read, read_int
 from mimsuite.settings.resolve import plain_values
 from mimsuite.types import EncoderConfig
-from mimsuite.words import LOSSES
 
 BATCH = 64  # images per forward pass, where no run names a number
 
@@ -67,13 +66,12 @@ def read_masking(
     node, origin = chosen_masks(cfg, overrides, stored)
     if current_name(str(node.get("_target_"))) == NO_MASK:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")
-    loss = "l1" if stored is None else str(stored.objective.get("loss"))
-    if loss not in LOSSES:
-        raise InputError(f"the config of init={init} has objective.loss={loss}; known are {', '.join(LOSSES)}")
+    loss = loss_of(stored, init)
     units = tuple(fitted_unit(node, config, size) for size in sizes)
     plain = plain_values(OmegaConf.create({"mask": node}))["mask"]
     name, ratio = str(plain["_target_"]).rpartition(".")[2], plain.get("ratio")
-    note = f"{name} of {ratio}, units of {', '.join(map(str, units))} px, {origin}"
+    share = "" if ratio is None else f" of {ratio}"
+    note = f"{name}{share}, units of {', '.join(map(str, units))} px, {origin}"
     limit = images if stored is None else read_int(stored, "loader.val_limit")
     if limit < images:
         note += f"; it validated on {limit:,} images, these are {images:,}, so its own metrics differ"

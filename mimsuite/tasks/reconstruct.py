@@ -27,7 +27,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Draws one sheet, or with `gif` an animation of the sheets that a run wrote.
 
     Returns:
-        The masked loss (L1) and, of pixels, the mean PSNR, or of features their loss and mean cosine; with `ratios` or
+        The masked loss (that of the run; of weights alone L1) and, of pixels, the mean PSNR, or of features their loss
+        and mean cosine; with `ratios` or
         `masks` a list of these, one per setting; with `gif` the steps of the frames.
     """
     log_to_console()

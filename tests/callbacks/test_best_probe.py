@@ -10,12 +10,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from mimsuite import api
-from mimsuite.callbacks.best_probe import BestProbe, score
+from mimsuite.callbacks.best_probe import BestProbe
 from mimsuite.callbacks.online_probe import OnlineProbe
 from mimsuite.data.augment.crop import CenterCrop
 from mimsuite.data.datamodule import ImageData
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
+from mimsuite.metrics.quality import as_score
 from mimsuite.objectives.latent import LatentObjective
 from mimsuite.objectives.mim import MIMObjective
 from mimsuite.settings.online_probe import UNSELECTING, read_keeps, read_online_probe, resolved_probe
@@ -196,7 +197,7 @@ def test_what_is_scored_is_neither_in_the_bank_nor_in_test():
     [("probe/top1", 0.6, 0.5), ("quality/rankme", 20, 10), ("quality/alpha_req", 0.9, 1.3)],
 )
 def test_a_better_metric_has_a_larger_score(metric, better, worse):
-    assert score(metric, {metric: better}) > score(metric, {metric: worse})
+    assert as_score(metric, better) > as_score(metric, worse)
 
 
 @pytest.mark.parametrize("metric", ["probe/top1", "knn/top1"])

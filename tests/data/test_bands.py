@@ -43,6 +43,7 @@ STORED = {
     "tiled planes, deflated": {"tile": (16, 16), "planarconfig": "separate", "compression": "zlib"},
     "as RGB with more bands": {"photometric": "rgb", "extrasamples": ["unspecified"]},
     "big endian": {"byteorder": ">"},
+    "big endian BigTIFF": {"byteorder": ">", "bigtiff": True},
 }
 
 

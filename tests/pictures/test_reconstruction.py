@@ -149,7 +149,7 @@ def test_the_footer_names_mode_mask_and_loss_and_captions_the_psnr(name, monkeyp
     found.sheet("the title")
     assert given["title"] == "the title"
     assert given["footer"].startswith(WORDS[name, MODE_OF[name]])
-    assert f"; 44% hidden in units of 16 px; masked loss 0.1000 over 3 images; {PASTE}; {ERROR}" in given["footer"]
+    assert f"; 44% hidden in units of 16 px; masked loss (L1) 0.1000 over 3 images; {PASTE}; {ERROR}" in given["footer"]
     psnr = [""] * 3 if name == "hog" else [f", PSNR {value:.1f} dB" for value in found.psnr]
     assert given["captions"] == [f"masked loss 0.1000{text}" for text in psnr]
     assert given["images"] is found.images

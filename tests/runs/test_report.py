@@ -72,6 +72,38 @@ def test_the_step_is_named_at_which_the_loss_fell_below_one_colour_per_image(tmp
     )
 
 
+def test_a_loss_that_was_below_that_line_before_the_first_step_is_no_good_news(tmp_path):
+    (line,) = said(make_run(tmp_path / "a", rows=losses(0.6, 0.599, 0.599)))
+    assert line.startswith("note: the masked loss was below the mean-colour line before the first step, so this line")
+
+
+def test_a_loss_against_a_teacher_that_moves_is_not_said_to_have_risen(tmp_path):
+    rows = [{"step": n, "val/loss": 0.2 + n / 100, "val/loss_mean_target": 0.9} for n in range(9)]
+    (line,) = said(make_run(tmp_path / "a", rows=rows))
+    assert line.startswith("good: at the end val/loss is 0.28, below that of one prediction for all cells")
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "expected"),
+    [
+        (
+            "probe/top1",
+            (0.4, 0.5, 0.45),
+            "note: weights-best/ has the weights of step 1, where probe/top1 was best: 50",
+        ),
+        ("probe/top1", (0.4, 0.3, 0.2), "bad: weights-best/ .* no weights of the run are better by it than untrained "),
+        ("quality/rankme", (5, 9, 8), r"note: .* was best: 9 \(5 before the first step\); it needs no labels, and may"),
+        ("quality/alpha_req", (1.1, 1.5, 2), "bad: .* was best: 1.5 .* better by it than untrained ones; it needs no"),
+    ],
+)
+def test_the_report_says_which_weights_the_online_probe_has_kept(metric, values, expected, tmp_path):
+    folder = make_run(tmp_path / "a", rows=[{"step": n, metric: value} for n, value in enumerate(values)])
+    summary = json.loads((folder / "summary.json").read_text())
+    best = {"best_step": 1, "best_metric": metric, "best_value": values[1]}
+    (folder / "summary.json").write_text(json.dumps(summary | best))
+    assert re.match(expected, next(line for line in said(folder) if "weights-best" in line))
+
+
 def test_a_run_without_validation_says_so(tmp_path):
     (line,) = said(make_run(tmp_path / "a", rows=[{"step": 10, "train/loss": 0.5}, {"step": 20, "train/loss": 0.4}]))
     assert line.startswith("note: nothing was validated")

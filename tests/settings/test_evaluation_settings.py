@@ -17,6 +17,7 @@ from mimsuite.errors import InputError
 from mimsuite.models import ViTConfig, ViTForMaskedImageModeling
 from mimsuite.settings.embed import read_embed
 from mimsuite.settings.evaluate import read_evaluate
+from mimsuite.settings.hiding import read_masked_model
 from mimsuite.settings.images import choose_split, read_image_size, read_image_sizes
 from mimsuite.settings.probe import read_probe
 
@@ -50,6 +51,19 @@ def read(task, **values):
         cfg = compose(task, [f"{key}={value}" for key, value in values.items()])
     readers = {"probe": read_probe, "embed": read_embed, "evaluate": lambda cfg: read_evaluate(cfg, ())}
     return readers[task](cfg)
+
+
+def test_masks_and_loss_are_those_of_the_run_and_named(model, shards, tmp_path):
+    more = {"objective": "mae", "mask": "multi_block", "objective.target": "pixels"}
+    run, sizes = (
+        tmp_path / "run",
+        {"image_size": 32, "model.patch_size": 4, "model": "vit_nano", "batch": 8, "steps": 1},
+    )
+    api.call("pretrain", {"out": str(run), "data": shards, "workers": 0, "online_probe": False, **sizes, **more})
+    masking = read("evaluate", init=run, data=shards, out=tmp_path / "out").masking
+    assert masking.note.startswith("MultiBlockMask, units of 4 px, as the run validated")
+    assert (masking.loss, read_masked_model(str(run), "auto").loss) == ("mse", "mse")
+    assert read_masked_model(model, "auto").loss == "l1"
 
 
 def test_auto_is_the_size_of_the_weights_else_224():

@@ -209,6 +209,7 @@ def test_the_sheet_has_the_cosine_of_every_image_also_while_the_run_goes_on(fini
         ("reconstruct", "weights-teacher", {}, "which is not in these files; give the folder of the run"),
         ("reconstruct", "", {"mode": "raw"}, "mode=raw is for pixels, and this model predicts features"),
         ("evaluate", "", {"flip": True}, "flip=true is for classifiers, and init=.* predicts features"),
+        ("export", "", {"to": "hf", "part": "all"}, "part=all: .* a program that has no teacher .*; use part=encoder"),
     ],
 )
 def test_a_task_without_its_teacher_or_about_pixels_is_refused_before_anything_is_written(

@@ -22,6 +22,7 @@ from mimsuite.data.images.value_range import NEEDS_RANGE
 from mimsuite.words import Alpha
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BIG_AND_TURNED = b"MM\0+"  # BigTIFF of big-endian bytes: Pillow does not know it, tifffile does
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL = 254, 256, 257, 258, 259, 262, 266
 _ORIENTATION, _SAMPLES, _PLANAR, _COLOURS, _INKS, _EXTRA, _FORMAT = 274, 277, 284, 320, 332, 338, 339
@@ -224,7 +225,9 @@ def read_tiff_header(data: bytes, alpha: Alpha, *, any_type: bool = False) -> Ti
 
 def read_pages(data: bytes) -> Iterator[tuple[int, dict[int, Any]]]:
     """The number and the tags of each page."""
-    directory = ImageFileDirectory_v2(data[:16] if data[2] == 43 or data[3] == 43 else data[:8])
+    large = 43 in data[2:4]  # of BigTIFF, in either byte order; Pillow looks for it in one place only
+    header = b"II+\0" + data[4:16] if large else data[:8]
+    directory = ImageFileDirectory_v2(header, prefix=data[:2])
     stream, seen = io.BytesIO(data), set[int]()
     for number in range(_PAGES):
         if not 0 < directory.next < len(data) or directory.next in seen:
@@ -307,9 +310,13 @@ def _alpha(tags: dict[int, Any], samples: int) -> int:
 
 def _suits_pillow(data: bytes, page: int, tags: dict[int, Any], samples: int, bits: int, extra: int) -> bool:
     """Whether Pillow reads these values as they are: it knows more compressions, tifffile more layouts."""
-    photometric = tags[_PHOTOMETRIC]
+    photometric, unknown = tags[_PHOTOMETRIC], data.startswith(_BIG_AND_TURNED)
     if photometric in (_CMYK, _YCBCR):
+        if unknown:
+            raise DecodeError("CMYK or YCbCr in a BigTIFF of big-endian bytes, which are not read; save it as RGB")
         return True
+    if unknown:
+        return False
     if page and bits in (8, 16):
         return False  # Pillow has to understand the first page, too
     if samples == 1:

@@ -269,13 +269,11 @@ def _write(
     finally:
         if shard is not None:
             shard.abandon()
-    report_remarks(remarks, f"{packed:,}", str(journal.out))
+    source = os.path.commonpath([p.path.parent for p in pictures])
+    report_remarks(remarks, f"{packed:,}", source)
     skipped = len(bad) + sum(len(line.bad) for line in journal.lines)
     if not journal.lines:
-        raise InputError(
-            f"src={os.path.commonpath([p.path.parent for p in pictures])}: none of {len(pictures)} images can be "
-            "decoded; the log names them"
-        )
+        raise InputError(f"src={source}: none of {len(pictures)} images can be decoded; the log names them")
     if skipped:
         log.warning("%d of %d images were skipped; each was named with its reason", skipped, len(pictures))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data.folders import count_of
-from mimsuite.metrics.quality import COLLAPSED, CONSTANT
+from mimsuite.metrics.quality import COLLAPSED, CONSTANT, as_score
 from mimsuite.metrics.scores import wilson_interval
 from mimsuite.runs.reporting.facts import RunFacts
 from mimsuite.settings.read import is_int, is_number
@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 
 def judge_run(run: RunFacts) -> list[Verdict]:
     """All that can be said of a run; nothing of figures that it has not."""
-    parts = (judge_end, judge_loss, judge_features, judge_probe, judge_training, judge_evaluation)
+    parts = (judge_end, judge_loss, judge_features, judge_choice, judge_probe, judge_training, judge_evaluation)
     return [verdict for part in parts for verdict in part(run)]
 
 
@@ -77,9 +77,10 @@ def judge_loss(run: RunFacts) -> Iterator[Verdict]:
             f"at the end val/loss is {losses[-1]:.4g}, {'below' if better else 'not below'} that of one prediction for "
             f"all cells, the mean target ({same:.4g}); the targets move, so only a probe compares runs",
         )
+        return
     elif not np.isfinite(losses[-1]):
         yield Verdict("bad", f"val/loss is {losses[-1]} at the end")
-    if len(losses) < 5 or not np.isfinite(losses).all() or "selection" in run.summary:
+    if len(losses) < 5 or not np.isfinite(losses).all():
         return
     best, before = int(losses.argmin()), losses[-1 - max(1, len(losses) // 5)]
     if best < len(losses) - 1 and losses[-1] > losses[best] * (1 + RISEN):
@@ -95,6 +96,11 @@ def compare_with_flat(steps: NDArray[np.int64], losses: NDArray[np.float64], fla
     """The masked loss against that of one colour per image: where it fell below, and whether it stayed there."""
     end = f"it is {losses[-1]:.4g}, and one colour per image has {flat:.4g}"
     below = np.flatnonzero(losses < flat)
+    if losses[-1] < flat and below[0] == 0:
+        when = "before the first step" if steps[0] == 0 else f"at step {steps[0]:,}, where it was first measured"
+        return Verdict(
+            "note", f"the masked loss was below the mean-colour line {when}, so this line says nothing here: {end}"
+        )
     if losses[-1] < flat:
         return Verdict("good", f"the masked loss fell below the mean-colour line at step {steps[below[0]]:,}: {end}")
     if len(below):
@@ -138,6 +144,26 @@ def describe_probes(name: str, steps: NDArray[np.int64], values: NDArray[np.floa
     if 0 < best < len(values) - 1:
         text += f"; it was highest at step {steps[best]:,}, {shown(name, values[best])}"
     return "good" if values[-1] > values[0] else "bad", text
+
+
+def judge_choice(run: RunFacts) -> Iterator[Verdict]:
+    """Which weights of pretraining the online probe has kept, and whether they are better than untrained ones."""
+    summary = run.summary
+    name = summary.get("best_metric")
+    if name is None or not is_number(summary.get("best_value")):
+        return
+    value, kind = summary["best_value"], "note"
+    text = (
+        f"weights-best/ has the weights of step {summary['best_step']:,}, where {name} was best: {shown(name, value)}"
+    )
+    steps, values = run.series.get(name, ((1,), ()))
+    if steps[0] == 0:
+        text += f" ({shown(name, values[0])} before the first step)"
+        if as_score(name, values[0]) >= as_score(name, value):
+            kind, text = "bad", f"{text}: no weights of the run are better by it than untrained ones"
+    if name.startswith("quality/"):
+        text += "; it needs no labels, and may choose badly"
+    yield Verdict(kind, text)
 
 
 def judge_probe(run: RunFacts) -> Iterator[Verdict]:
