@@ -73,7 +73,7 @@ def decode_image(image: NamedBytes, size: tuple[int, int], channels: int, dtype:
         `(C, H, W)` uint8, or int32 for "uint16".
 
     Raises:
-        InputError: the image cannot be decoded.
+        InputError: the image cannot be decoded, or has channels that the model does not take.
     """
     import torch
 
@@ -83,6 +83,11 @@ def decode_image(image: NamedBytes, size: tuple[int, int], channels: int, dtype:
     crop, generator = CenterCrop(size), torch.Generator()
     try:
         opened = open_image(image.data, image.alpha or ("channel" if channels in (2, 4) else "white"))
+        if opened.channels != channels and not {opened.channels, channels} <= {1, 3}:
+            raise InputError(
+                f"image {image.name} has {opened.channels} channels, and the model takes {channels}; give images with "
+                "as many, in the same order"
+            )
         pixels = opened.pixels(crop.box(opened.height, opened.width, generator), size)
         return crop(conform(pixels, channels, dtype), generator)
     except DecodeError as error:

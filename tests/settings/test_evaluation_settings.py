@@ -54,7 +54,7 @@ def read(task, **values):
 
 
 def test_masks_and_loss_are_those_of_the_run_and_named(model, shards, tmp_path):
-    more = {"objective": "mae", "mask": "multi_block", "objective.target": "pixels"}
+    more = {"objective.loss": "mse", "mask": "multi_block"}
     run, sizes = (
         tmp_path / "run",
         {"image_size": 32, "model.patch_size": 4, "model": "vit_nano", "batch": 8, "steps": 1},

@@ -170,6 +170,14 @@ def test_a_ratio_that_leaves_mae_nothing_to_see_is_refused_by_its_key(make, tmp_
         api.reconstruct(init=make(**MAE), out=str(tmp_path / "x.png"), ratios=[0.5, 1])
 
 
+def test_images_of_other_channels_than_the_model_s_are_refused_by_its_number(make, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    with pytest.raises(
+        InputError, match=r"image a.png has 3 channels, and the model takes 4; give images with as many"
+    ):
+        api.reconstruct(init=make(channels=4), images=str(tmp_path / "a.png"), out=str(tmp_path / "x.png"))
+
+
 @pytest.mark.parametrize(
     ("ending", "kind"),
     [
