@@ -156,10 +156,10 @@ def judge_choice(run: RunFacts) -> Iterator[Verdict]:
     text = (
         f"weights-best/ has the weights of step {summary['best_step']:,}, where {name} was best: {shown(name, value)}"
     )
-    steps, values = run.series.get(name, ((1,), ()))
-    if steps[0] == 0:
-        text += f" ({shown(name, values[0])} before the first step)"
-        if as_score(name, values[0]) >= as_score(name, value):
+    if name in run.series and run.series[name][0][0] == 0:
+        start = float(run.series[name][1][0])
+        text += f" ({shown(name, start)} before the first step)"
+        if as_score(name, start) >= as_score(name, value):
             kind, text = "bad", f"{text}: no weights of the run are better by it than untrained ones"
     if name.startswith("quality/"):
         text += "; it needs no labels, and may choose badly"
