@@ -18,7 +18,7 @@ from mimsuite.config.composing import compose_task
 from mimsuite.config.overrides import override_of
 from mimsuite.data.checks.sample import look_at_sample
 from mimsuite.data.index import DataIndex
-from mimsuite.data.open import open_data
+from mimsuite.data.open import EMBEDDED, open_data
 from mimsuite.data.storage import write_json
 from mimsuite.models.device import find_device
 from mimsuite.runs.console import log_to_console
@@ -92,6 +92,7 @@ def read_run(settings: PlanSettings, keys: Mapping[str, Any], folders: Sequence[
     """
     changes = [override_of(key, value) for key, value in keys.items()]
     overrides = [*changes, *settings.fixed, override_of("out", os.devnull)]
+    overrides += [override_of("data", str(EMBEDDED))] if settings.data is None else []  # that was said once already
     paths = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
     cfg, choices = compose_task("pretrain", [*overrides, *paths])
     app.check_keys(cfg, "pretrain", choices, overrides)
