@@ -79,7 +79,7 @@ def test_reasons_name_rows_of_the_ledger_that_exist():
     ("images", "gpu", "batch", "says"),
     [
         (10, False, 8, "a power of two that 10 images allow"),
-        (9000, False, 64, "64 in all rows"),
+        (9000, False, 128, "128 in the rows of experiment=small_data"),
         (10, True, 8, "a power of two that 10 images allow"),
         (900, True, 64, "for so few images"),
         (9000, True, 128, "at least 50 steps"),
@@ -102,7 +102,7 @@ def test_figures_of_the_packaged_rows_are_those_of_the_ledger():
 
 def test_the_keys_of_the_user_win_and_close_their_groups():
     facts = Facts(25_000, 32, False)
-    assert recipes_for(facts)[-1].keys["batch"] == 64
+    assert recipes_for(facts)[-1].keys["batch"] == 128
     given = frozenset({"batch", "head", "optim.base_lr"})
     [recipe] = recipes_for(replace(facts, given=given | {"model"}, family="vit", width=192, patch=16))
     assert not [key for key in recipe.keys if key.split(".")[0] in ("batch", "head", "lr")]

@@ -35,6 +35,11 @@ def percent(name: str, score: str) -> str:
     return f"{100 * row_of(name)['figures'][score]:.1f} %"
 
 
+def both(name: str, score: str) -> str:
+    """The same of seeds 0 and 1."""
+    return " and ".join(percent(f"{name}_seed{seed}", score) for seed in (0, 1))
+
+
 @dataclass(frozen=True)
 class Known:
     """What the ledger has for data of one kind.
