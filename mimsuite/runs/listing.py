@@ -110,7 +110,7 @@ def read_run(folder: Path, root: Path, *, ended: bool = False) -> Row | None:
         "folder": str(folder),
         "task": task,
         "status": status if not reader.problem or held else "damaged",
-        "model": name_model(config, folder),
+        "model": None if init is not None and "model" not in given_of(folder) else name_model(config, folder),
         "init": None if init is None else str(init),
         "data": describe_data(config),
         "loss": describe_loss(config, metrics) or None,
@@ -276,8 +276,12 @@ def name_model(config: Mapping[str, Any], folder: Path) -> str | None:
     ]
     if same:
         return min(same)[2]
-    given = dict(map(split_override, first_overrides(folder))) if (folder / "overrides.txt").is_file() else {}
-    return given.get("model") or family.removesuffix("Config").lower() or None
+    return given_of(folder).get("model") or family.removesuffix("Config").lower() or None
+
+
+def given_of(folder: Path) -> dict[str, str]:
+    """Keys and values of the command that began a run; one with `init=` and without `model=` has the weights' model."""
+    return dict(map(split_override, first_overrides(folder))) if (folder / "overrides.txt").is_file() else {}
 
 
 def sizes_of(node: Mapping[str, Any]) -> dict[str, Any]:
