@@ -82,7 +82,7 @@ def create(name: str, called: str, arguments: Mapping[str, Any], *, pretrained: 
         return library.create_model(name, pretrained=pretrained, num_classes=0, **given)
     except Exception as error:  # each model has its own way to refuse
         what = "weights" if pretrained else "model"
-        raise InputError(f"source={called}: timm does not give this {what} ({cause_of(error)})") from error
+        raise InputError(f"model.source={called}: timm does not give this {what} ({cause_of(error)})") from error
 
 
 def import_library() -> Any:

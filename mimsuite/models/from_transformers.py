@@ -38,11 +38,13 @@ def describe(folder: Path, name: str, arguments: Mapping[str, Any]) -> tuple[dic
         with quiet():
             config = library.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever it says of such a folder
-        raise InputError(f"source={name}: transformers cannot read its config.json ({cause_of(error)})") from error
+        raise InputError(
+            f"model.source={name}: transformers cannot read its config.json ({cause_of(error)})"
+        ) from error
     known = config.to_dict()
     for field, value in arguments.items():
         if field not in known:
-            raise InputError(f"arguments.{field}={value}: {type(config).__name__} has no such field; remove it")
+            raise InputError(f"model.arguments.{field}={value}: {type(config).__name__} has no such field; remove it")
     values = {key: value for key, value in (known | dict(arguments)).items() if key not in NOT_OF_THE_ENCODER}
     values = json.loads(json.dumps(values)) | {"out_features": None, "out_indices": None}
     made = backbone_config(values, name)
@@ -66,12 +68,12 @@ def backbone_config(values: Mapping[str, Any], name: str) -> Any:
     """
     library = import_library()
     kind = values.get("model_type")
-    with reading(f"source={name}: the config of a {kind}", "use another source=, or other arguments"):
+    with reading(f"model.source={name}: the config of a {kind}", "use another model.source=, or other model.arguments"):
         config = library.AutoConfig.for_model(**values)
         if type(config) not in library.MODEL_FOR_BACKBONE_MAPPING:
             known = ", ".join(sorted(kind.model_type for kind in library.MODEL_FOR_BACKBONE_MAPPING))
             raise InputError(
-                f"source={name} is a {kind}, which transformers has no AutoBackbone for; use one of "
+                f"model.source={name} is a {kind}, which transformers has no AutoBackbone for; use one of "
                 f"{known}, or a class of your own"
             )
         if getattr(config, "out_features", None) is None:
@@ -86,7 +88,7 @@ def build(values: Mapping[str, Any], name: str) -> nn.Module:
         InputError: transformers does not build it.
     """
     config = backbone_config(values, name)
-    with quiet(), reading(f"source={name}: the {values.get('model_type')}", "use another source="):
+    with quiet(), reading(f"model.source={name}: the {values.get('model_type')}", "use another model.source="):
         made: nn.Module = import_library().AutoBackbone.from_config(config, trust_remote_code=False)
     return made
 
@@ -113,17 +115,17 @@ def trained_state(folder: Path, values: Mapping[str, Any], name: str) -> tuple[d
                 weights_only=True,
             )
     except Exception as error:  # whatever it says of such files
-        raise InputError(f"source={name}: transformers cannot load its weights ({cause_of(error)})") from error
+        raise InputError(f"model.source={name}: transformers cannot load its weights ({cause_of(error)})") from error
     if info["mismatched_keys"]:
         key, stored, wanted = sorted(info["mismatched_keys"])[0]
         raise InputError(
-            f"source={name}: {key} has shape {tuple(stored)}, the model {tuple(wanted)}; use images of as many "
+            f"model.source={name}: {key} has shape {tuple(stored)}, the model {tuple(wanted)}; use images of as many "
             "channels, other model.arguments, or model.pretrained=false"
         )
     state, missing = model.state_dict(), sorted(info["missing_keys"])
     if len(missing) > MOST_FRESH * len(state):
         raise InputError(
-            f"source={name} holds {len(state) - len(missing)} of {len(state)} tensors of a "
+            f"model.source={name} holds {len(state) - len(missing)} of {len(state)} tensors of a "
             f"{values.get('model_type')} encoder; use other files, or model.pretrained=false"
         )
     return state, missing

@@ -53,8 +53,10 @@ def pack_all(settings: PackSettings) -> dict[str, Any]:
         log.info("%-6s %s in %s", split, count_of(counts[split], "image"), count_of(len(shards), "shard"))
     if index.bands:
         log.info("bands: %s", ", ".join(index.bands))
-    none = "without names" if index.has_labels else "none"
-    log.info("classes: %s", list_names(index.classes, NAMED) if index.classes else none)
+    if index.classes:
+        log.info("classes: %s", list_names(index.classes, NAMED))
+    else:
+        log.info("labels: %s", "without names of classes" if index.has_labels else "none")
     log.info("packed to %s", settings.out)
     report_next("look at it", "inspect", data=settings.out, out=f"{settings.out}-look")
     return {"splits": counts, "classes": list(index.classes or ())}

@@ -109,6 +109,16 @@ def test_the_keys_of_the_user_win_and_close_their_groups():
     assert recipe.keys["model.patch_size"] == 4, "a patch of 16 px would leave 2 x 2 patches"
 
 
+def test_a_narrow_vit_gets_the_recipe_that_was_measured():
+    [recipe] = recipes_for(Facts(25_000, 32, False, given=frozenset({"model"}), family="vit", width=192))
+    keys = {**recipe.keys, "model": "vit_tiny", "out": "x"}
+    own, _ = compose_task("pretrain", [override_of(key, value) for key, value in keys.items()])
+    measured, _ = compose_task("pretrain", [override_of("experiment", "small_data"), override_of("out", "x")])
+    for group in ("objective", "head", "mask", "augment", "optim", "batch", "lr"):
+        assert own[group] == measured[group], group
+    assert "90 % hidden" in recipe.why["mask"]
+
+
 def test_images_decide_where_hours_do_not():
     def choice(images, gpu):
         facts = Facts(images, 224, gpu)

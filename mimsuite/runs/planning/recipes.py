@@ -127,13 +127,8 @@ def mae_ladder(facts: Facts) -> list[Recipe]:
             f"probe reached {both(f'{PROVEN}_probe', PROBE)}, random weights {both(f'{PROVEN}_probe', RANDOM)}; "
             f"fine-tuned on a tenth of the labels it reached {both(f'{PROVEN}_finetune', TUNED)}, from scratch at "
             f"equal compute {both(SCRATCH, TUNED)} (ledger: {PROVEN}_probe, {PROVEN}_finetune, {SCRATCH})",
-            **mae_reasons(),
-            "mask": "single patches, 90 % hidden, as in the rows of experiment=small_data; ratios were not compared at "
-            f"equal compute (75 %, 7 epochs, the same fine-tuning: {both('finetune_mae_vit_cifar10_10pct', TUNED)}; "
-            "ledger: finetune_mae_vit_cifar10_10pct)",
+            **proven_reasons(facts),
             **why_size,
-            "batch": allowed(facts, PROVEN_BATCH) or f"{PROVEN_BATCH} in the rows of experiment=small_data",
-            "lr": f"1.5e-3 in the rows of experiment=small_data, at a batch of {PROVEN_BATCH}",
         },
     )
     if not facts.gpu:
@@ -178,13 +173,17 @@ def given_vit(facts: Facts) -> Recipe:
     sizes, why_size = vit_sizes(facts)
     keys: dict[str, Any] = dict(sizes)
     why = {"model": "as given", **why_size}
-    if facts.objective in ("", "mae"):
+    mae = facts.objective in ("", "mae")
+    if mae:
         keys |= {"objective": "mae", "head": "dec1"}
         why |= mae_reasons()
     keys |= {"model.position": "sincos2d", "model.init_scheme": "mae"}
-    if 0 < facts.width <= NARROW:
-        if facts.objective in ("", "mae"):
-            keys |= {"head.hidden_size": 128, "head.num_attention_heads": 2, "head.intermediate_size": 512}
+    if 0 < facts.width <= NARROW and mae:  # experiment=small_data, but for its model
+        keys |= {"head.hidden_size": 128, "head.num_attention_heads": 2, "head.intermediate_size": 512}
+        keys |= {"mask.ratio": 0.9, "augment.scale": [0.35, 1.0], "optim.betas": [0.9, 0.95]}
+        keys |= {**small_batch(facts, PROVEN_BATCH), "lr": 1.5e-3}
+        why |= proven_reasons(facts)
+    elif 0 < facts.width <= NARROW:
         keys |= {**small_batch(facts), "lr": 1e-3}
         why |= why_small(facts)
     else:
@@ -330,6 +329,18 @@ def mae_reasons() -> dict[str, str]:
         f"(ledger: probe_mae_vit_imagenette, probe_simmim_vit_imagenette, probe_maskfeat_vit_imagenette; {ONE_SEED})",
         "mask": f"single patches, 75 % hidden: best for the linear probe in {HE}, figure 5; ratios have not been "
         "compared here",
+    }
+
+
+def proven_reasons(facts: Facts) -> dict[str, str]:
+    """Why the keys of experiment=small_data."""
+    return {
+        **mae_reasons(),
+        "mask": "single patches, 90 % hidden, as in the rows of experiment=small_data; ratios were not compared at "
+        f"equal compute (75 %, 7 epochs, the same fine-tuning: {both('finetune_mae_vit_cifar10_10pct', TUNED)}; "
+        "ledger: finetune_mae_vit_cifar10_10pct)",
+        "batch": allowed(facts, PROVEN_BATCH) or f"{PROVEN_BATCH} in the rows of experiment=small_data",
+        "lr": f"1.5e-3 in the rows of experiment=small_data, at a batch of {PROVEN_BATCH}",
     }
 
 
