@@ -27,8 +27,8 @@ def draw_data(index: DataIndex, count: int) -> Image.Image:
     captions = [class_caption(sample, index.classes or ()) for sample in samples]
     display = find_display(index)
     shown = shown_channels(index.channels, None)
-    words = channel_words(index.channels, None, index.bands or ()), display_words(display, shown)
-    footer = ", ".join(filter(None, words))
+    values = display_words(display, shown, value_range=index.value_range)
+    footer = ", ".join(filter(None, (channel_words(index.channels, None, index.bands or ()), values)))
     pictures = [thumbnail(sample.data, display) for sample in samples]
     return contact_sheet(pictures, captions, title=to_text(index.root), footer=footer)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mimsuite.data.images.value_range import range_words
 from mimsuite.errors import InputError
 from mimsuite.pictures.components import find_components
 from mimsuite.settings.channels import first_channels
@@ -102,15 +103,30 @@ def channel_words(channels: int, shown: Sequence[int] | None, bands: Sequence[st
     return f"channels {numbers} of {channels} as red, green, blue"
 
 
-def display_words(display: DisplayRange | None, channels: Sequence[int], maximum: int = 65535) -> str:
-    """Which values of the shown channels a picture has as black and as full brightness; nothing where that is plain."""
+def display_words(
+    display: DisplayRange | None,
+    channels: Sequence[int],
+    maximum: int = 65535,
+    value_range: tuple[float, float] | None = None,
+) -> str:
+    """Which values of the shown channels a picture has as black and as full brightness; nothing where that is plain.
+
+    With `value_range` these are the values of the files that were packed.
+    """
     if display is None:
         return ""
     full = all(display.low[c] == 0 and display.high[c] == 1 for c in channels)
     source = "" if full else f" ({display.source})"
-    ranges = [f"{round(display.low[c] * maximum):,} to {round(display.high[c] * maximum):,}" for c in channels]
+
+    def written(fraction: float) -> str:
+        if value_range is None:
+            return f"{round(fraction * maximum):,}"
+        return f"{value_range[0] + fraction * (value_range[1] - value_range[0]):.4g}"
+
+    ranges = [f"{written(display.low[c])} to {written(display.high[c])}" for c in channels]
     once = ranges[:1] if len(set(ranges)) == 1 else ranges
-    return f"values shown: {' | '.join(once)} of {maximum:,}{source}"
+    whole = f"{maximum:,}" if value_range is None else range_words(*value_range)
+    return f"values shown: {' | '.join(once)} of {whole}{source}"
 
 
 def principal_components(

@@ -121,13 +121,10 @@ def colour_words(channels: int, shown: Shown | None, normalize: Normalize | None
     """What of an image's channels is shown, in words; nothing for red, green and blue, or grey, as they are."""
     if isinstance(shown, Components):
         return f"first three principal components of the {channels} channels of visible pixels as red, green, blue"
-    values = (
-        ""
-        if normalize is None
-        else display_words(normalize.display, shown_channels(channels, shown), normalize.maximum)
-    )
-    bands = () if normalize is None else normalize.bands
-    return ", ".join(filter(None, (channel_words(channels, shown, bands), values)))
+    if normalize is None:
+        return channel_words(channels, shown)
+    values = display_words(normalize.display, shown_channels(channels, shown), normalize.maximum, normalize.value_range)
+    return ", ".join(filter(None, (channel_words(channels, shown, normalize.bands), values)))
 
 
 def judged_words(channels: int) -> str:

@@ -261,6 +261,13 @@ def test_no_percentile_is_named_where_a_channel_is_constant():
     assert display_words(display_range(levels), [0]) == "values shown: 0 to 65,535 of 65,535"
 
 
+def test_of_packed_numbers_the_values_of_the_files_are_named():
+    display = DisplayRange((0.25, 0.0), (0.5, 1.0), "percentiles")
+    assert display_words(display, [0]) == "values shown: 16,384 to 32,768 of 65,535 (percentiles)"
+    words = display_words(display, [0, 1], value_range=(-1, 1))
+    assert words == "values shown: -0.5 to 0 | -1 to 1 of value_range=[-1,1] (percentiles)"
+
+
 def test_dark_images_of_16_bits_are_named_before_a_model_of_8_bits_takes_them(scans, tmp_path, caplog):
     ViTForMaskedImageModeling(SMALL).save_pretrained(tmp_path)
     dim = replace(scans, display=DisplayRange((0.0,) * 4, (0.05,) * 4))

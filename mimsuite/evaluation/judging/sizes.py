@@ -99,7 +99,7 @@ def classifier_rows(
                 pictures=settings.mistakes,
                 split=settings.split,
                 images=lambda numbers: images_of(index, records, numbers, settings.sizes[0], display),
-                footer=display_words(display, shown_channels(index.channels, None)),
+                footer=display_words(display, shown_channels(index.channels, None), value_range=index.value_range),
             )
     return rows, more
 
