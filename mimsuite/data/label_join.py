@@ -25,7 +25,7 @@ from mimsuite.data.image_names import ImageNames
 from mimsuite.data.index import EVERY_SPLIT, DataIndex
 from mimsuite.data.labels import GivenLabels, Label
 from mimsuite.data.members import read_files, read_key
-from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.shard_files import files_for
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import LabelKind
@@ -67,7 +67,7 @@ def join_labels(index: DataIndex, source: LabelFile, known: Sequence[str] = ()) 
         InputError: the table is wrong, names an image twice, or names none.
     """
     samples = index.records(EVERY_SPLIT)
-    files = ShardFiles(index.fetching)
+    files = files_for(index, samples)
     table = read_table(source.file)
     usual = FILE_COLUMNS if any(cell.lower() in FILE_COLUMNS for cell in table.header) else KEY_COLUMNS
     at_path = find_column(table, source.path_column, usual, "labels_file")

@@ -5,6 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimsuite.data import members
+from mimsuite.data.folders import count_of
 from mimsuite.data.hashing import mix_hashes, splitmix64
 from mimsuite.data.index import DataIndex, Samples, Shard
 from mimsuite.data.labels import Label, parse_label
-from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.shard_files import ShardFiles, files_for
+from mimsuite.data.stores.names import scheme_of
 from mimsuite.data.tar import to_text
 from mimsuite.errors import InputError
 from mimsuite.words import MOST_CLASSES, LabelKind
+
+log = logging.getLogger("mimsuite")
 
 _SALT = 0x53484152
 
@@ -87,7 +92,7 @@ def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
         RunError: a shard cannot be read, or is not the one that was indexed.
     """
     classes = len(index.classes) if index.classes else None
-    files = ShardFiles(index.fetching)
+    files = files_for(index, samples)
     labels = list[Label]()
     if index.given is not None:
         for number, key in enumerate(samples.keys().tolist()):
@@ -96,6 +101,8 @@ def read_labels(index: DataIndex, samples: Samples) -> list[Label]:
                 raise _unlabelled(members.read_key(files, shard, row), shard)
             labels.append(label)
         return labels
+    if any(scheme_of(shard.path) for shard in samples.shards):
+        log.info("labels    reading those of %s from shards of other machines", count_of(len(samples), "image"))
     for number, (shard, member) in enumerate(members.read_labels(files, samples)):
         if member is None:
             raise _unlabelled(members.read_key(files, *samples[number]), shard)

@@ -17,7 +17,7 @@ from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.label_table import read_label
 from mimsuite.data.labels import Label
 from mimsuite.data.members import read_checked_image
-from mimsuite.data.shard_files import ShardFiles, reads_whole
+from mimsuite.data.shard_files import files_for
 from mimsuite.data.stores.names import shown
 from mimsuite.errors import InputError, RunError
 from mimsuite.types import BadSample
@@ -78,7 +78,7 @@ class ImageReader(Dataset[Sample | Failure]):
         self._samples, self._transform, self._seed, self._labels = samples, transform, seed, labels
         self._channels, self._dtype, self._alpha = index.channels, index.dtype, index.alpha
         self._index = index
-        self._files = ShardFiles(index.fetching, whole=reads_whole(samples))
+        self._files = files_for(index, samples)
 
     def __len__(self) -> int:
         return len(self._samples)

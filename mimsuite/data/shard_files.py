@@ -8,7 +8,7 @@ import http
 from mimsuite.data.fetching.limits import DEFAULT, Fetching
 from mimsuite.data.fetching.retry import give_up, passes, persistently
 from mimsuite.data.fetching.shard_cache import NoRoomError, ShardCache
-from mimsuite.data.index import Samples, Shard
+from mimsuite.data.index import DataIndex, Samples, Shard
 from mimsuite.data.stores.address import remote_store
 from mimsuite.data.stores.fault import StoreError
 from mimsuite.data.stores.local import LocalStore
@@ -18,10 +18,11 @@ from mimsuite.errors import RunError
 _MOST = 4  # where a pass reads at least one sample in so many, shards are fetched whole
 
 
-def reads_whole(samples: Samples) -> bool:
-    """Whether a pass over some samples reads so much of their shards that these are better fetched whole."""
-    shards = zip(samples.shards, samples.sizes.tolist(), strict=True)
-    return len(samples) * _MOST >= sum(shard.samples for shard, size in shards if size)
+def files_for(index: DataIndex, *parts: Samples) -> ShardFiles:
+    """For a pass over some samples: where it reads much of the shards of other machines, these are fetched whole."""
+    shards = [pair for samples in parts for pair in zip(samples.shards, samples.sizes.tolist(), strict=True)]
+    whole = sum(map(len, parts)) * _MOST >= sum(shard.samples for shard, size in shards if size)
+    return ShardFiles(index.fetching, whole=whole)
 
 
 class ShardFiles:

@@ -3,14 +3,19 @@
 import json
 import shutil
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mimsuite.data.checks.duplicates import find_duplicates
+from mimsuite.data.checks.inspect import summarize_data
+from mimsuite.data.checks.verify import verify
 from mimsuite.data.fingerprint import difference, fingerprint
-from mimsuite.data.index import EVERY_SPLIT
+from mimsuite.data.index import EVERY_SPLIT, Selection
 from mimsuite.data.index_json import INDEX
+from mimsuite.data.label_table import read_labels
 from mimsuite.data.members import read_image, read_label
 from mimsuite.data.open import open_data, open_index
 from mimsuite.data.remote.opening import index_remote
@@ -18,6 +23,7 @@ from mimsuite.data.scan import index_beside
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.stores import address as store_addresses
 from mimsuite.errors import InputError
+from mimsuite.evaluation.features.tables import name_columns
 from tests.servers import s3_server, upload, web_server
 
 
@@ -154,6 +160,35 @@ def test_an_index_of_10000_shards_is_opened_without_a_request_for_each(web, top,
     assert index.num_samples("train") == 300_000
     assert len(index.shards_of("train")) == 10_000
     assert {path for path, *_ in web.asked} == {"/many/index.json"}
+
+
+# ---- passes over all samples
+
+PASSES = {
+    "labels": lambda index: read_labels(index, index.records("train")),
+    "names": lambda index: name_columns(index, Selection("train"), np.arange(index.num_samples("train"))),
+    "copies": find_duplicates,
+    "inspect": summarize_data,
+    "verify": lambda index: list(verify(index, lambda done, total: None)),
+}
+SCANS = {"inspect": 5, "verify": 16}  # requests of a shard for its headers, and for its checksum
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("folder", ["packed", "bare/train-{000000..000002}.tar"])
+def test_a_pass_over_a_split_fetches_shards_and_asks_for_no_sample(web, cache, folder, name):
+    index = open_data(f"{web.address}/{folder}")
+    web.asked.clear()
+    PASSES[name](index)
+    asked = Counter(path for path, *_ in web.asked if path.endswith(".tar"))
+    assert 0 < max(asked.values()) <= SCANS.get(name, 2) < 30, "a shard has 20 or 30 samples"
+
+
+def test_of_a_few_samples_only_those_are_asked_for(web, cache):
+    index = open_data(f"{web.address}/packed")
+    web.asked.clear()
+    read_labels(index, index.records("train").take(np.arange(5)))
+    assert all(part for path, part, *_ in web.asked if path.endswith(".tar"))
 
 
 # ---- a scan

@@ -11,7 +11,7 @@ import numpy as np
 
 from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.members import image_bytes, read_image, read_image_end, read_key
-from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.shard_files import ShardFiles, files_for
 from mimsuite.data.tar import to_text
 
 _FIRST = 5  # groups that are named
@@ -48,11 +48,12 @@ def find_duplicates(index: DataIndex, parts: dict[str, Samples] | None = None) -
     sizes = np.concatenate([image_bytes(samples) for samples in parts.values()])
     values, counts = np.unique(sizes, return_counts=True)
     wanted = values[counts > 1]
-    files = ShardFiles(index.fetching)
+    chosen = {split: np.flatnonzero(np.isin(image_bytes(samples), wanted)) for split, samples in parts.items()}
+    files = files_for(index, *(parts[split].take(numbers) for split, numbers in chosen.items()))
     alike: defaultdict[bytes, list[tuple[str, int]]] = defaultdict(list)
-    for split, samples in parts.items():
-        for number in np.flatnonzero(np.isin(image_bytes(samples), wanted)).tolist():
-            end = hashlib.blake2b(read_image_end(files, *samples[number], _END), digest_size=8).digest()
+    for split, numbers in chosen.items():
+        for number in numbers.tolist():
+            end = hashlib.blake2b(read_image_end(files, *parts[split][number], _END), digest_size=8).digest()
             alike[end].append((split, number))
     same = [group for places in alike.values() if len(places) > 1 for group in _confirmed(files, parts, places)]
     same.sort(key=lambda places: len({split for split, _ in places}) == 1)

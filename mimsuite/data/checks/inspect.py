@@ -16,7 +16,7 @@ from mimsuite.data.index import STATS_SAMPLES, DataIndex, Selection
 from mimsuite.data.label_table import find_label
 from mimsuite.data.labels import Label, classes_of
 from mimsuite.data.members import read_image, read_key
-from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.shard_files import ShardFiles, files_for
 from mimsuite.data.stores.address import store_of
 from mimsuite.data.tar import FILE_ENDING, hidden_image, image_of, named_ending, read_groups, to_text
 from mimsuite.data.tar import Member as TarMember
@@ -125,7 +125,8 @@ def _labels(index: DataIndex, split: str) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     values = list[float]()
     missing, wrong = NameCounter(), NameCounter()
-    files, samples = ShardFiles(index.fetching), index.records(split)
+    samples = index.records(split)
+    files = files_for(index, samples)
     for number in range(len(samples)) if index.has_labels else ():
         shard, row = samples[number]
         try:

@@ -19,7 +19,7 @@ from mimsuite.data.labels import parse_label
 from mimsuite.data.members import Member, is_table_of, read_image, read_label
 from mimsuite.data.remote.listing import find_remote
 from mimsuite.data.remote.opening import read_packed
-from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.shard_files import files_for
 from mimsuite.data.sources import find_shards
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.names import scheme_of, shown
@@ -40,6 +40,14 @@ class Problem(NamedTuple):
     offset: int
     key: str
     reason: str
+
+
+class _Answer(NamedTuple):
+    """What was found of a sample: its key, whether its label is a list (None: it has none), and what is wrong."""
+
+    key: str
+    is_list: bool | None
+    problem: Problem | None
 
 
 def verify(index: DataIndex, progress: Callable[[int, int], None]) -> Iterator[Problem]:
@@ -131,31 +139,33 @@ def _check_samples(index: DataIndex, shard: Shard, kinds: _LabelKinds) -> Iterat
         return
     named, groups = named_ending(shard.path), read_groups(shard.path)
     found = ((key, image) for key, group in groups if (image := image_of(group, named)) is not None)
-    files = ShardFiles(index.fetching)
+    files = files_for(index, samples)
 
-    def check(key: str, offset: int, image: bytes, label: Member | None) -> Problem | None:
+    def check(key: str, offset: int, image: bytes, label: Member | None) -> _Answer:
+        is_list = None
         try:
             decode(image, index.channels, index.dtype, alpha=index.alpha)
             if label is not None:
                 value = parse_label(label.data, label.ending, key, len(index.classes) if index.classes else None)
-                kinds.setdefault(isinstance(value, tuple), key)
+                is_list = isinstance(value, tuple)
         except (DecodeError, InputError) as error:
-            return Problem(shown(shard.path), offset, to_text(key), str(error))
-        return None
+            return _Answer(key, is_list, Problem(shown(shard.path), offset, to_text(key), str(error)))
+        return _Answer(key, is_list, None)
 
     def jobs() -> Iterator[_Job]:
         for row, (key, image) in zip(rows, found, strict=True):
             yield key, image.offset, read_image(files, shard, row).data, read_label(files, shard, row)
 
-    yield from _ahead(check, jobs())
+    for answer in _ahead(check, jobs()):
+        if answer.is_list is not None:
+            kinds.setdefault(answer.is_list, answer.key)  # here, where they come in order
+        yield answer.problem
 
 
-def _ahead(
-    work: Callable[[str, int, bytes, Member | None], Problem | None], jobs: Iterable[_Job]
-) -> Iterator[Problem | None]:
+def _ahead(work: Callable[[str, int, bytes, Member | None], _Answer], jobs: Iterable[_Job]) -> Iterator[_Answer]:
     """The results in order, computed on all cores some way ahead."""
     threads = os.cpu_count() or 1
-    waiting: deque[Future[Problem | None]] = deque()
+    waiting: deque[Future[_Answer]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for job in jobs:
             waiting.append(pool.submit(work, *job))

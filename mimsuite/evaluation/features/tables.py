@@ -14,7 +14,7 @@ from mimsuite.data.collate import targets_of
 from mimsuite.data.index import EVERY_SPLIT, DataIndex, Selection
 from mimsuite.data.label_table import has_label, read_labels
 from mimsuite.data.members import read_files
-from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.shard_files import files_for
 from mimsuite.data.storage import replacing, write_rows
 from mimsuite.data.tar import to_text
 from mimsuite.settings.embed import TABLES
@@ -27,7 +27,7 @@ Columns = dict[str, Sequence[str] | NDArray[Any]]
 def name_columns(index: DataIndex, part: Selection, numbers: NDArray[np.int64]) -> Columns:
     """`file`, the paths of these images (see `members.read_files`); of several splits `split`, of sets `data`."""
     samples = index.records(part).take(numbers)
-    columns: Columns = {"file": read_files(ShardFiles(index.fetching), samples)}
+    columns: Columns = {"file": read_files(files_for(index, samples), samples)}
     if part.split == EVERY_SPLIT and len(index.splits) > 1:
         every = np.repeat(list(index.splits), [index.num_samples(split) for split in index.splits])
         columns["split"] = every[numbers].tolist()

@@ -19,7 +19,7 @@ from mimsuite.data.index import DataIndex, Samples
 from mimsuite.data.labels import Label
 from mimsuite.data.members import read_files
 from mimsuite.data.progress import report_progress
-from mimsuite.data.shard_files import ShardFiles
+from mimsuite.data.shard_files import files_for
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.exchange import rank_and_size
 from mimsuite.masked.losses import widen
@@ -276,7 +276,8 @@ def put_together(shares: Sequence[Judged], labels: Tensor) -> Evaluation:
 
 def files_of(index: DataIndex, samples: Samples, numbers: Tensor) -> list[str]:
     """The paths of the images with these (ascending) numbers, see `members.read_files`."""
-    return read_files(ShardFiles(index.fetching), samples.take(numbers.numpy()))
+    chosen = samples.take(numbers.numpy())
+    return read_files(files_for(index, chosen), chosen)
 
 
 def label_tensor(labels: Sequence[Label], kind: LabelKind, outputs: int) -> Tensor:
