@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http
+from collections.abc import Iterator
 
 from mimsuite.data.fetching.limits import DEFAULT, Fetching
 from mimsuite.data.fetching.retry import give_up, passes, persistently
@@ -56,6 +57,21 @@ class ShardFiles:
                 "again, and resume the run"
             )
         return data
+
+    @contextlib.contextmanager
+    def nearby(self, shard: Shard) -> Iterator[str]:
+        """A file with the bytes of a shard, for scans: where it is fetched whole, its copy, which stays meanwhile.
+
+        Raises:
+            RunError: it cannot be fetched, or its bytes are wrong.
+        """
+        with contextlib.ExitStack() as held:
+            path = shard.path
+            if self._whole and scheme_of(path):
+                with contextlib.suppress(NoRoomError):
+                    held.enter_context(self._cache.hold(shard))
+                    path = str(self._cache.path(shard))
+            yield path
 
     def _read_local(self, shard: Shard, offset: int, size: int) -> bytes:
         timeout = self._fetching.timeout

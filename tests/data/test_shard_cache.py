@@ -180,7 +180,7 @@ def test_what_a_killed_process_was_fetching_is_fetched_by_the_next(server, shard
 
 
 def test_a_process_that_is_stopped_while_it_fetches_is_named(server, shard, fetching):
-    with Handle(ShardCache(fetching)._path(shard(0)).with_suffix(".part"), writes=True) as other:
+    with Handle(ShardCache(fetching).path(shard(0)).with_suffix(".part"), writes=True) as other:
         assert other.lock()
         os.utime(other.number, (time.time() - 100, time.time() - 100))
         with pytest.raises(RunError, match=r"another process fetches .*\.part, and has written nothing for 100 s"):
@@ -188,7 +188,7 @@ def test_a_process_that_is_stopped_while_it_fetches_is_named(server, shard, fetc
 
 
 def test_who_waits_for_a_shard_does_not_wait_for_those_who_use_it(server, shard, fetching):
-    cache, part = ShardCache(fetching), ShardCache(fetching)._path(shard(0))
+    cache, part = ShardCache(fetching), ShardCache(fetching).path(shard(0))
     with Handle(part.with_name(part.name + ".part"), writes=True) as fetches:
         assert fetches.lock()
         with ThreadPoolExecutor(1) as pool:

@@ -156,22 +156,24 @@ def _names(index: DataIndex, split: str) -> dict[str, Any]:
     repeated = set(keys[counts > 1].tolist())
     twice, odd, hidden = NameCounter(), NameCounter(), NameCounter()
     longest, beside, fields = 0, Counter[str](), list[str]()
+    files = ShardFiles(index.fetching, whole=True)
     for shard in index.splits[split]:
-        named = named_ending(shard.path)
-        for key, group in read_groups(shard.path):
-            image = image_of(group, named)
-            beside.update(ending for ending, member in group if member is not image and ending != FILE_ENDING)
-            if not fields:
-                fields = _json_fields(shard.path, group)
-            if name := hidden_image(group, named):
-                hidden.add(name)
-            if image is None:
-                continue
-            longest = max(longest, len(key.encode("utf-8", "surrogateescape")))
-            if to_text(key) != key:
-                odd.add(key)
-            if repeated and hash_key(key) in repeated:
-                twice.add(key)
+        with files.nearby(shard) as path:
+            named = named_ending(path)
+            for key, group in read_groups(path):
+                image = image_of(group, named)
+                beside.update(ending for ending, member in group if member is not image and ending != FILE_ENDING)
+                if not fields:
+                    fields = _json_fields(path, group)
+                if name := hidden_image(group, named):
+                    hidden.add(name)
+                if image is None:
+                    continue
+                longest = max(longest, len(key.encode("utf-8", "surrogateescape")))
+                if to_text(key) != key:
+                    odd.add(key)
+                if repeated and hash_key(key) in repeated:
+                    twice.add(key)
     return {
         "keys_twice": twice.plain(),
         "keys_not_utf8": odd.plain(),

@@ -19,7 +19,7 @@ from mimsuite.data.labels import parse_label
 from mimsuite.data.members import Member, is_table_of, read_image, read_label
 from mimsuite.data.remote.listing import find_remote
 from mimsuite.data.remote.opening import read_packed
-from mimsuite.data.shard_files import files_for
+from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import find_shards
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.names import scheme_of, shown
@@ -65,15 +65,17 @@ def verify(index: DataIndex, progress: Callable[[int, int], None]) -> Iterator[P
         for shard in shards:
             found = list(check_file(shard.path, shard.sha256, shard.bytes))
             yield from found
-            if not any(problem.offset >= 0 for problem in found):
-                yield from _check_names(shard, twice)
-                for problem in _check_samples(index, shard, kinds):
+            if any(problem.offset >= 0 for problem in found):
+                done += shard.samples
+                continue
+            files = ShardFiles(index.fetching, whole=not found)
+            with files.nearby(shard) as near:
+                yield from _check_names(shard, near, twice)
+                for problem in _check_samples(index, shard, files, near, kinds):
                     done += 1
                     progress(done, total)
                     if problem is not None:
                         yield problem
-            else:
-                done += shard.samples
     if len(kinds) == 2:
         lists, numbers = to_text(kinds[True]), to_text(kinds[False])
         reason = f"labels are lists in some samples ({lists}) and single numbers in others ({numbers}); use one form"
@@ -117,10 +119,10 @@ def check_file(path: str, sha256: str | None, size: int | None) -> Iterator[Prob
         yield Problem(shown(path), -1, "", f"it cannot be read: {error.strerror}")
 
 
-def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
+def _check_names(shard: Shard, near: str, twice: dict[int, int]) -> Iterator[Problem]:
     """Images that nobody sees because of a dot in their key, and keys that come again in a split."""
-    named = named_ending(shard.path)
-    for key, group in read_groups(shard.path):
+    named = named_ending(near)
+    for key, group in read_groups(near):
         offset = group[0][1].offset
         if name := hidden_image(group, named):
             reason = f"{to_text(name)} is not a sample: its ending begins at the first dot; put _ for the dots"
@@ -131,15 +133,16 @@ def _check_names(shard: Shard, twice: dict[int, int]) -> Iterator[Problem]:
                 yield Problem(shown(shard.path), offset, to_text(key), "another sample of the split has the same key")
 
 
-def _check_samples(index: DataIndex, shard: Shard, kinds: _LabelKinds) -> Iterator[Problem | None]:
+def _check_samples(
+    index: DataIndex, shard: Shard, files: ShardFiles, near: str, kinds: _LabelKinds
+) -> Iterator[Problem | None]:
     """One answer per sample of the shard, in order; `kinds` is filled in."""
-    samples, rows = Samples((shard,)), scan_shard(shard.path)
+    samples, rows = Samples((shard,)), scan_shard(near)
     if not is_table_of(samples, rows):
         yield Problem(shown(shard.path), -1, "", f"{shard.table} is not its table; pack the data again")
         return
-    named, groups = named_ending(shard.path), read_groups(shard.path)
+    named, groups = named_ending(near), read_groups(near)
     found = ((key, image) for key, group in groups if (image := image_of(group, named)) is not None)
-    files = files_for(index, samples)
 
     def check(key: str, offset: int, image: bytes, label: Member | None) -> _Answer:
         is_list = None

@@ -90,7 +90,7 @@ class ShardCache:
             NoRoomError, BusyError, StoppedError: see there.
             RunError: it cannot be fetched, or its bytes are wrong.
         """
-        path = self._path(shard)
+        path = self.path(shard)
         while True:
             handle = self._found(shard)
             if handle is None:
@@ -132,7 +132,8 @@ class ShardCache:
     def __setstate__(self, state: dict[str, Fetching]) -> None:
         self.__init__(state["_fetching"])  # type: ignore[misc]
 
-    def _path(self, shard: Shard) -> Path:
+    def path(self, shard: Shard) -> Path:
+        """Where a shard is kept, or would be."""
         return self._folder() / self._name(shard)
 
     def _folder(self) -> Path:
@@ -157,7 +158,7 @@ class ShardCache:
 
     def _found(self, shard: Shard) -> Handle | None:
         """The file of a shard, open, if it is here and right; what has its name and is not, is removed."""
-        path = self._path(shard)
+        path = self.path(shard)
         try:
             handle = Handle(path)
         except FileNotFoundError:
