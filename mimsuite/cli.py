@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from mimsuite.config.overrides import task_arguments
 from mimsuite.config.python_path import task_command, task_environment
 from mimsuite.data.terminal import tolerate_lost_output
+from mimsuite.errors import InputError
 from mimsuite.version import __version__
 
 TASKS = {
@@ -66,7 +67,11 @@ def main() -> None:
         print(f"mimsuite: unknown task {task!r}; {hint}tasks are {', '.join(TASKS)}", file=sys.stderr)
         sys.exit(2)
     os.environ["MIMSUITE_STARTED"] = str(time.time())
-    command = task_command(task, task_arguments(arguments[1:]))
+    try:
+        command = task_command(task, task_arguments(arguments[1:]))
+    except InputError as error:
+        print(f"mimsuite: {error}", file=sys.stderr)
+        sys.exit(2)
     os.execve(sys.executable, command, task_environment())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,26 @@ PART = re.compile(r"""(?:^|,)(\s*(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=,|
 
 
 def task_arguments(arguments: Sequence[str]) -> list[str]:
-    """What a user typed, in Hydra's grammar: Hydra's flags first, groups without null, paths and words quoted."""
+    """What a user typed, in Hydra's grammar: Hydra's flags first, groups without null, paths and words quoted.
+
+    Raises:
+        InputError: a path is given twice, which a shell does to `data=shards/{000..012}.tar` without quotes.
+    """
+    check_once(arguments)
     ordered, sweep = flags_first(without_null_groups(arguments)), is_sweep(arguments)
     return [quote_path(argument, sweep=sweep) for argument in ordered]
+
+
+def check_once(arguments: Sequence[str]) -> None:
+    """Refuses a second value of a key of paths, of which Hydra would take the last alone."""
+    given = [argument.partition("=")[::2] for argument in arguments]
+    for key, count in Counter(key for key, _ in given).items():
+        if count > 1 and key_kinds().get(key.lstrip("+")) in PATHS:
+            values = [value for name, value in given if name == key]
+            raise InputError(
+                f"{key}= is given {count:,} times, from {key}={values[0]} to {key}={values[-1]}; give it once, and put "
+                f"{{...}} in quotes, or the shell writes it out: {key}='shards/train-{{000..012}}.tar'"
+            )
 
 
 def without_null_groups(arguments: Sequence[str]) -> list[str]:

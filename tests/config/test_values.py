@@ -243,6 +243,13 @@ def test_a_sweep_over_paths_needs_no_quotes_where_they_exist(here):
     assert task_arguments(["data=a b,c"]) == ["data='a b,c'"]
 
 
+def test_a_pattern_that_the_shell_wrote_out_is_refused():
+    shards = [f"data=shards/{number:03}.tar" for number in range(13)]
+    with pytest.raises(InputError, match=r"data= is given 13 times, from data=shards/000\.tar .* in quotes"):
+        task_arguments(["out=runs/a", *shards])
+    assert task_arguments(["lr=1", "lr=2"]) == ["lr=1", "lr=2"]
+
+
 def test_a_variable_stays_a_variable(monkeypatch):
     monkeypatch.setenv("PHOTOS", "p q")
     cfg = compose_task("pretrain", [quote_path("data=${oc.env:PHOTOS}/a b"), quote_path("out=${x}")])[0]
