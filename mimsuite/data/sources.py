@@ -17,6 +17,7 @@ from mimsuite.data.stores.store import Stat
 from mimsuite.errors import InputError, reading
 
 INFO = "_info.json"
+_FIX = "give a folder, a pattern such as train-{000..012}.tar, or a .tar file"
 _MOST_SHARDS = 1_000_000
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -78,10 +79,10 @@ def find_shards(data: str) -> ShardList:
         refuse_missing(data, paths, [path for path in paths if not store.is_file(path)])
         return ShardList(parent_of(paths[0]), paths, {})
     if not is_file and not is_folder:
-        raise InputError(f"data={data} does not exist or cannot be accessed; give a folder, a pattern or a .tar file")
+        raise InputError(f"data={data} does not exist or cannot be accessed; {_FIX}")
     if is_file:
         if not place.endswith(".tar"):
-            raise InputError(f"data={data} does not end in .tar; give a folder, a pattern or a .tar file")
+            raise InputError(f"data={data} does not end in .tar; {_FIX}")
         return ShardList(parent_of(place), [place], {})
     try:
         names = _list_shards(place)
