@@ -20,13 +20,18 @@ def pages():
 
 
 def commands(text):
-    """The commands of a page, as lists of words: of blocks of a shell, indented ones too, and between backticks."""
+    """The commands of a page, as lists of words."""
+    return [shlex.split(line, comments=True) for line in command_lines(text)]
+
+
+def command_lines(text):
+    """The commands of a page as they stand: of blocks of a shell, indented ones too, and between backticks."""
     rest = FENCE.sub("", text)
     blocks = [block for language, block in FENCE.findall(text) if language in ("", "bash")]
     blocks += [line[4:] for line in rest.splitlines() if line.startswith("    ")]
     blocks += re.findall(r"`(mimsuite [^`\n]+)`", rest)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(found[1], comments=True) for line in lines if (found := COMMAND.match(line))]
+    return [found[1] for line in lines if (found := COMMAND.match(line))]
 
 
 def python_blocks(text):

@@ -4,12 +4,13 @@ import ast
 import importlib
 import importlib.util
 import itertools
+import re
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from pages import ROOT, commands, pages, python_blocks
+from pages import ROOT, command_lines, commands, pages, python_blocks
 
 import mimsuite
 from mimsuite.cli import TASKS
@@ -72,6 +73,17 @@ def test_every_command_of_the_pages_composes():
             alone = [(page, fault(task, overrides.values())) for page, overrides in given]
             faults += [f"{page}: {why}" for page, why in alone if why] or [f"{given}: only together"]
     assert faults == []
+
+
+def test_what_a_shell_would_write_out_stands_in_quotes():
+    """bash expands braces and stars, and zsh refuses brackets that name no file."""
+    lines = [(page, line) for page, text in PAGES.items() for line in command_lines(text)]
+    for file in (ROOT / "conf").rglob("*.yaml"):
+        examples = re.findall(r"^# +(mimsuite .*)", file.read_text(), re.MULTILINE)
+        lines += [(file.name, example) for example in examples]
+    bare = [(page, re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", line)) for page, line in lines]
+    assert len(bare) > 250
+    assert [found for found in bare if re.search(r"[\[\]{}*]", found[1].replace("${", ""))] == []
 
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if python_blocks(text)])
