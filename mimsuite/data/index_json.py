@@ -237,6 +237,12 @@ def _address(root: Any, folder: str) -> str:
     return root
 
 
+def as_packed(index: DataIndex, packed: DataIndex) -> DataIndex:
+    """Some shards of a packed folder, opened by a pattern, with what its `index.json` says of their values."""
+    bands = packed.bands if packed.channels == index.channels else None
+    return replace(index, bands=bands, value_range=packed.value_range)
+
+
 def read_classes(root: str) -> tuple[str, ...] | None:
     """The names of the classes, by label, in the `classes.txt` of a folder; None without one.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -89,9 +89,28 @@ def join_labels(index: DataIndex, source: LabelFile, known: Sequence[str] = ()) 
             "the paths, or choose another column with labels_file="
         )
     found = parse_labels(source.file, rows, source.kind, known)
-    given = given_labels(samples.keys(), {int(number): label for number, label in found.labels.items()})
+    labels = {int(number): label for number, label in found.labels.items()}
+    _refuse_equal_keys(source.file, samples.keys(), labels, paths)
+    given = given_labels(samples.keys(), labels)
     classes = tuple(found.classes) or None
     return Joined(replace(index, classes=classes, has_labels=True, given=given), len(table.rows) - len(rows))
+
+
+def _refuse_equal_keys(file: Path, keys: NDArray[np.uint64], labels: Mapping[int, Label], paths: Sequence[str]) -> None:
+    """Refuses images that share a key, by which labels are found, unless the table gives all of them the same.
+
+    Raises:
+        InputError: such images, as `x/0.png` and `x/0.jpg` of two sets.
+    """
+    order = np.argsort(keys, kind="stable")
+    alike = np.flatnonzero(keys[order[:-1]] == keys[order[1:]])
+    for one, other in zip(order[alike].tolist(), order[alike + 1].tolist(), strict=True):
+        if labels.get(one) != labels.get(other):
+            raise InputError(
+                f"labels={file}: the images {to_text(paths[one])!r} and {to_text(paths[other])!r} have the same key, "
+                "and not the same label, and labels are found by keys; give one of them another name, and pack its "
+                "set again"
+            )
 
 
 def given_labels(keys: NDArray[np.uint64], labels: dict[int, Label]) -> GivenLabels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from mimsuite.data.folders import count_of
 from mimsuite.data.index import DataIndex
+from mimsuite.data.stores.names import bare, scheme_of
 from mimsuite.errors import InputError
 from mimsuite.types import DisplayRange
 from mimsuite.words import SPLITS
@@ -31,10 +33,7 @@ def merge(indexes: Sequence[DataIndex]) -> DataIndex:
         if len(set(values)) > 1:
             found = ", ".join(f"{value} in {index.root}" for value, index in zip(values, indexes, strict=True))
             raise InputError(f"data=[...]: the sets have different {name}: {found}; give sets of one kind")
-    paths = [shard.path for index in indexes for shards in index.splits.values() for shard in shards]
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise InputError(f"data=[...] names {twice} twice; name each set once")
+    _refuse_twice([shard.path for index in indexes for shards in index.splits.values() for shard in shards])
     classes = _merged_classes(indexes)
     numbers = [_numbers_of(index, classes) for index in indexes]
     weights = np.array([sum(s.samples for s in next(iter(index.splits.values()))) for index in indexes], float)
@@ -64,6 +63,17 @@ def merge(indexes: Sequence[DataIndex]) -> DataIndex:
         sets={s.path: index.root for index in indexes for shards in index.splits.values() for s in shards},
         reading=tuple(line for index in indexes for line in _describe(index)),
     )
+
+
+def _refuse_twice(paths: Sequence[str]) -> None:
+    """Refuses a shard that is named twice, also by a link: its images would count twice."""
+    first = dict[str, str]()
+    for path in paths:
+        place = bare(path) if scheme_of(path) else os.path.realpath(path)
+        if place in first:
+            under = "" if first[place] == path else f", also as {path}"
+            raise InputError(f"data=[...] names {first[place]} twice{under}; name each set once")
+        first[place] = path
 
 
 def _merged_classes(indexes: Sequence[DataIndex]) -> tuple[str, ...] | None:

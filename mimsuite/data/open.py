@@ -13,14 +13,14 @@ from pathlib import Path
 from PIL import __version__ as pillow_version
 
 from mimsuite.data.cache import find_copy
-from mimsuite.data.folders import Contents, folder_of, images_of
+from mimsuite.data.folders import Contents, count_of, folder_of, images_of, list_names
 from mimsuite.data.images.reading import Reading
 from mimsuite.data.index import DataIndex
-from mimsuite.data.index_json import INDEX, JOURNAL, read_index, write_index
+from mimsuite.data.index_json import INDEX, JOURNAL, as_packed, read_index, write_index
 from mimsuite.data.merge import merge
 from mimsuite.data.remote.opening import open_remote
 from mimsuite.data.scan import SCAN, build_index, scan_files
-from mimsuite.data.sources import INFO, find_shards
+from mimsuite.data.sources import INFO, find_shards, is_hidden, is_shards
 from mimsuite.data.storage import cache_folder, move_folder
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.local import LocalStore
@@ -31,6 +31,7 @@ from mimsuite.words import Alpha
 log = logging.getLogger("mimsuite")
 
 PACKED = "mimsuite-pack-2"  # of what a pack writes; copies in the cache under another name are not used
+_DEPTHS = ("*.tar", "*/*.tar", "*/*/*.tar")
 EMBEDDED = Path(__file__).parent / "emoji-64"
 
 
@@ -49,6 +50,7 @@ def open_data(data: str | Sequence[str] | None, alpha: Alpha = "white") -> DataI
         log.info("no data= given: using the embedded emoji-64")
         return open_index(str(EMBEDDED))
     if not isinstance(data, str):
+        refuse_nested(data)
         return merge([open_data(address, alpha) for address in data])
     if scheme_of(data):
         return open_remote(data, None, alpha)
@@ -82,14 +84,53 @@ def _open_shards(data: str, cache: Path | None, alpha: Alpha) -> DataIndex:
     """As `open_index`, for what is known not to be a folder of images."""
     folder, store = absolute(data), store_of(data)
     if store.is_file(join(folder, INDEX)):
-        return _check_sizes(read_index(folder))
+        index = _check_sizes(read_index(folder))
+        _report_left_out(data, [shard.path for shards in index.splits.values() for shard in shards], INDEX)
+        return index
     if store.is_file(join(folder, JOURNAL)):
         raise InputError(f"data={data} holds a half-finished pack; run the same `mimsuite pack` again to finish it")
     root, paths, _ = find_shards(data)
+    if store.is_folder(folder):
+        _report_left_out(data, paths)
+    packed = read_index(root) if store.is_file(join(root, INDEX)) else None  # of a pattern in its folder
+    alpha = packed.alpha if packed else alpha
     entry = (cache or cache_folder()) / "index" / _hash_of_shards(paths, join(root, INFO), alpha)
     if not store.is_file(str(entry / INDEX)):
         _scan_into(entry, root, paths, alpha)
-    return read_index(entry, root)
+    index = read_index(entry, root)
+    return as_packed(index, packed) if packed else index
+
+
+def _report_left_out(data: str, taken: Sequence[str], listed_in: str = "") -> None:
+    """Warns of shards in a folder that are not taken: they came after its index, or lie deeper than the others."""
+    folder, known = absolute(data), set(taken)
+    found = [path for depth in _DEPTHS for path in store_of(data).list(folder, depth)]
+    others = [path for path in found if path not in known and not is_hidden(os.path.relpath(path, folder))]
+    if others:
+        fix = "give a list of folders: data=[A,B]"
+        if listed_in:
+            fix = f"only those in its {listed_in} are read; move that away to have all scanned"
+        log.warning(
+            "data=%s: %s left out (%s); %s",
+            *(data, f"{count_of(len(others), '.tar file')} below it {'is' if len(others) == 1 else 'are'}"),
+            *(list_names([os.path.relpath(path, folder) for path in others]), fix),
+        )
+
+
+def refuse_nested(data: Sequence[str]) -> None:
+    """Refuses a folder of images beside one that it lies in: its images would count twice.
+
+    Raises:
+        InputError: such folders.
+    """
+    images = {address: os.path.realpath(absolute(address)) for address in data if not scheme_of(address)}
+    images = {address: place for address, place in images.items() if not is_shards(address)}
+    for inner, place in images.items():
+        around = [outer for outer, top in images.items() if Path(top) in Path(place).parents]
+        if around:
+            raise InputError(
+                f"data=[...]: {inner} lies in {around[0]}, so its images would count twice; remove one of them"
+            )
 
 
 def pack_to_cache(source: Path, contents: Contents, alpha: Alpha = "white") -> DataIndex:

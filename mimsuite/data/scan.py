@@ -19,7 +19,7 @@ from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.sources import INFO, find_shards, read_info, split_of
 from mimsuite.data.storage import write_array
 from mimsuite.data.stores.address import absolute, store_of
-from mimsuite.data.stores.names import last_name, scheme_of, shown
+from mimsuite.data.stores.names import scheme_of, shown
 from mimsuite.data.stores.store import sha256_of
 from mimsuite.data.tar import NoImageError, scan_shard
 from mimsuite.errors import InputError
@@ -27,7 +27,7 @@ from mimsuite.words import SPLITS, Alpha
 
 log = logging.getLogger("mimsuite")
 
-SCAN = "mimsuite-scan-3"  # of what a scan finds; indexes in the cache under another name are not used
+SCAN = "mimsuite-scan-4"  # of what a scan finds; indexes in the cache under another name are not used
 _SALT = 0x53544154
 _AT_ONCE = 16  # images of other machines
 
@@ -116,11 +116,11 @@ def _sort_shards(root: str, scans: Iterable[ScannedShard]) -> dict[str, tuple[Sh
         if found.fault:
             empty.append(found.fault)
             continue
-        split, said = stated.get(last_name(found.path), (split_of(found.path, root), None))
+        split, said = stated.find(found.path, root)
         if said not in (None, found.samples):
             log.warning("%s holds %d images, %s says %d", shown(found.path), found.samples, INFO, said)
         shard = Shard(found.path, found.samples, found.bytes, found.sha256, found.table)
-        splits.setdefault(split, []).append(shard)
+        splits.setdefault(split or split_of(found.path, root), []).append(shard)
     if empty and not splits:
         raise NoImageError(empty[0])
     if empty:

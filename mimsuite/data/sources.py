@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mimsuite.data.folders import no_images, read_contents
 from mimsuite.data.index_json import INDEX, JOURNAL
 from mimsuite.data.stores.address import absolute, read_if_there, store_of
-from mimsuite.data.stores.names import bare, join, last_name, parent_of
+from mimsuite.data.stores.names import bare, below, join, last_name, parent_of, scheme_of
 from mimsuite.data.stores.store import Stat
 from mimsuite.errors import InputError, reading
 
@@ -118,28 +118,61 @@ def _list_shards(place: str) -> list[str]:
     """The shards of a folder, or else of its sub-folders; macOS leaves a ._NAME.tar on other disks."""
     store = store_of(place)
     for pattern in ("*.tar", "*/*.tar"):
-        if names := [name for name in store.list(place, pattern) if not Path(name).name.startswith(".")]:
+        if names := [name for name in store.list(place, pattern) if not is_hidden(Path(name).name)]:
             return names
     return []
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of a path begins with a dot."""
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def split_of(shard: str, root: str) -> str:
     """The split that a shard's name gives: `train`, `val` or `test`; `train` where it gives none.
 
-    It is the last word before the number (`cats-validation-000012.tar`), else the folder (`val/000012.tar`).
+    It is the last word of the name that is one (`cats-validation-000012.tar`, `val-shard-01.tar`,
+    `test-00003-of-00064.tar`), else the folder (`val/000012.tar`).
     """
-    stem = os.path.splitext(last_name(shard))[0]
-    words = [word for word in re.split(r"[-_.]", stem) if not word.isdecimal()]
+    words = re.split(r"[-_.\d]+", os.path.splitext(last_name(shard))[0])
     around = parent_of(shard)
     folder = "" if bare(around).rstrip("/") == bare(root).rstrip("/") else last_name(around)
-    return split_name_of(words[-1] if words else "") or split_name_of(folder) or "train"
+    named = next((split for word in reversed(words) if (split := split_name_of(word))), None)
+    return named or split_name_of(folder) or "train"
 
 
-def read_info(root: str) -> dict[str, tuple[str, int | None]]:
-    """The split of each shard, and its number of samples where given, by the `_info.json` that timm's tools write.
+class StatedShards:
+    """What the `_info.json` of timm's tools says of shards.
 
-    Returns:
-        By the names of the shards, in the order of the file; empty without such a file, or where it names no splits.
+    Attributes:
+        names: their paths below the folder of the file, in its order.
+    """
+
+    def __init__(self, facts: Mapping[str, tuple[str, int | None]]) -> None:
+        """Takes split, and number of samples where given, by the names in the file."""
+        self.names = [name if _is_inside(name) else last_name(name) for name in facts]
+        self._by_path = dict(zip(self.names, facts.values(), strict=True))
+        self._by_name: dict[str, set[tuple[str, int | None]]] = {}
+        for name, fact in facts.items():
+            self._by_name.setdefault(last_name(name), set()).add(fact)
+
+    def find(self, shard: str, root: str) -> tuple[str | None, int | None]:
+        """Split and number of samples of a shard below `root`; None where nothing, or nothing clear, is said.
+
+        Its path counts; where the file has others, its name, unless two shards of that name differ.
+        """
+        found = self._by_path.get(below(root, shard) or "")
+        several = self._by_name.get(last_name(shard), set())
+        return found or (next(iter(several)) if len(several) == 1 else (None, None))
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name in such a file is a path below its folder."""
+    return not (os.path.isabs(name) or scheme_of(name) or ".." in name.split("/"))
+
+
+def read_info(root: str) -> StatedShards:
+    """What the `_info.json` in a folder says of its shards; nothing without such a file, or where it names no splits.
 
     Raises:
         InputError: the file cannot be read.
@@ -152,11 +185,13 @@ def read_info(root: str) -> dict[str, tuple[str, int | None]]:
     splits = content.get("splits") if isinstance(content, dict) else None
     with reading(f"{file} is not as timm writes it and", "fix it or move it away"):
         for name, facts in dict(splits or {}).items():
-            files = [last_name(file) for pattern in facts["filenames"] for file in expand_braces(pattern)]
+            files = [file.removeprefix("./") for pattern in facts["filenames"] for file in expand_braces(pattern)]
             counts = facts.get("shard_lengths") or [None] * len(files)
             split = split_name_of(re.split(r"[-_.]", name)[0]) or "train"
+            if (twice := next((f for f in files if found.get(f, (split,))[0] != split), None)) is not None:
+                raise ValueError(f"{twice} is in two splits")
             found |= {f: (split, n and int(n)) for f, n in zip(files, counts, strict=True)}
-    return found
+    return StatedShards(found)
 
 
 def split_name_of(word: str) -> str | None:

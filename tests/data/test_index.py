@@ -193,6 +193,10 @@ def test_a_table_of_another_data_set_is_refused(packed, name, change):
         ("cats.tar", "train"),
         ("val/00000.tar", "val"),
         ("photos/test-0.tar", "test"),
+        ("imagenet-validation-00003-of-00064.tar", "val"),
+        ("test-shard-01.tar", "test"),
+        ("val2017_07.tar", "val"),
+        ("test-train-01.tar", "train"),
     ],
 )
 def test_the_name_of_a_shard_tells_its_split(name, split, tmp_path, tar, members):

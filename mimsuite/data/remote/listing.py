@@ -45,7 +45,7 @@ def find_remote(data: str) -> ShardList:
         return ShardList(_root_of(paths), paths, {})
     root = data.rstrip("/")
     if scheme_of(data) in ("http", "https"):
-        names = list(read_info(root))
+        names = read_info(root).names
         if not names:
             raise InputError(
                 f"data={data} is a folder of a web server, which cannot be listed, and neither {INDEX} nor {INFO} can "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mimsuite.data.fetching.retry import persistently
 from mimsuite.data.index import DataIndex
-from mimsuite.data.index_json import CLASSES, INDEX, read_index, write_index
+from mimsuite.data.index_json import CLASSES, INDEX, as_packed, read_index, write_index
 from mimsuite.data.remote.listing import find_remote, find_stats, is_folder_like
 from mimsuite.data.remote.scanning import alone, scan_remote
 from mimsuite.data.scan import SCAN, build_index
@@ -44,11 +44,14 @@ def open_remote(data: str, cache: Path | None, alpha: Alpha) -> DataIndex:
     if (index := read_packed(data)) is not None:
         return index
     found = find_remote(data)
-    return read_index(_scanned_entry(data, found, cache or cache_folder(), alpha), found.root)
+    packed = None if is_folder_like(data) else read_packed(found.root, needed=False)  # of a pattern in its folder
+    alpha = packed.alpha if packed else alpha
+    index = read_index(_scanned_entry(data, found, cache or cache_folder(), alpha), found.root)
+    return as_packed(index, packed) if packed else index
 
 
-def read_packed(data: str) -> DataIndex | None:
-    """The index beside the shards of a folder; None where there is none.
+def read_packed(data: str, *, needed: bool = True) -> DataIndex | None:
+    """The index beside the shards of a folder; None where there is none, or it is not `needed` and may not be read.
 
     Raises:
         InputError: it cannot be read.
@@ -58,8 +61,8 @@ def read_packed(data: str) -> DataIndex | None:
     try:
         return persistently(lambda: read_index(data.rstrip("/")), TIMEOUT)
     except StoreError as error:
-        listed = scheme_of(data) not in ("http", "https")
-        if is_absent(error) or (listed and error.status == http.HTTPStatus.FORBIDDEN):
+        hidden = not needed or scheme_of(data) not in ("http", "https")  # so buckets say that there is none
+        if is_absent(error) or (hidden and error.status == http.HTTPStatus.FORBIDDEN):
             return None
         raise InputError(f"data={data} cannot be read: {error.filename}: {error.strerror}") from error
 
