@@ -28,7 +28,7 @@ from mimsuite.errors import InputError
 from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.secrets import redact
 from mimsuite.settings.outputs import LEFT_BY_A_KILL, RUN_NAMES, check_run_folder, holds_run, writing
-from mimsuite.settings.resume import first_overrides
+from mimsuite.settings.resume import first_overrides, joined_overrides
 from mimsuite.version import __version__
 
 log = logging.getLogger("mimsuite")
@@ -119,15 +119,14 @@ class RunFolder:
 
         Args:
             config: the config of the run, plain values.
-            overrides: the command line's `key=value` arguments; a resumed run's are added to the first ones.
+            overrides: the command line's `key=value` arguments; a resumed run's follow the first ones.
             devices: what the run trains on, for `environment.json`.
         """
         if not self.leads:
             return
         write_text(self.path / "config.yaml", redact(OmegaConf.to_yaml(OmegaConf.create(dict(config)))))
         file = self.path / "overrides.txt"
-        lines = first_overrides(self.path) if self.resumed else []
-        lines += [line for line in overrides if line not in (*lines, "resume=true")]
+        lines = joined_overrides(first_overrides(self.path) if self.resumed else [], overrides)
         write_text(file, redact("".join(f"{line}\n" for line in lines)))
         write_json(self.path / "environment.json", describe_environment() | devices)
 

@@ -63,11 +63,39 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     changes: dict[str, Any] = {}
     removed: list[str] = []
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if override not in before or key == "data":  # a relative path may mean another place by now
-            changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
-            removed += [key] if override.startswith("~") and key in changes else []
+        key = key_of(override)
+        if override in before and not may_have_changed(key, before):
+            continue
+        if key == "experiment":
+            raise InputError(
+                f"resume=true cannot add {override}: the run was started "
+                f"{'with another' if any(key_of(line) == key for line in before) else 'without one'}; remove it, or "
+                "start a new run in another out="
+            )
+        changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
+        removed += [key] if override.startswith("~") and key in changes else []
     return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False}, removed)
+
+
+def may_have_changed(key: str, before: Sequence[str]) -> bool:
+    """Whether the run may have another value by now than a line of `before` says: after it went on with another.
+
+    So may `data`: a relative path may mean another place by now.
+    """
+    if key == "epochs":
+        return any(key_of(line) == "steps" for line in before)
+    return key in ("data", "steps") or key.startswith(FREE)
+
+
+def key_of(override: str) -> str:
+    """The key of a `key=value` argument, also of one that adds or removes."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def joined_overrides(before: Sequence[str], now: Sequence[str]) -> list[str]:
+    """The arguments of a run that goes on: each once, those of today last, so that the last of a key is in force."""
+    now = [line for line in now if line != "resume=true"]
+    return [line for line in before if line not in now] + list(dict.fromkeys(now))
 
 
 def younger_keys(stored: DictConfig, cfg: DictConfig) -> dict[str, Any]:
@@ -122,7 +150,8 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
         return {} if same_path(old, new) else {"data": new}  # `check_data` judges whether it is the same
     if key.startswith(FREE):
         chosen_before = any(line.startswith("micro_batch=") for line in before)
-        for_other_devices = {"micro_batch": "auto"} if key in PROCESSES and not chosen_before else {}
+        others = key in PROCESSES and old != new
+        for_other_devices = {"micro_batch": "auto"} if others and not chosen_before else {}
         return {key: new} | for_other_devices
     if key == "init" and old is not None and new is not None and moved(str(old)):
         return {}  # the run's own weights are further on
@@ -140,7 +169,7 @@ def moved(init: str) -> bool:
 
 
 def first_overrides(out: str | Path) -> list[str]:
-    """The `key=value` arguments that the run in `out` was started with; none where they are not written down."""
+    """The `key=value` arguments that the run in `out` has had, the last of a key is in force; none without a list."""
     file = Path(out) / "overrides.txt"
     return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
 

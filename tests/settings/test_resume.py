@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from mimsuite.config.composing import compose_task
 from mimsuite.errors import InputError
 from mimsuite.settings.objects import NO_OBJECTS
-from mimsuite.settings.resume import continue_config
+from mimsuite.settings.resume import continue_config, joined_overrides
 from mimsuite.settings.training import read_weights
 
 
@@ -91,3 +91,38 @@ def test_loggers_are_chosen_by_name_also_for_a_run_that_goes_on(choice, names, r
     (tmp_path / "config.yaml").write_text("steps: 10\nlogger:\n  wandb: {_target_: a.B}\n")
     resumed = continue_config(OmegaConf.create({**run, "logger": cfg.logger}), ["resume=true", f"logger={choice}"])
     assert list(resumed.logger) == names
+
+
+def test_a_value_that_was_given_before_is_obeyed_when_it_is_given_again(run, tmp_path):
+    (tmp_path / "config.yaml").write_text("steps: 20\nworkers: 4\ndevices: 2\nmicro_batch: 8\n")
+    (tmp_path / "overrides.txt").write_text("steps=10\nworkers=2\ndevices=2\nworkers=4\nsteps=20\n")
+    now = OmegaConf.create({**run, "steps": 20, "workers": 2, "devices": 2})
+    resumed = continue_config(now, ["workers=2", "devices=2", "steps=20"])
+    assert (resumed.workers, resumed.micro_batch) == (2, 8)
+    with pytest.raises(InputError, match="resume=true with steps=10, but the run was started for 20"):
+        continue_config(OmegaConf.create(run), ["steps=10"])
+
+
+def test_epochs_of_the_first_start_do_not_stand_for_the_steps_of_a_longer_run(run, tmp_path):
+    now = OmegaConf.create({**run, "epochs": 3})
+    (tmp_path / "overrides.txt").write_text("epochs=3\n")
+    assert continue_config(now, ["epochs=3"]).steps == 10
+    (tmp_path / "overrides.txt").write_text("epochs=3\nsteps=10\n")
+    with pytest.raises(InputError, match="cannot change epochs=3; to train longer, give a larger steps="):
+        continue_config(now, ["epochs=3"])
+
+
+def test_a_recipe_is_not_added_to_a_run_that_goes_on(run, tmp_path):
+    cfg = OmegaConf.create(run)
+    with pytest.raises(InputError, match="cannot add experiment=small_data: the run was started without one"):
+        continue_config(cfg, ["experiment=small_data"])
+    (tmp_path / "overrides.txt").write_text("experiment=small_data\n")
+    assert continue_config(cfg, ["experiment=small_data"]).lr == 0.1
+    with pytest.raises(InputError, match="cannot add experiment=small_conv: the run was started with another"):
+        continue_config(cfg, ["experiment=small_conv"])
+
+
+def test_arguments_of_a_run_are_written_so_that_the_last_of_a_key_is_in_force():
+    before = ["out=a", "workers=2", "workers=4"]
+    assert joined_overrides(before, ["workers=2", "resume=true"]) == ["out=a", "workers=4", "workers=2"]
+    assert joined_overrides([], ["a=1", "b=2", "a=1"]) == ["a=1", "b=2"]
