@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import Selection
-from mimsuite.data.open import open_index
+from mimsuite.data.label_table import read_labels
+from mimsuite.data.open import open_data, open_index
 from mimsuite.data.packing.pack import pack
 from mimsuite.errors import InputError, RunError
 from mimsuite.evaluation.features import passes as feature_pass
@@ -265,6 +266,19 @@ def test_other_weights_data_or_augmentation_are_never_answered_from_what_is_stor
         other_weights(made(tmp_path / "c")).read(index, TRAIN, [view]).folder,
     }
     assert len(folders) == 6
+
+
+def test_labels_of_a_set_by_itself_are_not_those_of_several_sets_as_one(tmp_path, shards):
+    """In `data=[a,b]` the classes of b have other numbers than in `data=b`, and its images are the same."""
+    images(tmp_path / "more" / "apple", 4, 3, 5)
+    images(tmp_path / "more" / "pear", 4, 3, 6)
+    pack(tmp_path / "more", tmp_path / "other", labels="folder")
+    alone, both = open_data(str(shards)), open_data([str(tmp_path / "other"), str(shards)])
+    assert both.classes[-3:] == alone.classes
+    encoder = made(tmp_path / "store")
+    for index in (alone, both):
+        labels = encoder.read(index, TEST, [View(3, "mean")]).features(View(3, "mean")).labels
+        assert labels.tolist() == read_labels(index, index.records(TEST))
 
 
 def test_a_renamed_folder_is_not_used(tmp_path, index, caplog):

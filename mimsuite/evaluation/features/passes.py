@@ -254,12 +254,14 @@ class _Seen:
 
 
 def data_words(index: DataIndex, part: Selection) -> str:
-    """What names the images of a part of a data set, their order and how they are decoded."""
+    """What names the images of a part of a data set, their order, how they are decoded, and the labels beside them."""
     shards = " ".join(
         f"{last_name(s.path)} {s.bytes} {s.sha256 or store_of(s.path).stat(s.path).version}"
         for s in index.shards_of(part.split)
     )
     words = f"{part!r} {index.channels} {index.dtype} {shards}"
+    numbers = [shard.classes for shard in index.shards_of(part.split)]  # of several sets as one
+    words += f" classes {numbers} of {len(index.classes or ())}" if any(numbers) else ""
     words += "" if index.alpha == "white" else f" alpha {index.alpha}"
     if index.chosen is not None:
         words += f" chosen {hashlib.sha256(index.chosen[part.split].tobytes()).hexdigest()}"
