@@ -22,6 +22,7 @@ from mimsuite.settings.given_labels import read_label_file, read_labelled
 from mimsuite.settings.images import Size, choose_split, read_image_sizes
 from mimsuite.settings.machine import read_workers
 from mimsuite.settings.masks import BATCH, Masking, read_masking
+from mimsuite.settings.model import overrides_group
 from mimsuite.settings.outputs import check_apart, check_outside, check_run_folder
 from mimsuite.settings.read import format_size, read, read_data, read_flag, read_int
 from mimsuite.settings.resolve import plain_values, with_values
@@ -101,6 +102,11 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
     predicts = "pixels" if config.mim_predictor is None else "features"
     if trained.masked and flip:
         raise InputError(f"flip=true is for classifiers, and init={cfg.init} predicts {predicts}; use flip=false")
+    for key, of_masked in (("mask", True), ("mistakes", False)):
+        if of_masked != trained.masked and overrides_group(overrides, key) and read(cfg, key) != 0:
+            whose = "masked image models" if of_masked else "classifiers"
+            made = f"predicts {predicts}" if trained.masked else "is a classifier"
+            raise InputError(f"{key}= is for {whose}, and init={cfg.init} {made}; remove it")
     data = read_data(cfg)
     check_outside(cfg.out, data)
     index = open_data(data, trained.alpha)

@@ -47,6 +47,7 @@ class HeadFacts:
         alpha: what became of transparency when the images were read.
         init_channels: what made the encoder's kernels for the images' channels; None: it took them as they are.
         init_position: how its table of positions was resized.
+        weights: a hash of all weights that `init` had then; None in files of earlier versions.
     """
 
     init: str
@@ -63,6 +64,7 @@ class HeadFacts:
     alpha: Alpha = "white"
     init_channels: ChannelRule | None = None
     init_position: PositionRule = "bicubic"
+    weights: str | None = None
 
     @property
     def view(self) -> View:

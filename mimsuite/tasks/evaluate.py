@@ -33,9 +33,11 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if code is not None:
         return read_summary(settings.out) | {"exit_code": code}
 
+    from mimsuite.evaluation.judging.load import check_probe
     from mimsuite.evaluation.judging.sizes import evaluate_sizes, make_sampler
 
-    sampler = make_sampler(settings.masking)  # a wrong mask is refused before `out` is touched
+    check_probe(settings.trained)  # what is wrong is refused before `out` is touched
+    sampler = make_sampler(settings.masking)
     with RunFolder(settings.out, overwrite=settings.overwrite, leads=team.rank == 0) as folder:
         folder.log_to_file()
         folder.describe(settings.config, overrides, {"device": torch_device(), "processes": team.size})

@@ -36,6 +36,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         faults = find_shard_faults(settings.data) if settings.verify else []
         if not faults:
             raise
+        (settings.out / SHEET).unlink(missing_ok=True)  # of an earlier look: none is drawn now
         return write_facts(settings.out, {"problems": faults})
     from mimsuite.data.checks.describe import describe_facts
     from mimsuite.data.checks.inspect import summarize_data

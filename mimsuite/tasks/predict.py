@@ -31,8 +31,10 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     log.info("model     %s: %s, %d outputs", settings.trained.init, outputs.kind, outputs.outputs)
 
     from mimsuite.evaluation.features.tables import write_table
+    from mimsuite.evaluation.judging.load import check_probe
     from mimsuite.evaluation.judging.predictions import predict_table
 
+    check_probe(settings.trained)
     columns = predict_table(settings)
     with writing("out", settings.out):
         write_table(settings.out, columns)

@@ -288,6 +288,7 @@ def test_keys_that_need_a_csv_say_so(scans, tmp_path):
     assert "labels_column=x names a column, but labels=auto" in refused(scans, tmp_path, "auto", labels_column="x")
     assert "labels_file=x names a column" in refused(scans, tmp_path, "none", labels_file="x")
     assert "labels_kind=classes is for the labels of a table" in refused(scans, tmp_path, "none", labels_kind="classes")
+    assert "labels_missing=skip is for the labels of a table" in refused(scans, tmp_path, "none", labels_missing="skip")
     assert "group_by=patient names a column" in refused(scans, tmp_path, "none", group_by="patient")
     assert "labels=flder is unknown" in refused(scans, tmp_path, "flder")
     table = csv(tmp_path, A)

@@ -328,8 +328,11 @@ def test_verify_lists_what_is_wrong_and_exits_with_2(shards, tmp_path, capsys):
 def test_verify_names_shards_that_cannot_be_opened(make, shards, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     data = make(shards, tmp_path / "data")
-    code, err = outcome(capsys, "inspect", data=str(data), out=str(tmp_path / "out"), verify=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "contact_sheet.png").write_bytes(b"of an earlier look")
+    code, err = outcome(capsys, "inspect", data=str(data), out=str(tmp_path / "out"), verify=True, overwrite=True)
     assert (code, err) == (2, "")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["inspect.json"]
     (problem,) = json.loads((tmp_path / "out" / "inspect.json").read_text())["problems"]
     assert problem["shard"].endswith("train-000000.tar")
     assert problem["reason"]

@@ -244,6 +244,24 @@ def test_a_probe_whose_encoder_is_gone_is_refused(probe, shards, tmp_path):
         evaluate(tmp_path / "out", init=str(moved), data=shards)
 
 
+def test_a_probe_whose_encoder_was_trained_on_is_refused_and_nothing_is_lost(probe, shards, tmp_path):
+    moved, encoder = shutil.copytree(probe[0], tmp_path / "probe"), tmp_path / "encoder"
+    facts = json.loads((moved / "head.json").read_text())
+    shutil.copytree(facts["init"], encoder)
+    (moved / "head.json").write_text(json.dumps(facts | {"init": str(encoder)}))
+    before = evaluate(tmp_path / "out", init=str(moved), data=shards)["metrics"]
+    torch.manual_seed(1)
+    ViTForMaskedImageModeling(config_of(find_weights(str(encoder)))).save_pretrained(encoder)
+    with pytest.raises(InputError, match=r"is a probe of .*encoder, whose weights have changed since: .*run the probe"):
+        evaluate(tmp_path / "out", init=str(moved), data=shards, overwrite=True)
+    with pytest.raises(InputError, match="whose weights have changed since"):
+        api.predict(init=str(moved), data=shards, out=str(tmp_path / "p.csv"), workers=0)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["metrics"] == before
+    facts.pop("weights")  # as a probe of an earlier version
+    (moved / "head.json").write_text(json.dumps(facts | {"init": str(encoder)}))
+    evaluate(tmp_path / "out", init=str(moved), data=shards, overwrite=True)
+
+
 # --- pretraining runs ----------------------------------------------------------------------------------------------
 
 RUN = {"model": "vit_nano", "batch": 10, "steps": 1, "image_size": 32, "model.patch_size": 8, "val_every": 1}
@@ -334,6 +352,8 @@ def test_what_does_not_go_together_is_refused_in_one_line_and_writes_nothing(vit
         ({"init": classifier(0)}, "has num_labels=0, so no classifier"),
         ({"init": classifier(num_channels=4)}, "takes 4 channels but the images have 3"),
         ({"init": masked, "flip": True}, "flip=true is for classifiers"),
+        ({"init": masked, "mistakes": 5}, "mistakes= is for classifiers, and init=.* predicts pixels; remove it"),
+        ({"mask.ratio": 0.5}, "mask= is for masked image models, and init=.* is a classifier; remove it"),
         ({"init": masked, "mask": "none"}, "mask=none hides nothing"),
         ({"init": masked, "mask": "none", "mask._target_": "mimsuite.masking.NoMask"}, "mask=none hides nothing"),
         ({"init": masked, "mask.unit": 12}, "mask.unit 12 is not a multiple"),

@@ -195,9 +195,10 @@ def _check(choice: Choice) -> None:
         ("labels_file", choice.labels_file),
         ("labels_column", choice.labels_column),
         ("labels_kind", choice.labels_kind),
+        ("labels_missing", None if choice.labels_missing == "unlabelled" else choice.labels_missing),
     ):
         if value is not None and choice.csv is None:
-            does = "is for the labels of a table" if name == "labels_kind" else "names a column"
+            does = "is for the labels of a table" if name in ("labels_kind", "labels_missing") else "names a column"
             raise InputError(f"{name}={value} {does}, but labels={choice.labels}; use labels=FILE.csv")
     if choice.group_by and names_column(choice.group_by) and choice.csv is None:
         raise InputError(

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from mimsuite.data.index import DataIndex
-from mimsuite.evaluation.features.views import pool_features
+from mimsuite.errors import InputError
+from mimsuite.evaluation.features.views import hash_of_inputs, pool_features
 from mimsuite.evaluation.judging.classifier import Classifier
 from mimsuite.evaluation.probes.saved_head import read_weights
 from mimsuite.masked.normalization import Normalize
@@ -44,6 +45,20 @@ def load_classifier(
 
     fit_dtype(normalize, index)
     return Classifier(network, normalize.to(device), outputs.kind, outputs.outputs, outputs.order, flip, device)
+
+
+def check_probe(trained: TrainedModel) -> None:
+    """Refuses a probe whose encoder has other weights by now: the head knows nothing of their features.
+
+    Raises:
+        InputError: the run that `init=` named went on, or another one took its place.
+    """
+    facts = trained.probe and trained.probe.facts
+    if facts and facts.weights is not None and hash_of_inputs(trained.weights.state(), "", "") != facts.weights:
+        raise InputError(
+            f"init={trained.init} is a probe of {facts.init}, whose weights have changed since: it was trained on, or "
+            "replaced; run the probe again"
+        )
 
 
 def probe_network(weights: Weights, probe: ProbeHead, size: tuple[int, int], device: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimsuite.data.storage import write_json, write_rows
+from mimsuite.evaluation.features.views import hash_of_inputs
 from mimsuite.evaluation.probes.linear import best_by_layer
 from mimsuite.evaluation.probes.measure import ProbeResult
 from mimsuite.evaluation.probes.saved_head import save_head
@@ -192,6 +193,7 @@ def head_facts(settings: ProbeSettings, result: ProbeResult, names: Sequence[str
         alpha=settings.index.alpha,
         init_channels=None if weights.channels is None else weights.channels.rule,
         init_position=weights.position,
+        weights=hash_of_inputs(weights.state(), "", ""),
     )
 
 
