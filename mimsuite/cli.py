@@ -5,7 +5,7 @@ import sys
 import time
 from difflib import get_close_matches
 
-from mimsuite.config.overrides import task_arguments
+from mimsuite.config.overrides import repeated_keys, task_arguments
 from mimsuite.config.python_path import task_command, task_environment
 from mimsuite.data.terminal import tolerate_lost_output
 from mimsuite.errors import InputError
@@ -72,6 +72,8 @@ def main() -> None:
     except InputError as error:
         print(f"mimsuite: {error}", file=sys.stderr)
         sys.exit(2)
+    for line in repeated_keys(arguments[1:]):
+        print(f"mimsuite: {line}", file=sys.stderr, flush=True)
     os.execve(sys.executable, command, task_environment())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,14 +28,35 @@ def task_arguments(arguments: Sequence[str]) -> list[str]:
 
 def check_once(arguments: Sequence[str]) -> None:
     """Refuses a second value of a key of paths, of which Hydra would take the last alone."""
-    given = [argument.partition("=")[::2] for argument in arguments]
-    for key, count in Counter(key for key, _ in given).items():
-        if count > 1 and key_kinds().get(key.lstrip("+")) in PATHS:
-            values = [value for name, value in given if name == key]
+    for key, values in given_values(arguments).items():
+        if len(values) > 1 and key_kinds().get(key) in PATHS:
             raise InputError(
-                f"{key}= is given {count:,} times, from {key}={values[0]} to {key}={values[-1]}; give it once, and put "
+                f"{key}= is given {len(values):,} times, from {key}={values[0]} to {key}={values[-1]}; give it once, "
+                "and put "
                 f"{{...}} in quotes, or the shell writes it out: {key}='shards/train-{{000..012}}.tar'"
             )
+
+
+def repeated_keys(arguments: Sequence[str]) -> list[str]:
+    """A line for each key with several values, of which the last counts, as where a script adds the user's to its own.
+
+    A shell makes several of `image_size={96,128}` without quotes.
+    """
+    return [
+        f"{key}= is given {len(values):,} times, and the last counts: {key}={values[-1]}"
+        for key, values in given_values(arguments).items()
+        if len(set(values)) > 1
+    ]
+
+
+def given_values(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Key -> the values that a command line gives it, in order; what is removed (`~key`) has none."""
+    found: dict[str, list[str]] = {}
+    for argument in arguments:
+        if OVERRIDE.match(argument) and not argument.startswith("~"):
+            key, _, value = argument.partition("=")
+            found.setdefault(key.lstrip("+"), []).append(value)
+    return found
 
 
 def without_null_groups(arguments: Sequence[str]) -> list[str]:

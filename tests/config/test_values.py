@@ -26,7 +26,7 @@ from mimsuite.config.composing import compose_task, dotted_keys
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.help import help_text
 from mimsuite.config.kinds import declared_kinds, key_kinds
-from mimsuite.config.overrides import override_of, quote_path, task_arguments
+from mimsuite.config.overrides import override_of, quote_path, repeated_keys, task_arguments
 from mimsuite.errors import InputError
 from mimsuite.settings.places import with_places
 from mimsuite.settings.resolve import with_values
@@ -247,7 +247,21 @@ def test_a_pattern_that_the_shell_wrote_out_is_refused():
     shards = [f"data=shards/{number:03}.tar" for number in range(13)]
     with pytest.raises(InputError, match=r"data= is given 13 times, from data=shards/000\.tar .* in quotes"):
         task_arguments(["out=runs/a", *shards])
+    with pytest.raises(InputError, match=r"data= is given 2 times"):
+        task_arguments(["data=a", "+data=b"])
+
+
+def test_of_several_values_the_last_counts_and_is_named():
     assert task_arguments(["lr=1", "lr=2"]) == ["lr=1", "lr=2"]
+    given = ["lr=1", "--cfg", "job", "image_size=96", "image_size=128", "lr=1", "~logger.wandb", "+optim.x=1"]
+    assert repeated_keys(given) == ["image_size= is given 2 times, and the last counts: image_size=128"]
+
+
+def test_none_for_an_inner_key_is_refused_in_python():
+    with pytest.raises(InputError, match=r'trainer.clip=None is not clear: give "null" for null, or leave it out'):
+        app.call_task("pretrain", lambda cfg, overrides: cfg, {"out": "run", "trainer.clip": None})
+    values = {"out": "run", "trainer.clip": "null", "experiment": None}
+    assert app.call_task("pretrain", lambda cfg, overrides: cfg, values).trainer.clip is None
 
 
 def test_a_variable_stays_a_variable(monkeypatch):
