@@ -12,15 +12,11 @@ from pathlib import Path, PurePosixPath
 from mimsuite.data.images.dicom import HEADER, is_dicom
 from mimsuite.data.index_json import INDEX, JOURNAL
 from mimsuite.data.stores.address import absolute, store_of
-from mimsuite.data.tar import to_text
+from mimsuite.data.tar import IMAGE_ENDINGS, OTHER_ENDINGS, to_text
 from mimsuite.errors import InputError
 
 #: Endings of image files; what they hold is told by their first bytes.
-PICTURE_ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".npy", ".bmp", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
-    *(".dcm", ".dicom"),
-)
+PICTURE_ENDINGS = tuple(f".{ending}" for ending in (*IMAGE_ENDINGS, *OTHER_ENDINGS))
 #: A folder that holds all of these was written by a training, a probe or an evaluation.
 RUN_MARKS = {"config.yaml", "overrides.txt", "environment.json"}
 _SHEET_MARKS = {"inspect.json", "contact_sheet.png"}  # written by `mimsuite inspect`

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from mimsuite.data.folders import images_of
+from mimsuite.data.folders import count_of, images_of
 from mimsuite.data.images.stats import measure_images
 from mimsuite.data.index import STATS_SAMPLES, DataIndex, Samples, Shard
 from mimsuite.data.index_json import INDEX, read_classes, write_index
@@ -21,7 +21,7 @@ from mimsuite.data.storage import write_array
 from mimsuite.data.stores.address import absolute, store_of
 from mimsuite.data.stores.names import scheme_of, shown
 from mimsuite.data.stores.store import sha256_of
-from mimsuite.data.tar import NoImageError, scan_shard
+from mimsuite.data.tar import IMAGE_ENDINGS, NoImageError, scan_shard, to_text
 from mimsuite.errors import InputError
 from mimsuite.words import SPLITS, Alpha
 
@@ -42,6 +42,8 @@ class ScannedShard(NamedTuple):
         table: the file with its rows.
         samples: how many rows.
         fault: why it has none.
+        unread: how many images in it are left out for their names.
+        first_unread: the name of the first of them.
     """
 
     path: str
@@ -50,6 +52,8 @@ class ScannedShard(NamedTuple):
     table: str
     samples: int
     fault: str = ""
+    unread: int = 0
+    first_unread: str = ""
 
 
 def build_index(root: str, scans: Iterable[ScannedShard], alpha: Alpha = "white") -> DataIndex:
@@ -97,22 +101,25 @@ def scan_files(paths: Iterable[str], tables: Path, hashes: Mapping[str, str]) ->
     """
     for number, path in enumerate(paths):
         table = tables / f"{number:06d}.idx.npy"
+        unread = list[str]()
         try:
-            rows = scan_shard(path)
+            rows = scan_shard(path, unread=unread.append)
         except NoImageError as error:
             yield ScannedShard(path, 0, None, "", 0, str(error))
             continue
         write_array(table, rows)
-        yield ScannedShard(path, store_of(path).stat(path).size, hashes.get(path), str(table), len(rows))
+        size = store_of(path).stat(path).size
+        yield ScannedShard(path, size, hashes.get(path), str(table), len(rows), "", len(unread), "".join(unread[:1]))
 
 
 def _sort_shards(root: str, scans: Iterable[ScannedShard]) -> dict[str, tuple[Shard, ...]]:
     """The shards of each split, train first. Arguments are those of `build_index`."""
     splits: dict[str, list[Shard]] = {}
-    empty, count = list[str](), 0
+    empty, count, unread, first_unread = list[str](), 0, 0, ""
     stated = read_info(root)
     for found in scans:
         count += 1
+        unread, first_unread = unread + found.unread, first_unread or found.first_unread
         if found.fault:
             empty.append(found.fault)
             continue
@@ -125,6 +132,13 @@ def _sort_shards(root: str, scans: Iterable[ScannedShard]) -> dict[str, tuple[Sh
         raise NoImageError(empty[0])
     if empty:
         log.warning("%d of %d shards are left out: %s", len(empty), count, empty[0])
+    if unread:
+        log.warning(
+            "%s left out of the shards, where names are KEY.%s with no dot in KEY: the first is %s; rename them, or run "
+            "`mimsuite pack` on the folder that they came from",
+            *(f"{count_of(unread, 'image')} {'is' if unread == 1 else 'are'}", "/".join(IMAGE_ENDINGS)),
+            to_text(first_unread),
+        )
     return {name: tuple(splits[name]) for name in SPLITS if name in splits}
 
 

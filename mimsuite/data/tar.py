@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,11 @@ from mimsuite.errors import InputError
 
 BLOCK = 512
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
+OTHER_ENDINGS = (
+    *("jpe", "jfif", "mpo", "bmp", "gif", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif"),
+    *("dcm", "dicom"),
+)
+"""Of images that `mimsuite pack` reads from folders, and that are not read from shards."""
 
 FILE_ENDING = "file.txt"  # `KEY.file.txt` holds the path of the image below the folder that it was packed from
 
@@ -88,12 +93,15 @@ def split_name(name: str) -> tuple[str, str]:
     return match.group(1), match.group(2).lower()
 
 
-def scan_shard(path: str, reader: Reader | None = None) -> NDArray[np.void]:
+def scan_shard(
+    path: str, reader: Reader | None = None, unread: Callable[[str], None] | None = None
+) -> NDArray[np.void]:
     """Reads the headers of a shard.
 
     Args:
         path: where it lies.
         reader: reads it; None: one that is made for it.
+        unread: called with the name of each image that is left out for its name.
 
     Returns:
         One `RECORD` per sample that has an image, in the order of the file.
@@ -104,7 +112,7 @@ def scan_shard(path: str, reader: Reader | None = None) -> NDArray[np.void]:
     """
     if reader is None:
         with _opened(path) as opened:
-            return scan_shard(path, opened)
+            return scan_shard(path, opened, unread)
     rows, hidden, named = list[SampleRow](), "", _named_ending(path, reader)
     for key, group in _groups(path, reader):
         image = image_of(group, named)
@@ -114,6 +122,8 @@ def scan_shard(path: str, reader: Reader | None = None) -> NDArray[np.void]:
                 with _faults_named(path):
                     label = label if holds_label(reader.read(label.offset, label.size)) else None
             rows.append(_row(key, image, label, _find(group, FILE_ENDING), path))
+        elif unread is not None and (name := hidden_image(group, named, (*IMAGE_ENDINGS, *OTHER_ENDINGS))):
+            unread(name)
         hidden = hidden or hidden_image(group, named)
     if not rows:
         why = f"no member ends in {', '.join('.' + e for e in IMAGE_ENDINGS)}"
@@ -251,11 +261,14 @@ def image_of(group: list[tuple[str, Member]], named: str = "") -> Member | None:
     return next((member for ending, member in group if ending in endings), None)
 
 
-def hidden_image(group: list[tuple[str, Member]], named: str = "") -> str:
-    """The name of the image that a sample would have if its key held no dot; empty where it has one, or none."""
+def hidden_image(group: list[tuple[str, Member]], named: str = "", endings: Sequence[str] = IMAGE_ENDINGS) -> str:
+    """The name of the image that a sample would have if its key held no dot; empty where it has one, or none.
+
+    With more `endings` also of an image of another kind than those that are read from shards.
+    """
     if image_of(group, named) is not None:
         return ""
-    return next((m.name for ending, m in group if ending.rpartition(".")[2] in IMAGE_ENDINGS), "")
+    return next((m.name for ending, m in group if ending.rpartition(".")[2] in endings), "")
 
 
 def label_of(group: list[tuple[str, Member]]) -> Member | None:

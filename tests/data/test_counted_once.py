@@ -74,6 +74,15 @@ def test_a_shard_that_was_added_to_an_index_is_told(tar, members, tmp_path, capl
     assert "left out (train-000001.tar); only those in its index.json are read" in caplog.text
 
 
+def test_images_that_are_left_out_for_their_names_are_counted(tar, jpeg, tmp_path, caplog):
+    names = ("a.jpg", "b.1.jpg", "c.bmp", "d.input.jpg", "e.jpg", "e.seg.png", "f.txt")
+    tar(tmp_path / "d" / "train-0.tar", ((name, jpeg(0)) for name in names))
+    with caplog.at_level(logging.WARNING, "mimsuite"):
+        assert counts(open_index(str(tmp_path / "d"), tmp_path)) == {"train": 2}
+    assert "3 images are left out of the shards" in caplog.text
+    assert "the first is b.1.jpg; rename them" in caplog.text
+
+
 def test_a_pattern_in_a_packed_folder_reads_as_its_index_says(tmp_path):
     pack(folder_of(tmp_path / "src", ["0.png", "1.png"], channels=4), tmp_path / "d", reading=Reading("channel"))
     whole, part = (open_index(str(tmp_path / place), tmp_path) for place in ("d", "d/train-{000000..000000}.tar"))

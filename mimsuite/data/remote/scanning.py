@@ -72,10 +72,12 @@ def _scan(path: str, stat: Stat, work: Path, stop: threading.Event) -> None:
     """Scans one shard, and writes down what was found: the facts last."""
     file = _fact_file(work, path, stat)
     reader = _Stoppable(ForwardReader(remote_store(path), path, stat.size), stop)
+    unread = list[str]()
     try:
-        rows = scan_shard(path, reader)
+        rows = scan_shard(path, reader, unread.append)
         write_array(_table(file), rows)
         facts = {"samples": len(rows), "sha256": reader.sha256()}
+        facts |= {"unread": len(unread), "first_unread": unread[0]} if unread else {}
     except NoImageError as error:
         facts = {"samples": 0, "fault": str(error)}
     except _StoppedError:
@@ -114,7 +116,8 @@ def _read_facts(work: Path, path: str, stat: Stat) -> ScannedShard:
     facts = read_object(file, "remove it to have the shard scanned again")
     if fault := facts.get("fault"):
         return ScannedShard(path, stat.size, None, "", 0, str(fault))
-    return ScannedShard(path, stat.size, facts["sha256"], str(_table(file)), int(facts["samples"]))
+    unread = int(facts.get("unread", 0)), str(facts.get("first_unread", ""))
+    return ScannedShard(path, stat.size, facts["sha256"], str(_table(file)), int(facts["samples"]), "", *unread)
 
 
 def _fact_file(work: Path, path: str, stat: Stat) -> Path:
