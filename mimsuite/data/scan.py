@@ -134,8 +134,8 @@ def _sort_shards(root: str, scans: Iterable[ScannedShard]) -> dict[str, tuple[Sh
         log.warning("%d of %d shards are left out: %s", len(empty), count, empty[0])
     if unread:
         log.warning(
-            "%s left out of the shards, where names are KEY.%s with no dot in KEY: the first is %s; rename them, or run "
-            "`mimsuite pack` on the folder that they came from",
+            "%s left out of the shards, where names are KEY.%s with no dot in KEY: the first is %s; rename them, or "
+            "run `mimsuite pack` on the folder that they came from",
             *(f"{count_of(unread, 'image')} {'is' if unread == 1 else 'are'}", "/".join(IMAGE_ENDINGS)),
             to_text(first_unread),
         )
