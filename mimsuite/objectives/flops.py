@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ def training_flops(objective: Objective, batches: Sequence[Batch]) -> float:
     They are counted on torch's meta device: no memory, no arithmetic, and the module stays as it is. What a run leaves
     out is not counted: patches that MAE drops, cells that the head does not predict, gradients of frozen layers. Where
     units are smaller than cells, the predicted ones depend on where a mask lies: then all cells count as predicted.
+    Nor is what `trainer.checkpoint_activations` computes a second time, which is no progress (MFU of Chowdhery et al.
+    2022, appendix B).
 
     Args:
         objective: neither attached to a trainer nor compiled yet.
@@ -42,11 +45,24 @@ def training_flops(objective: Objective, batches: Sequence[Batch]) -> float:
     counter = FlopCounter()
     for batch in batches:
         stand_ins = {name: on_meta(tensor) for name, tensor in (*step.named_parameters(), *step.named_buffers())}
-        with counter, meta.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
+        with without_recomputing(step), counter, meta.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]
             loss = functional_call(step, stand_ins, (batch_on_meta(batch),))
             if loss.requires_grad:
                 loss.backward()
     return counter.total / sum(len(batch.images) for batch in batches)
+
+
+@contextmanager
+def without_recomputing(module: nn.Module) -> Iterator[None]:
+    """Where blocks keep their inner values for the backward pass."""
+    parts: list[Any] = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+    for part in parts:
+        part.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.gradient_checkpointing = True
 
 
 def on_meta(tensor: Tensor) -> Tensor:

@@ -72,6 +72,17 @@ def test_of_several_ratios_the_mean_counts():
     assert training_flops(module, [batch(4), batch(12)]) == (one + other) / 2
 
 
+def test_what_is_computed_again_in_the_backward_pass_does_not_count():
+    """And counting leaves it on; a MAE has it in its decoder, too."""
+    for config in (ViTConfig(**SIZES, **IMAGE), ViTConfig(**SIZES, **IMAGE).with_masking("norm_pixels", DECODER)):
+        module = masked(ViTForMaskedImageModeling(config))
+        plain = training_flops(module, [batch(12)])
+        module.model.gradient_checkpointing_enable()
+        on = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+        assert training_flops(module, [batch(12)]) == plain
+        assert on == [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)] != []
+
+
 def test_frozen_blocks_cost_their_forward_pass_alone():
     model = ViTForImageClassification(ViTConfig(**SIZES, **IMAGE, num_labels=5))
     values = {"label_kind": "classes", "mixup": 0.8, "cutmix": 0.0, "smoothing": 0.1, "class_weights": [1.0] * 5}
