@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from mimsuite.errors import InputError
 from mimsuite.masked.latent import PredictedFeatures, latent_error, take_cells
 from mimsuite.masked.losses import masked_error_patches
 from mimsuite.masked.normalization import Normalize
@@ -28,6 +29,8 @@ from mimsuite.objectives.teacher import Teacher
 from mimsuite.types import Batch
 
 log = logging.getLogger("mimsuite")
+
+TEACHER_MARK = "teacher_mark"  # in a checkpoint
 
 
 class LatentObjective(MIMObjective):
@@ -161,6 +164,24 @@ class LatentObjective(MIMObjective):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if not self.teacher.frozen:
             self.teacher.update(cast(nn.Module, self.model.encoder), self.kept(step), self.skipped)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See `Objective`; of a teacher that is not in it, its mark."""
+        super().on_save_checkpoint(checkpoint)
+        if self.teacher.mark is not None:
+            checkpoint[TEACHER_MARK] = self.teacher.mark
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses to go on with another teacher; a checkpoint of an earlier version does not know its own.
+
+        Raises:
+            InputError: the frozen teacher has other weights now.
+        """
+        if self.teacher.mark is not None and checkpoint.get(TEACHER_MARK, self.teacher.mark) != self.teacher.mark:
+            raise InputError(
+                "objective.teacher has other weights than when the run began, so the run cannot go on; restore them, "
+                "or begin another run in another out="
+            )
 
     @property
     def taught(self) -> TaughtModel:

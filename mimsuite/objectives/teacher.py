@@ -17,6 +17,7 @@ from mimsuite.masked.losses import widen
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.quality import ImageSums, as_unit
 from mimsuite.models.load import load_encoder, load_normalizer
+from mimsuite.models.mark import mark_of
 from mimsuite.models.parts import blocks_of
 from mimsuite.objectives.spreading import part_of
 from mimsuite.types import EncoderConfig
@@ -46,6 +47,7 @@ class Teacher(nn.Module):
         module: the encoder.
         stacked: layers that stand side by side in the target.
         frozen: whether it stays as it is; then it is in no checkpoint, as it can be read again where it came from.
+        mark: of a frozen teacher's weights, by which a run that goes on knows it again; else None.
 
     Raises:
         InputError: an encoder that does not show its blocks.
@@ -68,6 +70,7 @@ class Teacher(nn.Module):
         self.stacked = len(self.layers) if combine == "stack" else 1
         self.normalize, self.image_size = normalize, image_size
         self.frozen = normalize is not None
+        self.mark = mark_of(encoder) if self.frozen else None
         if self.frozen:
             self.register_load_state_dict_pre_hook(_keep_own)  # type: ignore[no-untyped-call]
         self.train(False)

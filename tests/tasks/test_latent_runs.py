@@ -10,7 +10,7 @@ from coloured import write_shards
 from lightning import Callback
 from PIL import Image
 from processes import run_two
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import mimsuite
 from mimsuite import api
@@ -116,10 +116,16 @@ def test_averaged_weights_rounded_weights_and_a_frozen_teacher_go_along(run, tmp
     short = {"steps": 2, "objective.warm_start": 0, "objective.pixels": 0}
     pretrain(tmp_path / "out", **short, **{"+objective.ema": 0.9, "optim.master_weights": True, "precision": "auto"})
     assert files(tmp_path / "out").keys() == files(run).keys()
-    short |= {"objective.teacher": str(run / "weights-teacher"), "objective.views": 1}
+    place = shutil.copytree(run / "weights-teacher", tmp_path / "teacher")
+    short |= {"objective.teacher": str(place), "objective.views": 1}
     pretrain(tmp_path / "frozen", **short)
     assert not (tmp_path / "frozen" / "weights-teacher").exists()
     assert pretrain(tmp_path / "frozen", **(short | {"steps": 3}), resume=True)["steps"] == 3
+    tensors = load_file(place / "model.safetensors")
+    tensors["layernorm.bias"] += 0.1  # as if the run that wrote it had been trained on
+    save_file(tensors, place / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="objective.teacher has other weights than when the run began"):
+        pretrain(tmp_path / "frozen", **(short | {"steps": 4}), resume=True)
 
 
 @pytest.mark.parametrize(

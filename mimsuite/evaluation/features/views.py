@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mimsuite.errors import InputError
+from mimsuite.models.mark import hash_of_tensors
 from mimsuite.types import FeatureMap
 from mimsuite.words import POOLS, Pool
 
@@ -92,11 +92,7 @@ def hash_of_inputs(weights: Mapping[str, Tensor], transform: str, data: str) -> 
         transform: all that is done to an image, in words: size, crop, mean, std, pooling.
         data: what names the images and their order, such as the shards' sha256 and the split.
     """
-    h = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        h.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        h.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    h = hash_of_tensors(weights)
     for text in (transform, data):
         h.update(f"{len(text)} {text};".encode())
     return h.hexdigest()[:32]
