@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mimsuite.callbacks.context import RunContext
+from mimsuite.data.batch_loader import BatchLoader
 from mimsuite.data.terminal import has_terminal
 from mimsuite.errors import InputError
 from mimsuite.objectives.objective import Objective, mean_loss
@@ -28,7 +29,7 @@ class Window:
 
     Attributes:
         losses: of each micro-batch, on the device.
-        waited: seconds of waiting for data.
+        waited: seconds of waiting for the loader.
         since: when the window began; moved by what is neither training nor waiting.
         step: the optimizer steps done then.
     """
@@ -68,6 +69,7 @@ class Monitor(Callback):
         self._progress: Progress | None = None
         self._logged, self._shown = Window(0), Window(0)
         self._ready = self._last_line = self._first_done = time.perf_counter()
+        self._waited = 0.0
         self._first_step = 0
         self._estimated = False
 
@@ -76,6 +78,7 @@ class Monitor(Callback):
         self._first_step = trainer.global_step
         self._logged, self._shown = Window(self._first_step), Window(self._first_step)
         self._ready = self._last_line = time.perf_counter()
+        self._waited = waited_for(trainer)
         if trainer.is_global_zero and has_terminal():
             columns = (
                 TextColumn("{task.completed}/{task.total} steps"),
@@ -89,10 +92,11 @@ class Monitor(Callback):
             self._progress.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Counts the time since the last batch was done as waiting for data."""
-        waited = time.perf_counter() - self._ready
+        """Counts how long the loader let the step wait; checkpoints are written between two steps, too."""
+        waited = waited_for(trainer)
         for window in (self._logged, self._shown):
-            window.waited += waited
+            window.waited += waited - self._waited
+        self._waited = waited
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -176,6 +180,11 @@ class Monitor(Callback):
             self._estimated = True
             pace = (now - self._first_done) / (done - 1)
             log.info("about %s for the other %d steps, %.2g s each", format_about(left * pace), left, pace)
+
+
+def waited_for(trainer: Trainer) -> float:
+    """Seconds that a run has waited for its loader so far."""
+    return cast(BatchLoader, trainer.train_dataloader).waited
 
 
 def format_duration(seconds: float) -> str:

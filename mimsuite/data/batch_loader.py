@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ class BatchLoader(DataLoader[Any]):
         asked: whether the run is asked to stop.
         ahead: a block around the reading, whose function is told how many batches came; see `fetching_ahead`.
         keywords: those of `DataLoader`.
+
+    Attributes:
+        waited: seconds that its user has waited for batches so far, in all passes.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class BatchLoader(DataLoader[Any]):
     ) -> None:
         super().__init__(**keywords)
         self._patience, self._asked, self._ahead = patience, asked, ahead
+        self.waited = 0.0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yields batches.
@@ -60,8 +65,10 @@ class BatchLoader(DataLoader[Any]):
         try:
             with self._ahead() as tell:
                 for count in itertools.count(1):
+                    began = time.perf_counter()
                     with watch.waiting():
                         batch = next(batches, _END)
+                    self.waited += time.perf_counter() - began
                     if batch is _END:
                         return
                     if isinstance(batch, (InputError, RunError)):

@@ -68,7 +68,13 @@ def report_settings(settings: EvaluateSettings) -> None:
         *(settings.index.root, settings.split, f"{settings.images:,}", ", ".join(map(format_size, settings.sizes))),
     )
     if settings.part.part == "held":
-        log.info("          held out from train by a hash of the keys, as in training: there is no test and no val")
+        log.info(
+            "          held out from %s: there is no test and no val",
+            "train by a hash of the keys, as in training"
+            if settings.index.chosen is None
+            else "the labelled images of train by a hash of the keys; with other labels than in training, the model "
+            "may have been trained on some of them",
+        )
     if settings.split == "train" and settings.masking is None:
         log.warning("split=train: metrics of images that the model was trained on say nothing about new ones")
     if labelled := count_labelled(settings.index):

@@ -55,7 +55,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             return {"exit_code": 0}
         results = [run_probes(settings, features, device) for features in compared]
         write_report(folder.path, settings, results)
-        log.info("%s", text_table(results, settings.index.num_samples(settings.test)))
+        log.info("%s", text_table(results))
         init, data = settings.weights.init, settings.config.get("data")
         labels = given_label_keys(settings.config)
         report_next("train a classifier", "finetune", init=init, data=data, **labels, out=f"{settings.out}-finetune")
@@ -73,8 +73,11 @@ def report_settings(settings: ProbeSettings) -> None:
     )
     if settings.test.part == "held":
         log.info(
-            "          there is only train: a part of it is held out by a hash of the keys, as in training; for more "
-            "images, pack it again with val_fraction=0.1"
+            "          there is only train: a part of %s; for more images, pack it again with val_fraction=0.1",
+            "it is held out by a hash of the keys, as in training"
+            if settings.index.chosen is None
+            else "its labelled images is held out by a hash of the keys; pretraining held out a part of all images, so "
+            "it may have learned from these, without labels",
         )
     if labelled := count_labelled(settings.index):
         log.info("labels    %s", labelled)

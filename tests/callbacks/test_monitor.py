@@ -24,9 +24,12 @@ class Module:
 
 @pytest.fixture
 def train(tmp_path, monkeypatch, caplog):
-    """Gives `losses` of one step each, which take `seconds` each; returns the lines and the metrics logged."""
+    """Gives `losses` of one step each, which take `seconds` each; returns the lines and the metrics logged.
 
-    def run(losses, seconds, log_every, first=0, validations=(), **facts):
+    A step waits for its batch for `waits` seconds, and a checkpoint after it takes `saves`.
+    """
+
+    def run(losses, seconds, log_every, first=0, validations=(), waits=0.0, saves=0.0, **facts):
         now = [100.0]
         monkeypatch.setattr(monitor, "time", SimpleNamespace(perf_counter=lambda: now[0], time=lambda: now[0]))
         monkeypatch.setattr(monitor, "has_terminal", lambda: False)
@@ -39,15 +42,19 @@ def train(tmp_path, monkeypatch, caplog):
             sanity_checking=False,
             world_size=1,
             strategy=SimpleNamespace(reduce=lambda value, **_: value),
+            train_dataloader=SimpleNamespace(waited=0.0),
         )
         caplog.clear()
         with caplog.at_level(logging.INFO, "mimsuite"):
             callback.on_train_start(trainer, module)
             for number, loss in enumerate(losses):
+                trainer.train_dataloader.waited += waits
+                now[0] += waits
                 callback.on_train_batch_start(trainer, module, None, number)
                 now[0] += seconds
                 trainer.global_step += 1
                 callback.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, None, number)
+                now[0] += saves
                 if trainer.global_step in validations:
                     now[0] += 1000.0
                     callback.on_validation_end(trainer, module)
@@ -62,6 +69,11 @@ def test_mfu_is_the_part_of_the_images_that_the_devices_could_train(train):
     assert [speed["perf/mfu"] for speed in train.speeds] == [pytest.approx(4 / 2 / 10)] * 2
     train([1.0] * 2, seconds=2.0, log_every=2)
     assert set(train.speeds[0]) == {"perf/img_per_s", "perf/data_wait"}
+
+
+def test_a_checkpoint_between_two_steps_is_no_waiting_for_data(train):
+    train([1.0] * 4, seconds=5.0, log_every=4, waits=1.0, saves=4.0)
+    assert train.speeds[0]["perf/data_wait"] == pytest.approx(4 / (4 * (5 + 1) + 3 * 4))
 
 
 def test_every_line_has_the_mean_loss_of_the_steps_since_the_line_before(train):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from mimsuite.models import BitConfig, BitForMaskedImageModeling, ViTConfig, ViT
 from mimsuite.models.load import config_of, load_encoder
 from mimsuite.settings.probe import read_probe
 from mimsuite.settings.views import choose_views, read_layers
+from mimsuite.tasks.probe import report_settings
 from mimsuite.weights.init import find_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -290,6 +292,16 @@ def test_what_heads_learn_from_is_not_reported_on(splits, instead, model, tmp_pa
     data = write_shards(tmp_path / "s", dict.fromkeys(splits, 30))
     with pytest.raises(InputError, match=f"split=train: the heads learn from these images.*; use split={instead}"):
         read_probe(config(init=str(model), data=str(data), out="x", split="train"))
+
+
+def test_a_probe_of_some_labels_says_that_pretraining_may_have_seen_its_images(model, only_train, caplog):
+    """What is held out from the labelled images is not what pretraining held out from all."""
+    caplog.set_level("INFO", logger="mimsuite")
+    settings = read_probe(config(init=str(model), data=str(only_train), out="x"))
+    some = replace(settings.index, chosen={"train": np.arange(0, 180, 10)}, totals={"train": 180})
+    report_settings(replace(settings, index=some))
+    assert "pretraining held out a part of all images, so it may have learned from these" in caplog.text
+    assert "as in training" not in caplog.text
 
 
 def test_a_probe_says_what_it_held_out_and_how_sure_it_is(model, only_train, tmp_path, caplog):

@@ -202,8 +202,8 @@ def norm_words(norm: str) -> str:
     return "no norm" if norm == "none" else norm
 
 
-def text_table(results: Sequence[ProbeResult], images: int) -> str:
-    """The main metrics as a table for the terminal; of accuracies on so many images with their 95 % intervals."""
+def text_table(results: Sequence[ProbeResult]) -> str:
+    """The main metrics as a table for the terminal; of accuracies with their 95 % intervals."""
     names, k = list(results[0].linear.scores.metrics), max(results[0].knn)
     accuracy = results[0].linear.task.kind == "classes"
     head = [f"{f'linear {names[0]}':>12}", *((f"{'95 %':>14}",) if accuracy else ()), *(f"{n:>12}" for n in names[1:])]
@@ -220,5 +220,6 @@ def text_table(results: Sequence[ProbeResult], images: int) -> str:
         if result.attentive is not None:
             lines.append(f"{'  attentive':22} {result.attentive.scores.metrics[names[0]]:>24.3f}")
     if accuracy:
+        images = len(results[0].linear.task.test)  # those that could be decoded
         lines.append(f"95 %: confidence interval of the accuracy, which was measured on {images:,} images")
     return "\n".join(lines)

@@ -82,13 +82,14 @@ def judge_loss(run: RunFacts) -> Iterator[Verdict]:
         yield Verdict("bad", f"val/loss is {losses[-1]} at the end")
     if len(losses) < 5 or not np.isfinite(losses).all():
         return
-    best, before = int(losses.argmin()), losses[-1 - max(1, len(losses) // 5)]
+    place = len(losses) - 1 - max(1, len(losses) // 5)
+    best, before = int(losses.argmin()), losses[place]
     if best < len(losses) - 1 and losses[-1] > losses[best] * (1 + RISEN):
         yield Verdict("note", f"val/loss was lowest at step {steps[best]:,} ({losses[best]:.4g}) and has risen since")
     elif before - losses[-1] > FALLING * abs(before):
         fell = (before - losses[-1]) / abs(before)
         yield Verdict(
-            "note", f"val/loss still fell, by {fell:.1%} in the last fifth of the run: longer training may pay"
+            "note", f"val/loss still fell, by {fell:.1%} since step {steps[place]:,}: longer training may pay"
         )
 
 
@@ -179,14 +180,16 @@ def judge_probe(run: RunFacts) -> Iterator[Verdict]:
             "note", f"{name} is {shown(name, value)}{between}; baselines=true says what random weights would reach"
         )
         return
-    better = value > random if low is None else low[0] > random
     text = f"{name} is {shown(name, value)}{between}, random initialisation reaches {shown(name, random)}"
-    yield Verdict(
-        "good" if better else "bad",
-        f"features better than random initialisation: {text}"
-        if better
-        else f"features no better than random initialisation: {text}; train longer, or try another objective",
-    )
+    if value <= random:
+        text = f"features no better than random initialisation: {text}; train longer, or try another objective"
+        yield Verdict("bad", text)
+    elif low is not None and low[0] <= random:
+        yield Verdict(
+            "note", f"features not clearly better than random initialisation, which is in the interval: {text}"
+        )
+    else:
+        yield Verdict("good", f"features better than random initialisation: {text}")
     pixels = {key: metrics[key] for key in metrics if key.endswith(f"/{name}") and not key.startswith("random/")}
     for key, reached in pixels.items():
         if reached >= value:
