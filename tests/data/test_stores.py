@@ -16,7 +16,7 @@ from mimsuite.data.open import open_data, open_index
 from mimsuite.data.scan import index_beside
 from mimsuite.data.shard_files import ShardFiles
 from mimsuite.data.storage import Replacement, move_folder, write_array
-from mimsuite.data.stores.address import absolute, store_of
+from mimsuite.data.stores.address import absolute, remote_store, store_of
 from mimsuite.data.stores.local import LocalStore
 from mimsuite.data.stores.names import scheme_of
 from mimsuite.data.stores.store import sha256_of
@@ -64,6 +64,17 @@ def test_the_folder_above_a_link_is_that_of_the_place_it_leads_to(monkeypatch, t
     monkeypatch.setenv("HOME", str(tmp_path / "real"))
     for address in ("link/..", "~"):
         assert open_data(address).num_samples("train") == 1
+
+
+def test_a_store_is_that_of_the_server_and_the_keys_that_are_set_now(monkeypatch):
+    """In a notebook keys are set between two calls, after the first was refused."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    before = remote_store("s3://bucket/a.tar")
+    assert remote_store("s3://bucket/b.tar") is before
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
+    assert remote_store("s3://bucket/a.tar") is not before
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert remote_store("s3://bucket/a.tar") is before
 
 
 # ---- the local store

@@ -11,7 +11,8 @@ from mimsuite.data.stores.local import LocalStore
 from mimsuite.data.stores.names import REMOTE, scheme_of, unknown_scheme
 from mimsuite.data.stores.store import Store
 
-_remote: dict[tuple[str, float], PatientStore] = {}
+_ENVIRONMENT = ("AWS_", "AZURE_", "GOOGLE_", "GCS_", "HF_")  # how variables begin that say who asks which server
+_remote: dict[tuple[str, float, frozenset[tuple[str, str]]], PatientStore] = {}
 
 
 def absolute(address: str) -> str:
@@ -27,7 +28,7 @@ def absolute(address: str) -> str:
 
 
 def store_of(address: str, timeout: float = TIMEOUT) -> Store:
-    """The store that reads what lies at an address; there is one of each remote kind in a process.
+    """The store that reads what lies at an address; of each remote kind one in a process, and as it is set up now.
 
     Args:
         address: a path or an address.
@@ -47,7 +48,8 @@ def store_of(address: str, timeout: float = TIMEOUT) -> Store:
 def remote_store(address: str, timeout: float = TIMEOUT) -> PatientStore:
     """As `store_of`, for an address on another machine."""
     scheme = scheme_of(address)
-    return _remote.setdefault((scheme, timeout), PatientStore(scheme, timeout))
+    setup = frozenset(item for item in os.environ.items() if item[0].startswith(_ENVIRONMENT))
+    return _remote.setdefault((scheme, timeout, setup), PatientStore(scheme, timeout))
 
 
 def read_if_there(address: str) -> bytes | None:
