@@ -148,6 +148,17 @@ def test_a_run_that_did_not_come_to_its_end_says_so_first(status, skipped, expec
     assert page_of(tmp_path, folder).count("<section") == 1
 
 
+def test_what_several_processes_and_a_resumed_run_have_written_counts_once(tmp_path):
+    folder = make_run(tmp_path / "a", rows=losses(0.9, 0.6, 0.5, 0.4))
+    skipped = [{"step": step, "rank": rank, "ids": [rank]} for step in (3, 7, 3) for rank in range(4)]
+    bad = [{"shard": shard, "key": key, "reason": "cut"} for shard, key in (("a", "1"), ("b", "1"), ("a", "1"))]
+    for name, lines in (("skipped_steps.jsonl", skipped), ("bad_samples.jsonl", bad)):
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = said(folder)
+    assert "bad: 2 steps changed nothing, as loss or gradient was not finite" in found
+    assert "note: 2 images could not be decoded; bad_samples.jsonl names them" in found
+
+
 def probe_run(folder, *, top1=0.6, random=0.5, interval=(0.55, 0.65), classes=("cat", "dog")):
     make_run(folder, "probe", metrics={"probe/top1": top1} | ({} if random is None else {"random/probe/top1": random}))
     linear = {"interval": list(interval), "per_class": [0.25, 1.0]}

@@ -99,10 +99,15 @@ def read_facts(folder: Path, name: str, *, ended: bool = False) -> RunFacts:
         heads=read_table(folder / "probe.csv", problems),
         per_class=read_table(folder / "per_class.csv", problems),
         images=count_images(read_json(folder / DATA, problems)),
-        skipped=len(reader.lines("skipped_steps.jsonl", ALL_LINES)),
-        bad=len(reader.lines("bad_samples.jsonl", ALL_LINES)),
+        skipped=count_different(reader.lines("skipped_steps.jsonl", ALL_LINES), "step"),
+        bad=count_different(reader.lines("bad_samples.jsonl", ALL_LINES), "shard", "key"),
         problems=problems,
     )
+
+
+def count_different(lines: Sequence[Mapping[str, Any]], *names: str) -> int:
+    """How many different values these names have: each process writes its own lines, and a resumed run again."""
+    return len({tuple(str(line.get(name)) for name in names) for line in lines})
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
