@@ -23,7 +23,7 @@ LEAST = 20
 class BadSamples(Callback):
     """Writes each replaced sample down once (shard, key, reason); stops the run when there are too many.
 
-    With several processes each writes down its own, and their number is added up after each validation.
+    With several processes each writes down its own, and after each validation those of all are counted, each once.
 
     Args:
         max_fraction: largest share of the training images; `LEAST` are allowed in any case.
@@ -53,10 +53,14 @@ class BadSamples(Callback):
         self.note(batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds up what all processes have seen."""
-        if trainer.world_size > 1:
-            mine = torch.tensor(len(self._seen), device=trainer.strategy.root_device)
-            self._check(int(trainer.strategy.reduce(mine, reduce_op="sum")))
+        """Counts what all processes have seen; in later epochs the same sample comes to other ones."""
+        if trainer.world_size == 1:
+            return
+        mine = torch.tensor(len(self._seen), device=trainer.strategy.root_device)
+        if int(trainer.strategy.reduce(mine, reduce_op="sum")) > self.limit:  # equal in all, so all go on
+            every: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(every, {(bad.shard, bad.key) for bad in self._seen})
+            self._check(len(set().union(*every)))
 
     def note(self, batch: Batch) -> None:
         """Writes down what is new in `batch.bad`.

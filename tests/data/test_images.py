@@ -8,6 +8,8 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -405,3 +407,19 @@ def test_too_many_bad_samples_stop_the_run_with_the_list(samples, allowed, spars
     with pytest.raises(InputError, match=f"{allowed + 1} samples could not be read, {allowed} are allowed"):
         watch.note(batch._replace(bad=bad))
     assert len((tmp_path / "bad_samples.jsonl").read_text().splitlines()) == allowed + 1
+
+
+@pytest.mark.parametrize(("others", "refused"), [(range(20), False), (range(11, 31), True)])
+def test_a_bad_sample_that_several_processes_have_met_counts_once(others, refused, sparse, tmp_path, monkeypatch):
+    """Of 30 that are allowed each process has met 20: the same ones in later epochs, or 31 in all."""
+    watch = BadSamples(max_fraction=0.001, context=context_of(tmp_path, samples=30_000))
+    batch = next(iter(eval_loader(sparse, "test", image_size=(8, 8), batch=1, workers=0, labels=False)))
+    watch.note(batch._replace(bad=[BadSample("a.tar", f"k{i}", "why") for i in range(20)]))
+    strategy = SimpleNamespace(root_device="cpu", reduce=lambda value, **_: value + 20)
+
+    def gather(every, own):
+        every[:] = [own, {("a.tar", f"k{i}") for i in others}]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    with pytest.raises(InputError, match="31 samples could not be read, 30 are") if refused else nullcontext():
+        watch.on_validation_epoch_end(SimpleNamespace(world_size=2, strategy=strategy), None)
