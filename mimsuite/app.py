@@ -92,17 +92,15 @@ def call_task(task: str, run: Callable[[DictConfig, Sequence[str]], T], values: 
     Args:
         task: its name.
         run: as of `main`.
-        values: by key, inner ones with dots; None leaves a key at its default, and is refused for inner ones.
+        values: by key, inner ones with dots; None leaves a key at its default, and is null for inner ones.
 
     Raises:
         InputError: a key or value that the config does not take.
     """
     from hydra.errors import HydraException
 
-    if (unclear := next((key for key, value in values.items() if value is None and "." in key), None)) is not None:
-        raise InputError(f'{unclear}=None is not clear: give "null" for null, or leave it out for its default')
-
-    overrides = without_null_groups([override_of(key, value) for key, value in values.items() if value is not None])
+    given = {key: value for key, value in values.items() if value is not None or "." in key}
+    overrides = without_null_groups([override_of(key, value) for key, value in given.items()])
     try:
         cfg, choices = compose_task(task, overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:

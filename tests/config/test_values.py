@@ -257,11 +257,11 @@ def test_of_several_values_the_last_counts_and_is_named():
     assert repeated_keys(given) == ["image_size= is given 2 times, and the last counts: image_size=128"]
 
 
-def test_none_for_an_inner_key_is_refused_in_python():
-    with pytest.raises(InputError, match=r'trainer.clip=None is not clear: give "null" for null, or leave it out'):
-        app.call_task("pretrain", lambda cfg, overrides: cfg, {"out": "run", "trainer.clip": None})
-    values = {"out": "run", "trainer.clip": "null", "experiment": None}
-    assert app.call_task("pretrain", lambda cfg, overrides: cfg, values).trainer.clip is None
+def test_none_for_an_inner_key_is_null_in_python():
+    for value in (None, "null"):
+        values = {"out": "run", "trainer.clip": value, "experiment": None}
+        assert app.call_task("pretrain", lambda cfg, overrides: cfg, values).trainer.clip is None
+    assert app.call_task("pretrain", lambda cfg, overrides: cfg, {"out": "run", "lr": None}).lr == "auto"
 
 
 def test_a_variable_stays_a_variable(monkeypatch):
