@@ -13,7 +13,7 @@ def call(task: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         task: its name.
-        values: by key, those with dots below `overrides`; None leaves a key at its default; for an inner one it is null.
+        values: by key, those with dots below `overrides`; None leaves a key at its default, and an inner one null.
 
     Raises:
         InputError: a key or value that the config does not take.
