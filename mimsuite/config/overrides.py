@@ -32,8 +32,7 @@ def check_once(arguments: Sequence[str]) -> None:
         if len(values) > 1 and key_kinds().get(key) in PATHS:
             raise InputError(
                 f"{key}= is given {len(values):,} times, from {key}={values[0]} to {key}={values[-1]}; give it once, "
-                "and put "
-                f"{{...}} in quotes, or the shell writes it out: {key}='shards/train-{{000..012}}.tar'"
+                f"and put {{...}} in quotes, or the shell writes it out: {key}='shards/train-{{000..012}}.tar'"
             )
 
 
