@@ -4,10 +4,14 @@
 """
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.append(str(Path(__file__).with_name("models")))
+import wrapped
 
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.instantiate import instantiate
@@ -17,8 +21,9 @@ from mimsuite.masked.latent import latent_error, take_cells
 from mimsuite.masked.losses import masked_error_patches
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.samplers import RandomMask
-from mimsuite.models import AutoModelForMaskedImageModeling
+from mimsuite.models import AutoModelForMaskedImageModeling, ExternalConfig
 from mimsuite.models.latent import copy_encoder, latent_pass
+from mimsuite.models.sources import completed
 from mimsuite.objectives.groups import param_groups
 from mimsuite.objectives.teacher import Teacher
 from mimsuite.settings.models import model_node
@@ -39,10 +44,14 @@ LATENT = {  # the same for predictors of features, and what of the predictor is 
     "cvt_nano, latent": ("cvt_nano", {}, {}),
     "bit_nano, latent": ("bit_nano", {}, {"combine": "stack"}),
     "bit_nano, latent, sparse": ("bit_nano", {"mask_mode": "sparse"}, {}),
+    "dinov2, latent": ("dinov2", {}, {}),
+    "convnextv2, latent": ("convnextv2", {}, {}),
 }
 
 
 def five_losses(name):
+    model_name, changes, *predictor = (MODELS | LATENT)[name]
+    config = config_named(model_name).changed(**changes)
     torch.manual_seed(0)
     index = open_data(None)
     loader = eval_loader(
@@ -55,11 +64,11 @@ def five_losses(name):
         mask=RandomMask(0.6),
         mask_unit=16,
     )
-    model_name, changes, *predictor = (MODELS | LATENT)[name]
-    config = instantiate(model_node(conf_dir() / "model" / f"{model_name}.yaml")).changed(**changes)
     if predictor:
         config = predicting(config, **predictor[0])
     model = AutoModelForMaskedImageModeling.from_config(config).train()
+    if model_name in wrapped.CLASSES:
+        model.encoder.load_source()  # not the library's random weights, which a version may draw in another way
     optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.05, decay_mask_token=False), lr=1e-3)
     normalize, losses = Normalize(index.mean, index.std), []
     teacher = Teacher(copy_encoder(model), config.latent_blocks, config.mim_predictor["combine"]) if predictor else None
@@ -76,6 +85,13 @@ def five_losses(name):
             teacher.update(model.encoder, 0.9, torch.tensor(False))
         losses.append(loss.item())
     return losses
+
+
+def config_named(name):
+    """Of one of our models, or of a tiny network of transformers that is wrapped."""
+    if name in wrapped.CLASSES:
+        return completed(ExternalConfig(source=wrapped.folder_of(name)))
+    return instantiate(model_node(conf_dir() / "model" / f"{name}.yaml"))
 
 
 def predicting(config, **changes):
