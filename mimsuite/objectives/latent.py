@@ -104,7 +104,7 @@ class LatentObjective(MIMObjective):
         warm = self._trainer is not None and self.trainer.global_step < self.warm_steps
         loss = self.pixel_loss(model, made, pixels, 1.0 if warm else self.pixels)
         if warm:  # of features nothing, but DDP waits for a gradient of every parameter
-            loss = loss + 0 * made.predicted.features.sum()
+            loss = loss + nothing_of(made.predicted.features)
         else:
             loss = loss + self.latent_loss(made, self.target(batch, pixels, made))
         visible = visible_mean(made.features, batch.mask)
@@ -146,7 +146,7 @@ class LatentObjective(MIMObjective):
         if predicted is None:
             return pixels.new_zeros(())
         if not weight:
-            return 0 * predicted.sum()
+            return nothing_of(predicted)
         image, row, column = where
         grid = (made.hidden.shape[1], made.hidden.shape[2])
         cells = model.target.cells(pixels, grid, (image % len(pixels), row, column))
@@ -203,3 +203,8 @@ class LatentObjective(MIMObjective):
     def picture(self, batch: Batch) -> PredictedFeatures:
         """What the evaluated model predicts of a batch with masks, and the teacher's features."""
         return self.taught.predict(batch)
+
+
+def nothing_of(predicted: Tensor) -> Tensor:
+    """0, with a gradient of 0; the sum in float32, as float16 would be infinite."""
+    return 0 * predicted.sum(dtype=torch.float32)

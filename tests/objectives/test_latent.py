@@ -217,6 +217,17 @@ def test_a_warm_start_predicts_pixels_first_and_every_parameter_has_a_gradient()
         assert learns == {"features": trained == 5, "pixels": trained == 0 or weight > 0}
 
 
+@pytest.mark.parametrize("trained", [0, 5])
+def test_what_is_not_compared_stays_out_of_the_loss_in_float16_too(trained):
+    """A sum over all cells is beyond float16, and 0 times infinity is NaN."""
+    module = objective(student(pixels=True), trained=trained, warm_steps=5)
+    idle = module.model.decoder.outputs.pixels if trained else module.model.decoder.outputs.features
+    nn.init.constant_(idle.bias, 1000.0)
+    with torch.autocast("cpu", torch.float16):
+        loss = module.training_step(batch(16), 0)
+    assert loss.isfinite()
+
+
 def test_momentum_rises_to_its_end():
     linear, cosine = (momentum_schedule(0.99, 1.0, 101, shape) for shape in ("linear", "cosine"))
     assert (linear(0), linear(50), linear(100), linear(200)) == pytest.approx((0.99, 0.995, 1.0, 1.0))
