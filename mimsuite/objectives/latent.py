@@ -76,6 +76,13 @@ class LatentObjective(MIMObjective):
         return False
 
     @property
+    def paced(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        momentum = () if self.teacher.frozen else ("the teacher's momentum",)
+        warm = (f"the warm start on pixels (up to step {self.warm_steps})",) if self.warm_steps else ()
+        return (*super().paced, *momentum, *warm)
+
+    @property
     def networks(self) -> tuple[nn.Module, ...]:
         """See `Objective`; the teacher, too."""
         return (*super().networks, self.teacher)

@@ -174,6 +174,11 @@ class Objective(LightningModule):
         return True
 
     @property
+    def paced(self) -> tuple[str, ...]:
+        """What depends on the length of the run, in words; of a run that goes on for longer it is that of the new."""
+        return ("the learning rate",)
+
+    @property
     def selection_metric(self) -> str | None:
         """Which of `last_metrics` is largest for the best weights; None where no metric says so."""
         return None
