@@ -82,6 +82,10 @@ class LatentObjective(MIMObjective):
         warm = (f"the warm start on pixels (up to step {self.warm_steps})",) if self.warm_steps else ()
         return (*super().paced, *momentum, *warm)
 
+    def skip_start(self) -> None:
+        """See `Objective`: the warm start, in which the teacher has nothing to do."""
+        self.warm_steps = 0
+
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """See `Objective`; the teacher, too."""
