@@ -136,7 +136,8 @@ def read_latent(
         combine=combine,
         pixels=pixels > 0 or warm > 0,
     )
-    notes = ["the loss may rise in a sound run and selects nothing: judge the features by the online probe"]
+    why = "may rise in a sound run" if frozen is None else "says how near the teacher is"
+    notes = [f"the loss {why} and selects nothing: judge the features by the online probe"]
     if frozen is not None:
         notes.append(frozen.note)
     elif read(cfg, "objective.momentum") == "auto":
