@@ -174,7 +174,7 @@ def counted(task: str, values: Values) -> Cost:
     from mimsuite.runs.cost import BLANK
 
     module, data, trainer = mimsuite.build(task, **values | {"devices": 1, "workers": 0})  # type: ignore[arg-type]
-    flops = training_flops(module, data.blank(1, BLANK.get(module.label_kind)))
+    flops = training_flops(module, data.blank_for_cost(BLANK.get(module.label_kind)))
     batch = trainer["accumulate_grad_batches"] * data.micro_batch
     return Cost(flops, batch, trainer["max_steps"], data.order.steps_per_epoch)
 

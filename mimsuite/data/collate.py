@@ -14,7 +14,7 @@ from mimsuite.data.labels import Label
 from mimsuite.data.reader import Failure, Sample, too_many
 from mimsuite.data.workers import MORE_SHARED_MEMORY, SHARED_MEMORY, finds_no_memory
 from mimsuite.errors import InputError, RunError
-from mimsuite.masked.samplers import MaskSampler, MaskWithTargets, StepSampler, keep_some
+from mimsuite.masked.samplers import MaskSampler, MaskWithTargets, StepSampler, has_targets, keep_some
 from mimsuite.types import Batch
 
 _MASK, _CHOICE, _SIZES, _CUT = 2, 3, 4, 5
@@ -43,6 +43,16 @@ class Collate:
         """
         self._views = views
         self._samplers, self._grid, self._num_classes, self._keys = tuple(masks), grid, num_classes, keys
+
+    @property
+    def draws_steps(self) -> bool:
+        """Whether something of the masks is drawn once for all images of an optimizer step."""
+        return any(isinstance(sampler, StepSampler) for sampler in self._samplers)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the masks of a batch are cut to the smallest, so that they depend on how many there are."""
+        return self._grid is not None and any(has_targets(sampler, self._grid) for sampler in self._samplers)
 
     def __call__(self, samples: Sequence[Sample | Failure]) -> Batch | Failure:
         """Stacks samples; an error among them, or too many broken images, takes the batch's place."""

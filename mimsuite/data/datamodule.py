@@ -34,6 +34,7 @@ from mimsuite.types import Batch
 log = logging.getLogger("mimsuite")
 
 _SALT_WHOLE = 0x57484F4C
+STEPS = 8  # whose masks stand for those of all
 
 
 class ImageData(lightning.LightningDataModule):
@@ -221,19 +222,32 @@ class ImageData(lightning.LightningDataModule):
             samples = samples.take(apart if part == "val" else others)
         return samples.take(samples.smallest(limit, _SALT_WHOLE)[:limit])
 
-    def blank(self, count: int, label: Label | None = None) -> list[Batch]:
+    def blank(self, count: int, label: Label | None = None, step: int = 0) -> list[Batch]:
         """Batches of black images, otherwise as those of training, one for each sampler of masks; reads nothing.
 
         Args:
             count: images of a batch.
             label: of all of them, where labels are read.
+            step: what is drawn once for an optimizer step is drawn for this one.
         """
         kind = torch.uint8 if self._index.dtype == "uint8" else torch.int32
         image = torch.zeros(self._index.channels, *self._train_transform.size, dtype=kind)
         given = label if self._labels else None
-        samples = [Sample(image, number, number, given, ()) for number in range(count)]
+        samples = [Sample(image, number, step * count + number, given, (), step) for number in range(count)]
         made = [collate(samples) for collate in self._blank_collates]
         return [batch for batch in made if isinstance(batch, Batch)]
+
+    def blank_for_cost(self, label: Label | None = None) -> list[Batch]:
+        """Such batches with as many images, and of as many steps, as the mean cost of an image depends on.
+
+        That is one image, unless masks are cut to the smallest of a micro-batch, or differ from step to step.
+        """
+        count = self.micro_batch if any(collate.cuts for collate in self._blank_collates) else 1
+        steps = STEPS if any(collate.draws_steps for collate in self._blank_collates) else 1
+        made: list[Batch] = []
+        for step in range(steps):
+            made += [batch._replace(images=(made or [batch])[0].images) for batch in self.blank(count, label, step)]
+        return made
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch but for its ids, which are read on the host: there, nobody waits for the device."""

@@ -76,6 +76,17 @@ class LatentObjective(MIMObjective):
         return False
 
     @property
+    def paced(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        momentum = () if self.teacher.frozen else ("the teacher's momentum",)
+        warm = (f"the warm start on pixels (up to step {self.warm_steps})",) if self.warm_steps else ()
+        return (*super().paced, *momentum, *warm)
+
+    def skip_start(self) -> None:
+        """See `Objective`: the warm start, in which the teacher has nothing to do."""
+        self.warm_steps = 0
+
+    @property
     def networks(self) -> tuple[nn.Module, ...]:
         """See `Objective`; the teacher, too."""
         return (*super().networks, self.teacher)
@@ -104,7 +115,7 @@ class LatentObjective(MIMObjective):
         warm = self._trainer is not None and self.trainer.global_step < self.warm_steps
         loss = self.pixel_loss(model, made, pixels, 1.0 if warm else self.pixels)
         if warm:  # of features nothing, but DDP waits for a gradient of every parameter
-            loss = loss + 0 * made.predicted.features.sum()
+            loss = loss + nothing_of(made.predicted.features)
         else:
             loss = loss + self.latent_loss(made, self.target(batch, pixels, made))
         visible = visible_mean(made.features, batch.mask)
@@ -146,7 +157,7 @@ class LatentObjective(MIMObjective):
         if predicted is None:
             return pixels.new_zeros(())
         if not weight:
-            return 0 * predicted.sum()
+            return nothing_of(predicted)
         image, row, column = where
         grid = (made.hidden.shape[1], made.hidden.shape[2])
         cells = model.target.cells(pixels, grid, (image % len(pixels), row, column))
@@ -203,3 +214,8 @@ class LatentObjective(MIMObjective):
     def picture(self, batch: Batch) -> PredictedFeatures:
         """What the evaluated model predicts of a batch with masks, and the teacher's features."""
         return self.taught.predict(batch)
+
+
+def nothing_of(predicted: Tensor) -> Tensor:
+    """0, with a gradient of 0; the sum in float32, as float16 would be infinite."""
+    return 0 * predicted.sum(dtype=torch.float32)

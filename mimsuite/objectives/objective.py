@@ -174,6 +174,14 @@ class Objective(LightningModule):
         return True
 
     @property
+    def paced(self) -> tuple[str, ...]:
+        """What depends on the length of the run, in words; of a run that goes on for longer it is that of the new."""
+        return ("the learning rate",)
+
+    def skip_start(self) -> None:
+        """Leaves out what only the first steps of a run do, of a module that is trained to be measured."""
+
+    @property
     def selection_metric(self) -> str | None:
         """Which of `last_metrics` is largest for the best weights; None where no metric says so."""
         return None

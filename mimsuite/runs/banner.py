@@ -67,8 +67,10 @@ def report_resume(settings: TrainingSettings, objective: Objective, step: int) -
     rate = budget.lr * objective.schedule(step)
     log.info("resume    at step %d of %d, learning rate %.3g (peak %.3g)", step, budget.steps, rate, budget.lr)
     if before not in (None, budget.steps):
-        longer = "          steps=%d, it was %s: from here on the learning rate is that of a run of %d steps"
-        log.info(longer, budget.steps, before, budget.steps)
+        *first, last = objective.paced
+        paced, verb = (f"{', '.join(first)} and {last}", "are those") if first else (last, "is that")
+        longer = "          steps=%d, it was %s: from here on %s %s of a run of %d steps"
+        log.info(longer, budget.steps, before, paced, verb, budget.steps)
 
 
 def describe_devices(inputs: RunInputs, compute: Compute) -> str:

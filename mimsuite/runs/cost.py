@@ -57,7 +57,7 @@ def find_cost(objective: Objective, data: ImageData, on: Device, precision: str)
     from mimsuite.objectives.flops import training_flops
 
     try:
-        flops = training_flops(objective, data.blank(1, BLANK.get(objective.label_kind)))
+        flops = training_flops(objective, data.blank_for_cost(BLANK.get(objective.label_kind)))
     except Exception as error:  # code from outside may do with tensors without memory what it likes
         log.info("perf/mfu is not measured: the FLOPs of this model cannot be counted (%s)", cause_of(error))
         return None

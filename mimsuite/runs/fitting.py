@@ -129,6 +129,7 @@ def train_on_blank(
     """
     from mimsuite.runs.cluster import TeamEnvironment
 
+    objective.skip_start()
     blank = data.blank(images, BLANK.get(objective.label_kind))
     accumulated = 1 if objective.compares_images else ACCUMULATED
     rounds = -(-accumulated * STEPS // len(blank))  # every sampler of masks has its turn

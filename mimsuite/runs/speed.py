@@ -94,6 +94,7 @@ def make_share(settings: S, make: Callable[[S, Compute], tuple[Objective, ImageD
     compute = choose_compute(settings, alone)
     torch.manual_seed(inputs.seed)
     objective, data = make(settings, compute)
+    objective.skip_start()
     cost = find_cost(objective, data, compute.device, compute.precision)
     largest = None
     if compute.device.accelerator == "gpu":

@@ -62,10 +62,10 @@ def check_combination(cfg: DictConfig, config: EncoderConfig) -> None:
     mask = current_name(str(read(cfg, "mask._target_")))
     if mask == NO_MASK:
         raise InputError("mask=none hides nothing, so there is nothing to predict; use mask=random")
-    if mask == MULTI_BLOCK and "ratio" in cfg.mask:  # objective=mae brings one
+    if mask == MULTI_BLOCK and "ratio" in cfg.mask:  # mae, spark and some experiments bring one
         raise InputError(
-            f"mask.ratio={read(cfg, 'mask.ratio')}: mask=multi_block has no ratio, but objective=mae brings one; "
-            "use ~mask.ratio, or mask=random"
+            f"mask.ratio={read(cfg, 'mask.ratio')}: mask=multi_block has no ratio, but the objective or the experiment "
+            "brings one; use ~mask.ratio, or mask=random"
         )
     if target == "hog":
         check_hog(cfg, config)

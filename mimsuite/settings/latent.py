@@ -136,10 +136,13 @@ def read_latent(
         combine=combine,
         pixels=pixels > 0 or warm > 0,
     )
-    notes = ["the loss may rise in a sound run and selects nothing: judge the features by the online probe"]
+    why = "may rise in a sound run" if frozen is None else "says how near the teacher is"
+    notes = [f"the loss {why} and selects nothing: judge the features by the online probe"]
+    asked = read(cfg, "objective.momentum")
     if frozen is not None:
         notes.append(frozen.note)
-    elif read(cfg, "objective.momentum") == "auto":
+        notes += [] if asked == "auto" else [f"objective.momentum={asked} is not used: the teacher stays as it is"]
+    elif asked == "auto":
         reason = f"a run of at least {LONG_RUN:,} steps" if steps >= LONG_RUN else f"less than {LONG_RUN:,} steps"
         notes.append(f"objective.momentum={start} (rises to {end}; {reason})")
     return LatentSettings(
@@ -157,7 +160,7 @@ def read_latent(
             "objective.teacher": str(Path(given).absolute()) if frozen and Path(given).exists() else given,
             "objective.layers": list(layers),
             "objective.predictor": kind,
-            "objective.momentum": start if end == 1.0 else [start, end],
+            "objective.momentum": asked if frozen else start if end == 1.0 else [start, end],
         },
     )
 

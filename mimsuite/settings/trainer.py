@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.errors import InputError
+from mimsuite.settings.combinations import is_latent
 from mimsuite.settings.read import is_number, read, read_choice, read_flag
 from mimsuite.words import STRATEGIES, Strategy
 
@@ -63,6 +64,26 @@ def read_spreading(cfg: DictConfig, precision: str, master_weights: bool) -> Spr
             f"precision={', '.join(WITH_FSDP)}"
         )
     return found
+
+
+def check_followers(cfg: DictConfig, precision: str) -> None:
+    """Refuses weights in bfloat16 where others follow them: a thousandth of a difference is lost in such a sum.
+
+    Args:
+        cfg: read are `objective.ema`, which some objectives have, and `objective.teacher` of a latent one.
+        precision: Lightning's name.
+
+    Raises:
+        InputError: averaged weights or a teacher would hardly move.
+    """
+    ema = OmegaConf.select(cfg, "objective.ema")
+    followers = {"objective.teacher=ema": is_latent(cfg) and read(cfg, "objective.teacher") == "ema"}
+    followers[f"objective.ema={ema}"] = ema is not None
+    for key in (key for key, follows in followers.items() if follows and precision == "bf16-true"):
+        raise InputError(
+            f"{key} follows the weights in steps that are too small for bfloat16, in which precision=bf16-true keeps "
+            "them all; use precision=bf16-mixed"
+        )
 
 
 def read_clip(cfg: DictConfig) -> float | None:

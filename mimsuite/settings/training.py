@@ -41,6 +41,7 @@ from mimsuite.settings.team import current_team, node_rank, team_size
 from mimsuite.settings.trainer import (
     OF_THE_TRAINER,
     Spreading,
+    check_followers,
     read_clip,
     read_compile,
     read_master_weights,
@@ -241,6 +242,7 @@ def read_inputs(
     init, data = read_text(cfg, "init"), read_data(cfg)
     if not (resume and held):
         check_outside(out, data)
+        check_followers(cfg, precision)
     check_pace(cfg)
     weights = read_weights(init, objects, out if resume and held else None)
     weights = weights and weights.trusting(trusted)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import mimsuite
 from mimsuite.masked.normalization import Normalize
 from mimsuite.models import (
     BitConfig,
@@ -141,3 +142,17 @@ def test_latent_targets_of_units_smaller_than_cells_cost_what_all_cells_cost():
     module = LatentObjective(model, Normalize([0.5] * 3, [0.25] * 3), loss="mse", **teacher, **AROUND)
     counted = training_flops(module, [batch(10, side=32, cells=8)])
     assert counted == training_flops(module, [batch(16, side=32, cells=4)])
+
+
+def test_masks_that_are_cut_to_the_smallest_of_a_batch_cost_what_they_do_in_batches():
+    """And their blocks have other sizes in every step."""
+    given = {"model": "vit_nano", "image_size": 64, "objective": "latent", "objective.views": 1, "batch": 32}
+    given |= {"steps": 2, "devices": 1, "workers": 0}
+    module, data, _ = mimsuite.build("pretrain", **given, mask="multi_block", **{"mask.unit": 8})
+    counted = data.blank_for_cost()
+    assert [len(batch.images) for batch in counted] == [32] * 8
+    typical = training_flops(module, [batch for step in range(100, 112) for batch in data.blank(32, step=step)])
+    assert training_flops(module, counted) == pytest.approx(typical, rel=0.15)
+    assert training_flops(module, data.blank(1)) > 1.2 * typical, "of one image alone more is visible"
+    (plain,) = mimsuite.build("pretrain", **given).data.blank_for_cost()
+    assert len(plain.images) == 1

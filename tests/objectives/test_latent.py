@@ -28,6 +28,7 @@ from mimsuite.models.latent import copy_encoder, latent_pass
 from mimsuite.objectives.groups import param_groups
 from mimsuite.objectives.latent import LatentObjective
 from mimsuite.objectives.teacher import Teacher, momentum_schedule
+from mimsuite.runs.banner import report_resume
 from mimsuite.types import Batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -215,6 +216,30 @@ def test_a_warm_start_predicts_pixels_first_and_every_parameter_has_a_gradient()
             name: bool(getattr(module.model.decoder.outputs, name).weight.grad.any()) for name in ("features", "pixels")
         }
         assert learns == {"features": trained == 5, "pixels": trained == 0 or weight > 0}
+
+
+@pytest.mark.parametrize("trained", [0, 5])
+def test_what_is_not_compared_stays_out_of_the_loss_in_float16_too(trained):
+    """A sum over all cells is beyond float16, and 0 times infinity is NaN."""
+    module = objective(student(pixels=True), trained=trained, warm_steps=5)
+    idle = module.model.decoder.outputs.pixels if trained else module.model.decoder.outputs.features
+    nn.init.constant_(idle.bias, 1000.0)
+    with torch.autocast("cpu", torch.float16):
+        loss = module.training_step(batch(16), 0)
+    assert loss.isfinite()
+
+
+def test_a_run_that_goes_on_for_longer_says_what_follows_its_new_length(caplog):
+    caplog.set_level("INFO", logger="mimsuite")
+    budget = SimpleNamespace(steps=100, lr=1e-3)
+    settings = SimpleNamespace(budget=budget, inputs=SimpleNamespace(steps_before=10))
+    said = "steps=100, it was 10: from here on the learning rate, the teacher's momentum and the warm start on pixels "
+    report_resume(settings, objective(student(pixels=True), warm_steps=25), 10)
+    assert f"{said}(up to step 25) are those of a run of 100 steps" in caplog.text
+    teacher = objective().teacher
+    teacher.frozen = True
+    report_resume(settings, objective(teacher=teacher), 10)
+    assert "from here on the learning rate is that of a run of 100 steps" in caplog.text
 
 
 def test_momentum_rises_to_its_end():

@@ -11,7 +11,7 @@ from torch.distributed import HashStore
 from mimsuite.app import call_task
 from mimsuite.errors import RunError
 from mimsuite.models.device import Device
-from mimsuite.runs import fitting, life
+from mimsuite.runs import fitting, life, speed
 from mimsuite.runs.fitting import agree, find_limit, largest_fitting, power_below, train_on_blank
 from mimsuite.settings.pretrain import read_pretrain
 from mimsuite.settings.team import Team
@@ -152,6 +152,16 @@ def test_a_try_of_a_loss_that_compares_images_has_them_in_one_micro_batch():
     compute, objective, data = made(settings)
     train_on_blank(settings, compute, objective, data, 3)
     assert objective.trainer.global_step == 2
+
+
+def test_what_is_tried_and_timed_is_no_warm_start_in_which_the_teacher_has_nothing_to_do(monkeypatch):
+    settings = settings_of(**{"objective": "latent", "objective.warm_start": 0.9, "steps": 100})
+    compute, objective, data = made(settings)
+    assert objective.warm_steps == 90
+    train_on_blank(settings, compute, objective, data, 3)
+    assert objective.teacher_sums.count > 0, "the teacher has seen images"
+    monkeypatch.setattr(speed, "find_cost", lambda *_: None)
+    assert speed.make_share(settings, training_task().make).objective.warm_steps == 0
 
 
 @pytest.mark.parametrize(

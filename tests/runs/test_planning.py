@@ -58,6 +58,8 @@ def test_every_recipe_composes_and_says_why(facts):
         assert not set(recipe.keys) & facts.given
         assert {"model", "objective"} <= set(recipe.why)
         assert all(recipe.why.values())
+        if share := re.search(r"(\d+) % (of them )?hidden", recipe.why.get("mask", "")):
+            assert cfg.mask.ratio == int(share[1]) / 100
         if facts.objective == "mae":
             assert cfg.head.num_hidden_layers in (1, 8)
 

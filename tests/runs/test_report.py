@@ -271,6 +271,21 @@ def test_collapse_is_bad_news(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("teacher", "of_which"), [("ema", "the teacher's have a deviation of 0.020"), ("runs/a", "")])
+def test_a_collapse_is_seen_in_a_teacher_that_follows_and_beside_one_that_stays_in_the_student(
+    teacher, of_which, tmp_path
+):
+    values = {"val/loss_mean_target": 0.3, "quality/teacher_deviation": 0.02, "quality/cosine": 0.5}
+    rows = [{"step": n, "val/loss": 0.2} | values for n in range(3)]
+    config = {"objective": {"teacher": teacher}}
+    target, *found = said(make_run(tmp_path / "a", rows=rows, config=config))
+    assert ("the targets move" in target) == (teacher == "ema")
+    assert [of_which in line for line in found] == [True] * (teacher == "ema")
+    rows = [row | {"quality/teacher_deviation": 0.9, "quality/cosine": 0.999} for row in rows]
+    _, *found = said(make_run(tmp_path / "b", rows=rows, config=config))
+    assert ["mean cosine 0.999" in line for line in found] == [True] * (teacher != "ema")
+
+
 def test_names_classes_keys_and_metrics_are_text_wherever_they_stand(tmp_path):
     hostile = make_run(
         *(tmp_path / "a&b<i>", "pretrain"),

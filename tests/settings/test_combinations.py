@@ -109,7 +109,10 @@ def refuses_with_a_fix_that_works(checked, values, says, fewest=1):
         ),
         ({"mask": "none"}, "mask=none hides nothing, so there is nothing to predict"),
         ({"mask": "none", "objective": "mae"}, "mask=none hides nothing"),
-        ({"mask": "multi_block", "objective": "mae"}, "mask.ratio=0.75: mask=multi_block has no ratio"),
+        (
+            {"mask": "multi_block", "objective": "mae"},
+            "mask.ratio=0.75: mask=multi_block has no ratio, but the objective or the experiment brings one",
+        ),
         (
             {"objective.target": "hog", "model.patch_size": 4},
             "the model's stride 4x4 is not a multiple",

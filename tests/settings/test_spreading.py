@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from mimsuite import api
 from mimsuite.callbacks.checkpoints import Checkpoints
 from mimsuite.errors import InputError
 from mimsuite.models.device import Device
@@ -37,6 +38,21 @@ def test_runs_from_before_the_keys_have_none_of_them():
 def test_other_values_are_refused(given, line):
     with pytest.raises(InputError, match=line):
         spreading(**given)
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "line"),
+    [
+        ("pretrain", {"objective": "latent"}, "^objective.teacher=ema follows the weights in steps that are too small"),
+        ("pretrain", {"+objective.ema": 0.9998}, "^objective.ema=0.9998 follows .* use precision=bf16-mixed"),
+        ("finetune", {"objective.ema": 0.9998}, "^objective.ema=0.9998 follows .* use precision=bf16-mixed"),
+    ],
+)
+def test_what_follows_the_weights_is_not_kept_in_bfloat16(task, given, line, tmp_path):
+    """A teacher of momentum 0.9998 would never move."""
+    with pytest.raises(InputError, match=line):
+        api.call(task, {"out": str(tmp_path / "out"), "model": "vit_nano", "precision": "bf16-true", **given})
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

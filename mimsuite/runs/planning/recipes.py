@@ -288,7 +288,7 @@ def latent(facts: Facts) -> Recipe:
         {
             "model": "data2vec 2.0 pretrains ViT-B (Baevski et al. 2023); smaller ones for less data or a CPU",
             "objective": f"as given; {NOTHING} yet",
-            "mask": "80 % hidden but for one rectangle (Baevski et al. 2023)",
+            "mask": "65 % hidden: all but one rectangle (Darcet et al. 2025)",
             **why_size,
             **(why_large(facts) if facts.gpu else why_small(facts)),
         },

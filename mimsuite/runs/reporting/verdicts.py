@@ -12,6 +12,7 @@ from mimsuite.data.folders import count_of
 from mimsuite.metrics.quality import COLLAPSED, CONSTANT, as_score
 from mimsuite.metrics.scores import wilson_interval
 from mimsuite.runs.reporting.facts import RunFacts
+from mimsuite.settings.latent import EMA
 from mimsuite.settings.read import is_int, is_number
 
 MAIN_SCORES = ("top1", "map", "r2")  # of a probe; it has one of them
@@ -75,7 +76,9 @@ def judge_loss(run: RunFacts) -> Iterator[Verdict]:
         yield Verdict(
             "good" if better else "bad",
             f"at the end val/loss is {losses[-1]:.4g}, {'below' if better else 'not below'} that of one prediction for "
-            f"all cells, the mean target ({same:.4g}); the targets move, so only a probe compares runs",
+            f"all cells, the mean target ({same:.4g}); "
+            + ("the targets move, so " if has_moving_teacher(run) else "it says how near the teacher is, and ")
+            + "only a probe compares runs",
         )
         return
     elif not np.isfinite(losses[-1]):
@@ -117,9 +120,17 @@ def compare_with_flat(steps: NDArray[np.int64], losses: NDArray[np.float64], fla
     )
 
 
+def has_moving_teacher(run: RunFacts) -> bool:
+    """Whether the run has a teacher that follows its student."""
+    return run.config.get("objective.teacher") == EMA
+
+
 def sign_of_collapse(run: RunFacts) -> str | None:
-    """What says that all images look alike at the end; a teacher's features are a steadier sign than a student's."""
-    if "quality/teacher_deviation" in run.series:
+    """What says that all images look alike at the end, as the run itself judges.
+
+    The features of a teacher that follows are a steadier sign than the student's; one that stays says nothing of it.
+    """
+    if "quality/teacher_deviation" in run.series and has_moving_teacher(run):
         deviation = float(run.series["quality/teacher_deviation"][1][-1])
         return f"the teacher's have a deviation of {deviation:.3f}" if deviation < CONSTANT else None
     cosine = float(run.series["quality/cosine"][1][-1]) if "quality/cosine" in run.series else 0.0
