@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mimsuite.callbacks.context import RunContext
+from mimsuite.data.collate import join_targets
 from mimsuite.data.datamodule import ImageData
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import evaluation_mode, pool_features
@@ -155,7 +156,10 @@ class OnlineProbe(Callback):
     def _encode(
         self, trainer: Trainer, module: LightningModule, part: Literal["train", "val"], limit: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns features `(N, D)` float32 and labels `(N, ...)` of chosen images of a part, on the CPU, in order."""
+        """Returns features `(N, D)` float32 and classes `(N,)` of chosen images of a part, on the CPU, in order.
+
+        The latter are None where the labels are something else than one class per image.
+        """
         objective = cast(Objective, module)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageData)
@@ -168,7 +172,11 @@ class OnlineProbe(Callback):
                 xs.append(pool_features(encoder.forward_features(pixels), "mean").cpu())
                 if batch.labels is not None:
                     labels.append(batch.labels)
-        return in_order(trainer, torch.cat(xs), count), in_order(trainer, torch.cat(labels), count) if labels else None
+        found = join_targets(labels) if labels else None
+        if not trainer.strategy.reduce_boolean_decision(is_classes(found)):  # the processes' shares may differ in form
+            return in_order(trainer, torch.cat(xs), count), None
+        assert found is not None
+        return in_order(trainer, torch.cat(xs), count), in_order(trainer, found, count)
 
 
 def fits_now(share: float, cost: float, *, spent: float, elapsed: float, whole: float) -> bool:

@@ -149,3 +149,16 @@ def targets_of(labels: list[Label], num_classes: int | None) -> Tensor | None:
     for target, label in zip(targets, labels, strict=True):
         target[list(label)] = 1.0  # type: ignore[arg-type]
     return targets
+
+
+def join_targets(parts: Sequence[Tensor]) -> Tensor:
+    """The targets of several batches as one; where some batches hold whole numbers alone, the others say what they are.
+
+    Raises:
+        InputError: lists of classes in some batches and single numbers in others.
+    """
+    if len({part.ndim for part in parts}) == 1:
+        return torch.cat(list(parts))
+    if any(part.ndim == 2 and part.shape[1] > 1 for part in parts):
+        raise InputError("labels are lists in some samples and single numbers in others; use one form")
+    return torch.cat([part.float().reshape(len(part), 1) for part in parts])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from coloured import as_json, write_shards
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -308,3 +309,14 @@ def test_resuming_may_leave_it_out_and_data_without_labels_has_its_spectrum(with
     pretrain(tmp_path / "out", resume=True, online_probe=False)
     assert set(read_metrics(tmp_path / "out" / "metrics.csv")) & FIGURES == {"quality/rankme", "quality/alpha_req"}
     assert same(weights(without), weights(tmp_path / "out"))
+
+
+def test_numbers_that_are_whole_ones_in_a_batch_leave_rankme_and_end_no_run(tmp_path, caplog):
+    numbers = iter(range(1000))
+    label = as_json(lambda kind, _: kind if next(numbers) < 48 else kind + 0.5)
+    data = write_shards(tmp_path / "shards", {"train": 96, "val": 16}, label, names=None, side=32)
+    with caplog.at_level("INFO", "mimsuite"):
+        summary = api.pretrain(data=data, out=str(tmp_path / "run"), micro_batch=8, **(CVT | SIZES | {"steps": 1}))
+    assert summary["status"] == "done"
+    assert {name for name in summary["metrics"] if name in FIGURES} <= {"quality/rankme", "quality/alpha_req"}
+    assert "not one class per image" in caplog.text

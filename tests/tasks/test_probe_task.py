@@ -38,6 +38,7 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 CONFIG = ViTConfig(**SIZES, image_size=16, patch_size=8, encoder_stride=8, hidden_dropout_prob=0.3)
 SPLITS = {"train": 120, "test": 60}
 QUICK = {"workers": 0, "baselines": False, "preset.epochs": 3, "batch": 32}
+EVAL = {"workers": 0, "batch": 32}
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,32 @@ def test_label_sets_and_numbers(label, names, model, tmp_path):
     assert set(summary["metrics"]) == {f"{probe}/{name}" for probe in ("knn", "probe") for name in names}
     assert not (tmp_path / "out" / "confusion.csv").exists()
     assert load_head(tmp_path / "out")[1].kind == ("multilabel" if "map" in names else "regression")
+
+
+def some_whole(first, last):
+    """Numbers of which the first so many and those from the last on are written as whole ones."""
+    numbers = iter(range(1000))
+
+    def make(kind, _):
+        number = next(numbers)
+        return kind if number < first or number >= last else kind + 0.25
+
+    return as_json(make)
+
+
+def test_numbers_may_be_whole_ones_in_a_batch_or_in_a_split(model, tmp_path):
+    label = some_whole(first=64, last=SPLITS["train"])  # two batches of `train`, and all of `test`
+    shards = write_shards(tmp_path / "shards", SPLITS, label, names=None, contrast=12)
+    keys = QUICK | {"layers": [1], "pool": "mean"}
+    summary = api.call("probe", {"init": str(model), "data": shards, "out": str(tmp_path / "out"), **keys})
+    assert set(summary["metrics"]) == {"knn/r2", "knn/mae", "probe/r2", "probe/mae"}
+    assert load_head(tmp_path / "out")[1].kind == "regression"
+    again = api.call("evaluate", {"init": str(tmp_path / "out"), "data": shards, "out": str(tmp_path / "e"), **EVAL})
+    assert again["metrics"]["test/r2"] == pytest.approx(summary["metrics"]["probe/r2"])
+    api.embed(init=str(model), data=shards, out=str(tmp_path / "x.npz"), split="train", map=False, **EVAL)
+    labels = np.load(tmp_path / "x.npz")["labels"]
+    assert labels.shape == (SPLITS["train"], 1)
+    assert set(labels.flatten().tolist()) == {0.0, 1.0, 2.0, 0.25, 1.25, 2.25}
 
 
 @pytest.mark.slow

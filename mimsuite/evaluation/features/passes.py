@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mimsuite.data.augment.crop import RandomResizedCrop
+from mimsuite.data.collate import join_targets
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.index import DataIndex, Samples, Selection
 from mimsuite.data.label_table import has_label
@@ -314,7 +315,7 @@ def _describe(scratch: Path, samples: Samples, shares: Sequence[_Seen], about: d
         about,
         keys=[key for seen in shares for key in seen.keys],
         ids=np.concatenate([seen.ids for seen in shares]),
-        labels=torch.cat(labels).numpy() if labels else None,
+        labels=join_targets(labels).numpy() if labels else None,
         kept=kept,
     )
 
