@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -77,7 +78,8 @@ def match_outputs(
         data: what errors call the images.
 
     Raises:
-        InputError: other labels than the classifier was trained for, or another number of classes than outputs.
+        InputError: other labels than the classifier was trained for, another number of classes than outputs, or classes
+            of which only some have the same names, and these other numbers.
     """
     kind, outputs = kind_of_labels(labels, data), len(own.names)
     if kind == "classes" and own.kind == "regression" and classes is None:
@@ -111,6 +113,12 @@ def match_outputs(
             "init="
         )
     order, note = order_of_outputs(own.names, classes)
+    if order is None and (name := moved_name(own.names, classes)) is not None:
+        raise InputError(
+            f"init={own.init} and {data} do not have the same classes, and {name!r} is output {own.names.index(name)} "
+            f"but class {classes.index(name)}, so they cannot be matched by number; use data with the classes of the "
+            "model, or rename them"
+        )
     return MatchedOutputs(kind, outputs, tuple(classes), order, note)
 
 
@@ -125,6 +133,15 @@ def order_of_outputs(own: Sequence[str], classes: Sequence[str]) -> tuple[tuple[
         return None, "matched by number; the model has no names for them"
     same = sum(a == b for a, b in zip(own, classes, strict=True))
     return None, f"matched by number; {same} of {len(own)} names are the same: 0 is {own[0]!r} and {classes[0]!r}"
+
+
+def moved_name(own: Sequence[str], classes: Sequence[str]) -> str | None:
+    """The first name of an output that is the name of a class with another number; None where no such name is."""
+    if is_only_a_number(own):
+        return None
+    ours, theirs = Counter(own), Counter(classes)
+    moved = (a for a, b in zip(own, classes, strict=True) if a != b and ours[a] == theirs[a] == 1)
+    return next(moved, None)
 
 
 def is_only_a_number(names: Sequence[str]) -> bool:

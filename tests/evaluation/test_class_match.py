@@ -85,6 +85,23 @@ def test_what_does_not_fit_is_said_with_both_numbers(own, labels, classes, messa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("own", "classes", "name"),
+    [("abcd", "bcde", "'b' is output 1 but class 0"), ("cac", "acc", "'a' is output 1 but class 0")],
+)
+def test_classes_that_have_other_numbers_are_not_matched_by_number(own, classes, name):
+    with pytest.raises(InputError, match=f"init=m and data=d do not have the same classes, and {name}") as error:
+        match_outputs(ClassifierOutputs("m", "classes", list(own)), [0, 1, 2], list(classes), "data=d")
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_as_names_and_names_in_their_places_are_matched_by_number():
+    for own, classes in ((["0", "1", "2"], ["1", "2", "3"]), (["a", "x", "y"], ["a", "b", "c"])):
+        found = match_outputs(ClassifierOutputs("m", "classes", own), [0, 1, 2], classes, "data=d")
+        assert found.order is None
+        assert found.note.startswith("matched by number")
+
+
 def test_classes_that_no_image_has_may_be_missing_at_the_end():
     assert match_outputs(ClassifierOutputs("m", None, ["a", "b"]), [0, 1], ["a", "b", "c"], "d").names == ("a", "b")
 
