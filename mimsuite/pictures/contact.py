@@ -16,6 +16,7 @@ from mimsuite.data.tar import to_text
 from mimsuite.pictures.display import channel_words, display_words, show_pixels, shown_channels
 from mimsuite.pictures.sheets import contact_sheet
 from mimsuite.types import DisplayRange
+from mimsuite.words import Alpha
 
 SIDE = 112  # pixels that a large image is decoded at, at least
 
@@ -29,7 +30,7 @@ def draw_data(index: DataIndex, count: int) -> Image.Image:
     shown = shown_channels(index.channels, None)
     values = display_words(display, shown, value_range=index.value_range)
     footer = ", ".join(filter(None, (channel_words(index.channels, None, index.bands or ()), values)))
-    pictures = [thumbnail(sample.data, display) for sample in samples]
+    pictures = [thumbnail(sample.data, display, index.alpha, index.channels) for sample in samples]
     return contact_sheet(pictures, captions, title=to_text(index.root), footer=footer)
 
 
@@ -44,20 +45,25 @@ def class_caption(sample: RawSample, names: Sequence[str]) -> str:
     return ", ".join(names[i] if names else str(i) for i in classes) or "none"
 
 
-def thumbnail(data: bytes, display: DisplayRange | None = None) -> NDArray[np.uint8]:
-    """An encoded image as a small picture: three channels at most, 8 bits; a broken one is grey.
+def thumbnail(
+    data: bytes, display: DisplayRange | None = None, alpha: Alpha = "white", channels: int | None = None
+) -> NDArray[np.uint8]:
+    """An encoded image as a small picture, as training sees it: three channels at most, 8 bits; a broken one is grey.
 
     Args:
         data: the image.
         display: which values of 16-bit data are black and bright; None of 8-bit data.
+        alpha: what becomes of transparency.
+        channels: of the data set; None: those that the image has.
     """
     try:
-        image = open_image(data)
+        image = open_image(data, alpha)
         pixels = image.pixels(cover=(SIDE, SIDE))
-        if display is not None:
-            deep = conform(pixels, len(display.low), "uint16")
-            picture: NDArray[np.uint8] = show_pixels(deep.transpose(2, 0, 1)[None], 65535, display)[0]
-            return picture
+        count = channels or (pixels.shape[2] if display is None else len(display.low))
+        seen = conform(pixels, count, "uint8" if display is None else "uint16")
     except DecodeError:
         return np.full((SIDE, SIDE, 3), 128, np.uint8)
-    return conform(pixels[..., :3] if pixels.shape[-1] != 2 else pixels[..., :1], 3, "uint8")
+    picture: NDArray[np.uint8] = show_pixels(seen.transpose(2, 0, 1)[None], 255 if display is None else 65535, display)[
+        0
+    ]
+    return picture

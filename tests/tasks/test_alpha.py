@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from tables import read_rows
 
 from mimsuite import api
+from mimsuite.data.open import open_data
+from mimsuite.pictures import contact
 from mimsuite.weights.init import find_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,6 +93,30 @@ def test_reconstruct_reads_files_as_the_run_did(run, photos, tmp_path):
     with Image.open(photos / "dog" / "01.png") as picture:
         wanted = np.asarray(picture)[..., : 3 + (run[0] == "channel")]
     assert np.array_equal(scene.images[0].permute(1, 2, 0).cpu().numpy(), wanted)
+
+
+def shown(data, monkeypatch):
+    """The small pictures on a contact sheet of a data set, and their keys."""
+    monkeypatch.setattr(contact, "contact_sheet", lambda pictures, captions, **_: (pictures, captions))
+    return contact.draw_data(open_data(str(data)), 4)
+
+
+def test_the_contact_sheet_shows_what_training_sees(run, photos, monkeypatch):
+    for picture, name in zip(*shown(run[1], monkeypatch), strict=True):
+        (file,) = [f for f in photos.rglob("*.png") if np.array_equal(np.asarray(Image.open(f))[..., :3], picture)]
+        assert file.parent.name == name
+
+
+@pytest.mark.parametrize("alpha", ["channel", "drop"])
+def test_the_contact_sheet_of_16_bits_with_transparency_is_not_grey(alpha, tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    (tmp_path / "src").mkdir()
+    for number in range(4):
+        pixels = draw.integers(0, 60000, (16, 16, 4), dtype=np.uint16)
+        tifffile.imwrite(tmp_path / "src" / f"{number}.tif", pixels, photometric="rgb", extrasamples=["unassalpha"])
+    api.pack(src=str(tmp_path / "src"), out=str(tmp_path / "shards"), alpha=alpha)
+    for picture in shown(tmp_path / "shards", monkeypatch)[0]:
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 200
 
 
 def test_data_that_an_index_reads_otherwise_are_named(run, photos, tmp_path, capsys):
