@@ -16,6 +16,7 @@ from mimsuite.data.label_table import label_facts, read_labels
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.models.load import check_channels, config_of
+from mimsuite.settings.class_match import LABEL_NOUNS
 from mimsuite.settings.given_labels import read_labelled
 from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.init_keys import fit_weights
@@ -136,7 +137,8 @@ def read_probe(cfg: DictConfig, overrides: Sequence[str] = (), *, leads: bool = 
     index = read_labelled(cfg, index, "a probe")
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     train, test = index.select("train"), choose_report(index, str(cfg.split))
-    warnings = check_probe_labels(index, train, test)
+    shots = read_shots(cfg)
+    warnings = check_probe_labels(index, train, test, shots)
     tokens = config_of(weights).class_tokens
     devices = read_int(cfg, "devices", auto=0) or None
     views, knn_view = read_views(cfg, tokens)
@@ -152,7 +154,7 @@ def read_probe(cfg: DictConfig, overrides: Sequence[str] = (), *, leads: bool = 
         views=views,
         knn_view=knn_view,
         recipe=read_recipe(cfg),
-        shots=read_shots(cfg),
+        shots=shots,
         attentive=read_flag(cfg, "attentive"),
         baselines=read_flag(cfg, "baselines"),
         batch=read_int(cfg, "batch"),
@@ -164,16 +166,55 @@ def read_probe(cfg: DictConfig, overrides: Sequence[str] = (), *, leads: bool = 
     )
 
 
-def check_probe_labels(index: DataIndex, train: Selection, test: Selection) -> tuple[str, ...]:
+def check_probe_labels(
+    index: DataIndex, train: Selection, test: Selection, shots: Sequence[int] = ()
+) -> tuple[str, ...]:
     """Reads the labels before any feature is computed; returns warnings about those that are reported on.
 
     Raises:
-        InputError: labels of several kinds, or a single class; classes in `test` that cannot be counted.
+        InputError: labels of several kinds, or a single class; classes in `test` that cannot be counted; shots that
+            the labels do not allow.
     """
     facts = label_facts(index, read_labels(index, index.records(train)))
     reported = read_labels(index, index.records(test))
     check_labels(index, facts, reported, test.split)
+    if shots:
+        if facts.kind != "classes":
+            raise InputError(
+                f"shots={list(shots)} is for one class per image, and the labels are {LABEL_NOUNS[facts.kind]}; remove "
+                "shots="
+            )
+        assert facts.counts is not None
+        images = facts.counts.tolist()
+        occurring = {label for label in reported if isinstance(label, int)} | {n for n, c in enumerate(images) if c}
+        check_shots(shots, images, sorted(occurring), facts.names)
     return unseen_classes(facts, reported, test.split)
+
+
+def check_shots(
+    shots: Sequence[int], images: Sequence[int], occurring: Sequence[int], names: Sequence[str] | None
+) -> None:
+    """Refuses more images per class than some class has.
+
+    Args:
+        shots: numbers of images per class.
+        images: training images of each class.
+        occurring: the classes that have images, of training or of the report.
+        names: of the classes; None for their numbers.
+
+    Raises:
+        InputError: such a number.
+    """
+    rarest = min(occurring, key=lambda label: images[label])
+    fewest = images[rarest]
+    name = f"{rarest} ({names[rarest]})" if names is not None and rarest < len(names) else str(rarest)
+    if fewest == 0:
+        raise InputError(f"class {name} has no training images to draw shots from; remove shots=, or add some")
+    for number in shots:
+        if not 1 <= number <= fewest:
+            raise InputError(
+                f"shots={number}, but class {name} has {fewest} training images; use 1 to {fewest}, or add images"
+            )
 
 
 def choose_report(index: DataIndex, split: str) -> Selection:

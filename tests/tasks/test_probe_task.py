@@ -228,6 +228,7 @@ BAD = [
     ({"layers": "[3]"}, r"layers=\[3\]: this encoder's layers are 1 to 2"),
     ({"layers": "first"}, "layers=first is unknown; layers takes last, middle, quarters, all"),
     ({"pool": "max"}, "pool=max is unknown; pool takes mean, cls, both"),
+    ({"shots": "[1,41]"}, r"shots=41, but class 0 \(red\) has 40 training images; use 1 to 40"),
     ({"shots": "[0]"}, r"shots=\[0\] is not a list of whole numbers from 1"),
     ({"preset.lrs": "[0.1,-1]"}, r"preset.lrs=\[0.1, -1\] is not a list of numbers above 0"),
     ({"preset.norms": "[batch]"}, r"preset.norms=\['batch'\] is unknown"),
@@ -249,6 +250,25 @@ def test_bad_values_are_refused_in_one_line(values, message, model, shards):
     with pytest.raises(InputError, match=message) as caught:
         read_probe(config(init=str(model), data=str(shards), out="x", **values))
     assert "\n" not in str(caught.value)
+
+
+def test_shots_of_other_labels_than_classes_are_refused_before_features_are_computed(model, tmp_path):
+    data = write_shards(tmp_path / "sets", SPLITS, as_json(lambda kind, _: [kind]))
+    with pytest.raises(InputError, match=r"shots=\[1\] is for one class per image, and the labels are sets of labels"):
+        read_probe(config(init=str(model), data=data, out="x", shots="[1]"))
+
+
+def test_a_class_without_test_images_is_null_in_json(model, tmp_path):
+    numbers = iter(range(1000))
+
+    def label(kind, _):
+        return [("cls", str(kind if next(numbers) < SPLITS["train"] else kind % 2).encode())]
+
+    data = write_shards(tmp_path / "shards", SPLITS, label)
+    api.probe(init=str(model), data=data, out=str(tmp_path / "out"), **QUICK, layers=[1], pool="mean")
+    text = (tmp_path / "out" / "probe.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)["rows"][0]["linear"]["per_class"]
+    assert [value is None for value in found] == [False, False, True]
 
 
 def test_an_encoder_without_class_token_takes_the_mean(shards, tmp_path):

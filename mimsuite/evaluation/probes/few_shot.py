@@ -14,6 +14,7 @@ from mimsuite.data.hashing import mix_hashes, splitmix64
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import Features, check_comparable, class_labels
 from mimsuite.evaluation.probes.logistic import accuracy, fit_linear
+from mimsuite.settings.probe import check_shots
 
 SHOTS = (1, 5, 10)
 SEEDS = (0, 1, 2, 3, 4)
@@ -105,14 +106,5 @@ def _check(labels: Tensor, test_labels: Tensor, shots: Sequence[int], names: Seq
     classes = int(max(labels.max(), test_labels.max())) + 1
     images = labels.bincount(minlength=classes)
     occurring = (images + test_labels.bincount(minlength=classes)).nonzero()[:, 0]
-    rarest = int(occurring[images[occurring].argmin()])
-    fewest = int(images[rarest])
-    name = f"{rarest} ({names[rarest]})" if names is not None and rarest < len(names) else str(rarest)
-    if fewest == 0:
-        raise InputError(f"class {name} has no training images to draw shots from; remove shots=, or add some")
-    for number in shots:
-        if not 1 <= number <= fewest:
-            raise InputError(
-                f"shots={number}, but class {name} has {fewest} training images; use 1 to {fewest}, or add images"
-            )
+    check_shots(shots, images.tolist(), occurring.tolist(), names)
     return classes

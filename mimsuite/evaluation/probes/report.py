@@ -118,7 +118,8 @@ def result_rows(result: ProbeResult) -> list[dict[str, Any]]:
         rows.append({"probe": "few-shot", "shots": shots, "test": few.mean, "deviation": few.std})
         rows[-1] |= view_columns(linear.best.view)
     for lr, held in attentive.held_out.items() if attentive else ():
-        row = {"probe": "attentive", "layer": result.knn_view.layer, "pool": "grid", "lr": lr, "held_out": held}
+        row = {"probe": "attentive", "layer": result.knn_view.layer, "pool": "grid", "lr": lr}
+        row["held_out"] = "" if math.isnan(held) else held
         rows.append(row | (tested(attentive.scores.metrics[metric]) if attentive and lr == attentive.lr else {}))
     return [common | row for row in rows]
 
@@ -139,7 +140,7 @@ def json_row(result: ProbeResult) -> dict[str, Any]:
             "held_out": linear.held_out[best],
             "test": linear.scores.metrics,
             "interval": interval_of(result, linear.scores.metrics[main_metric(result)]),
-            "per_class": None if per_class is None else per_class.tolist(),
+            "per_class": None if per_class is None else [finite_or_none(value) for value in per_class.tolist()],
         },
     }
     if result.few_shot:
@@ -154,6 +155,11 @@ def json_row(result: ProbeResult) -> dict[str, Any]:
             "test": attentive.scores.metrics,
         }
     return content
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON has it: NaN, of a class without images, is no JSON, and many programs refuse it."""
+    return value if math.isfinite(value) else None
 
 
 def draw_heads(out: Path, settings: ProbeSettings, results: Sequence[ProbeResult]) -> None:
