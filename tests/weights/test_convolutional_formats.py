@@ -1,5 +1,7 @@
 """Files of other BiT and CvT, made here with the real layout: what ours computes with them, and the way back."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from mimsuite.models import BitForImageClassification, BitModel, CvtForImageClas
 from mimsuite.models.load import load_model
 from mimsuite.weights.formats import bit_original, cvt_original, timm_bit
 from mimsuite.weights.formats.format import write_as
+from mimsuite.weights.formats.timm_folder import write_folder
 from mimsuite.weights.init import find_weights
 
 CLASSES = 5
@@ -213,6 +216,14 @@ def test_timm_and_ours_compute_the_same_in_both_directions(tmp_path):
         expected = theirs(pixels(64))
         torch.testing.assert_close(model(pixels(64)).logits, expected, atol=1e-4, rtol=1e-4)
         assert torch.equal(again(pixels(64)), expected)
+
+
+@pytest.mark.parametrize(("size", "shape"), [({"height": 96, "width": 64}, [3, 96, 64]), (None, [3, 224, 224])])
+def test_a_folder_for_timm_says_the_size_at_which_a_convolutional_network_is_evaluated(tmp_path, size, shape):
+    about = {} if size is None else {"size": size}
+    write_folder(tmp_path, "resnetv2_50x1_bit", {"stem.conv.weight": torch.zeros(1)}, {}, about, {})
+    found = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert (found["input_size"], found["fixed_input_size"], found["crop_pct"]) == (shape, False, 1.0)
 
 
 def test_a_bit_that_timm_has_not_is_not_written(tmp_path):

@@ -50,10 +50,11 @@ def write_folder(
         architecture: the name that timm has.
         tensors: by the names there.
         config: of our `config.json`.
-        preprocessor: of our `preprocessor_config.json`, for mean and deviation.
+        preprocessor: of our `preprocessor_config.json`, for mean and deviation, and the size where `config` has none.
         arguments: of the architecture, where they are not its defaults.
     """
-    size = config.get("image_size", 224)
+    prepared = preprocessor.get("size", {})
+    size = config.get("image_size", [prepared.get(side, 224) for side in ("height", "width")])
     height, width = size if isinstance(size, list | tuple) else (size, size)
     outputs = next((len(tensors[name]) for name in ("head.weight", "head.fc.weight") if name in tensors), 0)
     used = IMAGENET | {name: value for name, value in preprocessor.items() if name in IMAGENET}
