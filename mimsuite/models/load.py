@@ -256,6 +256,27 @@ def check_channels(index: DataIndex, weights: Weights) -> None:
     _warn_of_dark(index, weights)
 
 
+def warn_of_preprocessing(weights: Weights, instead: str) -> None:
+    """Warns of weights that do not say how their images were normalised, or say that they were not.
+
+    Args:
+        weights: of a model that is used as it is.
+        instead: what is taken for mean and deviation, in words.
+    """
+    if weights.statistics is None:
+        log.warning(
+            "init=%s does not say by which mean and deviation its images were normalised, and %s are taken; where that "
+            "is wrong, write image_mean and image_std to a preprocessor_config.json beside the weights",
+            *(weights.init, instead),
+        )
+    off = [step for step in ("do_normalize", "do_rescale") if weights.preprocessor.get(step) is False]
+    if off:
+        log.warning(
+            "init=%s: preprocessor_config.json says %s=false, and images are rescaled and normalised all the same",
+            *(weights.init, off[0]),
+        )
+
+
 def warn_of_other_values(
     where: str, bands: Sequence[str], value_range: tuple[float, float] | None, weights: Weights
 ) -> None:
@@ -304,6 +325,10 @@ def make_normalizer(index: DataIndex, weights: Weights | None, config: EncoderCo
     mean, std = (weights and weights.statistics) or started or (index.mean, index.std)
     display, bands = find_display(index), index.bands or ()
     return Normalize(mean, std, index.maximum, display, index.alpha, bands, index.value_range)
+
+
+HALF = "0.5 and 0.5"
+"""What `load_normalizer` takes where nothing says more, in words."""
 
 
 def load_normalizer(weights: Weights, index: DataIndex | None = None) -> Normalize:

@@ -19,7 +19,13 @@ from mimsuite.data.images.bands import band_names_of
 from mimsuite.data.images.decode import open_image
 from mimsuite.errors import InputError
 from mimsuite.models.device import torch_device
-from mimsuite.models.load import load_masked_model, load_normalizer, warn_of_other_values
+from mimsuite.models.load import (
+    HALF,
+    load_masked_model,
+    load_normalizer,
+    warn_of_other_values,
+    warn_of_preprocessing,
+)
 from mimsuite.pictures.display import Components, principal_components
 from mimsuite.pictures.source import NamedBytes, decode_image, find_images
 from mimsuite.settings.channels import read_channels
@@ -245,6 +251,7 @@ class Scene:
 
     @cached_property
     def _normalize(self) -> Normalize:
+        warn_of_preprocessing(self._found.weights, HALF)
         return load_normalizer(self._found.weights).to(torch_device())
 
     def _components(self, hidden: Tensor) -> Components:

@@ -14,7 +14,7 @@ from mimsuite.config.instantiate import trusted_targets
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.models.load import check_channels, config_of
+from mimsuite.models.load import check_channels, config_of, warn_of_preprocessing
 from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.init_keys import fit_weights
 from mimsuite.settings.machine import read_workers
@@ -77,6 +77,7 @@ def read_embed(cfg: DictConfig, overrides: Sequence[str] = ()) -> EmbedSettings:
     index = open_data(data, weights.alpha or "white")
     weights = fit_weights(cfg, weights, index)
     check_channels(index, weights)
+    warn_of_preprocessing(weights, "those of the data")
     part = choose_split(index, str(cfg.split), otherwise="train", whole=True)
     title = f"{view} of {cfg.init}: {part.split} of {cfg.data or 'emoji-64'}"
     return EmbedSettings(out, picture, weights, index, part, view, image_size, batch, workers, devices, title)

@@ -16,7 +16,7 @@ from mimsuite.data.labels import Label
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.masked.geometry import check_image_size
-from mimsuite.models.load import check_channels, config_of
+from mimsuite.models.load import HALF, check_channels, config_of, warn_of_preprocessing
 from mimsuite.settings.class_match import MatchedOutputs, is_only_a_number, match_outputs
 from mimsuite.settings.given_labels import read_label_file, read_labelled
 from mimsuite.settings.images import Size, choose_split, read_image_sizes
@@ -111,6 +111,8 @@ def read_evaluate(cfg: DictConfig, overrides: Sequence[str], *, leads: bool = Tr
     check_outside(cfg.out, data)
     index = open_data(data, trained.alpha)
     check_channels(index, trained.weights)
+    if trained.probe is None:
+        warn_of_preprocessing(trained.weights, HALF)
     if trained.masked and read_label_file(cfg) is not None:
         raise InputError(
             f"labels={cfg.labels} is for classifiers, and init={cfg.init} predicts {predicts}; remove labels="

@@ -12,7 +12,7 @@ from mimsuite.config.instantiate import trusted_targets
 from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.models.load import check_channels, config_of
+from mimsuite.models.load import HALF, check_channels, config_of, warn_of_preprocessing
 from mimsuite.settings.class_match import MatchedOutputs
 from mimsuite.settings.embed import read_table
 from mimsuite.settings.evaluate import check_sizes
@@ -82,6 +82,8 @@ def read_predict(cfg: DictConfig, overrides: Sequence[str] = ()) -> PredictSetti
     check_outside(cfg.out, data)
     index = open_data(data, trained.alpha)
     check_channels(index, trained.weights)
+    if trained.probe is None:
+        warn_of_preprocessing(trained.weights, HALF)
     return PredictSettings(
         out=out,
         trained=trained,

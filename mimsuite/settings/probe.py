@@ -15,7 +15,7 @@ from mimsuite.data.index import DataIndex, Selection
 from mimsuite.data.label_table import label_facts, read_labels
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
-from mimsuite.models.load import check_channels, config_of
+from mimsuite.models.load import check_channels, config_of, warn_of_preprocessing
 from mimsuite.settings.class_match import LABEL_NOUNS
 from mimsuite.settings.given_labels import read_labelled
 from mimsuite.settings.images import choose_split, read_image_size
@@ -134,6 +134,7 @@ def read_probe(cfg: DictConfig, overrides: Sequence[str] = (), *, leads: bool = 
     index = open_data(data, weights.alpha or "white")
     weights = fit_weights(cfg, weights, index)
     check_channels(index, weights)
+    warn_of_preprocessing(weights, "those of the data")
     index = read_labelled(cfg, index, "a probe")
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     train, test = index.select("train"), choose_report(index, str(cfg.split))

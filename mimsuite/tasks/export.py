@@ -17,7 +17,7 @@ from mimsuite import app
 from mimsuite.data.storage import move_file, write_text
 from mimsuite.errors import RunError
 from mimsuite.models.exporting.targets import CARD, PICTURE, PREPROCESSOR, written_names
-from mimsuite.models.load import load_normalizer, preprocessing
+from mimsuite.models.load import HALF, load_normalizer, preprocessing, warn_of_preprocessing
 from mimsuite.runs.console import log_to_console
 from mimsuite.runs.secrets import hide
 from mimsuite.settings.export import ExportSettings, read_export
@@ -63,6 +63,7 @@ def write_checked(settings: ExportSettings, exported: Exported, folder: Path) ->
     from mimsuite.models.exporting.formats import FORMATS
     from mimsuite.models.exporting.usage import Loading
 
+    warn_of_preprocessing(settings.weights, HALF)
     about = preprocessing(load_normalizer(settings.weights), settings.image_size)
     preprocessor = json.dumps(about, indent=2, sort_keys=True) + "\n"
     form = FORMATS[settings.target]

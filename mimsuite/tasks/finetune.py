@@ -70,6 +70,11 @@ def report_settings(settings: FinetuneSettings, objective: ClassifyObjective) ->
         "labels    %s, %d outputs; %s training images; best weights by %s",
         *(labels.facts.kind, labels.facts.outputs, f"{len(labels.train):,}", labels.chosen_on),
     )
+    if len(labels.choose) > (limit := inputs.loading.val_limit):
+        log.info(
+            "          val metrics, and the choice by them, are of %s of %s images (loader.val_limit)",
+            *(f"{limit:,}", f"{len(labels.choose):,}"),
+        )
     if labels.facts.from_one:
         log.warning("          %s", FROM_ONE)
     if labelled := count_labelled(inputs.index):

@@ -20,6 +20,7 @@ from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.open import open_data
 from mimsuite.errors import InputError
 from mimsuite.evaluation.features.views import pool_features
+from mimsuite.evaluation.judging import report
 from mimsuite.evaluation.probes.saved_head import load_head
 from mimsuite.masked.normalization import Normalize
 from mimsuite.masked.samplers import RandomMask
@@ -170,6 +171,25 @@ def test_classes_in_another_order_are_found_by_name_and_others_by_number(vit, cl
     assert [r["predicted"] for r in read_rows(tmp_path / "a" / "predictions.csv")] == predicted
     assert evaluate(tmp_path / "b", init=classifier(3), data=shards, mistakes=0)["metrics"] == plain
     assert "matched by number; the model has no names for them" in caplog.text
+
+
+def test_the_picture_of_mistakes_says_which_channels_it_shows(tmp_path, monkeypatch):
+    draw, said = np.random.default_rng(0), []
+    with tarfile.open(tmp_path / "test-000000.tar", "w") as archive:
+        for number in range(6):
+            picture = io.BytesIO()
+            np.save(picture, draw.integers(0, 256, (32, 32, 5), dtype=np.uint8))
+            for ending, content in (("npy", picture.getvalue()), ("cls", str(number % 2).encode())):
+                member = tarfile.TarInfo(f"{number}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(**SIZES, image_size=32, patch_size=8, num_channels=5, num_labels=2))
+    model.save_pretrained(tmp_path / "model")
+    true = report.mistakes_sheet
+    monkeypatch.setattr(report, "mistakes_sheet", lambda *a: said.append(a[3]) or true(*a))
+    evaluate(tmp_path / "out", init=str(tmp_path / "model"), data=str(tmp_path / "test-000000.tar"))
+    assert said[0].endswith("gives it; channels 0, 1, 2 of 5 as red, green, blue")
 
 
 @pytest.mark.parametrize(

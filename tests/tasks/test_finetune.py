@@ -53,6 +53,16 @@ def run(data, tmp_path_factory):
     return out, summary, read
 
 
+def test_how_many_images_choose_the_weights_is_said_where_it_is_not_all(tmp_path, caplog):
+    data = write_shards(tmp_path / "shards", {"train": 32, "val": 30}, as_class)
+    caplog.set_level("INFO", "mimsuite")
+    keys = KEYS | {"steps": 1, "val_every": 1}
+    for limit, said in ((30, False), (9, True)):
+        caplog.clear()
+        api.finetune(out=str(tmp_path / f"{limit}"), data=data, **keys | {"loader.val_limit": limit})
+        assert ("val metrics, and the choice by them, are of 9 of 30 images" in caplog.text) == said
+
+
 def place(reader, item):
     shard, row = reader._samples[item[1]]
     return shard.path.rpartition("/")[2].partition("-")[0], int(row["key"])

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from mimsuite.data.datamodule import eval_loader
 from mimsuite.data.display_range import find_display
+from mimsuite.data.index import DataIndex
 from mimsuite.data.storage import write_rows
 from mimsuite.evaluation.features.exchange import gather_values, own_share, rank_and_size
 from mimsuite.evaluation.judging.classifier import files_of, judge_images, label_tensor, put_together
@@ -20,11 +21,12 @@ from mimsuite.evaluation.judging.masked import masked_metrics, measure_masked
 from mimsuite.evaluation.judging.report import images_of, write_report
 from mimsuite.masked.samplers import MaskSampler, make_samplers
 from mimsuite.models.load import config_of, load_masked_model, load_normalizer
-from mimsuite.pictures.display import display_words, shown_channels
+from mimsuite.pictures.display import channel_words, display_words, shown_channels
 from mimsuite.settings.class_match import MatchedOutputs
 from mimsuite.settings.evaluate import EvaluateSettings
 from mimsuite.settings.images import Size
 from mimsuite.settings.masks import Masking
+from mimsuite.types import DisplayRange
 
 log = logging.getLogger("mimsuite")
 
@@ -99,9 +101,15 @@ def classifier_rows(
                 pictures=settings.mistakes,
                 split=settings.split,
                 images=lambda numbers: images_of(index, records, numbers, settings.sizes[0], display),
-                footer=display_words(display, shown_channels(index.channels, None), value_range=index.value_range),
+                footer=colour_words(index, display),
             )
     return rows, more
+
+
+def colour_words(index: DataIndex, display: DisplayRange | None) -> str:
+    """Which channels a picture of mistakes shows, and which of their values; empty where that is plain."""
+    values = display_words(display, shown_channels(index.channels, None), value_range=index.value_range)
+    return "; ".join(filter(None, (channel_words(index.channels, None, index.bands or ()), values)))
 
 
 def masked_rows(
