@@ -55,8 +55,8 @@ def probe(
         image_size: pixels: a side or [height,width] (auto: the encoder's size)
         layers: last, middle, quarters, all, or a list of numbers from 1 (auto: as the preset says)
         pool: mean, cls, both, or a list of them (auto: as the preset says)
-        shots: also train on so many images per class, such as [1,5,10]: mean and standard deviation over five draws
-            (default: [])
+        shots: also train on so many images per class, such as [1,5,10], at the layer that the linear probe chose by all
+            labels: mean and standard deviation over five draws (default: [])
         attentive: also train a head that attends to all cells of the last layer (default: false)
         batch: images per forward pass (default: 256)
         baselines: also probe the encoder at random initialisation, and raw pixels at 8x8 (default: true)

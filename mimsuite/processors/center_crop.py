@@ -22,6 +22,9 @@ THEIRS = "PerceiverImageProcessor"  # in transformers: cuts out the square of th
 class CenterCropImageProcessor(ImageProcessor):
     """Does what `mimsuite evaluate` does, bit for bit: `size` is what comes out, no image is squashed or padded.
 
+    Of JPEGs of which the part is at least twice as large as `size` it differs by a few grey levels: evaluation decodes
+    them at 1/2, 1/4 or 1/8 of their size first.
+
     For squares of 8-bit images of 1 or 3 channels transformers has a class that does the same, and files name it:
     `PerceiverImageProcessor`, with `crop_size` equal to `size`. It has none that cuts out a part of other proportions,
     or that resizes 16-bit images or other channels; then files name this class, which transformers refuses.
