@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mimsuite import app
+from mimsuite.data.fingerprint import DATA, difference, fingerprint
 from mimsuite.data.label_table import count_labelled
 from mimsuite.models.device import torch_device
 from mimsuite.runs.folder import RunFolder
@@ -17,6 +19,7 @@ from mimsuite.runs.life import prepare_process, read_summary
 from mimsuite.runs.machine import own_device
 from mimsuite.runs.meeting import joined
 from mimsuite.runs.processes import read_in_processes
+from mimsuite.runs.reporting.facts import read_json
 from mimsuite.settings.evaluate import EvaluateSettings, read_evaluate
 from mimsuite.settings.read import format_size
 from mimsuite.version import __version__
@@ -77,12 +80,28 @@ def report_settings(settings: EvaluateSettings) -> None:
         )
     if settings.split == "train" and settings.masking is None:
         log.warning("split=train: metrics of images that the model was trained on say nothing about new ones")
+    elif chose_weights(settings):
+        log.warning(
+            "split=%s: the best weights of %s were chosen by these images, so the metrics are too high for new ones",
+            *(settings.split, settings.trained.init),
+        )
     if labelled := count_labelled(settings.index):
         log.info("labels    %s", labelled)
     if settings.masking is not None:
         log.info("masks     %s", settings.masking.note)
     if settings.teachers:
         log.info("features  of the teacher are predicted and no pixels: there is no PSNR, and no loss of one colour")
+
+
+def chose_weights(settings: EvaluateSettings) -> bool:
+    """Whether the images that are evaluated are those by which a fine-tuned run chose its weights."""
+    run = Path(settings.trained.init)
+    if settings.split not in ("val", "held_out") or not (run / DATA).is_file():
+        return False
+    summary = read_summary(run)
+    if summary.get("task") != "finetune" or "best_step" not in summary:
+        return False
+    return difference(read_json(run / DATA, []), fingerprint(settings.index)) is None
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def run(data, tmp_path_factory):
     return out, summary, read
 
 
-def test_how_many_images_choose_the_weights_is_said_where_it_is_not_all(tmp_path, caplog):
+def test_how_many_images_choose_the_weights_is_said_and_that_their_metrics_are_too_high(tmp_path, caplog):
     data = write_shards(tmp_path / "shards", {"train": 32, "val": 30}, as_class)
     caplog.set_level("INFO", "mimsuite")
     keys = KEYS | {"steps": 1, "val_every": 1}
@@ -61,6 +61,11 @@ def test_how_many_images_choose_the_weights_is_said_where_it_is_not_all(tmp_path
         caplog.clear()
         api.finetune(out=str(tmp_path / f"{limit}"), data=data, **keys | {"loader.val_limit": limit})
         assert ("val metrics, and the choice by them, are of 9 of 30 images" in caplog.text) == said
+    other = write_shards(tmp_path / "other", {"val": 30}, as_class, contrast=12)
+    for number, (place, said) in enumerate(((data, True), (other, False))):
+        caplog.clear()
+        api.evaluate(init=str(tmp_path / "9"), data=place, out=str(tmp_path / f"e{number}"), workers=0, mistakes=0)
+        assert ("were chosen by these images, so the metrics are too high for new ones" in caplog.text) == said
 
 
 def place(reader, item):
