@@ -1,6 +1,8 @@
 """The feature pass: the same features for every split, stored once, and used again only where they match."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -21,6 +23,7 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 from mimsuite.data.datamodule import eval_loader
+from mimsuite.data.images.decode import open_image
 from mimsuite.data.index import Selection
 from mimsuite.data.label_table import read_labels
 from mimsuite.data.open import open_data, open_index
@@ -482,3 +485,38 @@ def test_progress_counts_every_row(tmp_path, index, monkeypatch, caplog):
     assert seen[0] == (0, 44)
     assert seen[-1] == (44, 44)
     assert "44 images in" in caplog.text
+
+
+def pictures_with_tags():
+    """Pictures whose values depend on what their tags say, encoded without loss."""
+    values = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    deep, colour = values * 1000, np.stack([values * n for n in (1, 3, 5)], axis=2).astype(np.uint8)
+    see_through = np.dstack([colour, values * 5]).astype(np.uint8)
+    palette = Image.fromarray((values % 16).astype(np.uint8), "P")
+    palette.putpalette([n * 5 % 256 for n in range(48)])
+    for array, options in (
+        (deep, {"photometric": "minisblack"}),
+        (deep, {"photometric": "miniswhite"}),
+        (colour, {"photometric": "rgb", "extratags": [(274, "H", 1, 6, True)]}),
+        (see_through, {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+        (see_through, {"photometric": "rgb", "extrasamples": ["assocalpha"]}),
+        (np.stack([deep, deep // 2]), {"photometric": "minisblack", "imagej": True}),
+    ):
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, array, **options)
+        yield stream.getvalue()
+    grey = Image.fromarray(np.dstack([values, values * 5]).astype(np.uint8), "LA")
+    for picture in (Image.fromarray(deep), Image.fromarray(see_through), grey, palette):
+        stream = io.BytesIO()
+        picture.save(stream, "PNG", **({"transparency": 3} if picture is palette else {}))
+        yield stream.getvalue()
+
+
+def test_pictures_that_are_read_otherwise_than_before_have_another_format():
+    """Stored features of pictures that were read otherwise must not be met: raise `FORMAT` with this hash."""
+    seen = hashlib.sha256()
+    for data in pictures_with_tags():
+        for alpha in ("white", "drop", "channel"):
+            pixels = open_image(data, alpha).pixels()
+            seen.update(f"{pixels.shape} {pixels.dtype};".encode() + np.ascontiguousarray(pixels).tobytes())
+    assert (feature_pass.FORMAT, seen.hexdigest()[:16]) == (2, "f9a9cc74e8be73e7")

@@ -49,7 +49,9 @@ from mimsuite.weights.init import Weights
 
 log = logging.getLogger("mimsuite")
 
-FORMAT = 1  # of the files, and of how features are computed; another number never meets files of this one
+# Of the files, of how features are computed, and of how pictures are read: 0.3.0 reads some otherwise than 0.2.0 did
+# (white-is-zero, alpha, planes). Another number never meets files of this one.
+FORMAT = 2
 
 
 @runtime_checkable
