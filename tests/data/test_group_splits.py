@@ -64,6 +64,13 @@ def test_what_groups_reach_is_said(slides, caplog):
     assert "1 of 2 groups go to val, 35.0% of the images" in caplog.text
 
 
+def test_groups_without_a_share_change_nothing_and_that_is_said(slides):
+    said = "group_by=folder:1 changes nothing, as all images are train"
+    for share, wanted in ((0.0, True), (0.25, False)):
+        lines = plan_pack(slides, Choice(labels="none", group_by="folder:1", val_fraction=share)).reading
+        assert any(line.startswith(said) for line in lines) == wanted
+
+
 def test_plates_that_are_read_as_classes_too_are_split_whole(tmp_path, caplog):
     for name in (f"plate{plate}/{i}.jpg" for plate in range(12) for i in range(4)):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -97,6 +97,11 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
         _split(pictures, choice),
         key=lambda p: (SPLITS.index(p.split), mix_hashes(choice.seed, _SALT_ORDER, hash_key(p.key)), p.key),
     )
+    if choice.group_by and {p.split for p in ranked} == {"train"}:
+        alone = (
+            f"group_by={choice.group_by} changes nothing, as all images are train; what training and probes hold out"
+        )
+        notes = [*notes, f"{alone} then shares groups with it; add val_fraction=0.1"]
     read = Layout([p.split for p in ranked], [p.label for p in ranked], classes, notes)
     return PackPlan(ranked, classes, list(describe_reading(read, contents)))
 
