@@ -20,6 +20,8 @@ from mimsuite.errors import InputError
 from mimsuite.settings.read import is_number, read, read_int, read_number, read_positive
 from mimsuite.words import LabelKind
 
+FAR = 3  # mean or deviation of numbers, which a fresh model does not reach soon
+
 LABEL_TYPES: dict[LabelKind, set[type]] = {"classes": {int}, "multilabel": {tuple}, "regression": {int, float}}
 """What a label of each kind is in Python."""
 
@@ -79,6 +81,7 @@ def read_training_labels(cfg: DictConfig, index: DataIndex) -> TrainingLabels:
     if fraction < 1:
         how = "of each class" if facts.kind == "classes" else "of all"
         notes.append(f"label_fraction={fraction:g} ({len(numbers):,} of {len(labels):,} images, the share {how})")
+    warnings += far_from_zero(facts, [labels[i] for i in numbers.tolist()])
     on = choose.split if choose.part == "all" else f"{len(chosen):,} images held out from {choose.split}"
     kept = label_facts(index, [labels[i] for i in numbers.tolist()])
     weights = class_weights(cfg, facts, kept)
@@ -136,6 +139,26 @@ def unseen_classes(facts: LabelFacts, labels: Sequence[Label], split: str) -> tu
     return (
         f"{images:,} of {len(labels):,} images of {split} have a class without training images ({names}), which no "
         "model can find",
+    )
+
+
+def far_from_zero(facts: LabelFacts, labels: Sequence[Label]) -> tuple[str, ...]:
+    """A warning where numbers are of another size than what a fresh model predicts, from which training starts.
+
+    Args:
+        facts: of the training images.
+        labels: theirs.
+    """
+    if facts.kind != "regression":
+        return ()
+    values = np.array(labels, dtype=np.float64)
+    mean, deviation = float(values.mean()), float(values.std()) or 1.0
+    if abs(mean) <= FAR and 1 / FAR <= deviation <= FAR:
+        return ()
+    return (
+        f"the labels are numbers of mean {mean:.4g} and deviation {deviation:.4g}, and training starts from "
+        "predictions near 0, so it may take very long; numbers of about mean 0 and deviation 1 are learned soon: "
+        f"(x - {mean:.4g}) / {deviation:.4g}",
     )
 
 

@@ -57,6 +57,18 @@ def test_without_val_a_part_of_train_chooses_and_is_not_learned_from(uneven):
     assert found.chosen_on == "14 images held out from train"
 
 
+@pytest.mark.parametrize(
+    ("shift", "scale", "words"),
+    [(1000, 1, "of mean 1000 and deviation 1.118"), (0, 50, "deviation 55.9"), (0, 0.1, "deviation 0.1118")],
+)
+def test_numbers_that_a_fresh_model_is_far_from_are_named(shift, scale, words, tmp_path):
+    near = [-1.5, -0.5, 0.5, 1.5] * 3
+    far = [shift + scale * number for number in near]
+    (said,) = decide(shards(tmp_path / "far", {"train": far, "val": far})).warnings
+    assert words in said
+    assert decide(shards(tmp_path / "near", {"train": near, "val": near})).warnings == ()
+
+
 def test_with_val_it_chooses_and_all_of_train_is_learned_from(tmp_path):
     index = shards(tmp_path / "d", {"train": [0, 1] * 6, "val": [0, 1], "test": [0, 1, 1]})
     found = decide(index)
