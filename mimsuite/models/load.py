@@ -371,6 +371,7 @@ def make_processor(normalize: Normalize, image_size: tuple[int, int]) -> ImagePr
         image_mean=normalize.mean.flatten().tolist(),
         image_std=normalize.std.flatten().tolist(),
         do_convert_rgb=normalize.mean.numel() == 3,
+        **({} if normalize.alpha == "white" else {"alpha": normalize.alpha}),
     )
     return made
 
@@ -381,7 +382,6 @@ def preprocessing(normalize: Normalize, image_size: tuple[int, int]) -> dict[str
     Transparency that is laid on white, as processors do, is not mentioned.
     """
     facts: dict[str, Any] = make_processor(normalize, image_size).to_dict()
-    facts |= {} if normalize.alpha == "white" else {"alpha": normalize.alpha}
     facts |= {"bands": list(normalize.bands)} if normalize.bands else {}
     facts |= {"value_range": list(normalize.value_range)} if normalize.value_range else {}
     if normalize.display is not None:

@@ -13,7 +13,7 @@ from mimsuite.processors.base import ImageProcessor
 from mimsuite.processors.images import Array
 from mimsuite.processors.options import image_processor
 from mimsuite.processors.resize import RESAMPLE_CODES, SQUASH, Forms, Size
-from mimsuite.words import INTERPOLATIONS
+from mimsuite.words import INTERPOLATIONS, Alpha
 
 THEIRS = "PerceiverImageProcessor"  # in transformers: cuts out the square of the short side, then resizes it
 
@@ -27,7 +27,8 @@ class CenterCropImageProcessor(ImageProcessor):
 
     For squares of 8-bit images of 1 or 3 channels transformers has a class that does the same, and files name it:
     `PerceiverImageProcessor`, with `crop_size` equal to `size`. It has none that cuts out a part of other proportions,
-    or that resizes 16-bit images or other channels; then files name this class, which transformers refuses.
+    or that resizes 16-bit images or other channels, or that drops transparency (`alpha` in the file); then files name
+    this class, which transformers refuses.
 
     Attributes:
         size: `{height, width}` pixels of the result.
@@ -65,10 +66,17 @@ class CenterCropImageProcessor(ImageProcessor):
         return crop(values, torch.Generator()).numpy()
 
     @property
+    def transparency(self) -> Alpha:
+        """As `alpha` in the file says, which is not there where transparency is laid on white."""
+        found: Alpha = self.kept().get("alpha", "white")
+        return found
+
+    @property
     def in_transformers(self) -> bool:
         """Whether transformers has a class that does the same; it takes a fourth channel for alpha when it resizes."""
         square = self.size["height"] == self.size["width"]
-        return square and self.rescale_factor == 1 / 255 and np.size(self.image_mean) in (1, 3)
+        plain = self.rescale_factor == 1 / 255 and self.transparency == "white"
+        return square and plain and np.size(self.image_mean) in (1, 3)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what `preprocessor_config.json` holds."""

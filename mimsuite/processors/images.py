@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from mimsuite.errors import InputError, reading
+from mimsuite.words import Alpha
 
 Array = np.ndarray[Any, Any]
 LAYOUTS = ("channels_first", "channels_last", "none")
@@ -29,7 +30,9 @@ class Picture(NamedTuple):
     layout: str
 
 
-def read_pictures(images: Any, to_rgb: bool, layout: str | None, keep_tensors: bool = False) -> list[Picture]:
+def read_pictures(
+    images: Any, to_rgb: bool, layout: str | None, keep_tensors: bool = False, alpha: Alpha | None = None
+) -> list[Picture]:
     """Turns one image or several into arrays.
 
     Args:
@@ -38,6 +41,7 @@ def read_pictures(images: Any, to_rgb: bool, layout: str | None, keep_tensors: b
         to_rgb: make every image RGB: PIL images of any mode, one channel repeated, alpha blended on white.
         layout: of arrays and tensors, one of `LAYOUTS`; None: inferred from the shape.
         keep_tensors: leave tensors tensors, on their device.
+        alpha: what becomes of transparency; None: as in Hugging Face it is dropped in files, and else blended on white.
 
     Raises:
         InputError: nothing, or no images, a file that cannot be read, or a layout that cannot be told.
@@ -47,7 +51,8 @@ def read_pictures(images: Any, to_rgb: bool, layout: str | None, keep_tensors: b
     found = _flat(images)
     if not found:
         raise InputError("no images: the list or batch is empty; give at least one")
-    return [_read(image, to_rgb, layout, keep_tensors) for image in found]
+    settled = found if alpha is None else [settle_alpha(image, alpha, to_rgb) for image in found]
+    return [_read(image, to_rgb, layout, keep_tensors) for image in settled]
 
 
 def _flat(images: Any) -> list[Any]:
@@ -59,8 +64,26 @@ def _flat(images: Any) -> list[Any]:
     return [images]
 
 
-def open_file(path: str | os.PathLike[str]) -> Image.Image:
+def settle_alpha(image: Any, alpha: Alpha, to_rgb: bool) -> Any:
+    """An image with its transparency as evaluation has it: of files and PIL images, and of arrays that become RGB."""
+    if isinstance(image, str | os.PathLike):
+        image = open_file(image, keep_alpha=True)
+    if isinstance(image, Image.Image):
+        if not has_alpha(image):
+            return image
+        kept, plain = ("LA", "L") if image.mode in ("LA", "La") else ("RGBA", "RGB")
+        if alpha == "channel":
+            return image.convert(kept)
+        return (image.convert(kept) if alpha == "drop" else pil_to_rgb(image)).convert(plain)
+    if alpha == "drop" and to_rgb and getattr(image, "ndim", 0) == 3 and 4 in (image.shape[0], image.shape[-1]):
+        return image[:3] if image.shape[0] == 4 else image[..., :3]
+    return image
+
+
+def open_file(path: str | os.PathLike[str], *, keep_alpha: bool = False) -> Image.Image:
     """Reads an image file, upright and in RGB, as Hugging Face reads it: transparency is dropped.
+
+    With `keep_alpha` it stays as the file has it, but for its orientation.
 
     Raises:
         InputError: an address, no such file, or no image.
@@ -75,6 +98,9 @@ def open_file(path: str | os.PathLike[str]) -> Image.Image:
         raise InputError(f"{name[:200]!r} is not an image file; give {KINDS}")
     with reading(name, "give an image that Pillow opens"), Image.open(name) as image:
         upright = ImageOps.exif_transpose(image)
+        if keep_alpha:
+            upright.load()
+            return upright
         return pil_to_rgb(upright) if upright.mode.startswith("I;16") else upright.convert("RGB")
 
 
@@ -150,11 +176,16 @@ def pil_to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode == "La":  # Pillow converts premultiplied grey only to plain grey with alpha
         image = image.convert("LA")
-    if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
+    if has_alpha(image):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a PIL image says how transparent its pixels are."""
+    return bool({"A", "a"} & set(image.getbands())) or image.info.get("transparency") is not None
 
 
 def _plain(image: Image.Image) -> Image.Image:

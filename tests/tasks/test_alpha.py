@@ -10,6 +10,7 @@ from tables import read_rows
 
 from mimsuite import api
 from mimsuite.data.open import open_data
+from mimsuite.models import AutoImageProcessor, CenterCropImageProcessor
 from mimsuite.pictures import contact
 from mimsuite.weights.init import find_weights
 
@@ -93,6 +94,29 @@ def test_reconstruct_reads_files_as_the_run_did(run, photos, tmp_path):
     with Image.open(photos / "dog" / "01.png") as picture:
         wanted = np.asarray(picture)[..., : 3 + (run[0] == "channel")]
     assert np.array_equal(scene.images[0].permute(1, 2, 0).cpu().numpy(), wanted)
+
+
+def test_the_saved_processor_prepares_pictures_and_files_as_evaluation_does(run, photos):
+    alpha, _, out = run
+    processor = AutoImageProcessor.from_pretrained(out / "weights")
+    about = json.loads((out / "weights" / "preprocessor_config.json").read_text())
+    assert about["image_processor_type"] == "CenterCropImageProcessor"  # transformers would lay the pictures on white
+    file = photos / "dog" / "01.png"
+    with Image.open(file) as picture:
+        wanted = np.asarray(picture).transpose(2, 0, 1)[: 3 + (alpha == "channel")] / 255
+        wanted = (wanted - np.reshape(about["image_mean"], (-1, 1, 1))) / np.reshape(about["image_std"], (-1, 1, 1))
+        for given in (picture, str(file)):
+            found = np.asarray(processor(given)["pixel_values"][0])
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_transparency_is_laid_on_white_in_files_too(photos, tmp_path):
+    processor = CenterCropImageProcessor(size=16)
+    file = photos / "dog" / "01.png"
+    with Image.open(file) as picture:
+        by_name, by_picture = (np.asarray(processor(given)["pixel_values"][0]) for given in (str(file), picture))
+    assert np.array_equal(by_name, by_picture)
+    assert "alpha" not in processor.to_dict()
 
 
 def shown(data, monkeypatch):
