@@ -34,6 +34,7 @@ log = logging.getLogger("mimsuite")
 
 SIMMIM_HEAD = "mimsuite.heads.simmim.SimMIMHead"
 TRAINED_IN = "float32"  # whatever the type of the files
+RANGES = (255, 65535)  # the largest values of 8 and of 16 bits
 _DARK = 0.25  # of the full range, below which images are dark
 
 
@@ -274,6 +275,12 @@ def warn_of_preprocessing(weights: Weights, instead: str) -> None:
         log.warning(
             "init=%s: preprocessor_config.json says %s=false, and images are rescaled and normalised all the same",
             *(weights.init, off[0]),
+        )
+    elif weights.maximum not in RANGES:
+        log.warning(
+            "init=%s: preprocessor_config.json says rescale_factor=%g, which is neither 1/255 nor 1/65535, so images "
+            "are not prepared here exactly as there",
+            *(weights.init, weights.preprocessor["rescale_factor"]),
         )
 
 

@@ -65,6 +65,14 @@ def test_steps_that_are_done_although_the_weights_do_without_them_are_named(step
     assert f"says {step}=false, and images are rescaled and normalised all the same" in said
 
 
+def test_another_scale_than_that_of_8_or_16_bits_is_named(weights, data, caplog):
+    about = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    for factor, said in ((1 / 255, False), (1 / 65535, False), (1 / 127.5, True)):
+        (weights / "preprocessor_config.json").write_text(json.dumps(about | {"rescale_factor": factor}))
+        found = warnings_of("probe", weights, data, caplog)
+        assert any("rescale_factor=0.00784314, which is neither" in line for line in found) == said
+
+
 def test_pictures_and_exports_say_it_too(tmp_path, data, caplog):
     torch.manual_seed(0)
     ViTForMaskedImageModeling(ViTConfig(**CONFIG)).save_pretrained(tmp_path / "weights")
