@@ -150,8 +150,13 @@ def classes_of(run: RunFacts) -> list[tuple[str, str, str]]:
     linear = first.get("linear")
     scores = linear.get("per_class") if isinstance(linear, Mapping) else None
     if isinstance(scores, list) and isinstance(names, list) and len(scores) == len(names):
-        known += [(float(score), str(name), "") for score, name in zip(scores, names, strict=True) if is_number(score)]
+        known += [(float(score), str(name), "") for score, name in zip(scores, names, strict=True) if is_finite(score)]
     return [(name, shown("top1", score), images) for score, name, images in sorted(known)]
+
+
+def is_finite(score: Any) -> bool:
+    """Whether a score is known; earlier versions wrote NaN for a class without images."""
+    return is_number(score) and math.isfinite(score)
 
 
 def sizes_of(run: RunFacts) -> dict[str, Any] | None:
