@@ -16,9 +16,15 @@ from mimsuite.settings.objects import NO_OBJECTS, Objects
 from mimsuite.settings.online_probe import OnlineProbeSettings, read_online_probe, resolved_probe
 from mimsuite.settings.read import read
 from mimsuite.settings.resolve import plain_values, with_values
+from mimsuite.settings.resume import key_of
 from mimsuite.settings.training import TrainingSettings, groups_of, read_inputs, without_keys, written_back
 
 OF_THE_MODEL = ("target", "mask_mode", "mask_layer")  # keys of the objective that the model's config holds
+
+FOR_EVERY_MODEL = (
+    "objective=simmim (the default, since every model can do it; at equal compute MAE gave a ViT better features: "
+    "experiment=small_data)"
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,11 @@ def read_pretrain(
     cfg = found_out(config, cfg, inputs.given, inputs.weights)
     return PretrainSettings(
         *(inputs, config, geometry, budget, groups_of(cfg)),
-        notes=(*(() if probe is None else (probe.note,)), *(() if latent is None else latent.notes)),
+        notes=(
+            *(() if probe is None else (probe.note,)),
+            *(() if latent is None else latent.notes),
+            *((FOR_EVERY_MODEL,) if config.can_drop and not chooses(inputs.given) else ()),
+        ),
         config=plain_values(cfg),
         objective=without_keys(cfg, "objective", OF_THE_MODEL if latent is None else (*OF_THE_MODEL, *OF_LATENT)),
         loss=str(cfg.objective.loss),
@@ -108,3 +118,8 @@ def read_pretrain(
         online_probe=probe,
         latent=latent,
     )
+
+
+def chooses(overrides: Sequence[str]) -> bool:
+    """Whether an objective was chosen: by its keys or a head's, by a recipe, or with the weights to start from."""
+    return any(key_of(override).split(".")[0] in ("objective", "head", "experiment", "init") for override in overrides)
