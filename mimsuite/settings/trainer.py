@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig, OmegaConf
 
 from mimsuite.errors import InputError
-from mimsuite.settings.combinations import is_latent
+from mimsuite.settings.latent import EMA, is_latent
 from mimsuite.settings.read import is_number, read, read_choice, read_flag
 from mimsuite.words import STRATEGIES, Strategy
 
@@ -77,7 +77,7 @@ def check_followers(cfg: DictConfig, precision: str) -> None:
         InputError: averaged weights or a teacher would hardly move.
     """
     ema = OmegaConf.select(cfg, "objective.ema")
-    followers = {"objective.teacher=ema": is_latent(cfg) and read(cfg, "objective.teacher") == "ema"}
+    followers = {f"objective.teacher={EMA}": is_latent(cfg) and read(cfg, "objective.teacher") == EMA}
     followers[f"objective.ema={ema}"] = ema is not None
     for key in (key for key, follows in followers.items() if follows and precision == "bf16-true"):
         raise InputError(
