@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 from pictures import noise, npy, tif
+from PIL import Image
 
 from mimsuite.data.checks.inspect import raw_samples
 from mimsuite.data.images.bands import band_names_of
@@ -185,6 +186,38 @@ def test_a_stopped_pack_goes_on_only_with_the_same_bands(scenes, tmp_path, monke
 
 
 # ---- afterwards
+
+
+def test_shards_that_are_packed_again_keep_their_bands_and_their_range(tmp_path):
+    (tmp_path / "src").mkdir()
+    for number in range(6):
+        (tmp_path / "src" / f"{number}.npy").write_bytes(npy(np.full((8, 9, 3), [0.1, 0.2, number / 10], np.float32)))
+    names, span = ("red", "green", "nir"), ValueRange(0.0, 1.0)
+    first = pack(tmp_path / "src", tmp_path / "a", reading=Reading(band_names=names, range=span))
+    again = pack(tmp_path / "a", tmp_path / "b", val_fraction=0.2)
+    assert (again.bands, again.value_range) == (first.bands, first.value_range) == (names, (0.0, 1.0))
+    assert read_index(tmp_path / "b") == again
+    assert "as in the index of the shards: bands red, green, nir; value_range=[0,1]" in again.reading
+    chosen = pack(tmp_path / "a", tmp_path / "c", reading=Reading(bands=("nir", "red")))
+    assert (chosen.bands, chosen.value_range) == (("nir", "red"), (0.0, 1.0))
+    assert of_keys(chosen)["5"] == [32768, 6554]
+    assert pack(tmp_path / "a", tmp_path / "d", reading=Reading(band_names=None)).bands is None
+    words = r"value_range=\[0,9\] is for the values of files, and src=.*a was packed with value_range=\[0,1\]; pack "
+    with pytest.raises(InputError, match=words):
+        pack(tmp_path / "a", tmp_path / "e", reading=Reading(range=ValueRange(0.0, 9.0)))
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(("alpha", "channels"), [("channel", 4), ("drop", 3)])
+def test_shards_that_are_packed_again_keep_what_became_of_transparency(alpha, channels, tmp_path):
+    (tmp_path / "src").mkdir()
+    for number in range(4):
+        Image.fromarray(noise(8, 9, 4)).save(tmp_path / "src" / f"{number}.png")
+    first = pack(tmp_path / "src", tmp_path / "a", reading=Reading(alpha=alpha))
+    again = pack(tmp_path / "a", tmp_path / "b", splits="none")
+    assert (again.alpha, again.channels, again.mean) == (alpha, channels, first.mean)
+    other = "drop" if alpha == "channel" else "channel"
+    assert pack(tmp_path / "a", tmp_path / "c", reading=Reading(alpha=other)).alpha == other
 
 
 def test_sets_of_one_go_together_only_with_the_same_bands(scenes, tmp_path):

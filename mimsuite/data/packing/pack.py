@@ -35,6 +35,7 @@ from mimsuite.data.packing.channels import (
 )
 from mimsuite.data.packing.journal import Journal
 from mimsuite.data.packing.plan import Choice, PackPlan, plan_pack
+from mimsuite.data.packing.shard_plan import read_as_indexed
 from mimsuite.data.packing.shard_writer import ShardWriter, label_member
 from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.scan import build_index, scan_files
@@ -146,6 +147,7 @@ def pack(
     )
     plan = checked_plan(src, choice, shard_size, image_size)
     reading.check()
+    reading = reading if plan.source is None else read_as_indexed(plan.source, reading)
     options = _options(src, choice, shard_size, image_size, reading)
     with Journal(Path(os.path.abspath(out)), options, _digest(plan)) as journal:
         try:
@@ -335,7 +337,9 @@ def _finish(plan: PackPlan, journal: Journal, reading: Reading, names: tuple[str
     journal.tables.mkdir(exist_ok=True)
     index = build_index(str(out), scan_files(hashes, journal.tables, hashes), reading.alpha)
     bands = names if len(names) == index.channels else None
-    value_range = None if reading.range is None else (reading.range.low, reading.range.high)
+    value_range = plan.source.value_range if plan.source else None
+    if reading.range is not None:
+        value_range = reading.range.low, reading.range.high
     index = write_index(out, replace(index, bands=bands, value_range=value_range))
     shutil.rmtree(journal.tables)
     journal.remove()

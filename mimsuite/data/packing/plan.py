@@ -12,6 +12,7 @@ from mimsuite.data.csv_labels import parse_labels
 from mimsuite.data.csv_table import read_rows
 from mimsuite.data.folders import Contents, folder_of, images_of, no_images, read_contents
 from mimsuite.data.hashing import hash_key, mix_hashes
+from mimsuite.data.index import DataIndex
 from mimsuite.data.label_join import LabelFile, join_labels
 from mimsuite.data.labels import TABLE_ENDINGS, Label
 from mimsuite.data.packing.groups import (
@@ -23,7 +24,7 @@ from mimsuite.data.packing.groups import (
     names_column,
 )
 from mimsuite.data.packing.layout import Layout, describe_reading, read_layout
-from mimsuite.data.packing.shard_plan import read_samples
+from mimsuite.data.packing.shard_plan import describe_values, read_samples
 from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.packing.splitting import Part, choose_groups, choose_keys
 from mimsuite.data.sources import is_shards
@@ -40,11 +41,13 @@ class PackPlan(NamedTuple):
         pictures: in the order in which they are written.
         classes: their names; empty for none.
         reading: how the folder was read, as lines for people.
+        source: the shards that are packed again; None for a folder.
     """
 
     pictures: list[SourceImage]
     classes: list[str]
     reading: list[str]
+    source: DataIndex | None = None
 
 
 class Choice(NamedTuple):
@@ -77,10 +80,10 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
             groups that do not go with the splits.
     """
     _check(choice)
-    contents = images_of(str(src), "src", choice.exclude)
+    contents, source = images_of(str(src), "src", choice.exclude), None
     if contents is None and is_shards(str(src)):
-        pictures, classes = _plan_shards(src, choice)
-        notes, contents = list[str](), Contents()
+        pictures, classes, source = _plan_shards(src, choice)
+        notes, contents = describe_values(source), Contents()
     else:
         contents = contents or read_contents(str(src), exclude=choice.exclude)
         if not contents.images:
@@ -103,7 +106,7 @@ def plan_pack(src: Path, choice: Choice) -> PackPlan:
         )
         notes = [*notes, f"{alone} then shares groups with it; add val_fraction=0.1"]
     read = Layout([p.split for p in ranked], [p.label for p in ranked], classes, notes)
-    return PackPlan(ranked, classes, list(describe_reading(read, contents)))
+    return PackPlan(ranked, classes, list(describe_reading(read, contents)), source)
 
 
 def _plan_folder(src: Path, choice: Choice, names: Sequence[str]) -> tuple[list[SourceImage], list[str], list[str]]:
@@ -135,8 +138,8 @@ def _plan_folder(src: Path, choice: Choice, names: Sequence[str]) -> tuple[list[
     return [SourceImage(*fields) for fields in rows_of], classes, layout.notes
 
 
-def _plan_shards(src: Path, choice: Choice) -> tuple[list[SourceImage], list[str]]:
-    """The samples of shards in their order, and the classes."""
+def _plan_shards(src: Path, choice: Choice) -> tuple[list[SourceImage], list[str], DataIndex]:
+    """The samples of shards in their order, the classes, and the shards."""
     for key, given in (
         ("labels", choice.labels == "folder"),
         ("group_by", choice.group_by),
@@ -158,7 +161,7 @@ def _plan_shards(src: Path, choice: Choice) -> tuple[list[SourceImage], list[str
             index, LabelFile(choice.csv, choice.labels_file, choice.labels_column, choice.labels_kind)
         ).data
     pictures = read_samples(index, splits=choice.splits != "none", labels=choice.labels != "none")
-    return pictures, list(index.classes or ()) if choice.labels != "none" else []
+    return pictures, list(index.classes or ()) if choice.labels != "none" else [], index
 
 
 def _without_missing(pictures: list[SourceImage], choice: Choice) -> tuple[list[SourceImage], list[str]]:

@@ -1,14 +1,17 @@
-"""The plan of a pack whose source is shards: keys, labels and splits are those of the samples."""
+"""The plan of a pack whose source is shards: keys, labels, splits and what values mean are those of the shards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from mimsuite.data.images.reading import Reading
+from mimsuite.data.images.value_range import range_words
 from mimsuite.data.index import DataIndex
 from mimsuite.data.label_table import find_label
 from mimsuite.data.members import image_place, read_files, read_key
 from mimsuite.data.packing.source import SourceImage
 from mimsuite.data.shard_files import ShardFiles
+from mimsuite.errors import InputError
 
 
 def read_samples(index: DataIndex, *, splits: bool, labels: bool) -> list[SourceImage]:
@@ -38,3 +41,28 @@ def read_samples(index: DataIndex, *, splits: bool, labels: bool) -> list[Source
             found.append(SourceImage(Path(shard.path), paths[number], key, place, label, "", image_place(row)))
     files.close()
     return found
+
+
+def read_as_indexed(index: DataIndex, reading: Reading) -> Reading:
+    """How the images of shards are read: transparency and names of bands as their index says, unless others are given.
+
+    Raises:
+        InputError: a range for values that a range was declared for when they were packed.
+    """
+    if reading.range is not None and index.value_range is not None:
+        given, held = range_words(reading.range.low, reading.range.high), range_words(*index.value_range)
+        raise InputError(
+            f"{given} is for the values of files, and src={index.root} was packed with {held}; pack the files that it "
+            "was made of again"
+        )
+    alpha = index.alpha if reading.alpha == "white" else reading.alpha
+    names = index.bands if reading.band_names == () and index.bands else reading.band_names
+    return reading._replace(alpha=alpha, band_names=names)
+
+
+def describe_values(index: DataIndex) -> list[str]:
+    """A line on what the index of shards says of their values; none where it says nothing."""
+    said = [f"alpha={index.alpha}"] if index.alpha != "white" else []
+    said += [f"bands {', '.join(index.bands)}"] if index.bands else []
+    said += [range_words(*index.value_range)] if index.value_range else []
+    return [f"as in the index of the shards: {'; '.join(said)}"] if said else []
