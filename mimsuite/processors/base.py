@@ -30,7 +30,6 @@ from mimsuite.processors.resize import (
     resized_extent,
 )
 from mimsuite.processors.tensors import prepare_tensors
-from mimsuite.words import Alpha
 
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
 ON_OR_OFF = (True, False, None)
@@ -101,10 +100,9 @@ class ImageProcessor(ProcessorFiles):
                 raise InputError(f"{name}={getattr(self, name)} divides by zero; give positive numbers")
         self.mark_checked()
 
-    @property
-    def transparency(self) -> Alpha | None:
-        """What becomes of transparency; None: what Hugging Face does, see `read_pictures`."""
-        return None
+    def read(self, image: Any) -> Any:
+        """Reads an image as a `Picture`, or leaves it to `read_pictures`, which reads as Hugging Face does."""
+        return image
 
     def geometry(self, height: int, width: int) -> tuple[Extent, Extent | None]:
         """Returns the `(h, w)` to resize an image to, and the `(h, w)` to crop its centre to, or None."""
@@ -159,8 +157,8 @@ class ImageProcessor(ProcessorFiles):
         _check_formats(return_tensors, data_format)
         chosen = self.with_options(options)
         in_torch = self.backend != "pil"
-        rgb, alpha = bool(chosen.do_convert_rgb), chosen.transparency
-        pictures = read_pictures(images, rgb, input_data_format, keep_tensors=in_torch, alpha=alpha)
+        rgb = bool(chosen.do_convert_rgb)
+        pictures = read_pictures(images, rgb, input_data_format, keep_tensors=in_torch, before=chosen.read)
         chosen.check_pictures(pictures)
         if in_torch:
             ready: list[Any] = prepare_tensors(chosen, [p.array for p in pictures], device)

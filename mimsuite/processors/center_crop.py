@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import math
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from mimsuite.data.augment.crop import CenterCrop
-from mimsuite.errors import InputError
+from mimsuite.data.images.decode import Encoded, conform, open_image
+from mimsuite.data.images.picture import of_pillow
+from mimsuite.errors import InputError, reading
 from mimsuite.processors.base import ImageProcessor
-from mimsuite.processors.images import Array
+from mimsuite.processors.images import Array, Picture, check_file
 from mimsuite.processors.options import image_processor
 from mimsuite.processors.resize import RESAMPLE_CODES, SQUASH, Forms, Size
 from mimsuite.words import INTERPOLATIONS, Alpha
 
 THEIRS = "PerceiverImageProcessor"  # in transformers: cuts out the square of the short side, then resizes it
+_TOPS = {"uint8": 255, "uint16": 65535}
 
 
 @image_processor
 class CenterCropImageProcessor(ImageProcessor):
     """Does what `mimsuite evaluate` does, bit for bit: `size` is what comes out, no image is squashed or padded.
 
-    Of JPEGs of which the part is at least twice as large as `size` it differs by a few grey levels: evaluation decodes
-    them at 1/2, 1/4 or 1/8 of their size first.
+    Files and PIL images are brought to the channels of `image_mean` and the depth of `rescale_factor`, 8 or 16 bits, as
+    images are to those of a data set; of arrays and tensors these are the caller's. Of JPEGs of which the part is at
+    least twice as large as `size` it differs by a few grey levels: evaluation decodes them at 1/2, 1/4 or 1/8 of their
+    size first.
 
     For squares of 8-bit images of 1 or 3 channels transformers has a class that does the same, and files name it:
     `PerceiverImageProcessor`, with `crop_size` equal to `size`. It has none that cuts out a part of other proportions,
@@ -65,6 +74,34 @@ class CenterCropImageProcessor(ImageProcessor):
         values = np.array(as_stored(part).transpose(1, 2, 0))  # a copy: Pillow's buffers are read-only
         return crop(values, torch.Generator()).numpy()
 
+    def read(self, image: Any) -> Any:
+        """Reads a file or a PIL image as evaluation reads it; of arrays that become RGB it drops alpha if asked to.
+
+        Raises:
+            InputError: an address, no such file, no image, or channels that cannot be brought to those of `image_mean`.
+        """
+        if isinstance(image, str | os.PathLike):
+            name = check_file(image)
+            with reading(name, "give an image that evaluation reads (docs/images.md)"):
+                return self._picture(open_image(Path(name).read_bytes(), self.transparency))
+        if isinstance(image, Image.Image):
+            opened = of_pillow(image, self.transparency)
+            with reading(f"an image of mode {image.mode}", "give an image with the channels of image_mean"):
+                return image if opened is None else self._picture(opened)
+        alpha_drops = self.transparency == "drop" and self.do_convert_rgb and getattr(image, "ndim", 0) == 3
+        if alpha_drops and 4 in (image.shape[0], image.shape[-1]):
+            return image[:3] if image.shape[0] == 4 else image[..., :3]
+        return image
+
+    def _picture(self, image: Encoded) -> Picture:
+        """The pixels of an image, as those of a data set of these channels and this depth."""
+        pixels = image.pixels()
+        statistics = self.do_normalize and np.ndim(self.image_mean)
+        channels = 3 if self.do_convert_rgb else np.size(self.image_mean) if statistics else pixels.shape[2]
+        dtype = next((name for name, top in _TOPS.items() if _is_scale(self.rescale_factor, top)), str(pixels.dtype))
+        array = conform(pixels, channels, dtype).transpose(2, 0, 1)
+        return Picture(array, "none" if channels == 1 else "channels_last")
+
     @property
     def transparency(self) -> Alpha:
         """As `alpha` in the file says, which is not there where transparency is laid on white."""
@@ -82,6 +119,10 @@ class CenterCropImageProcessor(ImageProcessor):
         """Returns what `preprocessor_config.json` holds."""
         name = {"image_processor_type": THEIRS} if self.in_transformers else {}
         return super().to_dict() | {"crop_size": dict(self.size)} | name
+
+
+def _is_scale(factor: float | None, top: int) -> bool:
+    return factor is not None and math.isclose(factor * top, 1.0, rel_tol=1e-6)
 
 
 def as_stored(image: Array) -> Array:

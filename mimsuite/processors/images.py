@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from PIL import Image, ImageOps
 
 from mimsuite.errors import InputError, reading
-from mimsuite.words import Alpha
 
 Array = np.ndarray[Any, Any]
 LAYOUTS = ("channels_first", "channels_last", "none")
@@ -31,7 +31,11 @@ class Picture(NamedTuple):
 
 
 def read_pictures(
-    images: Any, to_rgb: bool, layout: str | None, keep_tensors: bool = False, alpha: Alpha | None = None
+    images: Any,
+    to_rgb: bool,
+    layout: str | None,
+    keep_tensors: bool = False,
+    before: Callable[[Any], Any] = lambda image: image,
 ) -> list[Picture]:
     """Turns one image or several into arrays.
 
@@ -41,7 +45,7 @@ def read_pictures(
         to_rgb: make every image RGB: PIL images of any mode, one channel repeated, alpha blended on white.
         layout: of arrays and tensors, one of `LAYOUTS`; None: inferred from the shape.
         keep_tensors: leave tensors tensors, on their device.
-        alpha: what becomes of transparency; None: as in Hugging Face it is dropped in files, and else blended on white.
+        before: is given each image first; what it reads itself it returns as a `Picture`, anything else as it came.
 
     Raises:
         InputError: nothing, or no images, a file that cannot be read, or a layout that cannot be told.
@@ -51,8 +55,7 @@ def read_pictures(
     found = _flat(images)
     if not found:
         raise InputError("no images: the list or batch is empty; give at least one")
-    settled = found if alpha is None else [settle_alpha(image, alpha, to_rgb) for image in found]
-    return [_read(image, to_rgb, layout, keep_tensors) for image in settled]
+    return [_read(before(image), to_rgb, layout, keep_tensors) for image in found]
 
 
 def _flat(images: Any) -> list[Any]:
@@ -64,29 +67,11 @@ def _flat(images: Any) -> list[Any]:
     return [images]
 
 
-def settle_alpha(image: Any, alpha: Alpha, to_rgb: bool) -> Any:
-    """An image with its transparency as evaluation has it: of files and PIL images, and of arrays that become RGB."""
-    if isinstance(image, str | os.PathLike):
-        image = open_file(image, keep_alpha=True)
-    if isinstance(image, Image.Image):
-        if not has_alpha(image):
-            return image
-        kept, plain = ("LA", "L") if image.mode in ("LA", "La") else ("RGBA", "RGB")
-        if alpha == "channel":
-            return image.convert(kept)
-        return (image.convert(kept) if alpha == "drop" else pil_to_rgb(image)).convert(plain)
-    if alpha == "drop" and to_rgb and getattr(image, "ndim", 0) == 3 and 4 in (image.shape[0], image.shape[-1]):
-        return image[:3] if image.shape[0] == 4 else image[..., :3]
-    return image
-
-
-def open_file(path: str | os.PathLike[str], *, keep_alpha: bool = False) -> Image.Image:
-    """Reads an image file, upright and in RGB, as Hugging Face reads it: transparency is dropped.
-
-    With `keep_alpha` it stays as the file has it, but for its orientation.
+def check_file(path: str | os.PathLike[str]) -> str:
+    """The name of an image file.
 
     Raises:
-        InputError: an address, no such file, or no image.
+        InputError: an address, or no such file.
     """
     name = os.fspath(path)
     if name.startswith(("http://", "https://")):
@@ -96,11 +81,18 @@ def open_file(path: str | os.PathLike[str], *, keep_alpha: bool = False) -> Imag
         )
     if not os.path.isfile(name):
         raise InputError(f"{name[:200]!r} is not an image file; give {KINDS}")
+    return name
+
+
+def open_file(path: str | os.PathLike[str]) -> Image.Image:
+    """Reads an image file, upright and in RGB, as Hugging Face reads it: transparency is dropped.
+
+    Raises:
+        InputError: an address, no such file, or no image.
+    """
+    name = check_file(path)
     with reading(name, "give an image that Pillow opens"), Image.open(name) as image:
         upright = ImageOps.exif_transpose(image)
-        if keep_alpha:
-            upright.load()
-            return upright
         return pil_to_rgb(upright) if upright.mode.startswith("I;16") else upright.convert("RGB")
 
 
@@ -117,6 +109,8 @@ def to_layout(image: Any, layout: str) -> Any:
 
 
 def _read(image: Any, to_rgb: bool, layout: str | None, keep_tensors: bool) -> Picture:
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, str | os.PathLike):
         image = open_file(image)
     if isinstance(image, Image.Image):

@@ -72,7 +72,7 @@ class Picture(NamedTuple):
 
     def pixels(self, box: Box | None = None, cover: tuple[int, int] | None = None) -> Pixels:
         """See `pixels.Encoded`."""
-        with decoding(str(self.image.format)):
+        with decoding(self.image.format or "image"):
             self.image.load()
             image = self.image
             if box is not None:
@@ -155,6 +155,16 @@ def read_picture_header(data: bytes, alpha: Alpha) -> Picture:
         _scale_transparency(image, data)
         grey = image.mode not in _COLOUR_MODES or (image.format == "PNG" and data[25] == _GREY_ALPHA)
         return Picture(image, height, width, orientation, alpha, _is_reduced(image, data), grey)
+
+
+def of_pillow(image: Image.Image, alpha: Alpha) -> Picture | None:
+    """An image that somebody else has opened, as it lies; None for a mode that is not supported."""
+    if image.mode == "La":  # Pillow converts premultiplied grey only to plain grey with alpha
+        image = image.convert("LA")
+    if image.mode not in DEEP_MODES + _GREY_MODES + _COLOUR_MODES:
+        return None
+    grey = image.mode not in _COLOUR_MODES
+    return Picture(image, image.height, image.width, 1, alpha, reduced=False, grey=grey)
 
 
 def _is_reduced(image: Image.Image, data: bytes) -> bool:
