@@ -156,6 +156,19 @@ def test_the_orientation_of_exif_and_of_xmp_is_applied(kind, where):
     assert np.abs(pixels(data).astype(int) - expected).max() <= 2
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "value"), [(3, "HH"), (4, "I"), (8, "hh"), (9, "i"), (1, "4B")], ids=str)
+def test_the_orientation_of_a_jpeg_may_be_a_number_of_any_length(kind, value, order):
+    held = struct.pack(order + value, *(6, 0, 0, 0)[: len(struct.unpack(value, bytes(4)))])
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 1)
+    exif = b"Exif\0\0" + head + struct.pack(order + "HHI", 0x0112, kind, 1) + held + bytes(4)
+    plain = save(Image.fromarray(noise(5, 8, 3).repeat(8, 0).repeat(8, 1)), "JPEG")
+    data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert expected.shape == ((40, 64, 3) if kind == 1 else (64, 40, 3))  # bytes are no number there
+    assert np.abs(pixels(data).astype(int) - expected).max() <= 2
+
+
 def test_a_jpeg_that_stores_rgb_is_not_taken_for_ycbcr():
     image = Image.fromarray(noise(5, 8, 3).repeat(8, 0).repeat(8, 1))
     data = save(image, "JPEG", keep_rgb=True, quality=95)

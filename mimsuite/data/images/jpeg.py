@@ -13,6 +13,7 @@ from mimsuite.errors import cause_of
 
 MAGIC = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
+_WHOLE = {3: "H", 4: "I", 8: "h", 9: "i"}  # types of EXIF that hold it: short and long numbers
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
@@ -113,7 +114,7 @@ def exif_orientation(exif: bytes) -> int:
     count = struct.unpack_from(order + "H", exif, start)[0]
     for entry in range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12):
         tag, kind = struct.unpack_from(order + "HH", exif, entry)
-        if tag == _ORIENTATION and kind == 3:
-            value = int(struct.unpack_from(order + "H", exif, entry + 8)[0])
+        if tag == _ORIENTATION and kind in _WHOLE:
+            value = int(struct.unpack_from(order + _WHOLE[kind], exif, entry + 8)[0])
             return value if 1 <= value <= 8 else 1
     return 0
