@@ -8,6 +8,9 @@ import tifffile
 from pictures import noise, pixels, refusal, remarks, retag, save, tif
 from PIL import Image
 
+from mimsuite.data.images.decode import open_image
+from mimsuite.data.images.value_range import ValueRange
+
 # ---- TIFF: PhotometricInterpretation
 
 
@@ -98,16 +101,39 @@ def test_whole_numbers_are_read_where_they_fit_into_16_bits_without_sign(dtype):
     )
 
 
-def test_twelve_bits_fill_sixteen():
+def twelve_bits(**options):
     """Two values in three bytes: 0x000 0xFFF, 0x123 0x800."""
-    data = bytearray(tif(np.zeros((2, 3), np.uint8)))
+    data = bytearray(tif(np.zeros((2, 3), np.uint8), metadata=None, **options))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
         tags = file.pages[0].tags
-        places = {name: tags[name].valueoffset for name in ("ImageWidth", "BitsPerSample")}
+        for name, value in (("ImageWidth", 2), ("BitsPerSample", 12)):
+            size = {3: 2, 4: 4}[tags[name].dtype]
+            place = tags[name].valueoffset
+            data[place : place + size] = value.to_bytes(size, "big" if file.byteorder == ">" else "little")
         at = file.pages[0].dataoffsets[0]
-    data[places["ImageWidth"]], data[places["BitsPerSample"]] = 2, 12
     data[at : at + 6] = bytes([0x00, 0x0F, 0xFF, 0x12, 0x38, 0x00])
-    assert pixels(bytes(data))[..., 0].tolist() == [[0, 0xFFFF], [0x1231, 0x8008]]
+    return bytes(data)
+
+
+def test_twelve_bits_fill_sixteen():
+    assert pixels(twelve_bits())[..., 0].tolist() == [[0, 0xFFFF], [0x1231, 0x8008]]
+
+
+def test_twelve_bits_with_a_range_are_the_numbers_that_are_stored():
+    found = open_image(twelve_bits(), value_range=ValueRange(0.0, 0x123)).pixels()
+    assert found[..., 0].tolist() == [[0, 0xFFFF], [0xFFFF, 0xFFFF]]
+    found = open_image(twelve_bits(), value_range=ValueRange(0.0, 65535.0)).pixels()
+    assert found[..., 0].tolist() == [[0, 0xFFF], [0x123, 0x800]]
+
+
+@pytest.mark.parametrize("options", [{"photometric": "miniswhite"}, {"byteorder": ">"}], ids=str)
+def test_twelve_bits_that_pillow_does_not_know_are_read_by_imagecodecs(options, monkeypatch):
+    data = twelve_bits(**options)
+    assert "imagecodecs" in refusal(data)
+    stored = np.array([[0x000, 0xFFF], [0x123, 0x800]], np.uint16)
+    monkeypatch.setattr("mimsuite.data.images.tiff._read_by_tifffile", lambda found: stored.copy())
+    full = (stored << 4) | (stored >> 8)
+    assert np.array_equal(pixels(data)[..., 0], 0xFFFF - full if "photometric" in options else full)
 
 
 # ---- TIFF: planes, pages, channels

@@ -151,14 +151,14 @@ class Tiff(NamedTuple):
 
     def _meant(self, array: Pixels) -> Pixels:
         """What the values stand for."""
+        if self.bits == 12 and not self.any_type:
+            array = (array << 4) | (array >> 8)
         if self.photometric == _WHITE_IS_ZERO and not self.pillow_inverts:
             own = array[..., :-1] if self.extra else array
             np.subtract(np.iinfo(array.dtype).max, own, out=own)
         if self.colours is not None:
             colours = self.colours if self.deep else (self.colours >> 8).astype(np.uint8)
             array = np.concatenate([colours[array[..., 0]], array[..., 1:]], axis=-1)
-        if self.bits == 12:
-            array = (array << 4) | (array >> 8)
         if self.extra:
             array = alphas.settle(array, self.alpha, premultiplied=self.extra == _PREMULTIPLIED)
         return array
@@ -296,7 +296,8 @@ def _check_numbers(photometric: int, formats: set[int], kind: str) -> None:
 def _keeps_type(tags: dict[int, Any], bits: int, *, any_type: bool) -> bool:
     """Whether Pillow gives values of any type as they are stored: it makes signed and 32-bit values int32."""
     kind = tags.get(_FORMAT, (_UNSIGNED,))[0]
-    return not any_type or (kind, bits) in {(_UNSIGNED, 8), (_UNSIGNED, 16), (_SIGNED, 16), (_REAL, 32)}
+    kept = {(_UNSIGNED, 8), (_UNSIGNED, 12), (_UNSIGNED, 16), (_SIGNED, 16), (_REAL, 32)}
+    return not any_type or (kind, bits) in kept
 
 
 def _alpha(tags: dict[int, Any], samples: int) -> int:
@@ -315,12 +316,12 @@ def _suits_pillow(data: bytes, page: int, tags: dict[int, Any], samples: int, bi
         if unknown:
             raise DecodeError("CMYK or YCbCr in a BigTIFF of big-endian bytes, which are not read; save it as RGB")
         return True
-    if unknown:
-        return False
-    if page and bits in (8, 16):
+    if unknown or (page and bits in (8, 16)):
         return False  # Pillow has to understand the first page, too
     if samples == 1:
         turned = photometric == _WHITE_IS_ZERO and data[:2] == b"MM"
+        if bits == 12 and (photometric != _BLACK_IS_ZERO or data[:2] == b"MM"):
+            return False
         return not (bits == 16 and (turned or photometric == _PALETTE or tags.get(_FILL, 1) != 1))
     if bits != 8 or tags.get(_PLANAR, 1) == _SEPARATE:
         return bits == 8 and samples == 3 and photometric == _RGB
