@@ -170,7 +170,19 @@ def test_colour_planes_give_the_first_colour_picture():
     assert remarks(data) == ["of 4 planes (Z) the first is taken"]
 
 
-def test_axes_without_names_are_refused():
+def test_one_axis_without_a_name_is_taken_as_channels_and_said():
+    stored = noise(5, 20, 30, dtype=np.uint16)
+    data = tif(stored, photometric="minisblack")
+    assert np.array_equal(pixels(data), np.moveaxis(stored, 0, 2))
+    assert remarks(data) == [
+        "5 pages of 20 x 30 pixels, of which the file does not say what they are, are taken as channels; if they are "
+        "something else, name the axes (tifffile: metadata={'axes': 'ZYX'})"
+    ]
+    assert "20 pages of 30 x 5 pixels" in remarks(tif(np.moveaxis(stored, 0, 2), photometric="minisblack"))[0]
+    assert remarks(tif(stored, photometric="minisblack", metadata={"axes": "CYX"})) == []
+
+
+def test_several_axes_without_names_are_refused():
     assert "a stack with the axes QQ of (4, 2): which are channels it does not say" in refusal(
         tif(noise(4, 2, 20, 30), photometric="minisblack")
     )

@@ -116,6 +116,8 @@ class Tiff(NamedTuple):
             found.append(Remark("planes", f"of {self.stack.planes} planes ({self.stack.axes}) the first is taken"))
         elif self.stack is None and self._has_more():
             found.append(Remark("planes", "of several pages the first is taken"))
+        if self.stack is not None and self.stack.unnamed:
+            found.append(Remark("axes", self.stack.describe_guess()))
         if self.extra:
             found.append(alphas.remark_on(self.alpha, _COLOURED[self.photometric] + 1, declared=self.declared))
         elif self.others:

@@ -48,6 +48,19 @@ class Stack(NamedTuple):
         """Pictures in the file."""
         return math.prod(self.shape) // self.channels
 
+    @property
+    def unnamed(self) -> bool:
+        """Whether it has one axis beside those of a page, whose name is not said, and which is taken for channels."""
+        return self.axes == _UNKNOWN
+
+    def describe_guess(self) -> str:
+        """What an axis without a name is taken for, and how it gets one."""
+        height, width = (self.page_shape[self.page_axes.index(axis)] for axis in "YX")
+        return (
+            f"{self.channels} pages of {height} x {width} pixels, of which the file does not say what they are, are "
+            "taken as channels; if they are something else, name the axes (tifffile: metadata={'axes': 'ZYX'})"
+        )
+
     def read(self, data: bytes) -> Pixels:
         """The values of the first plane, `(H, W, samples)`."""
         numbers = [self._page(channel) for channel in range(self.channels)]
