@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -35,7 +36,7 @@ class ImageNames:
         """The number of the image that each cell means; None where it means none.
 
         Paths may be absolute, dotted or from Windows. Where the folder they came from is not known, they may begin with
-        any folders, if these are the same in all cells that are not found without.
+        any folders, if these are the same in all cells that are not found without, whether these name an image or not.
 
         Raises:
             InputError: a cell that fits several images.
@@ -44,8 +45,8 @@ class ImageNames:
         lost = [number for number, place in enumerate(found) if place is None]
         if self._src is None and lost:
             texts = [_plain(cells[number].strip()) for number in lost]
-            before = self._folders_before(texts[0])
-            if before and all(text.startswith(before) for text in texts):
+            before = self._folders_before(texts)
+            if before:
                 for number, text in zip(lost, texts, strict=True):
                     found[number] = self._find(text[len(before) :])
         return found
@@ -69,12 +70,16 @@ class ImageNames:
                     return places[0]
         return None
 
-    def _folders_before(self, text: str) -> str:
-        """The folders in front of the longest end of a path that names an image; empty where none does."""
-        parts = text.split("/")
-        ends = (number for number in range(1, len(parts)) if self._find("/".join(parts[number:])) is not None)
-        number = next(ends, 0)
-        return "/".join(parts[:number]) + "/" if number else ""
+    def _folders_before(self, texts: Sequence[str]) -> str:
+        """The folders that all paths begin with, and without which one of them names an image; empty for none.
+
+        Of several the first ones, which leave the longest ends.
+        """
+        pairs = zip(min(texts).split("/")[:-1], max(texts).split("/")[:-1], strict=False)  # all others lie between
+        parts = [one for one, other in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        starts = ("/".join(parts[:number]) + "/" for number in range(1, len(parts) + 1))
+        named = (start for start in starts if any(self._find(text[len(start) :]) is not None for text in texts))
+        return next(named, "")
 
 
 def _relative(text: str, src: Path | None) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from counting import count_labels
 from PIL import Image
 
 from mimsuite.data.checks.inspect import raw_samples
+from mimsuite.data.label_join import LabelFile, join_labels
 from mimsuite.data.open import open_index
 from mimsuite.data.packing.pack import describe_plan, pack
 from mimsuite.data.packing.plan import Choice, plan_pack
@@ -264,6 +266,15 @@ def test_shards_are_packed_again_with_their_paths_and_with_labels_of_a_table(sca
     assert sorted(p.file for p in plan_pack(tmp_path / "again", Choice()).pictures) == sorted(NAMES)
     with pytest.raises(InputError, match=r"has no label for 2 of 6 images, the first is '[ab]/[45].jpg'"):
         pack(tmp_path / "bare", tmp_path / "strict", labels=table, labels_missing="error")
+
+
+def test_folders_before_paths_are_found_wherever_the_rows_of_other_images_stand(scans, tmp_path):
+    pack(scans, tmp_path / "bare", labels="none")
+    names = [f"/old/scans/{name}" for name in ("gone/7.jpg", *NAMES[:4], "gone/8.jpg")]
+    for rows in (names, names[::-1]):
+        table = csv(tmp_path, ["y" if "gone" in name else "x" for name in rows], names=rows)
+        found = join_labels(open_index(str(tmp_path / "bare")), LabelFile(Path(table), None, None, "classes"))
+        assert (found.unmatched, len(found.data.given.labels)) == (2, 4)
 
 
 def test_shards_keep_the_path_of_each_image_and_webdataset_reads_it(scans, tmp_path):
