@@ -234,4 +234,8 @@ def _check_formats(return_tensors: str | None, data_format: str | None) -> None:
 
 
 def _looks_rescaled(image: Any) -> bool:
-    return not is_uint8(image) and bool(image.min() >= 0) and bool(image.max() <= 1)
+    if is_uint8(image):
+        return False
+    if isinstance(image, torch.Tensor) and not image.is_floating_point():
+        image = image.long()  # torch has no minimum of its uint16
+    return bool(image.min() >= 0) and bool(image.max() <= 1)

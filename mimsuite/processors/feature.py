@@ -75,6 +75,6 @@ def stack_images(images: list[Any], return_tensors: str | None) -> Any:
         )
     if isinstance(images[0], torch.Tensor):
         together = torch.stack(images)
-        return together if return_tensors == "pt" else together.cpu().numpy()
+        return together if return_tensors == "pt" else together.detach().cpu().numpy()
     stacked = np.stack(images)
     return torch.from_numpy(stacked) if return_tensors == "pt" else stacked

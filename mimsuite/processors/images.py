@@ -122,8 +122,8 @@ def _read(image: Any, to_rgb: bool, layout: str | None, keep_tensors: bool) -> P
         raise InputError(f"{type(image).__name__} is not an image; give {KINDS}")
     if image.dtype in (bool, torch.bool):
         image = image * np.uint8(255) if isinstance(image, np.ndarray) else image.byte() * 255
-    numbers = isinstance(image, torch.Tensor) or np.issubdtype(image.dtype, np.number)
-    if not numbers or 0 in image.shape:
+    real = not image.is_complex() if isinstance(image, torch.Tensor) else image.dtype.kind in "uif"
+    if not real or 0 in image.shape:
         raise InputError(
             f"an array of {image.dtype} and shape {tuple(image.shape)} is not an image; expected numbers, not empty"
         )
@@ -195,12 +195,13 @@ def _array_to_rgb(image: Any) -> Any:
         return image
     tensor = isinstance(image, torch.Tensor)
     whole = not image.is_floating_point() if tensor else np.issubdtype(image.dtype, np.integer)
-    if not whole and (image.min() < 0 or image.max() > 1):
-        raise InputError(
-            f"a float image with alpha has values from {image.min()} to {image.max()}; expected 0 to 1, or use uint8"
-        )
-    white = 255 if whole else 1.0
-    alpha = image[3:] / white
-    blend = alpha * image[:3] + (1 - alpha) * white
+    values = image.long() if tensor and whole else image  # torch has no minimum of its uint16
+    low, high = values.min(), values.max()
+    white = 1.0 if not whole else 65535 if high > 255 and image.dtype in (np.uint16, torch.uint16) else 255
+    if low < 0 or high > white:
+        kind, range_ = ("whole", "0 to 255, or to 65535 as uint16") if whole else ("float", "0 to 1, or use uint8")
+        raise InputError(f"a {kind} image with alpha has values from {low} to {high}; expected {range_}")
+    alpha = values[3:] / white
+    blend = alpha * values[:3] + (1 - alpha) * white
     blend = blend.round() if whole else blend
     return blend.to(image.dtype) if tensor else blend.astype(image.dtype)

@@ -476,6 +476,42 @@ def test_the_old_name_works_with_a_warning(tmp_path):
     assert type(AutoImageProcessor.from_pretrained(tmp_path)) is ViTImageProcessor
 
 
+# --- other numbers than uint8 --------------------------------------------------------------------------------
+
+
+def test_sixteen_bits_with_alpha_are_laid_on_white():
+    shown = np.dstack([noise(), np.full((40, 30), 128, np.uint8)])
+    deep = shown.astype(np.uint16) * 257
+    options = {"do_convert_rgb": True, "do_resize": False, "return_tensors": "np"}
+    wanted = ViTImageProcessor()(shown, **options).pixel_values
+    for given in (deep, torch.from_numpy(deep)):
+        for cls in (ViTImageProcessor, ViTImageProcessorFast):
+            found = cls()(given, rescale_factor=1 / 65535, **options).pixel_values
+            np.testing.assert_allclose(found, wanted, atol=0.006)
+    with pytest.raises(InputError, match="a whole image with alpha has values from 0 to 300; expected 0 to 255"):
+        ViTImageProcessor()(np.dstack([noise(), np.full((40, 30), 300)]), do_convert_rgb=True)
+
+
+def test_tensors_of_16_bits_are_read_as_arrays_are():
+    deep = noise().astype(np.uint16)
+    found = ViTImageProcessorFast()([torch.from_numpy(deep)] * 2, return_tensors="np").pixel_values
+    assert np.array_equal(found, ViTImageProcessorFast()([deep, deep], return_tensors="np").pixel_values)
+
+
+def test_tensors_with_a_gradient_give_arrays():
+    given = torch.rand(3, 40, 30, requires_grad=True)
+    found = ViTImageProcessorFast(do_rescale=False)(given, return_tensors="np").pixel_values
+    assert found.shape == (1, 3, 224, 224)
+
+
+@ALL
+def test_complex_numbers_are_refused(cls):
+    with pytest.raises(InputError, match=r"of complex128 .* is not an image"):
+        cls()(np.zeros((40, 30, 3), complex))
+    with pytest.raises(InputError, match="is not an image"):
+        cls()(torch.zeros(3, 40, 30, dtype=torch.complex64))
+
+
 # --- Hugging Face --------------------------------------------------------------------------------------------
 
 
