@@ -53,8 +53,9 @@ def read_table(file: Path) -> Table:
         raise InputError(
             f"labels={file} row {row} is not UTF-8 (byte {error.object[error.start]:#04x}); save the file as UTF-8"
         ) from error
-    first = text.split("\n", 1)[0]
-    separator = max(",;\t", key=lambda mark: (first.count(mark), mark == ","))
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    usual = "\t" if file.suffix.lower() == ".tsv" else ","
+    separator = max(",;\t", key=lambda mark: (first.count(mark), mark == usual))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         table = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]

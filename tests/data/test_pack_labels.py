@@ -71,6 +71,18 @@ def test_names_become_classes_in_sorted_order(column, separator, scans, tmp_path
     assert (tmp_path / "out" / "classes.txt").read_text() == "cat\ndog\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.csv", "\n \nfile;label\n{};x\n{};y\n"), ("a.tsv", "file\tlabel, graded\n{}\tx\n{}\ty\n")],
+    ids=str,
+)
+def test_the_separator_is_that_of_the_header_wherever_it_stands(name, text, scans, tmp_path):
+    table = tmp_path / name
+    table.write_text(text.format(*NAMES[:2]))
+    labels, index = packed(scans, tmp_path, str(table), labels_column="label, graded" if "tsv" in name else None)
+    assert (index.classes, labels[0], labels[1]) == (("x", "y"), 0, 1)
+
+
 def test_whole_numbers_are_classes_themselves(scans, tmp_path):
     labels, index = packed(scans, tmp_path, csv(tmp_path, [3, 0, 1, 0, 3, 3]))
     assert labels == {0: 3, 1: 0, 2: 1, 3: 0, 4: 3, 5: 3}
