@@ -37,7 +37,7 @@ class Contents:
         tables: those of them that may hold labels.
         excluded: images that a pattern left out.
         broken: links that lead nowhere, and what is neither a file nor a folder.
-        links: links to folders that are read under another name already, or that lead back.
+        links: links to folders, and folders behind links, that are read under another name, or that lead back.
         runs: folders that a task of this package wrote.
         thumbnails: folders of thumbnails and bins, which a system made.
         empty: folders that hold no image at any depth, without those inside of them.
@@ -214,7 +214,7 @@ def describe_left_out(found: Contents) -> Iterator[str]:
         (found.empty, "folders without images"),
         (found.excluded, "left out by exclude="),
         (found.broken, "not read, because they lead nowhere"),
-        (found.links, "links that are not followed, because their folders are read under another name"),
+        (found.links, "not followed, because these folders are read under another name"),
         (found.runs, "not read, because mimsuite wrote these folders"),
         (found.thumbnails, "not read, because a system keeps thumbnails or removed files there"),
     ):

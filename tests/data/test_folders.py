@@ -160,6 +160,20 @@ def test_links_to_folders_and_files_are_followed_and_loops_end(tmp_path):
     assert open_data(str(half)).num_samples("train") == 8
 
 
+@pytest.mark.parametrize(("outer", "inner"), [("train", "val"), ("val", "train")])
+def test_a_folder_that_two_links_lead_to_is_read_once(outer, inner, tmp_path):
+    write(tmp_path / "all", *several("cat"), *several("part/cat"))
+    half = write(tmp_path / "half")
+    half.mkdir(exist_ok=True)
+    (half / outer).symlink_to(tmp_path / "all")
+    (half / inner).symlink_to(tmp_path / "all" / "part")
+    plan = plan_pack(half, Choice())
+    assert sorted(p.file.rpartition("/")[0] for p in plan.pictures) == sorted(
+        [f"{outer}/cat"] * 3 + [f"{inner}/cat"] * 3
+    )
+    assert any(line.endswith(f"read under another name: {outer}/part") for line in plan.reading)
+
+
 def test_every_ending_that_can_be_read_is_packed_and_others_are_counted(tmp_path):
     src = write(tmp_path / "m", "a.jpg", "b.jfif", "c.jpe", "d.JPG", "e.mpo")
     for name, kind in (("f.jp2", "JPEG2000"), ("g.avif", "AVIF"), ("h.pbm", "PPM"), ("i.j2k", "JPEG2000")):

@@ -57,12 +57,12 @@ class LocalStore:
             for name in tuple(folders):
                 path = os.path.join(here, name)
                 real = os.path.realpath(path)
-                linked = os.path.islink(path)
-                if linked and (real in seen or _is_read_by_itself(real, top, hidden)):
+                if real in seen or (os.path.islink(path) and _is_read_by_itself(real, top, hidden)):
                     folders.remove(name)
                     if on_link is not None:
                         on_link(path)
-                seen.add(real)
+                else:
+                    seen.add(real)
             yield here, names
 
     def read(self, name: str, offset: int, size: int) -> bytes:

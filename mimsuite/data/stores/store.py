@@ -59,7 +59,7 @@ class Store(Protocol):
             hidden: whether folders and files whose names begin with a dot are among them.
             on_error: is called for a folder that cannot be read; None passes it over.
             skip: is asked for each folder with the names of its files whether it is passed over with all below.
-            on_link: is called for a link that is not followed, because the walk meets its folder elsewhere.
+            on_link: is called for a link, or a folder behind one, that is passed over: the walk meets it elsewhere.
         """
         ...
 
