@@ -102,8 +102,8 @@ def pack(
             dicom:FIELD (dicom:PatientID)
         image_size: reduce larger images to this short side in pixels (Lanczos); JPEG stays JPEG (quality 95), others
             stay lossless
-        alpha: transparency, when the images are read: white (laid on white), drop, or channel (kept as the last
-            channel) (default: white)
+        alpha: transparency, when the images are read: white (laid on white; of shards, as their index.json says), drop,
+            or channel (the last channel) (default: white)
         bands: bands to keep, in this order, by name or by number from 0, such as [B4,B3,B2] (default: all, as they are)
         band_names: names of the bands of every file, such as [B2,B3,B4]; none; or auto (from the TIFF's metadata, where
             it names them) (default: auto)
