@@ -195,6 +195,20 @@ def test_rare_kinds_are_read(name):
 # ---- numpy
 
 
+def test_jpeg_2000_of_16_bits_in_colours_is_said_to_be_read_as_8():
+    plain = save(Image.fromarray(noise(64, 64, 3)), "JPEG2000")
+    deep = bytearray(plain)
+    start = plain.index(b"\xff\x4f\xff\x51") + 42
+    assert [deep[start + 3 * channel] for channel in range(3)] == [7, 7, 7]
+    for channel in range(3):
+        deep[start + 3 * channel] = 15
+    said = "16 bits a value are read as 8, because Pillow reads no more; TIFF keeps 16"
+    assert (remarks(plain), remarks(bytes(deep))) == ([], [said])
+    grey = save(Image.fromarray(noise(64, 64, dtype=np.uint16)), "JPEG2000")
+    assert grey[grey.index(b"\xff\x4f\xff\x51") + 42] == 15
+    assert remarks(grey) == []
+
+
 def test_an_array_whose_first_axis_looks_like_channels_gets_a_hint_and_no_channels_are_refused():
     assert "(3, 64, 96) is read as (H, W, C), with 96 channels" in remarks(npy(np.zeros((3, 64, 96), np.uint8)))[0]
     assert remarks(npy(np.zeros((64, 96, 3), np.uint8))) == []

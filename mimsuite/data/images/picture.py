@@ -168,10 +168,19 @@ def of_pillow(image: Image.Image, alpha: Alpha) -> Picture | None:
 
 
 def _is_reduced(image: Image.Image, data: bytes) -> bool:
-    """Whether a PNG or PPM has 16 bits a value, and Pillow gives eight."""
+    """Whether a PNG, a PPM or JPEG 2000 has 16 bits a value, and Pillow gives eight."""
     if image.format == "PNG":
         return data[24] == 16 and data[25] in (*_COLOURED, _GREY_ALPHA)
+    if image.format == "JPEG2000":
+        return image.mode not in DEEP_MODES and _bits_of_jpeg_2000(data) > 8
     return image.format == "PPM" and image.mode == "RGB" and _largest_of_ppm(data) > 255
+
+
+def _bits_of_jpeg_2000(data: bytes) -> int:
+    """Bits of a value by the first component of SIZ, the segment that every image begins with."""
+    start = data.find(b"\xff\x4f\xff\x51")
+    kind = data[start + 42 : start + 43]
+    return (kind[0] & 0x7F) + 1 if start >= 0 and kind else 8
 
 
 def _scale_transparency(image: Image.Image, data: bytes) -> None:
