@@ -108,6 +108,19 @@ def test_a_range_that_most_values_lie_outside_of_is_said(tmp_path, caplog):
     )
 
 
+def test_bands_that_are_not_chosen_need_no_numbers_in_the_range(tmp_path, caplog):
+    src, span = tmp_path / "in", ValueRange(-1.0, 1.0)
+    src.mkdir()
+    pixels = np.dstack([np.full((9, 9), np.nan), values("f4", 9, 9) / 100, np.full((9, 9), 7.0)]).astype(np.float32)
+    (src / "a.npy").write_bytes(npy(pixels))
+    index = pack(src, tmp_path / "out", reading=Reading(bands=("1",), range=span))
+    found = open_image(next(raw_samples(index, "train", 1)).data).pixels()[..., 0]
+    assert np.array_equal(found, np.rint((pixels[..., 1].astype(np.float64) + 1) * (65535 / 2)))
+    assert "at or beyond the ends" not in caplog.text
+    with pytest.raises(InputError, match="none of 1 images can be decoded"):
+        pack(src, tmp_path / "all", reading=Reading(bands=("1", "0"), range=span))
+
+
 WRONG = {
     "value_range=[1, 0] is": {"value_range": [1, 0]},
     "value_range=[1]": {"value_range": [1]},

@@ -68,10 +68,8 @@ def encode_file(
         if keeps and size is None:
             image.pixels()
             return Content(ending, data, image.channels, opened.names)
-        pixels = image.pixels(cover=None if size is None else (2 * size[0], 2 * size[1]))
+        pixels = opened.pixels(cover=None if size is None else (2 * size[0], 2 * size[1]))
         remarks = image.remarks() if reading.range is None else (*image.remarks(), *reading.range.remarks(pixels))
-        if opened.chosen is not None:
-            pixels = pixels[..., opened.chosen]
         if size is not None:
             pixels = resize(pixels, size)
         if keeps and ending == "jpg":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mimsuite.data.images.bands import BandError, are_names, band_names_of, find_bands
-from mimsuite.data.images.decode import Encoded, open_image
-from mimsuite.data.images.value_range import ValueRange
+from mimsuite.data.images.decode import Encoded, Pixels, open_image
+from mimsuite.data.images.value_range import Ranged, ValueRange
 from mimsuite.errors import InputError
 from mimsuite.words import Alpha
 
@@ -28,6 +28,14 @@ class Opened(NamedTuple):
     def channels(self) -> int:
         """How many are kept."""
         return self.image.channels if self.chosen is None else len(self.chosen)
+
+    def pixels(self, cover: tuple[int, int] | None = None) -> Pixels:
+        """The pixels that are kept, `(H, W, channels)`; `cover` as in `Encoded`. Values of other bands do no harm."""
+        if self.chosen is None:
+            return self.image.pixels(cover=cover)
+        if isinstance(self.image, Ranged):
+            return self.image.range.apply(self.image.image.pixels(cover=cover)[..., self.chosen])
+        return self.image.pixels(cover=cover)[..., self.chosen]
 
 
 class Reading(NamedTuple):
