@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,8 @@ def read_table(file: Path) -> Table:
         raise InputError(
             f"labels={file} row {row} is not UTF-8 (byte {error.object[error.start]:#04x}); save the file as UTF-8"
         ) from error
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    found = re.search(r".*\S.*", text)
+    first = found[0] if found else ""
     usual = "\t" if file.suffix.lower() == ".tsv" else ","
     separator = max(",;\t", key=lambda mark: (first.count(mark), mark == usual))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
