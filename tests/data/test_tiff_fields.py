@@ -163,6 +163,21 @@ def test_of_a_stack_the_first_plane_with_all_channels_is_taken_and_said(name):
     assert remarks(data) == ([f"{says} the first is taken"] if says else [])
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"bigtiff": True}], ids=str)
+@pytest.mark.parametrize(
+    ("axes", "shape", "planes"), [("TCYX", (2, 3), 2), ("ZCYX", (4, 4), 4), ("TZCYX", (2, 5, 3), 10)]
+)
+def test_channels_that_tifffile_takes_for_colours_are_those_of_the_first_plane(axes, shape, planes, options):
+    stored = noise(*shape, 20, 30, dtype=np.uint16)
+    colours = {"photometric": "rgb", "planarconfig": "separate"}  # what tifffile chooses for 3 and 4 channels by itself
+    data = tif(stored, metadata={"axes": axes}, **colours, **options)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        assert file.pages[0].axes == "SYX"
+    first = stored.reshape(-1, shape[-1], 20, 30)[0]
+    assert np.array_equal(pixels(data, "channel"), np.moveaxis(first, 0, 2))
+    assert remarks(data)[0] == f"of {planes} planes ({axes[:-3]}) the first is taken"
+
+
 def test_colour_planes_give_the_first_colour_picture():
     stored = noise(4, 20, 30, 3)
     data = tif(stored, photometric="rgb", ome=True, metadata={"axes": "ZYXS"})

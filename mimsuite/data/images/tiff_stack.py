@@ -94,7 +94,7 @@ def find_stack(data: bytes, tags: dict[int, Any]) -> Stack | None:
         lead, lengths, page_shape = axes[: -len(inner)], shape[: -len(inner)], shape[-len(inner) :]
         if not lead:
             return None
-        if not axes.endswith(inner):
+        if not axes.endswith((inner, "CYX") if inner == "SYX" else inner):  # planes of a page may be called channels
             raise DecodeError(f"a stack with the axes {axes}; write one picture a file")
         if any(part is None for part in series.pages):
             raise DecodeError("its channels lie in several files; write them into one")
