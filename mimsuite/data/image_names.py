@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -27,9 +28,10 @@ class ImageNames:
         for number, file in enumerate(files):
             self._exact.setdefault(file, []).append(number)
         self._loose: dict[str, list[int]] = {}
-        for names in (keys, [os.path.splitext(file)[0] for file in files]):
-            for number, name in enumerate(names):
-                if name not in self._exact and number not in self._loose.setdefault(name, []):
+        for names in (keys, [os.path.splitext(file)[0] for file in files], files):
+            for number, name in enumerate(map(_composed, names)):
+                known = name.isascii() and name in self._exact
+                if not known and number not in self._loose.setdefault(name, []):
                     self._loose[name].append(number)
 
     def match(self, cells: Sequence[str]) -> list[int | None]:
@@ -59,9 +61,9 @@ class ImageNames:
 
     def _find(self, text: str) -> int | None:
         names = [text, _relative(text, self._src), _plain(_relative(text, self._src))]
-        for table in (self._exact, self._loose):
+        for table, form in ((self._exact, str), (self._loose, _composed)):
             for name in names:
-                if places := table.get(name):
+                if places := table.get(form(name)):
                     if len(places) > 1:
                         fits = " and ".join(to_text(self.files[place]) for place in places[:2])
                         raise InputError(
@@ -88,8 +90,13 @@ def _relative(text: str, src: Path | None) -> str:
     return str(PurePosixPath(os.path.normpath(text)))
 
 
+def _composed(text: str) -> str:
+    """A name with each letter as one sign: macOS writes an umlaut as two, most programs that write tables as one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0].casefold()
+    return _composed(os.path.splitext(os.path.basename(path))[0]).casefold()
 
 
 def _plain(text: str) -> str:

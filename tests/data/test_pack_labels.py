@@ -2,6 +2,7 @@
 
 import io
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +258,25 @@ def test_whole_numbers_are_classes_however_they_are_written_and_counted(values, 
     found = {p.file: p.label for p in plan.pictures}
     assert [found[name] for name in NAMES] == labels
     assert plan.classes == classes
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")], ids=str)
+def test_letters_of_two_signs_and_of_one_are_the_same(forms, tmp_path):
+    on_disk, in_table = (unicodedata.normalize(form, "größe/é.jpg") for form in forms)
+    path = tmp_path / "src" / on_disk
+    path.parent.mkdir(parents=True)
+    path.write_bytes(picture(0))
+    (path.parent / "b.jpg").write_bytes(picture(1))
+    for names in ([in_table], [in_table.removesuffix(".jpg")], [str(tmp_path / "src" / in_table)]):
+        plan = plan_pack(tmp_path / "src", Choice(labels=csv(tmp_path, ["x"], names=names)))
+        assert {p.file: p.label for p in plan.pictures}[on_disk] == 0
+    (path.parent / unicodedata.normalize("NFC" if forms[0] == "NFD" else "NFD", "é.jpg")).write_bytes(picture(2))
+    table = csv(tmp_path, ["x"], names=[in_table])
+    if on_disk == in_table:
+        assert [p.file for p in plan_pack(tmp_path / "src", Choice(labels=table)).pictures if p.label == 0] == [on_disk]
+    else:
+        with pytest.raises(InputError, match="fits 2 images"):
+            plan_pack(tmp_path / "src", Choice(labels=table))
 
 
 def test_names_may_lack_their_ending_unless_two_images_have_the_name(scans, tmp_path):
