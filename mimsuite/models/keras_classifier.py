@@ -13,9 +13,8 @@ from mimsuite.errors import InputError
 from mimsuite.models.keras import ViTBackbone, computing_in, fill, fits, in_mode
 from mimsuite.models.keras_arguments import read_policy
 from mimsuite.weights.formats.keras import DEEP_HEAD, HEAD
-from mimsuite.weights.keras_folder import open_preset, write_folder
+from mimsuite.weights.keras_folder import POOLINGS, open_preset, write_folder
 
-POOLINGS = ("token", "gap")
 ARGUMENTS = ("num_classes", "pooling", "intermediate_dim", "activation", "dropout", "head_dtype", "name")
 
 
