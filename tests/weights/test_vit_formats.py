@@ -511,6 +511,7 @@ def test_a_whole_mae_computes_the_same_with_all_patches_and_with_some_dropped(tm
     model = load_model(weights)
     assert type(model) is ViTForMaskedImageModeling
     assert model.config.mim_target == "norm_pixels"
+    assert weights.foreign.report().endswith("; its decoder is taken to predict norm_pixels")
     agree(model, network)
     hidden = torch.zeros(2, TOKENS - 1, dtype=torch.bool)
     hidden[:, [0, 4, 7]] = True

@@ -107,11 +107,13 @@ class Read:
     ignored: tuple[str, ...]
 
     def report(self) -> str:
-        """What was found, in one line, with the heads, which many files do not say (`heads_of`)."""
+        """What was found, in one line, with what many files do not say: heads (`heads_of`), and what MAE predicts."""
         some = ", ".join(self.ignored[:3]) + (", ..." if len(self.ignored) > 3 else "")
         rest = f", {len(self.ignored)} ignored ({some})" if self.ignored else ""
         sizes = [self.config.get(name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
         shown = "" if None in sizes else "; {} blocks, {} wide, {} heads".format(*sizes)
+        target = self.config.get("mim_target")
+        shown += "" if target is None else f"; its decoder is taken to predict {target}"
         return f"{self.format.title}: {self.used} of its tensors are used{rest}{shown}"
 
 
