@@ -906,6 +906,21 @@ def test_a_network_that_timm_has_not_is_not_written(tmp_path):
         timm_folder(tmp_path, num_register_tokens=2)
     with pytest.raises(InputError, match=r"hidden_act=selu: timm"):
         timm_folder(tmp_path, hidden_act="selu")
+    both = ViTForImageClassification(ViTConfig(**SMALL, classifier_pool="both"))
+    with pytest.raises(InputError, match=r"classifier_pool=both: timm"):
+        timm_vit.write(tmp_path / "timm", both.state_dict(), both.config.to_dict(), {})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"hidden_act": "relu"}, {"use_gated_mlp": True}, {"classifier_pool": "mean"}, {"classifier_pool": "both"}],
+)
+def test_what_a_file_of_the_published_code_does_not_say_is_not_written(tmp_path, options):
+    model = ViTForImageClassification(ViTConfig(**SMALL, **options))
+    (name, value), *_ = options.items()
+    with pytest.raises(InputError, match=f"^{name}={value}: .*use to=hf"):
+        jax_vit.write(tmp_path / "model.npz", model.state_dict(), model.config.to_dict())
+    assert not (tmp_path / "model.npz").exists()
 
 
 def test_a_file_of_nothing_known_says_what_is(tmp_path):

@@ -164,6 +164,8 @@ def write(
         missing.append(f"num_register_tokens={config['num_register_tokens']} without positions")
     if (act := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
         missing.append(f"hidden_act={act}")
+    if config.get("classifier_pool") == "both" and any(name.startswith("classifier.") for name in state):
+        missing.append("classifier_pool=both")
     if missing:
         raise InputError(f"{missing[0]}: timm's Vision Transformer has no such thing; use to=hf")
     class_token = config.get("use_class_token", True)
