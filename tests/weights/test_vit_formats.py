@@ -930,6 +930,22 @@ def test_a_file_of_nothing_known_says_what_is(tmp_path):
     assert set(load_file(tmp_path / "a.safetensors")) == set(open_file(tmp_path / "a.safetensors"))
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_statistics_of_colour_images_are_not_those_of_other_channels(tmp_path, channels):
+    model = ViTModel(ViTConfig(**SMALL, num_channels=channels), add_pooling_layer=False)
+    jax_vit.write(tmp_path / "model.npz", model.state_dict(), model.config.to_dict())
+    timm_vit.write(tmp_path / "timm", model.state_dict(), model.config.to_dict(), {})
+    for name in ("model.npz", "timm"):
+        weights = find_weights(str(tmp_path / name))
+        assert weights.statistics is None
+        assert load_model(weights).config.num_channels == channels
+    beside = {"image_mean": [0.5] * 2, "image_std": [0.5] * 2}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(beside))
+    weights = find_weights(str(tmp_path / "model.npz"))
+    with pytest.raises(InputError, match=rf"image_mean has 2 values for {channels} channels"):
+        getattr(weights, "statistics")  # noqa: B009 - it is read
+
+
 def test_a_file_is_normalised_as_what_lies_beside_it_says(tmp_path):
     model = ViTModel(ViTConfig(**SMALL))
     jax_vit.write(tmp_path / "model.npz", model.state_dict(), model.config.to_dict())

@@ -134,7 +134,18 @@ def read_as(form: Format, found: Found) -> Read:
             )
         tensors = form.derive(table.to_ours(own.tensors, config), config)
     ignored = tuple(name for name in own.tensors if table.find(name) is None)
-    return Read(form, config, form.preprocessor(own), tensors, len(own.tensors) - len(ignored), ignored)
+    prepared = of_channels(form.preprocessor(own), config.get("num_channels", 3))
+    return Read(form, config, prepared, tensors, len(own.tensors) - len(ignored), ignored)
+
+
+def of_channels(preprocessor: Mapping[str, Any], channels: Any) -> dict[str, Any]:
+    """What a format says of the preprocessing; without mean and deviation where they are of other channels.
+
+    Published weights are of colour images; somebody's own of one channel or of ten were not normalised so.
+    """
+    given = [preprocessor.get(name) for name in IMAGENET]
+    strange = any(isinstance(values, list | tuple) and len(values) not in (1, channels) for values in given)
+    return {name: value for name, value in preprocessor.items() if not strange or name not in IMAGENET}
 
 
 def write_as(form: Format, state: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
