@@ -125,6 +125,8 @@ class ViTImageClassifier(nn.Module):
             raise InputError(f"{content.where} is a backbone without a classifier; give num_classes=")
         stored = {key: value for key, value in (content.task or {}).items() if key in ARGUMENTS}
         with_head = load_weights and "num_classes" not in own
+        if not with_head and stored.get("pooling") not in POOLINGS:  # of a head that is not taken
+            stored.pop("pooling", None)
         rules = DEEP_HEAD if {**stored, **own}.get("intermediate_dim") is not None else HEAD
         tensors = content.tensors(rules if with_head else ()) if load_weights else None
         of_head = None if tensors is None else tensors.only(n for n in tensors if n.startswith(("classifier.", "pre_")))

@@ -288,6 +288,7 @@ def test_a_hugging_face_folder_whose_pool_kerashub_has_not_gives_no_classifier(t
     classifier.write_files(tmp_path, classifier.state_dict())
     with pytest.raises(InputError, match=f"pooling='{pool}' is not one of token, gap"):
         ViTImageClassifier.from_preset(tmp_path)
+    assert ViTImageClassifier.from_preset(tmp_path, num_classes=4)(images((16, 16, 3))).shape == (2, 4)
     assert ViTBackbone.from_preset(tmp_path)(images((16, 16, 3))).shape == (2, 5, 8)
 
 
