@@ -14,7 +14,7 @@ from mimsuite.encoders.activations import activation_function
 from mimsuite.encoders.bit_config import BitConfig, make_div
 from mimsuite.encoders.layers import add_mask_token, drop_path, drop_path_rates, place_mask_token
 from mimsuite.encoders.outputs import BaseModelOutputWithNoAttention, as_output
-from mimsuite.encoders.sparse import Visible, VisibleMaps, sparse_group_norm, zero_hidden
+from mimsuite.encoders.sparse import Visible, VisibleMaps, sparse_group_norm, visible_of, zero_hidden
 
 # Shapes: B images, (h, w) cells of a stage's map, E its width.
 
@@ -108,7 +108,9 @@ class BitStem(nn.Module):
         else:
             x = self.convolution(pixels)
             visible = maps.at((x.shape[-2], x.shape[-1]))
-            x = F.pad(norm_of(self.norm, zero_hidden(x, visible), visible), [self.border] * 4)
+            x = F.pad(zero_hidden(x, visible), [self.border] * 4)
+            if isinstance(self.norm, NormAct):  # which counts the border, as without a mask
+                x = self.norm(x, visible_of(F.pad(visible.hidden, [self.border] * 4)))
         pooled = F.max_pool2d(pad_by_size(x, 3, 2) if self.pads_by_size else x, 3, 2)
         return pooled if maps is None else zero_hidden(pooled, maps.at((pooled.shape[-2], pooled.shape[-1])))
 

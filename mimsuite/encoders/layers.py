@@ -196,7 +196,10 @@ def check_config(config: ModelConfig, expected: type[ModelConfig]) -> None:
         InputError: values that do not fit.
     """
     if not isinstance(config, expected):
-        raise TypeError(f"this network takes a {expected.__name__}, got {type(config).__name__}; use its own config")
+        library = type(config).__module__.partition(".")[0]
+        raise TypeError(
+            f"this network takes a {expected.__name__}, got {type(config).__name__} of {library}; use its own config"
+        )
     config.check_fit()
 
 

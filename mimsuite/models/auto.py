@@ -21,7 +21,7 @@ class AutoConfig:
     @staticmethod
     @also_named(pretrained_model_name_or_path="source")
     def from_pretrained(source: str | Path, **overrides: Any) -> Any:
-        """Reads `config.json` of a folder or of `hf:ORG/NAME`.
+        """Reads `config.json` of a folder or of `hf:ORG/NAME`, or a JSON file.
 
         `overrides` are as of `from_dict`, and keywords of the hub as for models.
 
@@ -29,8 +29,8 @@ class AutoConfig:
             FileNotFoundError: no folder or no `config.json` (also an InputError).
             InputError: an unknown `model_type`.
         """
-        hub = HubOptions.take(overrides)
-        return AutoConfig.from_dict(read_our_config(find_folder(source, hub)), **overrides)
+        content, overrides = ModelConfig.get_config_dict(source, **overrides)
+        return AutoConfig.from_dict(content, **overrides)
 
     @staticmethod
     def from_dict(data: dict[str, Any], **overrides: Any) -> Any:

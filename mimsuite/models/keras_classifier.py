@@ -13,9 +13,8 @@ from mimsuite.errors import InputError
 from mimsuite.models.keras import ViTBackbone, computing_in, fill, fits, in_mode
 from mimsuite.models.keras_arguments import read_policy
 from mimsuite.weights.formats.keras import DEEP_HEAD, HEAD
-from mimsuite.weights.keras_folder import open_preset, write_folder
+from mimsuite.weights.keras_folder import POOLINGS, open_preset, write_folder
 
-POOLINGS = ("token", "gap")
 ARGUMENTS = ("num_classes", "pooling", "intermediate_dim", "activation", "dropout", "head_dtype", "name")
 
 
@@ -126,6 +125,8 @@ class ViTImageClassifier(nn.Module):
             raise InputError(f"{content.where} is a backbone without a classifier; give num_classes=")
         stored = {key: value for key, value in (content.task or {}).items() if key in ARGUMENTS}
         with_head = load_weights and "num_classes" not in own
+        if not with_head and stored.get("pooling") not in POOLINGS:  # of a head that is not taken
+            stored.pop("pooling", None)
         rules = DEEP_HEAD if {**stored, **own}.get("intermediate_dim") is not None else HEAD
         tensors = content.tensors(rules if with_head else ()) if load_weights else None
         of_head = None if tensors is None else tensors.only(n for n in tensors if n.startswith(("classifier.", "pre_")))

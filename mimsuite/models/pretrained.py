@@ -94,7 +94,7 @@ class Pretrained(Interface):
         Args:
             source: folder with `config.json` and weights, or the name of a hub repository; None with `state_dict`. Its
                 name may also be `pretrained_model_name_or_path`.
-            config: used instead of the folder's; an object, or another folder.
+            config: used instead of the folder's; an object, of transformers, too, or another folder.
             dtype: of the parameters; None and "auto": that of the files.
             torch_dtype: old name of `dtype`.
             ignore_mismatched_sizes: keep parameters of other shapes freshly initialised instead of failing.
@@ -114,6 +114,8 @@ class Pretrained(Interface):
             raise InputError("give a folder to from_pretrained, or None with config= and state_dict=")
         name = "state_dict" if source is None else str(source)
         folder = None if source is None else find_folder(source, loading.hub, files=loading.files)
+        if hasattr(config, "to_dict") and not isinstance(config, ModelConfig):  # an object of transformers
+            config = cls.config_class.from_dict(config.to_dict())
         if not isinstance(config, ModelConfig):
             if (place := folder if config is None else config) is None:
                 raise InputError("state_dict= needs config=, as there is no config.json")

@@ -28,6 +28,7 @@ CONFIG, TASK, METADATA = "config.json", "task.json", "metadata.json"
 PREPROCESSOR, CONVERTER = "preprocessor.json", "image_converter.json"
 WEIGHTS, INDEX, TASK_WEIGHTS = "model.weights.h5", "model.weights.json", "task.weights.h5"
 BACKBONE, CLASSIFIER = "ViTBackbone", "ViTImageClassifier"
+POOLINGS = ("token", "gap")
 FIX = "download or write it again"
 MADE_FOR = ("3.15.1", "0.32.0")  # Keras and KerasHub whose form is written
 
@@ -79,7 +80,8 @@ def open_preset(preset: str | Path, load_weights: bool = True) -> Preset:
         raise InputError(f"preset {where!r}: {CONFIG} is neither of KerasHub nor of a ViT of Hugging Face")
     with reading(f"preset {where!r}: {CONFIG}", FIX):
         classifies = str((plain.get("architectures") or [""])[0]).endswith("ForImageClassification")
-        task = {"num_classes": len(plain["id2label"]) if "id2label" in plain else 2} if classifies else None
+        count = len(plain["id2label"]) if "id2label" in plain else 2
+        task = {"num_classes": count, "pooling": keras.pooling_of(plain)} if classifies else None
         return Preset(where, keras.arguments_of(plain, where), task, folder, plain)
 
 
@@ -177,12 +179,11 @@ def write_preset(
         own.pop(name, None)
     task = None
     if "classifier.weight" in own:
-        pooling = {"cls": "token", "mean": "gap"}.get(str(config.get("classifier_pool")))
-        if pooling == "gap" and arguments["use_class_token"]:
+        pooling = keras.pooling_of(config)
+        if pooling not in POOLINGS:
             raise InputError(
                 f"{folder}: KerasHub's classifier has no mean of the patches alone; use the Hugging Face form"
             )
-        pooling = pooling or ("token" if arguments["use_class_token"] else "gap")
         task = {"name": "vi_t_image_classifier", "num_classes": len(own["classifier.weight"]), "pooling": pooling}
         task |= {"activation": None, "dropout": 0.0, "intermediate_dim": None}
     tensors = keras.with_all_biases(in_memory(own), arguments)

@@ -270,6 +270,28 @@ def test_a_hugging_face_folder_is_a_preset_too(tmp_path):
     torch.testing.assert_close(logits, classifier(pixels.movedim(-1, 1)).logits, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool", ["auto", "mean"])
+def test_a_hugging_face_folder_without_class_token_is_pooled_by_the_mean(tmp_path, pool):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+    config = ViTConfig(**sizes, image_size=[16, 36], patch_size=[8, 12], use_class_token=False, classifier_pool=pool)
+    classifier = ViTForImageClassification(config).eval()
+    classifier.write_files(tmp_path, classifier.state_dict())
+    logits = ViTImageClassifier.from_preset(tmp_path)(images())
+    torch.testing.assert_close(logits, classifier(images().movedim(-1, 1)).logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["mean", "both"])
+def test_a_hugging_face_folder_whose_pool_kerashub_has_not_gives_no_classifier(tmp_path, pool):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+    classifier = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, classifier_pool=pool))
+    classifier.write_files(tmp_path, classifier.state_dict())
+    with pytest.raises(InputError, match=f"pooling='{pool}' is not one of token, gap"):
+        ViTImageClassifier.from_preset(tmp_path)
+    assert ViTImageClassifier.from_preset(tmp_path, num_classes=4)(images((16, 16, 3))).shape == (2, 4)
+    assert ViTBackbone.from_preset(tmp_path)(images((16, 16, 3))).shape == (2, 5, 8)
+
+
 def test_a_vit_that_kerashub_has_not_is_refused(tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
     ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8, hidden_act="relu")).save_pretrained(tmp_path)

@@ -38,6 +38,12 @@ ODD = {"hidden_act": "sigmoid"}  # which makes one half of a zero
 MODELS: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
     "bit": (BitConfig, BitForMaskedImageModeling, BitForImageClassification, BIT),
     "bit-bottleneck": (BitConfig, BitForMaskedImageModeling, BitForImageClassification, BIT | BOTTLENECK | ODD),
+    "bit-border": (
+        BitConfig,
+        BitForMaskedImageModeling,
+        BitForImageClassification,
+        BIT | {"layer_type": "bottleneck"} | ODD,
+    ),
     "cvt": (CvtConfig, CvtForMaskedImageModeling, CvtForImageClassification, CVT),
     "cvt-bare": (CvtConfig, CvtForMaskedImageModeling, CvtForImageClassification, CVT | BARE),
 }

@@ -102,18 +102,31 @@ def test_an_export_is_read_by_the_face_and_as_init(tmp_path, kind, bias):
     assert bool(added) != bias
 
 
+def test_a_classifier_without_class_token_goes_round(tmp_path):
+    torch.manual_seed(0)
+    model = ViTForImageClassification(ViTConfig(**SIZES, num_labels=5, use_class_token=False)).eval()
+    export(tmp_path, model.config.to_dict(), model.state_dict())
+    back = load_model(find_weights(str(tmp_path))).eval()
+    images = pixels().movedim(-1, 1)
+    torch.testing.assert_close(back(images).logits, model(images).logits, rtol=0, atol=1e-6)
+
+
 def test_an_export_of_what_kerashub_has_not_is_refused(tmp_path):
     for changes, name in (
         ({"layer_scale_init_value": 0.1}, "layer_scale_init_value=0.1"),
         ({"num_register_tokens": 2}, "num_register_tokens=2"),
         ({"hidden_act": "gelu_new"}, "hidden_act='gelu_new'"),
+        ({"use_gated_mlp": True}, "use_gated_mlp=True"),
+        ({"norm_after_pool": True}, "norm_after_pool=True"),
+        ({"use_relative_position_bias": True}, "use_relative_position_bias=True"),
     ):
         config = ViTConfig(**SIZES, **changes)
         with pytest.raises(InputError, match=f"has no {re.escape(name)}"):
             export(tmp_path / "x", config.to_dict(), ViTModel(config, False).state_dict())
-    config = ViTConfig(**SIZES, classifier_pool="mean")
-    with pytest.raises(InputError, match="no mean of the patches alone"):
-        export(tmp_path / "x", config.to_dict(), ViTForImageClassification(config).state_dict())
+    for pool in ("mean", "both"):
+        config = ViTConfig(**SIZES, classifier_pool=pool)
+        with pytest.raises(InputError, match="no mean of the patches alone"):
+            export(tmp_path / "x", config.to_dict(), ViTForImageClassification(config).state_dict())
     assert not (tmp_path / "x").exists()
 
 

@@ -57,6 +57,25 @@ def test_keywords_of_the_hub_and_of_other_software_leave_a_local_folder_as_it_is
 
 
 @pytest.mark.parametrize("auto", [ViTForImageClassification, AutoModelForImageClassification])
+def test_a_config_may_be_an_object_of_other_software(folder, auto):
+    class Theirs:
+        def to_dict(self):
+            return json.loads((folder / "config.json").read_text()) | {"layer_norm_eps": 0.5}
+
+    model = auto.from_pretrained(folder, config=Theirs())
+    same(model, classifier())
+    assert model.config.layer_norm_eps == 0.5
+
+
+def test_a_config_is_read_from_a_file_of_its_own(folder):
+    (folder / "config.json").rename(folder.parent / "mine.json")
+    config, unused = AutoConfig.from_pretrained(
+        folder.parent / "mine.json", hidden_dropout_prob=0.5, return_unused_kwargs=True, revision="main", other=1
+    )
+    assert (type(config), config.hidden_dropout_prob, unused) == (ViTConfig, 0.5, {"other": 1})
+
+
+@pytest.mark.parametrize("auto", [ViTForImageClassification, AutoModelForImageClassification])
 def test_a_subfolder_is_read(folder, auto):
     other = classifier(1)
     other.save_pretrained(folder / "deep" / "er")

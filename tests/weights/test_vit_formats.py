@@ -511,6 +511,7 @@ def test_a_whole_mae_computes_the_same_with_all_patches_and_with_some_dropped(tm
     model = load_model(weights)
     assert type(model) is ViTForMaskedImageModeling
     assert model.config.mim_target == "norm_pixels"
+    assert weights.foreign.report().endswith("; its decoder is taken to predict norm_pixels")
     agree(model, network)
     hidden = torch.zeros(2, TOKENS - 1, dtype=torch.bool)
     hidden[:, [0, 4, 7]] = True
@@ -622,6 +623,18 @@ def test_gated_mlps_registers_and_mask_token_are_read_as_dinov2_has_them(tmp_pat
     agree(load_model(weights), network)
 
 
+def test_a_file_of_dinov2_with_registers_smooths_positions_that_are_made_fewer(tmp_path):
+    tensors, _ = timm_file()
+    table, fewer = tensors["pos_embed"], (SIDE - 1, SIDE - 1)
+    tensors |= {"mask_token": Draw(3)(1, WIDTH), "register_tokens": Draw(4)(1, 2, WIDTH)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    model = load_model(find_weights(str(tmp_path / "a.safetensors")))
+    model.set_image_size(fewer[0] * PATCH)
+    cells = table[:, 1:].transpose(1, 2).unflatten(2, (SIDE, SIDE))
+    smoothed = torch.nn.functional.interpolate(cells, fewer, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(model.embeddings.position_embeddings, torch.cat([table[:, :1], smoothed], 1))
+
+
 def test_a_fine_tuned_vit_of_simmim_or_beit_has_positions_in_every_block(tmp_path):
     tensors, network = simmim_file()
     state = {n.removeprefix("encoder."): t for n, t in tensors.items() if not n.startswith(("decoder", "encoder.rel"))}
@@ -730,6 +743,7 @@ def test_a_folder_of_timm_says_the_size_and_the_activation(tmp_path, options):
     [
         ({"architecture": "vit_base_patch16_rpn_224"}, "norms behind attention and MLP"),
         ({"model_args": {"act_layer": "mish"}}, "act_layer=mish; known are gelu, "),
+        ({"global_pool": "avgmax"}, "global_pool=avgmax, which no classifier here has"),
     ],
 )
 def test_a_folder_of_timm_with_the_names_of_another_network_is_refused(tmp_path, change, reason):
@@ -739,6 +753,55 @@ def test_a_folder_of_timm_with_the_names_of_another_network_is_refused(tmp_path,
     with pytest.raises(InputError, match=reason) as error:
         find_weights(str(folder))
     assert "\n" not in str(error.value)
+
+
+def of_hub(folder, **changes):
+    """A folder of timm as its hub has it: `config.json` names the architecture, and no arguments of it."""
+    content = json.loads((folder / "config.json").read_text()) | changes
+    del content["model_args"]
+    (folder / "config.json").write_text(json.dumps(content))
+    return find_weights(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "heads", "act"),
+    [
+        ("vit_base_patch16_224", 1, "gelu"),
+        ("test_vit", 2, "gelu"),
+        ("vit_base_patch16_gap_224", 16, "gelu"),
+        ("vit_giantopt_patch16_siglip_gap_384", 16, "gelu_pytorch_tanh"),
+        ("vit_so400m_patch14_siglip_gap_224", 1, "gelu"),
+        ("vit_so400m_patch16_siglip_gap_256", 1, "gelu_pytorch_tanh"),
+        ("vit_base_patch32_siglip_gap_256", 1, "gelu_pytorch_tanh"),
+        ("vit_base_patch16_siglip_gap_256", 1, "gelu"),
+        ("vit_large_patch16_siglip_gap_512", 1, "gelu_pytorch_tanh"),
+    ],
+)
+def test_a_folder_of_timms_hub_has_the_heads_and_the_activation_of_its_architecture(tmp_path, architecture, heads, act):
+    config = load_model(of_hub(timm_folder(tmp_path)[1], architecture=architecture)).config
+    assert (config.num_attention_heads, config.hidden_act) == (heads, act)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_a_norm_behind_the_pool_leaves_what_is_pooled_to_the_config_of_timm(tmp_path, pool):
+    ours = {"token": "cls", "avg": "mean"}[pool]
+    model, folder = timm_folder(tmp_path, norm_after_pool=True, classifier_pool=ours)
+    back = load_model(of_hub(folder, global_pool=pool)).eval()
+    with torch.no_grad():
+        assert torch.equal(back(pixels()).logits, model(pixels()).logits)
+
+
+def test_the_norm_of_a_timm_folder_of_beit_and_its_classes_are_those_of_its_config(tmp_path):
+    tensors, _ = simmim_file()
+    state = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if "decoder" not in name}
+    state |= {"head.weight": Draw(4)(2, WIDTH), "head.bias": Draw(5)(2)}
+    save_file(state, tmp_path / "model.safetensors")
+    trained = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "label_names": ["cat", "dog"]}
+    content = {"architecture": "beit_base_patch16_224", "pretrained_cfg": trained}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    weights = find_weights(str(tmp_path))
+    assert weights.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert load_model(weights).config.id2label == {0: "cat", 1: "dog"}
 
 
 @pytest.mark.parametrize(
@@ -843,6 +906,21 @@ def test_a_network_that_timm_has_not_is_not_written(tmp_path):
         timm_folder(tmp_path, num_register_tokens=2)
     with pytest.raises(InputError, match=r"hidden_act=selu: timm"):
         timm_folder(tmp_path, hidden_act="selu")
+    both = ViTForImageClassification(ViTConfig(**SMALL, classifier_pool="both"))
+    with pytest.raises(InputError, match=r"classifier_pool=both: timm"):
+        timm_vit.write(tmp_path / "timm", both.state_dict(), both.config.to_dict(), {})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"hidden_act": "relu"}, {"use_gated_mlp": True}, {"classifier_pool": "mean"}, {"classifier_pool": "both"}],
+)
+def test_what_a_file_of_the_published_code_does_not_say_is_not_written(tmp_path, options):
+    model = ViTForImageClassification(ViTConfig(**SMALL, **options))
+    (name, value), *_ = options.items()
+    with pytest.raises(InputError, match=f"^{name}={value}: .*use to=hf"):
+        jax_vit.write(tmp_path / "model.npz", model.state_dict(), model.config.to_dict())
+    assert not (tmp_path / "model.npz").exists()
 
 
 def test_a_file_of_nothing_known_says_what_is(tmp_path):
@@ -850,6 +928,22 @@ def test_a_file_of_nothing_known_says_what_is(tmp_path):
     with pytest.raises(InputError, match=r"1 tensors of no known format \(such as features\.0\.weight\); known are"):
         find_weights(str(tmp_path / "a.safetensors"))
     assert set(load_file(tmp_path / "a.safetensors")) == set(open_file(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_statistics_of_colour_images_are_not_those_of_other_channels(tmp_path, channels):
+    model = ViTModel(ViTConfig(**SMALL, num_channels=channels), add_pooling_layer=False)
+    jax_vit.write(tmp_path / "model.npz", model.state_dict(), model.config.to_dict())
+    timm_vit.write(tmp_path / "timm", model.state_dict(), model.config.to_dict(), {})
+    for name in ("model.npz", "timm"):
+        weights = find_weights(str(tmp_path / name))
+        assert weights.statistics is None
+        assert load_model(weights).config.num_channels == channels
+    beside = {"image_mean": [0.5] * 2, "image_std": [0.5] * 2}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(beside))
+    weights = find_weights(str(tmp_path / "model.npz"))
+    with pytest.raises(InputError, match=rf"image_mean has 2 values for {channels} channels"):
+        getattr(weights, "statistics")  # noqa: B009 - it is read
 
 
 def test_a_file_is_normalised_as_what_lies_beside_it_says(tmp_path):

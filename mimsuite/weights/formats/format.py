@@ -107,11 +107,13 @@ class Read:
     ignored: tuple[str, ...]
 
     def report(self) -> str:
-        """What was found, in one line, with the heads, which many files do not say (`heads_of`)."""
+        """What was found, in one line, with what many files do not say: heads (`heads_of`), and what MAE predicts."""
         some = ", ".join(self.ignored[:3]) + (", ..." if len(self.ignored) > 3 else "")
         rest = f", {len(self.ignored)} ignored ({some})" if self.ignored else ""
         sizes = [self.config.get(name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
         shown = "" if None in sizes else "; {} blocks, {} wide, {} heads".format(*sizes)
+        target = self.config.get("mim_target")
+        shown += "" if target is None else f"; its decoder is taken to predict {target}"
         return f"{self.format.title}: {self.used} of its tensors are used{rest}{shown}"
 
 
@@ -132,7 +134,18 @@ def read_as(form: Format, found: Found) -> Read:
             )
         tensors = form.derive(table.to_ours(own.tensors, config), config)
     ignored = tuple(name for name in own.tensors if table.find(name) is None)
-    return Read(form, config, form.preprocessor(own), tensors, len(own.tensors) - len(ignored), ignored)
+    prepared = of_channels(form.preprocessor(own), config.get("num_channels", 3))
+    return Read(form, config, prepared, tensors, len(own.tensors) - len(ignored), ignored)
+
+
+def of_channels(preprocessor: Mapping[str, Any], channels: Any) -> dict[str, Any]:
+    """What a format says of the preprocessing; without mean and deviation where they are of other channels.
+
+    Published weights are of colour images; somebody's own of one channel or of ten were not normalised so.
+    """
+    given = [preprocessor.get(name) for name in IMAGENET]
+    strange = any(isinstance(values, list | tuple) and len(values) not in (1, channels) for values in given)
+    return {name: value for name, value in preprocessor.items() if not strange or name not in IMAGENET}
 
 
 def write_as(form: Format, state: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mimsuite.errors import InputError
 from mimsuite.weights.containers.npz import write_npz
 from mimsuite.weights.formats.format import HALF, Format, Found, write_as
 from mimsuite.weights.formats.mapping import CONV, DENSE, FROM_HEADS, INTO_HEADS, OF_HEADS, POSITIONS, Rule, Table
@@ -56,6 +57,12 @@ RENUMBERED = {
     "/LayerNorm_1/": "/LayerNorm_2/",
     "/MultiHeadDotProductAttention_0/": "/MultiHeadDotProductAttention_1/",
     "/MlpBlock_0/": "/MlpBlock_3/",
+}
+# Fields of our config that the files do not show -> values that their network has, the default first.
+ALIKE: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("gelu", "gelu_python", "gelu_new", "gelu_pytorch_tanh"),
+    "use_gated_mlp": (False,),
+    "norm_after_pool": (False,),
 }
 OTHERS = {
     "MAPHead_0/": "attention pooling",
@@ -113,9 +120,17 @@ def write(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) ->
         config: of their `config.json`.
 
     Raises:
-        InputError: a tensor that this format has no place for.
+        InputError: a network that the published code does not have.
     """
-    write_npz(path, write_as(FORMAT, state, config))
+    for field, known in ALIKE.items():
+        if (value := config.get(field, known[0])) not in known:
+            raise InputError(
+                f"{field}={value}: the Vision Transformer of the published code has no such thing; use to=hf"
+            )
+    made = write_as(FORMAT, state, config)
+    if "head/kernel" in made and config.get("classifier_pool") in ("mean", "both") and "cls" in made:
+        raise InputError(f"classifier_pool={config['classifier_pool']}: this format does not say it; use to=hf")
+    write_npz(path, made)
 
 
 FORMAT = Format("jax", TITLE, "vit", table, is_jax, config, canonical, preprocessor=lambda _: dict(HALF))

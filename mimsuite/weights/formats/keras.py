@@ -75,6 +75,9 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "layer_scale_init_value": (None,),
     "use_absolute_position_embeddings": (True,),
     "use_shared_relative_position_bias": (False,),
+    "use_relative_position_bias": (False,),
+    "use_gated_mlp": (False,),
+    "norm_after_pool": (False,),
     "num_register_tokens": (0,),
 }
 # Of a config.json of transformers or ours: fields that files may leave out.
@@ -127,6 +130,17 @@ def arguments_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
+def pooling_of(config: Mapping[str, Any]) -> str:
+    """The `pooling` of KerasHub's classifier for the content of a `config.json`; of what it does not have, our word.
+
+    Its "gap" is the mean of all tokens: that of the patches only where there is no class token.
+    """
+    pool, has_token = str(config.get("classifier_pool", "auto")), config.get("use_class_token", True)
+    if has_token:
+        return {"auto": "token", "cls": "token"}.get(pool, pool)
+    return "gap"
+
+
 def with_all_biases(state: Tensors, arguments: Mapping[str, Any]) -> Tensors:
     """Our tensors, with zeros for biases of attention that are missing where there are others, as KerasHub has them."""
     import torch
@@ -175,7 +189,7 @@ def config(found: Found) -> dict[str, Any]:
     with reading(f"{found.where}: config.json", "restore the file"):
         made = vit_config(_arguments(found))
     task = found.config.get("task") or {}
-    plain = task.get("pooling", "token") == "token" and task.get("intermediate_dim") is None
+    plain = task.get("pooling", "token") == pooling_of(made) and task.get("intermediate_dim") is None
     if plain and found.has("layers/dense/vars/0") and not found.has("layers/dense_1/vars/0"):
         classes = found.shapes["layers/dense/vars/0"][-1]
         made |= {"architectures": ["ViTForImageClassification"], "num_labels": classes}

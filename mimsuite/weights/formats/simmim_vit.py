@@ -8,6 +8,7 @@ from mimsuite.weights.formats import timm_vit
 from mimsuite.weights.formats.format import HALF, IMAGENET, Format, Found, square
 from mimsuite.weights.formats.mapping import NO_KEY_BIAS, THIRDS, Rule, Table, both
 from mimsuite.weights.formats.sizes import vit_sizes
+from mimsuite.weights.formats.timm_folder import labels_of, preprocessing_of
 
 TITLE = "a ViT of SimMIM's or BEiT's published code"
 LAYER, BLOCK = timm_vit.LAYER, timm_vit.BLOCK
@@ -73,11 +74,15 @@ def config(found: Found) -> dict[str, Any]:
     }
     if "layer_scale_init_value" in made:
         made["layer_scale_init_value"] = 0.1
-    return made | ({"architectures": ["ViTForMaskedImageModeling"]} if found.has("decoder.0.weight") else {})
+    if found.has("decoder.0.weight"):
+        return made | {"architectures": ["ViTForMaskedImageModeling"]}
+    return made | labels_of(found, made.get("num_labels"))
 
 
 def preprocessor(found: Found) -> dict[str, Any]:
-    """By what was trained: SimMIM's decoder, or BEiT's words; of a fine-tuned network it is not known."""
+    """That of timm's `config.json`; else by what was trained: SimMIM's decoder, BEiT's words, or not known."""
+    if own := preprocessing_of(found):
+        return own
     return dict(IMAGENET if found.has("decoder.0.weight") else HALF if found.has("lm_head.weight") else {})
 
 

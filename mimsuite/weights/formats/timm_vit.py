@@ -58,6 +58,14 @@ RENAMED = (
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
     (re.compile(r"\.gamma_(\d)$"), r".ls\1.gamma"),  # of DeiT-III
 )
+# Architectures whose heads are not those of other networks of their width; those with the tanh form of GELU.
+OPT = ("vit_giantopt_patch16_siglip_gap_256", "vit_giantopt_patch16_siglip_gap_384")
+HEADS_OF = {**dict.fromkeys(OPT, 16), "vit_base_patch16_gap_224": 16, "test_vit": 2}
+TANH = (
+    *OPT,
+    *(f"vit_so400m_patch16_siglip_gap_{size}" for size in (256, 384, 512)),
+    *("vit_base_patch32_siglip_gap_256", "vit_large_patch16_siglip_gap_512"),
+)
 # Ours -> theirs; of those with the same name there the first is what it becomes here.
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -105,17 +113,24 @@ def config(found: Found) -> dict[str, Any]:
     given = given if isinstance(given, Mapping) else {}
     if "_rpn_" in (name := str(found.config.get("architecture"))):
         raise found.refuse(TITLE, f"but with norms behind attention and MLP ({name}), which mimsuite does not have")
-    heads = given.get("num_heads")
+    heads = given.get("num_heads", HEADS_OF.get(name))
     made = vit_sizes(found, TABLE, eps=1e-6, heads=heads if isinstance(heads, int) else None, size=size_of(found))
-    if (act := given.get("act_layer", "gelu_tanh" if "so400m" in name else None)) is not None:
+    if found.has("reg_token", "mask_token"):  # DINOv2's code smooths positions where there are registers
+        made["antialias_positions"] = True
+    if (act := given.get("act_layer", "gelu_tanh" if name in TANH else None)) is not None:
         known = [ours for ours, theirs in ACTIVATIONS.items() if theirs == act]
         if not known:
             raise found.refuse(
                 TITLE, f"but with act_layer={act}; known are {', '.join(dict.fromkeys(ACTIVATIONS.values()))}"
             )
         made["hidden_act"] = known[0]
-    if found.config.get("global_pool", given.get("global_pool")) == "avg":
+    pool = found.config.get("global_pool", given.get("global_pool"))
+    if pool == "avg":
         made["classifier_pool"] = "mean"
+    elif pool == "token":
+        made |= {"classifier_pool": "cls"} if found.has("fc_norm.weight") else {}
+    elif pool and found.has("head.weight"):
+        raise found.refuse(TITLE, f"but with global_pool={pool}, which no classifier here has")
     return made | labels_of(found, made.get("num_labels"))
 
 
@@ -149,6 +164,8 @@ def write(
         missing.append(f"num_register_tokens={config['num_register_tokens']} without positions")
     if (act := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
         missing.append(f"hidden_act={act}")
+    if config.get("classifier_pool") == "both" and any(name.startswith("classifier.") for name in state):
+        missing.append("classifier_pool=both")
     if missing:
         raise InputError(f"{missing[0]}: timm's Vision Transformer has no such thing; use to=hf")
     class_token = config.get("use_class_token", True)
