@@ -35,7 +35,7 @@ from mimsuite.runs.objects import (
 )
 from mimsuite.runs.processes import command_line, end_with_parent, is_leader, launch, processes_of
 from mimsuite.runs.quiet import without_known_warnings
-from mimsuite.settings.budget import fitted_micro_batch
+from mimsuite.settings.budget import fitted_micro_batch, shared_micro_batch
 from mimsuite.settings.losses import name_loss
 from mimsuite.settings.outputs import check_writable
 from mimsuite.settings.team import Team, current_team, ignored_variables
@@ -112,6 +112,9 @@ def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     """Trains what is left of a run, here or in processes that it starts; as `train_run`."""
     inputs, batch = settings.inputs, settings.budget.batch
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
+    if inputs.steps_before is not None:
+        inputs = replace(inputs, micro_batch=shared_micro_batch(inputs.micro_batch, batch, run_team.size))
+        settings = replace(settings, inputs=inputs)
     if inputs.processes == run_team.size or not settings.budget.batch_chosen:  # else the processes choose it anew
         fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
     for line in ignored_variables(inputs.nodes):
