@@ -16,6 +16,8 @@ from mimsuite.config.kinds import path_keys
 from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.fingerprint import DATA, Fingerprint, difference
 from mimsuite.errors import InputError, reading
+from mimsuite.settings.online_probe import KEEPER
+from mimsuite.settings.read import is_int
 from mimsuite.settings.resolve import with_values
 from mimsuite.words import WEIGHT_NAMES
 
@@ -74,6 +76,8 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             )
         changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
         removed += [key] if override.startswith("~") and key in changes else []
+    if changes.get("online_probe") is False and OmegaConf.select(stored, KEEPER) is not None:
+        changes[f"{KEEPER}.keep"] = False  # nothing selects from here on; what is kept stays
     return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False}, removed)
 
 
@@ -138,7 +142,9 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
     Raises:
         InputError: it may not change.
     """
-    if key == "steps" and isinstance(new, int) and isinstance(old, int):
+    if key == "steps" and new is not None and isinstance(old, int):
+        if not is_int(new):
+            raise InputError(f"steps={new} is not a whole number of at least {old}; give one")
         if new < old:
             raise InputError(
                 f"resume=true with steps={new}, but the run was started for {old}; use steps={old} or more"
@@ -153,6 +159,8 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
         others = key in PROCESSES and old != new
         for_other_devices = {"micro_batch": "auto"} if others and not chosen_before else {}
         return {key: new} | for_other_devices
+    if key == f"{KEEPER}.keep" and new is False:
+        return {key: False}
     if key == "init" and old is not None and new is not None and moved(str(old)):
         return {}  # the run's own weights are further on
     if old not in (new, "<secret>") and not (key in path_keys() and same_path(old, new)):

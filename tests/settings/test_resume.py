@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from mimsuite.config.composing import compose_task
 from mimsuite.errors import InputError
 from mimsuite.settings.objects import NO_OBJECTS
+from mimsuite.settings.online_probe import read_keeps
 from mimsuite.settings.resume import continue_config, joined_overrides
 from mimsuite.settings.training import read_weights
 
@@ -126,3 +127,22 @@ def test_arguments_of_a_run_are_written_so_that_the_last_of_a_key_is_in_force():
     before = ["out=a", "workers=2", "workers=4"]
     assert joined_overrides(before, ["workers=2", "resume=true"]) == ["out=a", "workers=4", "workers=2"]
     assert joined_overrides([], ["a=1", "b=2", "a=1"]) == ["a=1", "b=2"]
+
+
+def test_an_online_probe_that_is_switched_off_keeps_no_weights_any_more(run, tmp_path):
+    for keeper in ("", "  best_probe: {_target_: a.B, keep: true, metric: auto}\n"):
+        (tmp_path / "config.yaml").write_text(f"online_probe: true\ncallbacks:\n  monitor: {{log_every: 5}}\n{keeper}")
+        now = OmegaConf.create({**run, "online_probe": False, "callbacks": {"best_probe": {"keep": "auto"}}})
+        resumed = continue_config(now, ["resume=true", "online_probe=false"])
+        assert OmegaConf.select(resumed, "callbacks.best_probe.keep") is (False if keeper else None)
+        assert not read_keeps(resumed)
+    off = OmegaConf.create({**run, "callbacks": {"best_probe": {"keep": False}}})
+    resumed = continue_config(off, ["resume=true", "callbacks.best_probe.keep=false"])
+    assert (resumed.online_probe, resumed.callbacks.best_probe.keep) == (True, False)
+
+
+@pytest.mark.parametrize("steps", [2e4, "20k", 10.5, [20]])
+def test_a_length_that_is_no_whole_number_is_named_as_that(steps, run):
+    cfg = OmegaConf.create({**run, "steps": steps})
+    with pytest.raises(InputError, match=r"steps=.* is not a whole number of at least 10; give one"):
+        continue_config(cfg, ["resume=true", f"steps={steps}"])
