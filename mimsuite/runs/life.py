@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from mimsuite.callbacks.stop import EXIT_CODES
 from mimsuite.data.folders import count_of
 from mimsuite.data.storage import OptionalWrites, read_object
 from mimsuite.data.workers import StoppedWaitingError
@@ -122,7 +123,7 @@ def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     if run_team.size > 1 and current_team() is None:
         refuse_objects(settings)
         code = launch(task.name, command_line(task.name, inputs.overrides), run_team.local, run_team.nodes)
-        return read_summary(inputs.out) | {"exit_code": code}
+        return summary_after(inputs.out, code)
     with heavy_imports(settings.groups.loggers) as spent:
         return train_here(settings, task, run_team, spent)
 
@@ -393,6 +394,16 @@ def finished_before(settings: TrainingSettings) -> dict[str, Any] | None:
         did = f"did {count_of(done, 'step')}"
         raise InputError(f"the run in {out} {did}, and its checkpoints/ are gone; put them back, or {other}")
     return None
+
+
+def summary_after(out: str | Path, code: int) -> dict[str, Any]:
+    """What processes that were started for a run have left when they ended with an exit code, and that code.
+
+    A run that failed wrote no summary: one that lies there is of an earlier start.
+    """
+    summary = read_summary(out)
+    stopped = summary.get("status") == "interrupted" and code in EXIT_CODES.values()
+    return (summary if code == 0 or stopped else {}) | {"exit_code": code}
 
 
 def read_summary(out: str | Path) -> dict[str, Any]:

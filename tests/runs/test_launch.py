@@ -126,6 +126,29 @@ def test_a_batch_that_is_chosen_is_shared_by_three_processes(devices, tmp_path, 
     assert api.call("pretrain", {"out": str(tmp_path / "out"), "devices": devices})["exit_code"] == 5
 
 
+def test_a_failure_of_the_processes_is_not_reported_with_numbers_of_an_earlier_start(tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, "exit 1", "exit 0")
+    for task, values in {
+        "pretrain": {"batch": 8},
+        "probe": {"init": "demo:vit"},
+        "evaluate": {"init": "demo:vit"},
+    }.items():
+        out = tmp_path / task
+        out.mkdir()
+        (out / "config.yaml").touch()
+        (out / "summary.json").write_text('{"status": "done", "steps": 8, "metrics": {"val/loss": 0.5}}')
+        assert api.call(task, values | {"out": str(out), "devices": 2, "overwrite": True}) == {"exit_code": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kept"),
+    [("done", 0, True), ("interrupted", 143, True), ("interrupted", 1, False), ("done", 130, False)],
+)
+def test_the_summary_is_that_of_the_processes_that_ended(status, code, kept, tmp_path):
+    (tmp_path / "summary.json").write_text(f'{{"status": "{status}"}}')
+    assert life.summary_after(tmp_path, code) == ({"status": status} if kept else {}) | {"exit_code": code}
+
+
 @pytest.fixture
 def begun(tmp_path):
     """A run of batch=16 micro_batch=8 that was stopped at step 4 of 8."""
