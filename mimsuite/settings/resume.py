@@ -43,6 +43,8 @@ FREE = (
     "trusted_targets",  # allows, and changes nothing
 )
 
+KEYS_OF_TASK = {"pretrain": {"mask", "micro_batch"}, "finetune": {"label_fraction"}}  # which no other config has
+
 PROCESSES = ("devices", "trainer.num_nodes")  # change how many images each process takes
 
 
@@ -58,9 +60,10 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         overrides: its `key=value` arguments.
 
     Raises:
-        InputError: a changed key that may not change, with both values; fewer steps than before.
+        InputError: a changed key that may not change, with both values; fewer steps than before; a run of another task.
     """
     stored, before = stored_config(cfg), first_overrides(cfg.out)
+    check_task(stored, cfg)
     stored = with_values(stored, younger_keys(stored, cfg))
     changes: dict[str, Any] = {}
     removed: list[str] = []
@@ -79,6 +82,23 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if changes.get("online_probe") is False and OmegaConf.select(stored, KEEPER) is not None:
         changes[f"{KEEPER}.keep"] = False  # nothing selects from here on; what is kept stays
     return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False}, removed)
+
+
+def check_task(stored: DictConfig, cfg: DictConfig) -> None:
+    """Refuses to go on with a run of another task: its config would be filled up with keys of this one.
+
+    Raises:
+        InputError: it is one.
+    """
+    began, task = (
+        next((name for name, keys in KEYS_OF_TASK.items() if keys <= set(config)), None) for config in (stored, cfg)
+    )
+    if began != task:
+        raise InputError(
+            f"resume=true: out={cfg.out} is {f'a run of `mimsuite {began}`' if began else 'no run that trains'}, and "
+            f"`mimsuite {task}` goes on with its own runs; to start from its weights, use init={cfg.out} and another "
+            "out="
+        )
 
 
 def may_have_changed(key: str, before: Sequence[str]) -> bool:

@@ -146,3 +146,19 @@ def test_a_length_that_is_no_whole_number_is_named_as_that(steps, run):
     cfg = OmegaConf.create({**run, "steps": steps})
     with pytest.raises(InputError, match=r"steps=.* is not a whole number of at least 10; give one"):
         continue_config(cfg, ["resume=true", f"steps={steps}"])
+
+
+@pytest.mark.parametrize(
+    ("task", "stored", "is_one_of"),
+    [
+        ("finetune", "{mask: {ratio: 0.6}, micro_batch: 8}", "a run of `mimsuite pretrain`"),
+        ("pretrain", "{label_fraction: 1.0}", "a run of `mimsuite finetune`"),
+        ("pretrain", "{layers: auto}", "no run that trains"),
+        ("finetune", "{mask: {ratio: 0.6}, split: auto}", "no run that trains"),
+    ],
+)
+def test_a_task_goes_on_with_its_own_runs_alone(task, stored, is_one_of, tmp_path):
+    (tmp_path / "config.yaml").write_text(stored)
+    overrides = [f"out={tmp_path}", "resume=true"]
+    with pytest.raises(InputError, match=f"out={tmp_path} is {is_one_of}, and `mimsuite {task}` goes on with its own"):
+        continue_config(compose_task(task, overrides)[0], overrides)
