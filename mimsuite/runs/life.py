@@ -272,11 +272,13 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
     inputs = settings.inputs
     device = find_device(inputs.accelerator)
     precision, reason = choose_precision(inputs.precision, device, inputs.master_weights)
-    reason = "as before" if inputs.resume and inputs.precision != "auto" else reason
+    goes_on = inputs.steps_before is not None
+    reason = "as before" if goes_on and inputs.precision != "auto" else reason
     limit = max(1, micro_limit(device, settings.geometry.image_size) // settings.views)
     micro = fitted_micro_batch(inputs.micro_batch, settings.budget.batch, run_team.size, limit)
-    compiles = choose_compile(inputs.compile, device, settings.budget.steps)
-    return Compute(run_team, device, precision, reason, micro, *compiles)
+    compiles, why = choose_compile(inputs.compile, device, settings.budget.steps)
+    why = "as before" if goes_on and inputs.compile is not None else why
+    return Compute(run_team, device, precision, reason, micro, compiles, why)
 
 
 def fit_to_memory(
