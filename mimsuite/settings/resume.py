@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mimsuite.config.composing import NAMED_NODES
 from mimsuite.config.instantiate import current_config
 from mimsuite.config.kinds import path_keys
 from mimsuite.config.yaml_files import read_yaml
@@ -125,12 +126,13 @@ def joined_overrides(before: Sequence[str], now: Sequence[str]) -> list[str]:
 def younger_keys(stored: DictConfig, cfg: DictConfig) -> dict[str, Any]:
     """Keys that an earlier version had not, with their values of today: at the top and in groups of plain values.
 
-    A group that is a part to build is left as it is: its class knows what a key that is absent means.
+    A group that is a part to build is left as it is: its class knows what a key that is absent means. Loggers and
+    callbacks are no younger than any run: without them it was begun with `~logger`, say.
     """
     found: dict[str, Any] = {}
     for key in map(str, cfg):
         if key not in stored:
-            found[key] = cfg[key]
+            found |= {} if key in NAMED_NODES else {key: cfg[key]}
         elif OmegaConf.is_dict(cfg[key]) and OmegaConf.is_dict(stored[key]) and "_target_" not in cfg[key]:
             plain = {inner: cfg[key][inner] for inner in cfg[key].keys() - stored[key].keys()}
             found |= {f"{key}.{inner}": value for inner, value in plain.items() if not OmegaConf.is_config(value)}

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from mimsuite.config.composing import compose_task
 from mimsuite.errors import InputError
-from mimsuite.settings.objects import NO_OBJECTS
+from mimsuite.settings.objects import NO_OBJECTS, split_objects
 from mimsuite.settings.online_probe import read_keeps
 from mimsuite.settings.resume import continue_config, joined_overrides
 from mimsuite.settings.training import read_weights
@@ -162,3 +162,16 @@ def test_a_task_goes_on_with_its_own_runs_alone(task, stored, is_one_of, tmp_pat
     overrides = [f"out={tmp_path}", "resume=true"]
     with pytest.raises(InputError, match=f"out={tmp_path} is {is_one_of}, and `mimsuite {task}` goes on with its own"):
         continue_config(compose_task(task, overrides)[0], overrides)
+
+
+def test_loggers_and_callbacks_that_were_removed_stay_away(tmp_path):
+    cfg, _ = compose_task("pretrain", [f"out={tmp_path}", "resume=true"])
+    (tmp_path / "config.yaml").write_text("{mask: {}, micro_batch: 4}")  # as of ~logger, logger=[] and ~callbacks
+    resumed = continue_config(cfg, ["resume=true"])
+    assert "logger" not in resumed
+    assert "callbacks" not in resumed
+    assert list(continue_config(cfg, ["resume=true", "logger=wandb"]).logger) == ["wandb"]
+
+
+def test_no_loggers_from_python_are_none():
+    assert split_objects("pretrain", {"logger": [], "callbacks": []}) == ({"logger": []}, NO_OBJECTS)
