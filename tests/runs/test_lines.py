@@ -19,6 +19,7 @@ from mimsuite.runs.loggers.files import read_rows_until
 from mimsuite.runs.loggers.wandb import WandbLogger
 from mimsuite.settings.given_labels import given_label_keys
 from mimsuite.settings.team import Team
+from mimsuite.tasks import pretrain
 from mimsuite.tasks.evaluate import format_row
 
 
@@ -75,6 +76,30 @@ def test_what_a_run_that_goes_on_has_kept_was_not_given(precision, compiles, bef
     )
     made = life.choose_compute(settings, Team(0, 1, 1))
     assert [made.reason, made.compile_reason] == reasons
+
+
+@pytest.mark.parametrize(
+    ("metrics", "line"),
+    [
+        (
+            {"val/loss": 0.5, "val/loss_mean_colour": 0.25},
+            "done: 3 steps, val/loss 0.5000 (one colour per image: 0.2500)",
+        ),
+        ({"train/loss": 0.5}, "done: 3 steps, nothing was validated"),
+    ],
+)
+def test_a_run_ends_well_without_a_validation_loss(metrics, line, tmp_path, caplog, monkeypatch):
+    """As with `+trainer.limit_val_batches=0`, or where `metrics.jsonl` was removed at the end of the run."""
+    monkeypatch.setattr(pretrain, "save_weights", lambda *_: None)
+    objective = SimpleNamespace(
+        **{"evaluated_model": None, "normalize": None, "further_weights": {}}, trainer=SimpleNamespace(global_step=3)
+    )
+    settings = SimpleNamespace(geometry=SimpleNamespace(image_size=(8, 8)), inputs=SimpleNamespace(data=None))
+    folder = SimpleNamespace(path=tmp_path, pictures=tmp_path / "pictures")
+    parts = SimpleNamespace(files=SimpleNamespace(last=metrics), callbacks=[])
+    with caplog.at_level(logging.INFO, "mimsuite"):
+        assert pretrain.write_weights(settings, None, folder, objective, parts) == ({}, {})
+    assert f"{line}; weights in {tmp_path}/weights" in caplog.text
 
 
 def test_the_length_of_a_run_contradicts_nothing(caplog, monkeypatch):
