@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mimsuite.callbacks.stop import EXIT_CODES
 from mimsuite.config.composing import NAMED_NODES, compose_task, missing_group, plain, unknown_keys
 from mimsuite.config.folder import conf_dir
 from mimsuite.config.hints import explain, unknown_key
@@ -45,6 +46,10 @@ SEVERAL = ("pretrain", "finetune", "probe", "embed", "evaluate")  # tasks that r
 WRITES_FILE = ("bench", "doctor", "embed", "plan", "plot", "predict", "reconstruct", "report")  # as out=
 T = TypeVar("T")
 Task = Callable[[DictConfig, Sequence[str]], dict[str, Any]]
+
+
+class StoppedSweep(BaseException):
+    """A signal has ended a job, and so ends the sweep; Hydra lets it pass, as it is no `Exception`."""
 
 
 def main(task: str, run: Task) -> None:
@@ -115,6 +120,7 @@ def through_hydra(task: str, run: Task) -> int:
     """Lets Hydra parse `sys.argv`, compose the config and call `run`, once or for each job of a sweep."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     refuse_team(task)
     check_config_folders(sys.argv[1:])
@@ -135,12 +141,17 @@ def through_hydra(task: str, run: Task) -> int:
         codes.append(run_guarded(guarded, task))
         if is_submitted():
             write_code(HydraConfig.get(), codes[-1])
+        elif codes[-1] in EXIT_CODES.values() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            print_error(task, "stopped, and so no further job of this sweep begins", codes[-1])
+            raise StoppedSweep
 
     job.__module__ = f"mimsuite.tasks.{task}"
     try:
         with sweep_folder(sys.argv[1:]) as folder, submitted_jobs():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=task)(job)()
             codes += read_codes(folder)
+    except StoppedSweep:
+        pass
     except (ValueError, RecursionError) as error:  # of Hydra itself: those of a job are guarded
         raise InputError(explain(error, task)) from error
     return max(codes, default=0)

@@ -65,13 +65,13 @@ TYPES = {
         "value_range": "Sequence[float]",
         "nodata": "float",
     },
-    **{"map": f"{PLACE} | bool", "labels": PLACE},
+    **{"map": f"{PLACE} | bool", "labels": PLACE, "online_probe": "bool | str"},
 }
 OBJECTS = {
     "mask": ("MaskSampler", "a sampler of your own"),
     "augment": ("Transform", "an augmentation of your own"),
     "callbacks": ("Callback | Sequence[Callback]", "Lightning callbacks, in addition"),
-    "logger": ("Logger | Sequence[Logger]", "Lightning loggers instead"),
+    "logger": ("Logger | Sequence[str] | Sequence[Logger]", "Lightning loggers instead"),
     "model": ("ModelConfig | Module", "a config or a model of `mimsuite.models`"),
 }
 IMPORTS = {

@@ -116,7 +116,7 @@ class Checkpoints(Callback):
         self.exit_code, late = self._agreed(trainer, step)
         last, validates = step == trainer.max_steps, validates_next(trainer)
         due = late or step % self.every == 0 or last
-        if last and not (validates or self.exit_code or trainer.should_stop):
+        if last and trainer.limit_val_batches and not (validates or self.exit_code or trainer.should_stop):
             trainer.should_stop = self._asked = validates = True  # the metrics of the end are those of its weights
         if self.exit_code:
             trainer.should_stop = True
@@ -251,4 +251,5 @@ def validates_next(trainer: Trainer) -> bool:
     """Whether Lightning validates after the batch in hand, as it decides that itself."""
     every = trainer.val_check_batch
     assert isinstance(every, int)
-    return (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % every == 0
+    due = (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % every == 0
+    return due and bool(trainer.limit_val_batches)

@@ -33,7 +33,9 @@ def report_start(settings: TrainingSettings, task: str) -> None:
 def report_choices(settings: TrainingSettings, compute: Compute, cost: Cost | None = None) -> None:
     """Reports how long the run is, and every `auto` with its reason."""
     budget, loading, seed = settings.budget, settings.inputs.loading, settings.inputs.seed
-    given = "as before" if settings.inputs.resume else "as given"
+    inputs = settings.inputs
+    today = inputs.steps_before is None or any(override.startswith("workers=") for override in inputs.overrides)
+    given = "as given" if today else "as before"
     epochs = round(budget.epochs, 1)
     passes = count_of(int(epochs) if epochs == int(epochs) else epochs, "epoch")
     log.info(

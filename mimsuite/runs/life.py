@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from mimsuite.callbacks.stop import EXIT_CODES
 from mimsuite.data.folders import count_of
 from mimsuite.data.storage import OptionalWrites, read_object
 from mimsuite.data.workers import StoppedWaitingError
@@ -35,7 +36,7 @@ from mimsuite.runs.objects import (
 )
 from mimsuite.runs.processes import command_line, end_with_parent, is_leader, launch, processes_of
 from mimsuite.runs.quiet import without_known_warnings
-from mimsuite.settings.budget import fitted_micro_batch
+from mimsuite.settings.budget import fitted_micro_batch, shared_micro_batch
 from mimsuite.settings.losses import name_loss
 from mimsuite.settings.outputs import check_writable
 from mimsuite.settings.team import Team, current_team, ignored_variables
@@ -112,6 +113,9 @@ def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     """Trains what is left of a run, here or in processes that it starts; as `train_run`."""
     inputs, batch = settings.inputs, settings.budget.batch
     run_team = processes_of(inputs.devices, inputs.nodes, inputs.accelerator)
+    if inputs.steps_before is not None:
+        inputs = replace(inputs, micro_batch=shared_micro_batch(inputs.micro_batch, batch, run_team.size))
+        settings = replace(settings, inputs=inputs)
     if inputs.processes == run_team.size or not settings.budget.batch_chosen:  # else the processes choose it anew
         fitted_micro_batch(inputs.micro_batch, batch, run_team.size, batch)
     for line in ignored_variables(inputs.nodes):
@@ -119,7 +123,7 @@ def train_on(settings: S, task: TrainingTask[S]) -> dict[str, Any]:
     if run_team.size > 1 and current_team() is None:
         refuse_objects(settings)
         code = launch(task.name, command_line(task.name, inputs.overrides), run_team.local, run_team.nodes)
-        return read_summary(inputs.out) | {"exit_code": code}
+        return summary_after(inputs.out, code)
     with heavy_imports(settings.groups.loggers) as spent:
         return train_here(settings, task, run_team, spent)
 
@@ -268,11 +272,13 @@ def choose_compute(settings: TrainingSettings, run_team: Team) -> Compute:
     inputs = settings.inputs
     device = find_device(inputs.accelerator)
     precision, reason = choose_precision(inputs.precision, device, inputs.master_weights)
-    reason = "as before" if inputs.resume and inputs.precision != "auto" else reason
+    goes_on = inputs.steps_before is not None
+    reason = "as before" if goes_on and inputs.precision != "auto" else reason
     limit = max(1, micro_limit(device, settings.geometry.image_size) // settings.views)
     micro = fitted_micro_batch(inputs.micro_batch, settings.budget.batch, run_team.size, limit)
-    compiles = choose_compile(inputs.compile, device, settings.budget.steps)
-    return Compute(run_team, device, precision, reason, micro, *compiles)
+    compiles, why = choose_compile(inputs.compile, device, settings.budget.steps)
+    why = "as before" if goes_on and inputs.compile is not None else why
+    return Compute(run_team, device, precision, reason, micro, compiles, why)
 
 
 def fit_to_memory(
@@ -390,6 +396,16 @@ def finished_before(settings: TrainingSettings) -> dict[str, Any] | None:
         did = f"did {count_of(done, 'step')}"
         raise InputError(f"the run in {out} {did}, and its checkpoints/ are gone; put them back, or {other}")
     return None
+
+
+def summary_after(out: str | Path, code: int) -> dict[str, Any]:
+    """What processes that were started for a run have left when they ended with an exit code, and that code.
+
+    A run that failed wrote no summary: one that lies there is of an earlier start.
+    """
+    summary = read_summary(out)
+    stopped = summary.get("status") == "interrupted" and code in EXIT_CODES.values()
+    return (summary if code == 0 or stopped else {}) | {"exit_code": code}
 
 
 def read_summary(out: str | Path) -> dict[str, Any]:

@@ -195,3 +195,16 @@ def fitted_micro_batch(given: int | None, batch: int, devices: int, limit: int) 
             f"micro_batch={given} does not divide batch {batch} / {devices} devices = {share}; use micro_batch={fits}"
         )
     return given
+
+
+def shared_micro_batch(before: int | None, batch: int, devices: int) -> int | None:
+    """The `micro_batch` of a run that goes on: as before, or less where the devices of today have other shares.
+
+    Args:
+        before: that of the run; None for one that is chosen anew.
+        batch: images per optimizer step.
+        devices: processes.
+    """
+    if before is None or batch % devices:
+        return before
+    return fitted_micro_batch(None, batch, devices, before)

@@ -72,8 +72,7 @@ def read_export(cfg: DictConfig) -> ExportSettings:
     check_target(target, config, part, is_classifier=name.endswith(CLASSIFIER))
     image_size = read_image_size(read(cfg, "image_size"), weights.image_size)
     check_size(config, image_size)
-    if Path(init).exists():
-        check_apart(init, out)
+    check_apart(init, out)
     folder = check_folder(out, written_names(), overwrite=overwrite)
     check_export(folder)
     return ExportSettings(weights, config, target, part, image_size, folder, picture, push, overwrite)

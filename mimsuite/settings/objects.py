@@ -92,7 +92,7 @@ def split_objects(task: str, values: Mapping[str, Any]) -> tuple[dict[str, Any],
 def is_object(key: str, value: Any) -> bool:
     """Whether the value of a key that may have objects is one: neither a name nor a list of names."""
     keys = {name for names in OBJECT_KEYS.values() for name in names}
-    if key not in keys or value is None or isinstance(value, (str, Mapping)):
+    if key not in keys or value is None or isinstance(value, (str, Mapping)) or (key == "logger" and value == []):
         return False
     return not (isinstance(value, Sequence) and value and all(isinstance(item, str) for item in value))
 

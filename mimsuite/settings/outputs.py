@@ -201,15 +201,17 @@ def writing(key: str, value: str | Path) -> Iterator[None]:
         raise InputError(f"{key}={value} cannot be written: {reason}; use another {key}=") from error
 
 
-def check_apart(init: str, out: str) -> None:
-    """Refuses an `out` that holds what `init` names: overwriting would remove it.
+def check_apart(init: str | None, out: str, key: str = "init") -> None:
+    """Refuses an `out` that holds what `key=init` names, if it lies on this disk: overwriting would remove it.
 
     Raises:
         InputError: it does.
     """
+    if not isinstance(init, str) or not os.path.exists(init):
+        return
     inside, outside = Path(init).resolve(), Path(out).resolve()
     if outside == inside or outside in inside.parents:
-        raise InputError(f"out={out} holds init={init}, which it would replace; use another out=")
+        raise InputError(f"out={out} holds {key}={init}, which it would replace; use another out=")
 
 
 def held_names(out: str | Path) -> list[str]:

@@ -22,7 +22,7 @@ from mimsuite.settings.images import choose_split, read_image_size
 from mimsuite.settings.init_keys import fit_weights
 from mimsuite.settings.labels import check_labels, unseen_classes
 from mimsuite.settings.machine import read_workers
-from mimsuite.settings.outputs import check_outside, check_run_folder
+from mimsuite.settings.outputs import check_apart, check_outside, check_run_folder
 from mimsuite.settings.read import (
     is_int,
     is_number,
@@ -126,6 +126,7 @@ def read_probe(cfg: DictConfig, overrides: Sequence[str] = (), *, leads: bool = 
         InputError: a value that the task, the encoder or the data does not take.
     """
     overwrite = read_flag(cfg, "overwrite")
+    check_apart(str(cfg.init), str(cfg.out))
     if leads:
         check_run_folder(cfg.out, overwrite=overwrite)
     weights = find_weights(cfg.init).trusting(trusted_targets(cfg, overrides))

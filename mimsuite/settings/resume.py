@@ -11,11 +11,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mimsuite.config.composing import NAMED_NODES
 from mimsuite.config.instantiate import current_config
 from mimsuite.config.kinds import path_keys
 from mimsuite.config.yaml_files import read_yaml
 from mimsuite.data.fingerprint import DATA, Fingerprint, difference
 from mimsuite.errors import InputError, reading
+from mimsuite.settings.online_probe import KEEPER
+from mimsuite.settings.read import is_int
 from mimsuite.settings.resolve import with_values
 from mimsuite.words import WEIGHT_NAMES
 
@@ -41,6 +44,8 @@ FREE = (
     "trusted_targets",  # allows, and changes nothing
 )
 
+KEYS_OF_TASK = {"pretrain": {"mask", "micro_batch"}, "finetune": {"label_fraction"}}  # which no other config has
+
 PROCESSES = ("devices", "trainer.num_nodes")  # change how many images each process takes
 
 
@@ -56,9 +61,10 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         overrides: its `key=value` arguments.
 
     Raises:
-        InputError: a changed key that may not change, with both values; fewer steps than before.
+        InputError: a changed key that may not change, with both values; fewer steps than before; a run of another task.
     """
     stored, before = stored_config(cfg), first_overrides(cfg.out)
+    check_task(stored, cfg)
     stored = with_values(stored, younger_keys(stored, cfg))
     changes: dict[str, Any] = {}
     removed: list[str] = []
@@ -74,7 +80,26 @@ def continue_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             )
         changes |= allowed_change(key, OmegaConf.select(stored, key), OmegaConf.select(cfg, key), before)
         removed += [key] if override.startswith("~") and key in changes else []
+    if changes.get("online_probe") is False and OmegaConf.select(stored, KEEPER) is not None:
+        changes[f"{KEEPER}.keep"] = False  # nothing selects from here on; what is kept stays
     return with_values(stored, changes | {"out": cfg.out, "resume": True, "overwrite": False}, removed)
+
+
+def check_task(stored: DictConfig, cfg: DictConfig) -> None:
+    """Refuses to go on with a run of another task: its config would be filled up with keys of this one.
+
+    Raises:
+        InputError: it is one.
+    """
+    began, task = (
+        next((name for name, keys in KEYS_OF_TASK.items() if keys <= set(config)), None) for config in (stored, cfg)
+    )
+    if began != task:
+        raise InputError(
+            f"resume=true: out={cfg.out} is {f'a run of `mimsuite {began}`' if began else 'no run that trains'}, and "
+            f"`mimsuite {task}` goes on with its own runs; to start from its weights, use init={cfg.out} and another "
+            "out="
+        )
 
 
 def may_have_changed(key: str, before: Sequence[str]) -> bool:
@@ -101,12 +126,13 @@ def joined_overrides(before: Sequence[str], now: Sequence[str]) -> list[str]:
 def younger_keys(stored: DictConfig, cfg: DictConfig) -> dict[str, Any]:
     """Keys that an earlier version had not, with their values of today: at the top and in groups of plain values.
 
-    A group that is a part to build is left as it is: its class knows what a key that is absent means.
+    A group that is a part to build is left as it is: its class knows what a key that is absent means. Loggers and
+    callbacks are no younger than any run: without them it was begun with `~logger`, say.
     """
     found: dict[str, Any] = {}
     for key in map(str, cfg):
         if key not in stored:
-            found[key] = cfg[key]
+            found |= {} if key in NAMED_NODES else {key: cfg[key]}
         elif OmegaConf.is_dict(cfg[key]) and OmegaConf.is_dict(stored[key]) and "_target_" not in cfg[key]:
             plain = {inner: cfg[key][inner] for inner in cfg[key].keys() - stored[key].keys()}
             found |= {f"{key}.{inner}": value for inner, value in plain.items() if not OmegaConf.is_config(value)}
@@ -138,7 +164,9 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
     Raises:
         InputError: it may not change.
     """
-    if key == "steps" and isinstance(new, int) and isinstance(old, int):
+    if key == "steps" and new is not None and isinstance(old, int):
+        if not is_int(new):
+            raise InputError(f"steps={new} is not a whole number of at least {old}; give one")
         if new < old:
             raise InputError(
                 f"resume=true with steps={new}, but the run was started for {old}; use steps={old} or more"
@@ -153,6 +181,8 @@ def allowed_change(key: str, old: Any, new: Any, before: Sequence[str]) -> dict[
         others = key in PROCESSES and old != new
         for_other_devices = {"micro_batch": "auto"} if others and not chosen_before else {}
         return {key: new} | for_other_devices
+    if key == f"{KEEPER}.keep" and new is False:
+        return {key: False}
     if key == "init" and old is not None and new is not None and moved(str(old)):
         return {}  # the run's own weights are further on
     if old not in (new, "<secret>") and not (key in path_keys() and same_path(old, new)):

@@ -92,9 +92,9 @@ def _of_srun() -> Team | None:
 
 
 def first_host(hosts: str) -> str:
-    """The first of SLURM's list of hosts: `gpu07` of `gpu[07-09,12],login1`."""
-    found = re.match(r"([^,\[]*)(?:\[(\w+)[^\]]*\])?([^,\[]*)", hosts)
-    return "".join(part or "" for part in found.groups()) if found else hosts
+    """The first of SLURM's list of hosts: `gpu07` of `gpu[07-09,12],login1`, `rack1n3` of `rack[1-2]n[3-4]`."""
+    found = re.match(r"(?:\[[^\]]*\]|[^,\[])*", hosts)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", found[0]) if found else hosts
 
 
 def read_variable(name: str, *, least: int = 0) -> int:

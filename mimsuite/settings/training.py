@@ -24,7 +24,7 @@ from mimsuite.settings.geometry import Geometry
 from mimsuite.settings.init_keys import fit_weights, refuse_init_keys
 from mimsuite.settings.machine import read_workers
 from mimsuite.settings.objects import NO_OBJECTS, Objects
-from mimsuite.settings.outputs import check_outside, check_run_folder, holds_run
+from mimsuite.settings.outputs import check_apart, check_outside, check_run_folder, holds_run
 from mimsuite.settings.read import (
     is_int,
     read,
@@ -224,6 +224,8 @@ def read_inputs(
     """
     resume, overwrite = read_flag(cfg, "resume"), read_flag(cfg, "overwrite")
     out, given = str(read(cfg, "out")), tuple(overrides)
+    for key in () if resume else ("init", "objective.teacher"):
+        check_apart(OmegaConf.select(cfg, key), out, key)
     cfg = prefer_given(cfg, overrides)
     leads = leads and (current_team() is not None or node_rank(read_int(cfg, "trainer.num_nodes")) == 0)
     held = check_run_folder(out, resume=resume, overwrite=overwrite) if leads else holds_run(out)

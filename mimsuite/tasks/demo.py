@@ -31,7 +31,7 @@ IMAGES, REPORT = 200, "report.html"
 
 
 def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Runs every step; returns the metrics that it prints."""
+    """Runs every step; returns the metrics that it prints, or the exit code of a run that came to no end."""
     log_to_console()
     settings, began = read_demo(cfg), time.perf_counter()
     out, seed, workers = settings.out, settings.seed, settings.workers
@@ -55,6 +55,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         precision=settings.precision,
         workers=workers,
     )
+    if code := pretrained.get("exit_code"):  # a signal has stopped it, or one of several processes failed
+        return {"exit_code": code}
     announce_step(4, "how good the features are: kNN and linear probe of the frozen encoder")
     probed = call("probe", init=str(out / "pretrain"), out=str(out / "probe"), seed=seed, workers=workers)
     announce_step(5, "a picture of what the model predicts for images it never saw")

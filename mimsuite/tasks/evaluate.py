@@ -15,7 +15,7 @@ from mimsuite.data.label_table import count_labelled
 from mimsuite.models.device import torch_device
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.heartbeat import AGAIN
-from mimsuite.runs.life import prepare_process, read_summary
+from mimsuite.runs.life import prepare_process, read_summary, summary_after
 from mimsuite.runs.machine import own_device
 from mimsuite.runs.meeting import joined
 from mimsuite.runs.processes import read_in_processes
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     settings = read_evaluate(cfg, overrides, leads=prepare_process())
     team, code = read_in_processes("evaluate", overrides, settings.devices)
     if code is not None:
-        return read_summary(settings.out) | {"exit_code": code}
+        return summary_after(settings.out, code)
 
     from mimsuite.evaluation.judging.load import check_probe
     from mimsuite.evaluation.judging.sizes import evaluate_sizes, make_sampler

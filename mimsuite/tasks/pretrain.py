@@ -135,7 +135,8 @@ def write_weights(
     run, last, steps = folder.path, parts.files.last, objective.trainer.global_step
     bars = {"val/loss_mean_colour": "one colour per image", "val/loss_mean_target": "the mean target everywhere"}
     flat = "".join(f" ({words}: {last[name]:.4f})" for name, words in bars.items() if name in last)
-    log.info("done: %s, val/loss %.4f%s; weights in %s", count_of(steps, "step"), last["val/loss"], flat, place)
+    loss = f"val/loss {last['val/loss']:.4f}{flat}" if "val/loss" in last else "nothing was validated"
+    log.info("done: %s, %s; weights in %s", count_of(steps, "step"), loss, place)
     log.info("pictures  %s", folder.pictures)
     keeper = next((callback for callback in parts.callbacks if isinstance(callback, BestProbe)), None)
     best = {} if keeper is None else keeper.result

@@ -16,7 +16,7 @@ from mimsuite.data.label_table import count_labelled
 from mimsuite.runs.console import report_next
 from mimsuite.runs.folder import RunFolder
 from mimsuite.runs.heartbeat import AGAIN
-from mimsuite.runs.life import prepare_process, read_summary
+from mimsuite.runs.life import prepare_process, summary_after
 from mimsuite.runs.machine import own_device
 from mimsuite.runs.meeting import CACHE, check_shared, joined
 from mimsuite.runs.processes import read_in_processes
@@ -35,7 +35,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     settings = read_probe(cfg, overrides, leads=prepare_process())
     team, code = read_in_processes("probe", overrides, settings.devices)
     if code is not None:
-        return read_summary(settings.out) | {"exit_code": code}
+        return summary_after(settings.out, code)
     with RunFolder(settings.out, overwrite=settings.overwrite, leads=team.rank == 0) as folder:
         folder.log_to_file()
         folder.describe(settings.config, overrides, {"processes": team.size})

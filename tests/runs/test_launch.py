@@ -1,10 +1,13 @@
 """How the processes of a run are started: when, with what, and that a signal to the command reaches all of them."""
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -121,6 +124,53 @@ def test_a_batch_that_is_chosen_is_shared_by_three_processes(devices, tmp_path, 
     stand_in(tmp_path, monkeypatch, "exit 5", "exit 0")
     monkeypatch.setattr("mimsuite.runs.machine.device_count", lambda accelerator: 3)
     assert api.call("pretrain", {"out": str(tmp_path / "out"), "devices": devices})["exit_code"] == 5
+
+
+def test_a_failure_of_the_processes_is_not_reported_with_numbers_of_an_earlier_start(tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, "exit 1", "exit 0")
+    for task, values in {
+        "pretrain": {"batch": 8},
+        "probe": {"init": "demo:vit"},
+        "evaluate": {"init": "demo:vit"},
+    }.items():
+        out = tmp_path / task
+        out.mkdir()
+        (out / "config.yaml").touch()
+        (out / "summary.json").write_text('{"status": "done", "steps": 8, "metrics": {"val/loss": 0.5}}')
+        assert api.call(task, values | {"out": str(out), "devices": 2, "overwrite": True}) == {"exit_code": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kept"),
+    [("done", 0, True), ("interrupted", 143, True), ("interrupted", 1, False), ("done", 130, False)],
+)
+def test_the_summary_is_that_of_the_processes_that_ended(status, code, kept, tmp_path):
+    (tmp_path / "summary.json").write_text(f'{{"status": "{status}"}}')
+    assert life.summary_after(tmp_path, code) == ({"status": status} if kept else {}) | {"exit_code": code}
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run of batch=16 micro_batch=8 that was stopped at step 4 of 8."""
+    old = Path(__file__).parents[1] / "data" / "runs_0_1_0" / "pretrain_interrupted"
+    return shutil.copytree(old, tmp_path / "begun")
+
+
+@pytest.mark.parametrize(("processes_now", "micro_batch"), [(1, 8), (2, 8), (4, 4), (8, 2)])
+def test_a_run_goes_on_in_any_number_of_processes_that_share_its_batch(processes_now, micro_batch, begun, monkeypatch):
+    """Also where torchrun, srun or the GPUs of the machine say how many, and no devices= does."""
+    found = []
+    monkeypatch.setattr(life, "heavy_imports", contextlib.nullcontext)
+    monkeypatch.setattr(life, "train_here", lambda settings, *_: found.append(settings.inputs.micro_batch) or {})
+    monkeypatch.setattr(life, "launch", lambda *_: found.append("started") or 0)
+    monkeypatch.setattr("mimsuite.runs.machine.device_count", lambda accelerator: processes_now)
+    api.call("pretrain", {"out": str(begun), "resume": True})
+    assert found == [8 if processes_now == 1 else "started"]
+    values = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": processes_now, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    api.call("pretrain", {"out": str(begun), "resume": True})
+    assert found[1] == micro_batch
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from mimsuite.errors import InputError
+from mimsuite.models.device import Device
+from mimsuite.runs import life
 from mimsuite.runs.banner import report_choices
 from mimsuite.runs.console import report_next, report_reader
 from mimsuite.runs.environment import warn_of_changes
@@ -16,6 +18,8 @@ from mimsuite.runs.life import finished_before
 from mimsuite.runs.loggers.files import read_rows_until
 from mimsuite.runs.loggers.wandb import WandbLogger
 from mimsuite.settings.given_labels import given_label_keys
+from mimsuite.settings.team import Team
+from mimsuite.tasks import pretrain
 from mimsuite.tasks.evaluate import format_row
 
 
@@ -28,7 +32,8 @@ def length_of(caplog, monkeypatch, *, steps, batch, samples):
     settings = SimpleNamespace(
         budget=budget,
         inputs=SimpleNamespace(
-            loading=SimpleNamespace(workers=0, chosen=False, crops_on_device=False), seed=0, resume=False, devices=None
+            loading=SimpleNamespace(workers=0, chosen=False, crops_on_device=False),
+            **{"seed": 0, "devices": None, "steps_before": None, "overrides": ()},
         ),
         geometry=SimpleNamespace(notes=()),
         notes=(),
@@ -49,6 +54,52 @@ def length_of(caplog, monkeypatch, *, steps, batch, samples):
         report_choices(settings, compute)
     lines = [record.getMessage() for record in caplog.records]
     return lines[: next(i for i, line in enumerate(lines) if line.startswith("devices"))]
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiles", "before", "reasons"),
+    [
+        ("32-true", False, None, ["as given", "as given"]),
+        ("32-true", False, 6, ["as before", "as before"]),
+        ("auto", None, 6, ["CPU is not fast at bfloat16", "CPU: it pays on GPUs"]),
+    ],
+)
+def test_what_a_run_that_goes_on_has_kept_was_not_given(precision, compiles, before, reasons, monkeypatch):
+    """`resume=true` alone says nothing: a script gives it to the first start, too."""
+    monkeypatch.setattr(life, "find_device", lambda _: Device("cpu", "CPU", 1.0, False))
+    inputs = {"accelerator": "cpu", "master_weights": False, "micro_batch": 4, "resume": True, "steps_before": before}
+    settings = SimpleNamespace(
+        inputs=SimpleNamespace(precision=precision, compile=compiles, **inputs),
+        geometry=SimpleNamespace(image_size=(32, 32)),
+        budget=SimpleNamespace(batch=8, steps=10),
+        views=1,
+    )
+    made = life.choose_compute(settings, Team(0, 1, 1))
+    assert [made.reason, made.compile_reason] == reasons
+
+
+@pytest.mark.parametrize(
+    ("metrics", "line"),
+    [
+        (
+            {"val/loss": 0.5, "val/loss_mean_colour": 0.25},
+            "done: 3 steps, val/loss 0.5000 (one colour per image: 0.2500)",
+        ),
+        ({"train/loss": 0.5}, "done: 3 steps, nothing was validated"),
+    ],
+)
+def test_a_run_ends_well_without_a_validation_loss(metrics, line, tmp_path, caplog, monkeypatch):
+    """As with `+trainer.limit_val_batches=0`, or where `metrics.jsonl` was removed at the end of the run."""
+    monkeypatch.setattr(pretrain, "save_weights", lambda *_: None)
+    objective = SimpleNamespace(
+        **{"evaluated_model": None, "normalize": None, "further_weights": {}}, trainer=SimpleNamespace(global_step=3)
+    )
+    settings = SimpleNamespace(geometry=SimpleNamespace(image_size=(8, 8)), inputs=SimpleNamespace(data=None))
+    folder = SimpleNamespace(path=tmp_path, pictures=tmp_path / "pictures")
+    parts = SimpleNamespace(files=SimpleNamespace(last=metrics), callbacks=[])
+    with caplog.at_level(logging.INFO, "mimsuite"):
+        assert pretrain.write_weights(settings, None, folder, objective, parts) == ({}, {})
+    assert f"{line}; weights in {tmp_path}/weights" in caplog.text
 
 
 def test_the_length_of_a_run_contradicts_nothing(caplog, monkeypatch):

@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from mimsuite.config.composing import compose_task
 from mimsuite.errors import InputError
-from mimsuite.settings.objects import NO_OBJECTS
+from mimsuite.settings.objects import NO_OBJECTS, split_objects
+from mimsuite.settings.online_probe import read_keeps
 from mimsuite.settings.resume import continue_config, joined_overrides
 from mimsuite.settings.training import read_weights
 
@@ -126,3 +127,51 @@ def test_arguments_of_a_run_are_written_so_that_the_last_of_a_key_is_in_force():
     before = ["out=a", "workers=2", "workers=4"]
     assert joined_overrides(before, ["workers=2", "resume=true"]) == ["out=a", "workers=4", "workers=2"]
     assert joined_overrides([], ["a=1", "b=2", "a=1"]) == ["a=1", "b=2"]
+
+
+def test_an_online_probe_that_is_switched_off_keeps_no_weights_any_more(run, tmp_path):
+    for keeper in ("", "  best_probe: {_target_: a.B, keep: true, metric: auto}\n"):
+        (tmp_path / "config.yaml").write_text(f"online_probe: true\ncallbacks:\n  monitor: {{log_every: 5}}\n{keeper}")
+        now = OmegaConf.create({**run, "online_probe": False, "callbacks": {"best_probe": {"keep": "auto"}}})
+        resumed = continue_config(now, ["resume=true", "online_probe=false"])
+        assert OmegaConf.select(resumed, "callbacks.best_probe.keep") is (False if keeper else None)
+        assert not read_keeps(resumed)
+    off = OmegaConf.create({**run, "callbacks": {"best_probe": {"keep": False}}})
+    resumed = continue_config(off, ["resume=true", "callbacks.best_probe.keep=false"])
+    assert (resumed.online_probe, resumed.callbacks.best_probe.keep) == (True, False)
+
+
+@pytest.mark.parametrize("steps", [2e4, "20k", 10.5, [20]])
+def test_a_length_that_is_no_whole_number_is_named_as_that(steps, run):
+    cfg = OmegaConf.create({**run, "steps": steps})
+    with pytest.raises(InputError, match=r"steps=.* is not a whole number of at least 10; give one"):
+        continue_config(cfg, ["resume=true", f"steps={steps}"])
+
+
+@pytest.mark.parametrize(
+    ("task", "stored", "is_one_of"),
+    [
+        ("finetune", "{mask: {ratio: 0.6}, micro_batch: 8}", "a run of `mimsuite pretrain`"),
+        ("pretrain", "{label_fraction: 1.0}", "a run of `mimsuite finetune`"),
+        ("pretrain", "{layers: auto}", "no run that trains"),
+        ("finetune", "{mask: {ratio: 0.6}, split: auto}", "no run that trains"),
+    ],
+)
+def test_a_task_goes_on_with_its_own_runs_alone(task, stored, is_one_of, tmp_path):
+    (tmp_path / "config.yaml").write_text(stored)
+    overrides = [f"out={tmp_path}", "resume=true"]
+    with pytest.raises(InputError, match=f"out={tmp_path} is {is_one_of}, and `mimsuite {task}` goes on with its own"):
+        continue_config(compose_task(task, overrides)[0], overrides)
+
+
+def test_loggers_and_callbacks_that_were_removed_stay_away(tmp_path):
+    cfg, _ = compose_task("pretrain", [f"out={tmp_path}", "resume=true"])
+    (tmp_path / "config.yaml").write_text("{mask: {}, micro_batch: 4}")  # as of ~logger, logger=[] and ~callbacks
+    resumed = continue_config(cfg, ["resume=true"])
+    assert "logger" not in resumed
+    assert "callbacks" not in resumed
+    assert list(continue_config(cfg, ["resume=true", "logger=wandb"]).logger) == ["wandb"]
+
+
+def test_no_loggers_from_python_are_none():
+    assert split_objects("pretrain", {"logger": [], "callbacks": []}) == ({"logger": []}, NO_OBJECTS)

@@ -120,7 +120,11 @@ def test_a_batch_script_without_srun_is_refused_unless_devices_are_given(environ
 
 
 @pytest.mark.parametrize(
-    ("hosts", "first"), [("gpu07", "gpu07"), ("a1,a2", "a1"), ("n[3,5-7]", "n3"), ("n[3-4]-ib,m1", "n3-ib")]
+    ("hosts", "first"),
+    [
+        *(("gpu07", "gpu07"), ("a1,a2", "a1"), ("n[3,5-7]", "n3"), ("n[3-4]-ib,m1", "n3-ib")),
+        *(("rack[1-2]node[03-04],m1", "rack1node03"), ("a[1,3]-b[2-4]-ib", "a1-b2-ib")),
+    ],
 )
 def test_the_first_host_of_a_list_is_where_all_meet(hosts, first):
     assert first_host(hosts) == first

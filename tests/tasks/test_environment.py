@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 from processes import Task
 
+import mimsuite
 from mimsuite import api, app
 from mimsuite.data.storage import cache_folder
 from mimsuite.errors import InputError, RunError, without_faults
+from mimsuite.tasks import demo
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,23 @@ def test_a_home_that_cannot_be_written_is_named(monkeypatch):
     monkeypatch.setenv("HOME", "/proc")
     with pytest.raises(InputError, match=r"the cache folder /proc/.cache/mimsuite cannot be written: .*XDG_CACHE_HOME"):
         cache_folder()
+
+
+@pytest.mark.parametrize(("code", "begun"), [(130, [0]), (143, [0]), (1, [0, 1, 2]), (2, [0, 1, 2]), (0, [0, 1, 2])])
+def test_a_signal_ends_a_sweep_and_a_failed_job_does_not(code, begun, tmp_path, monkeypatch, capsys):
+    jobs = []
+    monkeypatch.setattr("sys.argv", ["pretrain", "-m", "seed=0,1,2", f"out={tmp_path}/sweep"])
+    monkeypatch.setenv("MIMSUITE_SWEEP", "")
+    assert app.through_hydra("pretrain", lambda cfg, _: jobs.append(cfg.seed) or {"exit_code": code}) == code
+    assert jobs == begun
+    assert ("no further job of this sweep begins" in capsys.readouterr().err) == (begun == [0])
+
+
+def test_a_signal_ends_the_demo(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(demo, "call", lambda name, **_: steps.append(name) or {"exit_code": 143})
+    assert mimsuite.demo(out=str(tmp_path / "demo")) == {"exit_code": 143}
+    assert steps == ["pack", "inspect", "pretrain"]
 
 
 def test_a_sweep_shares_no_folder_with_anybody_and_leaves_nothing(tmp_path):

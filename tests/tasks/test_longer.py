@@ -73,6 +73,21 @@ def test_steps_stay_whole_where_a_resumed_run_has_other_micro_batches(begun, tmp
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_a_run_that_validates_nothing_commits_its_steps_and_goes_on(one_thread, tmp_path, caplog):
+    out = tmp_path / "out"
+    data = str(images(tmp_path / "images", 12))
+    keys = {"data": data, "out": str(out), "+trainer.limit_val_batches": 0, "save_every": 1}
+    summary = mimsuite.pretrain(steps=4, **NANO, **keys)
+    assert (summary["status"], summary["steps"]) == ("done", 4)
+    assert sorted(file.name for file in (out / "checkpoints").glob("*.ckpt")) == [
+        "step_000000003.ckpt",
+        "step_000000004.ckpt",
+    ]
+    assert "done: 4 steps, nothing was validated" in caplog.text
+    assert mimsuite.pretrain(steps=5, resume=True, out=str(out))["steps"] == 5
+    assert "resume    at step 4 of 5" in caplog.text
+
+
 def test_a_finished_run_says_that_nothing_is_left(copy, caplog):
     mimsuite.pretrain(out=str(copy / "of-shards"), data=str(copy / "shards"), resume=True)
     assert "did its 4 steps; give a larger steps= to train longer" in caplog.text
