@@ -80,7 +80,7 @@ class Pretrained(Interface):
         cls,
         source: str | Path | None = None,
         *,
-        config: ModelConfig | str | Path | None = None,
+        config: Any = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         ignore_mismatched_sizes: bool = False,
