@@ -518,7 +518,8 @@ def test_a_hostile_checkpoint_is_refused_on_resume(canary, tmp_path, capsys):
 def test_a_stored_config_gives_no_trust_on_resume(canary, tmp_path, capsys):
     run = tmp_path / "run"
     commit_bomb(canary, run, archive)
-    hostile = {"trusted_targets": ["os.system"], "mask": {"_target_": "os.system", "command": f"touch {canary}"}}
+    mask = {"_target_": "os.system", "command": f"touch {canary}"}
+    hostile = {"trusted_targets": ["os.system"], "mask": mask, "micro_batch": None}
     (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(hostile)))
     (run / "overrides.txt").write_text("trusted_targets=[os.system]\n")
     code, line = outcome(capsys, "pretrain", out=str(run), resume=True)
