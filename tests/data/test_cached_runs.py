@@ -95,7 +95,8 @@ def test_a_run_ends_with_a_checkpoint_when_its_server_is_gone_and_goes_on_elsewh
     assert len(asked) < 12  # one image was tried for 0.5 s, and not each of its batch
     committed = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").glob("step_*.ckpt"))
     assert committed[-1] == "step_000000004"  # Lightning asks for a batch ahead: that of step 6 ends step 5
-    server.play, cache = lambda path, number: None, cache | {"loader.cache_gib": 50}
+    server.play = lambda path, number: None
+    cache |= {"loader.cache_gib": 50, "loader.timeout": 20}  # a busy machine is no server that is gone
     for state in ("empty", "half", "poisoned"):
         copy = shutil.copytree(tmp_path / "run", tmp_path / state)
         if state != "empty":
