@@ -160,7 +160,8 @@ def cleaned(overrides: Sequence[str]) -> list[str]:
         line = re.sub(r"['\"]", "", override)
         key, _, value = line.partition("=")
         if key in PATHS:
-            line = f"{key}={last(value)}"
+            part = re.search(r"/weights-\w+", value)  # of a run: its teacher, its best
+            line = f"{key}={last(value)}{part[0] if part and '://' not in value else ''}"
         elif "://" not in value:
             line = re.sub(r"(?<=[=,\[:])(?:~|\.{1,2})?/(?:[^/,\]\s]+/)*", "", line)
         if key not in ("resume", "overwrite"):

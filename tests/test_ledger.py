@@ -244,6 +244,7 @@ def test_commands_name_no_local_folder():
     lines = ledger.cleaned(given)
     assert lines == ["data=cifar10", "init=p", "out=o", "x=[b.yaml,d]"]
     assert ledger.cleaned(["data=s3://bucket/a/b"]) == ["data=s3://bucket/a/b"]
+    assert ledger.cleaned(["init=/runs/a/weights-teacher"]) == ["init=a/weights-teacher"]
 
 
 @pytest.mark.parametrize("text", ['"/work/x"', "out=/tmp/x", "see /home/me", "[/a]", "~/x"])
