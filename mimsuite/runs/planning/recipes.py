@@ -200,6 +200,7 @@ def convolution(facts: Facts) -> Recipe:
     side = facts.image_side or min(facts.side, SIDE_ON_GPU if facts.gpu else SIDE_ON_CPU) // CELL * CELL
     keys: dict[str, Any] = {"image_size": side} if side and not facts.image_side else {}
     why = {"model": "as given", "size": size_reason(facts, side)}
+    narrow = bool(facts.width) and facts.width <= 2 * NARROW
     if facts.objective in ("", "simmim"):
         unit = side // 4 if side and side < 192 and side % 16 == 0 else 0
         keys |= {"objective": "simmim"} | ({"mask.unit": unit} if unit else {})
@@ -222,10 +223,10 @@ def convolution(facts: Facts) -> Recipe:
             else "Xie et al. 2022: units of 32 px at 192 to 224 px, 60 % of them hidden",
         }
     elif (facts.family, facts.objective) == ("bit", "latent"):
+        keys |= {"head.hidden_size": 128, "head.num_hidden_layers": 2} if narrow else {}  # of that row
         why |= {"objective": latent_reason(BIT_LATENT, "SimMIM", BIT)}
     else:
         why |= {"objective": f"as given; {NOTHING} yet"}
-    narrow = facts.width and facts.width <= 2 * NARROW
     keys |= {**small_batch(facts), "lr": 2e-3 if narrow else 1e-3}
     why |= {
         "batch": allowed(facts)
