@@ -22,8 +22,9 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
+from mimsuite.callbacks.stop import EXIT_CODES
 from mimsuite.data.fingerprint import DATA, Fingerprint
-from mimsuite.data.storage import OptionalWrites, write_json, write_text
+from mimsuite.data.storage import OptionalWrites, read_object, write_json, write_text
 from mimsuite.errors import InputError
 from mimsuite.runs.environment import describe_environment
 from mimsuite.runs.secrets import redact
@@ -34,6 +35,7 @@ from mimsuite.version import __version__
 log = logging.getLogger("mimsuite")
 
 PICTURES = "pictures"
+SUMMARY, NO_SUMMARY = "summary.json", "remove it, and repeat the command to have it written again"
 
 _claimed: set[Path] = set()  # folders that runs of this process hold
 _looking = threading.Lock()  # closing a lock's file, even one that was only looked at, would give back its lock
@@ -159,7 +161,7 @@ class RunFolder:
             **more,
         }
         if self.leads:
-            write_json(self.path / "summary.json", summary)
+            write_json(self.path / SUMMARY, summary)
         return summary
 
     def close(self) -> None:
@@ -222,3 +224,19 @@ class RunLog(logging.Handler):
             self.file.open("a", encoding="utf-8", errors="backslashreplace") as file,
         ):
             file.write(self.format(record) + "\n")
+
+
+def summary_after(out: str | Path, code: int) -> dict[str, Any]:
+    """What processes that were started for a run have left when they ended with an exit code, and that code.
+
+    A run that failed wrote no summary: one that lies there is of an earlier start.
+    """
+    summary = read_summary(out)
+    stopped = summary.get("status") == "interrupted" and code in EXIT_CODES.values()
+    return (summary if code == 0 or stopped else {}) | {"exit_code": code}
+
+
+def read_summary(out: str | Path) -> dict[str, Any]:
+    """What the run's first process wrote, or nothing where it did not get so far."""
+    file = Path(out) / SUMMARY
+    return read_object(file, NO_SUMMARY) if file.is_file() else {}

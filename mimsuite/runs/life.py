@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mimsuite.callbacks.stop import EXIT_CODES
 from mimsuite.data.folders import count_of
-from mimsuite.data.storage import OptionalWrites, read_object
+from mimsuite.data.storage import OptionalWrites
 from mimsuite.data.workers import StoppedWaitingError
 from mimsuite.errors import InputError, RunError, describe_fault, reading
 from mimsuite.models.device import find_device
@@ -23,7 +22,7 @@ from mimsuite.runs.console import log_to_console
 from mimsuite.runs.cost import Cost, find_cost
 from mimsuite.runs.environment import warn_of_changes
 from mimsuite.runs.fitting import agree, find_limit
-from mimsuite.runs.folder import RunFolder, held_lines
+from mimsuite.runs.folder import NO_SUMMARY, SUMMARY, RunFolder, held_lines, read_summary, summary_after
 from mimsuite.runs.machine import choose_compile, choose_precision, is_out_of_memory, micro_limit
 from mimsuite.runs.meeting import check_shared, joined
 from mimsuite.runs.objects import (
@@ -54,7 +53,6 @@ log = logging.getLogger("mimsuite")
 
 S = TypeVar("S", bound=TrainingSettings)
 
-SUMMARY, NO_SUMMARY = "summary.json", "remove it, and repeat the command to have it written again"
 _training = threading.RLock()  # held by the thread that trains: seeds and log lines are of the whole process
 
 COPIES = 3  # of the weights that a run writes at least: two in a checkpoint, with a state of the optimizer; the last
@@ -396,19 +394,3 @@ def finished_before(settings: TrainingSettings) -> dict[str, Any] | None:
         did = f"did {count_of(done, 'step')}"
         raise InputError(f"the run in {out} {did}, and its checkpoints/ are gone; put them back, or {other}")
     return None
-
-
-def summary_after(out: str | Path, code: int) -> dict[str, Any]:
-    """What processes that were started for a run have left when they ended with an exit code, and that code.
-
-    A run that failed wrote no summary: one that lies there is of an earlier start.
-    """
-    summary = read_summary(out)
-    stopped = summary.get("status") == "interrupted" and code in EXIT_CODES.values()
-    return (summary if code == 0 or stopped else {}) | {"exit_code": code}
-
-
-def read_summary(out: str | Path) -> dict[str, Any]:
-    """What the run's first process wrote, or nothing where it did not get so far."""
-    file = Path(out) / SUMMARY
-    return read_object(file, NO_SUMMARY) if file.is_file() else {}

@@ -13,9 +13,9 @@ from mimsuite import app
 from mimsuite.data.fingerprint import DATA, difference, fingerprint
 from mimsuite.data.label_table import count_labelled
 from mimsuite.models.device import torch_device
-from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.folder import RunFolder, read_summary, summary_after
 from mimsuite.runs.heartbeat import AGAIN
-from mimsuite.runs.life import prepare_process, read_summary, summary_after
+from mimsuite.runs.life import prepare_process
 from mimsuite.runs.machine import own_device
 from mimsuite.runs.meeting import joined
 from mimsuite.runs.processes import read_in_processes

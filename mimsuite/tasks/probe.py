@@ -14,9 +14,9 @@ from mimsuite.data.folders import count_of
 from mimsuite.data.index import Selection
 from mimsuite.data.label_table import count_labelled
 from mimsuite.runs.console import report_next
-from mimsuite.runs.folder import RunFolder
+from mimsuite.runs.folder import RunFolder, summary_after
 from mimsuite.runs.heartbeat import AGAIN
-from mimsuite.runs.life import prepare_process, summary_after
+from mimsuite.runs.life import prepare_process
 from mimsuite.runs.machine import own_device
 from mimsuite.runs.meeting import CACHE, check_shared, joined
 from mimsuite.runs.processes import read_in_processes

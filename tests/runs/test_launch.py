@@ -13,7 +13,7 @@ import pytest
 
 from mimsuite import api
 from mimsuite.errors import InputError, RunError
-from mimsuite.runs import life, processes
+from mimsuite.runs import folder, life, processes
 from mimsuite.runs.processes import launch
 
 # Not a shell script: a shell cannot trap what was ignored when it started, as SIGINT is below nohup.
@@ -146,7 +146,7 @@ def test_a_failure_of_the_processes_is_not_reported_with_numbers_of_an_earlier_s
 )
 def test_the_summary_is_that_of_the_processes_that_ended(status, code, kept, tmp_path):
     (tmp_path / "summary.json").write_text(f'{{"status": "{status}"}}')
-    assert life.summary_after(tmp_path, code) == ({"status": status} if kept else {}) | {"exit_code": code}
+    assert folder.summary_after(tmp_path, code) == ({"status": status} if kept else {}) | {"exit_code": code}
 
 
 @pytest.fixture

@@ -223,8 +223,8 @@ def convolution(facts: Facts) -> Recipe:
             else "Xie et al. 2022: units of 32 px at 192 to 224 px, 60 % of them hidden",
         }
     elif (facts.family, facts.objective) == ("bit", "latent"):
-        keys |= {"head.hidden_size": 128, "head.num_hidden_layers": 2} if narrow else {}  # of that row
-        why |= {"objective": latent_reason(BIT_LATENT, "SimMIM", BIT)}
+        keys |= {"head.hidden_size": 128, "head.num_hidden_layers": 2} if narrow else {}  # as in its row
+        why |= {"objective": latent_reason("Imagenette", BIT_LATENT, "SimMIM", BIT)}
     else:
         why |= {"objective": f"as given; {NOTHING} yet"}
     keys |= {**small_batch(facts), "lr": 2e-3 if narrow else 1e-3}
@@ -292,7 +292,7 @@ def latent(facts: Facts) -> Recipe:
         keys,
         {
             "model": "data2vec 2.0 pretrains ViT-B (Baevski et al. 2023); smaller ones for less data or a CPU",
-            "objective": latent_reason(VIT_LATENT, "MAE", PROVEN),
+            "objective": latent_reason("CIFAR-10", VIT_LATENT, "MAE", PROVEN),
             "mask": "65 % hidden: all but one rectangle (Darcet et al. 2025)",
             **why_size,
             **(why_large(facts) if facts.gpu else why_small(facts)),
@@ -300,11 +300,11 @@ def latent(facts: Facts) -> Recipe:
     )
 
 
-def latent_reason(row: str, name: str, other: str) -> str:
-    """What latent targets reached in the rows of one table, beside the objective `name` of other rows of it."""
+def latent_reason(data: str, row: str, name: str, other: str) -> str:
+    """What latent targets reached in a row of the ledger, and the objective `name` in another at equal compute."""
     return (
-        f"as given; at equal compute its linear probe reached {percent(f'{row}_probe_seed0', PROBE)}, that of {name} "
-        f"{percent(f'{other}_probe_seed0', PROBE)}, random weights {percent(f'{other}_probe_seed0', RANDOM)} "
+        f"as given; on {data} its linear probe reached {percent(f'{row}_probe_seed0', PROBE)}, that of {name} at equal "
+        f"compute {percent(f'{other}_probe_seed0', PROBE)}, random weights {percent(f'{other}_probe_seed0', RANDOM)} "
         f"(ledger: {row}_probe, {other}_probe; seed 0 of each)"
     )
 
